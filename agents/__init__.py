@@ -1,0 +1,1 @@
+"""Agents that search: each knows only the Gymnasium API."""

@@ -1,0 +1,1 @@
+"""kdnas: knowledge-distillation neural-architecture search as a Gymnasium environment."""

@@ -1,0 +1,205 @@
+"""Encoder architectures: what a student is, what a teacher is, and what either costs.
+
+Pure data and arithmetic: nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Protocol
+
+from kdnas_env.errors import SpaceError, TeacherError
+
+FAMILIES = ("bert", "albert", "roberta")
+"""Student families that can be searched."""
+
+TEACHER_TYPES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra")
+"""``model_type`` values of transformers that can teach."""
+
+ALBERT_EMBEDDING_SIZE = 128
+"""Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
+
+_ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
+
+
+@dataclass(frozen=True, order=True)
+class StudentConfig:
+    """One point of a search space, in transformers' own field names.
+
+    Attributes:
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Attention heads; must divide ``hidden_size``.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the feed-forward layer.
+        hidden_act: Activation of the feed-forward layer (transformers' ``ACT2FN`` name).
+        family: One of ``FAMILIES``.
+    """
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str = "gelu"
+    family: str = "bert"
+
+    def canonical(self) -> StudentConfig:
+        """Return the one representative of all configurations that build the same network."""
+        return StudentConfig(
+            num_hidden_layers=int(self.num_hidden_layers),
+            num_attention_heads=int(self.num_attention_heads),
+            hidden_size=int(self.hidden_size),
+            intermediate_size=int(self.intermediate_size),
+            hidden_act=_ACTIVATION_ALIASES.get(self.hidden_act, self.hidden_act),
+            family=self.family,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> StudentConfig:
+        """Build a configuration from plain data.
+
+        Raises:
+            SpaceError: If a field is missing or unknown.
+        """
+        known = {field.name for field in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise SpaceError(f"unknown student field(s) {unknown}; known fields are {sorted(known)}")
+        try:
+            return cls(**data).canonical()
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"incomplete or malformed student configuration {data!r}: {error}") from error
+
+    def __str__(self) -> str:
+        return (
+            f"{self.family} {self.num_hidden_layers}L/{self.hidden_size}h/"
+            f"{self.num_attention_heads}a/{self.intermediate_size}f/{self.hidden_act}"
+        )
+
+
+class _PretrainedConfig(Protocol):
+    model_type: str
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class EncoderArchitecture:
+    """A teacher's architecture, with the fields its students inherit.
+
+    Attributes:
+        family: The teacher's ``model_type`` (one of ``TEACHER_TYPES``).
+        max_length: Longest input in tokens (RoBERTa's reserved positions already taken off).
+        embedding_size: Width of the embedding tables; equals ``hidden_size`` unless factorised.
+        pad_token_id: Id of the padding token.
+    """
+
+    family: str
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str
+    vocab_size: int
+    max_length: int
+    type_vocab_size: int
+    embedding_size: int
+    pad_token_id: int
+    layer_norm_eps: float
+
+    @classmethod
+    def from_pretrained_config(cls, config: _PretrainedConfig) -> EncoderArchitecture:
+        """Read the architecture off a ``transformers`` configuration.
+
+        Raises:
+            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type.
+        """
+        values = config.to_dict()
+        kind = config.model_type
+        if values.get("is_decoder") or values.get("is_encoder_decoder"):
+            raise TeacherError(
+                f"teacher of type {kind!r} is a decoder; kdnas distils encoders, choose one of {list(TEACHER_TYPES)}"
+            )
+        if kind not in TEACHER_TYPES:
+            raise TeacherError(
+                f"teacher of type {kind!r} is not supported (is it a decoder?); choose an encoder of type "
+                f"{list(TEACHER_TYPES)}"
+            )
+        distil = kind == "distilbert"
+        hidden = values["dim"] if distil else values["hidden_size"]
+        pad = values.get("pad_token_id")
+        pad = 0 if pad is None else int(pad)
+        positions = values["max_position_embeddings"]
+        return cls(
+            family=kind,
+            num_hidden_layers=values["n_layers"] if distil else values["num_hidden_layers"],
+            num_attention_heads=values["n_heads"] if distil else values["num_attention_heads"],
+            hidden_size=hidden,
+            intermediate_size=values["hidden_dim"] if distil else values["intermediate_size"],
+            hidden_act=values["activation"] if distil else values["hidden_act"],
+            vocab_size=values["vocab_size"],
+            max_length=positions - (pad + 1) if kind in _OFFSET_POSITIONS else positions,
+            type_vocab_size=1 if distil else values["type_vocab_size"],
+            embedding_size=values.get("embedding_size") or hidden,
+            pad_token_id=pad,
+            layer_norm_eps=1e-12 if distil else values["layer_norm_eps"],
+        )
+
+    @property
+    def position_offset(self) -> int:
+        """First row of the position table that a token can use (RoBERTa starts past the padding id)."""
+        return self.pad_token_id + 1 if self.family in _OFFSET_POSITIONS else 0
+
+    def as_student(self) -> StudentConfig:
+        """Return the teacher's own shape as a student (in the nearest student family)."""
+        family = {"albert": "albert", "roberta": "roberta", "xlm-roberta": "roberta"}.get(self.family, "bert")
+        return StudentConfig(
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.hidden_size,
+            self.intermediate_size,
+            self.hidden_act,
+            family,
+        ).canonical()
+
+
+def student_embedding_size(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """Width of a student's embedding tables: factorised for ALBERT only."""
+    if student.family != "albert":
+        return student.hidden_size
+    factorised = teacher.embedding_size < teacher.hidden_size
+    return min(teacher.embedding_size if factorised else ALBERT_EMBEDDING_SIZE, student.hidden_size)
+
+
+def student_position_offset(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """First usable row of a student's position table."""
+    return teacher.pad_token_id + 1 if student.family == "roberta" else 0
+
+
+def count_parameters(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """Count a student's parameters: embeddings and encoder, without pooler and heads."""
+    width, inner = student.hidden_size, student.intermediate_size
+    embedding = student_embedding_size(student, teacher)
+    rows = teacher.vocab_size + teacher.max_length + student_position_offset(student, teacher) + teacher.type_vocab_size
+    attention = 4 * (width * width + width)
+    feed_forward = width * inner + inner + inner * width + width
+    layer = attention + feed_forward + 4 * width
+    layers = 1 if student.family == "albert" else student.num_hidden_layers
+    mapping = embedding * width + width if student.family == "albert" else 0
+    return rows * embedding + 2 * embedding + mapping + layers * layer
+
+
+def forward_flops(student: StudentConfig, teacher: EncoderArchitecture, *, batch: int, length: int) -> int:
+    """Count the floating-point operations of one forward pass (a multiply-add is two).
+
+    Matrix products only: attention projections, scores and values, feed-forward, ALBERT's embedding map.
+    """
+    width, inner, tokens = student.hidden_size, student.intermediate_size, batch * length
+    dense = 2 * tokens * (4 * width * width + 2 * width * inner)
+    attention = 4 * batch * length * length * width
+    mapping = 2 * tokens * student_embedding_size(student, teacher) * width if student.family == "albert" else 0
+    return student.num_hidden_layers * (dense + attention) + mapping

@@ -1,0 +1,1 @@
+"""The ``kdnas`` command line: one module a command."""

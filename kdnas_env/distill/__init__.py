@@ -1,0 +1,1 @@
+"""Distillation: corpus, teacher, cached hidden states, students, objectives and mini-KD."""

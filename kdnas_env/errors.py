@@ -1,0 +1,32 @@
+"""The error types that kdnas raises for bad input.
+
+Every message names the offending value, what was expected, and what to do.
+"""
+
+
+class KDNASError(ValueError):
+    """Base class of all errors caused by the caller's input or environment."""
+
+
+class CorpusError(KDNASError):
+    """A corpus could not be read, or holds too little usable text."""
+
+
+class TeacherError(KDNASError):
+    """A teacher could not be loaded, or is not a supported encoder."""
+
+
+class SpaceError(KDNASError):
+    """A search space or a student configuration is malformed."""
+
+
+class CacheError(KDNASError):
+    """The teacher's hidden states could not be written or read."""
+
+
+class RunError(KDNASError):
+    """A run folder cannot be created, written or resumed."""
+
+
+class DependencyError(KDNASError):
+    """An optional dependency is missing; the message names the extra to install."""

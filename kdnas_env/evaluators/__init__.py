@@ -1,0 +1,1 @@
+"""Evaluators: whatever turns architectures into evaluations."""

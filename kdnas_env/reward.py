@@ -1,0 +1,109 @@
+"""The KD-NAS reward: how well a student imitates its teacher, traded against how fast it is."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import ClassVar
+
+from kdnas_env.evaluation import Evaluation
+
+
+@dataclass(frozen=True)
+class RewardComponents:
+    """A reward and what it is made of; plain Python floats throughout.
+
+    Attributes:
+        reward: The scalar.
+        quality: ``1 - loss``; 1 is a perfect imitation, 0 predicts the teacher's mean.
+        loss: Held-out unexplained variance (or the loss the reward was told to use).
+        latency_ratio: Student over teacher latency, clipped.
+        latency_factor: ``(latency_ratio / beta) ** alpha``.
+        speedup: Teacher over student latency, unclipped.
+    """
+
+    reward: float
+    quality: float
+    loss: float
+    latency_ratio: float
+    latency_factor: float
+    speedup: float
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the components as a plain dictionary."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class KDReward:
+    """``(1 - loss) * (latency / (beta * teacher_latency)) ** alpha``, bounded.
+
+    The formula is the one of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639). Taken literally it has two
+    faults, which are mended here. Where ``1 - loss <= 0`` a faster student would score worse, so the
+    latency factor is left out there: the reward is ``max(1 - loss, floor)``, which meets the formula at 0
+    without a jump. And as latency goes to 0 the factor is unbounded, so the latency ratio is clipped to
+    ``[1e-3, 1e3]``. Every reward thus lies in ``[floor, upper_bound]``.
+
+    Attributes:
+        alpha: Exponent of the latency factor; negative, 0 ignores latency.
+        beta: Target latency as a share of the teacher's.
+        floor: Least reward; also the reward of a failed or invalid evaluation.
+        loss: Which loss counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
+            ``train_raw`` (last-epoch training loss, as the original text has it).
+    """
+
+    alpha: float = -0.06
+    beta: float = 0.6**6
+    floor: float = -1.0
+    loss: str = "heldout"
+
+    MIN_RATIO = 1e-3
+    MAX_RATIO = 1e3
+    _CURVES: ClassVar[dict[str, str]] = {
+        "heldout": "heldout_unexplained",
+        "heldout_raw": "heldout_loss",
+        "train_raw": "train_loss",
+    }
+
+    def __post_init__(self) -> None:
+        if self.alpha > 0:
+            raise ValueError(f"alpha is {self.alpha}; expected 0 or less, since a positive alpha rewards slow students")
+        if self.beta <= 0:
+            raise ValueError(f"beta is {self.beta}; expected a positive share of the teacher's latency")
+        if self.floor >= 0:
+            raise ValueError(f"floor is {self.floor}; expected a negative number, the reward of a failure")
+        if self.loss not in self._CURVES:
+            raise ValueError(f"loss is {self.loss!r}; expected one of {sorted(self._CURVES)}")
+
+    @property
+    def upper_bound(self) -> float:
+        """Largest possible reward: a perfect student at the smallest latency ratio."""
+        return float((self.MIN_RATIO / self.beta) ** self.alpha)
+
+    def score(self, loss: float, latency_ratio: float) -> float:
+        """Return the reward of a loss and a student/teacher latency ratio."""
+        quality = 1.0 - loss
+        if quality <= 0.0:
+            return max(quality, self.floor)
+        return quality * self._latency_factor(latency_ratio)
+
+    def __call__(self, evaluation: Evaluation) -> RewardComponents:
+        """Return the reward of an evaluation with its components.
+
+        Failures, and evaluations without a loss or a latency, get ``floor``.
+        """
+        curve = getattr(evaluation, self._CURVES[self.loss])
+        if not evaluation.ok or not curve or evaluation.latency is None:
+            return RewardComponents(self.floor, 0.0, 1.0, 1.0, 1.0, 1.0)
+        loss, ratio = curve[-1], evaluation.latency.ratio
+        return RewardComponents(
+            reward=self.score(loss, ratio),
+            quality=1.0 - loss,
+            loss=loss,
+            latency_ratio=min(max(ratio, self.MIN_RATIO), self.MAX_RATIO),
+            latency_factor=self._latency_factor(ratio),
+            speedup=evaluation.latency.speedup,
+        )
+
+    def _latency_factor(self, ratio: float) -> float:
+        clipped = min(max(ratio, self.MIN_RATIO), self.MAX_RATIO)
+        return float((clipped / self.beta) ** self.alpha)

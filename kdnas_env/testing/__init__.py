@@ -1,0 +1,1 @@
+"""Tools for testing one's own agent, evaluator or environment."""
