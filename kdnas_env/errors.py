@@ -30,3 +30,7 @@ class RunError(KDNASError):
 
 class DependencyError(KDNASError):
     """An optional dependency is missing; the message names the extra to install."""
+
+
+class LatencyError(KDNASError):
+    """A latency probe cannot be set up or run."""

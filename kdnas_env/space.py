@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -329,7 +330,7 @@ def _checked_choices(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
             raise SpaceError(f"{name} choice {value!r} is not a name")
         if name == "family" and value not in FAMILIES:
             raise SpaceError(f"unknown student family {value!r}; choose from {list(FAMILIES)}")
-    duplicates = sorted({json.dumps(value) for value in values if list(values).count(value) > 1})
+    duplicates = sorted(json.dumps(value) for value, count in Counter(values).items() if count > 1)
     if duplicates:
         raise SpaceError(f"{name} lists {', '.join(duplicates)} more than once")
     return tuple(sorted(values)) if name in ORDERED else tuple(values)

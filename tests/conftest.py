@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import tiny_teachers
+from reference import BERT_BASE
 
 from kdnas_env.architecture import EncoderArchitecture
-
-BERT_BASE = EncoderArchitecture(
-    family="bert",
-    num_hidden_layers=12,
-    num_attention_heads=12,
-    hidden_size=768,
-    intermediate_size=3072,
-    hidden_act="gelu",
-    vocab_size=30522,
-    max_length=512,
-    type_vocab_size=2,
-    embedding_size=768,
-    pad_token_id=0,
-    layer_norm_eps=1e-12,
-)
 
 
 @pytest.fixture
 def bert_base() -> EncoderArchitecture:
     return BERT_BASE
+
+
+@pytest.fixture(scope="session")
+def tiny_teacher_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders in hub layout, one a teacher family: 3 layers, 32 wide, 4 heads, about 100 to 600 tokens, 64 positions.
+
+    Keys: bert, roberta, xlm-roberta, albert, distilbert, electra. ``load_teacher(tiny_teacher_dirs["bert"])`` takes
+    some hundredths of a second. Do not write into them; ``tiny_teachers.save_teacher`` makes others.
+    """
+    root = tmp_path_factory.mktemp("teachers")
+    return {family: tiny_teachers.save_teacher(root / family, family) for family in tiny_teachers.FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A jsonl file with 210 distinct short English sentences in column ``text``, all in the tiny vocabularies."""
+    return tiny_teachers.save_sentences(tmp_path_factory.mktemp("corpus") / "sentences.jsonl")

@@ -1,0 +1,356 @@
+"""Corpora: text tokenised once, stored without padding, split with a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.distill.sources import open_source, resolve_text_columns
+from kdnas_env.errors import CorpusError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_CHUNK = 1024
+"""Rows read and tokenised at a time."""
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """How a corpus came to be, as plain data.
+
+    ``rows`` equals ``kept + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
+
+    Attributes:
+        source: What ``load_corpus`` was given.
+        config_name: Configuration of the dataset, if any.
+        split: Split of the dataset.
+        text_columns: The one or two columns that were read.
+        rows: Rows of the source.
+        kept: Samples of the corpus.
+        dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
+        dropped_duplicate: Rows that the tokenizer cannot tell from an earlier one.
+        dropped_non_string: Rows whose text is not a string.
+        unused: Rows never looked at because ``max_samples`` was reached.
+        truncated: Samples cut to ``max_length``.
+        tokens: Tokens of all samples.
+        max_length: Longest sample allowed, in tokens, special tokens included.
+        proxy_fraction: Share of the samples not held out that the proxy subset takes.
+        heldout_fraction: Share of all samples that is held out.
+        train_samples: Samples of the proxy subset.
+        heldout_samples: Samples held out.
+        seed: Seed of the splits and of the draw of ``max_samples``.
+    """
+
+    source: str
+    config_name: str | None
+    split: str
+    text_columns: tuple[str, ...]
+    rows: int
+    kept: int
+    dropped_empty: int
+    dropped_duplicate: int
+    dropped_non_string: int
+    unused: int
+    truncated: int
+    tokens: int
+    max_length: int
+    proxy_fraction: float
+    heldout_fraction: float
+    train_samples: int
+    heldout_samples: int
+    seed: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokenised text. A sample id is a position in ``offsets``; all arrays are read-only.
+
+    Attributes:
+        input_ids: Token ids of all samples one after the other, int32 ``(tokens,)``.
+        token_type_ids: Segment of each token, int8 ``(tokens,)``, or None where the tokenizer makes none.
+        offsets: Sample ``i`` owns tokens ``offsets[i]:offsets[i + 1]``, int64 ``(samples + 1,)``.
+        train: Sample ids of the proxy subset, sorted, int64.
+        heldout: Sample ids held out, sorted, disjoint from ``train_full``, int64.
+        train_full: Every sample id not held out, sorted, int64; contains ``train``.
+        report: How the corpus came to be.
+        fingerprint: SHA-256 (hex) of token ids, segments and offsets.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int8] | None
+    offsets: NDArray[np.int64]
+    train: NDArray[np.int64]
+    heldout: NDArray[np.int64]
+    train_full: NDArray[np.int64]
+    report: CorpusReport
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample, int64 ``(samples,)``."""
+        lengths: NDArray[np.int64] = np.diff(self.offsets)
+        return lengths
+
+    def padded(
+        self, sample_ids: NDArray[np.int64], pad_token_id: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Stack samples into one batch, padded on the right to the longest of them.
+
+        Returns:
+            Token ids, attention mask (1 on real tokens) and segments (None where the corpus has none), each int64
+            ``(len(sample_ids), longest)``. Masked tokens in row order are those of ``token_rows(offsets, sample_ids)``.
+        """
+        lengths = self.lengths[sample_ids]
+        real = np.arange(lengths.max()) < lengths[:, None]
+        rows = token_rows(self.offsets, sample_ids)
+        ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+        ids[real] = self.input_ids[rows]
+        types = None
+        if self.token_type_ids is not None:
+            types = np.zeros(real.shape, dtype=np.int64)
+            types[real] = self.token_type_ids[rows]
+        return ids, real.astype(np.int64), types
+
+
+def token_rows(offsets: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of all tokens of ``samples``, sample by sample in the order given, int64 ``(tokens,)``."""
+    starts, lengths = offsets[samples], offsets[samples + 1] - offsets[samples]
+    firsts = np.cumsum(lengths) - lengths
+    rows: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+    return rows
+
+
+def load_corpus(
+    source: str | os.PathLike[str],
+    tokenizer: Any,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    text_columns: str | Sequence[str] | None = None,
+    max_length: int = 50,
+    proxy_fraction: float = 0.3,
+    heldout_fraction: float = 0.1,
+    max_samples: int | None = None,
+    min_samples: int = 32,
+    seed: int = 0,
+) -> Corpus:
+    """Read, clean, tokenise and split a corpus.
+
+    Rows without usable text and rows that the tokenizer cannot tell from an earlier one are counted and dropped, so
+    that no input is ever both trained on and held out. The held-out split is drawn from all samples, the proxy subset
+    from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples held out.
+
+    Args:
+        source: ``"demo"`` (8,530 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), a local file
+            (parquet, jsonl, json, csv, tsv, txt with one text a line), a local folder of such files or in the layout of
+            a hub dataset, or the name of a hub dataset.
+        tokenizer: A fast tokenizer of transformers; the teacher's.
+        config_name: Configuration of the dataset, where it has several.
+        split: Split of the dataset, in the notation of ``datasets``.
+        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it.
+        max_length: Longest sample in tokens, special tokens included; longer ones are truncated.
+        proxy_fraction: Share of the samples not held out that ``train`` takes, in (0, 1].
+        heldout_fraction: Share of all samples that ``heldout`` takes, in (0, 1).
+        max_samples: Keep at most this many samples, drawn with ``seed``; None for all.
+        min_samples: Fewest samples that ``train`` may have (one batch of training).
+        seed: Seed of the splits and of the draw of ``max_samples``.
+
+    Raises:
+        CorpusError: If the source cannot be read, a column is missing, an option is out of range, or too little
+            usable text is left.
+        DependencyError: If the source is ``"demo"`` and the extra is not installed.
+    """
+    name = os.fspath(source)
+    _check_options(proxy_fraction, heldout_fraction, max_samples, min_samples, seed)
+    order_stream, split_stream = np.random.default_rng(seed).spawn(2)
+    with open_source(source, config_name=config_name, split=split) as dataset:
+        columns = resolve_text_columns(dataset, text_columns, name)
+        _check_tokenizer(tokenizer, max_length, len(columns))
+        rows = dataset.num_rows
+        order = np.arange(rows) if max_samples is None else order_stream.permutation(rows)
+        samples = _Samples(tokenizer, max_length, rows if max_samples is None else max_samples)
+        for texts in _read_texts(dataset.select_columns(list(columns)), columns, order):
+            if not samples.add(texts):
+                break
+    kept = len(samples.lengths)
+    train, heldout, train_full = split_samples(
+        kept, proxy_fraction=proxy_fraction, heldout_fraction=heldout_fraction, generator=split_stream
+    )
+    if len(train) < min_samples or len(heldout) == 0:
+        raise CorpusError(
+            f"corpus {name!r} is shorter than one batch: {kept} usable samples of {rows} rows "
+            f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) leave {len(train)} "
+            f"for training, {min_samples} are needed; give more text, raise proxy_fraction={proxy_fraction} or lower "
+            "min_samples"
+        )
+    input_ids = np.concatenate(samples.ids)
+    types = np.concatenate(samples.types) if samples.types else None
+    offsets = np.concatenate([[0], np.cumsum(samples.lengths)]).astype(np.int64)
+    for array in (input_ids, types, offsets, train, heldout, train_full):
+        if array is not None:
+            array.setflags(write=False)
+    report = CorpusReport(
+        source=name,
+        config_name=config_name,
+        split=split,
+        text_columns=columns,
+        rows=rows,
+        kept=kept,
+        dropped_empty=samples.empty,
+        dropped_duplicate=samples.duplicate,
+        dropped_non_string=samples.non_string,
+        unused=rows - kept - samples.empty - samples.duplicate - samples.non_string,
+        truncated=samples.truncated,
+        tokens=len(input_ids),
+        max_length=max_length,
+        proxy_fraction=proxy_fraction,
+        heldout_fraction=heldout_fraction,
+        train_samples=len(train),
+        heldout_samples=len(heldout),
+        seed=seed,
+    )
+    return Corpus(
+        input_ids, types, offsets, train, heldout, train_full, report, token_fingerprint(input_ids, types, offsets)
+    )
+
+
+def split_samples(
+    samples: int, *, proxy_fraction: float, heldout_fraction: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the held-out split, then the proxy subset from the rest.
+
+    Returns:
+        ``(train, heldout, train_full)``: sorted sample ids, int64. ``heldout`` and ``train_full`` partition
+        ``range(samples)``; ``train`` is a subset of ``train_full``. Each has at least one sample where ``samples > 1``.
+    """
+    shuffled = generator.permutation(samples)
+    held = min(max(1, round(heldout_fraction * samples)), max(samples - 1, 0))
+    rest = shuffled[held:]
+    proxy = min(max(1, round(proxy_fraction * len(rest))), len(rest))
+    return np.sort(rest[:proxy]), np.sort(shuffled[:held]), np.sort(rest)
+
+
+class _Samples:
+    """Collects tokenised samples until ``limit`` of them are kept, counting what is dropped."""
+
+    def __init__(self, tokenizer: Any, max_length: int, limit: int) -> None:
+        self.lengths: list[int] = []
+        self.ids: list[NDArray[np.int32]] = []
+        self.types: list[NDArray[np.int8]] = []
+        self.empty = self.duplicate = self.non_string = self.truncated = 0
+        self._tokenizer, self._max_length, self._limit = tokenizer, max_length, limit
+        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._seen: set[bytes] = set()
+
+    def add(self, rows: list[tuple[Any, ...]]) -> bool:
+        """Take in rows of one or two texts; return whether more are wanted."""
+        kept = []
+        for encoding in self._encode(self._usable(rows)):
+            if len(self.lengths) == self._limit:
+                break
+            if self._is_new(encoding):
+                kept.append(encoding)
+                self.lengths.append(len(encoding.ids))
+                self.truncated += bool(encoding.overflowing)
+        self.ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in kept), np.int32))
+        if self._with_types:
+            self.types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in kept), np.int8))
+        return len(self.lengths) < self._limit
+
+    def _usable(self, rows: list[tuple[Any, ...]]) -> list[tuple[str, ...]]:
+        usable = []
+        for row in rows:
+            if any(text is None or (isinstance(text, str) and not text.strip()) for text in row):
+                self.empty += 1
+            elif all(isinstance(text, str) for text in row):
+                usable.append(row)
+            else:
+                self.non_string += 1
+        return usable
+
+    def _encode(self, rows: list[tuple[str, ...]]) -> Sequence[Any]:
+        if not rows:
+            return []
+        batch = self._tokenizer(
+            *(list(column) for column in zip(*rows, strict=True)),
+            truncation=True,
+            max_length=self._max_length,
+            padding=False,
+            return_attention_mask=False,
+        )
+        encodings: Sequence[Any] = batch.encodings
+        return encodings
+
+    def _is_new(self, encoding: Any) -> bool:
+        if all(encoding.special_tokens_mask):
+            self.empty += 1
+            return False
+        types = encoding.type_ids if self._with_types else []
+        key = hashlib.blake2b(np.array([*encoding.ids, *types], dtype=np.int32).tobytes(), digest_size=16).digest()
+        if key in self._seen:
+            self.duplicate += 1
+            return False
+        self._seen.add(key)
+        return True
+
+
+def _read_texts(
+    dataset: Dataset, columns: tuple[str, ...], order: NDArray[np.int64]
+) -> Iterator[list[tuple[Any, ...]]]:
+    for start in range(0, len(order), _CHUNK):
+        batch = dataset[order[start : start + _CHUNK]]
+        yield list(zip(*(batch[column] for column in columns), strict=True))
+
+
+def _check_options(
+    proxy_fraction: float, heldout_fraction: float, max_samples: int | None, min_samples: int, seed: int
+) -> None:
+    if seed < 0:
+        raise CorpusError(f"seed={seed} must not be negative")
+    if not 0 < proxy_fraction <= 1:
+        raise CorpusError(f"proxy_fraction={proxy_fraction} is not in (0, 1]")
+    if not 0 < heldout_fraction < 1:
+        raise CorpusError(f"heldout_fraction={heldout_fraction} is not in (0, 1)")
+    if min_samples < 1:
+        raise CorpusError(f"min_samples={min_samples} must be at least 1")
+    if max_samples is not None and max_samples < 2:
+        raise CorpusError(f"max_samples={max_samples} must be at least 2: one to train on, one to hold out")
+
+
+def _check_tokenizer(tokenizer: Any, max_length: int, texts: int) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise CorpusError(f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer; load it with AutoTokenizer")
+    special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    if max_length < special + texts:
+        raise CorpusError(
+            f"max_length={max_length} leaves no room for text: the tokenizer adds {special} special tokens, give at "
+            f"least {special + texts}"
+        )
+    if max_length > tokenizer.model_max_length:
+        raise CorpusError(
+            f"max_length={max_length} is longer than the {tokenizer.model_max_length} tokens that the teacher "
+            f"{tokenizer.name_or_path!r} takes"
+        )
+
+
+def token_fingerprint(ids: NDArray[np.int32], types: NDArray[np.int8] | None, offsets: NDArray[np.int64]) -> str:
+    """Return the SHA-256 (hex) of token ids, segments and offsets, as :class:`Corpus` has them."""
+    digest = hashlib.sha256()
+    for array in (ids, types, offsets):
+        digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()

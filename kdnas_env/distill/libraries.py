@@ -1,0 +1,58 @@
+"""Living with libraries: mute them while they load, and tell their errors in one line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message on one line of at most about 400 characters."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:400]}" if message else type(error).__name__
+
+
+@contextmanager
+def _log_level(logger_name: str, level: int) -> Iterator[None]:
+    logger = logging.getLogger(logger_name)
+    previous = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Mute the report on unused weights and the bar over weights already on disk.
+
+    What the report says is checked by the caller; bars of real downloads come from ``huggingface_hub`` and end before.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    # Early 5.x releases lack the hook and show the bar; switching bars off altogether would mute real downloads too.
+    set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
+    with _log_level("transformers", logging.CRITICAL):
+        previous = set_hook(lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True}))
+        try:
+            yield
+        finally:
+            set_hook(previous)
+
+
+@contextmanager
+def quiet_datasets() -> Iterator[None]:
+    """Mute the progress bars and log lines of ``datasets``; its exceptions carry all that the lines say."""
+    import datasets
+
+    forced = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None
+    shown = not datasets.are_progress_bars_disabled()
+    with ExitStack() as stack:
+        stack.enter_context(_log_level("datasets", logging.CRITICAL))
+        stack.enter_context(_log_level("huggingface_hub", logging.CRITICAL))
+        if shown and not forced:
+            datasets.disable_progress_bars()
+            stack.callback(datasets.enable_progress_bars)
+        yield

@@ -1,0 +1,132 @@
+"""What all students of one search share: the teacher's states on the corpus, and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdnas_env.distill.cache import HiddenStateCache
+from kdnas_env.distill.corpus import Corpus, token_rows
+from kdnas_env.distill.packed import PackedBatch, pack_samples
+from kdnas_env.distill.teacher import Teacher
+
+_MEASURING_TOKENS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class TeachingBatch:
+    """Some samples of the corpus, with where the teacher's states of their tokens are found.
+
+    Attributes:
+        packed: The tokens.
+        rows: Their rows in the cache, int64 ``(tokens,)``.
+    """
+
+    packed: PackedBatch
+    rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A teacher, a corpus and the teacher's hidden states on it.
+
+    Attributes:
+        teacher: The teacher.
+        corpus: The corpus.
+        cache: The teacher's hidden states on ``train`` and ``heldout``.
+        train: Samples trained on, int64.
+        heldout: Samples held out, int64.
+        device: Where students are trained.
+    """
+
+    teacher: Teacher
+    corpus: Corpus
+    cache: HiddenStateCache
+    train: NDArray[np.int64]
+    heldout: NDArray[np.int64]
+    device: torch.device
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of teacher, corpus, precision and splits."""
+        digest = hashlib.sha256(f"{self.teacher.fingerprint} {self.corpus.fingerprint} {self.cache.dtype}".encode())
+        for samples in (self.train, self.heldout):
+            digest.update(np.ascontiguousarray(samples, dtype=np.int64).tobytes() + b"|")
+        return digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> NDArray[np.int64]:
+        """Token ids that occur in the samples, sorted."""
+        rows = token_rows(self.corpus.offsets, np.concatenate([self.train, self.heldout]))
+        return np.unique(self.corpus.input_ids[rows]).astype(np.int64)
+
+    @cached_property
+    def train_means(self) -> Tensor:
+        """Mean of each layer's states over the training tokens, float32 ``(layers + 1, hidden_size)``."""
+        total = torch.zeros(self.cache.num_layers + 1, self.cache.hidden_size, dtype=torch.float64)
+        count = 0
+        for batch in self.batches(measuring_batches(self.corpus, self.train)):
+            for layer in range(self.cache.num_layers + 1):
+                total[layer] += self.states((layer,), batch.rows).sum(0, dtype=torch.float64).cpu()
+            count += len(batch.rows)
+        return (total / count).float().to(self.device)
+
+    def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
+        """Yield the batches of a plan of sample ids; tokens are numbered by their place in ``vocabulary``."""
+        for samples in plan:
+            packed = pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
+            yield TeachingBatch(packed, self.cache.token_rows(samples))
+
+    def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
+        """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``."""
+        # Only the rows of the batch leave the disk.
+        parts = {layer: torch.from_numpy(self._maps[layer][rows]) for layer in set(layers)}
+        joined = torch.cat([parts[layer] for layer in layers], dim=1) if len(layers) > 1 else parts[layers[0]]
+        return joined.to(self.device).float()
+
+    def subset(self, fraction: float, seed: int) -> NDArray[np.int64]:
+        """Draw a share of the training samples; a larger share of the same seed holds the smaller ones."""
+        count = max(1, round(fraction * len(self.train)))
+        chosen: NDArray[np.int64] = np.sort(np.random.default_rng([seed, 1]).permutation(self.train)[:count])
+        return chosen
+
+    @cached_property
+    def _maps(self) -> list[np.memmap[Any, np.dtype[Any]]]:
+        return [self.cache.states(layer) for layer in range(self.cache.num_layers + 1)]
+
+    @cached_property
+    def _token_ids(self) -> NDArray[np.int64]:
+        places = np.full(self.teacher.architecture.vocab_size, -1, dtype=np.int64)
+        places[self.vocabulary] = np.arange(len(self.vocabulary))
+        return places
+
+
+def measuring_batches(corpus: Corpus, samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Group samples of similar length into large batches, for passes without training."""
+    order = samples[np.argsort(corpus.lengths[samples], kind="stable")]
+    ends = np.cumsum(corpus.lengths[order]) // _MEASURING_TOKENS
+    return np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+
+
+def training_batches(
+    corpus: Corpus, samples: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Cut samples into batches of similar length, in random order.
+
+    Samples of equal length are shuffled before, so batches differ from epoch to epoch.
+
+    Returns:
+        ``ceil(len(samples) / batch_size)`` arrays of sample ids; every sample is in one of them.
+    """
+    shuffled = rng.permutation(samples)
+    order = shuffled[np.argsort(corpus.lengths[shuffled], kind="stable")]
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[index] for index in rng.permutation(len(batches))]

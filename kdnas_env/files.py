@@ -1,0 +1,60 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from kdnas_env.errors import RunError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Write a file through a temporary one beside it, which takes its place when the block ends well.
+
+    Yields:
+        The temporary file, open for writing bytes.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    target = Path(path)
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise RunError(f"{str(target)!r} cannot be written: {error}; name a file in a writable folder") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: str | os.PathLike[str], data: Any) -> None:
+    """Write plain data as JSON, whole or not at all.
+
+    Raises:
+        RunError: If it cannot be written.
+        ValueError: If it holds a number that is not finite.
+    """
+    write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from strategies import students
+from transformers import (
+    AlbertConfig,
+    AlbertModel,
+    AutoConfig,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    RobertaConfig,
+    RobertaModel,
+    T5Config,
+)
+
+from kdnas_env.architecture import (
+    FAMILIES,
+    TEACHER_TYPES,
+    EncoderArchitecture,
+    StudentConfig,
+    count_parameters,
+    forward_flops,
+    student_embedding_size,
+    student_position_offset,
+)
+from kdnas_env.errors import SpaceError, TeacherError
+
+MODELS = {
+    "bert": (BertConfig, BertModel),
+    "albert": (AlbertConfig, AlbertModel),
+    "roberta": (RobertaConfig, RobertaModel),
+}
+
+
+def teacher(**overrides: Any) -> EncoderArchitecture:
+    values = {
+        "family": "bert",
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "hidden_act": "gelu",
+        "vocab_size": 311,
+        "max_length": 40,
+        "type_vocab_size": 2,
+        "embedding_size": 256,
+        "pad_token_id": 0,
+        "layer_norm_eps": 1e-12,
+    }
+    return EncoderArchitecture(**{**values, **overrides})
+
+
+TEACHERS = {
+    "bert": teacher(),
+    "roberta": teacher(family="roberta", type_vocab_size=1, pad_token_id=1),
+    "albert": teacher(family="albert", embedding_size=48),
+}
+
+
+def build(student: StudentConfig, teacher: EncoderArchitecture) -> Any:
+    """Build a student straight from transformers, as its documentation says."""
+    config_class, model_class = MODELS[student.family]
+    extra = {"embedding_size": student_embedding_size(student, teacher)} if student.family == "albert" else {}
+    config = config_class(
+        num_hidden_layers=student.num_hidden_layers,
+        num_attention_heads=student.num_attention_heads,
+        hidden_size=student.hidden_size,
+        intermediate_size=student.intermediate_size,
+        hidden_act=student.hidden_act,
+        vocab_size=teacher.vocab_size,
+        type_vocab_size=teacher.type_vocab_size,
+        pad_token_id=teacher.pad_token_id,
+        max_position_embeddings=teacher.max_length + student_position_offset(student, teacher),
+        **extra,
+    )
+    return model_class(config, add_pooling_layer=False)
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", [(1, 2, 64, 96), (3, 4, 128, 40), (2, 3, 192, 512)])
+def test_parameter_count_equals_the_real_model(name: str, family: str, shape: tuple[int, int, int, int]) -> None:
+    student = StudentConfig(*shape, "gelu", family)
+    model = build(student, TEACHERS[name])
+    assert count_parameters(student, TEACHERS[name]) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_equal_those_of_the_real_forward_pass(family: str) -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    student, own = StudentConfig(3, 4, 128, 320, "gelu", family), TEACHERS["bert"]
+    model = build(student, own).eval()
+    model.set_attn_implementation("eager")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(torch.ones((2, 11), dtype=torch.int64))
+    assert forward_flops(student, own, batch=2, length=11) == counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", TEACHER_TYPES)
+def test_reads_the_configuration_of_every_supported_teacher(kind: str) -> None:
+    config = AutoConfig.for_model(kind)
+    read = EncoderArchitecture.from_pretrained_config(config)
+    assert read.family == kind
+    assert read.num_hidden_layers == config.num_hidden_layers
+    assert read.hidden_size == config.hidden_size
+    assert read.num_attention_heads == config.num_attention_heads
+    assert read.vocab_size == config.vocab_size
+    assert read.as_student().family in FAMILIES
+    assert read.max_length + read.position_offset == config.max_position_embeddings
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), T5Config(), BertConfig(is_decoder=True)])
+def test_decoders_are_refused(config: Any) -> None:
+    with pytest.raises(TeacherError, match=r"decoder.*choose (one of|an encoder of type).*'bert'"):
+        EncoderArchitecture.from_pretrained_config(config)
+
+
+@given(students())
+def test_student_plain_data_round_trip(student: StudentConfig) -> None:
+    canonical = student.canonical()
+    assert canonical.canonical() == canonical
+    assert StudentConfig.from_dict(student.to_dict()) == canonical
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"num_hidden_layers": 2, "depth": 3}, r"unknown student field\(s\) \['depth'\]; known fields are"),
+        ({"num_hidden_layers": 2}, "incomplete or malformed student configuration"),
+        (
+            {"num_hidden_layers": "x", "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8},
+            "incomplete or malformed student configuration",
+        ),
+    ],
+)
+def test_malformed_student_data_is_refused(data: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpaceError, match=message):
+        StudentConfig.from_dict(data)
