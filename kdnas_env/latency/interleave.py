@@ -1,0 +1,128 @@
+"""Timing two models against each other, so that what slows the machine slows both."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.latency.settings import LatencySettings
+
+Pass = Callable[[], None]
+"""One forward pass, over when the call returns."""
+
+Clock = Callable[[], int]
+"""Returns nanoseconds since any fixed time."""
+
+MAX_BLOCK = 16
+"""Passes per block at most, so that a tiny student leaves time for enough rounds."""
+
+
+@dataclass(frozen=True, eq=False)
+class PairedTimes:
+    """Times of a student and a teacher, round by round.
+
+    Attributes:
+        student_ns: Nanoseconds of each pass of the student, int64 ``(rounds, passes)``.
+        teacher_ns: Those of the teacher, int64 ``(rounds, passes)``.
+    """
+
+    student_ns: NDArray[np.int64]
+    teacher_ns: NDArray[np.int64]
+
+    @property
+    def ratios(self) -> NDArray[np.float64]:
+        """Student over teacher, median of each round's passes, float64 ``(rounds,)``."""
+        ratios: NDArray[np.float64] = np.median(self.student_ns, axis=1) / np.median(self.teacher_ns, axis=1)
+        return ratios
+
+
+def interquartile_range(values: NDArray[np.int64] | NDArray[np.float64]) -> float:
+    """Return the distance between the quartiles of all values."""
+    low, high = np.percentile(values, (25, 75))
+    return float(high - low)
+
+
+def select_clock(settings: LatencySettings) -> Clock:
+    """Return the clock of a probe, in nanoseconds.
+
+    One thread on the CPU is timed by its CPU time, which an idle core makes equal to wall time. On a busy machine
+    the scheduler interrupts the teacher's long passes but not a student's short ones: in wall time the ratio would
+    be biased, not just noisy. All else is timed by the wall clock.
+    """
+    fine = time.get_clock_info("thread_time").resolution < 1e-6
+    return time.thread_time_ns if settings.device == "cpu" and settings.threads == 1 and fine else time.perf_counter_ns
+
+
+def interleave(student: Pass, teacher: Pass, settings: LatencySettings, clock: Clock) -> PairedTimes:
+    """Time two models in rounds: a block of the student, two blocks of the teacher, a block of the student.
+
+    Within a round a linear drift of the machine's speed cancels (ABBA design). A block holds as many passes as fit
+    into one pass of the slower model, so that either runs mostly from caches that it has filled itself. Garbage
+    collection rests meanwhile.
+
+    Args:
+        student: One model.
+        teacher: The other.
+        settings: Warm-up, and when to stop.
+        clock: Nanoseconds; :func:`select_clock` chooses it.
+    """
+    student_size, teacher_size = _block_sizes(student, teacher, settings.warmup_passes, clock)
+    student_ns: list[list[int]] = []
+    teacher_ns: list[list[int]] = []
+    with _garbage_collection_paused():
+        start = time.perf_counter()
+        while not _content(student_ns, teacher_ns, time.perf_counter() - start, settings):
+            before = _timed(student, student_size, clock)
+            teacher_ns.append(_timed(teacher, 2 * teacher_size, clock))
+            student_ns.append(before + _timed(student, student_size, clock))
+    return PairedTimes(np.array(student_ns, dtype=np.int64), np.array(teacher_ns, dtype=np.int64))
+
+
+def _block_sizes(student: Pass, teacher: Pass, passes: int, clock: Clock) -> tuple[int, int]:
+    best = min(_timed(student, passes, clock)), min(_timed(teacher, passes, clock))
+    sizes = (min(round(max(best) / max(own, 1)), MAX_BLOCK) for own in best)
+    return next(sizes), next(sizes)
+
+
+def _timed(run: Pass, passes: int, clock: Clock) -> list[int]:
+    times = []
+    for _ in range(passes):
+        start = clock()
+        run()
+        times.append(clock() - start)
+    return times
+
+
+def _content(
+    student_ns: list[list[int]], teacher_ns: list[list[int]], seconds: float, settings: LatencySettings
+) -> bool:
+    rounds = len(student_ns)
+    if rounds < settings.min_rounds:
+        return False
+    if rounds >= settings.max_rounds or seconds >= settings.max_seconds:
+        return True
+    return _relative_error(PairedTimes(np.array(student_ns), np.array(teacher_ns)).ratios) <= settings.precision
+
+
+def _relative_error(ratios: NDArray[np.float64]) -> float:
+    """Standard error of the median over the median, from the interquartile range of a normal distribution."""
+    deviation = interquartile_range(ratios) / 1.349
+    return float(math.sqrt(math.pi / 2 / len(ratios)) * deviation / np.median(ratios))
+
+
+@contextmanager
+def _garbage_collection_paused() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

@@ -1,0 +1,88 @@
+"""What a latency probe runs, and how long."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from kdnas_env.errors import LatencyError
+
+RUNTIMES = ("torch", "onnxruntime", "analytic")
+
+
+@dataclass(frozen=True)
+class ReferenceMachine:
+    """The processor of the analytic model.
+
+    The defaults describe one server core with AVX-512 that runs eager PyTorch; they were fitted to students of
+    all-MiniLM-L6-v2.
+
+    Attributes:
+        gflops: Peak speed of matrix products, in 10^9 floating-point operations a second and thread.
+        gigabytes_per_second: Bandwidth at which weights and activations arrive, in 10^9 bytes a second.
+        overhead_us: Time to launch an operator, in microseconds.
+    """
+
+    gflops: float = 94.0
+    gigabytes_per_second: float = 8.0
+    overhead_us: float = 29.0
+
+    def __post_init__(self) -> None:
+        _check_positive(self, "gflops", "gigabytes_per_second", "overhead_us")
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """Settings of a latency probe: plain data, part of a workload's fingerprint.
+
+    A probe runs rounds of interleaved passes until the ratio is precise enough or the time is up.
+
+    Attributes:
+        runtime: ``torch`` (eager), ``onnxruntime`` (exported, all graph optimisations) or ``analytic`` (a roofline
+            model of a reference machine: no measurement, equal on every machine).
+        batch_size: Sequences per pass.
+        sequence_length: Tokens per sequence, none of them padding.
+        threads: Threads of the runtime.
+        device: Device of the probe; other than ``cpu`` with ``torch`` only.
+        warmup_passes: Untimed passes of either model before the first round.
+        min_rounds: Rounds at least, whatever they take.
+        max_rounds: Rounds at most.
+        max_seconds: No round starts later than this after the first, once there are ``min_rounds``.
+        precision: Relative standard error of the median ratio at which the probe is content.
+        seed: Seed of the token ids.
+        reference: The processor of ``analytic``.
+    """
+
+    runtime: str = "torch"
+    batch_size: int = 1
+    sequence_length: int = 50
+    threads: int = 1
+    device: str = "cpu"
+    warmup_passes: int = 3
+    min_rounds: int = 5
+    max_rounds: int = 200
+    max_seconds: float = 1.5
+    precision: float = 0.005
+    seed: int = 0
+    reference: ReferenceMachine = field(default_factory=ReferenceMachine)
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise LatencyError(f"unknown runtime {self.runtime!r}; choose from {list(RUNTIMES)}")
+        for name in ("batch_size", "sequence_length", "threads", "warmup_passes", "min_rounds", "max_rounds"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LatencyError(f"{name} is {value!r}; expected a whole number from 1")
+        _check_positive(self, "max_seconds", "precision")
+        if self.max_rounds < self.min_rounds:
+            raise LatencyError(f"max_rounds is {self.max_rounds}; expected at least min_rounds, {self.min_rounds}")
+        if self.runtime != "torch" and self.device != "cpu":
+            raise LatencyError(f"runtime {self.runtime!r} knows no device {self.device!r}; choose 'cpu', or 'torch'")
+
+
+def _check_positive(settings: Any, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise LatencyError(f"{name} is {value!r}; expected a positive number")

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kdnas_env.architecture import FAMILIES, TEACHER_TYPES, StudentConfig
+from kdnas_env.distill.student import build_student
+from kdnas_env.distill.teacher import load_teacher
+from kdnas_env.errors import DependencyError, LatencyError
+from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.latency.onnx_runtime import open_session
+from kdnas_env.latency.torch_runtime import random_ids
+
+SETTINGS = LatencySettings(runtime="onnxruntime", max_rounds=5, batch_size=2, sequence_length=12)
+
+
+def check_session(model: Any, settings: LatencySettings) -> None:
+    """Compare the graph with the model on tokens of its export and on others."""
+    session = open_session(model, settings)
+    assert [argument.name for argument in session.get_inputs()] == ["input_ids"]
+    assert len(session.get_outputs()) == 1
+    for seed in (settings.seed, settings.seed + 1):
+        ids = random_ids(model, LatencySettings(batch_size=2, sequence_length=12, seed=seed))
+        with torch.no_grad():
+            expected = model(input_ids=ids).last_hidden_state
+        (states,) = session.run(None, {"input_ids": ids.numpy()})
+        np.testing.assert_allclose(states, expected.numpy(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", TEACHER_TYPES)
+def test_the_graph_of_a_teacher_computes_what_the_teacher_computes(
+    tiny_teacher_dirs: dict[str, Path], family: str
+) -> None:
+    check_session(load_teacher(tiny_teacher_dirs[family]).model, SETTINGS)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_the_graph_of_a_student_computes_what_the_student_computes(
+    tiny_teacher_dirs: dict[str, Path], family: str, activation: str
+) -> None:
+    architecture = load_teacher(tiny_teacher_dirs["roberta"]).architecture
+    student = StudentConfig(2, 4, 16, 32, activation, family)
+    check_session(build_student(student, architecture, seed=0).eval(), SETTINGS)
+
+
+def test_nothing_is_printed_and_no_file_remains(
+    tiny_teacher_dirs: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    student = StudentConfig(1, 4, 16, 32)
+    probe = LatencyProbe(teacher.model, teacher.architecture, SETTINGS)
+    probe.measure(build_student(student, teacher.architecture, seed=0), student)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+class _Unexportable(torch.nn.Module):
+    """An encoder whose computation depends on the values of the tokens, which no graph can hold."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+
+    def get_input_embeddings(self) -> Any:
+        return self.encoder.get_input_embeddings()
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return self.encoder(input_ids=input_ids[:, : int(input_ids.sum()) % 5 + 1])
+
+
+def test_an_export_that_fails_is_explained(
+    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    with pytest.raises(LatencyError, match=r"_Unexportable cannot be run by ONNX Runtime: .*runtime 'torch'"):
+        LatencyProbe(_Unexportable(teacher.model), teacher.architecture, SETTINGS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
+def test_a_missing_extra_is_named(
+    tiny_teacher_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    with pytest.raises(DependencyError, match=r'pip install "kdnas\[onnx\]"'):
+        LatencyProbe(teacher.model, teacher.architecture, SETTINGS)
