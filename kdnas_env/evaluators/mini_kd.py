@@ -1,0 +1,308 @@
+"""Live evaluations: distil a student for a short while, then time it beside its teacher."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.cores import training_lock
+from kdnas_env.distill.cache import open_cache
+from kdnas_env.distill.corpus import Corpus, load_corpus
+from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.libraries import one_line
+from kdnas_env.distill.mini_kd import PRECISIONS, EpochResult, MiniKD
+from kdnas_env.distill.recipe import Recipe, resolve_recipe
+from kdnas_env.distill.teacher import load_teacher
+from kdnas_env.distill.workload import Workload
+from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
+
+FORMAT_VERSION = 1
+"""Raised whenever equal settings would give other results than before."""
+
+Stage = Callable[[str, int, int], None]
+"""Called with what is being prepared, and how much of how much is done."""
+
+_SMALLEST_CORPUS = 32
+
+
+@dataclass(frozen=True)
+class MiniKDSettings:
+    """What students are distilled from, and how; plain data.
+
+    Attributes:
+        teacher: Name or folder of the teacher; ``demo`` for the embedded one.
+        corpus: Name, folder or file of the corpus, or a mapping of arguments of
+            :func:`kdnas_env.distill.corpus.load_corpus`, with the first of them under ``source``.
+        recipe: Name of a recipe, or a mapping of changes (:func:`kdnas_env.distill.recipe.resolve_recipe`).
+        latency: A runtime, or a mapping of fields of :class:`kdnas_env.latency.LatencySettings`.
+        cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
+        cache_dtype: ``float16`` or ``float32``.
+        device: Where students are trained; None for the first GPU, or the CPU where there is none.
+        precision: ``float32``, ``bfloat16`` (automatic mixed precision), or None: bfloat16 on a GPU, else float32.
+
+    Raises:
+        KDNASError, LatencyError: If the recipe, the latency settings or the precision are malformed.
+    """
+
+    teacher: str = "demo"
+    corpus: str | Mapping[str, Any] = "demo"
+    recipe: str | Mapping[str, Any] = "default"
+    latency: str | Mapping[str, Any] = "torch"
+    cache_dir: str | os.PathLike[str] | None = None
+    cache_dtype: str = "float16"
+    device: str | None = None
+    precision: str | None = None
+
+    def __post_init__(self) -> None:
+        resolve_recipe(self.recipe)
+        _latency_settings(self.latency)
+        if self.precision not in (None, *PRECISIONS):
+            raise KDNASError(f"precision is {self.precision!r}; expected None or one of {list(PRECISIONS)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    """An evaluation with the student it is of.
+
+    Attributes:
+        evaluation: The record.
+        model: The student as an encoder of transformers, on the CPU; None if the evaluation failed.
+    """
+
+    evaluation: Evaluation
+    model: Any
+
+
+class MiniKDEvaluator:
+    """Distils students of one teacher on one corpus.
+
+    Teacher, corpus and hidden states are loaded when it is made. What goes wrong with a student is a record of that
+    student (``invalid``, ``diverged``, ``out_of_memory``, ``failed``); what would go wrong with every student, such
+    as a lost cache, is raised.
+
+    Args:
+        settings: What to distil from, and how.
+        on_stage: Called while the corpus is read and the teacher's hidden states are computed.
+
+    Attributes:
+        settings: The same.
+        recipe: The recipe.
+        workload: Teacher, corpus and hidden states.
+        probe: What measures latencies.
+        deterministic: Whether equal calls give equal records, wall times aside: a modelled latency on the CPU.
+
+    Raises:
+        TeacherError, CorpusError, CacheError, LatencyError, DependencyError: If one of them cannot be had.
+        KDNASError: If the recipe is malformed.
+    """
+
+    def __init__(self, settings: MiniKDSettings, *, on_stage: Stage | None = None) -> None:
+        self.settings = settings
+        self.recipe: Recipe = resolve_recipe(settings.recipe)
+        latency = _latency_settings(settings.latency)
+        stage = on_stage or (lambda name, done, total: None)
+        stage("teacher", 0, 1)
+        teacher = load_teacher(
+            settings.teacher, device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        )
+        device = teacher.device
+        stage("corpus", 0, 1)
+        corpus = _load_corpus(settings.corpus, teacher.tokenizer, self.recipe.batch_size)
+        if self.recipe.mask_probability:
+            from kdnas_env.distill.masking import corrupt_corpus
+
+            corpus = corrupt_corpus(corpus, teacher.tokenizer, self.recipe.mask_probability, corpus.report.seed)
+        stage("hidden states", 0, 1)
+        cache = open_cache(
+            teacher,
+            corpus,
+            settings.cache_dir,
+            dtype=settings.cache_dtype,
+            on_progress=lambda done, total: stage("hidden states", done, total),
+        )
+        self.workload = Workload(teacher, corpus, cache, corpus.train, corpus.heldout, device)
+        self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
+        self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
+        self.deterministic = device.type == "cpu" and not self.probe.needs_models
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of teacher, corpus, recipe, latency settings and precision."""
+        identity = {
+            "format_version": FORMAT_VERSION,
+            "workload": self.workload.fingerprint,
+            "recipe": self.recipe.to_dict(),
+            "latency": asdict(self.probe.settings),
+            "precision": self.precision,
+            "device": self.workload.device.type,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def warm_up(self) -> None:
+        """Compute now what all students share, which the first one would wait for otherwise."""
+        with training_lock():
+            _ = self.workload.train_means, self._basis
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Evaluate students one after the other.
+
+        Raises:
+            CacheError, RunError, DependencyError: If no student could be evaluated.
+        """
+        return [
+            self.distil(config, fidelity, on_epoch=on_epoch, candidate=index, candidates=len(configs)).evaluation
+            for index, config in enumerate(configs)
+        ]
+
+    def distil(
+        self,
+        config: StudentConfig,
+        fidelity: Fidelity,
+        *,
+        on_epoch: EpochCallback | None = None,
+        candidate: int = 0,
+        candidates: int = 1,
+    ) -> Distilled:
+        """Evaluate one student and keep it. On the CPU, equal calls give the same student, bit for bit.
+
+        Args:
+            config: The student.
+            fidelity: Epochs, share of the training samples, and seed.
+            on_epoch: Called after each epoch; a true return value stops the student.
+            candidate: Its position among those in work, for the reports.
+            candidates: Number of those in work.
+
+        Raises:
+            CacheError, RunError, DependencyError: If no student could be evaluated.
+        """
+        config = config.canonical()
+        began = time.perf_counter()
+        results: list[EpochResult] = []
+        model, latency, status, reason = None, None, Status.OK, ""
+
+        def stop(result: EpochResult) -> bool:
+            results.append(result)
+            report = EpochReport(
+                config=config,
+                candidate=candidate,
+                candidates=candidates,
+                epoch=result.epoch,
+                epochs=fidelity.epochs,
+                heldout_unexplained=result.heldout.unexplained,
+                seconds=time.perf_counter() - began,
+            )
+            return bool(on_epoch and on_epoch(report))
+
+        try:
+            student = self._train(config, fidelity, stop)
+            if student is None:
+                status = Status.STOPPED
+            else:
+                latency = self.probe.measure(student, config)
+                model = student
+        except (CacheError, RunError, DependencyError):
+            raise
+        except Exception as error:
+            status, reason = _status_of(error), one_line(error)
+        return Distilled(self._record(config, fidelity, status, reason, results, latency, began), model)
+
+    def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> Any:
+        """Return the distilled student, or None if it was stopped."""
+        with training_lock():
+            kd = MiniKD(self.workload, config, self.recipe, fidelity, basis=self._basis, precision=self.precision)
+        epochs = kd.epochs()
+        while True:
+            # A latency probe of another process gets its turn between two epochs.
+            with training_lock():
+                result = next(epochs, None)
+            if result is None:
+                return kd.export()
+            if stop(result):
+                return None
+
+    @cached_property
+    def _basis(self) -> EmbeddingBasis | None:
+        made = self.recipe.embeddings != "random"
+        return embedding_basis(self.workload, self.recipe.embeddings) if made else None
+
+    def _record(
+        self,
+        config: StudentConfig,
+        fidelity: Fidelity,
+        status: Status,
+        reason: str,
+        results: Sequence[EpochResult],
+        latency: Latency | None,
+        began: float,
+    ) -> Evaluation:
+        teacher, probe = self.workload.teacher.architecture, self.probe.settings
+        return Evaluation(
+            config=config,
+            fidelity=fidelity,
+            status=status,
+            train_loss=tuple(result.train.loss for result in results),
+            heldout_loss=tuple(result.heldout.loss for result in results),
+            train_unexplained=tuple(result.train.unexplained for result in results),
+            heldout_unexplained=tuple(result.heldout.unexplained for result in results),
+            epoch_seconds=tuple(result.seconds for result in results),
+            wall_seconds=time.perf_counter() - began,
+            latency=latency,
+            parameters=count_parameters(config, teacher),
+            flops=forward_flops(config, teacher, batch=probe.batch_size, length=probe.sequence_length),
+            peak_memory_bytes=max((result.peak_memory_bytes for result in results), default=0),
+            device=str(self.workload.device),
+            error=reason,
+            details={
+                "precision": self.precision,
+                "kdnas": version("kdnas"),
+                "torch": version("torch"),
+                "transformers": version("transformers"),
+            },
+        )
+
+
+def _status_of(error: Exception) -> Status:
+    if isinstance(error, SpaceError):
+        return Status.INVALID
+    if isinstance(error, FloatingPointError):
+        return Status.DIVERGED
+    # The allocator of the CPU has no exception of its own.
+    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return Status.OUT_OF_MEMORY if exhausted else Status.FAILED
+
+
+def _latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:
+    values: dict[str, Any] = {"runtime": latency} if isinstance(latency, str) else dict(latency)
+    try:
+        if isinstance(values.get("reference"), Mapping):
+            values["reference"] = ReferenceMachine(**values["reference"])
+        return LatencySettings(**values)
+    except TypeError as error:
+        raise LatencyError(
+            f"unknown latency setting in {dict(latency) if isinstance(latency, Mapping) else latency!r}: {error}"
+        ) from error
+
+
+def _load_corpus(source: str | Mapping[str, Any], tokenizer: Any, batch_size: int) -> Corpus:
+    options: dict[str, Any] = {"source": source} if isinstance(source, str) else dict(source)
+    if "source" not in options:
+        raise CorpusError(f"the corpus {options!r} names no source; give a name, folder or file under 'source'")
+    options.setdefault("min_samples", max(batch_size, _SMALLEST_CORPUS))
+    try:
+        return load_corpus(options.pop("source"), tokenizer, **options)
+    except TypeError as error:
+        raise CorpusError(f"the corpus has an unknown option: {error}") from error

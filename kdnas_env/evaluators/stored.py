@@ -1,0 +1,286 @@
+"""A store of evaluations on disk: cache, resume and audit trail in one SQLite file."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.errors import RunError
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
+
+SCHEMA_VERSION = 1
+
+_APPLICATION = "kdnas evaluations"
+_SCHEMA = (
+    "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    """CREATE TABLE evaluations (
+        id INTEGER PRIMARY KEY,
+        workload TEXT NOT NULL,    -- fingerprint of teacher, corpus, recipe and latency settings
+        config TEXT NOT NULL,      -- canonical architecture, JSON with sorted keys
+        fidelity TEXT NOT NULL,    -- epochs, data fraction and seed, JSON with sorted keys
+        status TEXT NOT NULL,
+        evaluation TEXT NOT NULL,  -- the whole record, JSON
+        created_at TEXT NOT NULL,  -- UTC, ISO 8601
+        UNIQUE (workload, config, fidelity)
+    )""",
+)
+# The first complete record stays, so that all processes go on from the same one. A stopped record is incomplete.
+_INSERT = f"""
+    INSERT INTO evaluations (workload, config, fidelity, status, evaluation, created_at) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (workload, config, fidelity) DO UPDATE
+    SET status = excluded.status, evaluation = excluded.evaluation, created_at = excluded.created_at
+    WHERE evaluations.status = '{Status.STOPPED}'
+"""
+_SELECT = "SELECT evaluation FROM evaluations WHERE workload = ? AND config = ? AND fidelity = ?"
+
+
+class StoredEvaluator:
+    """Answers from a SQLite file what was evaluated before, and records what was not.
+
+    Rows are keyed by workload (the inner evaluator's fingerprint), canonical configuration and fidelity, seed
+    included. Every record is committed as soon as the inner evaluator returns it: killing the process loses at most
+    the evaluation in flight. Several processes may share a file; where two evaluate the same point at once, both
+    return the record that was committed first.
+
+    Failures (diverged, out of memory, failed) are replayed like any other record, so that a resumed search makes the
+    proposals of an uninterrupted one. A stopped record is kept for the audit but is never an answer: the point is
+    evaluated anew, and the new record takes its place.
+
+    An instance can be pickled and survives a fork; the connection is opened where it is first used.
+
+    Attributes:
+        inner: The evaluator that is asked for what is missing.
+        path: The SQLite file; created if it does not exist, in a folder that does.
+        chunk: Configurations handed to the inner evaluator per call. A kill loses at most one chunk, so more than 1
+            pays only where the inner evaluator works on several at once.
+        timeout: Seconds to wait for another process that is writing.
+    """
+
+    def __init__(
+        self, inner: Evaluator, path: str | os.PathLike[str], *, chunk: int = 1, timeout: float = 60.0
+    ) -> None:
+        if chunk < 1:
+            raise ValueError(f"chunk is {chunk}; expected at least 1 configuration per call")
+        self.inner = inner
+        self.path = Path(path)
+        self.chunk = chunk
+        self.timeout = timeout
+        self.deterministic = inner.deterministic
+        self._connection: sqlite3.Connection | None = None
+        self._process = os.getpid()
+        self._inherited: list[sqlite3.Connection] = []
+        self._open()
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the workload: the inner evaluator's."""
+        return self.inner.fingerprint
+
+    def evaluate(
+        self,
+        configs: Sequence[StudentConfig],
+        fidelity: Fidelity,
+        *,
+        on_epoch: EpochCallback | None = None,
+    ) -> list[Evaluation]:
+        """Return one record per config, in order, evaluating only what the store lacks.
+
+        A configuration asked for more than once is evaluated once. ``on_epoch`` hears of running evaluations only.
+
+        Raises:
+            RunError: If the store cannot be read or written.
+        """
+        wanted = [config.canonical() for config in configs]
+        place: dict[StudentConfig, int] = {}
+        answers: dict[StudentConfig, Evaluation] = {}
+        for index, config in enumerate(wanted):
+            if config not in place:
+                place[config] = index
+                stored = self._answer(config, fidelity)
+                if stored is not None:
+                    answers[config] = stored
+        missing = [config for config in place if config not in answers]
+        for start in range(0, len(missing), self.chunk):
+            part = missing[start : start + self.chunk]
+            callback = _renumbered(on_epoch, [place[config] for config in part], len(wanted))
+            fresh = self.inner.evaluate(part, fidelity, on_epoch=callback)
+            for config, evaluation in zip(part, fresh, strict=True):
+                answers[config] = self._record(config, fidelity, evaluation)
+        return [answers[config] for config in wanted]
+
+    def records(self) -> list[Evaluation]:
+        """Return every record of this workload, stopped ones included, in the order they were first stored."""
+        query = "SELECT evaluation FROM evaluations WHERE workload = ? ORDER BY id"
+        return [self._parsed(text) for (text,) in self._execute(query, (self.fingerprint,))]
+
+    def count(self) -> int:
+        """Return the number of records of this workload."""
+        query = "SELECT COUNT(*) FROM evaluations WHERE workload = ?"
+        return int(self._execute(query, (self.fingerprint,))[0][0])
+
+    def close(self) -> None:
+        """Close the file. A later call opens it again."""
+        self._leave_parent()
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def __enter__(self) -> StoredEvaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connection": None, "_inherited": []}
+
+    def _answer(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
+        rows = self._execute(_SELECT, (self.fingerprint, *_key(config, fidelity)))
+        found = self._parsed(rows[0][0]) if rows else None
+        return None if found is None or found.status is Status.STOPPED else found
+
+    def _record(self, config: StudentConfig, fidelity: Fidelity, evaluation: Evaluation) -> Evaluation:
+        """Commit an evaluation and return what now stands in the store, another process's record perhaps."""
+        key = (self.fingerprint, *_key(config, fidelity))
+        now = datetime.now(UTC).isoformat()
+        self._execute(_INSERT, (*key, str(evaluation.status), evaluation.to_json(), now))
+        return self._parsed(self._execute(_SELECT, key)[0][0])
+
+    def _parsed(self, text: str) -> Evaluation:
+        try:
+            return Evaluation.from_json(text)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"store {str(self.path)!r} holds a damaged record ({error!r}); restore the file from a copy, or name a "
+                "new file"
+            ) from error
+
+    def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        with self._explained():
+            return self._open().execute(statement, values).fetchall()
+
+    def _open(self) -> sqlite3.Connection:
+        self._leave_parent()
+        if self._connection is None:
+            with self._explained():
+                self._connection = _connect(self.path, self.timeout)
+        return self._connection
+
+    def _leave_parent(self) -> None:
+        # SQLite forbids to use or close a connection that crossed a fork, so it is kept aside, never collected.
+        if self._process != os.getpid():
+            if self._connection is not None:
+                self._inherited.append(self._connection)
+            self._connection, self._process = None, os.getpid()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise RunError(_explanation(self.path, error)) from error
+
+
+def _key(config: StudentConfig, fidelity: Fidelity) -> tuple[str, str]:
+    return json.dumps(config.to_dict(), sort_keys=True), json.dumps(asdict(fidelity), sort_keys=True)
+
+
+def _renumbered(on_epoch: EpochCallback | None, places: Sequence[int], total: int) -> EpochCallback | None:
+    """Make reports about a part of a batch speak of the place in the whole batch."""
+    if on_epoch is None:
+        return None
+
+    def renumbered(report: EpochReport) -> bool | None:
+        return on_epoch(replace(report, candidate=places[report.candidate], candidates=total))
+
+    return renumbered
+
+
+def _connect(path: Path, timeout: float) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=timeout, isolation_level=None, check_same_thread=False)
+    try:
+        _enter_wal(connection, timeout)
+        connection.execute("PRAGMA synchronous = FULL")
+        _prepare(connection, path)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _enter_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    # SQLite does not wait for others while it changes the journal mode, whatever the timeout.
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Create the tables in an empty file; in any other, check that they are ours."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if not tables:
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.executemany(
+                "INSERT INTO meta VALUES (?, ?)",
+                [("application", _APPLICATION), ("schema_version", str(SCHEMA_VERSION))],
+            )
+        elif not {"meta", "evaluations"} <= tables:
+            raise RunError(f"{str(path)!r} is a database, but not a store of evaluations; name another file")
+        else:
+            _check_version(dict(connection.execute("SELECT key, value FROM meta")), path)
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _check_version(meta: dict[str, str], path: Path) -> None:
+    version = meta.get("schema_version", "")
+    if meta.get("application") != _APPLICATION or not version.isdigit():
+        raise RunError(f"{str(path)!r} is a database, but not a store of evaluations; name another file")
+    if int(version) > SCHEMA_VERSION:
+        raise RunError(
+            f"store {str(path)!r} was written by a newer kdnas (schema {version}, this one reads up to "
+            f"{SCHEMA_VERSION}); upgrade kdnas, or name another file"
+        )
+
+
+def _explanation(path: Path, error: sqlite3.Error) -> str:
+    """Say what is wrong with a store and what to do, from SQLite's primary result code."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    name = repr(str(path))
+    if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return f"store {name} is damaged or not a SQLite file ({error}); restore it from a copy, or name another file"
+    if code == sqlite3.SQLITE_CANTOPEN:
+        if not path.parent.is_dir():
+            return f"store {name} cannot be opened: there is no folder {str(path.parent)!r}; create it first"
+        return f"store {name} cannot be opened or created ({error}); check that its folder is writable"
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM):
+        return f"store {name} cannot be written ({error}); make the file and its folder writable"
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return f"store {name} is locked by another process ({error}); wait for it to end, or raise the timeout"
+    if code == sqlite3.SQLITE_FULL:
+        return f"store {name} cannot grow, the disk is full; free some space and resume"
+    return f"store {name} cannot be used ({error})"
