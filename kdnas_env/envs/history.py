@@ -1,0 +1,115 @@
+"""What a search has seen: its evaluations, its rounds, and the best students so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import overload
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.evaluation import Evaluation
+from kdnas_env.reward import RewardComponents
+
+
+@dataclass(frozen=True)
+class Record:
+    """One answered action.
+
+    Attributes:
+        action: The action, one index per dimension.
+        evaluation: The evaluation, an earlier one where the action was a duplicate.
+        reward: The reward that was answered, with its components.
+        round: The round the action was answered in, from 0.
+        counted: Whether it was charged to the budget.
+        duplicate: Whether the architecture had been answered before.
+    """
+
+    action: tuple[int, ...]
+    evaluation: Evaluation
+    reward: RewardComponents
+    round: int
+    counted: bool
+    duplicate: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a student: its evaluation succeeded and its latency is known."""
+        return self.evaluation.ok and self.evaluation.latency is not None
+
+
+class SearchHistory(Sequence[Record]):
+    """All answers of one search, in order.
+
+    Every ``round_size`` counted records make a round. Only usable records can be best; of equal rewards the first
+    stays best.
+    """
+
+    def __init__(self, round_size: int) -> None:
+        self.round_size = round_size
+        self._records: list[Record] = []
+        self._counted: list[Record] = []
+        self._first: dict[StudentConfig, Record] = {}
+        self._best: Record | None = None
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self._records[index]
+
+    def add(self, action: Sequence[int], evaluation: Evaluation, reward: RewardComponents, *, counted: bool) -> Record:
+        """Append an answer and return its record."""
+        config = evaluation.config
+        record = Record(tuple(action), evaluation, reward, self.round, counted, config in self._first)
+        self._records.append(record)
+        if counted:
+            self._counted.append(record)
+        self._first.setdefault(config, record)
+        self._best = best_of(filter(None, (self._best, record)))
+        return record
+
+    def find(self, config: StudentConfig) -> Record | None:
+        """Return the first answer for an architecture, or None."""
+        return self._first.get(config)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations charged to the budget."""
+        return len(self._counted)
+
+    @property
+    def round(self) -> int:
+        """Round in progress, from 0; also the number of finished rounds."""
+        return len(self._counted) // self.round_size
+
+    @property
+    def last(self) -> Record | None:
+        """The latest answer."""
+        return self._records[-1] if self._records else None
+
+    @property
+    def best(self) -> Record | None:
+        """The best student of the search."""
+        return self._best
+
+    @property
+    def previous_round(self) -> list[Record]:
+        """The counted records of the last finished round; empty before the first is finished."""
+        end = self.round * self.round_size
+        return self._counted[max(0, end - self.round_size) : end]
+
+    @property
+    def previous_best(self) -> Record | None:
+        """The best student of the last finished round."""
+        return best_of(self.previous_round)
+
+
+def best_of(records: Iterable[Record]) -> Record | None:
+    """Return the usable record with the highest reward (the first, of equals), or None."""
+    return max((record for record in records if record.usable), key=lambda record: record.reward.reward, default=None)

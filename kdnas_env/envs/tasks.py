@@ -1,0 +1,218 @@
+"""The registered environments: the arguments of each, all plain data, and how its evaluator is made from them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import SpaceError
+from kdnas_env.evaluation import Evaluator, Fidelity
+from kdnas_env.reward import KDReward
+from kdnas_env.space import SearchSpace
+
+SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
+"""A space as plain data: its choices, the path of a YAML or JSON file, or None to derive it from the teacher."""
+
+
+class MiniKDEnv(KDNASEnv):
+    """Distil real students of a real teacher on real text.
+
+    Description, spaces, rewards, episode end and information are those of `KDNASEnv`. Making the environment reads
+    the teacher's configuration only; weights, text and hidden states are loaded at the first `reset`.
+
+    With a measured latency (`torch`, `onnxruntime`) two runs differ by the measurement. With `latency="analytic"`,
+    the default of `kdnas/MiniKDAnalytic-v0`, equal runs on one CPU give equal results.
+
+    ## Arguments
+
+    | Name             | Default     | Meaning                                                                      |
+    |------------------|-------------|------------------------------------------------------------------------------|
+    | `teacher`        | `"demo"`    | name or folder of the teacher                                                |
+    | `corpus`         | `"demo"`    | name, folder or file of the corpus, or a dict of options of `load_corpus`    |
+    | `space`          | `None`      | choices by dimension, a YAML or JSON file, or None: derived from the teacher |
+    | `families`       | `None`      | student families to search, with a derived space; None: the teacher's own    |
+    | `max_parameters` | `None`      | largest student allowed, in parameters                                       |
+    | `budget`         | `120`       | evaluations per episode                                                      |
+    | `round_size`     | `8`         | evaluations per round                                                        |
+    | `epochs`         | `2`         | epochs of mini-KD per evaluation                                             |
+    | `data_fraction`  | `1.0`       | share of the training sentences that is used, in (0, 1]                      |
+    | `seed`           | `0`         | of initialisation and data order, the same for every student                 |
+    | `recipe`         | `"default"` | `default`, `seed` (that of the original text), or a dict of changes          |
+    | `latency`        | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
+    | `alpha`          | `-0.06`     | exponent of the latency factor                                               |
+    | `beta`           | `0.6**6`    | target latency as a share of the teacher's                                   |
+    | `loss`           | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
+    | `duplicates`     | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
+    | `store`          | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
+    | `cache_dir`      | `None`      | folder of the teacher's hidden states                                        |
+    | `device`         | `None`      | device of the training; None: CUDA where there is one                        |
+    | `render_mode`    | `None`      | `ansi` or `rgb_array`                                                        |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        teacher: str = "demo",
+        corpus: str | Mapping[str, Any] = "demo",
+        *,
+        space: SpaceSource = None,
+        families: Sequence[str] | str | None = None,
+        max_parameters: int | None = None,
+        budget: int = 120,
+        round_size: int = 8,
+        epochs: int = 2,
+        data_fraction: float = 1.0,
+        seed: int = 0,
+        recipe: str | Mapping[str, Any] = "default",
+        latency: str | Mapping[str, Any] = "torch",
+        alpha: float = -0.06,
+        beta: float = 0.6**6,
+        loss: str | None = None,
+        duplicates: str = "charge",
+        store: str | os.PathLike[str] | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        device: str | None = None,
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.distill.teacher import load_teacher_architecture
+
+        settings = {
+            "teacher": teacher,
+            "corpus": corpus,
+            "recipe": recipe,
+            "latency": latency,
+            "cache_dir": cache_dir,
+            "device": device,
+        }
+        super().__init__(
+            resolve_space(space, load_teacher_architecture(teacher), families, max_parameters),
+            partial(_make_mini_kd, settings, store),
+            reward=KDReward(alpha, beta, loss=loss or default_loss(recipe)),
+            fidelity=Fidelity(epochs=epochs, data_fraction=data_fraction, seed=seed),
+            budget=budget,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+
+class PlantedEnv(KDNASEnv):
+    """Search a made-up landscape with a known optimum, in microseconds per step.
+
+    For tests and for the development of agents: `PlantedEvaluator` answers in the place of mini-KD, over the space
+    derived from BERT-base or any other. `env.unwrapped.evaluator` knows the optimum and the Pareto front. All else
+    is as in `KDNASEnv`.
+
+    ## Arguments
+
+    | Name             | Default    | Meaning                                                                    |
+    |------------------|------------|----------------------------------------------------------------------------|
+    | `space`          | `None`     | choices by dimension, a YAML or JSON file, or None: derived from BERT-base |
+    | `families`       | `None`     | student families to search, with a derived space; None: `bert`             |
+    | `max_parameters` | `None`     | largest student allowed, in parameters                                     |
+    | `budget`         | `120`      | evaluations per episode                                                    |
+    | `round_size`     | `8`        | evaluations per round                                                      |
+    | `epochs`         | `2`        | epochs per evaluation                                                      |
+    | `seed`           | `0`        | of the noise and of the failures                                           |
+    | `noise`          | `0.0`      | standard deviation of the logarithm of the loss                            |
+    | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
+    | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
+    | `beta`           | `0.6**6`   | target latency as a share of the teacher's                                 |
+    | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
+    | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SpaceSource = None,
+        families: Sequence[str] | str | None = None,
+        max_parameters: int | None = None,
+        budget: int = 120,
+        round_size: int = 8,
+        epochs: int = 2,
+        seed: int = 0,
+        noise: float = 0.0,
+        failures: float = 0.0,
+        alpha: float = -0.06,
+        beta: float = 0.6**6,
+        duplicates: str = "charge",
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.testing.planted import PLANTED_TEACHER
+
+        search_space = resolve_space(space, PLANTED_TEACHER, families, max_parameters)
+        super().__init__(
+            search_space,
+            partial(_make_planted, search_space, noise, failures, seed),
+            reward=KDReward(alpha, beta),
+            fidelity=Fidelity(epochs=epochs, seed=seed),
+            budget=budget,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+
+def default_loss(recipe: object) -> str:
+    """Return the loss that rewards use with a recipe: for ``seed`` the training loss, as the original text has it."""
+    return "train_raw" if recipe == "seed" else "heldout"
+
+
+def resolve_space(
+    source: SpaceSource,
+    teacher: EncoderArchitecture,
+    families: Sequence[str] | str | None = None,
+    max_parameters: int | None = None,
+) -> SearchSpace:
+    """Make a space under a teacher from plain data.
+
+    Args:
+        source: Choices by dimension, the path of a YAML or JSON file, or None to derive the space from the teacher.
+        teacher: The teacher's architecture.
+        families: Student families; only where the space is derived.
+        max_parameters: Largest student allowed; takes the place of the cap that the source sets, if any.
+
+    Raises:
+        SpaceError: If the source is malformed, or families are given beside it.
+    """
+    if source is None:
+        families = (families,) if isinstance(families, str) else families
+        return SearchSpace.from_teacher(teacher, families=families, max_parameters=max_parameters)
+    if families is not None:
+        raise SpaceError(f"families {families!r} are given beside a space; list them in the space, under 'family'")
+    if isinstance(source, Mapping):
+        space = SearchSpace.from_dict(source, teacher)
+    else:
+        space = SearchSpace.from_file(os.fspath(source), teacher)
+    return space if max_parameters is None else replace(space, max_parameters=max_parameters)
+
+
+def _make_mini_kd(settings: Mapping[str, Any], store: str | os.PathLike[str] | None) -> Evaluator:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.stored import StoredEvaluator
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    evaluator = MiniKDEvaluator(MiniKDSettings(**given))
+    return evaluator if store is None else StoredEvaluator(evaluator, store)
+
+
+def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) -> Evaluator:
+    from kdnas_env.testing.planted import PlantedEvaluator, random_failures
+
+    planted = random_failures(space, failures, np.random.default_rng(seed)) if failures else {}
+    return PlantedEvaluator(space, noise, planted)

@@ -1,0 +1,489 @@
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env, data_equivalence
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.envs.kdnas import DUPLICATES, KDNASEnv
+from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Status
+from kdnas_env.reward import KDReward
+from kdnas_env.space import SearchSpace
+from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+
+SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
+AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hidden_act": ["gelu", "gelu_python"]}
+
+
+@dataclass
+class Counting:
+    """The planted landscape, counting what it is asked; architectures in ``broken`` fail."""
+
+    planted: PlantedEvaluator = field(default_factory=lambda: PlantedEvaluator(SPACE))
+    broken: dict[StudentConfig, Status] = field(default_factory=dict)
+    deterministic: bool = True
+    asked: list[StudentConfig] = field(default_factory=list)
+    closed: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        raise AssertionError("computing the fingerprint may load the teacher")
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        self.asked.extend(configs)
+        answers = self.planted.evaluate(configs, fidelity, on_epoch=on_epoch)
+        return [
+            replace(answer, status=self.broken[answer.config], latency=None, error="broken")
+            if answer.config in self.broken
+            else answer
+            for answer in answers
+        ]
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def make(evaluator: Counting | None = None, **options: Any) -> KDNASEnv:
+    env = KDNASEnv(SPACE, evaluator or Counting(), **{"budget": 6, "round_size": 2, **options})
+    env.reset(seed=0)
+    return env
+
+
+def action(index: int, space: SearchSpace = SPACE) -> np.ndarray[Any, np.dtype[np.int64]]:
+    return space.from_index(index)
+
+
+def planted(**options: Any) -> KDNASEnv:
+    env = gym.make("kdnas/Planted-v0", **options).unwrapped
+    assert isinstance(env, KDNASEnv)
+    return env
+
+
+# Contracts of Gymnasium and stable-baselines3 -------------------------------------------------------------------
+
+VARIANTS = [
+    {},
+    {"budget": 1},
+    {"budget": 1, "round_size": 1, "duplicates": "reject"},
+    {"families": ["bert", "albert", "roberta"], "noise": 0.1, "failures": 0.5},
+    {"space": AWKWARD, "duplicates": "free", "budget": 4},
+    {"epochs": 0, "round_size": 3},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_gymnasium_checker_has_no_complaint(options: dict[str, Any]) -> None:
+    check_env(planted(**options))
+
+
+@pytest.mark.parametrize("options", VARIANTS)
+def test_stable_baselines3_checker_has_no_complaint(options: dict[str, Any]) -> None:
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+    sb3_check_env(planted(render_mode="rgb_array", **options), skip_render_check=False)
+
+
+def test_stable_baselines3_learns_on_it() -> None:
+    from stable_baselines3 import PPO
+
+    env = gym.make("kdnas/Planted-v0", budget=8)
+    PPO("MultiInputPolicy", env, n_steps=16, batch_size=8, n_epochs=1, seed=0, device="cpu").learn(32)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, {"noise": 0.3, "duplicates": "reject", "budget": 30}])
+def test_two_environments_agree_step_by_step(options: dict[str, Any]) -> None:
+    one, other = (gym.make("kdnas/Planted-v0", **options) for _ in range(2))
+    one.action_space.seed(5)
+    for episode in range(2):
+        assert data_equivalence(one.reset(seed=episode), other.reset(seed=episode), exact=True)
+        done = False
+        while not done:
+            choice = one.action_space.sample()
+            outcome = one.step(choice)
+            assert data_equivalence(outcome, other.step(choice), exact=True)
+            done = outcome[2] or outcome[3]
+
+
+@given(duplicates=st.sampled_from(DUPLICATES), seed=st.integers(0, 1000), budget=st.integers(1, 9))
+@settings(max_examples=25, deadline=None)
+def test_every_observation_and_reward_is_in_its_space(duplicates: str, seed: int, budget: int) -> None:
+    env = planted(space=AWKWARD, duplicates=duplicates, budget=budget, round_size=3, failures=0.3, seed=seed)
+    env.action_space.seed(seed)
+    observation, first_info = env.reset(seed=seed)
+    truncated = terminated = False
+    while not (terminated or truncated):
+        assert observation in env.observation_space
+        observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        assert env.reward_function.floor <= reward <= env.reward_function.upper_bound
+        assert type(reward) is float
+        assert type(terminated) is type(truncated) is bool
+        assert {key: type(value) for key, value in info.items()} == {
+            key: type(value) for key, value in first_info.items()
+        }
+        assert info["evaluations"] + info["budget_left"] == budget
+    assert observation in env.observation_space
+    assert terminated == (info["evaluations"] == budget)
+
+
+def test_vectorised_infos_keep_their_dtypes() -> None:
+    envs = gym.make_vec("kdnas/Planted-v0", num_envs=3, vectorization_mode="sync", failures=0.5, budget=4)
+    envs.action_space.seed(1)
+    _, infos = envs.reset(seed=0)
+    for _ in range(4):
+        *_, infos = envs.step(envs.action_space.sample())
+        assert infos["loss"].dtype == infos["latency_ms"].dtype == np.float64
+        assert infos["parameters"].dtype == infos["index"].dtype == np.int64
+        assert infos["duplicate"].dtype == np.bool_
+        assert infos["heldout_curve"].shape == (3, 3)
+    assert infos["parameters"].min() > 1_000_000
+    envs.close()
+
+
+def test_pickled_in_mid_search_it_goes_on_alike() -> None:
+    env = planted(budget=10, noise=0.1, duplicates="free")
+    env.reset(seed=3)
+    for index in (7, 400, 7):
+        env.step(action(index))
+    again: KDNASEnv = pickle.loads(pickle.dumps(env))
+    assert [record.evaluation for record in again.history] == [record.evaluation for record in env.history]
+    for index in (400, 31, 1199):
+        assert data_equivalence(env.step(action(index)), again.step(action(index)), exact=True)
+    assert data_equivalence(env.np_random.random(3), again.np_random.random(3), exact=True)
+
+
+def test_what_it_made_itself_does_not_travel_in_the_pickle() -> None:
+    env = KDNASEnv(SPACE, _Factory(), budget=4)
+    env.reset()
+    env.step(action(0))
+    env.on_epoch = lambda report: None
+    before = env.evaluator
+    again: KDNASEnv = pickle.loads(pickle.dumps(env))
+    assert isinstance(again.evaluator, Counting)
+    assert again.evaluator.asked == []
+    assert again.evaluator is again.evaluator
+    assert len(again.history) == 1
+    assert again.on_epoch is None
+    assert env.evaluator is before
+    passed_in: KDNASEnv = pickle.loads(pickle.dumps(make(Counting(asked=[SPACE.decode(action(1))]))))
+    assert isinstance(passed_in.evaluator, Counting)
+    assert passed_in.evaluator.asked == [SPACE.decode(action(1))]
+
+
+class _Factory:
+    def __call__(self) -> Counting:
+        return Counting()
+
+
+def test_no_global_generator_is_read_or_seeded() -> None:
+    before = random.getstate(), pickle.dumps(np.random.get_state())  # noqa: NPY002
+    env = planted(budget=5, noise=0.1, failures=0.2, render_mode="rgb_array")
+    env.reset(seed=0)
+    for index in range(5):
+        env.step(action(index))
+    env.render()
+    assert before == (random.getstate(), pickle.dumps(np.random.get_state()))  # noqa: NPY002
+
+
+# Semantics ------------------------------------------------------------------------------------------------------
+
+
+def test_actions_are_architectures() -> None:
+    evaluator = Counting()
+    env = make(evaluator)
+    assert env.action_space == spaces.MultiDiscrete(SPACE.nvec)
+    _, reward, _, _, info = env.step(action(123))
+    config = SPACE.decode(SPACE.from_index(123))
+    assert evaluator.asked == [config]
+    (record,) = evaluator.planted.evaluate([config], env.fidelity)
+    assert reward == KDReward()(record).reward
+    assert info["config"] == str(config)
+    assert info["index"] == 123
+    assert info["loss"] == record.heldout_unexplained[-1]
+    assert info["heldout_curve"].tolist() == list(record.heldout_unexplained)
+    assert info["status"] == "ok"
+    assert info["parameters"] == record.parameters
+    assert record.latency is not None
+    assert info["latency_ms"] == record.latency.median_ms
+    assert info["speedup"] == pytest.approx(1 / info["latency_ratio"])
+    assert reward == pytest.approx(info["quality"] * info["latency_factor"])
+
+
+def test_the_actions_worth_a_step_are_listed_once_per_buildable_architecture() -> None:
+    assert planted().valid_action_indices.tolist() == list(range(1200))
+    env = planted(space=AWKWARD, budget=12)
+    env.reset(seed=0)
+    worthwhile = []
+    for index in range(env.search_space.size):
+        *_, info = env.step(env.search_space.from_index(index))
+        if info["status"] == "ok" and not info["duplicate"]:
+            worthwhile.append(index)
+    assert env.valid_action_indices.tolist() == worthwhile
+    assert len(worthwhile) == 2
+
+
+def test_a_space_too_large_to_list_has_no_list_of_actions() -> None:
+    env = planted(space={"intermediate_size": list(range(8, 8008, 8)), "hidden_size": list(range(12, 1224, 12))})
+    assert env.search_space.size > 100_000
+    assert env.valid_action_indices is None
+
+
+def test_nothing_is_known_before_the_first_step() -> None:
+    env = KDNASEnv(SPACE, Counting(), budget=6, round_size=2)
+    observation, info = env.reset(seed=0)
+    assert all(not array.any() for array in observation.values())
+    assert (info["config"], info["index"], info["status"]) == ("", -1, "none")
+    assert (info["evaluations"], info["budget_left"], info["round"]) == (0, 6, 0)
+    assert info["heldout_curve"].tolist() == [-1.0, -1.0, -1.0]
+
+
+def test_bests_follow_the_rounds() -> None:
+    env = make(round_size=2, budget=6)
+    indices = [10, 700, 300, 20, 900, 30]
+    rewards: list[float] = []
+    for index in indices:
+        observation, reward, terminated, truncated, info = env.step(action(index))
+        rewards.append(reward)
+        done = len(rewards)
+        finished = done // 2
+        assert info["round"] == finished
+        assert observation["progress"] == pytest.approx(done / 6)
+        assert (observation["last"] == action(index) + 1).all()
+        assert observation["last_reward"] == np.float32(reward)
+        best = int(np.argmax(rewards))
+        assert (observation["global_best"] == action(indices[best]) + 1).all()
+        assert observation["global_best_reward"] == np.float32(rewards[best])
+        if not finished:
+            assert not observation["previous_best"].any()
+            assert not observation["previous_round"].any()
+            continue
+        previous = slice(2 * finished - 2, 2 * finished)
+        winner = 2 * finished - 2 + int(np.argmax(rewards[previous]))
+        assert (observation["previous_best"] == action(indices[winner]) + 1).all()
+        assert observation["previous_best_reward"] == np.float32(rewards[winner])
+        expected = np.concatenate([action(indices[place]) + 1 for place in range(*previous.indices(6))])
+        assert (observation["previous_round"] == expected).all()
+        assert (observation["previous_round_rewards"] == np.float32(rewards[previous])).all()
+        assert terminated == (done == 6)
+        assert not truncated
+    assert [record.round for record in env.history] == [0, 0, 1, 1, 2, 2]
+    assert env.history.best is not None
+    assert env.history.best.reward.reward == max(rewards)
+
+
+@pytest.mark.parametrize(
+    ("duplicates", "counted", "reward_is_kept"),
+    [("charge", True, True), ("free", False, True), ("reject", False, False)],
+)
+def test_duplicates_cost_what_the_policy_says(duplicates: str, counted: bool, reward_is_kept: bool) -> None:
+    evaluator = Counting()
+    env = make(evaluator, duplicates=duplicates)
+    _, reward, *_ = env.step(action(5))
+    observation, again, _, _, info = env.step(action(5))
+    assert evaluator.asked == [SPACE.decode(action(5))]
+    assert info["duplicate"] is True
+    assert info["counted"] is counted
+    assert info["evaluations"] == 1 + counted
+    assert info["round"] == int(counted)
+    assert again == (reward if reward_is_kept else env.reward_function.floor)
+    assert observation["last_reward"] == np.float32(again)
+    assert observation["global_best_reward"] == np.float32(reward)
+    assert env.history[1].evaluation is env.history[0].evaluation
+
+
+def test_an_alias_is_a_duplicate() -> None:
+    env = planted(space=AWKWARD, budget=5)
+    env.reset()
+    for alias, duplicate in ((0, False), (1, True)):
+        choice = [0, env.search_space.choices["num_attention_heads"].index(12), alias]
+        *_, info = env.step(np.array(choice))
+        assert info["duplicate"] is duplicate
+
+
+@pytest.mark.parametrize("duplicates", ["free", "reject"])
+def test_endless_repetition_is_truncated(duplicates: str) -> None:
+    env = make(duplicates=duplicates, budget=2)
+    for step in range(1, 21):
+        _, _, terminated, truncated, _ = env.step(action(5))
+        assert terminated is False
+        assert truncated is (step == 20)
+    with pytest.raises(ResetNeeded):
+        env.step(action(6))
+
+
+def test_charged_repetition_spends_the_budget() -> None:
+    env = make(duplicates="charge", budget=3)
+    assert [env.step(action(5))[2] for _ in range(3)] == [False, False, True]
+
+
+def test_an_architecture_that_cannot_be_built_is_answered_with_the_penalty() -> None:
+    env = planted(space=AWKWARD, budget=3)
+    evaluator = env.evaluator
+    env.reset()
+    invalid = np.array([0, 0, 0])
+    observation, reward, terminated, _, info = env.step(invalid)
+    assert reward == env.reward_function.floor == -1.0
+    assert (info["status"], info["counted"]) == ("invalid", True)
+    assert info["error"] == "5 heads do not divide hidden_size 768"
+    assert not observation["global_best"].any()
+    assert (observation["last"] == invalid + 1).all()
+    assert not terminated
+    assert env.step(invalid)[4]["duplicate"]
+    assert env.evaluator is evaluator
+
+
+@pytest.mark.parametrize("status", [Status.DIVERGED, Status.OUT_OF_MEMORY, Status.FAILED, Status.STOPPED])
+def test_failures_are_penalised_and_the_search_goes_on(status: Status) -> None:
+    env = make(Counting(broken={SPACE.decode(action(9)): status}), reward=KDReward(floor=-3.0))
+    _, reward, terminated, truncated, info = env.step(action(9))
+    assert reward == -3.0
+    assert (info["status"], info["error"]) == (str(status), "broken")
+    assert info["latency_ms"] == 0.0
+    assert not terminated
+    assert not truncated
+    observation, reward, *_ = env.step(action(10))
+    assert reward > 0
+    assert (observation["previous_best"] == action(10) + 1).all()
+
+
+def test_a_reset_forgets_the_search_and_keeps_the_evaluator() -> None:
+    made: list[Counting] = []
+
+    def factory() -> Counting:
+        made.append(Counting())
+        return made[-1]
+
+    env = KDNASEnv(SPACE, factory, budget=2, round_size=1)
+    assert made == []
+    for _ in range(3):
+        observation, _ = env.reset()
+        assert not observation["global_best"].any()
+        assert len(env.history) == 0
+        env.step(action(3))
+    assert len(made) == 1
+    assert len(made[0].asked) == 3
+    env.close()
+    env.close()
+    assert made[0].closed == 1
+
+
+def test_an_evaluator_that_was_passed_in_is_not_closed() -> None:
+    evaluator = Counting()
+    make(evaluator).close()
+    assert evaluator.closed == 0
+
+
+def test_a_reset_option_sets_the_budget_of_one_episode() -> None:
+    env = make(budget=6)
+    env.reset(options={"budget": 1})
+    observation, _, terminated, _, info = env.step(action(0))
+    assert terminated
+    assert observation["progress"] == 1.0
+    assert info["budget_left"] == 0
+    assert env.reset()[1]["budget_left"] == 6
+
+
+def test_an_interrupted_step_leaves_the_search_as_it_was() -> None:
+    env = make()
+    env.step(action(0))
+
+    def interrupt(report: object) -> None:
+        raise KeyboardInterrupt
+
+    env.on_epoch = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        env.step(action(1))
+    env.on_epoch = None
+    assert len(env.history) == 1
+    assert env.step(action(1))[4]["duplicate"] is False
+
+
+def test_epochs_are_reported_and_can_stop_a_student() -> None:
+    env = make(fidelity=Fidelity(4))
+    env.on_epoch = lambda report: report.epoch == 2
+    _, reward, _, _, info = env.step(action(8))
+    assert info["status"] == "stopped"
+    assert reward == env.reward_function.floor
+    assert (info["heldout_curve"][:3] > 0).all()
+    assert info["heldout_curve"][3:].tolist() == [-1.0, -1.0]
+
+
+def test_returned_arrays_are_the_callers_own() -> None:
+    env = make()
+    observation, _, _, _, info = env.step(action(8))
+    observation["last"][:] = 0
+    info["heldout_curve"][:] = 0
+    observation, _, _, _, _ = env.step(action(9))
+    assert env.history[0].action == tuple(action(8))
+    assert env.history[0].evaluation.heldout_unexplained[0] > 0
+
+
+# Bad input ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.array([0, 0, 0, 0]), r"action has shape \(4,\); expected \(5,\)"),
+        (np.zeros(5), "action has dtype float64; expected integers"),
+        (np.array([0, 0, 2, 0, 0]), "hidden_size is 2, expected 0 to 1"),
+        (np.array([0, 0, 0, 0, -1]), "hidden_act is -1, expected 0 to 2"),
+        (3, r"action has shape \(\); expected \(5,\)"),
+    ],
+)
+def test_actions_outside_the_space_raise_and_cost_nothing(bad: Any, message: str) -> None:
+    env = make()
+    with pytest.raises(SpaceError, match=message):
+        env.step(bad)
+    assert len(env.history) == 0
+
+
+def test_steps_outside_an_episode_raise() -> None:
+    env = KDNASEnv(SPACE, Counting(), budget=1)
+    with pytest.raises(ResetNeeded, match=r"no search is running: call reset\(\) before the first step"):
+        env.step(action(0))
+    env.reset()
+    env.step(action(0))
+    with pytest.raises(ResetNeeded, match="after the end of an episode"):
+        env.step(action(1))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 0}, "budget is 0; expected a whole number of evaluations, at least 1"),
+        ({"budget": -5}, "budget is -5; expected"),
+        ({"budget": 2.5}, "budget is 2.5; expected"),
+        ({"budget": True}, "budget is True; expected"),
+        ({"round_size": 0}, "round_size is 0; expected"),
+        ({"duplicates": "ignore"}, r"duplicates is 'ignore'; expected one of \['charge', 'free', 'reject'\]"),
+        ({"render_mode": "human"}, r"render_mode is 'human'; expected None or one of \['ansi', 'rgb_array'\]"),
+        ({"budget": 1201, "duplicates": "free"}, "budget is 1201, but the space has 1200 points"),
+        ({"budget": 1201, "duplicates": "reject"}, "lower the budget or use duplicates='charge'"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(KDNASError, match=message):
+        KDNASEnv(SPACE, Counting(), **options)
+
+
+def test_bad_reset_options_are_refused() -> None:
+    env = make()
+    with pytest.raises(KDNASError, match=r"unknown reset option\(s\) \['bugdet'\]; the only option is 'budget'"):
+        env.reset(options={"bugdet": 3})
+    with pytest.raises(KDNASError, match="budget is 0; expected"):
+        env.reset(options={"budget": 0})

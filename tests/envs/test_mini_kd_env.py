@@ -1,0 +1,103 @@
+"""The real thing behind the environment: tiny teachers, a tiny corpus, real distillation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils.env_checker import check_env, data_equivalence
+
+import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import SpaceError, TeacherError
+from kdnas_env.space import SearchSpace
+
+
+@pytest.fixture
+def options(tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "teacher": str(tiny_teacher_dirs["bert"]),
+        "corpus": {"source": str(tiny_corpus_file)},
+        "cache_dir": str(tmp_path / "cache"),
+        "budget": 3,
+        "round_size": 2,
+        "epochs": 1,
+        "device": "cpu",
+    }
+
+
+def make(name: str = "kdnas/MiniKDAnalytic-v0", **options: Any) -> KDNASEnv:
+    env = gym.make(name, **options).unwrapped
+    assert isinstance(env, KDNASEnv)
+    return env
+
+
+def test_making_it_reads_the_configuration_only(options: dict[str, Any]) -> None:
+    missing = {**options, "corpus": "no/such/corpus", "store": "/nowhere/store.sqlite"}
+    env = make(**missing, families=["bert", "albert"])
+    teacher = load_teacher_architecture(options["teacher"])
+    assert env.search_space == SearchSpace.from_teacher(teacher, families=["bert", "albert"])
+    assert EnvSpec.from_json(gym.make("kdnas/MiniKD-v0", **missing).spec.to_json()).kwargs == missing  # type: ignore[union-attr]
+
+
+def test_making_it_does_not_import_the_evaluator(options: dict[str, Any]) -> None:
+    code = (
+        "import sys, gymnasium, kdnas_env\n"
+        f"gymnasium.make('kdnas/MiniKD-v0', teacher={options['teacher']!r})\n"
+        "assert 'kdnas_env.evaluators.mini_kd' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_recipe_of_the_original_text_rewards_the_training_loss(options: dict[str, Any]) -> None:
+    assert make(**options).reward_function.loss == "heldout"
+    assert make(**options, recipe="seed").reward_function.loss == "train_raw"
+    assert make(**options, recipe="seed", loss="heldout_raw").reward_function.loss == "heldout_raw"
+
+
+def test_bad_teachers_and_spaces_are_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(TeacherError, match="unknown teacher"):
+        make(**{**options, "teacher": "/no/such/teacher"})
+    with pytest.raises(SpaceError, match="4 layers, more than the teacher's 3"):
+        make(**options, space={"num_hidden_layers": [4, 5]})
+
+
+def test_gymnasium_checker_has_no_complaint(options: dict[str, Any]) -> None:
+    check_env(make(**options))
+
+
+def test_stable_baselines3_checker_has_no_complaint(options: dict[str, Any]) -> None:
+    from stable_baselines3.common.env_checker import check_env as sb3_check_env
+
+    sb3_check_env(make(**options, render_mode="rgb_array"), skip_render_check=False)
+
+
+def test_equal_runs_give_equal_results(options: dict[str, Any]) -> None:
+    one, other = make(**options), make(**{**options, "cache_dir": options["cache_dir"] + "2"})
+    one.action_space.seed(0)
+    assert data_equivalence(one.reset(seed=0), other.reset(seed=0), exact=True)
+    for _ in range(3):
+        choice = one.action_space.sample()
+        assert data_equivalence(one.step(choice), other.step(choice), exact=True)
+    assert all(record.usable for record in one.history)
+    one.close()
+    other.close()
+
+
+def test_a_store_answers_the_second_search(options: dict[str, Any], tmp_path: Path) -> None:
+    store = str(tmp_path / "store.sqlite")
+    seconds = []
+    for _ in range(2):
+        env = make("kdnas/MiniKD-v0", **options, store=store)
+        env.reset()
+        env.step(np.zeros(len(env.search_space.dimensions), dtype=np.int64))
+        seconds.append(env.history[0].evaluation.wall_seconds)
+        env.close()
+    assert seconds[0] == seconds[1] > 0
