@@ -1,0 +1,381 @@
+"""Agents that propose candidates and are told what they earned; searching and saving come for nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from agents.base import (
+    DEFAULT_ROUND_SIZE,
+    Agent,
+    ConfigT,
+    Info,
+    RoundCallback,
+    SearchResult,
+    action_counts,
+    env_attribute,
+    env_number,
+    whole_number,
+)
+from agents.grid import Grid
+from agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
+from agents.state import read_state, write_state
+from kdnas_env.errors import KDNASError, RunError
+
+_STATE_VERSION = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Candidates of one round, and how they were found.
+
+    Attributes:
+        actions: int64 of shape ``(n, dims)``.
+        random: Which were drawn at random, bool ``(n,)``; None: none.
+        predicted: Predicted rewards, float64 ``(n,)``; None: none.
+        exploration: Share of the round that was meant to be random.
+    """
+
+    actions: Ints
+    random: Bools | None = None
+    predicted: Floats | None = None
+    exploration: float = 0.0
+
+
+class AskTellAgent(Agent[ConfigT]):
+    """An agent that proposes candidates and is told what they earned.
+
+    Subclasses implement :meth:`_propose`, and where they learn as they go :meth:`_learn`; they get :meth:`search`, the
+    ranking and saving for nothing. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, all of which are saved
+    and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
+
+    Between :meth:`ask` and :meth:`tell` a candidate is pending. One call of :meth:`tell` is one round; candidates may
+    be asked for again before the last ones are told.
+
+    Attributes:
+        grid: The points of the action space.
+        budget: Evaluations of the whole search.
+        round_size: Candidates per round.
+        seed: Seed of the search.
+        rng: The agent's random numbers.
+        ranking: Every candidate so far, and the bests.
+    """
+
+    grid: Grid
+    budget: int
+    round_size: int
+    seed: int
+    rng: np.random.Generator
+    ranking: Ranking
+
+    def reset(
+        self,
+        nvec: npt.ArrayLike,
+        *,
+        budget: int,
+        round_size: int,
+        seed: int = 0,
+        candidates: npt.ArrayLike | None = None,
+    ) -> None:
+        """Start a new search.
+
+        Args:
+            nvec: Choices per dimension, integers of shape ``(dims,)``.
+            budget: Evaluations of the whole search.
+            round_size: Candidates per round.
+            seed: Seeds everything random in the agent.
+            candidates: Numbers of the points that may be proposed (mixed radix, last dimension fastest); None: all.
+
+        Raises:
+            KDNASError: If an argument is malformed.
+        """
+        self.grid = Grid.of(nvec, candidates)
+        self.budget = whole_number("budget", budget, 1)
+        self.round_size = whole_number("round_size", round_size, 1)
+        self.seed = whole_number("seed", seed, 0)
+        self.rng = self._stream(0)
+        self.ranking = Ranking()
+        self._pending: dict[int, _Pending] = {}
+        self._infos: list[Info] = []
+        self._start()
+
+    @property
+    def rounds(self) -> int:
+        """Rounds of the whole search."""
+        return math.ceil(self.budget / self.round_size)
+
+    @property
+    def evaluated(self) -> Ints:
+        """Every candidate in the order of evaluation, int64 of shape ``(evaluations, dims)``."""
+        return self.ranking.column("actions").astype(np.int64).reshape(-1, len(self.grid.nvec))
+
+    @property
+    def pending(self) -> Ints:
+        """Candidates that were asked for and not told yet, oldest first, int64 of shape ``(n, dims)``."""
+        actions = [one.action for one in self._pending.values()]
+        return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
+
+    @property
+    def seen(self) -> set[int]:
+        """Numbers of the grid points that were evaluated or are pending."""
+        return {*self.grid.numbers(self.evaluated), *self._pending}
+
+    def ask(self, n: int) -> Ints:
+        """Propose candidates.
+
+        Args:
+            n: How many.
+
+        Returns:
+            int64 of shape ``(m, dims)``. m is less than n only if the agent has no more to propose, for example
+            because the space is exhausted.
+        """
+        self._check_started()
+        proposal = self._propose(whole_number("n", n, 1))
+        actions = self.grid.check(proposal.actions)
+        m = len(actions)
+        random = np.zeros(m, dtype=np.bool_) if proposal.random is None else proposal.random
+        predicted = np.full(m, np.nan) if proposal.predicted is None else proposal.predicted
+        known = len(self.ranking.rounds)
+        for number, action, is_random, prediction in zip(
+            self.grid.numbers(actions), actions, random, predicted, strict=True
+        ):
+            self._pending[number] = _Pending(action, bool(is_random), float(prediction), known, proposal.exploration)
+        return actions.copy()
+
+    def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Sequence[Info] | None = None) -> None:
+        """Take in what candidates earned; this ends a round.
+
+        Candidates that were not asked for are welcome. Those that were, and are not told, stay pending.
+
+        Args:
+            actions: The candidates, integers of shape ``(n, dims)``.
+            rewards: What they earned, shape ``(n,)``.
+            infos: What the environment said about each. A candidate whose info has a ``status`` other than ``ok``
+                failed, as did one whose reward is not finite: it cannot be best.
+
+        Raises:
+            KDNASError: If shapes disagree or an action is out of range.
+        """
+        self._check_started()
+        candidates = self.grid.check(actions)
+        earned = np.asarray(rewards, dtype=np.float64)
+        infos = [{} for _ in candidates] if infos is None else infos
+        if not len(candidates) or earned.shape != (len(candidates),) or len(infos) != len(candidates):
+            raise KDNASError(
+                f"told {len(candidates)} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected "
+                "as many of each, at least one"
+            )
+        numbers = self.grid.numbers(candidates)
+        known = len(self.ranking.rounds)
+        origins = [
+            self._pending.pop(number, _Pending(action, False, math.nan, known, 0.0))
+            for number, action in zip(numbers, candidates, strict=True)
+        ]
+        self.ranking = self.ranking.update(
+            candidates,
+            earned,
+            usable=[info.get("status", "ok") == "ok" for info in infos],
+            exploration=origins[0].exploration,
+            random=[origin.random for origin in origins],
+            predicted=[origin.predicted for origin in origins],
+            known_rounds=[origin.known_rounds for origin in origins],
+        )
+        self._infos.extend(infos)
+        self._learn(self.ranking.rounds[-1])
+
+    def result(self) -> SearchResult:
+        """Return what was found so far; after an interrupted search, what was found until then.
+
+        Infos are not part of the saved state: those from before a :meth:`load` are empty.
+        """
+        self._check_started()
+        return SearchResult(
+            actions=self.evaluated,
+            rewards=self.ranking.rewards,
+            infos=tuple(self._infos),
+            best=self.ranking.global_best,
+            rounds=self.ranking.rounds,
+        )
+
+    def search(
+        self,
+        env: gym.Env[Any, Any],
+        *,
+        budget: int | None = None,
+        round_size: int | None = None,
+        seed: int = 0,
+        on_round: RoundCallback | None = None,
+    ) -> SearchResult:
+        """Search an environment, round by round; see :meth:`Agent.search`.
+
+        The search ends when the budget is spent, the environment ends the episode, or the agent has no more to
+        propose. If it is interrupted in the middle of a round, the agent is told what was evaluated before the
+        exception goes on, and :meth:`result` returns it.
+        """
+        nvec = action_counts(env)
+        limits = [
+            whole_number("budget", limit, 1) for limit in (budget, env_number(env, "budget")) if limit is not None
+        ]
+        if not limits:
+            raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
+        size = round_size if round_size is not None else env_number(env, "round_size")
+        self.reset(
+            nvec,
+            budget=min(limits),
+            round_size=DEFAULT_ROUND_SIZE if size is None else size,
+            seed=seed,
+            candidates=env_attribute(env, "valid_action_indices"),
+        )
+        return self.resume(env, on_round=on_round)
+
+    def resume(self, env: gym.Env[Any, Any], *, on_round: RoundCallback | None = None) -> SearchResult:
+        """Go on with a search that was loaded or interrupted, until its budget is spent.
+
+        The environment is reset and sees only what is left to evaluate; candidates that were pending come first.
+
+        Args:
+            env: An environment with the actions of the one that was searched.
+            on_round: Called after each round with the ranking.
+
+        Raises:
+            KDNASError: If there is no search to go on with, or the environment has other actions.
+        """
+        self._check_started()
+        if not np.array_equal(nvec := action_counts(env), self.grid.nvec):
+            raise KDNASError(f"the environment's actions are {nvec}, but the search is over {self.grid.nvec}")
+        env.reset(seed=self.seed)
+        ended = False
+        while not ended and (left := self.budget - self.ranking.evaluations) > 0:
+            actions = self.pending[:left] if self._pending else self.ask(min(self.round_size, left))
+            if not len(actions):
+                break
+            ended = self._play(env, actions)
+            if on_round is not None:
+                on_round(self.ranking)
+        return self.result()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the state to an npz file, whole or not at all; :meth:`load` goes on from it.
+
+        Raises:
+            RunError: If the file cannot be written.
+        """
+        write_state(path, self.state_dict())
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Restore a state written by :meth:`save`: the next proposals are those of the agent that was saved.
+
+        Raises:
+            RunError: If the file cannot be read, or is of another agent or of other hyper-parameters.
+        """
+        state = read_state(path)
+        try:
+            self.load_state_dict(state)
+        except RunError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise RunError(f"{os.fspath(path)!r} is not a whole state of a {type(self).__name__}: {error!r}") from error
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as numpy arrays and values that JSON can hold. Infos are left out."""
+        self._check_started()
+        return {
+            "version": _STATE_VERSION,
+            "agent": type(self).__name__,
+            "config": asdict(cast(Any, self.config)),
+            "nvec": self.grid.nvec,
+            "allowed": self.grid.allowed,
+            "budget": self.budget,
+            "round_size": self.round_size,
+            "seed": self.seed,
+            "rng": self.rng.bit_generator.state,
+            "pending": self.pending,
+            "pending_details": [
+                [one.random, one.predicted, one.known_rounds, one.exploration] for one in self._pending.values()
+            ],
+            **self.ranking.to_arrays(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`.
+
+        Raises:
+            RunError: If it is of another agent, version or hyper-parameters.
+        """
+        wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **asdict(cast(Any, self.config))}
+        found = {"version": state["version"], "agent": state["agent"], **state["config"]}
+        for name in [*wanted, *(name for name in found if name not in wanted)]:
+            if found.get(name) != wanted.get(name):
+                raise RunError(
+                    f"the saved state has {name} {found.get(name)!r}, but this agent has {wanted.get(name)!r}; load it "
+                    "into an agent made with the same settings"
+                )
+        self.reset(
+            state["nvec"],
+            budget=state["budget"],
+            round_size=state["round_size"],
+            seed=state["seed"],
+            candidates=state["allowed"],
+        )
+        self.rng.bit_generator.state = state["rng"]
+        self.ranking = Ranking.from_arrays(state)
+        self._infos = [{} for _ in self.grid.check(self.evaluated)]
+        pending = self.grid.check(state["pending"])
+        self._pending = {
+            number: _Pending(action, *details)
+            for number, action, details in zip(
+                self.grid.numbers(pending), pending, state["pending_details"], strict=True
+            )
+        }
+
+    def _start(self) -> None:
+        """Set up what the agent keeps beside the ranking, at the start of a search."""
+
+    @abstractmethod
+    def _propose(self, n: int) -> Proposal:
+        """Return up to ``n`` candidates, less only if there are no more."""
+
+    def _learn(self, record: RoundRecord) -> None:
+        """Take in a finished round, which is already part of ``ranking``."""
+
+    def _stream(self, *key: int) -> np.random.Generator:
+        """Return a stream of random numbers of its own for every key, the same for every agent of the same seed."""
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+    def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
+        """Step through a round and tell it, even if a step raises; return whether the episode ended."""
+        rewards: list[float] = []
+        infos: list[Info] = []
+        try:
+            for action in actions:
+                _, reward, terminated, truncated, info = env.step(action.copy())
+                rewards.append(float(reward))
+                infos.append(dict(info))
+                if terminated or truncated:
+                    return True
+            return False
+        finally:
+            if rewards:
+                self.tell(actions[: len(infos)], rewards[: len(infos)], infos)
+
+    def _check_started(self) -> None:
+        if not hasattr(self, "ranking"):
+            raise KDNASError(f"this {type(self).__name__} has no search; call reset(), load() or search() first")
+
+
+@dataclass(frozen=True, eq=False)
+class _Pending:
+    action: Ints
+    random: bool
+    predicted: float
+    known_rounds: int
+    exploration: float

@@ -1,0 +1,141 @@
+"""What every agent is: something that searches an environment and can say what it found.
+
+An agent sees a ``MultiDiscrete`` action space, rewards and infos, and nothing of what they stand for.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar, cast
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
+from kdnas_env.errors import KDNASError
+
+ConfigT = TypeVar("ConfigT")
+Info = Mapping[str, Any]
+RoundCallback = Callable[[Ranking], object]
+"""Called after each round with the ranking so far."""
+
+DEFAULT_ROUND_SIZE = 8
+"""Candidates per round where neither the caller nor the environment says."""
+
+
+@dataclass(frozen=True, eq=False)
+class SearchResult:
+    """What a search tried and found.
+
+    Attributes:
+        actions: Every candidate in the order of evaluation, int64 of shape ``(n, dims)``.
+        rewards: What they earned, float64 of shape ``(n,)``.
+        infos: What the environment said about each.
+        best: The best candidate, never a failed one; None if all failed.
+        rounds: The rounds: exploration ratio, random and chosen candidates, predictions, bests.
+    """
+
+    actions: Ints
+    rewards: Floats
+    infos: tuple[Info, ...]
+    best: Best | None
+    rounds: tuple[RoundRecord, ...]
+
+    @property
+    def best_index(self) -> int | None:
+        """Position of the best candidate, or None if all failed."""
+        return self.best.index if self.best else None
+
+    @property
+    def best_action(self) -> Ints | None:
+        """Action of the best candidate, int64 of shape ``(dims,)``, or None if all failed."""
+        return np.array(self.best.action, dtype=np.int64) if self.best else None
+
+    @property
+    def best_reward(self) -> float | None:
+        """Reward of the best candidate, or None if all failed."""
+        return self.best.reward if self.best else None
+
+
+class Agent(ABC, Generic[ConfigT]):
+    """A search strategy with its hyper-parameters.
+
+    Learners with a training loop of their own implement :meth:`search`; strategies that propose candidates and are
+    told their rewards derive from :class:`agents.ask_tell.AskTellAgent`, which implements it.
+
+    Attributes:
+        Config: Frozen dataclass of the hyper-parameters, every one with a default.
+        config: The hyper-parameters of this agent.
+    """
+
+    Config: ClassVar[type[Any]]
+
+    def __init__(self, config: ConfigT | None = None) -> None:
+        if config is not None and not isinstance(config, self.Config):
+            raise KDNASError(f"{type(self).__name__} takes a {self.Config.__name__}, not {config!r}")
+        self.config: ConfigT = cast(ConfigT, self.Config()) if config is None else config
+
+    @abstractmethod
+    def search(
+        self,
+        env: gym.Env[Any, Any],
+        *,
+        budget: int | None = None,
+        round_size: int | None = None,
+        seed: int = 0,
+        on_round: RoundCallback | None = None,
+    ) -> SearchResult:
+        """Search an environment for the action with the highest reward.
+
+        Args:
+            env: Any environment with a one-dimensional ``MultiDiscrete`` action space in which a step evaluates the
+                action. Three attributes of it are used where they exist, through all wrappers: ``budget`` and
+                ``round_size`` (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last
+                dimension fastest, or None). An info with a ``status`` other than ``ok`` tells of a failed evaluation,
+                which is never best.
+            budget: Evaluations to spend; by default the environment's, which is never exceeded.
+            round_size: Candidates per round; by default the environment's, else 8.
+            seed: Seeds the agent and the environment's ``reset``.
+            on_round: Called after each round with the ranking.
+
+        Raises:
+            KDNASError: If the action space is of another kind, or there is no budget.
+        """
+
+
+def whole_number(name: str, value: object, least: int) -> int:
+    """Return a whole number as int, or raise a ``KDNASError`` that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise KDNASError(f"{name} is {value!r}; expected a whole number, at least {least}")
+    return int(value)
+
+
+def action_counts(env: gym.Env[Any, Any]) -> Ints:
+    """Return the choices per dimension of an environment's actions, int64 of shape ``(dims,)``.
+
+    Raises:
+        KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0.
+    """
+    space = getattr(env, "action_space", None)
+    if isinstance(env, gym.vector.VectorEnv):
+        raise KDNASError("agents search one environment, not a vector of them; pass a single environment")
+    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
+        raise KDNASError(
+            f"the action space is {space}; expected a one-dimensional MultiDiscrete that starts at 0. Wrap the "
+            "environment with an action wrapper that offers one"
+        )
+    return space.nvec.astype(np.int64)
+
+
+def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
+    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def env_number(env: gym.Env[Any, Any], name: str) -> int | None:
+    """Return an attribute like :func:`env_attribute` if it is a whole number, else None."""
+    value = env_attribute(env, name)
+    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None

@@ -1,0 +1,218 @@
+"""The controller of KD-NAS: an LSTM that learns which candidates are promising."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from agents.ask_tell import AskTellAgent, Proposal
+from agents.base import whole_number
+from agents.exploration import Decay, exploration_ratio, random_count
+from agents.ranking import Floats, Ints
+from agents.replay import NONE, Scale, context_positions
+from kdnas_env.errors import KDNASError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.controller import Contexts, Controller
+
+WHOLE_SPACE = 100_000
+"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+
+_TRAINING = 1
+"""Key of the streams of random numbers that training draws from."""
+
+
+@dataclass(frozen=True)
+class LSTMConfig:
+    """Hyper-parameters of the LSTM controller.
+
+    Attributes:
+        context: What the controller reads before a candidate: the global best, the previous round's best, and
+            (``candidates``) all candidates of the previous round, or (``bests``) no more.
+        epsilon_start: Share of random candidates in the first round, in [0, 1].
+        epsilon_min: Least share of random candidates, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
+        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
+            subtracts ``epsilon_step`` per round.
+        epsilon_step: Fall per round of the decay ``step``.
+        min_random: Least number of random candidates per round, as long as one is left to the controller.
+        embedding_size: Width of the embedding of each dimension.
+        hidden_size: Width of the LSTM.
+        ordinal: Share of an embedding's initial variance that is linear in the choice's index, in [0, 1]; above 0 if
+            neighbouring choices are expected to earn alike.
+        context_dropout: Chance that a context is hidden in a training step, in [0, 1]. Contexts are few, so that the
+            controller would otherwise learn them by heart.
+        epochs: Passes over the replay before each round; 0 leaves the controller untrained, as a control.
+        batch_size: Evaluations per training step.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        pool_size: Random candidates that are scored where the space has more than 100,000 points.
+        device: Device of the controller.
+    """
+
+    context: Literal["candidates", "bests"] = "candidates"
+    epsilon_start: float = 1.0
+    epsilon_min: float = 0.05
+    epsilon_decay: Decay = "linear"
+    epsilon_step: float = 0.05
+    min_random: int = 1
+    embedding_size: int = 16
+    hidden_size: int = 64
+    ordinal: float = 0.5
+    context_dropout: float = 0.5
+    epochs: int = 25
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    weight_decay: float = 0.1
+    pool_size: int = 10_000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.context not in ("candidates", "bests"):
+            raise KDNASError(f"context is {self.context!r}; expected 'candidates' or 'bests'")
+        if self.epsilon_decay not in ("linear", "exponential", "step"):
+            raise KDNASError(f"epsilon_decay is {self.epsilon_decay!r}; expected 'linear', 'exponential' or 'step'")
+        for name in ("epsilon_start", "epsilon_min", "ordinal", "context_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a number in [0, 1]")
+        if self.epsilon_min > self.epsilon_start:
+            raise KDNASError(f"epsilon_min is {self.epsilon_min}; expected at most epsilon_start, {self.epsilon_start}")
+        if self.epsilon_decay == "exponential" and self.epsilon_min == 0:
+            raise KDNASError("epsilon_min is 0, which an exponential decay never reaches; expected more")
+        for name in ("epsilon_step", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a finite number, 0 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
+        for name in ("min_random", "epochs"):
+            whole_number(name, getattr(self, name), 0)
+        for name in ("embedding_size", "hidden_size", "batch_size", "pool_size"):
+            whole_number(name, getattr(self, name), 1)
+
+
+class LSTMAgent(AskTellAgent[LSTMConfig]):
+    """Proposes the candidates that an LSTM predicts to earn most, beside a falling share of random ones.
+
+    The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a sequence of the global best, the previous
+    round's best and the previous round's candidates, each with its reward, then a candidate; the output is the
+    candidate's reward. Before each round it is trained afresh on every evaluation so far, each under the context that
+    it was proposed in, and scores every point of the space that was not evaluated (of a large space a pool: random
+    points and the neighbours of the bests). Until an evaluation is usable all candidates are random.
+
+    The controller follows from the ranking and the seed, so that it is no part of the saved state.
+    """
+
+    Config = LSTMConfig
+
+    def _start(self) -> None:
+        import torch
+
+        try:
+            torch.empty(1, device=self.config.device)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails with an assertion
+            raise KDNASError(f"device is {self.config.device!r}, which cannot be used here: {error}") from error
+        self._controller: Controller | None = None
+        self._trained_rounds = 0
+
+    def _propose(self, n: int) -> Proposal:
+        config, seen = self.config, self.seen
+        ratio = exploration_ratio(
+            self.ranking.evaluations // self.round_size,
+            self.rounds,
+            start=config.epsilon_start,
+            minimum=config.epsilon_min,
+            decay=config.epsilon_decay,
+            step=config.epsilon_step,
+        )
+        randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
+        if randoms == n or not self.ranking.usable.any():
+            actions = self.grid.draw(self.rng, n, seen)
+            return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=ratio)
+
+        predict = self._predictor()
+        pool = self._pool(seen)
+        scores = predict(pool)
+        top = np.argsort(-scores, kind="stable")[: n - randoms]
+        drawn = self.grid.draw(self.rng, randoms, seen.union(self.grid.numbers(pool[top])))
+        return Proposal(
+            actions=np.concatenate([pool[top], drawn]),
+            random=np.arange(len(top) + len(drawn)) >= len(top),
+            predicted=np.concatenate([scores[top], predict(drawn)]),
+            exploration=ratio,
+        )
+
+    def _pool(self, seen: set[int]) -> Ints:
+        if self.grid.size <= WHOLE_SPACE:
+            return self.grid.actions(self.grid.remaining(seen))
+        drawn = self.grid.draw(self.rng, self.config.pool_size, seen)
+        bests = dict.fromkeys(best.action for best in (self.ranking.global_best, self.ranking.previous_best) if best)
+        near = [self.grid.neighbours(np.array(action, dtype=np.int64)) for action in bests]
+        return self.grid.fresh(np.concatenate([drawn, *near]), seen)
+
+    def _predictor(self) -> Callable[[Ints], Floats]:
+        """Train on the replay, unless that was done since the last round, and return what predicts rewards by it."""
+        import torch
+
+        from agents.controller import Contexts, predict
+
+        ranking, device = self.ranking, torch.device(self.config.device)
+        scale = Scale.of(ranking.rewards, ranking.usable)
+        actions = torch.tensor(self.evaluated, device=device)
+        targets = scale.standardise(ranking.rewards, ranking.usable)
+        rewards = torch.tensor(targets, dtype=torch.float32, device=device)
+
+        now = len(ranking.rounds)
+        known, rows = np.unique([*ranking.column("known_rounds"), now], return_inverse=True)
+        positions, roles = (
+            torch.tensor(array, device=device)
+            for array in context_positions(ranking, known, with_candidates=self.config.context == "candidates")
+        )
+        contexts = Contexts(actions[positions], rewards[positions].masked_fill(roles == NONE, 0.0), roles)
+
+        if self._controller is None or self._trained_rounds != now:
+            _, first = np.unique(self.evaluated, axis=0, return_index=True)
+            unique = torch.tensor(np.sort(first), device=device)
+            context_rows = torch.tensor(rows, device=device)
+            self._controller = self._trained(contexts, context_rows[unique], actions[unique], rewards[unique])
+            self._trained_rounds = now
+        controller = self._controller
+
+        def predict_rewards(candidates: Ints) -> Floats:
+            return scale.restore(predict(controller, contexts[-1:], torch.tensor(candidates, device=device)))
+
+        return predict_rewards
+
+    def _trained(self, contexts: Contexts, context_rows: Tensor, actions: Tensor, targets: Tensor) -> Controller:
+        """Return a new controller, trained on unique evaluations with the context that each was proposed in."""
+        import torch
+
+        from agents.controller import Controller, fit
+
+        config, stream = self.config, self._stream(_TRAINING, len(self.ranking.rounds))
+        generator = torch.Generator().manual_seed(int(stream.integers(2**63)))
+        controller = Controller(
+            self.grid.nvec,
+            embedding_size=config.embedding_size,
+            hidden_size=config.hidden_size,
+            ordinal=config.ordinal,
+            generator=generator,
+        ).to(config.device)
+        fit(
+            controller,
+            contexts,
+            context_rows,
+            actions,
+            targets,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            context_dropout=config.context_dropout,
+            generator=generator,
+        )
+        return controller

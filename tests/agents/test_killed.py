@@ -1,0 +1,89 @@
+"""A search that is killed at any moment and started again proposes what one that was left alone does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kdnas_env
+
+SEARCH = """
+import json, os, sys, time
+import gymnasium, kdnas_env
+
+name, config, state, log, pause = sys.argv[1:]
+
+class Logged(gymnasium.Wrapper):
+    def step(self, action):
+        with open(log, "a") as file:
+            file.write(json.dumps(action.tolist()) + "\\n")
+        time.sleep(float(pause))
+        return super().step(action)
+
+env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=60))
+agent = kdnas_env.make_agent(name, **json.loads(config))
+save = lambda ranking: agent.save(state)
+if os.path.exists(state):
+    agent.load(state)
+    agent.resume(env, on_round=save)
+else:
+    agent.search(env, seed=3, on_round=save)
+"""
+QUICK = {"lstm": {"epochs": 3}}
+
+
+def start(name: str, folder: Path, pause: float) -> subprocess.Popen[bytes]:
+    config = json.dumps(QUICK.get(name, {}))
+    arguments = [name, config, str(folder / "state.npz"), str(folder / "log"), str(pause)]
+    return subprocess.Popen([sys.executable, "-c", SEARCH, *arguments])
+
+
+def proposals(folder: Path) -> list[tuple[int, ...]]:
+    log = folder / "log"
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    return [tuple(json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def found(name: str, folder: Path) -> Any:
+    agent = kdnas_env.make_agent(name, **QUICK.get(name, {}))
+    agent.load(folder / "state.npz")
+    return agent.result()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", kdnas_env.agent_names())
+def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path) -> None:
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    alone.mkdir()
+    killed.mkdir()
+    assert start(name, alone, 0.0).wait(timeout=120) == 0
+
+    # Any moment will do, so that each run tries others.
+    moments = np.sort(np.random.default_rng().integers(1, 60, size=2))
+    print(f"to be killed after {moments} proposals")
+    for moment in moments:
+        process = start(name, killed, 0.01)
+        deadline = time.monotonic() + 120
+        while len(set(proposals(killed))) < moment and time.monotonic() < deadline:
+            assert process.poll() is None, "the search ended before it was killed"
+            time.sleep(0.001)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    assert start(name, killed, 0.0).wait(timeout=120) == 0
+
+    assert set(proposals(killed)) == set(proposals(alone))
+    one, other = found(name, killed), found(name, alone)
+    assert one.actions.tolist() == other.actions.tolist()
+    assert one.rewards.tolist() == other.rewards.tolist()
+    assert one.best == other.best
+    assert len(one.actions) == 60
+    assert sorted(path.name for path in killed.iterdir() if not path.name.startswith(".")) == ["log", "state.npz"]

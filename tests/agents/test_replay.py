@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.ranking import Ranking
+from agents.replay import GLOBAL_BEST, NONE, PREVIOUS_BEST, PREVIOUS_CANDIDATE, Scale, context_positions
+
+
+def three_rounds() -> Ranking:
+    ranking = Ranking().update([[0], [1], [2]], [0.1, 0.9, 0.3])
+    ranking = ranking.update([[3], [4]], [0.5, 0.6])
+    return ranking.update([[5], [6]], [0.7, 0.2], usable=[False, False])
+
+
+def test_a_context_is_what_was_known_then() -> None:
+    positions, roles = context_positions(three_rounds(), np.array([0, 1, 2, 3]), with_candidates=True)
+    candidate, none = PREVIOUS_CANDIDATE, NONE
+    assert roles.tolist() == [
+        [none, none, none, none, none],
+        [GLOBAL_BEST, PREVIOUS_BEST, candidate, candidate, candidate],
+        [GLOBAL_BEST, PREVIOUS_BEST, candidate, candidate, none],
+        [GLOBAL_BEST, none, candidate, candidate, none],
+    ]
+    known = [row[role != NONE].tolist() for row, role in zip(positions, roles, strict=True)]
+    assert known == [[], [1, 1, 0, 1, 2], [1, 4, 3, 4], [1, 5, 6]]
+
+
+def test_a_context_may_hold_the_bests_alone() -> None:
+    positions, roles = context_positions(three_rounds(), np.array([0, 2, 3]), with_candidates=False)
+    assert positions.tolist() == [[0, 0], [1, 4], [1, 0]]
+    assert roles.tolist() == [[NONE, NONE], [GLOBAL_BEST, PREVIOUS_BEST], [GLOBAL_BEST, NONE]]
+
+
+rewards = st.lists(st.floats(-100, 100), min_size=1, max_size=30).map(np.array)
+
+
+@given(values=rewards, data=st.data())
+def test_standardising_keeps_the_order_and_can_be_undone_above_the_least(
+    values: np.ndarray, data: st.DataObject
+) -> None:
+    usable = np.array(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
+    usable[data.draw(st.integers(0, len(values) - 1))] = True
+    scale = Scale.of(values, usable)
+    standardised = scale.standardise(values, usable)
+    assert np.isfinite(standardised).all()
+    assert scale.deviation > 0
+    assert scale.restore(standardised[usable]) == pytest.approx(np.maximum(values[usable], scale.least), abs=1e-6)
+    assert (standardised[~usable] == standardised.min()).all()
+
+
+def test_neither_failures_nor_one_dreadful_candidate_set_the_scale() -> None:
+    good = np.linspace(0.4, 0.6, 20)
+    alone = Scale.of(good, np.ones(20, dtype=bool))
+    values = np.append(good, [-1.0, np.nan, -np.inf, -50.0])
+    usable = np.array([True] * 20 + [False, False, False, True])
+    scale = Scale.of(values, usable)
+    assert scale.least == alone.least == 0.4
+    assert scale.deviation == pytest.approx(alone.deviation, rel=0.1)
+    assert scale.standardise(values, usable)[20:] == pytest.approx(scale.standardise(values, usable)[0])
+
+
+def test_equal_rewards_are_zero() -> None:
+    scale = Scale.of(np.full(3, 0.7), np.ones(3, dtype=bool))
+    assert scale.standardise(np.full(3, 0.7), np.ones(3, dtype=bool)) == pytest.approx(0, abs=1e-9)
