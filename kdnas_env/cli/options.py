@@ -1,0 +1,177 @@
+"""The flags of ``kdnas search``, which are also the record of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from kdnas_env.errors import KDNASError, RunError
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """Where the text comes from."""
+
+    source: str = "demo"
+    """Name of a hub dataset, folder or file (parquet, jsonl, json, csv, tsv, txt); demo: Rotten Tomatoes sentences."""
+    config_name: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = "train"
+    """Split of the dataset."""
+    text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for sentence pairs; found if not given."""
+    max_length: int = 50
+    """Longest sentence in tokens; longer ones are cut."""
+    max_samples: int | None = None
+    """Use at most so many sentences, drawn at random."""
+    proxy_fraction: float = 0.3
+    """Share of the sentences that mini-KD may train on."""
+    heldout_fraction: float = 0.1
+    """Share of the sentences that is held out to measure the loss."""
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Which students are searched."""
+
+    file: str | None = None
+    """YAML or JSON file with the choices of each dimension; derived from the teacher if not given."""
+    families: tuple[str, ...] = ()
+    """Student families (bert, albert, roberta); the teacher's own if not given. More than one are mixed."""
+    max_parameters: int | None = None
+    """Largest student allowed, in parameters, embeddings included."""
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How students are timed beside the teacher."""
+
+    runtime: str = "torch"
+    """torch, onnxruntime, or analytic (a model of a reference machine; equal runs give equal results)."""
+    batch_size: int = 1
+    """Sentences per pass."""
+    sequence_length: int = 50
+    """Tokens per sentence."""
+    threads: int = 1
+    """Threads of the runtime."""
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
+
+    alpha: float = -0.06
+    """Exponent of the latency; 0 ignores it."""
+    beta: float = 0.6**6
+    """Target latency as a share of the teacher's."""
+    loss: str | None = None
+    """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe seed train_raw."""
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Search for a small, fast student of a teacher, and keep the best.
+
+    Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus (Rotten Tomatoes), in a few minutes.
+    """
+
+    teacher: str = "demo"
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    agent: str = "lstm"
+    """Who searches: lstm, random, or any installed agent."""
+    agent_settings: tuple[str, ...] = ()
+    """Hyper-parameters of the agent, as NAME=VALUE."""
+    budget: int = 16
+    """Students to evaluate."""
+    round_size: int = 4
+    """Students per round; the agent learns after each."""
+    epochs: int = 1
+    """Epochs of mini-KD per student; 0 stops at the closed forms."""
+    data_fraction: float = 0.2
+    """Share of the training sentences that each student sees."""
+    recipe: str = "default"
+    """default, or seed for the recipe of the KD-NAS paper."""
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    reward: RewardOptions = field(default_factory=RewardOptions)
+    seed: int = 0
+    """Seed of everything random."""
+    device: str | None = None
+    """Where students are trained: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+    out: str | None = None
+    """Run folder, made if it does not exist; by default a new one under runs."""
+    resume: str | None = None
+    """Run folder of a search to go on with; all other flags are taken from it."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "round_size"):
+            if getattr(self, name) < 1:
+                raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 student or more")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data; where the run lies is left out."""
+        data = asdict(self)
+        for name in _PLACES:
+            del data[name]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SearchOptions:
+        """Restore options of :meth:`to_dict`.
+
+        Raises:
+            RunError: If they are of another version.
+        """
+        try:
+            groups: dict[str, Any] = {
+                name: kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in data[name].items()})
+                for name, kind in _GROUPS.items()
+            }
+            plain: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name not in groups
+            }
+            return cls(**plain, **groups)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
+
+    def check_unchanged(self, recorded: SearchOptions) -> None:
+        """Refuse options that differ from those a run was made with.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
+        changes = [
+            f"{_flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+        if changes:
+            raise RunError(
+                f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
+                "start a new run"
+            )
+
+
+_PLACES = ("out", "resume", "cache_dir")
+_GROUPS: dict[str, Any] = {
+    "corpus": CorpusOptions,
+    "space": SpaceOptions,
+    "latency": LatencyOptions,
+    "reward": RewardOptions,
+}
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

@@ -1,0 +1,165 @@
+"""The folder of a run: what it was asked for, what it found, and how to go on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.errors import RunError
+from kdnas_env.files import write_json, write_text
+
+CONFIG, RUN, RESULTS, PICTURE, STORE, STUDENT = (
+    "config.json",
+    "run.json",
+    "results.json",
+    "search.png",
+    "evaluations.sqlite",
+    "student",
+)
+
+_PACKAGES = ("kdnas", "torch", "transformers", "datasets", "gymnasium", "numpy", "onnxruntime")
+_README = """# A run of `kdnas search`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
+| `evaluations.sqlite` | every evaluation, written as it ended |
+| `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
+| `search.png` | the search in a picture |
+| `student/` | the best student: weights, configuration, tokenizer and a model card |
+
+Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
+again, with
+
+    kdnas search --resume {folder}
+"""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: Where it lies.
+        lock: Held while a process works in it.
+    """
+
+    path: Path
+    lock: FileLock
+
+    @classmethod
+    def create(cls, options: SearchOptions) -> RunFolder:
+        """Make the folder of a new run and record its options.
+
+        Raises:
+            RunError: If it cannot be written, or holds something already.
+        """
+        path = Path(options.out).expanduser() if options.out else Path("runs") / _name(options)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            taken = any(path.iterdir())
+        except OSError as error:
+            raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with --out") from error
+        if taken:
+            hint = f"go on with it by --resume {path}" if (path / CONFIG).exists() else "it is not a run of kdnas"
+            raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
+        folder = cls(path, _locked(path))
+        write_text(path / "README.md", _README.format(folder=path))
+        write_json(path / CONFIG, options.to_dict())
+        return folder
+
+    @classmethod
+    def reopen(cls, path: str | os.PathLike[str]) -> RunFolder:
+        """Open the folder of an earlier run.
+
+        Raises:
+            RunError: If another process works in it, or it cannot be written.
+        """
+        return cls(Path(path).expanduser(), _locked(Path(path).expanduser()))
+
+    def record(self, state: str, **details: Any) -> None:
+        """Write ``run.json``: the state, versions, machine, and details beside those written before.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        data = {
+            "started": now,
+            **self.read_run(),
+            "state": state,
+            "changed": now,
+            "versions": {"python": platform.python_version(), **_versions()},
+            "machine": {"system": platform.platform(), "cores": os.cpu_count()},
+            **details,
+        }
+        write_json(self.path / RUN, data)
+
+    def read_run(self) -> dict[str, Any]:
+        """Return what ``run.json`` says; empty if it is not there."""
+        path = self.path / RUN
+        return _read_json(path) if path.exists() else {}
+
+    def release(self) -> None:
+        """Let other processes work in the folder."""
+        self.lock.release()
+
+
+def recorded_options(path: str | os.PathLike[str]) -> SearchOptions:
+    """Return the options that a run was started with.
+
+    Raises:
+        RunError: If the folder is not of a run, or of another version.
+    """
+    config = Path(path).expanduser() / CONFIG
+    if not config.is_file():
+        raise RunError(
+            f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas search made"
+        )
+    return SearchOptions.from_dict(_read_json(config))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RunError(f"{str(path)!r} holds {type(data).__name__} where a JSON object was expected")
+    return data
+
+
+def _locked(path: Path) -> FileLock:
+    lock = FileLock(path / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise RunError(f"another process works on the run {str(path)!r}; wait for it, or stop it") from error
+    except OSError as error:
+        raise RunError(f"the run folder {str(path)!r} cannot be written: {error}; give another with --out") from error
+    return lock
+
+
+def _name(options: SearchOptions) -> str:
+    teacher = Path(options.teacher).name or "teacher"
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{teacher}-{options.agent}-{options.seed}"
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,239 @@
+"""``kdnas search``: from a teacher's name to the folder of its best student."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import gymnasium as gym
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.progress import SearchProgress
+from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
+from kdnas_env.cli.run_folder import PICTURE, STORE, STUDENT, RunFolder
+from kdnas_env.cli.student_folder import model_card, save_student
+from kdnas_env.distill.demo import teacher_title
+from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.tasks import default_loss, resolve_space
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.registry import make_agent
+from kdnas_env.reward import KDReward
+from kdnas_env.space import SearchSpace
+
+
+def run_search(options: SearchOptions) -> int:
+    """Search, keep the best student, and say where it is; the exit status of the command.
+
+    An interrupted search (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: the same seed makes the same proposals,
+    and the store answers what was evaluated before.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    console = Console()
+    # What is cheap to check is checked before a folder is made.
+    space = resolve_space(
+        options.space.file,
+        load_teacher_architecture(options.teacher),
+        options.space.families or None,
+        options.space.max_parameters,
+    )
+    reward = KDReward(
+        options.reward.alpha, options.reward.beta, loss=options.reward.loss or default_loss(options.recipe)
+    )
+    fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
+    agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
+    settings = _settings(options)
+    folder = RunFolder.create(options) if options.resume is None else RunFolder.reopen(options.resume)
+    try:
+        with _terminable():
+            folder.record("running")
+            outcome = _search(console, folder, options, settings, space, reward, fidelity, agent)
+            folder.record("finished")
+    except KeyboardInterrupt:
+        folder.record("interrupted")
+        command = escape(f"kdnas search --resume {folder.path}")
+        console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
+        return 130
+    except BaseException:
+        folder.record("failed")
+        raise
+    finally:
+        folder.release()
+    _say_where(console, folder, outcome)
+    return 0
+
+
+def _search(
+    console: Console,
+    folder: RunFolder,
+    options: SearchOptions,
+    settings: MiniKDSettings,
+    space: SearchSpace,
+    reward: KDReward,
+    fidelity: Fidelity,
+    agent: Any,
+) -> Outcome:
+    console.print(
+        f"teacher [bold]{escape(options.teacher)}[/], corpus [bold]{escape(options.corpus.source)}[/], agent "
+        f"[bold]{escape(options.agent)}[/]: {space.size:,} possible students, {options.budget} to try; "
+        f"run folder {escape(str(folder.path))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    with SearchProgress(console, options.budget) as progress:
+        evaluator = MiniKDEvaluator(settings, on_stage=progress.stage)
+        _check_identity(folder, evaluator)
+        store = StoredEvaluator(evaluator, folder.path / STORE)
+        env = KDNASEnv(
+            space,
+            store,
+            reward=reward,
+            fidelity=fidelity,
+            budget=options.budget,
+            round_size=options.round_size,
+        )
+        env.on_epoch = progress.epoch
+        progress.stage("embeddings", 0, 1)
+        evaluator.warm_up()
+        progress.begin()
+        result = agent.search(_Announcer(env, progress), seed=options.seed)
+        store.close()
+    outcome = Outcome(
+        history=env.history,
+        rounds=result.rounds,
+        reward=reward,
+        teacher_name=teacher_title(options.teacher),
+        teacher_parameters=sum(parameter.numel() for parameter in evaluator.workload.teacher.model.parameters()),
+        budget=options.budget,
+    )
+    write_outcome(folder.path, outcome)
+    _keep_best(console, folder, options, outcome, evaluator, fidelity)
+    return outcome
+
+
+class _Announcer(gym.Wrapper[Any, Any, Any, Any]):
+    """Shows every student as it is answered."""
+
+    def __init__(self, env: KDNASEnv, progress: SearchProgress) -> None:
+        super().__init__(env)
+        self._history_of = env
+        self._progress = progress
+
+    def step(self, action: Any) -> Any:
+        """Step, and show the student."""
+        answer = self.env.step(action)
+        self._progress.record(self._history_of.history)
+        return answer
+
+
+def _keep_best(
+    console: Console,
+    folder: RunFolder,
+    options: SearchOptions,
+    outcome: Outcome,
+    evaluator: MiniKDEvaluator,
+    fidelity: Fidelity,
+) -> None:
+    """Distil the best student once more, as it was evaluated, and save it."""
+    best = outcome.history.best
+    if best is None or (folder.path / STUDENT).exists():
+        return
+    with console.status(f"distilling the best student once more: {best.evaluation.config}"):
+        student = evaluator.distil(best.evaluation.config, fidelity)
+    if student.model is None:
+        raise RunError(f"the best student could not be distilled again: {student.evaluation.error}")
+    card = model_card(
+        best,
+        evaluator,
+        agent=options.agent,
+        recipe=options.recipe,
+        reward=outcome.reward,
+        evaluations=outcome.history.evaluations,
+    )
+    save_student(folder.path / STUDENT, student.model, evaluator.workload.teacher.tokenizer, card)
+
+
+def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
+    print_outcome(console, outcome)
+    console.print(f"run folder: {escape(str(folder.path))}", highlight=False)
+    console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False)
+    if outcome.history.best is None:
+        console.print("no student could be distilled; results.json in the run folder says why", style="red")
+        return
+    student = folder.path / STUDENT
+    console.print(f"student:    {escape(str(student))}\n\nload it with\n", highlight=False)
+    code = f"from transformers import AutoModel; print(AutoModel.from_pretrained('{student}'))"
+    console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
+
+
+def _settings(options: SearchOptions) -> MiniKDSettings:
+    corpus = {name: value for name, value in asdict(options.corpus).items() if value not in (None, ())}
+    return MiniKDSettings(
+        teacher=options.teacher,
+        corpus={**corpus, "seed": options.seed},
+        recipe=options.recipe,
+        latency=asdict(options.latency),
+        cache_dir=options.cache_dir,
+        device=options.device,
+    )
+
+
+def _check_identity(folder: RunFolder, evaluator: MiniKDEvaluator) -> None:
+    """Refuse to go on with another teacher or corpus under the same name; record both the first time.
+
+    Raises:
+        RunError: If one has changed.
+    """
+    workload = evaluator.workload
+    now = {
+        "teacher": workload.teacher.fingerprint,
+        "corpus": workload.corpus.fingerprint,
+        "workload": evaluator.fingerprint,
+    }
+    before = folder.read_run().get("fingerprints", now)
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise RunError(
+            f"the run {str(folder.path)!r} cannot go on: the {changed[0]} is not what it was when the run was started "
+            "(another device, version, or content under the same name); start a new run"
+        )
+    folder.record("running", fingerprints=now, corpus=workload.corpus.report.to_dict())
+
+
+def _agent_settings(settings: tuple[str, ...]) -> dict[str, Any]:
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise KDNASError(f"agent setting {setting!r} has no value; write it as NAME=VALUE")
+        values[name.strip()] = yaml.safe_load(value)
+    return values
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the block like Ctrl-C does: what is done is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,141 @@
+"""The folder of a student: weights, configuration, tokenizer and a model card, in hub layout."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distill.libraries import quiet_transformers
+from kdnas_env.envs.history import Record
+from kdnas_env.errors import RunError
+
+_CARD = """---
+library_name: transformers
+tags:
+- knowledge-distillation
+- neural-architecture-search
+- kdnas
+---
+
+# {student}
+
+An encoder distilled from **{teacher}** on **{corpus}** by kdnas {version}: the best of {evaluations} students that a
+knowledge-distillation neural-architecture search ({agent}) tried.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder")
+```
+
+| | Student | Teacher |
+|---|---:|---:|
+| layers | {layers} | {teacher_layers} |
+| hidden size | {hidden} | {teacher_hidden} |
+| attention heads | {heads} | {teacher_heads} |
+| feed-forward size | {ffn} | {teacher_ffn} |
+| activation | {activation} | {teacher_activation} |
+| parameters | {parameters:,} | {teacher_parameters:,} |
+| latency, {probe} | {latency:.2f} ms | {teacher_latency:.2f} ms |
+
+## How it came to be
+
+- **Data**: {train_samples:,} sentences of the training split, {heldout_samples:,} held out, at most {max_length} tokens
+  each.
+- **Recipe** `{recipe}`: {recipe_fields}
+- **Effort**: {epochs} epoch(s), seed {seed}.
+- **Loss**: unexplained variance of the teacher's hidden states on held-out text, after a linear projection (0 is a
+  perfect imitation, 1 knows nothing): {curve} by epoch, the first before any step.
+- **Reward**: {reward:.4f} = (1 - loss) * (latency ratio / {beta:.6g}) ** {alpha}.
+
+## Limits
+
+This is what a search distils to compare architectures: minutes of training on little text. Distil it for longer before
+you use it, and check it on your task. It inherits its teacher's biases and licence terms.
+"""
+
+
+def save_student(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
+    """Write a student's folder, whole or not at all; an older one is replaced.
+
+    Args:
+        folder: The folder.
+        model: Encoder of transformers.
+        tokenizer: Its teacher's tokenizer.
+        card: The model card.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        with quiet_transformers():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise RunError(f"the student cannot be written to {str(folder)!r}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, reward: Any, evaluations: int) -> str:
+    """Return the model card of a student: what it is and how it came to be.
+
+    Args:
+        record: The student's evaluation and reward.
+        evaluator: The :class:`kdnas_env.evaluators.mini_kd.MiniKDEvaluator` that distilled it.
+        agent: Name of the agent that found it.
+        recipe: Name of the recipe.
+        reward: The :class:`kdnas_env.reward.KDReward`.
+        evaluations: Students that were tried.
+    """
+    evaluation, config = record.evaluation, record.evaluation.config
+    workload, latency = evaluator.workload, evaluation.latency
+    teacher, report = workload.teacher.architecture, workload.corpus.report
+    assert latency is not None
+    name = workload.teacher.name
+    samples = len(workload.subset(evaluation.fidelity.data_fraction, evaluation.fidelity.seed))
+    return _CARD.format(
+        student=f"{teacher_title(name)}, {config}",
+        teacher=name if name != "demo" else teacher_title(name),
+        corpus=CORPUS_TITLES.get(report.source, report.source),
+        version=evaluation.details["kdnas"],
+        evaluations=evaluations,
+        agent=agent,
+        layers=config.num_hidden_layers,
+        teacher_layers=teacher.num_hidden_layers,
+        hidden=config.hidden_size,
+        teacher_hidden=teacher.hidden_size,
+        heads=config.num_attention_heads,
+        teacher_heads=teacher.num_attention_heads,
+        ffn=config.intermediate_size,
+        teacher_ffn=teacher.intermediate_size,
+        activation=config.hidden_act,
+        teacher_activation=teacher.hidden_act,
+        parameters=evaluation.parameters,
+        teacher_parameters=sum(parameter.numel() for parameter in workload.teacher.model.parameters()),
+        probe=f"{latency.runtime} on {latency.device}, {latency.threads} thread(s), {latency.sequence_length} tokens",
+        latency=latency.median_ms,
+        teacher_latency=latency.teacher_median_ms,
+        train_samples=samples,
+        heldout_samples=report.heldout_samples,
+        max_length=report.max_length,
+        recipe=recipe,
+        recipe_fields=", ".join(f"{name} {value}" for name, value in evaluator.recipe.to_dict().items()),
+        epochs=evaluation.fidelity.epochs,
+        seed=evaluation.fidelity.seed,
+        curve=", ".join(f"{loss:.4f}" for loss in evaluation.heldout_unexplained),
+        reward=record.reward.reward,
+        alpha=reward.alpha,
+        beta=reward.beta,
+    )

@@ -1,0 +1,54 @@
+"""A search small enough for tests: a tiny teacher, a tiny corpus, modelled latency."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SMALL_SPACE = {
+    "num_hidden_layers": [1, 2, 3],
+    "num_attention_heads": [2, 4],
+    "hidden_size": [16, 32],
+    "intermediate_size": [16, 32, 64],
+}
+
+
+@pytest.fixture
+def space_file(tmp_path: Path) -> Path:
+    path = tmp_path / "space.json"
+    path.write_text(json.dumps(SMALL_SPACE))
+    return path
+
+
+@pytest.fixture
+def flags(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, space_file: Path, tmp_path: Path
+) -> Callable[..., list[str]]:
+    """Return the command line of a small search; keywords change flags, and None drops one."""
+
+    def make(**changes: Any) -> list[str]:
+        values = {
+            "teacher": tiny_teacher_dirs["bert"],
+            "corpus.source": tiny_corpus_file,
+            "space.file": space_file,
+            "budget": 6,
+            "round_size": 3,
+            "data_fraction": 1.0,
+            "latency.runtime": "analytic",
+            "device": "cpu",
+            "cache_dir": tmp_path / "cache",
+            "out": tmp_path / "run",
+        }
+        values |= {name.replace("__", "."): value for name, value in changes.items()}
+        given = {name: value for name, value in values.items() if value is not None}
+        return ["search", *(text for name, value in given.items() for text in (_flag(name), str(value)))]
+
+    return make
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

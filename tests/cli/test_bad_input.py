@@ -1,0 +1,144 @@
+"""Bad input: one clear line, exit status 2, and nothing half-made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdnas_env.cli import main
+
+Flags = Callable[..., list[str]]
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # malformed flags
+        status = ended.code if isinstance(ended.code, int) else 1
+    assert status == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return " ".join((captured.err + captured.out).replace("│", " ").split())
+
+
+def space(tmp_path: Path, **choices: Any) -> Path:
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(choices))
+    return path
+
+
+def test_unknown_teacher(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(flags(teacher=tmp_path / "nobody"), capsys)
+    assert "unknown teacher" in said
+    assert "nobody" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_decoder(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import GPT2Config
+
+    GPT2Config(n_layer=2, n_embd=32, n_head=2).save_pretrained(tmp_path / "gpt")
+    said = complaint(flags(teacher=tmp_path / "gpt"), capsys)
+    assert "'gpt2'" in said
+    assert "decoder" in said
+    assert "bert" in said
+
+
+def test_student_deeper_than_the_teacher(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(flags(space__file=space(tmp_path, num_hidden_layers=[4, 5])), capsys)
+    assert "4 layers, more than the teacher's 3" in said
+
+
+def test_heads_that_do_not_divide(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(flags(space__file=space(tmp_path, num_attention_heads=[3, 5])), capsys)
+    assert "3 heads do not divide hidden_size 32" in said
+
+
+def test_a_space_of_one_point(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing to search" in complaint(flags(space__file=space(tmp_path, num_hidden_layers=2)), capsys)
+
+
+def test_no_budget(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "budget is 0; expected 1 student or more" in complaint(flags(budget=0), capsys)
+
+
+def test_short_corpus(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("the actor never bores\nthe music surprises critics\n")
+    said = complaint(flags(corpus__source=text), capsys)
+    assert "shorter than one batch" in said
+    assert "2 usable samples" in said
+
+
+def test_unwritable_run_folder(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    said = complaint(flags(out=tmp_path / "file" / "run"), capsys)
+    assert "cannot be made" in said
+    assert "--out" in said
+
+
+def test_a_folder_that_holds_something(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("precious")
+    assert "not empty" in complaint(flags(), capsys)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_resume_of_what_is_no_run(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is not the folder of a run" in complaint(["search", "--resume", str(tmp_path)], capsys)
+
+
+def test_resume_with_other_settings(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(budget=2, round_size=1)) == 0
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    resume = ["search", "--resume", str(tmp_path / "run"), "--budget", "3", "--latency.threads", "2"]
+    said = complaint(resume, capsys)
+    assert "--budget is 3, the run has 2" in said
+    assert "--latency.threads is 2, the run has 1" in said
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+def test_resume_with_another_corpus_under_the_same_name(
+    flags: Flags, tmp_path: Path, tiny_corpus_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text(tiny_corpus_file.read_text())
+    assert main(flags(budget=2, round_size=1, corpus__source=corpus)) == 0
+    corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[5:]))
+    capsys.readouterr()
+    said = complaint(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")], capsys)
+    assert "the corpus is not what it was" in said
+
+
+def test_two_processes_in_one_run(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from filelock import FileLock
+
+    assert main(flags(budget=2, round_size=1)) == 0
+    capsys.readouterr()
+    with FileLock(tmp_path / "run" / ".lock"):
+        assert "another process works on the run" in complaint(["search", "--resume", str(tmp_path / "run")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"agent": "oracle"}, "unknown agent 'oracle'"),
+        ({"recipe": "nouvelle"}, "unknown recipe 'nouvelle'"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"data_fraction": 0}, "data_fraction is 0"),
+        ({"latency.runtime": "stopwatch"}, "unknown runtime 'stopwatch'"),
+        ({"latency.sequence_length": 500}, "500"),
+        ({"reward.alpha": 1.0}, "alpha is 1.0"),
+        ({"device": "abacus"}, "abacus"),
+    ],
+)
+def test_other_bad_values(
+    flags: Flags, tmp_path: Path, changes: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(flags(**changes), capsys)
+    # What the flags alone give away is found before a folder is made.
+    assert (tmp_path / "run").exists() == (set(changes) <= {"latency.sequence_length", "device"})
