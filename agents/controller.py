@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch.nn import functional
 
 from agents.ranking import Floats, Ints
 from agents.replay import NONE, QUERY, ROLES
+from kdnas_env.cores import pinned_threads
 
 _SCORED_TOGETHER = 16_384
 """Candidates per forward pass when a space is scored; bounds the memory."""
@@ -105,18 +104,7 @@ class Controller(nn.Module):
         return torch.cat([embedded, rewards[..., None], functional.one_hot(roles, ROLES).float()], dim=-1)
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let PyTorch use one thread: over tensors this small more only wait for each other, and round differently."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@pinned_threads(1)  # over tensors this small more would only wait for each other
 def fit(
     controller: Controller,
     contexts: Contexts,
@@ -159,7 +147,7 @@ def fit(
             optimizer.step()
 
 
-@_one_thread()
+@pinned_threads(1)
 @torch.no_grad()
 def predict(controller: Controller, context: Contexts, actions: Tensor) -> Floats:
     """Predict the standardised rewards of candidates under one context.

@@ -1,4 +1,4 @@
-"""Who may use the cores of this machine: any number of trainings together, or one latency probe alone.
+"""Who may use the cores of this machine, and how many: any number of trainings together, or one latency probe alone.
 
 A probe that shares the cores with training measures the training as well. Within a process the two take turns by
 nature; this module makes the processes (and threads) of one user take turns too. The lock is a readers-writer lock of
@@ -78,6 +78,22 @@ def probe_lock(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
     """
     with _hold("probe", path):
         yield
+
+
+@contextmanager
+def pinned_threads(threads: int) -> Iterator[None]:
+    """Let PyTorch use a number of threads in the block, and the former number after it.
+
+    Sums are rounded by how they are shared among threads, so that equal results need equal numbers.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

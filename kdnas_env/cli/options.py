@@ -100,6 +100,8 @@ class SearchOptions:
     """Seed of everything random."""
     device: str | None = None
     """Where students are trained: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    threads: int | None = None
+    """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
     cache_dir: str | None = None
     """Folder of the teacher's hidden states."""
     out: str | None = None

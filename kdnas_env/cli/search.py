@@ -6,10 +6,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import gymnasium as gym
+import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -42,6 +43,8 @@ def run_search(options: SearchOptions) -> int:
         KDNASError: For bad input.
     """
     console = Console()
+    if options.threads is None:
+        options = replace(options, threads=torch.get_num_threads())
     # What is cheap to check is checked before a folder is made.
     space = resolve_space(
         options.space.file,
@@ -187,6 +190,7 @@ def _settings(options: SearchOptions) -> MiniKDSettings:
         latency=asdict(options.latency),
         cache_dir=options.cache_dir,
         device=options.device,
+        threads=options.threads,
     )
 
 

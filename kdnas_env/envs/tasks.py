@@ -28,7 +28,7 @@ class MiniKDEnv(KDNASEnv):
     the teacher's configuration only; weights, text and hidden states are loaded at the first `reset`.
 
     With a measured latency (`torch`, `onnxruntime`) two runs differ by the measurement. With `latency="analytic"`,
-    the default of `kdnas/MiniKDAnalytic-v0`, equal runs on one CPU give equal results.
+    the default of `kdnas/MiniKDAnalytic-v0`, equal runs with equal `threads` on one CPU give equal results.
 
     ## Arguments
 
@@ -53,6 +53,7 @@ class MiniKDEnv(KDNASEnv):
     | `store`          | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
     | `cache_dir`      | `None`      | folder of the teacher's hidden states                                        |
     | `device`         | `None`      | device of the training; None: CUDA where there is one                        |
+    | `threads`        | `None`      | threads of the training; None: as many as PyTorch uses already               |
     | `render_mode`    | `None`      | `ansi` or `rgb_array`                                                        |
 
     ## Version History
@@ -82,6 +83,7 @@ class MiniKDEnv(KDNASEnv):
         store: str | os.PathLike[str] | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         device: str | None = None,
+        threads: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         from kdnas_env.distill.teacher import load_teacher_architecture
@@ -93,6 +95,7 @@ class MiniKDEnv(KDNASEnv):
             "latency": latency,
             "cache_dir": cache_dir,
             "device": device,
+            "threads": threads,
         }
         super().__init__(
             resolve_space(space, load_teacher_architecture(teacher), families, max_parameters),

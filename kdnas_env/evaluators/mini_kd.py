@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 
 from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
-from kdnas_env.cores import training_lock
+from kdnas_env.cores import pinned_threads, training_lock
 from kdnas_env.distill.cache import open_cache
 from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
@@ -51,9 +52,11 @@ class MiniKDSettings:
         cache_dtype: ``float16`` or ``float32``.
         device: Where students are trained; None for the first GPU, or the CPU where there is none.
         precision: ``float32``, ``bfloat16`` (automatic mixed precision), or None: bfloat16 on a GPU, else float32.
+        threads: Threads of PyTorch while teacher and students are run; None for as many as it uses already. Results
+            of different numbers differ in their last digits, and only there: the fingerprint leaves them out.
 
     Raises:
-        KDNASError, LatencyError: If the recipe, the latency settings or the precision are malformed.
+        KDNASError, LatencyError: If the recipe, the latency settings, the precision or the threads are malformed.
     """
 
     teacher: str = "demo"
@@ -64,12 +67,15 @@ class MiniKDSettings:
     cache_dtype: str = "float16"
     device: str | None = None
     precision: str | None = None
+    threads: int | None = None
 
     def __post_init__(self) -> None:
         resolve_recipe(self.recipe)
         _latency_settings(self.latency)
         if self.precision not in (None, *PRECISIONS):
             raise KDNASError(f"precision is {self.precision!r}; expected None or one of {list(PRECISIONS)}")
+        if self.threads is not None and self.threads < 1:
+            raise KDNASError(f"threads is {self.threads}; expected 1 or more, or None for all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +107,8 @@ class MiniKDEvaluator:
         recipe: The recipe.
         workload: Teacher, corpus and hidden states.
         probe: What measures latencies.
+        precision: ``float32`` or ``bfloat16``.
+        threads: Threads of PyTorch while teacher and students are run.
         deterministic: Whether equal calls give equal records, wall times aside: a modelled latency on the CPU.
 
     Raises:
@@ -112,6 +120,7 @@ class MiniKDEvaluator:
         self.settings = settings
         self.recipe: Recipe = resolve_recipe(settings.recipe)
         latency = _latency_settings(settings.latency)
+        self.threads = settings.threads or torch.get_num_threads()
         stage = on_stage or (lambda name, done, total: None)
         stage("teacher", 0, 1)
         teacher = load_teacher(
@@ -125,13 +134,14 @@ class MiniKDEvaluator:
 
             corpus = corrupt_corpus(corpus, teacher.tokenizer, self.recipe.mask_probability, corpus.report.seed)
         stage("hidden states", 0, 1)
-        cache = open_cache(
-            teacher,
-            corpus,
-            settings.cache_dir,
-            dtype=settings.cache_dtype,
-            on_progress=lambda done, total: stage("hidden states", done, total),
-        )
+        with pinned_threads(self.threads):
+            cache = open_cache(
+                teacher,
+                corpus,
+                settings.cache_dir,
+                dtype=settings.cache_dtype,
+                on_progress=lambda done, total: stage("hidden states", done, total),
+            )
         self.workload = Workload(teacher, corpus, cache, corpus.train, corpus.heldout, device)
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
         self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
@@ -152,7 +162,7 @@ class MiniKDEvaluator:
 
     def warm_up(self) -> None:
         """Compute now what all students share, which the first one would wait for otherwise."""
-        with training_lock():
+        with self._training():
             _ = self.workload.train_means, self._basis
 
     def evaluate(
@@ -222,17 +232,22 @@ class MiniKDEvaluator:
 
     def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> Any:
         """Return the distilled student, or None if it was stopped."""
-        with training_lock():
+        with self._training():
             kd = MiniKD(self.workload, config, self.recipe, fidelity, basis=self._basis, precision=self.precision)
         epochs = kd.epochs()
         while True:
             # A latency probe of another process gets its turn between two epochs.
-            with training_lock():
+            with self._training():
                 result = next(epochs, None)
             if result is None:
                 return kd.export()
             if stop(result):
                 return None
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        with training_lock(), pinned_threads(self.threads):
+            yield
 
     @cached_property
     def _basis(self) -> EmbeddingBasis | None:
@@ -268,6 +283,7 @@ class MiniKDEvaluator:
             error=reason,
             details={
                 "precision": self.precision,
+                "threads": self.threads,
                 "kdnas": version("kdnas"),
                 "torch": version("torch"),
                 "transformers": version("transformers"),

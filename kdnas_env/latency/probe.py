@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig
-from kdnas_env.cores import probe_lock, training_lock
+from kdnas_env.cores import pinned_threads, probe_lock, training_lock
 from kdnas_env.errors import LatencyError
 from kdnas_env.evaluation import Latency
 from kdnas_env.latency.analytic import analytic_latency
@@ -82,8 +82,6 @@ class LatencyProbe:
         """
         if self._teacher is None:
             return analytic_latency(student, self.architecture, self.settings)
-        from kdnas_env.latency.torch_runtime import pinned_threads
-
         run = self._load(model, "student")
         with probe_lock(), pinned_threads(self.settings.threads):
             times = interleave(run, self._teacher, self.settings, select_clock(self.settings))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,17 +49,6 @@ def random_ids(model: nn.Module, settings: LatencySettings) -> torch.Tensor:
     rows = encoder.get_input_embeddings().num_embeddings
     ids = torch.randint(rows - 1, (settings.batch_size, settings.sequence_length), generator=generator)
     return ids + (ids >= padding)
-
-
-@contextmanager
-def pinned_threads(threads: int) -> Iterator[None]:
-    """Let PyTorch use a number of threads in the block, and the former number after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _checked_device(name: str) -> torch.device:

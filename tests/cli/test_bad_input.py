@@ -134,6 +134,7 @@ def test_two_processes_in_one_run(flags: Flags, tmp_path: Path, capsys: pytest.C
         ({"latency.sequence_length": 500}, "500"),
         ({"reward.alpha": 1.0}, "alpha is 1.0"),
         ({"device": "abacus"}, "abacus"),
+        ({"threads": 0}, "threads is 0"),
     ],
 )
 def test_other_bad_values(

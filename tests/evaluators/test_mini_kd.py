@@ -80,6 +80,23 @@ def test_equal_evaluators_give_equal_records(make: Make) -> None:
     assert evaluate(one).heldout_loss != evaluate(one, seed=1).heldout_loss
 
 
+def test_records_depend_on_their_own_number_of_threads_only(make: Make) -> None:
+    before = torch.get_num_threads()
+    evaluator = make(threads=2)
+    records = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            records.append(without_times(evaluate(evaluator)))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert records[0] == records[1]
+    assert records[0].details["threads"] == 2
+    assert make().threads == before
+    assert make(threads=1).fingerprint == evaluator.fingerprint
+
+
 def test_the_student_of_a_record_can_be_had(make: Make) -> None:
     evaluator = make()
     distilled = evaluator.distil(STUDENT, Fidelity(epochs=1))
@@ -198,6 +215,7 @@ def test_a_lost_cache_is_raised(make: Make) -> None:
         ({"latency": {"colour": "blue"}}, LatencyError, "colour"),
         ({"latency": {"sequence_length": 500}}, LatencyError, "500"),
         ({"precision": "float8"}, KDNASError, "float8"),
+        ({"threads": 0}, KDNASError, "threads is 0"),
         ({"device": "abacus"}, TeacherError, "abacus"),
     ],
 )
