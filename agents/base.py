@@ -60,6 +60,28 @@ class SearchResult:
         return self.best.reward if self.best else None
 
 
+@dataclass(frozen=True)
+class Capabilities:
+    """What an agent can do; the README's table of agents is made of these.
+
+    Attributes:
+        action_space: Space in which it acts itself. Every agent searches a ``MultiDiscrete`` environment; one that acts
+            in another space wraps it.
+        masks: Whether it proposes only what can be built, as far as the environment says what can.
+        vector: Whether it searches a vector environment, a round a step.
+        multi_objective: Whether it can optimise several objectives at a time.
+        fidelity: Whether it can spend less than a whole evaluation on a candidate.
+        resume: Whether it can be saved, killed, and resumed to the same next proposal.
+    """
+
+    action_space: str = "MultiDiscrete"
+    masks: bool = True
+    vector: bool = True
+    multi_objective: bool = False
+    fidelity: bool = False
+    resume: bool = True
+
+
 class Agent(ABC, Generic[ConfigT]):
     """A search strategy with its hyper-parameters.
 
@@ -68,10 +90,12 @@ class Agent(ABC, Generic[ConfigT]):
 
     Attributes:
         Config: Frozen dataclass of the hyper-parameters, every one with a default.
+        capabilities: What it can do.
         config: The hyper-parameters of this agent.
     """
 
     Config: ClassVar[type[Any]]
+    capabilities: ClassVar[Capabilities] = Capabilities()
 
     def __init__(self, config: ConfigT | None = None) -> None:
         if config is not None and not isinstance(config, self.Config):
