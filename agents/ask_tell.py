@@ -17,12 +17,14 @@ from agents.base import (
     DEFAULT_ROUND_SIZE,
     Agent,
     ConfigT,
+    Environment,
     Info,
     RoundCallback,
     SearchResult,
     action_counts,
     env_attribute,
     env_number,
+    evaluation_limit,
     whole_number,
 )
 from agents.grid import Grid
@@ -208,7 +210,7 @@ class AskTellAgent(Agent[ConfigT]):
 
     def search(
         self,
-        env: gym.Env[Any, Any],
+        env: Environment,
         *,
         budget: int | None = None,
         round_size: int | None = None,
@@ -222,22 +224,16 @@ class AskTellAgent(Agent[ConfigT]):
         exception goes on, and :meth:`result` returns it.
         """
         nvec = action_counts(env)
-        limits = [
-            whole_number("budget", limit, 1) for limit in (budget, env_number(env, "budget")) if limit is not None
-        ]
-        if not limits:
-            raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
-        size = round_size if round_size is not None else env_number(env, "round_size")
         self.reset(
             nvec,
-            budget=min(limits),
-            round_size=DEFAULT_ROUND_SIZE if size is None else size,
+            budget=evaluation_limit(env, budget),
+            round_size=_round_size(env, round_size),
             seed=seed,
             candidates=env_attribute(env, "valid_action_indices"),
         )
         return self.resume(env, on_round=on_round)
 
-    def resume(self, env: gym.Env[Any, Any], *, on_round: RoundCallback | None = None) -> SearchResult:
+    def resume(self, env: Environment, *, on_round: RoundCallback | None = None) -> SearchResult:
         """Go on with a search that was loaded or interrupted, until its budget is spent.
 
         The environment is reset and sees only what is left to evaluate; candidates that were pending come first.
@@ -247,18 +243,27 @@ class AskTellAgent(Agent[ConfigT]):
             on_round: Called after each round with the ranking.
 
         Raises:
-            KDNASError: If there is no search to go on with, or the environment has other actions.
+            KDNASError: If there is no search to go on with, or the environment has other actions or, a vector
+                environment, another number of seats than a round has candidates.
         """
         self._check_started()
         if not np.array_equal(nvec := action_counts(env), self.grid.nvec):
             raise KDNASError(f"the environment's actions are {nvec}, but the search is over {self.grid.nvec}")
+        vector = isinstance(env, gym.vector.VectorEnv)
+        _round_size(env, self.round_size)
         env.reset(seed=self.seed)
         ended = False
         while not ended and (left := self.budget - self.ranking.evaluations) > 0:
-            actions = self.pending[:left] if self._pending else self.ask(min(self.round_size, left))
-            if not len(actions):
+            wanted = min(self.round_size, left)
+            if len(self._pending) < (wanted if vector else 1):
+                self.ask(wanted - len(self._pending))
+            actions = self.pending[:wanted]
+            # The seats of a vector environment are filled all or not at all.
+            if not len(actions) or (vector and len(actions) < self.round_size):
                 break
-            ended = self._play(env, actions)
+            ended = (
+                self._play_together(env, actions) if isinstance(env, gym.vector.VectorEnv) else self._play(env, actions)
+            )
             if on_round is not None:
                 on_round(self.ranking)
         return self.result()
@@ -367,9 +372,41 @@ class AskTellAgent(Agent[ConfigT]):
             if rewards:
                 self.tell(actions[: len(infos)], rewards[: len(infos)], infos)
 
+    def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
+        """Step a round in all seats at once and tell it; return whether the episode ended."""
+        _, rewards, terminations, truncations, infos = env.step(actions.copy())
+        ended = bool(np.any(terminations) or np.any(truncations))
+        final = infos.get("final_info", infos) if ended else infos
+        own = [
+            {
+                name: values[seat]
+                for name, values in final.items()
+                if not name.startswith("_") and final[f"_{name}"][seat]
+            }
+            for seat in range(len(actions))
+        ]
+        self.tell(actions, rewards, own)
+        return ended
+
     def _check_started(self) -> None:
         if not hasattr(self, "ranking"):
             raise KDNASError(f"this {type(self).__name__} has no search; call reset(), load() or search() first")
+
+
+def _round_size(env: Environment, wanted: int | None) -> int:
+    """Return the candidates per round: what is wanted, else what the environment says, else the default.
+
+    Raises:
+        KDNASError: If a vector environment has another number of seats than what is wanted.
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        if wanted not in (None, env.num_envs):
+            raise KDNASError(
+                f"round_size is {wanted!r}, but a round of a vector environment is one step of its {env.num_envs} seats"
+            )
+        return env.num_envs
+    size = env_number(env, "round_size") if wanted is None else wanted
+    return DEFAULT_ROUND_SIZE if size is None else size
 
 
 @dataclass(frozen=True, eq=False)

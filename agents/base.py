@@ -19,6 +19,7 @@ from kdnas_env.errors import KDNASError
 
 ConfigT = TypeVar("ConfigT")
 Info = Mapping[str, Any]
+Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 RoundCallback = Callable[[Ranking], object]
 """Called after each round with the ranking so far."""
 
@@ -105,7 +106,7 @@ class Agent(ABC, Generic[ConfigT]):
     @abstractmethod
     def search(
         self,
-        env: gym.Env[Any, Any],
+        env: Environment,
         *,
         budget: int | None = None,
         round_size: int | None = None,
@@ -116,12 +117,13 @@ class Agent(ABC, Generic[ConfigT]):
 
         Args:
             env: Any environment with a one-dimensional ``MultiDiscrete`` action space in which a step evaluates the
-                action. Three attributes of it are used where they exist, through all wrappers: ``budget`` and
-                ``round_size`` (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last
-                dimension fastest, or None). An info with a ``status`` other than ``ok`` tells of a failed evaluation,
-                which is never best.
-            budget: Evaluations to spend; by default the environment's, which is never exceeded.
-            round_size: Candidates per round; by default the environment's, else 8.
+                action, or a vector environment of such, which is stepped a round at a time. Attributes of it are used
+                where they exist, through all wrappers: ``max_evaluations`` (else ``budget``) and ``round_size``
+                (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last dimension fastest,
+                or None). An info with a ``status`` other than ``ok`` tells of a failed evaluation, which is never best.
+            budget: Evaluations to spend; by default the environment's, which is never exceeded. Of a vector
+                environment, whole rounds are spent.
+            round_size: Candidates per round; by default the environment's, else 8. A vector environment sets it.
             seed: Seeds the agent and the environment's ``reset``.
             on_round: Called after each round with the ranking.
 
@@ -137,15 +139,13 @@ def whole_number(name: str, value: object, least: int) -> int:
     return int(value)
 
 
-def action_counts(env: gym.Env[Any, Any]) -> Ints:
+def action_counts(env: Environment) -> Ints:
     """Return the choices per dimension of an environment's actions, int64 of shape ``(dims,)``.
 
     Raises:
         KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0.
     """
-    space = getattr(env, "action_space", None)
-    if isinstance(env, gym.vector.VectorEnv):
-        raise KDNASError("agents search one environment, not a vector of them; pass a single environment")
+    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else getattr(env, "action_space", None)
     if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
         raise KDNASError(
             f"the action space is {space}; expected a one-dimensional MultiDiscrete that starts at 0. Wrap the "
@@ -154,12 +154,29 @@ def action_counts(env: gym.Env[Any, Any]) -> Ints:
     return space.nvec.astype(np.int64)
 
 
-def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
+def env_attribute(env: Environment, name: str) -> Any:
     """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return getattr(env.unwrapped, name, None)
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
-def env_number(env: gym.Env[Any, Any], name: str) -> int | None:
+def evaluation_limit(env: Environment, budget: int | None) -> int:
+    """Return how many evaluations a search may spend: what the environment allows, and no more than ``budget``.
+
+    Raises:
+        KDNASError: If neither says.
+    """
+    allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
+    limits = [whole_number("budget", limit, 1) for limit in (budget, allowed) if limit is not None]
+    if not limits:
+        raise KDNASError(
+            "the environment has no attribute 'budget' that counts evaluations; pass budget=, the evaluations to spend"
+        )
+    return min(limits)
+
+
+def env_number(env: Environment, name: str) -> int | None:
     """Return an attribute like :func:`env_attribute` if it is a whole number, else None."""
     value = env_attribute(env, name)
     return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None

@@ -12,10 +12,20 @@ if TYPE_CHECKING:
 
 __all__ = ["agent_names", "make_agent"]
 
+_TASKS = "kdnas_env.envs.tasks"
+_MINI_KD: dict[str, Any] = {
+    "entry_point": f"{_TASKS}:MiniKDEnv",
+    "vector_entry_point": f"{_TASKS}:make_mini_kd_vector",
+}
+_PLANTED: dict[str, Any] = {
+    "entry_point": f"{_TASKS}:PlantedEnv",
+    "vector_entry_point": f"{_TASKS}:make_planted_vector",
+}
+
 # The latency of a student is measured, so that equal runs of this one differ.
-register(id="kdnas/MiniKD-v0", entry_point="kdnas_env.envs.tasks:MiniKDEnv", nondeterministic=True)
-register(id="kdnas/MiniKDAnalytic-v0", entry_point="kdnas_env.envs.tasks:MiniKDEnv", kwargs={"latency": "analytic"})
-register(id="kdnas/Planted-v0", entry_point="kdnas_env.envs.tasks:PlantedEnv")
+register(id="kdnas/MiniKD-v0", **_MINI_KD, nondeterministic=True)
+register(id="kdnas/MiniKDAnalytic-v0", **_MINI_KD, kwargs={"latency": "analytic"})
+register(id="kdnas/Planted-v0", **_PLANTED)
 
 
 def __getattr__(name: str) -> Any:

@@ -192,6 +192,9 @@ EpochCallback = Callable[[EpochReport], bool | None]
 class Evaluator(Protocol):
     """Turns architectures into evaluations, batch first.
 
+    An evaluator whose answers cost nothing and never change may say so by an attribute ``tabular = True``: environments
+    then remember its answers from one episode to the next.
+
     Attributes:
         deterministic: Whether equal calls return equal results (wall seconds aside).
         fingerprint: Identifies the workload: teacher, corpus, recipe and latency settings.

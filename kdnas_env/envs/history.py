@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple, overload
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.evaluation import Evaluation
 from kdnas_env.reward import RewardComponents
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(NamedTuple):
     """One answered action.
 
     Attributes:
@@ -21,7 +19,7 @@ class Record:
         reward: The reward that was answered, with its components.
         round: The round the action was answered in, from 0.
         counted: Whether it was charged to the budget.
-        duplicate: Whether the architecture had been answered before.
+        duplicate: Whether the architecture had been answered before, at the same effort.
     """
 
     action: tuple[int, ...]
@@ -48,8 +46,10 @@ class SearchHistory(Sequence[Record]):
         self.round_size = round_size
         self._records: list[Record] = []
         self._counted: list[Record] = []
-        self._first: dict[StudentConfig, Record] = {}
         self._best: Record | None = None
+        self._previous_best: Record | None = None
+        self._first: dict[StudentConfig, Record] = {}
+        self._indexed = 0
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,19 +63,31 @@ class SearchHistory(Sequence[Record]):
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
         return self._records[index]
 
-    def add(self, action: Sequence[int], evaluation: Evaluation, reward: RewardComponents, *, counted: bool) -> Record:
+    def add(
+        self,
+        action: tuple[int, ...],
+        evaluation: Evaluation,
+        reward: RewardComponents,
+        *,
+        counted: bool,
+        duplicate: bool,
+    ) -> Record:
         """Append an answer and return its record."""
-        config = evaluation.config
-        record = Record(tuple(action), evaluation, reward, self.round, counted, config in self._first)
+        record = Record(action, evaluation, reward, self.round, counted, duplicate)
         self._records.append(record)
+        if record.usable and (self._best is None or reward.reward > self._best.reward.reward):
+            self._best = record
         if counted:
             self._counted.append(record)
-        self._first.setdefault(config, record)
-        self._best = best_of(filter(None, (self._best, record)))
+            if not len(self._counted) % self.round_size:
+                self._previous_best = best_of(self.previous_round)
         return record
 
     def find(self, config: StudentConfig) -> Record | None:
         """Return the first answer for an architecture, or None."""
+        for record in self._records[self._indexed :]:
+            self._first.setdefault(record.evaluation.config, record)
+        self._indexed = len(self._records)
         return self._first.get(config)
 
     @property
@@ -107,7 +119,7 @@ class SearchHistory(Sequence[Record]):
     @property
     def previous_best(self) -> Record | None:
         """The best student of the last finished round."""
-        return best_of(self.previous_round)
+        return self._previous_best
 
 
 def best_of(records: Iterable[Record]) -> Record | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,24 +12,31 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.envs.history import Record, SearchHistory
+from kdnas_env.architecture import StudentConfig, count_parameters
+from kdnas_env.envs.answers import (
+    DUPLICATES,
+    NEUTRAL_REWARD,
+    STEPS_PER_EVALUATION,
+    Answer,
+    Known,
+    Observation,
+    checked_count,
+    evaluate_valid,
+    evaluation_info,
+    loss_curve,
+    nothing_yet,
+    observation_space,
+    rewards_of,
+    tokens_of,
+)
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.history import SearchHistory
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.reward import KDReward, RewardComponents
+from kdnas_env.evaluation import EpochCallback, Evaluator, Fidelity
+from kdnas_env.reward import KDReward
 from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 
 Action = npt.NDArray[np.int64]
-Observation = dict[str, npt.NDArray[Any]]
-
-DUPLICATES = ("charge", "free", "reject")
-"""What an action that was answered before costs."""
-
-STEPS_PER_EVALUATION = 10
-"""An episode is truncated after this many steps per evaluation of the budget."""
-
-MISSING_LOSS = -1.0
-"""Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
 
 
 class KDNASEnv(gym.Env[Observation, Action]):
@@ -98,8 +105,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     ## Episode End
 
-    Terminated when the budget is spent. Truncated after 10 steps per evaluation of the budget, which only uncounted
-    duplicates can reach. `reset(options={"budget": n})` sets another budget for the coming episode.
+    Terminated when the budget is spent: evaluations, or with `budget_unit` epochs of mini-KD (the last evaluation is
+    cut to those that are left) or seconds of evaluation. Truncated after 10 steps per evaluation or epoch of the
+    budget (per point of the space, where seconds count), which only uncounted duplicates can reach.
+    `reset(options={"budget": n})` sets another budget for the coming episode.
 
     ## Information
 
@@ -115,8 +124,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `speedup`                          | float         | teacher/student latency                             |
     | `latency_ms`, `teacher_latency_ms` | float         | medians of one probe (0: not measured)              |
     | `parameters`, `flops`              | int           | of the student's encoder; of one forward pass       |
+    | `epochs`                           | int           | epochs that were asked for                          |
     | `heldout_curve`                    | float64 array | loss by epoch, `(epochs + 1,)`; -1: not reached     |
-    | `evaluations`, `budget_left`       | int           | spent and left                                      |
+    | `evaluations`                      | int           | charged to the budget                               |
+    | `budget_left`                      | int or float  | in the unit of the budget                           |
     | `round`                            | int           | finished rounds                                     |
     | `duplicate`, `counted`             | bool          | answered before; charged to the budget              |
 
@@ -130,7 +141,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `evaluator`    |              | an `Evaluator`, or a function that makes one at the first reset |
     | `reward`       | `KDReward()` | turns evaluations into rewards                                  |
     | `fidelity`     | `Fidelity()` | epochs, share of the data and seed of every evaluation          |
-    | `budget`       | `120`        | evaluations per episode                                         |
+    | `budget`       | `120`        | what an episode may spend                                       |
+    | `budget_unit`  | "evaluations"| `evaluations`, `epochs` or `seconds`                            |
     | `round_size`   | `8`          | evaluations per round                                           |
     | `duplicates`   | `"charge"`   | `charge`, `free` or `reject`                                    |
     | `render_mode`  | `None`       | `ansi` or `rgb_array`                                           |
@@ -142,7 +154,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     Attributes:
         search_space: What is searched.
         reward_function: What turns evaluations into rewards.
-        fidelity: The effort of every evaluation.
+        budget: What an episode may spend, in ``budget_unit``.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
     """
 
@@ -155,7 +167,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
         *,
         reward: KDReward | None = None,
         fidelity: Fidelity | None = None,
-        budget: int = 120,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
         round_size: int = 8,
         duplicates: str = "charge",
         render_mode: str | None = None,
@@ -166,10 +179,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
             raise KDNASError(f"render_mode is {render_mode!r}; expected None or one of {self.metadata['render_modes']}")
         self.search_space = search_space
         self.reward_function = reward or KDReward()
-        self.fidelity = fidelity or Fidelity()
         self.duplicates = duplicates
-        self.round_size = _checked_count("round_size", round_size)
-        self.budget = self._checked_budget(budget)
+        self.round_size = checked_count("round_size", round_size)
+        self.budget_unit = budget_unit
+        self.budget = self.checked_budget(budget).amount
         self.render_mode = render_mode
         self.on_epoch: EpochCallback | None = None
 
@@ -177,12 +190,17 @@ class KDNASEnv(gym.Env[Observation, Action]):
         ready = hasattr(evaluator, "evaluate")
         self._evaluator = cast(Evaluator, evaluator) if ready else None
         self._make_evaluator = None if ready else cast(Callable[[], Evaluator], evaluator)
-        self._history = SearchHistory(self.round_size)
-        self._episode_budget = self.budget
-        self._running = False
-
+        self._most_epochs = (fidelity or Fidelity()).epochs
         self.action_space = spaces.MultiDiscrete(search_space.nvec)
-        self.observation_space = self._make_observation_space()
+        self._observation_space = observation_space(search_space, self.reward_function, self.round_size)
+        self.observation_space = cast(spaces.Space[Any], self._observation_space)
+
+        self._answers: dict[Fidelity, dict[tuple[int, ...], Answer]] = {}
+        self._known: dict[tuple[StudentConfig, Fidelity], Known] = {}
+        self._episode = 0
+        self._begin(self.checked_budget(budget))
+        self._running = False
+        self.fidelity = fidelity or Fidelity()
 
     @property
     def evaluator(self) -> Evaluator:
@@ -193,12 +211,39 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return self._evaluator
 
     @property
+    def fidelity(self) -> Fidelity:
+        """The effort of the next evaluations; at most as many epochs as the environment was made with."""
+        return self._fidelity
+
+    @fidelity.setter
+    def fidelity(self, fidelity: Fidelity) -> None:
+        if fidelity.epochs > self._most_epochs:
+            raise KDNASError(
+                f"the fidelity has {fidelity.epochs} epochs; the environment was made for {self._most_epochs} at most"
+            )
+        self._fidelity = fidelity
+
+    @property
+    def max_evaluations(self) -> int | None:
+        """Evaluations per episode at the present effort; None where the budget is in seconds."""
+        return Budget(self.budget, self.budget_unit).evaluations(self.fidelity)
+
+    @property
     def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
         """Flat indices (last dimension fastest) of the actions worth a step, one per architecture that can be built.
 
         Sorted int64 of shape ``(n,)``; None where the space is too large to list.
         """
         return self.search_space.valid_indices if self.search_space.size <= LARGEST_ENUMERATION else None
+
+    @property
+    def parameter_counts(self) -> npt.NDArray[np.int64] | None:
+        """Parameters of the architectures of ``valid_action_indices``, in their order, int64 ``(n,)``, or None."""
+        indices, space = self.valid_action_indices, self.search_space
+        if indices is None:
+            return None
+        counts = [count_parameters(space.decode(space.from_index(index)), space.teacher) for index in indices.tolist()]
+        return np.array(counts, dtype=np.int64)
 
     @property
     def history(self) -> SearchHistory:
@@ -223,11 +268,16 @@ class KDNASEnv(gym.Env[Observation, Action]):
         unknown = sorted(set(options) - {"budget"})
         if unknown:
             raise KDNASError(f"unknown reset option(s) {unknown}; the only option is 'budget'")
-        self._episode_budget = self._checked_budget(options.get("budget", self.budget))
-        _ = self.evaluator  # a bad teacher or corpus shall fail here, not in the first step
-        self._history = SearchHistory(self.round_size)
-        self._running = True
-        return self._observation(), self._info(None)
+        budget = self.checked_budget(options.get("budget", self.budget))
+        # A bad teacher or corpus shall fail here, not in the first step.
+        if not getattr(self.evaluator, "tabular", False):
+            self._answers, self._known = {}, {}
+        self._begin(budget)
+        return self._observation(), {
+            **evaluation_info(None, NEUTRAL_REWARD, -1),
+            "heldout_curve": loss_curve(None, self._most_epochs),
+            **self._progress_info(duplicate=False, counted=False),
+        }
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Evaluate one student.
@@ -243,22 +293,31 @@ class KDNASEnv(gym.Env[Observation, Action]):
             raise ResetNeeded(
                 "no search is running: call reset() before the first step and after the end of an episode"
             )
-        config = self.search_space.decode(action)
-        earlier = self._history.find(config)
-        evaluation = earlier.evaluation if earlier else self._evaluate(config)
-        reward = self.reward_function(evaluation)
-        if earlier and self.duplicates == "reject":
+        answer = self._answer(action)
+        known, shown, history = answer.known, self._shown, self._history
+        duplicate = known.episode == self._episode
+        known.episode = self._episode
+        counted = not duplicate or self.duplicates == "charge"
+        reward, shown["last"], shown["last_reward"] = known.reward, answer.tokens, answer.reward
+        if duplicate and self.duplicates == "reject":
             reward = replace(reward, reward=self.reward_function.floor)
-        record = self._history.add(
-            [int(index) for index in action],
-            evaluation,
-            reward,
-            counted=earlier is None or self.duplicates == "charge",
-        )
-        terminated = self._history.evaluations >= self._episode_budget
-        truncated = not terminated and len(self._history) >= STEPS_PER_EVALUATION * self._episode_budget
+            shown["last_reward"] = np.array([reward.reward], dtype=np.float32)
+        record = history.add(answer.action, known.evaluation, reward, counted=counted, duplicate=duplicate)
+        if history.best is record:
+            shown["global_best"], shown["global_best_reward"] = answer.tokens, answer.reward
+        if counted:
+            self._spent += self._budget.cost(known.evaluation)
+            if not history.evaluations % self.round_size:
+                self._show_round()
+        terminated = self._spent >= self._budget.amount
+        truncated = not terminated and len(history) >= self._step_limit
         self._running = not (terminated or truncated)
-        return self._observation(), reward.reward, terminated, truncated, self._info(record)
+        info = {
+            **answer.info,
+            "heldout_curve": answer.curve.copy(),
+            **self._progress_info(duplicate=duplicate, counted=counted),
+        }
+        return self._observation(), reward.reward, terminated, truncated, info
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Show the search so far.
@@ -272,17 +331,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
                 'gym.make(id, render_mode="ansi")'
             )
             return None
-        from kdnas_env.envs.render import draw_search, figure_to_rgb, search_text
+        from kdnas_env.envs.render import render_search
 
-        if self.render_mode == "ansi":
-            return search_text(self._history, budget=self._episode_budget)
-        figure = draw_search(
-            self._history,
-            budget=self._episode_budget,
-            round_size=self.round_size,
-            loss=self.reward_function.loss,
-        )
-        return figure_to_rgb(figure)
+        budget = None if self.budget_unit != "evaluations" else int(self._budget.amount)
+        return render_search(self._history, self.render_mode, budget=budget, loss=self.reward_function.loss)
 
     def close(self) -> None:
         """Close what the environment opened itself; an evaluator that was passed in stays open."""
@@ -292,96 +344,75 @@ class KDNASEnv(gym.Env[Observation, Action]):
             if close is not None:
                 close()
 
+    def checked_budget(self, amount: Any) -> Budget:
+        """Return the budget of an episode.
+
+        Raises:
+            KDNASError: If the amount is not a positive number of the unit, or can never be spent.
+        """
+        budget = Budget(amount, self.budget_unit)
+        free = self.duplicates != "charge" and self.budget_unit == "evaluations"
+        if free and budget.amount > self.search_space.size:
+            raise KDNASError(
+                f"budget is {amount}, but the space has {self.search_space.size} points and duplicates="
+                f"{self.duplicates!r} does not count repetitions; lower the budget or use duplicates='charge'"
+            )
+        return budget
+
     def __getstate__(self) -> dict[str, Any]:
         # What the environment can make again (teacher, corpus, caches) does not travel.
         made_here = self._make_evaluator is not None
         return {**self.__dict__, "on_epoch": None} | ({"_evaluator": None} if made_here else {})
 
-    def _evaluate(self, config: StudentConfig) -> Evaluation:
-        violation = self.search_space.violation(config)
-        if violation:
-            return Evaluation(config, self.fidelity, Status.INVALID, error=violation)
-        (evaluation,) = self.evaluator.evaluate([config], self.fidelity, on_epoch=self.on_epoch)
-        return evaluation
+    def _begin(self, budget: Budget) -> None:
+        self._budget = budget
+        self._spent: float = 0
+        limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
+        self._step_limit = STEPS_PER_EVALUATION * limit
+        self._history = SearchHistory(self.round_size)
+        self._shown = nothing_yet(self._observation_space)
+        self._episode += 1
+        self._running = True
 
-    def _checked_budget(self, budget: object) -> int:
-        count = _checked_count("budget", budget)
-        if self.duplicates != "charge" and count > self.search_space.size:
-            raise KDNASError(
-                f"budget is {count}, but the space has {self.search_space.size} points and duplicates="
-                f"{self.duplicates!r} does not count repetitions; lower the budget or use duplicates='charge'"
-            )
-        return count
+    def _answer(self, action: Action) -> Answer:
+        fidelity = self._budget.affordable(self._fidelity, self._spent)
+        answers = self._answers.get(fidelity)
+        if answers is None:
+            answers = self._answers[fidelity] = {}
+        # An action that is known is not checked again, which would take as long as all the rest.
+        if isinstance(action, np.ndarray) and action.dtype.kind == "i" and action.ndim == 1:
+            found = answers.get(tuple(action.tolist()))
+            # Who listens to epochs wants to hear those of every episode.
+            if found is not None and (self.on_epoch is None or found.known.episode == self._episode):
+                return found
+        config = self.search_space.decode(action)
+        known = self._known.get((config, fidelity))
+        if known is None or (self.on_epoch is not None and known.episode != self._episode):
+            (evaluation,) = evaluate_valid(self.evaluator, self.search_space, [config], fidelity, self.on_epoch)
+            known = Known(evaluation, self.reward_function(evaluation), episode=0)
+            self._known[config, fidelity] = known
+        key = tuple(int(index) for index in action)
+        answers[key] = answer = Answer.of(key, known, self.search_space, self._most_epochs)
+        return answer
 
-    def _make_observation_space(self) -> spaces.Space[Any]:
-        tokens = self.search_space.nvec + 1
-        low, high = self.reward_function.floor, self.reward_function.upper_bound
-        observation: dict[str, spaces.Space[Any]] = {}
-        for name in ("last", "previous_best", "global_best"):
-            observation[name] = spaces.MultiDiscrete(tokens)
-            observation[f"{name}_reward"] = spaces.Box(low, high, (1,), np.float32)
-        observation["previous_round"] = spaces.MultiDiscrete(np.tile(tokens, self.round_size))
-        observation["previous_round_rewards"] = spaces.Box(low, high, (self.round_size,), np.float32)
-        observation["progress"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-        return spaces.Dict(observation)
+    def _show_round(self) -> None:
+        history, shown = self._history, self._shown
+        shown["previous_round"] = tokens_of(history.previous_round)
+        shown["previous_round_rewards"] = rewards_of(history.previous_round)
+        best, empty = history.previous_best, nothing_yet(self._observation_space)
+        shown["previous_best"] = tokens_of([best]) if best else empty["previous_best"]
+        shown["previous_best_reward"] = rewards_of([best]) if best else empty["previous_best_reward"]
 
     def _observation(self) -> Observation:
+        self._shown["progress"][0] = min(self._spent / self._budget.amount, 1.0)
+        return {name: array.copy() for name, array in self._shown.items()}
+
+    def _progress_info(self, *, duplicate: bool, counted: bool) -> dict[str, Any]:
         history = self._history
-        observation: Observation = {}
-        singles = {"last": history.last, "previous_best": history.previous_best, "global_best": history.best}
-        for name, record in singles.items():
-            observation[name] = self._tokens([record] if record else [], 1)
-            observation[f"{name}_reward"] = _rewards([record] if record else [], 1)
-        observation["previous_round"] = self._tokens(history.previous_round, self.round_size)
-        observation["previous_round_rewards"] = _rewards(history.previous_round, self.round_size)
-        observation["progress"] = np.array([history.evaluations / self._episode_budget], dtype=np.float32)
-        return observation
-
-    def _tokens(self, records: Sequence[Record], count: int) -> npt.NDArray[np.int64]:
-        tokens = np.zeros((count, len(self.search_space.dimensions)), dtype=np.int64)
-        for row, record in zip(tokens, records, strict=False):
-            row[:] = record.action
-            row += 1
-        return tokens.ravel()
-
-    def _info(self, record: Record | None) -> dict[str, Any]:
-        evaluation = record.evaluation if record else None
-        latency = evaluation.latency if evaluation else None
-        reward = record.reward if record else RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
-        curve = np.full(self.fidelity.epochs + 1, MISSING_LOSS)
-        if evaluation:
-            reached = evaluation.heldout_unexplained[: len(curve)]
-            curve[: len(reached)] = reached
         return {
-            "config": str(evaluation.config) if evaluation else "",
-            "index": self.search_space.index(record.action) if record else -1,
-            "status": str(evaluation.status) if evaluation else "none",
-            "error": evaluation.error if evaluation else "",
-            "quality": reward.quality,
-            "loss": reward.loss,
-            "latency_ratio": reward.latency_ratio,
-            "latency_factor": reward.latency_factor,
-            "speedup": reward.speedup,
-            "latency_ms": float(latency.median_ms) if latency else 0.0,
-            "teacher_latency_ms": float(latency.teacher_median_ms) if latency else 0.0,
-            "parameters": int(evaluation.parameters) if evaluation else 0,
-            "flops": int(evaluation.flops) if evaluation else 0,
-            "heldout_curve": curve,
-            "evaluations": self._history.evaluations,
-            "budget_left": self._episode_budget - self._history.evaluations,
-            "round": self._history.round,
-            "duplicate": record.duplicate if record else False,
-            "counted": record.counted if record else False,
+            "evaluations": history.evaluations,
+            "budget_left": self._budget.amount - self._spent,
+            "round": history.round,
+            "duplicate": duplicate,
+            "counted": counted,
         }
-
-
-def _checked_count(name: str, value: object) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise KDNASError(f"{name} is {value!r}; expected a whole number of evaluations, at least 1")
-    return int(value)
-
-
-def _rewards(records: Sequence[Record], count: int) -> npt.NDArray[np.float32]:
-    rewards = np.zeros(count, dtype=np.float32)
-    rewards[: len(records)] = [record.reward.reward for record in records]
-    return rewards

@@ -42,18 +42,28 @@ def pareto_records(records: Sequence[Record]) -> list[Record]:
     return [usable[index] for index in front]
 
 
-def search_text(history: SearchHistory, *, budget: int) -> str:
+def render_search(history: SearchHistory, mode: str, *, budget: int | None, loss: str) -> str | npt.NDArray[np.uint8]:
+    """Show a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``."""
+    if mode == "ansi":
+        return search_text(history, budget=budget)
+    return figure_to_rgb(draw_search(history, budget=budget, round_size=history.round_size, loss=loss))
+
+
+def search_text(history: SearchHistory, *, budget: int | None) -> str:
     """Describe a search in a few lines: progress, best and last student, Pareto front.
 
     Args:
         history: The records of the search.
-        budget: Evaluations of the whole search.
+        budget: Evaluations of the whole search, or None where they are not what is counted.
     """
-    rounds = -(-budget // history.round_size)
-    lines = [
-        f"KD-NAS search: {history.evaluations} of {budget} evaluations, "
-        f"round {min(history.round + 1, rounds)} of {rounds}"
-    ]
+    if budget is None:
+        lines = [f"KD-NAS search: {history.evaluations} evaluations, round {history.round + 1}"]
+    else:
+        rounds = -(-budget // history.round_size)
+        lines = [
+            f"KD-NAS search: {history.evaluations} of {budget} evaluations, "
+            f"round {min(history.round + 1, rounds)} of {rounds}"
+        ]
     if history.last is None:
         return "\n".join([*lines, "nothing evaluated yet"])
     failed = sum(not record.usable for record in history if not record.duplicate)

@@ -12,7 +12,8 @@ import numpy as np
 
 from kdnas_env.architecture import EncoderArchitecture
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.errors import SpaceError
+from kdnas_env.envs.vector import KDNASVectorEnv
+from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluation import Evaluator, Fidelity
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
@@ -39,7 +40,8 @@ class MiniKDEnv(KDNASEnv):
     | `space`          | `None`      | choices by dimension, a YAML or JSON file, or None: derived from the teacher |
     | `families`       | `None`      | student families to search, with a derived space; None: the teacher's own    |
     | `max_parameters` | `None`      | largest student allowed, in parameters                                       |
-    | `budget`         | `120`       | evaluations per episode                                                      |
+    | `budget`         | `120`       | what an episode may spend                                                    |
+    | `budget_unit`    | evaluations | `evaluations`, `epochs` or `seconds`                                         |
     | `round_size`     | `8`         | evaluations per round                                                        |
     | `epochs`         | `2`         | epochs of mini-KD per evaluation                                             |
     | `data_fraction`  | `1.0`       | share of the training sentences that is used, in (0, 1]                      |
@@ -69,7 +71,8 @@ class MiniKDEnv(KDNASEnv):
         space: SpaceSource = None,
         families: Sequence[str] | str | None = None,
         max_parameters: int | None = None,
-        budget: int = 120,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
         round_size: int = 8,
         epochs: int = 2,
         data_fraction: float = 1.0,
@@ -103,6 +106,7 @@ class MiniKDEnv(KDNASEnv):
             reward=KDReward(alpha, beta, loss=loss or default_loss(recipe)),
             fidelity=Fidelity(epochs=epochs, data_fraction=data_fraction, seed=seed),
             budget=budget,
+            budget_unit=budget_unit,
             round_size=round_size,
             duplicates=duplicates,
             render_mode=render_mode,
@@ -123,7 +127,8 @@ class PlantedEnv(KDNASEnv):
     | `space`          | `None`     | choices by dimension, a YAML or JSON file, or None: derived from BERT-base |
     | `families`       | `None`     | student families to search, with a derived space; None: `bert`             |
     | `max_parameters` | `None`     | largest student allowed, in parameters                                     |
-    | `budget`         | `120`      | evaluations per episode                                                    |
+    | `budget`         | `120`      | what an episode may spend                                                  |
+    | `budget_unit`    | evaluations| `evaluations`, `epochs`, or `seconds` as simulated                         |
     | `round_size`     | `8`        | evaluations per round                                                      |
     | `epochs`         | `2`        | epochs per evaluation                                                      |
     | `seed`           | `0`        | of the noise and of the failures                                           |
@@ -145,7 +150,8 @@ class PlantedEnv(KDNASEnv):
         space: SpaceSource = None,
         families: Sequence[str] | str | None = None,
         max_parameters: int | None = None,
-        budget: int = 120,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
         round_size: int = 8,
         epochs: int = 2,
         seed: int = 0,
@@ -165,10 +171,30 @@ class PlantedEnv(KDNASEnv):
             reward=KDReward(alpha, beta),
             fidelity=Fidelity(epochs=epochs, seed=seed),
             budget=budget,
+            budget_unit=budget_unit,
             round_size=round_size,
             duplicates=duplicates,
             render_mode=render_mode,
         )
+
+
+def make_mini_kd_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:
+    """Make a vector environment of `MiniKDEnv`; the keyword arguments are those of the class."""
+    return KDNASVectorEnv(MiniKDEnv(**_without_round_size(kwargs)), num_envs, autoreset_mode=autoreset_mode)
+
+
+def make_planted_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:
+    """Make a vector environment of `PlantedEnv`; the keyword arguments are those of the class."""
+    return KDNASVectorEnv(PlantedEnv(**_without_round_size(kwargs)), num_envs, autoreset_mode=autoreset_mode)
+
+
+def _without_round_size(kwargs: dict[str, Any]) -> dict[str, Any]:
+    if "round_size" in kwargs:
+        raise KDNASError(
+            f"round_size is {kwargs['round_size']!r}, but a round of a vector environment is one step of all its "
+            "seats; leave it out and set num_envs"
+        )
+    return kwargs
 
 
 def default_loss(recipe: object) -> str:

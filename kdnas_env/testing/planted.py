@@ -74,6 +74,7 @@ class PlantedEvaluator:
     failures: Mapping[StudentConfig, Status] = field(default_factory=dict)
 
     deterministic = True
+    tabular = True
 
     def __post_init__(self) -> None:
         if not self.noise >= 0:

@@ -89,6 +89,24 @@ def test_the_budget_is_spent_and_never_exceeded(
 
 
 @every_agent
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep", "Disabled"])
+def test_a_vector_environment_is_searched_like_a_single_one(name: str, mode: str) -> None:
+    together = gym.make_vec("kdnas/Planted-v0", num_envs=4, budget=22, autoreset_mode=mode)
+    one_by_one = gym.make("kdnas/Planted-v0", round_size=4, budget=20)
+    if not make(name).capabilities.vector:
+        with pytest.raises(KDNASError, match="vector"):
+            make(name).search(together, seed=3)
+        return
+    result, expected = (make(name).search(env, seed=3) for env in (together, one_by_one))
+    assert points(result) == points(expected)
+    assert result.rewards.tolist() == expected.rewards.tolist()
+    assert result.best == expected.best
+    assert [info["loss"] for info in result.infos] == [info["loss"] for info in expected.infos]
+    with pytest.raises(KDNASError, match="a round of a vector environment is one step of its 4 seats"):
+        make(name).search(together, round_size=5)
+
+
+@every_agent
 def test_it_takes_budget_and_round_size_from_the_environment(name: str) -> None:
     env = gym.make("kdnas/Planted-v0", budget=11, round_size=4)
     assert [len(record.rewards) for record in make(name).search(env).rounds] == [4, 4, 3]
@@ -301,13 +319,6 @@ def test_other_action_spaces_are_refused(name: str, space: Any) -> None:
     env.action_space = space
     with pytest.raises(KDNASError, match="expected a one-dimensional MultiDiscrete that starts at 0"):
         make(name).search(env, budget=2)
-
-
-@every_agent
-def test_vector_environments_are_refused(name: str) -> None:
-    envs = gym.make_vec("kdnas/Planted-v0", num_envs=2, vectorization_mode="sync")
-    with pytest.raises(KDNASError, match="agents search one environment, not a vector of them"):
-        make(name).search(envs, budget=2)
 
 
 @every_agent

@@ -1,0 +1,171 @@
+"""What environments answer: observations and infos, and how their arrays are laid out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.envs.history import Record
+from kdnas_env.errors import KDNASError
+from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.reward import KDReward, RewardComponents
+from kdnas_env.space import SearchSpace
+
+Observation = dict[str, npt.NDArray[Any]]
+
+DUPLICATES = ("charge", "free", "reject")
+"""What an action that was answered before costs."""
+
+STEPS_PER_EVALUATION = 10
+"""An episode is truncated after this many steps per unit of the budget."""
+
+MISSING_LOSS = -1.0
+"""Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
+
+SINGLES = ("last", "previous_best", "global_best")
+"""Architectures in the observation, each with its reward under the same name and ``_reward``."""
+
+
+@dataclass(slots=True, eq=False)
+class Known:
+    """An evaluation with what it earned.
+
+    Attributes:
+        evaluation: The evaluation.
+        reward: Its reward.
+        episode: Number of the last episode that it was answered in.
+    """
+
+    evaluation: Evaluation
+    reward: RewardComponents
+    episode: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """An action's answer in the form that steps return. Its arrays and its dict are copied before they leave.
+
+    Attributes:
+        action: The action.
+        known: The evaluation and its reward.
+        tokens: The action as observations encode it, int64 ``(dims,)``.
+        reward: The reward as observations hold it, float32 ``(1,)``.
+        curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
+        info: What does not depend on the state of the search.
+    """
+
+    action: tuple[int, ...]
+    known: Known
+    tokens: npt.NDArray[np.int64]
+    reward: npt.NDArray[np.float32]
+    curve: npt.NDArray[np.float64]
+    info: dict[str, Any]
+
+    @classmethod
+    def of(cls, action: tuple[int, ...], known: Known, space: SearchSpace, epochs: int) -> Answer:
+        """Lay an evaluation out as the answer to an action, with room for the losses of ``epochs``."""
+        return cls(
+            action,
+            known,
+            np.array(action, dtype=np.int64) + 1,
+            np.array([known.reward.reward], dtype=np.float32),
+            loss_curve(known.evaluation, epochs),
+            evaluation_info(known.evaluation, known.reward, space.index(np.array(action))),
+        )
+
+
+def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
+    """Return the observation space of one environment; without a round size, there is no previous round in it."""
+    tokens, (low, high) = space.nvec + 1, (reward.floor, reward.upper_bound)
+    observation: dict[str, spaces.Space[Any]] = {}
+    for name in SINGLES:
+        observation[name] = spaces.MultiDiscrete(tokens)
+        observation[f"{name}_reward"] = spaces.Box(low, high, (1,), np.float32)
+    if round_size is not None:
+        observation["previous_round"] = spaces.MultiDiscrete(np.tile(tokens, round_size))
+        observation["previous_round_rewards"] = spaces.Box(low, high, (round_size,), np.float32)
+    observation["progress"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    return spaces.Dict(observation)
+
+
+def nothing_yet(space: spaces.Dict) -> Observation:
+    """Return the observation before the first step: every token is "none yet", every reward 0."""
+    return {name: np.zeros(part.shape, dtype=part.dtype) for name, part in space.items() if part.shape is not None}
+
+
+def tokens_of(records: Sequence[Record]) -> npt.NDArray[np.int64]:
+    """Return architectures as observations encode them, one after the other, int64 ``(len(records) * dims,)``."""
+    return np.array([record.action for record in records], dtype=np.int64).ravel() + 1
+
+
+def rewards_of(records: Sequence[Record]) -> npt.NDArray[np.float32]:
+    """Return rewards as observations hold them, float32 ``(len(records),)``."""
+    return np.array([record.reward.reward for record in records], dtype=np.float32)
+
+
+def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:
+    """Return the held-out loss by epoch, float64 ``(epochs + 1,)``."""
+    curve = np.full(epochs + 1, MISSING_LOSS)
+    if evaluation is not None:
+        reached = evaluation.heldout_unexplained[: len(curve)]
+        curve[: len(reached)] = reached
+    return curve
+
+
+def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
+    """Return what an info says of an evaluation, its loss curve excepted; neutral values where there is none."""
+    latency = evaluation.latency if evaluation else None
+    return {
+        "config": str(evaluation.config) if evaluation else "",
+        "index": index,
+        "status": str(evaluation.status) if evaluation else "none",
+        "error": evaluation.error if evaluation else "",
+        "quality": reward.quality,
+        "loss": reward.loss,
+        "latency_ratio": reward.latency_ratio,
+        "latency_factor": reward.latency_factor,
+        "speedup": reward.speedup,
+        "latency_ms": float(latency.median_ms) if latency else 0.0,
+        "teacher_latency_ms": float(latency.teacher_median_ms) if latency else 0.0,
+        "parameters": int(evaluation.parameters) if evaluation else 0,
+        "flops": int(evaluation.flops) if evaluation else 0,
+        "epochs": evaluation.fidelity.epochs if evaluation else 0,
+    }
+
+
+NEUTRAL_REWARD = RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+"""Stands in infos where nothing was evaluated."""
+
+
+def evaluate_valid(
+    evaluator: Evaluator,
+    space: SearchSpace,
+    configs: Sequence[StudentConfig],
+    fidelity: Fidelity,
+    on_epoch: EpochCallback | None,
+) -> list[Evaluation]:
+    """Evaluate as one batch what can be built and is allowed; the rest is ``invalid``, without asking the evaluator."""
+    violations = [space.violation(config) for config in configs]
+    valid = [config for config, violation in zip(configs, violations, strict=True) if violation is None]
+    evaluated = iter(evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
+    return [
+        next(evaluated) if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
+        for config, violation in zip(configs, violations, strict=True)
+    ]
+
+
+def checked_count(name: str, value: object) -> int:
+    """Return a whole number of evaluations, at least 1.
+
+    Raises:
+        KDNASError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise KDNASError(f"{name} is {value!r}; expected a whole number of evaluations, at least 1")
+    return int(value)

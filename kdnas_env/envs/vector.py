@@ -1,0 +1,361 @@
+"""The vector environment: one search, whose candidates are evaluated a round at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+
+from kdnas_env.envs.answers import (
+    NEUTRAL_REWARD,
+    STEPS_PER_EVALUATION,
+    Observation,
+    checked_count,
+    evaluation_info,
+    loss_curve,
+    nothing_yet,
+    observation_space,
+)
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.history import SearchHistory
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.ledger import FLOATS, INTS, Ledger
+from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.evaluation import EpochCallback, Status
+from kdnas_env.reward import KDReward
+from kdnas_env.space import SearchSpace
+
+Actions = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+Infos = dict[str, Any]
+
+
+class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]]):
+    """Search a round a step: `num_envs` candidates are evaluated together, as one batch of the evaluator.
+
+    ## Description
+
+    The sub-environments are seats at one search, not searches of their own: they share budget, bests and duplicates,
+    begin and end together. One step is one round. Rewards, bests and infos are those of a `KDNASEnv` whose
+    `round_size` is `num_envs` and which is stepped through the same candidates. For independent searches side by
+    side, use `SyncVectorEnv` or `AsyncVectorEnv` over `KDNASEnv`, as `gym.make_vec(id, num_envs, "sync")` does.
+
+    ## Action and Observation Space
+
+    Those of `KDNASEnv`, batched. `previous_round` and its rewards are left out of the observation: they would be the
+    same for all seats, and are the `last` of all seats, side by side.
+
+    ## Episode End
+
+    Terminated in all seats when less than a round is left of the budget, which is thus never exceeded: of a budget of
+    100 evaluations, 8 seats spend 96. Truncated in all seats after 10 times as many answers as the budget allows, which
+    only uncounted duplicates can reach. What comes next is set by `autoreset_mode`:
+
+    | `autoreset_mode` | The step that ends a search                          | The step after it                    |
+    |------------------|------------------------------------------------------|--------------------------------------|
+    | `NextStep`       | returns its last observation                         | begins a search; ignores its actions |
+    | `SameStep`       | begins a search; the end of the last one stands in   | is the first of the new search       |
+    |                  | `infos["final_obs"]` and `infos["final_info"]`       |                                      |
+    | `Disabled`       | returns its last observation                         | raises, unless `reset` was called    |
+
+    A `reset` with `options={"reset_mask": mask}` has to name all seats, since they begin together.
+
+    ## Information
+
+    The keys of `KDNASEnv`, each an array with one entry per seat, and its mask under the key with a leading `_`.
+    `error` is there only in rounds in which a student failed. `evaluations`, `budget_left` and `round` are those after
+    the round.
+
+    ## Arguments
+
+    | Name             | Default      | Meaning                                                         |
+    |------------------|--------------|-----------------------------------------------------------------|
+    | `env`            |              | a `KDNASEnv`; its search is taken over, it is not stepped       |
+    | `num_envs`       |              | candidates per round; the `round_size` of `env` does not count  |
+    | `autoreset_mode` | `"NextStep"` | an `AutoresetMode`, its value or its name                       |
+
+    Attributes:
+        env: The environment that it was made of, with search space, reward, fidelity and evaluator.
+        on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
+    """
+
+    def __init__(self, env: KDNASEnv, num_envs: int, *, autoreset_mode: AutoresetMode | str = "NextStep") -> None:
+        self.env = env
+        self.num_envs = checked_count("num_envs", num_envs)
+        self.autoreset_mode = _autoreset_mode(autoreset_mode)
+        self.metadata = {**env.metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode = env.render_mode
+        self.on_epoch: EpochCallback | None = None
+        self._seat_space = observation_space(env.search_space, env.reward_function, None)
+        self.single_observation_space = self._seat_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._counts = tuple(env.search_space.nvec.tolist())
+        self._ledger = Ledger(env)
+        self._begin(self._checked_budget(env.budget))
+        self._running = self._ended = False
+
+    @property
+    def search_space(self) -> SearchSpace:
+        """What is searched."""
+        return self.env.search_space
+
+    @property
+    def reward_function(self) -> KDReward:
+        """What turns evaluations into rewards."""
+        return self.env.reward_function
+
+    @property
+    def round_size(self) -> int:
+        """Candidates per round: the number of seats."""
+        return self.num_envs
+
+    @property
+    def budget(self) -> float:
+        """What an episode may spend, in the unit of the environment's budget."""
+        return self.env.budget
+
+    @property
+    def max_evaluations(self) -> int | None:
+        """Evaluations per episode, in whole rounds; None where the budget is in seconds."""
+        evaluations = self.env.max_evaluations
+        return None if evaluations is None else evaluations - evaluations % self.num_envs
+
+    @property
+    def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
+        """As in ``KDNASEnv``."""
+        return self.env.valid_action_indices
+
+    @property
+    def parameter_counts(self) -> npt.NDArray[np.int64] | None:
+        """As in ``KDNASEnv``."""
+        return self.env.parameter_counts
+
+    @property
+    def history(self) -> SearchHistory:
+        """Every answer of the episode, in order, with the best students and the rounds."""
+        history = SearchHistory(self.num_envs)
+        for rows, counted, duplicates in self._rounds:
+            for row, is_counted, duplicate in zip(rows.tolist(), counted.tolist(), duplicates.tolist(), strict=True):
+                record = self._ledger.records[row]
+                reward = record.reward
+                if duplicate and self.env.duplicates == "reject":
+                    reward = replace(reward, reward=self.reward_function.floor)
+                history.add(record.action, record.evaluation, reward, counted=is_counted, duplicate=duplicate)
+        return history
+
+    def reset(
+        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Infos]:
+        """Begin a new search in all seats.
+
+        Args:
+            seed: Seeds ``np_random``; of a list the first counts, as there is one search.
+            options: ``budget`` sets the budget of this episode; ``reset_mask``, bool ``(num_envs,)``, has to be all
+                true.
+
+        Raises:
+            KDNASError: If an option is unknown or malformed, or the budget is less than a round.
+        """
+        super().reset(seed=seed[0] if isinstance(seed, list) else seed)
+        options = dict(options or {})
+        mask = options.pop("reset_mask", None)
+        if mask is not None and (np.shape(mask) != (self.num_envs,) or not np.all(mask)):
+            raise KDNASError(
+                f"reset_mask is {mask!r}; the seats of a search begin together, so that it has to be true for all "
+                f"{self.num_envs} of them"
+            )
+        unknown = sorted(set(options) - {"budget"})
+        if unknown:
+            raise KDNASError(f"unknown reset option(s) {unknown}; the options are 'budget' and 'reset_mask'")
+        budget = self._checked_budget(options.get("budget", self.env.budget))
+        _ = self.env.evaluator  # a bad teacher or corpus shall fail here, not in the first step
+        self._ledger.open()
+        self._begin(budget)
+        self._running, self._ended = True, False
+        return self._observation(), self._empty_infos()
+
+    def step(self, actions: Actions) -> tuple[Observation, Floats, Bools, Bools, Infos]:
+        """Evaluate a round of students.
+
+        Args:
+            actions: One index per dimension and seat, integers of shape ``(num_envs, dims)``.
+
+        Returns:
+            Observations, rewards float64 ``(num_envs,)``, terminations and truncations, bool ``(num_envs,)``, infos.
+
+        Raises:
+            SpaceError: If the actions have the wrong shape or dtype, or are out of range.
+            ResetNeeded: If no search is running.
+        """
+        if self._ended and self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            observation, infos = self.reset()
+            return observation, np.zeros(self.num_envs), self._flags(False), self._flags(False), infos
+        if not self._running:
+            raise ResetNeeded("no search is running: call reset() before the first step and after the end of a search")
+        rows = self._ledger.rows(self._flat(actions), self.on_epoch)
+        duplicates = self._ledger.mark(rows)
+        counted = self._flags(True) if self.env.duplicates == "charge" else ~duplicates
+        rewards = self._ledger.rewards.take(rows)
+        if self.env.duplicates == "reject":
+            rewards[duplicates] = self.reward_function.floor
+        self._rounds.append((rows, counted, duplicates))
+        self._evaluations += int(np.count_nonzero(counted))
+        self._spent += self._cost(rows, counted)
+        usable = self._ledger.usable.take(rows)
+        self._show(actions, rewards, usable)
+        terminated = self._spent_up()
+        truncated = not terminated and len(self._rounds) * self.num_envs >= self._step_limit
+        self._running, self._ended = not (terminated or truncated), terminated or truncated
+        observation, infos = self._observation(), self._infos(rows, usable, counted, duplicates)
+        if self._ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
+            final = {
+                "final_obs": _unbatched(observation, self.num_envs),
+                "final_info": infos,
+                "_final_obs": self._flags(True),
+                "_final_info": self._flags(True),
+            }
+            observation, infos = self.reset()
+            infos |= final
+        return observation, rewards, self._flags(terminated), self._flags(truncated), infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Show the search so far, once per seat; see ``KDNASEnv.render``."""
+        if self.render_mode is None:
+            return None
+        from kdnas_env.envs.render import render_search
+
+        budget = None if self._budget.unit != "evaluations" else int(self._budget.amount)
+        frame = render_search(self.history, self.render_mode, budget=budget, loss=self.reward_function.loss)
+        return (frame,) * self.num_envs
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close what the environment opened itself; an evaluator that was passed in stays open."""
+        self.env.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "on_epoch": None}
+
+    def _infos(self, rows: npt.NDArray[np.int64], usable: Bools, counted: Bools, duplicates: Bools) -> Infos:
+        ledger = self._ledger
+        floats, ints = ledger.floats.take(rows, axis=0), ledger.ints.take(rows, axis=0)
+        infos: Infos = {"config": ledger.configs.take(rows), "heldout_curve": floats[:, len(FLOATS) :]}
+        infos |= zip(FLOATS, floats.T, strict=False)
+        infos |= zip(INTS, ints.T, strict=True)
+        if usable.all():
+            infos["status"] = np.full(self.num_envs, str(Status.OK), dtype=object)
+        else:
+            infos |= {"status": ledger.status(rows), "error": ledger.errors(rows)}
+        return self._masked(infos | {"duplicate": duplicates.copy(), "counted": counted.copy()})
+
+    def _empty_infos(self) -> Infos:
+        """Return what infos say before the first step: neutral values."""
+        neutral = evaluation_info(None, NEUTRAL_REWARD, -1) | {"duplicate": False, "counted": False}
+        infos = {
+            name: np.full(self.num_envs, value, dtype=object if isinstance(value, str) else type(value))
+            for name, value in neutral.items()
+            if name != "error"
+        }
+        infos["heldout_curve"] = np.tile(loss_curve(None, self.env.fidelity.epochs), (self.num_envs, 1))
+        return self._masked(infos)
+
+    def _masked(self, infos: Infos) -> Infos:
+        """Add the state of the search, and the mask of every key."""
+        left = self._budget.amount - self._spent
+        state = {"evaluations": self._evaluations, "budget_left": left, "round": self._evaluations // self.num_envs}
+        infos |= {name: np.full(self.num_envs, value) for name, value in state.items()}
+        present = self._flags(True)
+        return infos | {f"_{name}": present for name in infos}
+
+    def _begin(self, budget: Budget) -> None:
+        self._budget = budget
+        self._evaluations = 0
+        self._spent: float = 0
+        limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
+        self._step_limit = STEPS_PER_EVALUATION * limit
+        self._rounds: list[tuple[npt.NDArray[np.int64], Bools, Bools]] = []
+        self._best_reward = -np.inf
+        self._shown = {
+            name: np.tile(array, (self.num_envs, 1)) for name, array in nothing_yet(self._seat_space).items()
+        }
+
+    def _checked_budget(self, amount: Any) -> Budget:
+        budget = self.env.checked_budget(amount)
+        self._least = self.num_envs * (max(1, self.env.fidelity.epochs) if budget.unit == "epochs" else 1)
+        if budget.unit != "seconds" and budget.amount < self._least:
+            raise KDNASError(
+                f"budget is {budget.amount} {budget.unit}, less than one round of {self.num_envs} seats, which takes "
+                f"{self._least}; raise the budget or lower num_envs"
+            )
+        return budget
+
+    def _spent_up(self) -> bool:
+        """Whether there is no budget for another round."""
+        left = self._budget.amount - self._spent
+        return left <= 0 if self._budget.unit == "seconds" else left < self._least
+
+    def _flat(self, actions: Actions) -> npt.NDArray[np.int64]:
+        """Return the flat index of each action, or raise what the scalar environment would."""
+        array = np.asarray(actions)
+        shape = (self.num_envs, len(self.search_space.dimensions))
+        if array.shape != shape or array.dtype.kind not in "iu":
+            raise SpaceError(f"actions are {array.dtype} of shape {array.shape}; expected integers of shape {shape}")
+        try:
+            flat: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(array.T), self._counts)
+        except ValueError:
+            for action in array:
+                self.search_space.index(action)
+            raise
+        return flat
+
+    def _cost(self, rows: npt.NDArray[np.int64], counted: Bools) -> float:
+        if self._budget.unit == "evaluations":
+            return int(np.count_nonzero(counted))
+        return float(self._ledger.costs.take(rows)[counted].sum())
+
+    def _show(self, actions: Actions, rewards: Floats, usable: Bools) -> None:
+        shown = self._shown
+        shown["last"] = actions + 1
+        shown["last_reward"] = rewards.astype(np.float32)[:, None]
+        best = int(np.where(usable, rewards, -np.inf).argmax())
+        found = bool(usable[best])
+        token = shown["last"][best] if found else np.zeros_like(shown["last"][best])
+        self._show_best("previous_best", token, rewards[best] if found else 0.0)
+        if found and rewards[best] > self._best_reward:
+            self._best_reward = float(rewards[best])
+            self._show_best("global_best", token, rewards[best])
+        shown["progress"] = np.full((self.num_envs, 1), min(self._spent / self._budget.amount, 1.0), dtype=np.float32)
+
+    def _show_best(self, name: str, token: npt.NDArray[np.int64], reward: float) -> None:
+        self._shown[name] = np.broadcast_to(token, (self.num_envs, len(token)))
+        self._shown[f"{name}_reward"] = np.full((self.num_envs, 1), reward, dtype=np.float32)
+
+    def _observation(self) -> Observation:
+        return {name: array.copy() for name, array in self._shown.items()}
+
+    def _flags(self, value: bool) -> Bools:
+        return np.full(self.num_envs, value)
+
+
+def _autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    if isinstance(mode, AutoresetMode):
+        return mode
+    for known in AutoresetMode:
+        if mode in (known.value, known.name):
+            return known
+    raise KDNASError(f"autoreset_mode is {mode!r}; expected one of {[known.value for known in AutoresetMode]}")
+
+
+def _unbatched(observation: Observation, seats: int) -> npt.NDArray[Any]:
+    """Return the observation of each seat, objects ``(seats,)``."""
+    final = np.empty(seats, dtype=object)
+    final[:] = [{name: array[seat].copy() for name, array in observation.items()} for seat in range(seats)]
+    return final
