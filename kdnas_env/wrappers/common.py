@@ -1,0 +1,63 @@
+"""What the wrappers share: attributes of the wrapped environment, checked actions, longer observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from kdnas_env.errors import KDNASError, SpaceError
+
+Step = tuple[Any, Any, bool, bool, dict[str, Any]]
+
+
+def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
+    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def reward_floor(env: gym.Env[Any, Any]) -> float | None:
+    """Return the least reward of an environment, or None if it does not say."""
+    floor = getattr(env_attribute(env, "reward_function"), "floor", None)
+    return None if floor is None else float(floor)
+
+
+def checked_choice(action: object, count: int) -> int:
+    """Return a ``Discrete(count)`` action as int.
+
+    Raises:
+        SpaceError: If it is not a whole number from 0 to ``count - 1``.
+    """
+    array = np.asarray(action)
+    if array.shape != () or not np.issubdtype(array.dtype, np.integer) or not 0 <= array < count:
+        raise SpaceError(f"action is {action!r}; expected a whole number from 0 to {count - 1}")
+    return int(array)
+
+
+def checked_number(name: str, value: object) -> float:
+    """Return a finite number as float, or raise a ``KDNASError`` that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise KDNASError(f"{name} is {value!r}; expected a finite number")
+    return float(value)
+
+
+def extended_space(space: spaces.Space[Any], extra: Mapping[str, spaces.Space[Any]]) -> spaces.Dict:
+    """Return an observation space with more keys; one that is not a ``Dict`` goes under ``observation``.
+
+    Raises:
+        KDNASError: If the space has one of the keys already.
+    """
+    own = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+    clash = sorted(own.keys() & extra.keys())
+    if clash:
+        raise KDNASError(f"the observation already has the key(s) {clash}; apply the wrapper once, or rename them")
+    return spaces.Dict({**own, **extra})
+
+
+def extended_observation(observation: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an observation of :func:`extended_space`."""
+    own = observation if isinstance(observation, dict) else {"observation": observation}
+    return {**own, **extra}

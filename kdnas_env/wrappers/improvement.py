@@ -1,0 +1,74 @@
+"""Reward for getting better."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from gymnasium.utils import RecordConstructorArgs
+
+from kdnas_env.wrappers.common import Step, checked_number, reward_floor
+
+
+class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Reward with what a candidate adds to the best reward of the episode.
+
+    ## Description
+
+    The sum of the rewards of an episode is the best reward of the wrapped environment less the start. An agent that
+    maximises it thus maximises the best candidate found, which is what a search is for, rather than the mean of the
+    candidates. That holds without discount: agents want `gamma=1`.
+
+    Wrap the reward first and the action last: `SequentialChoice(ImprovementReward(env))`.
+
+    ## Action Space, Observation Space and Episode End
+
+    As in the wrapped environment; rewards within the observation are those of the wrapped environment.
+
+    ## Rewards
+
+    `max(reward - best, 0)`, where `best` is the greatest reward before the step. It begins at `start`; without one,
+    at the environment's least reward (`reward_function.floor`), which is that of a failure. Where the environment
+    does not declare one, the first candidate is the start and earns 0.
+
+    ## Information
+
+    As in the wrapped environment, with two more keys, both 0 where there is nothing yet:
+
+    | Key                | Type  | Meaning                                 |
+    |--------------------|-------|-----------------------------------------|
+    | `candidate_reward` | float | reward of the wrapped environment       |
+    | `best_reward`      | float | the greatest so far, the start included |
+
+    ## Arguments
+
+    | Name    | Default | Meaning                                                         |
+    |---------|---------|-----------------------------------------------------------------|
+    | `start` | `None`  | what has to be improved on first; None: the environment's floor |
+
+    Raises:
+        KDNASError: If `start` is not a finite number.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any], *, start: float | None = None) -> None:
+        RecordConstructorArgs.__init__(self, start=start)
+        gym.Wrapper.__init__(self, env)
+        self.start = reward_floor(env) if start is None else checked_number("start", start)
+        self._best = self.start
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the wrapped environment; there is no best but the start."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._best = self.start
+        return observation, self._explained(info, 0.0)
+
+    def step(self, action: Any) -> Step:
+        """Take a step; the reward is the improvement."""
+        observation, answer, terminated, truncated, info = self.env.step(action)
+        reward = float(answer)
+        best = reward if self._best is None else self._best
+        self._best = max(best, reward)
+        return observation, self._best - best, terminated, truncated, self._explained(info, reward)
+
+    def _explained(self, info: dict[str, Any], reward: float) -> dict[str, Any]:
+        return {**info, "candidate_reward": reward, "best_reward": 0.0 if self._best is None else self._best}

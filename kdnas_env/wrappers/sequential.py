@@ -1,0 +1,190 @@
+"""One decision at a time: a candidate is put together dimension by dimension."""
+
+from __future__ import annotations
+
+from bisect import insort
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import RecordConstructorArgs
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.wrappers.common import (
+    Step,
+    checked_choice,
+    checked_number,
+    extended_observation,
+    extended_space,
+    reward_floor,
+)
+from kdnas_env.wrappers.masks import ActionGrid, Bools, open_completions
+
+_PENALTY = -1.0
+"""Reward of a rejected candidate where the environment does not declare its least reward."""
+
+
+class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Choose one dimension per step, knowing the choices made before.
+
+    ## Description
+
+    A step chooses for one dimension, in action order; the last one completes the candidate, which the wrapped
+    environment then evaluates. Masks depend on the earlier choices, so that they express constraints which tie
+    dimensions together, such as heads that divide the width: an agent that heeds them proposes allowed points only.
+
+    ## Action Space
+
+    `Discrete(max(nvec))`: the choice for the dimension that is next. An action outside the space raises `SpaceError`.
+    One inside that the mask forbids *rejects* the candidate: reward `penalty`, nothing is evaluated or charged, and
+    the choices start again with the first dimension.
+
+    ## Observation Space
+
+    A `Dict` of the wrapped observation's keys (a wrapped observation that is no `Dict` is under `observation`) and:
+
+    | Key         | Space                     | Meaning                                               |
+    |-------------|---------------------------|-------------------------------------------------------|
+    | `partial`   | `MultiDiscrete(nvec + 1)` | the choices so far as `choice + 1`; 0: not chosen yet |
+    | `dimension` | `Discrete(dims)`          | the dimension that is next                            |
+
+    ## Rewards
+
+    0 until the candidate is complete, then the reward of the wrapped environment, which must be a scalar. Since the
+    reward comes at the end, agents want a discount of 1 within a candidate: `gamma=1`.
+
+    ## Episode End
+
+    As in the wrapped environment. Truncated also at the rejected candidate number `max_rejections`, so that an agent
+    that does not heed the masks cannot go on for ever.
+
+    ## Information
+
+    The information of the wrapped environment; between candidates that of the last one is repeated. In addition:
+
+    | Key           | Type       | Meaning                                                                 |
+    |---------------|------------|-------------------------------------------------------------------------|
+    | `action_mask` | int8 array | `(max(nvec),)`, 1: the next action is allowed                           |
+    | `complete`    | bool       | the step completed a candidate: reward and information are of this step |
+    | `rejected`    | bool       | the step was forbidden and the candidate is dropped                     |
+
+    A choice is allowed if `valid_action_indices` of the wrapped environment (all points, where it has no such list)
+    holds a point with it and the earlier choices, which with `exclude_evaluated` was not evaluated in the episode.
+    Once all are evaluated, all are allowed again. `action_masks()` gives the same mask as bool, as `MaskablePPO`
+    of sb3-contrib asks for it.
+
+    ## Arguments
+
+    | Name                | Default | Meaning                                                              |
+    |---------------------|---------|----------------------------------------------------------------------|
+    | `exclude_evaluated` | `True`  | forbid points that were evaluated in the episode                     |
+    | `penalty`           | `None`  | reward of a rejected candidate; None: the environment's floor, or -1 |
+    | `max_rejections`    | `1000`  | rejected candidates at which the episode is truncated                |
+
+    Raises:
+        KDNASError: If the actions are not a one-dimensional `MultiDiscrete` from 0, or an argument is malformed.
+    """
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        *,
+        exclude_evaluated: bool = True,
+        penalty: float | None = None,
+        max_rejections: int = 1000,
+    ) -> None:
+        RecordConstructorArgs.__init__(
+            self, exclude_evaluated=exclude_evaluated, penalty=penalty, max_rejections=max_rejections
+        )
+        gym.Wrapper.__init__(self, env)
+        if isinstance(max_rejections, bool) or not isinstance(max_rejections, int) or max_rejections < 2:
+            raise KDNASError(f"max_rejections is {max_rejections!r}; expected a whole number, at least 2")
+        floor = reward_floor(env)
+        default = _PENALTY if floor is None else floor
+        self.penalty = default if penalty is None else checked_number("penalty", penalty)
+        self.exclude_evaluated = exclude_evaluated
+        self.max_rejections = max_rejections
+        self._grid = ActionGrid.of(env)
+        self._prefix: tuple[int, ...] = ()
+        self._evaluated: list[int] = []
+        self._rejections = 0
+        self._answer: tuple[Any, dict[str, Any]] | None = None
+
+        self.action_space = spaces.Discrete(max(self._grid.nvec))
+        self.observation_space = extended_space(
+            env.observation_space,
+            {
+                "partial": spaces.MultiDiscrete(np.array(self._grid.nvec) + 1),
+                "dimension": spaces.Discrete(len(self._grid.nvec)),
+            },
+        )
+
+    @property
+    def valid_action_indices(self) -> None:
+        """None: the list of the wrapped environment is not one of these actions."""
+        return None
+
+    def action_masks(self) -> Bools:
+        """Return which actions are allowed next, bool of shape ``(max(nvec),)``; never none."""
+        evaluated = self._evaluated if len(self._evaluated) < self._grid.size else ()
+        mask = np.zeros(max(self._grid.nvec), dtype=np.bool_)
+        mask[: self._grid.nvec[len(self._prefix)]] = open_completions(self._grid, self._prefix, evaluated)
+        return mask
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the wrapped environment; no dimension is chosen."""
+        answer = self.env.reset(seed=seed, options=options)
+        self._prefix, self._evaluated, self._rejections = (), [], 0
+        self._answer = deepcopy(answer)
+        return self._extended(*answer)
+
+    def step(self, action: Any) -> Step:
+        """Choose for the next dimension; the last choice has the candidate evaluated.
+
+        Raises:
+            SpaceError: If the action is outside the action space.
+            ResetNeeded: If no episode is running.
+        """
+        if self._answer is None:
+            raise ResetNeeded("no episode is running: call reset() before the first step and after the end of one")
+        choice = checked_choice(action, max(self._grid.nvec))
+        if not self.action_masks()[choice]:
+            self._prefix = ()
+            self._rejections += 1
+            truncated = self._rejections >= self.max_rejections
+            return self._wait(self.penalty, truncated=truncated, rejected=True)
+        prefix = (*self._prefix, choice)
+        if len(prefix) < len(self._grid.nvec):
+            self._prefix = prefix
+            return self._wait(0.0)
+        return self._evaluate(prefix)
+
+    def _evaluate(self, candidate: tuple[int, ...]) -> Step:
+        observation, reward, terminated, truncated, info = self.env.step(np.array(candidate, dtype=np.int64))
+        self._prefix = ()
+        if self.exclude_evaluated and len(self._evaluated) < self._grid.size:
+            insort(self._evaluated, self._grid.number(candidate))
+        self._answer = None if terminated or truncated else deepcopy((observation, info))
+        observation, info = self._extended(observation, info, complete=True)
+        return observation, float(reward), bool(terminated), bool(truncated), info
+
+    def _wait(self, reward: float, *, truncated: bool = False, rejected: bool = False) -> Step:
+        assert self._answer is not None
+        observation, info = self._extended(*deepcopy(self._answer), rejected=rejected)
+        if truncated:
+            self._answer = None
+        return observation, reward, False, truncated, info
+
+    def _extended(
+        self, observation: Any, info: dict[str, Any], *, complete: bool = False, rejected: bool = False
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        partial = np.zeros(len(self._grid.nvec), dtype=np.int64)
+        partial[: len(self._prefix)] = np.array(self._prefix, dtype=np.int64) + 1
+        mask = self.action_masks().astype(np.int8)
+        return (
+            extended_observation(observation, {"partial": partial, "dimension": np.int64(len(self._prefix))}),
+            {**info, "action_mask": mask, "complete": complete, "rejected": rejected},
+        )
