@@ -127,7 +127,7 @@ class MiniKD:
         train = self._fit() if self.objective.solved else self._measure(self.train, self._train_reference)
         yield self._result(0, train, began)
         rng = np.random.default_rng([self.fidelity.seed, _ORDER])
-        optimiser = self._optimiser()
+        optimiser = self._optimiser(train.unexplained if self.objective.solved else None)
         steps = self.fidelity.epochs * -(-len(self.train) // self.recipe.batch_size)
         step = 0
         for epoch in range(1, self.fidelity.epochs + 1):
@@ -162,7 +162,7 @@ class MiniKD:
             generator=_generator(self.fidelity.seed, _PROJECTION, torch.device("cpu")),
         )
 
-    def _optimiser(self) -> torch.optim.Optimizer:
+    def _optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
         decayed: list[nn.Parameter] = []
         others = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         for name, parameter in self.encoder.named_trainable():
@@ -171,12 +171,12 @@ class MiniKD:
                 (decayed if matrix else others).append(parameter)
         return torch.optim.AdamW(
             [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=self.recipe.peak_learning_rate(self._width),
+            lr=self.recipe.peak_learning_rate(self._width, unexplained),
             fused=True,
         )
 
     def _train(self, plan: list[NDArray[np.int64]], optimiser: torch.optim.Optimizer, step: int, steps: int) -> Score:
-        peak = self.recipe.peak_learning_rate(self._width)
+        peak = optimiser.defaults["lr"]
         parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
         total = torch.zeros((), dtype=torch.float64, device=self.workload.device)
         terms = 0

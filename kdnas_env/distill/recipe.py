@@ -16,6 +16,8 @@ EMBEDDINGS = ("random", "pca", "token_means")
 LAYERS = ("random", "teacher")
 
 _REFERENCE_WIDTH = 192
+_REFERENCE_DISTANCE = 0.3
+_LARGEST_DISTANCE_FACTOR = 2.0
 _OPTIONAL = ("max_grad_norm", "heldout_samples")
 
 
@@ -51,6 +53,7 @@ _RULES: dict[str, _Rule] = {
     "batch_size": _COUNT,
     "learning_rate": _POSITIVE,
     "width_scaling": _FLAG,
+    "distance_scaling": _FLAG,
     "warmup_fraction": _SHARE,
     "weight_decay": _NOT_NEGATIVE,
     "max_grad_norm": _POSITIVE,
@@ -80,9 +83,12 @@ class Recipe:
             the shared layer of an ALBERT student stays random, which was measured to be better.
         train_embeddings: Whether the embedding tables are trained.
         batch_size: Sentences per step.
-        learning_rate: Peak learning rate of AdamW; where it is scaled by width, of a student 192 wide.
+        learning_rate: Peak learning rate of AdamW; where it is scaled, of a student 192 wide that starts with 0.3
+            of the teacher's variance unexplained.
         width_scaling: Whether the learning rate falls with one over the student's width (Yang et al. 2022,
             arXiv:2203.03466), so that one value serves a whole search space.
+        distance_scaling: Whether the learning rate is in proportion to what the closed forms leave unexplained (up to
+            twice ``learning_rate``): a student that starts near its teacher is only disturbed by large steps.
         warmup_fraction: Share of the steps over which the learning rate rises, before it falls linearly to 0.
         weight_decay: Of matrices other than embeddings.
         max_grad_norm: Largest norm of a gradient, or None.
@@ -101,8 +107,9 @@ class Recipe:
     layers: str = "teacher"
     train_embeddings: bool = False
     batch_size: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 2.6e-3
     width_scaling: bool = True
+    distance_scaling: bool = True
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
@@ -116,9 +123,20 @@ class Recipe:
             if not (valid(value) or (value is None and name in _OPTIONAL)):
                 raise KDNASError(f"{name} is {value!r}; expected {expected}")
 
-    def peak_learning_rate(self, width: int) -> float:
-        """Return the peak learning rate of a student of some hidden size."""
-        return self.learning_rate * (_REFERENCE_WIDTH / width if self.width_scaling else 1.0)
+    def peak_learning_rate(self, width: int, unexplained: float | None = None) -> float:
+        """Return the peak learning rate of a student.
+
+        Args:
+            width: Its hidden size.
+            unexplained: Share of the teacher's variance that it does not explain before the first step; None where
+                nothing was solved in closed form.
+        """
+        rate = self.learning_rate
+        if self.width_scaling:
+            rate *= _REFERENCE_WIDTH / width
+        if self.distance_scaling and unexplained is not None:
+            rate *= min(unexplained / _REFERENCE_DISTANCE, _LARGEST_DISTANCE_FACTOR)
+        return rate
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -136,6 +154,7 @@ RECIPES = {
         batch_size=32,
         learning_rate=1e-3,
         width_scaling=False,
+        distance_scaling=False,
         dropout=0.1,
     ),
 }

@@ -29,7 +29,7 @@ from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASErro
 from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever equal settings would give other results than before."""
 
 Stage = Callable[[str, int, int], None]

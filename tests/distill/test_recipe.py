@@ -103,3 +103,11 @@ def test_learning_rate_falls_with_width() -> None:
     recipe = Recipe(learning_rate=1e-3)
     assert [recipe.peak_learning_rate(width) for width in (96, 192, 768)] == pytest.approx([2e-3, 1e-3, 2.5e-4])
     assert resolve({"width_scaling": False, "learning_rate": 1e-3}).peak_learning_rate(768) == 1e-3
+
+
+def test_learning_rate_is_in_proportion_to_what_is_left_to_explain() -> None:
+    recipe = Recipe(learning_rate=1e-3)
+    rates = [recipe.peak_learning_rate(192, unexplained) for unexplained in (0.0, 0.15, 0.3, 0.6, 0.9)]
+    assert rates == pytest.approx([0.0, 5e-4, 1e-3, 2e-3, 2e-3])
+    assert resolve({"distance_scaling": False, "learning_rate": 1e-3}).peak_learning_rate(192, 0.1) == 1e-3
+    assert resolve("seed").peak_learning_rate(768, 0.1) == 1e-3

@@ -381,6 +381,53 @@ def test_a_reset_forgets_the_search_and_keeps_the_evaluator() -> None:
     assert made[0].closed == 1
 
 
+def test_answers_of_a_table_are_remembered_from_search_to_search() -> None:
+    evaluator = Counting()
+    evaluator.tabular = True  # type: ignore[attr-defined]
+    env = KDNASEnv(SPACE, evaluator, budget=4)
+    answers = []
+    for _ in range(2):
+        env.reset(seed=0)
+        answers.append([env.step(action(index)) for index in (3, 4, 3)])
+    assert len(evaluator.asked) == 2
+    assert data_equivalence(answers[0], answers[1], exact=True)
+    assert [answer[4]["duplicate"] for answer in answers[1]] == [False, False, True]
+    # Who listens to epochs is told those of every search.
+    heard: list[int] = []
+    env.on_epoch = lambda report: heard.append(report.epoch)
+    env.reset(seed=0)
+    env.step(action(3))
+    env.step(action(3))
+    assert heard == [0, 1, 2]
+
+
+def test_the_effort_can_change_between_steps() -> None:
+    evaluator = Counting()
+    env = make(evaluator, fidelity=Fidelity(4))
+    long = env.step(action(3))[4]
+    env.fidelity = Fidelity(1)
+    short = env.step(action(3))[4]
+    assert (short["epochs"], short["duplicate"], short["config"]) == (1, False, long["config"])
+    assert short["loss"] > long["loss"]
+    assert short["heldout_curve"].shape == long["heldout_curve"].shape
+    assert env.step(action(3))[4]["duplicate"] is True
+    env.fidelity = Fidelity(4)
+    assert env.step(action(3))[4]["duplicate"] is True
+    assert len(evaluator.asked) == 2
+    with pytest.raises(KDNASError, match="the fidelity has 5 epochs; the environment was made for 4 at most"):
+        env.fidelity = Fidelity(5)
+
+
+def test_parameters_are_told_beside_the_actions_worth_a_step() -> None:
+    env = make()
+    assert env.valid_action_indices is not None
+    assert env.parameter_counts is not None
+    assert env.parameter_counts.shape == env.valid_action_indices.shape
+    for place in (0, 5, -1):
+        step = SPACE.from_index(int(env.valid_action_indices[place]))
+        assert env.step(step)[4]["parameters"] == env.parameter_counts[place]
+
+
 def test_an_evaluator_that_was_passed_in_is_not_closed() -> None:
     evaluator = Counting()
     make(evaluator).close()

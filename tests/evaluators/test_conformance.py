@@ -1,0 +1,55 @@
+"""Every evaluator keeps the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.evaluation import Evaluator
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.space import SearchSpace
+from kdnas_env.testing.evaluators import EvaluatorConformance
+from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+
+SPACE = SearchSpace.from_teacher(PLANTED_TEACHER, families=["bert", "albert"])
+
+
+class TestPlanted(EvaluatorConformance):
+    @pytest.fixture(params=[0.0, 0.1], ids=["exact", "noisy"])
+    def evaluator(self, request: pytest.FixtureRequest) -> Evaluator:
+        return PlantedEvaluator(SPACE, noise=request.param)
+
+    @pytest.fixture
+    def configs(self) -> list[StudentConfig]:
+        return [SPACE.decode(SPACE.from_index(index)) for index in (0, 777, 2000)]
+
+
+class TestStored(TestPlanted):
+    @pytest.fixture
+    def evaluator(self, tmp_path: Path) -> Any:
+        with StoredEvaluator(PlantedEvaluator(SPACE, noise=0.1), tmp_path / "store.sqlite") as evaluator:
+            yield evaluator
+
+
+class TestMiniKD(EvaluatorConformance):
+    @pytest.fixture(params=["analytic", "torch"])
+    def evaluator(
+        self, request: pytest.FixtureRequest, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
+    ) -> Evaluator:
+        return MiniKDEvaluator(
+            MiniKDSettings(
+                teacher=str(tiny_teacher_dirs["bert"]),
+                corpus=str(tiny_corpus_file),
+                latency={"runtime": request.param, "max_seconds": 0.02},
+                cache_dir=tmp_path,
+                device="cpu",
+            )
+        )
+
+    @pytest.fixture
+    def configs(self) -> list[StudentConfig]:
+        return [StudentConfig(1, 2, 16, 16), StudentConfig(2, 2, 16, 32, "relu", "albert")]

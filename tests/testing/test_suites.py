@@ -1,0 +1,175 @@
+"""The conformance suites find what is broken, and say which clause it is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from agents.ask_tell import Proposal
+from agents.random import RandomAgent
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.evaluation import Evaluation, Fidelity
+from kdnas_env.space import SearchSpace
+from kdnas_env.testing.agents import AgentConformance, AskTellConformance
+from kdnas_env.testing.environments import EnvironmentConformance
+from kdnas_env.testing.evaluators import EvaluatorConformance
+from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+
+SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
+CONFIGS = [SPACE.decode(SPACE.from_index(index)) for index in (0, 500, 999)]
+
+
+class Overspending(RandomAgent):
+    """Spends one evaluation more than it may."""
+
+    def search(self, env: Any, **arguments: Any) -> Any:
+        result = super().search(env, **arguments)
+        env.step(result.actions[0])
+        return result
+
+
+class Repeating(RandomAgent):
+    """Proposes what was evaluated."""
+
+    def _propose(self, n: int) -> Proposal:
+        return Proposal(self.rng.integers(self.grid.nvec, size=(n, len(self.grid.nvec))))
+
+
+class Obstinate(RandomAgent):
+    """Does not heed the seed."""
+
+    def _stream(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(0)
+
+
+class Global(RandomAgent):
+    """Draws from the global generator."""
+
+    def _propose(self, n: int) -> Proposal:
+        actions = self.grid.actions(self.grid.remaining(self.seen))
+        return Proposal(np.array(random.sample(actions.tolist(), min(n, len(actions)))))
+
+
+class Forgetful(RandomAgent):
+    """Does not restore its random numbers."""
+
+    def load_state_dict(self, state: Any) -> None:
+        super().load_state_dict(state)
+        self.rng = self._stream(0)
+
+
+class Credulous(RandomAgent):
+    """Takes failures for successes."""
+
+    def tell(self, actions: Any, rewards: Any, infos: Any = None) -> None:
+        super().tell(actions, np.nan_to_num(rewards, posinf=9.0), [{} for _ in rewards])
+
+
+@pytest.mark.parametrize(
+    ("broken", "test", "message"),
+    [
+        (Overspending, "test_the_budget", "clause 'budget' does not hold: .* evaluations with a budget of"),
+        (Repeating, "test_the_budget", "clause 'budget' does not hold"),
+        (Obstinate, "test_the_seed", "clause 'seed' does not hold: another seed makes the same proposals"),
+        (Global, "test_global_generators", "clause 'generators' does not hold"),
+        (Credulous, "test_a_failure_with_the_highest_reward", "clause 'failures' does not hold: best_index is 9"),
+    ],
+)
+def test_broken_agents(broken: type[RandomAgent], test: str, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        getattr(AgentConformance(), test)(broken)
+
+
+def test_agents_that_go_on_otherwise(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="clause 'resume' does not hold: a loaded agent proposes otherwise"):
+        AskTellConformance().test_a_loaded_agent(Forgetful, 4, False, tmp_path)
+
+
+class Raising(PlantedEvaluator):
+    def evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: Any = None) -> Any:
+        if any(config.hidden_size % config.num_attention_heads for config in configs):
+            raise ValueError("heads")
+        return super().evaluate(configs, fidelity, on_epoch=on_epoch)
+
+
+class Shuffling(PlantedEvaluator):
+    def evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: Any = None) -> Any:
+        return super().evaluate(configs[::-1], fidelity, on_epoch=on_epoch)
+
+
+class Drifting(PlantedEvaluator):
+    def evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: Any = None) -> Any:
+        records: list[Evaluation] = super().evaluate(configs, fidelity, on_epoch=on_epoch)
+        return [replace(record, parameters=record.parameters + place) for place, record in enumerate(records)]
+
+
+class Silent(PlantedEvaluator):
+    def evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: Any = None) -> Any:
+        return super().evaluate(configs, fidelity)
+
+
+IMPOSSIBLE = StudentConfig(1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("broken", "test", "arguments", "message"),
+    [
+        (Raising, "what_cannot_be_built_is_a_record", (IMPOSSIBLE,), "clause 'failure' .* raised ValueError"),
+        (Shuffling, "one_record_per_architecture_in_order", (), "clause 'batch'"),
+        (Drifting, "equal_calls", (), "clause 'deterministic'"),
+        (Silent, "epochs_are_reported", (), "clause 'on_epoch'"),
+        (Silent, "a_true_answer_stops", (), "clause 'stop'"),
+    ],
+)
+def test_broken_evaluators(broken: type[PlantedEvaluator], test: str, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
+        getattr(EvaluatorConformance(), f"test_{test}")(broken(SPACE), *arguments, CONFIGS, Fidelity())
+
+
+class Generous(KDNASEnv):
+    """Ends one evaluation late."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, _, truncated, info = super().step(action)
+        self._running = True
+        return observation, reward, len(self.history) > self.budget, truncated, info
+
+
+class Sharing(KDNASEnv):
+    """Hands out its own arrays."""
+
+    def _observation(self) -> Any:
+        return self._shown
+
+
+class NumpyReward(KDNASEnv):
+    """Returns a numpy number as reward."""
+
+    def step(self, action: Any) -> Any:
+        observation, reward, *rest = super().step(action)
+        return observation, np.float32(reward), *rest
+
+
+@pytest.mark.parametrize(
+    ("broken", "test", "message"),
+    [
+        (Generous, "test_the_budget", "clause 'budget' does not hold: ended: False after 6 of 6"),
+        (NumpyReward, "test_every_answer_is_in_its_space", "clause 'answers' does not hold: the reward is"),
+        (Sharing, "test_arrays_belong_to_the_caller", "clause 'copies' does not hold"),
+    ],
+)
+def test_broken_environments(broken: type[KDNASEnv], test: str, message: str) -> None:
+    def make(**options: Any) -> KDNASEnv:
+        return broken(SPACE, PlantedEvaluator(SPACE), **options)
+
+    suite = EnvironmentConformance()
+    takes_function = test == "test_arrays_belong_to_the_caller"
+    with pytest.raises(AssertionError, match=message):
+        getattr(suite, test)(make if takes_function else make(budget=suite.BUDGET))
