@@ -170,9 +170,7 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
     allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
     limits = [whole_number("budget", limit, 1) for limit in (budget, allowed) if limit is not None]
     if not limits:
-        raise KDNASError(
-            "the environment has no attribute 'budget' that counts evaluations; pass budget=, the evaluations to spend"
-        )
+        raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
     return min(limits)
 
 
