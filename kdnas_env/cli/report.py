@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kdnas_env.cli.run_folder import PICTURE, RESULTS
 from kdnas_env.envs.history import Record, SearchHistory, best_of
-from kdnas_env.envs.render import draw_search, save_figure
+from kdnas_env.envs.render import draw_search, pareto_records, save_figure
 from kdnas_env.files import write_json
 from kdnas_env.reward import KDReward
 
@@ -60,18 +60,28 @@ class Outcome:
 
 def print_outcome(console: Console, outcome: Outcome) -> None:
     """Print the best students beside the teacher and the best random one."""
-    table = Table(title="Best students", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", min_width=7)
+    table = Table(
+        title="Best students", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("")
     table.add_column("student", overflow="fold")
     for name in ("loss", "ms", "speed", "params", "reward"):
-        table.add_column(name, justify="right", min_width=6)
-    for place, record in enumerate(outcome.ranked[:_SHOWN], start=1):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = outcome.ranked[:_SHOWN]
+    for place, record in enumerate(shown, start=1):
         table.add_row(str(place), *_cells(record), style="bold" if place == 1 else None)
     table.add_section()
+    faster = [record for record in pareto_records(outcome.history) if record not in shown]
+    for record in faster[:_SHOWN]:
+        table.add_row("front", *_cells(record))
+    table.add_section()
+    notes = ["front: no student is both faster and closer to the teacher"] if faster else []
     best = outcome.random_best
     if best is not None:
         table.add_row("random", *_cells(best))
-        table.caption = f"random: the best of the {len(outcome.drawn)} students that were drawn at random"
+        notes.append(f"random: the best of the {len(outcome.drawn)} students that were drawn at random")
+    table.caption = "\n".join(notes)
+    table.caption_justify = "left"
     latency = _teacher_latency(outcome)
     table.add_row(
         "teacher",

@@ -177,7 +177,8 @@ def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
         return
     student = folder.path / STUDENT
     console.print(f"student:    {escape(str(student))}\n\nload it with\n", highlight=False)
-    code = f"from transformers import AutoModel; print(AutoModel.from_pretrained('{student}'))"
+    load = f"AutoModel.from_pretrained('{student}', add_pooling_layer=False)"
+    code = f"from transformers import AutoModel; print({load})"
     console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
 
 

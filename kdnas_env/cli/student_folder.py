@@ -28,7 +28,7 @@ knowledge-distillation neural-architecture search ({agent}) tried.
 from transformers import AutoModel, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-model = AutoModel.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder", add_pooling_layer=False)  # none was distilled
 ```
 
 | | Student | Teacher |

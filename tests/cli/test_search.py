@@ -56,7 +56,7 @@ def test_a_search_leaves_a_folder_that_explains_itself(
     printed = capsys.readouterr().out
     for expected in ("loss", "speed", "params", "reward", "teacher", "random", "run folder", "search.png"):
         assert expected in printed
-    assert f"AutoModel.from_pretrained('{folder / 'student'}')" in printed
+    assert f"AutoModel.from_pretrained('{folder / 'student'}', add_pooling_layer=False)" in printed
     assert "--resume" in (folder / "README.md").read_text()
     run = json.loads((folder / "run.json").read_text())
     assert run["state"] == "finished"
