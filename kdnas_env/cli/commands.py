@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from kdnas_env.cli.agents import AgentsOptions, run_agents
 from kdnas_env.cli.doctor import DoctorOptions, run_doctor
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import recorded_options
@@ -26,6 +27,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     options = _parse(arguments, SearchOptions())
     if isinstance(options, DoctorOptions):
         return partial(run_doctor, options)
+    if isinstance(options, AgentsOptions):
+        return partial(run_agents, options)
     if options.resume is not None:
         recorded = recorded_options(options.resume)
         options = _parse(arguments, recorded)
@@ -43,6 +46,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
 def _parse(arguments: Sequence[str], defaults: SearchOptions) -> Any:
     commands = (
         Annotated[SearchOptions, tyro.conf.subcommand("search", default=defaults, prefix_name=False)]
+        | Annotated[AgentsOptions, tyro.conf.subcommand("agents", prefix_name=False)]
         | Annotated[DoctorOptions, tyro.conf.subcommand("doctor", prefix_name=False)]
     )
     return tyro.cli(

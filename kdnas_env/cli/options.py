@@ -81,7 +81,7 @@ class SearchOptions:
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     agent: str = "lstm"
-    """Who searches: lstm, random, or any installed agent."""
+    """Who searches: lstm, random, or any other of kdnas agents."""
     agent_settings: tuple[str, ...] = ()
     """Hyper-parameters of the agent, as NAME=VALUE."""
     budget: int = 16

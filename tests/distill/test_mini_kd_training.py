@@ -107,6 +107,18 @@ def test_training_helps(recipe: Recipe, family: str, workload: Workload) -> None
     assert results[-1].heldout.loss < results[0].heldout.loss
 
 
+def test_a_student_that_starts_near_its_teacher_is_not_trained_away(workload: Workload) -> None:
+    def ends(recipe: Recipe) -> tuple[float, float]:
+        twin = workload.teacher.architecture.as_student()
+        first, *_, last = MiniKD(workload, twin, recipe, Fidelity(2)).epochs()
+        return first.heldout.unexplained, last.heldout.unexplained
+
+    before, after = ends(Recipe(learning_rate=1e-2))
+    assert before < 0.1
+    assert after < before
+    assert ends(Recipe(learning_rate=1e-2, distance_scaling=False))[1] > before
+
+
 @pytest.mark.parametrize("teacher", ["bert", "roberta", "distilbert", "albert"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_default_beats_the_original_recipe_in_equal_epochs(

@@ -1,0 +1,38 @@
+"""The list of agents, and that the README has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.cli.agents import capability_markdown, capability_rows
+from kdnas_env.registry import agent_class
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def test_the_readme_has_the_table_of_agents() -> None:
+    expected = capability_markdown(kdnas_env.agent_names())
+    assert expected in README.read_text(encoding="utf-8"), f"put this table into the README:\n\n{expected}\n"
+
+
+def test_capabilities_are_those_of_the_classes() -> None:
+    rows = {row[0]: row for row in capability_rows(["random", "lstm"])[1:]}
+    assert rows["random"][1] == agent_class("random").capabilities.action_space
+    assert rows["lstm"][-1] == "yes"
+
+
+def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["agents"]) == 0
+    printed = capsys.readouterr().out
+    for name in kdnas_env.agent_names():
+        assert name in printed
+    assert main(["agents", "--name", "lstm"]) == 0
+    printed = capsys.readouterr().out
+    assert "epsilon_decay" in printed
+    assert "'linear'" in printed
+    assert main(["agents", "--name", "oracle"]) == 2
+    assert "unknown agent 'oracle'" in capsys.readouterr().err

@@ -1,0 +1,87 @@
+"""Every Python example of the README runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(
+    r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+)
+
+
+def block(part: str) -> str:
+    [found] = [text for text in BLOCKS if part in text]
+    return found
+
+
+def run(code: str, folder: Path, path: str = "") -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+    command = [sys.executable, "-W", "error", "-c", code]
+    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def lines(code: str) -> int:
+    return len([line for line in code.splitlines() if line.strip()])
+
+
+@pytest.mark.slow
+def test_the_environment(tmp_path: Path) -> None:
+    printed = run(block('gym.make("kdnas/MiniKD-v0"'), tmp_path)
+    assert re.match(r"bert \d+L/\d+h", printed)
+
+
+def test_an_agent(tmp_path: Path) -> None:
+    reward, action = run(block('make_agent("lstm")'), tmp_path).split(maxsplit=1)
+    assert float(reward) > 0.48  # random search finds 0.484 on average, 0.4897 is the optimum
+    assert action.startswith("[")
+
+
+def test_a_policy_gradient_loop_learns(tmp_path: Path) -> None:
+    code = block("log_probs")
+    assert lines(code) <= 32
+    best, last = (float(number) for number in re.findall(r"\d\.\d+", run(code, tmp_path)))
+    assert best > 0.48
+    assert last > 0.44  # an untrained policy earns 0.41
+
+
+def test_an_agent_of_ones_own_is_found_by_name(tmp_path: Path) -> None:
+    code = block("class NeighbourAgent")
+    own = code[code.index("@dataclass") : code.index("print(")]
+    assert lines(own) <= 20
+    assert float(run(code, tmp_path)) > 0.48
+    (tmp_path / "my_package.py").write_text(code.replace("\nprint(", "\nif __name__ == '__main__':\n    print("))
+    toml = re.search(
+        r'^```toml\n\[project.entry-points."(.*?)"\]\n(.*?)^```', (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    assert toml is not None
+    metadata = tmp_path / "my_package-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text("[{}]\n{}".format(*toml.groups()).replace('"', ""))
+    search = "import kdnas_env; print(type(kdnas_env.make_agent('neighbours', share=0.25)).__name__)"
+    assert run(search, tmp_path, str(tmp_path)).strip() == "NeighbourAgent"
+
+    suite = code[: code.index("print(")] + block("class TestNeighbours")
+    (tmp_path / "test_mine.py").write_text(suite)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "test_mine.py"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout
+    assert "passed" in finished.stdout
+
+
+def test_an_optimiser_from_elsewhere(tmp_path: Path) -> None:
+    printed = run(block("nevergrad"), tmp_path)
+    assert float(printed.split()[-1]) > 0.47
+
+
+def test_every_block_is_tried() -> None:
+    assert len(BLOCKS) == 6
