@@ -12,7 +12,7 @@ import numpy as np
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
 from agents.exploration import Decay, exploration_ratio, random_count
-from agents.ranking import Floats, Ints
+from agents.ranking import Bools, Floats, Ints
 from agents.replay import NONE, Scale, context_positions
 from kdnas_env.errors import KDNASError
 
@@ -154,6 +154,10 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         near = [self.grid.neighbours(np.array(action, dtype=np.int64)) for action in bests]
         return self.grid.fresh(np.concatenate([drawn, *near]), seen)
 
+    def _lessons(self) -> tuple[Floats, Bools]:
+        """Return what the controller learns of the evaluations, in their order: rewards, and which are usable."""
+        return self.ranking.rewards, self.ranking.usable
+
     def _predictor(self) -> Callable[[Ints], Floats]:
         """Train on the replay, unless that was done since the last round, and return what predicts rewards by it."""
         import torch
@@ -161,9 +165,10 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         from agents.controller import Contexts, predict
 
         ranking, device = self.ranking, torch.device(self.config.device)
-        scale = Scale.of(ranking.rewards, ranking.usable)
+        earned, usable = self._lessons()
+        scale = Scale.of(earned, usable)
         actions = torch.tensor(self.evaluated, device=device)
-        targets = scale.standardise(ranking.rewards, ranking.usable)
+        targets = scale.standardise(earned, usable)
         rewards = torch.tensor(targets, dtype=torch.float32, device=device)
 
         now = len(ranking.rounds)

@@ -23,8 +23,16 @@ from agents.base import Agent, SearchResult
 from agents.ranking import Ranking
 from kdnas_env.errors import KDNASError, RunError
 
-QUICK: dict[str, dict[str, Any]] = {"lstm": {"epochs": 2, "pool_size": 200}}
+QUICK: dict[str, dict[str, Any]] = {
+    "lstm": {"epochs": 2, "pool_size": 200},
+    "lstm-greedy": {"epochs": 2, "pool_size": 200},
+    "lstm-shuffled": {"epochs": 2, "pool_size": 200},
+    "reinforce": {"hidden_size": 8, "tries": 3},
+}
 """Settings that make an agent fast where it need not be good."""
+
+DETERMINED = {"exhaustive"}
+"""Agents whose proposals do not depend on the seed: exhaustive search goes through the points in order."""
 
 every_agent = pytest.mark.parametrize("name", kdnas_env.agent_names())
 
@@ -128,7 +136,7 @@ def test_the_seed_decides_the_search(name: str) -> None:
     runs = [agent.search(env, budget=32, seed=seed) for seed in (1, 1, 2)]
     again = make(name).search(gym.make("kdnas/Planted-v0", noise=0.05), budget=32, seed=1)
     assert points(runs[0]) == points(runs[1]) == points(again)
-    assert points(runs[0]) != points(runs[2])
+    assert (points(runs[0]) == points(runs[2])) == (name in DETERMINED)
 
 
 @every_agent
