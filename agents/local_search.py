@@ -1,0 +1,119 @@
+"""Hill climbing with restarts, the local search that is hard to beat on tables of architectures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from agents.ask_tell import AskTellAgent, Proposal
+from agents.base import whole_number
+from agents.ranking import Ints
+from kdnas_env.errors import KDNASError
+
+
+@dataclass(frozen=True)
+class LocalSearchConfig:
+    """Hyper-parameters of local search.
+
+    Attributes:
+        starts: Random candidates before each climb, which begins at the best of them.
+        move: When a climb moves to the best neighbour that is better: once all neighbours are evaluated (``best``), or
+            after any round that has one (``first``).
+        reach: How far a neighbour's choice may be away in the one dimension in which it differs; None: any choice, as
+            in the paper, which takes many more evaluations a move where dimensions have many choices.
+    """
+
+    starts: int = 16
+    move: Literal["best", "first"] = "best"
+    reach: int | None = 2
+
+    def __post_init__(self) -> None:
+        whole_number("starts", self.starts, 1)
+        if self.move not in ("best", "first"):
+            raise KDNASError(f"move is {self.move!r}; expected 'best' or 'first'")
+        if self.reach is not None:
+            whole_number("reach", self.reach, 1)
+
+
+class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
+    """Evaluates the neighbours of a point, moves to the best, and begins elsewhere where none is better.
+
+    Local search as in White et al. 2021 (arXiv:2005.02960): neighbours differ in one dimension and are evaluated in
+    random order. Where fewer are left than the round has places, the others go to the neighbours of the point that the
+    climb would move to as things stand, and then to random points. At a local optimum the next climb begins at the best
+    of the random points since the last one began.
+    """
+
+    Config = LocalSearchConfig
+
+    def _start(self) -> None:
+        self._current: int | None = None
+        self._climbing_since = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with the place of the climb."""
+        return {**super().state_dict(), "current": self._current, "climbing_since": self._climbing_since}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._current, self._climbing_since = state["current"], state["climbing_since"]
+
+    def _propose(self, n: int) -> Proposal:
+        positions = {number: place for place, number in enumerate(self.grid.numbers(self.evaluated))}
+        self._move(positions)
+        seen = {*positions, *self._pending}
+        chosen = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
+        at = self._current
+        while at is not None and len(chosen) < n:
+            fresh = self.grid.fresh(self._neighbours(at), seen.union(self.grid.numbers(chosen)))
+            chosen = np.concatenate([chosen, self.rng.permutation(fresh)[: n - len(chosen)]])
+            at = self._better_neighbour(at, positions)
+        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
+        return Proposal(
+            actions=np.concatenate([chosen, drawn]),
+            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
+            exploration=float(self._current is None),
+        )
+
+    def _move(self, positions: dict[int, int]) -> None:
+        """Climb as far as the evaluations lead, or begin a climb."""
+        while True:
+            if self._current is None:
+                self._current = self._next_start()
+            if self._current is None:
+                return
+            left = self.grid.fresh(self._neighbours(self._current), positions.keys())
+            better = self._better_neighbour(self._current, positions)
+            if len(left) and (better is None or self.config.move == "best"):
+                return
+            self._current = better
+
+    def _next_start(self) -> int | None:
+        ranking = self.ranking
+        drawn = np.flatnonzero(ranking.column("random"))
+        drawn = drawn[drawn >= self._climbing_since]
+        usable = drawn[ranking.usable[drawn]]
+        if len(drawn) < self.config.starts or not len(usable):
+            return None
+        self._climbing_since = ranking.evaluations
+        return int(usable[np.argmax(ranking.rewards[usable])])
+
+    def _better_neighbour(self, position: int, positions: dict[int, int]) -> int | None:
+        """Return the position of the best evaluated neighbour, or None if none is better than the point itself."""
+        around = [positions.get(number) for number in self.grid.numbers(self._neighbours(position))]
+        known = np.array([place for place in around if place is not None], dtype=np.int64)
+        known = known[self.ranking.usable[known]]
+        if not len(known):
+            return None
+        best = int(known[np.argmax(self.ranking.rewards[known])])
+        return best if self.ranking.rewards[best] > self.ranking.rewards[position] else None
+
+    def _neighbours(self, position: int) -> Ints:
+        point = self.evaluated[position]
+        around = self.grid.neighbours(point)
+        reach = self.config.reach
+        return around if reach is None else around[np.abs(around - point).max(axis=1, initial=0) <= reach]
