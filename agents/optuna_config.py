@@ -1,0 +1,166 @@
+"""The hyper-parameters of the Optuna agent; light to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from agents.base import whole_number
+from kdnas_env.errors import KDNASError
+
+SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "random")
+PRUNERS = ("none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient")
+JOURNALS = (".log", ".journal")
+"""Endings of the path of a journal."""
+
+STATUS, DISMISSED, DRAWN, WORKER = "status", "dismissed", "drawn", "worker"
+"""User attributes of a trial: how its evaluation ended; why it was not evaluated; whether it was drawn at random in the
+place of the sampler; who asked for it."""
+
+
+@dataclass(frozen=True)
+class OptunaConfig:
+    """Hyper-parameters of the Optuna agent.
+
+    Attributes:
+        sampler: ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process), ``cmaes``, ``nsgaii``,
+            ``nsgaiii``, ``qmc`` (quasi-Monte Carlo), ``grid`` or ``random``. ``gp`` and ``qmc`` need the package scipy,
+            ``cmaes`` the one of that name.
+        sampler_options: Keyword arguments of the sampler's class in Optuna, plain data; the seed is the search's. The
+            ``population_size`` of the genetic ones is 50, too many for a budget of a hundred.
+        choices: How the sampler sees the choices of a dimension: ``ordinal`` (whole numbers, of which neighbours are
+            alike) or ``categorical`` (labels).
+        pruner: ``none``, ``median``, ``percentile``, ``successive-halving``, ``hyperband``, ``threshold`` or
+            ``patient``. It compares ``1 - loss`` after each epoch, not the reward, since the latency is measured at
+            the end.
+        pruner_options: Keyword arguments of the pruner's class in Optuna, plain data. Those of ``patient`` are
+            ``patience``, ``min_delta``, ``wrapped`` (the name of the pruner that it restrains; default: none), and the
+            keyword arguments of that one.
+        objectives: Names of entries of the info, two or more, which are optimised together in the place of the reward.
+            They are minimised, or with a leading ``-`` maximised, as in ``("loss", "-speedup")``.
+        failures: How a failed evaluation is told: ``fail`` (the sampler learns nothing from it) or ``reward`` (as an
+            evaluation with the reward that the environment gave).
+        duplicates: How a sampler is answered that proposes a known point: ``value`` (with what the point earned, where
+            that is known) or ``fail`` (it learns nothing, and may propose the point again and again).
+        retries: How often a sampler may try again after a point that is known or not allowed, until one is drawn at
+            random in its place.
+        storage: Where the study is kept: None for memory, the URL of a database such as ``sqlite:///search.db``, or
+            the path of a journal, which ends in ``.log`` or ``.journal``. Journals are several times faster than
+            SQLite, which takes tenths of a second per trial.
+        study_name: A study of the storage, made if there is none, which several processes may share; None: every
+            search makes a new one.
+        worker: Name of this process in a shared study. The trials that the study has under this name are proposed
+            again first, so that a search that is started again ends like one that was not interrupted. Processes that
+            run at the same time need different names. None: a new name, so that a search goes on from what is there.
+    """
+
+    sampler: str = "tpe"
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    choices: Literal["ordinal", "categorical"] = "ordinal"
+    pruner: str = "none"
+    pruner_options: Mapping[str, Any] = field(default_factory=dict)
+    objectives: Sequence[str] = ()
+    failures: Literal["fail", "reward"] = "fail"
+    duplicates: Literal["value", "fail"] = "value"
+    retries: int = 10
+    storage: str | None = None
+    study_name: str | None = None
+    worker: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("sampler", SAMPLERS),
+            ("choices", ("ordinal", "categorical")),
+            ("pruner", PRUNERS),
+            ("failures", ("fail", "reward")),
+            ("duplicates", ("value", "fail")),
+        ):
+            if getattr(self, name) not in known:
+                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected one of {[*known]}")
+        for name in ("sampler_options", "pruner_options"):
+            object.__setattr__(self, name, _plain(name, getattr(self, name)))
+        whole_number("retries", self.retries, 0)
+        if self.sampler == "cmaes" and self.choices == "categorical":
+            raise KDNASError("sampler 'cmaes' cannot search categorical choices; use choices='ordinal'")
+        self._check_objectives()
+        self._check_place()
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Entries of the info that are optimised; none if it is the reward."""
+        return tuple(name.removeprefix("-") for name in self.objectives)
+
+    @property
+    def directions(self) -> list[Literal["minimize", "maximize"]]:
+        """Directions of the objectives, or of the reward."""
+        if not self.objectives:
+            return ["maximize"]
+        return ["maximize" if name.startswith("-") else "minimize" for name in self.objectives]
+
+    def _check_objectives(self) -> None:
+        names = self.objectives
+        if (
+            isinstance(names, str)
+            or not isinstance(names, Sequence)
+            or not all(isinstance(name, str) for name in names)
+        ):
+            raise KDNASError(f"objectives is {names!r}; expected a list of names")
+        # A list, since that is what a saved state gives back.
+        object.__setattr__(self, "objectives", [*names])
+        if not names:
+            return
+        if len(names) < 2 or len({*self.targets}) < len(names) or "" in self.targets:
+            raise KDNASError(
+                f"objectives is {names!r}; expected two or more different entries of the info, or none to optimise the "
+                "reward"
+            )
+        for name, value, reason in (
+            ("sampler", "cmaes", "optimises a single number"),
+            ("failures", "reward", "tells a single number"),
+        ):
+            if getattr(self, name) == value:
+                raise KDNASError(f"{name} {value!r} {reason}, but there are several objectives, {names!r}")
+        if self.pruner != "none":
+            raise KDNASError(f"pruner {self.pruner!r} compares a single number, but there are several objectives")
+
+    def _check_place(self) -> None:
+        for name in ("storage", "study_name", "worker"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise KDNASError(f"{name} is {value!r}; expected a text, or None")
+        if self.storage is not None and "://" not in self.storage and not self.storage.endswith(JOURNALS):
+            raise KDNASError(
+                f"storage is {self.storage!r}; expected the URL of a database, such as sqlite:///search.db, or the "
+                f"path of a journal, which ends in {' or '.join(JOURNALS)}"
+            )
+        for name, place in (("study_name", "storage"), ("worker", "study_name")):
+            if getattr(self, name) is not None and getattr(self, place) is None:
+                raise KDNASError(f"{name} is {getattr(self, name)!r} without a {place}; set both, or neither")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What is known of a study before it is opened.
+
+    Attributes:
+        names: Names of the parameters; None: ``dim_0``, ``dim_1``, and so on.
+        study_name: Name of a study that must exist; None: as configured.
+        worker: Name of this process in it; None: as configured.
+    """
+
+    names: tuple[str, ...] | None = None
+    study_name: str | None = None
+    worker: str | None = None
+
+
+def _plain(name: str, options: Any) -> dict[str, Any]:
+    """Return options as JSON gives them back."""
+    try:
+        plain = json.loads(json.dumps(options))
+    except (TypeError, ValueError) as error:
+        raise KDNASError(f"{name} is {options!r}; expected plain data: {error}") from error
+    if not isinstance(plain, dict):
+        raise KDNASError(f"{name} is {options!r}; expected a mapping of keyword arguments")
+    return plain

@@ -1,0 +1,370 @@
+"""A study of Optuna whose trials are points of a grid: in memory, or in a storage that other processes may share."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
+from agents.grid import Grid, Ints
+from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
+from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
+from kdnas_env.errors import DependencyError, RunError
+
+_NAME = "kdnas"
+_SEARCHED = "kdnas:searched"
+"""User attribute of a study: what it searches, so that no other search joins it."""
+
+_CREATION_ATTEMPTS = 20
+_PICKLED = ":optimizer"
+"""The attributes in which the sampler of CMA-ES keeps itself are named so, with a prefix and a number."""
+
+
+class GridStudy:
+    """An Optuna study over the points of a grid, with one parameter per dimension.
+
+    Attributes:
+        study: The study.
+        worker: Name of this process in a study that others may share; None: the study is in memory.
+    """
+
+    def __init__(
+        self, grid: Grid, names: Sequence[str], ordinal: bool, study: Study, sampler: TrialSampler, worker: str | None
+    ) -> None:
+        self.study = study
+        self.worker = worker
+        self._grid = grid
+        self._sampler = sampler
+        self._distributions = {
+            name: _distribution(count, ordinal) for name, count in zip(names, grid.nvec.tolist(), strict=True)
+        }
+
+    @classmethod
+    @quiet()
+    def open(cls, grid: Grid, config: OptunaConfig, identity: Identity, seed_of: Callable[[int], int]) -> GridStudy:
+        """Open or create the study of a search.
+
+        Args:
+            grid: The grid.
+            config: Hyper-parameters of the agent.
+            identity: What is known of the study.
+            seed_of: Gives each trial's number a seed in ``[0, 2**32)``.
+
+        Raises:
+            RunError: If the storage cannot be opened, or the study searches something else or is gone.
+            KDNASError: If the sampler cannot search the grid.
+            DependencyError: If a package is missing.
+        """
+        names = identity.names
+        if names is None or len({*names}) != len(grid.nvec):
+            names = tuple(f"dim_{axis}" for axis in range(len(grid.nvec)))
+        space = dict(zip(names, grid.nvec.tolist(), strict=True))
+        sampler = TrialSampler(sampler_maker(config.sampler, config.sampler_options, space, seed_of))
+        storage = open_storage(config.storage)
+        in_memory = config.storage is None
+        name = identity.study_name or config.study_name
+        if identity.study_name and not in_memory and name not in optuna.get_all_study_names(storage):
+            raise RunError(f"the saved search has the study {name!r}, which is not in the storage {config.storage!r}")
+        study = optuna.create_study(
+            storage=storage,
+            # Hyperband deals trials out to brackets by the name, which must not be another one each time.
+            study_name=_NAME if in_memory else name or f"{_NAME}-{uuid.uuid4()}",
+            directions=config.directions,
+            load_if_exists=True,
+            sampler=sampler,
+            pruner=make_pruner(config.pruner, config.pruner_options),
+        )
+        _check_searched(study, config, space)
+        worker = None if in_memory else identity.worker or config.worker or str(uuid.uuid4())
+        return cls(grid, names, config.choices == "ordinal", study, sampler, worker)
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes may work on the study."""
+        return self.worker is not None
+
+    def action(self, parameters: Mapping[str, int]) -> Ints:
+        """Return the action that parameters stand for, int64 of shape ``(dims,)``."""
+        return np.array([parameters[name] for name in self._distributions], dtype=np.int64)
+
+    def number(self, parameters: Mapping[str, int]) -> int:
+        """Return the number of the grid point that parameters stand for."""
+        return self._grid.numbers(self.action(parameters)[None])[0]
+
+    def points(self, but: int | None = None) -> dict[int, FrozenTrial]:
+        """Return the points at which trials are running or were evaluated, by number.
+
+        Args:
+            but: Number of a trial that is left out.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        return {self.number(trial.params): trial for trial in trials if trial.number != but and self._takes(trial)}
+
+    def own(self, but: Collection[int]) -> list[FrozenTrial]:
+        """Return the trials of this process in a shared study that were not dismissed, oldest first.
+
+        Args:
+            but: Numbers of points whose trials are left out.
+        """
+        return [
+            trial
+            for trial in (self.study.get_trials(deepcopy=False) if self.shared else ())
+            if trial.user_attrs.get(WORKER) == self.worker
+            and DISMISSED not in trial.user_attrs
+            and not (self._takes(trial) and self.number(trial.params) in but)
+        ]
+
+    @quiet()
+    def begin(self) -> Trial:
+        """Begin a trial, whose point is not decided yet."""
+        trial = self.study.ask()
+        if self.worker is not None:
+            trial.set_user_attr(WORKER, self.worker)
+        return trial
+
+    @quiet()
+    def reopen(self, number: int) -> Trial | None:
+        """Go on with the trial of a number; None if it has ended."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        return None if trial.state.is_finished() else Trial(self.study, trial._trial_id)
+
+    @quiet()
+    def decide(self, trial: Trial, action: Ints | None) -> Ints:
+        """Decide the point of a trial, as far as it is open, and return its action.
+
+        Args:
+            trial: The trial.
+            action: What it shall be; None: what the sampler says.
+        """
+        self._sampler.fixed = None if action is None else self._parameters(action)
+        try:
+            for name, distribution in self._distributions.items():
+                if isinstance(distribution, IntDistribution):
+                    trial.suggest_int(name, distribution.low, distribution.high)
+                elif isinstance(distribution, CategoricalDistribution):
+                    trial.suggest_categorical(name, distribution.choices)
+        finally:
+            self._sampler.fixed = None
+        return self.action(trial.params)
+
+    @quiet()
+    def report(self, trial: Trial, epoch: int, loss: float, *, last: bool) -> bool:
+        """Report an epoch of a running trial; return whether the pruner wants it stopped, unless it is the last."""
+        if epoch not in self.reported(trial):
+            trial.report(1.0 - loss, epoch)
+        return not last and trial.should_prune()
+
+    def reported(self, trial: Trial) -> Collection[int]:
+        """Return the epochs of a trial that were reported."""
+        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values.keys()
+
+    @quiet()
+    def finish(
+        self, trial: Trial, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+    ) -> None:
+        """End a trial, unless somebody else has ended it."""
+        try:
+            for name, value in attributes.items():
+                trial.set_user_attr(name, value)
+        except UpdateFinishedTrialError:
+            return
+        self.study.tell(trial, values, state, skip_if_finished=True)
+
+    def dismiss(self, trial: Trial, reason: str, *, with_value: bool) -> None:
+        """End a trial whose point is not to be evaluated, with what the point earned if that is wanted and known."""
+        equals = (
+            other
+            for other in self.study.get_trials(deepcopy=False)
+            if with_value and other.state is TrialState.COMPLETE and other.params == trial.params
+        )
+        known = next(equals, None)
+        state = TrialState.FAIL if known is None else TrialState.COMPLETE
+        self.finish(trial, state, None if known is None else known.values, {DISMISSED: reason})
+
+    @quiet()
+    def add(
+        self, action: Ints, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+    ) -> None:
+        """Add an evaluation that had no trial."""
+        owner = {} if self.worker is None else {WORKER: self.worker}
+        trial = create_trial(
+            state=state,
+            values=values,
+            params=self._parameters(action),
+            distributions=self._distributions,
+            user_attrs={**attributes, **owner},
+        )
+        self.study.add_trial(trial)
+
+    def to_state(self) -> dict[str, Any]:
+        """Return the study as values that JSON can hold: all of one in memory, of another the name."""
+        state: dict[str, Any] = {
+            "name": self.study.study_name,
+            "names": [*self._distributions],
+            "worker": self.worker,
+        }
+        if not self.shared:
+            state["trials"] = [_to_dict(trial) for trial in self.study.get_trials()]
+            state["attributes"] = {**self.study._storage.get_study_system_attrs(self.study._study_id)}
+        return state
+
+    @quiet()
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Fill a new study in memory with the state of :meth:`to_state`; one in a storage has it.
+
+        Raises:
+            RunError: If the state may be harmful.
+        """
+        if self.shared:
+            return
+        storage, study = self.study._storage, self.study._study_id
+        for name, value in state["attributes"].items():
+            storage.set_study_system_attr(study, name, value)
+        for data in state["trials"]:
+            storage.create_new_trial(study, _from_dict(data, self._distributions))
+
+    def _parameters(self, action: Ints) -> dict[str, int]:
+        return dict(zip(self._distributions, action.tolist(), strict=True))
+
+    def _takes(self, trial: FrozenTrial) -> bool:
+        """Return whether a trial is evaluated at its point, or was, or will be."""
+        if trial.state is TrialState.WAITING or not self._distributions.keys() <= trial.params.keys():
+            return False
+        return trial.state is not TrialState.FAIL or STATUS in trial.user_attrs
+
+
+def _check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:
+    """Refuse to join a study that searches something else; of a new one, note what it searches.
+
+    Raises:
+        RunError: If it does.
+    """
+    searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
+    directions = [direction.name.lower() for direction in study.directions]
+    found = study.user_attrs.get(_SEARCHED, searched)
+    if found != searched or directions != [*config.directions]:
+        raise RunError(
+            f"the study {study.study_name!r} searches {found}, to {' and '.join(directions)}, but this search is of "
+            f"{searched}, to {' and '.join(config.directions)}; give another study_name"
+        )
+    if _SEARCHED not in study.user_attrs:
+        study.set_user_attr(_SEARCHED, searched)
+        if config.objectives:
+            study.set_metric_names([*config.targets])
+
+
+def open_storage(place: str | None) -> BaseStorage:
+    """Open where studies are kept.
+
+    Args:
+        place: None for memory, the path of a journal, or the URL of a database.
+
+    Raises:
+        RunError: If it cannot be opened.
+        DependencyError: If the database needs a driver that is not installed.
+    """
+    if place is None:
+        return InMemoryStorage()
+    try:
+        if "://" in place:
+            return _database(place)
+        return JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
+    except ImportError as error:
+        raise DependencyError(f"storage {place!r} needs a driver that is not installed: {error}") from error
+    except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
+        raise RunError(
+            f"storage {place!r} cannot be opened: {error}. Expected the URL of a database, such as "
+            "sqlite:///search.db, or the path of a journal, in a folder that exists"
+        ) from error
+
+
+def _database(url: str) -> BaseStorage:
+    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    for attempt in range(_CREATION_ATTEMPTS):
+        try:
+            return RDBStorage(url, engine_kwargs=patience)
+        except SQLAlchemyError as error:
+            # Another process is creating the tables of the same new database.
+            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
+                raise
+            time.sleep(0.05 * attempt)
+    raise RunError(f"storage {url!r} cannot be opened: other processes are changing its tables; try again later")
+
+
+def _distribution(count: int, ordinal: bool) -> BaseDistribution:
+    return IntDistribution(0, count - 1) if ordinal else CategoricalDistribution(range(count))
+
+
+def _to_dict(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "state": trial.state.name,
+        "values": trial.values,
+        "begun": _written(trial.datetime_start),
+        "ended": _written(trial.datetime_complete),
+        "params": trial.params,
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": [*trial.intermediate_values.items()],
+    }
+
+
+def _from_dict(data: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    _check_pickles(data["system_attrs"])
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=TrialState[data["state"]],
+        value=None,
+        values=data["values"],
+        datetime_start=_read(data["begun"]),
+        datetime_complete=_read(data["ended"]),
+        params=data["params"],
+        distributions={name: distributions[name] for name in data["params"]},
+        user_attrs=data["user_attrs"],
+        system_attrs=data["system_attrs"],
+        intermediate_values=dict(data["intermediate_values"]),
+    )
+
+
+def _written(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
+
+
+def _read(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _check_pickles(attributes: Mapping[str, Any]) -> None:
+    """Refuse to pass on a pickle of anything but what the sampler of CMA-ES keeps in the attributes of trials.
+
+    Raises:
+        RunError: If there is one.
+    """
+    for prefix in {name.partition(_PICKLED)[0] for name in attributes if _PICKLED in name}:
+        parts = [name for name in attributes if name.startswith(prefix + _PICKLED)]
+        text = "".join(attributes[f"{prefix}{_PICKLED}:{part}"] for part in range(len(parts)))
+        _CMAOnly(io.BytesIO(bytes.fromhex(text))).load()
+
+
+class _CMAOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        of_numpy = module.partition(".")[0] == "numpy" and name in ("ndarray", "dtype", "scalar", "_reconstruct")
+        of_cmaes = module.partition(".")[0] == "cmaes" and name in ("CMA", "CMAwM", "SepCMA")
+        if not (of_numpy or of_cmaes):
+            raise RunError(f"the saved state holds a pickle of {module}.{name}, which may be harmful; it is not loaded")
+        return super().find_class(module, name)
