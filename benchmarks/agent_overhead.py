@@ -2,9 +2,9 @@
 
     python benchmarks/agent_overhead.py --json FILE
 
-Every agent searches the planted landscape of 100,000 points with the same budget. Its overhead is the time between two
-steps, that is proposing, learning and bookkeeping; the median over steps hides the rounds in which an agent learns, so
-the mean stands beside it.
+Every agent searches the planted landscape of 100,000 points with the same budget. Its overhead is the time between
+steps, that is proposing, learning and bookkeeping. It falls on the first candidate of a round, so it is averaged over
+each round; the median and the largest of the rounds are shown.
 """
 
 from __future__ import annotations
@@ -77,19 +77,22 @@ def main(options: Options) -> None:
         env = StopWatch(gym.make("kdnas/Planted-v0", space=SPACE, budget=options.budget, round_size=options.round_size))
         began = time.perf_counter()
         result = kdnas_env.make_agent(name).search(env, seed=0)
+        seconds = time.perf_counter() - began
+        size = options.round_size
+        per_round = [sum(env.seconds[at : at + size]) / size for at in range(0, len(env.seconds), size)]
         rows[name] = {
-            "median_ms": 1e3 * statistics.median(env.seconds),
-            "mean_ms": 1e3 * statistics.mean(env.seconds),
-            "seconds": time.perf_counter() - began,
+            "median_ms": 1e3 * statistics.median(per_round),
+            "largest_ms": 1e3 * max(per_round),
+            "seconds": seconds,
             "evaluations": len(result.actions),
             "best_reward": result.best_reward or 0.0,
         }
     table = Table(title=f"Overhead per proposal, budget {options.budget}, rounds of {options.round_size}")
     table.add_column("agent")
-    for heading in ("median ms", "mean ms", "whole search, s"):
+    for heading in ("median ms", "largest ms", "whole search, s"):
         table.add_column(heading, justify="right")
-    for name, row in sorted(rows.items(), key=lambda item: item[1]["mean_ms"]):
-        table.add_row(name, f"{row['median_ms']:.3f}", f"{row['mean_ms']:.2f}", f"{row['seconds']:.1f}")
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["median_ms"]):
+        table.add_row(name, f"{row['median_ms']:.3f}", f"{row['largest_ms']:.2f}", f"{row['seconds']:.1f}")
     Console().print(table)
     if options.json:
         write_json(options.json, {"machine": machine_facts(), "options": asdict(options), "agents": rows})

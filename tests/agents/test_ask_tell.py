@@ -143,7 +143,7 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_search_goes_on_only_over_the_same_actions() -> None:
-    from plain_envs import PlainEnv
+    from kdnas_env.testing.bowl import BowlEnv
 
     with pytest.raises(KDNASError, match=r"the environment's actions are \[5 5\], but the search is over \[4 3\]"):
-        started().resume(PlainEnv([5, 5]))
+        started().resume(BowlEnv([5, 5]))

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from large_space import chance_of_luck
-from plain_envs import PlainEnv
 from scipy.stats import chisquare
 
 from agents.base import SearchResult
 from agents.evolution import EvolutionAgent, EvolutionConfig, mutated
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 # Learning -------------------------------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def bred(**config: Any) -> SearchResult:
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
         return (9.0, {"status": "failed"}) if action[0] % 3 == 0 else None
 
-    return EvolutionAgent(EvolutionConfig(**config)).search(PlainEnv([40] * 4, answer), budget=120, round_size=6)
+    return EvolutionAgent(EvolutionConfig(**config)).search(BowlEnv([40] * 4, answer), budget=120, round_size=6)
 
 
 def test_parents_are_the_youngest_that_did_not_fail() -> None:
@@ -92,7 +92,7 @@ def test_the_oldest_die_even_if_they_are_the_best() -> None:
         return -float(step), {}
 
     config = EvolutionConfig(population_size=5, sample_size=200, mutations=1)
-    result = EvolutionAgent(config).search(PlainEnv([40] * 4, answer), budget=60, round_size=1)
+    result = EvolutionAgent(config).search(BowlEnv([40] * 4, answer), budget=60, round_size=1)
     for child in range(5, 60):
         # Of five, a tournament of 200 misses the best once in 10^19 times.
         assert result.rounds[child].random[0] or distances(result, child, np.array([child - 5])) == 1
@@ -114,7 +114,7 @@ def test_the_population_follows_from_the_budget(budget: int, size: int) -> None:
 
 
 def test_a_child_that_cannot_be_new_gives_way_to_a_random_candidate() -> None:
-    agent, env = EvolutionAgent(EvolutionConfig(population_size=1, mutations=1)), PlainEnv([3, 40, 40])
+    agent, env = EvolutionAgent(EvolutionConfig(population_size=1, mutations=1)), BowlEnv([3, 40, 40])
     parent = [2, 0, 0]
     near = [np.ravel_multi_index(row, (3, 40, 40)) for row in (parent, [1, 0, 0], [2, 1, 0], [2, 0, 1])]
     far = range(200, 400)

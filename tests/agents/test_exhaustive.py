@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_envs import PlainEnv
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from agents.exhaustive import ExhaustiveAgent
+from kdnas_env.testing.bowl import BowlEnv
 
 
 @given(nvec=st.lists(st.integers(1, 4), min_size=1, max_size=4), round_size=st.integers(1, 9))
 @settings(max_examples=25, deadline=None)
 def test_every_point_comes_once_and_in_order(nvec: list[int], round_size: int) -> None:
-    env = PlainEnv(nvec)
+    env = BowlEnv(nvec)
     result = ExhaustiveAgent().search(env, budget=1000, round_size=round_size)
     assert result.actions.tolist() == [list(index) for index in np.ndindex(*nvec)]
 
@@ -67,10 +67,10 @@ def test_a_loaded_search_goes_on_where_it_was(tmp_path: Path) -> None:
 
     agent, loaded = ExhaustiveAgent(), ExhaustiveAgent()
     with pytest.raises(KeyboardInterrupt):
-        agent.search(PlainEnv([6, 5], interrupt), budget=30, round_size=4)
+        agent.search(BowlEnv([6, 5], interrupt), budget=30, round_size=4)
     agent.save(tmp_path / "state.npz")
     loaded.load(tmp_path / "state.npz")
-    env = PlainEnv([6, 5])
+    env = BowlEnv([6, 5])
     result = loaded.resume(env)
     everything = [list(index) for index in np.ndindex(6, 5)]
     assert env.actions == everything[17:]

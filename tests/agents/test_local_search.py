@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 from large_space import chance_of_luck
-from plain_envs import PlainEnv
 
 from agents.local_search import LocalSearchAgent, LocalSearchConfig
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 NVEC = [7, 6]
 ONE_START = LocalSearchConfig(starts=1, reach=None)
@@ -33,7 +33,7 @@ def neighbours(point: tuple[int, ...], nvec: list[int], reach: int = 99) -> set[
 
 def searched(config: LocalSearchConfig, budget: int, round_size: int = 1, seed: int = 0, answer: Any = None) -> Any:
     """Return points, rewards and what was random of a search of a small space, in the order of evaluation."""
-    env = PlainEnv(NVEC, answer) if answer else PlainEnv(NVEC)
+    env = BowlEnv(NVEC, answer) if answer else BowlEnv(NVEC)
     result = LocalSearchAgent(config).search(env, budget=budget, round_size=round_size, seed=seed)
     points = [tuple(action) for action in result.actions.tolist()]
     return points, result.rewards, np.concatenate([record.random for record in result.rounds])
@@ -103,7 +103,7 @@ def test_at_a_local_optimum_it_starts_anew() -> None:
 
 
 def test_the_rest_of_a_round_goes_ahead_of_the_climb() -> None:
-    agent, env = LocalSearchAgent(ONE_START), PlainEnv([5, 5])
+    agent, env = LocalSearchAgent(ONE_START), BowlEnv([5, 5])
     agent.reset([5, 5], budget=25, round_size=6, seed=0)
     start = agent.ask(1)
     agent.tell(start, [-9.0])
@@ -118,7 +118,7 @@ def test_the_rest_of_a_round_goes_ahead_of_the_climb() -> None:
 
 
 def test_it_is_never_at_a_loss_while_neighbours_are_pending() -> None:
-    agent, env = LocalSearchAgent(LocalSearchConfig(starts=1, reach=1)), PlainEnv([6, 6])
+    agent, env = LocalSearchAgent(LocalSearchConfig(starts=1, reach=1)), BowlEnv([6, 6])
     agent.reset([6, 6], budget=36, round_size=1)
     actions = agent.ask(1)
     agent.tell(actions, [env.reward(actions[0])])

@@ -5,7 +5,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from plain_envs import PlainEnv
 from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
@@ -15,6 +14,7 @@ from agents.exploration import exploration_ratio, random_count
 from agents.lstm import LSTMAgent, LSTMConfig
 from agents.random import RandomAgent
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 QUICK = LSTMConfig(epochs=2)
 
@@ -76,7 +76,7 @@ def test_where_there_is_nothing_to_learn_it_is_no_better_than_chance() -> None:
 def test_it_learns_where_it_can_score_only_a_pool() -> None:
     nvec = [20] * 5  # 3.2 million points
     found = [
-        [agent.search(PlainEnv(nvec), budget=56, seed=seed).best_reward for seed in range(8)]
+        [agent.search(BowlEnv(nvec), budget=56, seed=seed).best_reward for seed in range(8)]
         for agent in (LSTMAgent(LSTMConfig(pool_size=2000)), RandomAgent())
     ]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.01
@@ -99,7 +99,7 @@ def test_its_predictions_are_rewards() -> None:
 @pytest.mark.parametrize("round_size", [2, 5, 8])
 def test_each_round_has_its_share_of_random_candidates(decay: Any, round_size: int) -> None:
     config = LSTMConfig(epochs=1, epsilon_decay=decay, epsilon_step=0.3, epsilon_start=0.9)
-    result = LSTMAgent(config).search(PlainEnv([6, 6, 6]), budget=42, round_size=round_size)
+    result = LSTMAgent(config).search(BowlEnv([6, 6, 6]), budget=42, round_size=round_size)
     rounds = -(-42 // round_size)
     assert len(result.rounds) == rounds
     for index, record in enumerate(result.rounds):
@@ -113,12 +113,12 @@ def test_each_round_has_its_share_of_random_candidates(decay: Any, round_size: i
 
 
 def test_one_candidate_a_round_is_not_always_random() -> None:
-    result = LSTMAgent(QUICK).search(PlainEnv([6, 6]), budget=12, round_size=1)
+    result = LSTMAgent(QUICK).search(BowlEnv([6, 6]), budget=12, round_size=1)
     assert [bool(record.random[0]) for record in result.rounds] == [True] * 6 + [False] * 6
 
 
 def test_a_controller_told_one_by_one_explores_as_long() -> None:
-    env, agent = PlainEnv([6, 6]), LSTMAgent(QUICK)
+    env, agent = BowlEnv([6, 6]), LSTMAgent(QUICK)
     agent.reset([6, 6], budget=24, round_size=8)
     exploration = []
     for _ in range(24):
@@ -130,12 +130,12 @@ def test_a_controller_told_one_by_one_explores_as_long() -> None:
 
 def test_without_randomness_the_controller_chooses_all() -> None:
     config = LSTMConfig(epochs=1, epsilon_start=0.0, epsilon_min=0.0, min_random=0)
-    result = LSTMAgent(config).search(PlainEnv([6, 6]), budget=24)
+    result = LSTMAgent(config).search(BowlEnv([6, 6]), budget=24)
     assert [int(record.random.sum()) for record in result.rounds] == [8, 0, 0]
 
 
 def test_the_choices_are_the_most_promising_of_all_that_is_left() -> None:
-    agent, env = LSTMAgent(LSTMConfig(min_random=0, epsilon_min=0.0, epsilon_start=0.0)), PlainEnv([9, 7])
+    agent, env = LSTMAgent(LSTMConfig(min_random=0, epsilon_min=0.0, epsilon_start=0.0)), BowlEnv([9, 7])
     agent.reset([9, 7], budget=63, round_size=8, seed=2)
     actions = agent.ask(8)
     agent.tell(actions, [env.reward(action) for action in actions])
@@ -152,7 +152,7 @@ def test_until_something_succeeds_all_is_random() -> None:
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
         return (-1.0, {"status": "failed"}) if step < 20 else None
 
-    result = LSTMAgent(QUICK).search(PlainEnv([8, 8], answer), budget=40)
+    result = LSTMAgent(QUICK).search(BowlEnv([8, 8], answer), budget=40)
     assert [bool(record.random.all()) for record in result.rounds] == [True, True, True, False, False]
 
 
@@ -160,7 +160,7 @@ def test_failures_are_learned_to_be_avoided() -> None:
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
         return (np.nan, {"status": "out_of_memory"}) if action[0] >= 4 else (float(action[1]), {"status": "ok"})
 
-    result = LSTMAgent().search(PlainEnv([8, 8, 4], answer), budget=64)
+    result = LSTMAgent().search(BowlEnv([8, 8, 4], answer), budget=64)
     chosen = np.concatenate([~record.random for record in result.rounds])
     failed = result.actions[:, 0] >= 4
     assert failed[~chosen].mean() > 0.4
@@ -169,13 +169,13 @@ def test_failures_are_learned_to_be_avoided() -> None:
 
 def test_a_large_space_is_searched_by_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lstm, "WHOLE_SPACE", 50)
-    agent, env = LSTMAgent(LSTMConfig(epochs=1, pool_size=20)), PlainEnv([6, 6, 6])
+    agent, env = LSTMAgent(LSTMConfig(epochs=1, pool_size=20)), BowlEnv([6, 6, 6])
     result = agent.search(env, budget=216, round_size=9)
     assert len(np.unique(result.actions, axis=0)) == 216
 
 
 def test_it_runs_where_every_candidate_was_asked_before_the_first_is_told() -> None:
-    agent, env = LSTMAgent(QUICK), PlainEnv([6, 6])
+    agent, env = LSTMAgent(QUICK), BowlEnv([6, 6])
     agent.reset([6, 6], budget=36, round_size=4)
     batches = [agent.ask(4) for _ in range(3)]
     for _ in range(6):
@@ -218,7 +218,7 @@ def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> 
 
 @pytest.mark.parametrize("device", ["cuda:99", "abacus"])
 def test_a_device_that_cannot_be_used_is_named_before_anything_is_evaluated(device: str) -> None:
-    env = PlainEnv([4, 4])
+    env = BowlEnv([4, 4])
     with pytest.raises(KDNASError, match=f"device is '{device}', which cannot be used here"):
         LSTMAgent(LSTMConfig(device=device)).search(env, budget=8)
     assert env.actions == []

@@ -5,13 +5,13 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from plain_envs import PlainEnv
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from agents.lstm import LSTMAgent, LSTMConfig
 from agents.lstm_controls import GreedyLSTMAgent, GreedyLSTMConfig, ShuffledLSTMAgent
 from agents.random import RandomAgent
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 SEEDS = range(8)
 
@@ -19,7 +19,7 @@ SEEDS = range(8)
 def median_best(agent: Any, answer: Any = None) -> float:
     bests = []
     for seed in SEEDS:
-        env = PlainEnv([8, 8, 8], answer) if answer else gym.make("kdnas/Planted-v0", seed=seed)
+        env = BowlEnv([8, 8, 8], answer) if answer else gym.make("kdnas/Planted-v0", seed=seed)
         bests.append(agent.search(env, budget=64, seed=seed).best_reward)
     return float(np.median(bests))
 
@@ -58,16 +58,16 @@ def test_greed_is_random_until_something_succeeds_and_never_after() -> None:
         return (-1.0, {"status": "failed"}) if step < 20 else None
 
     agent = GreedyLSTMAgent(GreedyLSTMConfig(epochs=2))
-    result = agent.search(PlainEnv([8, 8], answer), budget=48)
+    result = agent.search(BowlEnv([8, 8], answer), budget=48)
     assert [int(record.random.sum()) for record in result.rounds] == [8, 8, 8, 0, 0, 0]
-    result = agent.search(PlainEnv([8, 8]), budget=48)
+    result = agent.search(BowlEnv([8, 8]), budget=48)
     assert [int(record.random.sum()) for record in result.rounds] == [8, 0, 0, 0, 0, 0]
 
 
 def test_the_shuffled_controller_explores_like_the_controller() -> None:
     config = LSTMConfig(epochs=2)
     controller, shuffled = (
-        agent.search(PlainEnv([8, 8]), budget=48, seed=4) for agent in (LSTMAgent(config), ShuffledLSTMAgent(config))
+        agent.search(BowlEnv([8, 8]), budget=48, seed=4) for agent in (LSTMAgent(config), ShuffledLSTMAgent(config))
     )
     for one, other in zip(controller.rounds, shuffled.rounds, strict=True):
         assert one.exploration == other.exploration

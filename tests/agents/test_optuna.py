@@ -23,7 +23,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from large_space import BUDGET, by_chance, environment
 from optuna.trial import TrialState
-from plain_envs import PlainEnv
 from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
@@ -38,6 +37,7 @@ from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.evaluation import EpochReport, Fidelity
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.space import SearchSpace
+from kdnas_env.testing.bowl import BowlEnv
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 
 CMAES = find_spec("cmaes") is not None
@@ -105,13 +105,13 @@ def test_several_objectives_are_learned() -> None:
 def test_every_sampler_searches_a_space_to_its_end(name: str, nvec: list[int]) -> None:
     budget = 15 if name == "gp" else 90
     options = {"sampler_options": POPULATION.get(name, {}), "retries": 2}
-    result = make(sampler=name, **options).search(PlainEnv(nvec), budget=budget, seed=2)
+    result = make(sampler=name, **options).search(BowlEnv(nvec), budget=budget, seed=2)
     assert len(set(points(result))) == len(result.actions) == min(budget, np.prod(nvec))
 
 
 @pytest.mark.parametrize("name", HERE)
 def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(name: str, tmp_path: Path) -> None:
-    env, options = PlainEnv([7, 6, 5]), {"sampler": name, "sampler_options": POPULATION.get(name, {}), "retries": 2}
+    env, options = BowlEnv([7, 6, 5]), {"sampler": name, "sampler_options": POPULATION.get(name, {}), "retries": 2}
     agent, loaded = make(**options), make(**options)
     agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
     for _ in range(4):
@@ -132,7 +132,7 @@ def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(nam
 @pytest.mark.parametrize("options", [{}, {"duplicates": "fail"}, {"retries": 0}], ids=str)
 def test_every_proposal_is_a_trial_and_the_rest_is_dismissed(options: dict[str, Any]) -> None:
     agent = make(**options)
-    result = agent.search(PlainEnv([4, 4]), budget=16)
+    result = agent.search(BowlEnv([4, 4]), budget=16)
     trials = evaluated(agent)
     assert [point(trial) for trial in trials] == points(result)
     assert [trial.value for trial in trials] == [trial.user_attrs["reward"] for trial in trials] == [*result.rewards]
@@ -188,7 +188,7 @@ def test_parameters_are_named_by_the_dimensions_of_the_space() -> None:
     agent.search(env)
     assert [*agent.study.trials[0].params] == [*env.unwrapped.search_space.dimensions]
     assert agent.study.trials[0].user_attrs["config"] == env.unwrapped.history[0].evaluation.config.__str__()
-    agent.search(PlainEnv([3, 3]), budget=2)
+    agent.search(BowlEnv([3, 3]), budget=2)
     assert [*agent.study.trials[0].params] == ["dim_0", "dim_1"]
 
 
@@ -205,7 +205,7 @@ def test_optuna_is_silent_and_its_verbosity_stays(capfd: pytest.CaptureFixture[s
     logger = logging.getLogger("optuna")
     level = logger.level
     for name in ("qmc", "grid", "nsgaiii"):
-        make(sampler=name, storage=f"{tmp_path}/{name}.log").search(PlainEnv([3, 3]), budget=9)
+        make(sampler=name, storage=f"{tmp_path}/{name}.log").search(BowlEnv([3, 3]), budget=9)
     assert logger.level == level == logging.INFO
     assert capfd.readouterr() == ("", "")
     with pytest.raises(RuntimeError), quiet():
@@ -222,7 +222,7 @@ def test_failures_are_told(failures: Any) -> None:
         return (-3.0, {"status": "out_of_memory"}) if action[0] > 3 else None
 
     agent = make(failures=failures)
-    agent.search(PlainEnv([6, 6], answer), budget=20)
+    agent.search(BowlEnv([6, 6], answer), budget=20)
     failed = [trial for trial in evaluated(agent) if trial.user_attrs["status"] == "out_of_memory"]
     assert failed
     told = {"fail": (TrialState.FAIL, None), "reward": (TrialState.COMPLETE, [-3.0])}[failures]
@@ -231,7 +231,7 @@ def test_failures_are_told(failures: Any) -> None:
 
 def test_rewards_that_are_not_finite_are_failures() -> None:
     agent = make(failures="reward")
-    agent.search(PlainEnv([3, 3], lambda step, action: (float("nan"), {}) if step else None), budget=9)
+    agent.search(BowlEnv([3, 3], lambda step, action: (float("nan"), {}) if step else None), budget=9)
     assert [trial.state for trial in evaluated(agent)] == [TrialState.COMPLETE] + [TrialState.FAIL] * 8
 
 
@@ -261,7 +261,7 @@ def test_the_front_is_what_none_beats(name: str) -> None:
 
 def test_without_objectives_the_front_is_the_best() -> None:
     agent = make()
-    result = agent.search(PlainEnv([4, 4]), budget=16)
+    result = agent.search(BowlEnv([4, 4]), budget=16)
     assert [point(trial) for trial in agent.pareto_front] == [result.best.action]
 
 
@@ -313,7 +313,7 @@ def test_a_pruner_stops_evaluations(name: str) -> None:
     assert result.infos[result.best_index]["status"] == "ok"
 
 
-class Epochs(PlainEnv):
+class Epochs(BowlEnv):
     """Knows nothing of kdnas but the callback. The loss falls or, of some actions, rises after the second epoch."""
 
     def __init__(self) -> None:
@@ -398,7 +398,7 @@ def test_rounds_of_a_vector_environment_are_pruned() -> None:
 
 
 def test_a_pruner_needs_something_to_stop() -> None:
-    env = PlainEnv([4, 4])
+    env = BowlEnv([4, 4])
     with pytest.raises(KDNASError, match="pruner 'median' has to stop evaluations, but the environment has no attr"):
         make(pruner="median").search(env, budget=4)
     assert env.seeds == []
@@ -565,10 +565,10 @@ def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_
 
 def test_where_others_have_evaluated_everything_there_is_nothing_to_ask(tmp_path: Path) -> None:
     place = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
-    make(**place).search(PlainEnv([3, 2]), budget=4)
+    make(**place).search(BowlEnv([3, 2]), budget=4)
     second, third = make(**place), make(**place)
-    assert len(second.search(PlainEnv([3, 2]), budget=6).actions) == 2
-    assert len(third.search(PlainEnv([3, 2]), budget=6).actions) == 0
+    assert len(second.search(BowlEnv([3, 2]), budget=6).actions) == 2
+    assert len(third.search(BowlEnv([3, 2]), budget=6).actions) == 0
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -618,7 +618,7 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
 
 def test_a_search_in_a_storage_goes_on_from_a_saved_state(tmp_path: Path) -> None:
     """Also if the process went on after it had saved, so that the study knows more than the state."""
-    env, options = PlainEnv([7, 6, 5]), {"storage": str(tmp_path / "study.log")}
+    env, options = BowlEnv([7, 6, 5]), {"storage": str(tmp_path / "study.log")}
     agent, loaded = make(**options), make(**options)
     agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
 
@@ -646,7 +646,7 @@ def test_a_search_in_a_storage_goes_on_from_a_saved_state(tmp_path: Path) -> Non
 
 def test_without_a_name_every_search_has_its_own_study(tmp_path: Path) -> None:
     agents = [make(storage=str(tmp_path / "study.log")) for _ in range(2)]
-    results = [agent.search(PlainEnv([5, 5]), budget=12, seed=1) for agent in agents]
+    results = [agent.search(BowlEnv([5, 5]), budget=12, seed=1) for agent in agents]
     assert points(results[0]) == points(results[1])
     assert agents[0].study.study_name != agents[1].study.study_name
     assert [len(evaluated(agent)) for agent in agents] == [12, 12]
@@ -654,17 +654,17 @@ def test_without_a_name_every_search_has_its_own_study(tmp_path: Path) -> None:
 
 def test_a_study_that_searches_something_else_is_not_joined(tmp_path: Path) -> None:
     place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
-    make(**place).search(PlainEnv([4, 4]), budget=3)
+    make(**place).search(BowlEnv([4, 4]), budget=3)
     for other, nvec in (({}, [4, 5]), ({"choices": "categorical"}, [4, 4])):
         with pytest.raises(RunError, match=r"the study 'one' searches .* give another study_name"):
-            make(**place, **other).search(PlainEnv(nvec), budget=3)
+            make(**place, **other).search(BowlEnv(nvec), budget=3)
     with pytest.raises(RunError, match=r"to maximize, but this search is of .* to minimize and minimize"):
         make(**place, objectives=["loss", "flops"]).search(gym.make("kdnas/Planted-v0", budget=3))
 
 
 def test_a_state_whose_study_is_gone_is_refused(tmp_path: Path) -> None:
     agent = make(storage=str(tmp_path / "study.log"))
-    agent.search(PlainEnv([4, 4]), budget=3)
+    agent.search(BowlEnv([4, 4]), budget=3)
     agent.save(tmp_path / "state.npz")
     (tmp_path / "study.log").unlink()
     with pytest.raises(RunError, match=r"the saved search has the study 'kdnas-.*', which is not in the storage"):
@@ -681,7 +681,7 @@ def test_a_state_whose_study_is_gone_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_storage_that_cannot_be_opened_is_named(storage: str, message: str) -> None:
-    env = PlainEnv([4, 4])
+    env = BowlEnv([4, 4])
     with pytest.raises(RunError, match=f"storage '{storage}' {message}"):
         make(storage=storage).search(env, budget=3)
     assert env.seeds == []
@@ -690,7 +690,7 @@ def test_a_storage_that_cannot_be_opened_is_named(storage: str, message: str) ->
 def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.log").write_text("dear diary\nnothing new\n")
     with pytest.raises(RunError, match="cannot be opened"):
-        make(storage=str(tmp_path / "notes.log")).search(PlainEnv([4, 4]), budget=3)
+        make(storage=str(tmp_path / "notes.log")).search(BowlEnv([4, 4]), budget=3)
 
 
 # What it is made of ---------------------------------------------------------------------------------------------
@@ -702,7 +702,7 @@ def test_a_pickle_in_a_saved_state_is_not_loaded(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "harm"),)
 
     agent = make()
-    agent.search(PlainEnv([4, 4]), budget=4)
+    agent.search(BowlEnv([4, 4]), budget=4)
     state = agent.state_dict()
     state["study"]["trials"][0]["system_attrs"]["cma:optimizer:0"] = pickle.dumps(Harm()).hex()
     with pytest.raises(RunError, match=r"a pickle of posix\.mkdir, which may be harmful"):
@@ -769,4 +769,4 @@ def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> 
 
 def test_a_space_too_large_for_a_grid_is_refused() -> None:
     with pytest.raises(KDNASError, match="sampler 'grid' lists the whole space, which has 10000000000 points"):
-        make(sampler="grid").search(PlainEnv([10] * 10), budget=3)
+        make(sampler="grid").search(BowlEnv([10] * 10), budget=3)

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_envs import PlainEnv
 
 from agents import grid as grid_module
 from agents.base import SearchResult
 from agents.parameter_count import ParameterCountAgent, ParameterCountConfig
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 
-class CountedEnv(PlainEnv):
+class CountedEnv(BowlEnv):
     """An environment that says how many parameters its points have."""
 
     def __init__(self, nvec: Sequence[int], counts: Any, valid: Any = None) -> None:

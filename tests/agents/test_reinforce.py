@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from large_space import chance_of_luck
-from plain_envs import PlainEnv
 from scipy.stats import chisquare
 
 from agents.policy import Policy, reinforce
 from agents.reinforce import ReinforceAgent, ReinforceConfig, moving_average
 from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
 
 NVEC = np.array([3, 1, 4])
 POINTS = np.stack(np.unravel_index(np.arange(12), (3, 1, 4)), axis=-1)
@@ -97,7 +97,7 @@ def test_failures_are_learned_to_be_avoided() -> None:
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
         return (np.nan, {"status": "out_of_memory"}) if action[0] >= 4 else (float(action[1]), {"status": "ok"})
 
-    result = ReinforceAgent().search(PlainEnv([8, 8, 8, 8], answer), budget=240)
+    result = ReinforceAgent().search(BowlEnv([8, 8, 8, 8], answer), budget=240)
     failed = result.actions[:, 0] >= 4
     assert failed[:40].mean() > 0.3
     assert failed[-40:].mean() < 0.15
@@ -105,7 +105,7 @@ def test_failures_are_learned_to_be_avoided() -> None:
 
 def test_the_scale_of_the_reward_does_not_matter() -> None:
     def search(scale: float) -> list[list[int]]:
-        env = PlainEnv([8] * 4)
+        env = BowlEnv([8] * 4)
         env.answer = lambda step, action: (scale * env.reward(np.array(action)), {})
         return ReinforceAgent().search(env, budget=64).actions.tolist()
 
@@ -114,7 +114,7 @@ def test_the_scale_of_the_reward_does_not_matter() -> None:
 
 def test_what_is_sampled_again_and_again_gives_way_to_random_points() -> None:
     agent = ReinforceAgent(ReinforceConfig(learning_rate=0.1, entropy_weight=0.0, tries=2))
-    result = agent.search(PlainEnv([6, 6]), budget=36)
+    result = agent.search(BowlEnv([6, 6]), budget=36)
     random = np.concatenate([record.random for record in result.rounds])
     assert not random[:8].any()
     assert random[-8:].any()
@@ -122,7 +122,7 @@ def test_what_is_sampled_again_and_again_gives_way_to_random_points() -> None:
 
 
 def test_random_points_teach_nothing() -> None:
-    agent, env = ReinforceAgent(), PlainEnv([2, 2])
+    agent, env = ReinforceAgent(), BowlEnv([2, 2])
     agent.reset([2, 2], budget=4, round_size=4)
     actions = agent.ask(3)
     agent.tell(actions, [env.reward(action) for action in actions])
@@ -134,7 +134,7 @@ def test_random_points_teach_nothing() -> None:
 
 
 def test_loading_learns_the_same_again() -> None:
-    agent, env = ReinforceAgent(), PlainEnv([9, 9, 9])
+    agent, env = ReinforceAgent(), BowlEnv([9, 9, 9])
     agent.reset([9, 9, 9], budget=200, round_size=8, seed=3)
     for _ in range(8):
         batches = [agent.ask(5), agent.ask(3)]
