@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import kdnas_env
 from kdnas_env.cli import main
 
 
@@ -12,7 +13,8 @@ def test_doctor_names_versions_devices_and_the_default(capsys: pytest.CaptureFix
 
     assert main(["doctor"]) == 0
     said = capsys.readouterr().out
-    for expected in (torch.__version__, "transformers", "extra onnx", "lstm, random", "core(s)", "all-MiniLM-L6-v2"):
+    agents = ", ".join(kdnas_env.agent_names())
+    for expected in (torch.__version__, "transformers", "extra onnx", agents, "core(s)", "all-MiniLM-L6-v2"):
         assert expected in said
 
 
