@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, cast
 
 import gymnasium as gym
@@ -237,14 +238,16 @@ class KDNASEnv(gym.Env[Observation, Action]):
         """
         return self.search_space.valid_indices if self.search_space.size <= LARGEST_ENUMERATION else None
 
-    @property
+    @cached_property
     def parameter_counts(self) -> npt.NDArray[np.int64] | None:
         """Parameters of the architectures of ``valid_action_indices``, in their order, int64 ``(n,)``, or None."""
         indices, space = self.valid_action_indices, self.search_space
         if indices is None:
             return None
         counts = [count_parameters(space.decode(space.from_index(index)), space.teacher) for index in indices.tolist()]
-        return np.array(counts, dtype=np.int64)
+        array = np.array(counts, dtype=np.int64)
+        array.setflags(write=False)
+        return array
 
     @property
     def history(self) -> SearchHistory:

@@ -110,15 +110,14 @@ class Ledger:
         env, space = self._env, self._env.search_space
         actions = [tuple(space.from_index(index).tolist()) for index in indices]
         configs = [space.decode(action) for action in actions]
-        known = {config: self.records[row].evaluation for config, row in self._first.items()}
-        fresh = [config for config in dict.fromkeys(configs) if config not in known]
-        known |= zip(
-            fresh, evaluate_valid(env.evaluator, space, fresh, env.fidelity, on_epoch) if fresh else [], strict=True
-        )
+        fresh = [config for config in dict.fromkeys(configs) if config not in self._first]
+        evaluations = evaluate_valid(env.evaluator, space, fresh, env.fidelity, on_epoch) if fresh else []
+        evaluated = dict(zip(fresh, evaluations, strict=True))
         first_row = len(self.records)
         for row, (index, action, config) in enumerate(zip(indices, actions, configs, strict=True), start=first_row):
-            reward = env.reward_function(known[config])
-            self.records.append(Record(action, known[config], reward, round=0, counted=True, duplicate=False))
+            evaluation = evaluated[config] if config in evaluated else self.records[self._first[config]].evaluation
+            reward = env.reward_function(evaluation)
+            self.records.append(Record(action, evaluation, reward, round=0, counted=True, duplicate=False))
             self._first.setdefault(config, row)
             self._known[index] = row
         if self._row_of is not None:
