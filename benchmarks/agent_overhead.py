@@ -16,6 +16,7 @@ from typing import Any
 
 import gymnasium as gym
 import tyro
+from landscapes import SPACE
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -23,15 +24,6 @@ from rich.table import Table
 
 import kdnas_env
 from kdnas_env.files import write_json
-
-SPACE = {
-    "num_hidden_layers": list(range(1, 13)),
-    "num_attention_heads": [2, 4, 8, 12],
-    "hidden_size": list(range(96, 769, 48))[:14],
-    "intermediate_size": list(range(128, 3073, 64))[:50],
-    "hidden_act": ["gelu", "relu", "silu"],
-}
-"""About 100,000 points."""
 
 
 @dataclass(frozen=True)

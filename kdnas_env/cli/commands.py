@@ -30,7 +30,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     if isinstance(options, AgentsOptions):
         return partial(run_agents, options)
     if options.resume is not None:
-        recorded = recorded_options(options.resume)
+        recorded = recorded_options(options.resume, SearchOptions)
         options = _parse(arguments, recorded)
         options.check_unchanged(recorded)
 

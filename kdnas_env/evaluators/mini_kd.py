@@ -8,12 +8,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.cores import pinned_threads, training_lock
@@ -23,6 +24,7 @@ from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.distill.mini_kd import PRECISIONS, EpochResult, MiniKD
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
+from kdnas_env.distill.student_folder import Lineage
 from kdnas_env.distill.teacher import load_teacher
 from kdnas_env.distill.workload import Workload
 from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
@@ -85,10 +87,12 @@ class Distilled:
     Attributes:
         evaluation: The record.
         model: The student as an encoder of transformers, on the CPU; None if the evaluation failed.
+        projection: State of the objective that it was trained with.
     """
 
     evaluation: Evaluation
     model: Any
+    projection: dict[str, Tensor] = field(default_factory=dict)
 
 
 class MiniKDEvaluator:
@@ -203,6 +207,7 @@ class MiniKDEvaluator:
         began = time.perf_counter()
         results: list[EpochResult] = []
         model, latency, status, reason = None, None, Status.OK, ""
+        projection: dict[str, Tensor] = {}
 
         def stop(result: EpochResult) -> bool:
             results.append(result)
@@ -218,19 +223,41 @@ class MiniKDEvaluator:
             return bool(on_epoch and on_epoch(report))
 
         try:
-            student = self._train(config, fidelity, stop)
-            if student is None:
+            trained = self._train(config, fidelity, stop)
+            if trained is None:
                 status = Status.STOPPED
             else:
+                student = trained.export()
                 latency = self.probe.measure(student, config)
-                model = student
+                model, projection = student, trained.objective.state_dict()
         except (CacheError, RunError, DependencyError):
             raise
         except Exception as error:
             status, reason = _status_of(error), one_line(error)
-        return Distilled(self._record(config, fidelity, status, reason, results, latency, began), model)
+        return Distilled(self._record(config, fidelity, status, reason, results, latency, began), model, projection)
 
-    def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> Any:
+    def lineage(self, evaluation: Evaluation) -> Lineage:
+        """Return where the student of an evaluation comes from."""
+        fidelity = evaluation.fidelity
+        corpus = self.settings.corpus
+        return Lineage(
+            student=evaluation.config,
+            teacher=self.settings.teacher,
+            teacher_fingerprint=self.workload.teacher.fingerprint,
+            corpus={"source": corpus} if isinstance(corpus, str) else dict(corpus),
+            recipe=self.recipe.to_dict(),
+            stages=(
+                {
+                    "stage": "mini-kd",
+                    **asdict(fidelity),
+                    "samples": len(self.workload.subset(fidelity.data_fraction, fidelity.seed)),
+                    "heldout_unexplained": list(evaluation.heldout_unexplained),
+                },
+            ),
+            versions={name: str(evaluation.details[name]) for name in ("kdnas", "torch", "transformers")},
+        )
+
+    def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> MiniKD | None:
         """Return the distilled student, or None if it was stopped."""
         with self._training():
             kd = MiniKD(self.workload, config, self.recipe, fidelity, basis=self._basis, precision=self.precision)
@@ -240,7 +267,7 @@ class MiniKDEvaluator:
             with self._training():
                 result = next(epochs, None)
             if result is None:
-                return kd.export()
+                return kd
             if stop(result):
                 return None
 

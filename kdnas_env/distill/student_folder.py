@@ -1,0 +1,129 @@
+"""The folder of a student: weights, configuration, tokenizer, model card and lineage, in hub layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.distill.libraries import quiet_transformers
+from kdnas_env.errors import RunError
+
+LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a student comes from; plain data, but for the student.
+
+    Attributes:
+        student: Its architecture.
+        teacher: Name or folder of its teacher.
+        teacher_fingerprint: SHA-256 (hex) of the teacher.
+        corpus: Arguments of :func:`kdnas_env.distill.corpus.load_corpus`, the first under ``source``.
+        recipe: Fields of :class:`kdnas_env.distill.recipe.Recipe`.
+        stages: What was done to it, oldest first: for each, under ``stage``, the command, and whatever tells of it.
+        versions: Versions of kdnas and its libraries.
+    """
+
+    student: StudentConfig
+    teacher: str
+    teacher_fingerprint: str
+    corpus: dict[str, Any]
+    recipe: dict[str, Any]
+    stages: tuple[dict[str, Any], ...] = ()
+    versions: dict[str, str] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return {**asdict(self), "stages": list(self.stages)}
+
+
+def save_student(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    card: str,
+    lineage: Lineage,
+    projection: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write a student's folder, whole or not at all; an older one is replaced.
+
+    Args:
+        folder: The folder.
+        model: Encoder of transformers.
+        tokenizer: Its teacher's tokenizer.
+        card: The model card.
+        lineage: Where it comes from.
+        projection: State of the objective that it was trained with, if that has any: what maps its hidden states to
+            its teacher's.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    partial = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        with quiet_transformers():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / LINEAGE).write_text(json.dumps(lineage.to_dict(), indent=2) + "\n", encoding="utf-8")
+        if projection:
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in projection.items()}, partial / PROJECTION
+            )
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except OSError as error:
+        raise RunError(f"the student cannot be written to {str(folder)!r}: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
+    """Return where the student of a folder comes from, or None if the folder does not say.
+
+    Raises:
+        RunError: If what it says is malformed.
+    """
+    path = Path(folder) / LINEAGE
+    if not path.is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        student, stages = StudentConfig.from_dict(data.pop("student")), tuple(data.pop("stages"))
+        return Lineage(student=student, stages=stages, **data)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
+
+
+def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:
+    """Return the state of the objective that the student of a folder was trained with, or None if it is not kept.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / PROJECTION
+    if not path.is_file():
+        return None
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"the projection in {str(path)!r} cannot be read: {error}") from error
+    return state
