@@ -69,7 +69,7 @@ class Options:
 def ours(workload: Workload, student: StudentConfig, recipe: Recipe, batches: int) -> Callable[[], int]:
     """Return a turn of our loop, which answers with the sentences it trained on."""
     kd = MiniKD(workload, student, recipe, Fidelity(epochs=1))
-    optimiser = kd._optimiser(None)
+    optimiser = kd.optimiser(None)
     plan = training_batches(workload.corpus, kd.train, recipe.batch_size, np.random.default_rng(0))
     plan = [batch for batch in plan if len(batch) == recipe.batch_size][: batches * BATCH // recipe.batch_size]
 

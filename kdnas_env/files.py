@@ -58,3 +58,18 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
         ValueError: If it holds a number that is not finite.
     """
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunError: If it cannot be read, or is no object.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{str(path)!r} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise RunError(f"{str(path)!r} holds {type(data).__name__} where a JSON object was expected")
+    return data

@@ -2,55 +2,79 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Union
 
 import tyro
 
-from kdnas_env.cli.agents import AgentsOptions, run_agents
-from kdnas_env.cli.doctor import DoctorOptions, run_doctor
+from kdnas_env.cli.agents import AgentsOptions
+from kdnas_env.cli.distill_options import DistillOptions
+from kdnas_env.cli.doctor import DoctorOptions
+from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.run_folder import recorded_options
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.cli.run_folder import CONFIG, recorded_options
+
+_COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
+    "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
+    "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
+    "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
+    "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
+}
+"""Options of every command, and the function that runs it, imported when it is asked for: most are heavy."""
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
     """Return the command that the arguments ask for, ready to run.
 
-    With ``--resume`` the defaults of all flags are what the run was started with, so that a flag which differs must
-    have been given.
+    If it goes on with an earlier run, the defaults of all flags are what that was started with, so that a flag which
+    differs must have been given.
 
     Raises:
-        RunError: If the run that is to be resumed cannot be read, or was made with other settings.
+        RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
         SystemExit: If the arguments are malformed, or ask for help.
     """
-    options = _parse(arguments, SearchOptions())
-    if isinstance(options, DoctorOptions):
-        return partial(run_doctor, options)
-    if isinstance(options, AgentsOptions):
-        return partial(run_agents, options)
-    if options.resume is not None:
-        recorded = recorded_options(options.resume, SearchOptions)
-        options = _parse(arguments, recorded)
-        options.check_unchanged(recorded)
-
-    def search() -> int:
-        # Heavy imports, which asking for help need not wait for.
-        from kdnas_env.cli.search import run_search
-
-        return run_search(options)
-
-    return search
+    options = _parse(arguments)
+    earlier = _earlier(options)
+    if earlier is not None:
+        options = _parse(arguments, earlier)
+        options.check_unchanged(earlier)
+    place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
+    return partial(_run, place, options)
 
 
-def _parse(arguments: Sequence[str], defaults: SearchOptions) -> Any:
-    commands = (
-        Annotated[SearchOptions, tyro.conf.subcommand("search", default=defaults, prefix_name=False)]
-        | Annotated[AgentsOptions, tyro.conf.subcommand("agents", prefix_name=False)]
-        | Annotated[DoctorOptions, tyro.conf.subcommand("doctor", prefix_name=False)]
-    )
+def _run(place: str, options: Any) -> int:
+    module, _, function = place.partition(":")
+    status: int = getattr(importlib.import_module(module), function)(options)
+    return status
+
+
+def _earlier(options: Any) -> RecordedOptions | None:
+    """Return the options that the run in question was started with, or None if it is a new one."""
+    resume = getattr(options, "resume", None)
+    if resume is not None:
+        earlier: RecordedOptions = recorded_options(resume, type(options))
+        return earlier
+    folder: Path | None = getattr(options, "folder", None)
+    known = isinstance(options, RecordedOptions) and folder is not None and (folder / CONFIG).exists()
+    return recorded_options(folder, type(options)).placed_as(options) if known and folder is not None else None
+
+
+def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
+    commands = [
+        Annotated[
+            kind,
+            tyro.conf.subcommand(name, prefix_name=False, **({"default": defaults} if type(defaults) is kind else {})),
+        ]
+        for name, (kind, _) in _COMMANDS.items()
+    ]
+    union: Any = Union[tuple(commands)]  # noqa: UP007  (made of a table)
     return tyro.cli(
-        commands,
+        union,
         prog="kdnas",
         description="Knowledge-distillation neural-architecture search for language models.",
         args=list(arguments),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from kdnas_env.architecture import count_parameters
 from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distill.student_folder import Lineage
+from kdnas_env.distill.teacher import Teacher
 from kdnas_env.envs.history import Record
 
 _CARD = """---
@@ -105,3 +109,84 @@ def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, rewar
         alpha=reward.alpha,
         beta=reward.beta,
     )
+
+
+_DISTILLED_CARD = """---
+library_name: transformers
+tags:
+- knowledge-distillation
+- neural-architecture-search
+- kdnas
+---
+
+# {student}
+
+An encoder distilled from **{teacher}** on **{corpus}** by kdnas {version}. Its architecture was found by a
+knowledge-distillation neural-architecture search.
+
+```python
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder", add_pooling_layer=False)  # none was distilled
+```
+
+| | Student | Teacher |
+|---|---:|---:|
+| layers | {layers} | {teacher_layers} |
+| hidden size | {hidden} | {teacher_hidden} |
+| attention heads | {heads} | {teacher_heads} |
+| feed-forward size | {ffn} | {teacher_ffn} |
+| parameters | {parameters:,} | {teacher_parameters:,} |
+
+## How it came to be
+
+{stages}
+- **Loss**: {loss:.4f} of the variance of the teacher's hidden states is unexplained on held-out text, after a linear
+  projection, which lies beside the weights (`projection.safetensors`).
+- **Recipe**: {recipe}
+
+`kdnas.json` has all of it in detail.
+
+## Limits
+
+It is an encoder: fine-tune it on your task, and check it there. It inherits its teacher's biases and licence terms.
+"""
+
+
+def distilled_card(lineage: Lineage, teacher: Teacher, loss: float) -> str:
+    """Return the model card of a student that was distilled for long.
+
+    Args:
+        lineage: Where it comes from.
+        teacher: Its teacher.
+        loss: Unexplained variance on held-out text.
+    """
+    student, shape = lineage.student, teacher.architecture
+    source = lineage.corpus["source"]
+    return _DISTILLED_CARD.format(
+        student=f"{teacher_title(teacher.name)}, {student}",
+        teacher=teacher.name if teacher.name != "demo" else teacher_title(teacher.name),
+        corpus=CORPUS_TITLES.get(source, source),
+        version=(lineage.versions or {}).get("kdnas", ""),
+        layers=student.num_hidden_layers,
+        teacher_layers=shape.num_hidden_layers,
+        hidden=student.hidden_size,
+        teacher_hidden=shape.hidden_size,
+        heads=student.num_attention_heads,
+        teacher_heads=shape.num_attention_heads,
+        ffn=student.intermediate_size,
+        teacher_ffn=shape.intermediate_size,
+        parameters=count_parameters(student, shape),
+        teacher_parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
+        stages="\n".join(f"- **{stage['stage']}**: {_in_words(stage)}" for stage in lineage.stages),
+        loss=loss,
+        recipe=", ".join(f"{name} {value}" for name, value in lineage.recipe.items()),
+    )
+
+
+def _in_words(stage: Mapping[str, Any]) -> str:
+    told = {name: value for name, value in stage.items() if name not in ("stage", "heldout_unexplained")}
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in told.items() if value is not None)
+    curve = stage.get("heldout_unexplained")
+    return words + (f"; held-out loss from {curve[0]:.4f} to {min(curve):.4f}" if curve else "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any, ClassVar, Self, get_type_hints
 
 from kdnas_env.errors import RunError
@@ -36,6 +36,10 @@ class RecordedOptions:
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
         return restored
+
+    def placed_as(self, other: Self) -> Self:
+        """Return these options with the places of others, which are not recorded."""
+        return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with.

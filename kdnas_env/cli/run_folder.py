@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import RunError
-from kdnas_env.files import write_json, write_text
+from kdnas_env.files import read_json, write_json, write_text
 
 CONFIG, RUN, RESULTS, PICTURE, STORE, STUDENT = (
     "config.json",
@@ -92,7 +91,7 @@ class RunFolder:
             **self.read_run(),
             "state": state,
             "changed": now,
-            "versions": {"python": platform.python_version(), **_versions()},
+            "versions": {"python": platform.python_version(), **package_versions()},
             "machine": {"system": platform.platform(), "cores": os.cpu_count()},
             **details,
         }
@@ -101,7 +100,7 @@ class RunFolder:
     def read_run(self) -> dict[str, Any]:
         """Return what ``run.json`` says; empty if it is not there."""
         path = self.path / RUN
-        return _read_json(path) if path.exists() else {}
+        return read_json(path) if path.exists() else {}
 
     def release(self) -> None:
         """Let other processes work in the folder."""
@@ -123,7 +122,7 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
         raise RunError(
             f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )
-    data = _read_json(config)
+    data = read_json(config)
     command = data.pop("command", SEARCH)
     if command != kind.COMMAND:
         raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")
@@ -133,16 +132,6 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
 def new_run_path(*parts: object) -> Path:
     """Return where a new run lies unless it is told: under ``runs``, named by the time and some parts."""
     return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{str(path)!r} cannot be read: {error}") from error
-    if not isinstance(data, dict):
-        raise RunError(f"{str(path)!r} holds {type(data).__name__} where a JSON object was expected")
-    return data
 
 
 def _locked(path: Path) -> FileLock:
@@ -156,7 +145,8 @@ def _locked(path: Path) -> FileLock:
     return lock
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Return the versions of kdnas and of what it stands on, as far as they are installed."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +12,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
+from kdnas_env.cli.interruption import terminable
 from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
@@ -76,10 +73,10 @@ def run_search(options: SearchOptions) -> int:
     )
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
-    settings = _settings(options)
+    settings = mini_kd_settings(options)
     folder = _open_folder(options)
     try:
-        with _terminable():
+        with terminable():
             folder.record("running")
             outcome = _search(console, folder, options, settings, space, reward, fidelity, agent)
             folder.record("finished")
@@ -211,7 +208,8 @@ def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
 
 
-def _settings(options: SearchOptions) -> MiniKDSettings:
+def mini_kd_settings(options: SearchOptions) -> MiniKDSettings:
+    """Return what the students of a search are distilled from, and how."""
     corpus = {name: value for name, value in asdict(options.corpus).items() if value not in (None, ())}
     return MiniKDSettings(
         teacher=options.teacher,
@@ -254,20 +252,3 @@ def _agent_settings(settings: tuple[str, ...]) -> dict[str, Any]:
             raise KDNASError(f"agent setting {setting!r} has no value; write it as NAME=VALUE")
         values[name.strip()] = yaml.safe_load(value)
     return values
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Let SIGTERM end the block like Ctrl-C does: what is done is kept."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -26,7 +26,7 @@ _CHUNK = 1024
 class CorpusReport:
     """How a corpus came to be, as plain data.
 
-    ``rows`` equals ``kept + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
+    ``rows`` equals ``kept + paired + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
 
     Attributes:
         source: What ``load_corpus`` was given.
@@ -38,7 +38,7 @@ class CorpusReport:
         dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
         dropped_duplicate: Rows that the tokenizer cannot tell from an earlier one.
         dropped_non_string: Rows whose text is not a string.
-        unused: Rows never looked at because ``max_samples`` was reached.
+        unused: Rows never looked at because ``max_samples`` was reached, and rows joined to one that was dropped.
         truncated: Samples cut to ``max_length``.
         tokens: Tokens of all samples.
         max_length: Longest sample allowed, in tokens, special tokens included.
@@ -46,7 +46,9 @@ class CorpusReport:
         heldout_fraction: Share of all samples that is held out.
         train_samples: Samples of the proxy subset.
         heldout_samples: Samples held out.
-        seed: Seed of the splits and of the draw of ``max_samples``.
+        seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
+        pair_fraction: Share of the samples that was to be two rows, one after the other.
+        paired: Samples that are two rows.
     """
 
     source: str
@@ -67,6 +69,8 @@ class CorpusReport:
     train_samples: int
     heldout_samples: int
     seed: int
+    pair_fraction: float = 0.0
+    paired: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -147,6 +151,7 @@ def load_corpus(
     heldout_fraction: float = 0.1,
     max_samples: int | None = None,
     min_samples: int = 32,
+    pair_fraction: float = 0.0,
     seed: int = 0,
 ) -> Corpus:
     """Read, clean, tokenise and split a corpus.
@@ -169,7 +174,9 @@ def load_corpus(
         heldout_fraction: Share of all samples that ``heldout`` takes, in (0, 1).
         max_samples: Keep at most this many samples, drawn with ``seed``; None for all.
         min_samples: Fewest samples that ``train`` may have (one batch of training).
-        seed: Seed of the splits and of the draw of ``max_samples``.
+        pair_fraction: Share of the samples that are two rows that follow each other, as a pair of sentences, in [0, 1];
+            for sources with one text a row.
+        seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
 
     Raises:
         CorpusError: If the source cannot be read, a column is missing, an option is out of range, or too little
@@ -177,15 +184,21 @@ def load_corpus(
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(source)
-    _check_options(proxy_fraction, heldout_fraction, max_samples, min_samples, seed)
-    order_stream, split_stream = np.random.default_rng(seed).spawn(2)
+    _check_options(proxy_fraction, heldout_fraction, pair_fraction, max_samples, min_samples, seed)
+    order_stream, split_stream, pair_stream = np.random.default_rng(seed).spawn(3)
     with open_source(source, config_name=config_name, split=split) as dataset:
         columns = resolve_text_columns(dataset, text_columns, name)
-        _check_tokenizer(tokenizer, max_length, len(columns))
+        if pair_fraction and len(columns) == 2:
+            raise CorpusError(f"corpus {name!r} is read as pairs already; leave pair_fraction={pair_fraction} at 0")
+        _check_tokenizer(tokenizer, max_length, 2 if pair_fraction else len(columns))
         rows = dataset.num_rows
-        order = np.arange(rows) if max_samples is None else order_stream.permutation(rows)
-        samples = _Samples(tokenizer, max_length, rows if max_samples is None else max_samples)
-        for texts in _read_texts(dataset.select_columns(list(columns)), columns, order):
+        units = _units(rows, pair_fraction, pair_stream)
+        if max_samples is not None:
+            units = units[order_stream.permutation(len(units))]
+        samples = _Samples(
+            tokenizer, max_length, rows if max_samples is None else max_samples, pairs_rows=pair_fraction > 0
+        )
+        for texts in _read_texts(dataset.select_columns(list(columns)), columns, units):
             if not samples.add(texts):
                 break
     kept = len(samples.lengths)
@@ -215,7 +228,7 @@ def load_corpus(
         dropped_empty=samples.empty,
         dropped_duplicate=samples.duplicate,
         dropped_non_string=samples.non_string,
-        unused=rows - kept - samples.empty - samples.duplicate - samples.non_string,
+        unused=rows - kept - samples.paired - samples.empty - samples.duplicate - samples.non_string,
         truncated=samples.truncated,
         tokens=len(input_ids),
         max_length=max_length,
@@ -224,6 +237,8 @@ def load_corpus(
         train_samples=len(train),
         heldout_samples=len(heldout),
         seed=seed,
+        pair_fraction=pair_fraction,
+        paired=samples.paired,
     )
     return Corpus(
         input_ids, types, offsets, train, heldout, train_full, report, token_fingerprint(input_ids, types, offsets)
@@ -249,25 +264,27 @@ def split_samples(
 class _Samples:
     """Collects tokenised samples until ``limit`` of them are kept, counting what is dropped."""
 
-    def __init__(self, tokenizer: Any, max_length: int, limit: int) -> None:
+    def __init__(self, tokenizer: Any, max_length: int, limit: int, *, pairs_rows: bool) -> None:
         self.lengths: list[int] = []
         self.ids: list[NDArray[np.int32]] = []
         self.types: list[NDArray[np.int8]] = []
-        self.empty = self.duplicate = self.non_string = self.truncated = 0
+        self.empty = self.duplicate = self.non_string = self.truncated = self.paired = 0
         self._tokenizer, self._max_length, self._limit = tokenizer, max_length, limit
+        self._pairs_rows = pairs_rows
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._seen: set[bytes] = set()
 
     def add(self, rows: list[tuple[Any, ...]]) -> bool:
         """Take in rows of one or two texts; return whether more are wanted."""
-        kept = []
-        for encoding in self._encode(self._usable(rows)):
+        kept, usable = [], self._usable(rows)
+        for texts, encoding in zip(usable, self._encode(usable), strict=True):
             if len(self.lengths) == self._limit:
                 break
             if self._is_new(encoding):
                 kept.append(encoding)
                 self.lengths.append(len(encoding.ids))
                 self.truncated += bool(encoding.overflowing)
+                self.paired += self._pairs_rows and len(texts) == 2
         self.ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in kept), np.int32))
         if self._with_types:
             self.types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in kept), np.int8))
@@ -285,16 +302,20 @@ class _Samples:
         return usable
 
     def _encode(self, rows: list[tuple[str, ...]]) -> Sequence[Any]:
-        if not rows:
-            return []
-        batch = self._tokenizer(
-            *(list(column) for column in zip(*rows, strict=True)),
-            truncation=True,
-            max_length=self._max_length,
-            padding=False,
-            return_attention_mask=False,
-        )
-        encodings: Sequence[Any] = batch.encodings
+        encodings: list[Any] = [None] * len(rows)
+        for size in (1, 2):
+            places = [place for place, row in enumerate(rows) if len(row) == size]
+            if not places:
+                continue
+            batch = self._tokenizer(
+                *(list(column) for column in zip(*(rows[place] for place in places), strict=True)),
+                truncation=True,
+                max_length=self._max_length,
+                padding=False,
+                return_attention_mask=False,
+            )
+            for place, encoding in zip(places, batch.encodings, strict=True):
+                encodings[place] = encoding
         return encodings
 
     def _is_new(self, encoding: Any) -> bool:
@@ -310,16 +331,37 @@ class _Samples:
         return True
 
 
+def _units(rows: int, pair_fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Cut rows into units of one or two that follow each other: first row and number of rows, int64 ``(units, 2)``."""
+    if not pair_fraction:
+        return np.stack([np.arange(rows), np.ones(rows, dtype=np.int64)], axis=1)
+    sizes = 1 + (generator.random(rows) < pair_fraction)
+    ends = np.cumsum(sizes)
+    count = int(np.searchsorted(ends, rows)) + 1
+    units = np.stack([ends - sizes, sizes], axis=1)[:count]
+    units[-1, 1] = rows - units[-1, 0]
+    return units
+
+
 def _read_texts(
-    dataset: Dataset, columns: tuple[str, ...], order: NDArray[np.int64]
+    dataset: Dataset, columns: tuple[str, ...], units: NDArray[np.int64]
 ) -> Iterator[list[tuple[Any, ...]]]:
-    for start in range(0, len(order), _CHUNK):
-        batch = dataset[order[start : start + _CHUNK]]
-        yield list(zip(*(batch[column] for column in columns), strict=True))
+    for start in range(0, len(units), _CHUNK):
+        chunk = units[start : start + _CHUNK]
+        firsts, pairs = chunk[:, 0], chunk[:, 1] == 2
+        batch = dataset[np.concatenate([firsts, firsts[pairs] + 1])]
+        texts = list(zip(*(batch[column] for column in columns), strict=True))
+        seconds = iter(texts[len(chunk) :])
+        yield [text + next(seconds) if pair else text for text, pair in zip(texts, pairs, strict=False)]
 
 
 def _check_options(
-    proxy_fraction: float, heldout_fraction: float, max_samples: int | None, min_samples: int, seed: int
+    proxy_fraction: float,
+    heldout_fraction: float,
+    pair_fraction: float,
+    max_samples: int | None,
+    min_samples: int,
+    seed: int,
 ) -> None:
     if seed < 0:
         raise CorpusError(f"seed={seed} must not be negative")
@@ -327,6 +369,8 @@ def _check_options(
         raise CorpusError(f"proxy_fraction={proxy_fraction} is not in (0, 1]")
     if not 0 < heldout_fraction < 1:
         raise CorpusError(f"heldout_fraction={heldout_fraction} is not in (0, 1)")
+    if not 0 <= pair_fraction <= 1:
+        raise CorpusError(f"pair_fraction={pair_fraction} is not in [0, 1]")
     if min_samples < 1:
         raise CorpusError(f"min_samples={min_samples} must be at least 1")
     if max_samples is not None and max_samples < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,6 +63,7 @@ class MiniKD:
         fidelity: Epochs, share of the training samples, and seed.
         basis: Coordinates of the teacher's embeddings, to be shared by all students; None to compute them here.
         precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
+        start: An encoder of that architecture to go on from, in place of the recipe's start; trained itself.
 
     Attributes:
         encoder: The student.
@@ -84,6 +85,7 @@ class MiniKD:
         *,
         basis: EmbeddingBasis | None = None,
         precision: str = "float32",
+        start: Any | None = None,
     ) -> None:
         if precision not in PRECISIONS:
             raise KDNASError(f"precision is {precision!r}; expected one of {list(PRECISIONS)}")
@@ -96,18 +98,7 @@ class MiniKD:
         self.workload, self.recipe, self.fidelity = workload, recipe, fidelity
         self.train = workload.subset(fidelity.data_fraction, fidelity.seed)
         self.heldout = workload.heldout[: recipe.heldout_samples]
-        model = build_student(student, teacher.architecture, seed=fidelity.seed, special=special_tokens(teacher))
-        if recipe.embeddings != "random":
-            copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
-        model.to(workload.device)
-        self.encoder = PackedEncoder(
-            model,
-            position_offset=student_position_offset(student, teacher.architecture),
-            vocabulary=workload.vocabulary,
-        )
-        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's.
-        if recipe.layers == "teacher" and student.family != "albert":
-            slice_layers(self.encoder, workload, _slicing_samples(workload, self.train))
+        self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
         if not recipe.train_embeddings:
             _freeze_tables(self.encoder)
         self.objective = self._make_objective(pairs, student.hidden_size)
@@ -115,6 +106,25 @@ class MiniKD:
         self._width = student.hidden_size
         self._precision = precision
         self._starting_seconds = time.perf_counter() - began
+
+    def _started(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
+        workload, recipe = self.workload, self.recipe
+        teacher = workload.teacher
+        model = build_student(student, teacher.architecture, seed=self.fidelity.seed, special=special_tokens(teacher))
+        if recipe.embeddings != "random":
+            copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
+        encoder = self._packed(student, model)
+        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's.
+        if recipe.layers == "teacher" and student.family != "albert":
+            slice_layers(encoder, workload, _slicing_samples(workload, self.train))
+        return encoder
+
+    def _packed(self, student: StudentConfig, model: Any) -> PackedEncoder:
+        return PackedEncoder(
+            model.to(self.workload.device),
+            position_offset=student_position_offset(student, self.workload.teacher.architecture),
+            vocabulary=self.workload.vocabulary if self.workload.trimmed else None,
+        )
 
     def epochs(self) -> Iterator[EpochResult]:
         """Train, and yield the losses before the first step and after every epoch. To be iterated over once.
@@ -124,10 +134,10 @@ class MiniKD:
             torch.OutOfMemoryError: If the device's memory is too small.
         """
         began = time.perf_counter() - self._starting_seconds
-        train = self._fit() if self.objective.solved else self._measure(self.train, self._train_reference)
+        train = self.fit() if self.objective.solved else self.train_score()
         yield self._result(0, train, began)
         rng = np.random.default_rng([self.fidelity.seed, _ORDER])
-        optimiser = self._optimiser(train.unexplained if self.objective.solved else None)
+        optimiser = self.optimiser(train.unexplained if self.objective.solved else None)
         steps = self.fidelity.epochs * -(-len(self.train) // self.recipe.batch_size)
         step = 0
         for epoch in range(1, self.fidelity.epochs + 1):
@@ -136,8 +146,16 @@ class MiniKD:
             train = self._train(plan, optimiser, step, steps)
             step += len(plan)
             if self.objective.solved:
-                train = self._fit()
+                train = self.fit()
             yield self._result(epoch, train, began)
+
+    def carry_over(self, state: Mapping[str, Tensor]) -> bool:
+        """Take over the state of an earlier objective, such as its projections, if it fits; return whether it does."""
+        own = self.objective.state_dict()
+        fits = own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
+        if fits:
+            self.objective.load_state_dict(dict(state))
+        return fits
 
     def export(self) -> Any:
         """Return the student as an encoder of transformers with its whole vocabulary, on the CPU, in eval mode.
@@ -162,7 +180,13 @@ class MiniKD:
             generator=_generator(self.fidelity.seed, _PROJECTION, torch.device("cpu")),
         )
 
-    def _optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
+    def optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
+        """Return AdamW over what is trained, at its peak learning rate.
+
+        Args:
+            unexplained: Share of the teacher's variance that is unexplained before the first step; None where nothing
+                is solved in closed form.
+        """
         decayed: list[nn.Parameter] = []
         others = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         for name, parameter in self.encoder.named_trainable():
@@ -184,7 +208,7 @@ class MiniKD:
             rate = peak * schedule(step, steps, self.recipe.warmup_fraction)
             for group in optimiser.param_groups:
                 group["lr"] = rate
-            error, count = self._terms(batch, self._dropout)
+            error, count = self.terms(batch, self._dropout)
             optimiser.zero_grad()
             torch.autograd.backward(error / count)
             if self.recipe.max_grad_norm is not None:
@@ -200,15 +224,24 @@ class MiniKD:
         return Score(float(total), self._train_reference, terms)
 
     @torch.no_grad()
-    def _fit(self) -> Score:
+    def fit(self) -> Score:
+        """Solve what the objective solves in closed form, on the training samples; the loss on them."""
         error, count = self.objective.fit((self._states(batch), batch) for batch in self._passes(self.train))
         return Score(error, self._train_reference, count)
+
+    def train_score(self) -> Score:
+        """Return the loss on the training samples, without dropout, with the projections as they are."""
+        return self._measure(self.train, self._train_reference)
+
+    def heldout_score(self) -> Score:
+        """Return the loss on the held-out samples, without dropout."""
+        return self._measure(self.heldout, self._heldout_reference)
 
     @torch.no_grad()
     def _measure(self, samples: NDArray[np.int64], reference: float) -> Score:
         error, count = 0.0, 0
         for batch in self._passes(samples):
-            batch_error, batch_count = self._terms(batch, NO_DROPOUT)
+            batch_error, batch_count = self.terms(batch)
             error += float(batch_error)
             count += batch_count
         return Score(error, reference, count)
@@ -224,7 +257,8 @@ class MiniKD:
     def _passes(self, samples: NDArray[np.int64]) -> Iterator[TeachingBatch]:
         return self.workload.batches(measuring_batches(self.workload.corpus, samples))
 
-    def _terms(self, batch: TeachingBatch, dropout: Dropout) -> tuple[Tensor, int]:
+    def terms(self, batch: TeachingBatch, dropout: Dropout = NO_DROPOUT) -> tuple[Tensor, int]:
+        """Return the sum of the loss' terms over the tokens of a batch, differentiable, and their number."""
         with self._autocast():
             return self.objective.terms(self.encoder(batch.packed, dropout), batch)
 
@@ -238,7 +272,7 @@ class MiniKD:
         return torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _result(self, epoch: int, train: Score, began: float) -> EpochResult:
-        heldout = self._measure(self.heldout, self._heldout_reference)
+        heldout = self.heldout_score()
         for name, score in (("training", train), ("held-out", heldout)):
             _check_finite(score.error, f"the {name} loss of epoch {epoch}")
         self._note_memory()

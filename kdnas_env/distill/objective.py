@@ -48,9 +48,11 @@ class Objective(nn.Module):
 
     Attributes:
         solved: Whether part of it is solved in closed form by :meth:`fit`.
+        teacher_layers: Layers of the teacher whose states it looks at.
     """
 
     solved: bool = False
+    teacher_layers: tuple[int, ...] = ()
 
     @abstractmethod
     def terms(self, states: Sequence[Tensor], batch: TeachingBatch) -> tuple[Tensor, int]:
@@ -106,6 +108,7 @@ class HiddenStateObjective(Objective):
         self._pairs = tuple(pairs)
         self._ridge = ridge
         self.solved = projection == "ridge"
+        self.teacher_layers = tuple(sorted({layer for pair in pairs for layer in pair.teacher}))
         target_width = len(pairs[0].teacher) * workload.cache.hidden_size
         self.projection = Projection(len(pairs), width, target_width, shared=shared)
         self.projection.requires_grad_(not self.solved)
@@ -118,7 +121,7 @@ class HiddenStateObjective(Objective):
         error = states[0].new_zeros((), dtype=torch.float32)
         count = 0
         for index, pair in enumerate(self._pairs):
-            target = self._workload.states(pair.teacher, batch.rows)
+            target = self._workload.taught(pair.teacher, batch)
             predicted = self.projection(states[pair.student], index)
             error = error + functional.mse_loss(predicted.float(), target, reduction="sum")
             count += target.numel()
@@ -129,7 +132,7 @@ class HiddenStateObjective(Objective):
         total = 0.0
         for pair in self._pairs:
             mean = self._workload.train_means[list(pair.teacher)].flatten()
-            total += float((self._workload.states(pair.teacher, batch.rows) - mean).square().sum())
+            total += float((self._workload.taught(pair.teacher, batch) - mean).square().sum())
         return total
 
     @torch.no_grad()
@@ -139,7 +142,7 @@ class HiddenStateObjective(Objective):
         width = self.projection.weight.shape[2]
         for states, batch in passes:
             for index, pair in enumerate(self._pairs):
-                target = self._workload.states(pair.teacher, batch.rows)
+                target = self._workload.taught(pair.teacher, batch)
                 moments[self.projection.map_of(index)].add(states[pair.student].float(), target)
         fits = [moment.solve(self._ridge) for moment in moments]
         self.projection.assign(fits)
@@ -165,6 +168,7 @@ class RelationObjective(Objective):
         self._workload = workload
         self._encoder = (encoder,)  # in a tuple, so that its parameters are not this module's
         self._teacher_layer = encoder_layers(workload.teacher.model)[-1]
+        self.teacher_layers = (workload.cache.num_layers - 1,)
         width = encoder.model.config.hidden_size
         self.heads = math.gcd(workload.teacher.architecture.num_attention_heads, width)
 
@@ -190,7 +194,7 @@ class RelationObjective(Objective):
 
     @torch.no_grad()
     def _teacher_relations(self, batch: TeachingBatch) -> list[Tensor]:
-        states = self._workload.states((self._workload.cache.num_layers - 1,), batch.rows)
+        states = self._workload.taught((self._workload.cache.num_layers - 1,), batch)
         return self._relations(project_qkv(self._teacher_layer, states), batch.packed)
 
     def _relations(self, qkv: Tensor, packed: PackedBatch) -> list[Tensor]:

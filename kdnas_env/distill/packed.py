@@ -75,21 +75,39 @@ def pack_samples(
         token_ids: Renumbering of the vocabulary, int64 ``(vocabulary,)``; None to keep the corpus' ids.
     """
     rows = token_rows(corpus.offsets, sample_ids)
-    lengths = corpus.lengths[sample_ids]
+    ids = corpus.input_ids[rows]
+    segments = corpus.token_type_ids
+    return pack_tokens(
+        ids.astype(np.int64) if token_ids is None else token_ids[ids],
+        None if segments is None else segments[rows].astype(np.int64),
+        corpus.lengths[sample_ids],
+        device,
+    )
+
+
+def pack_tokens(
+    ids: NDArray[np.int64], segments: NDArray[np.int64] | None, lengths: NDArray[np.int64], device: torch.device
+) -> PackedBatch:
+    """Make a batch of the tokens of some sequences, one after the other.
+
+    Args:
+        ids: Token ids, int64 ``(tokens,)``.
+        segments: Segment of each token, int64 ``(tokens,)``, or None for all 0.
+        lengths: Tokens of each sequence, int64 ``(sequences,)``.
+        device: Where the batch goes.
+    """
     longest = int(lengths.max())
     starts = np.cumsum(lengths) - lengths
-    positions = np.arange(len(rows)) - np.repeat(starts, lengths)
-    ids = corpus.input_ids[rows]
+    positions = np.arange(len(ids)) - np.repeat(starts, lengths)
     slots = mask = None
     if int(lengths.min()) != longest:
-        slots = np.repeat(np.arange(len(sample_ids)) * longest, lengths) + positions
+        slots = np.repeat(np.arange(len(lengths)) * longest, lengths) + positions
         mask = np.arange(longest) < lengths[:, None]
-    segments = corpus.token_type_ids
     return PackedBatch(
-        input_ids=_tensor(ids.astype(np.int64) if token_ids is None else token_ids[ids], device),
+        input_ids=_tensor(ids, device),
         positions=_tensor(positions, device),
-        segments=None if segments is None else _tensor(segments[rows].astype(np.int64), device),
-        sequences=len(sample_ids),
+        segments=None if segments is None else _tensor(segments, device),
+        sequences=len(lengths),
         length=longest,
         slots=None if slots is None else _tensor(slots, device),
         mask=None if mask is None else _tensor(mask, device),
@@ -145,7 +163,12 @@ class PackedEncoder(nn.Module):
         self._activation = activation_function(model)
         self._vocabulary = None if vocabulary is None else torch.from_numpy(vocabulary)
         whole = cast(nn.Parameter, self.tables.word.weight)
-        self.word = whole if self._vocabulary is None else nn.Parameter(whole.detach()[self._vocabulary])
+        self.trimmed_word = None if self._vocabulary is None else nn.Parameter(whole.detach()[self._vocabulary])
+
+    @property
+    def word(self) -> nn.Parameter:
+        """The word embeddings in use."""
+        return cast(nn.Parameter, self.tables.word.weight) if self.trimmed_word is None else self.trimmed_word
 
     def named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield every parameter in use, by its name in the model; the trimmed word embeddings for the whole."""

@@ -14,7 +14,7 @@ from kdnas_env.distill.libraries import one_line, quiet_datasets
 from kdnas_env.errors import CorpusError, KDNASError
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 _BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
     # Without keep_default_na=False pandas turns the texts "null", "NA" and "nan" into missing values.
@@ -58,7 +58,45 @@ def open_source(source: str | os.PathLike[str], *, config_name: str | None, spli
         yield dataset
 
 
-def resolve_text_columns(dataset: Dataset, requested: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
+def open_stream(source: str | os.PathLike[str], *, config_name: str | None, split: str) -> IterableDataset:
+    """Open a corpus source as a ``datasets.IterableDataset``, which is read as it is iterated over, never as a whole.
+
+    Args:
+        source: See ``load_corpus``.
+        config_name: Configuration of a hub dataset or of a folder in hub layout.
+        split: Split name; a stream has no parts of splits.
+
+    Raises:
+        CorpusError: If the source does not exist or cannot be reached.
+        DependencyError: If the source is ``"demo"`` and the extra is not installed.
+    """
+    from datasets import load_dataset
+
+    name = os.fspath(source)
+    path = Path(name).expanduser()
+    try:
+        with quiet_datasets():
+            if name == "demo" or name.startswith("demo:") or _is_stored(path):
+                stored: Dataset = _load_demo(name, split) if name.startswith("demo") else _load_stored(path, split)
+                return stored.to_iterable_dataset()
+            if path.is_file():
+                builder, options = _builder_of(path)
+                return load_dataset(builder, data_files=str(path.resolve()), split=split, streaming=True, **options)
+            if not path.is_dir():
+                if _looks_like_path(name):
+                    raise CorpusError(f"corpus {name!r} is not there: no such file or folder")
+                _require_hub_dataset(name)
+            place = str(path.resolve()) if path.is_dir() else name
+            return load_dataset(place, config_name, split=split, streaming=True)
+    except KDNASError:
+        raise
+    except Exception as error:
+        raise CorpusError(_unreadable(source, config_name, split, error)) from error
+
+
+def resolve_text_columns(
+    dataset: Dataset | IterableDataset, requested: str | Sequence[str] | None, source: str
+) -> tuple[str, ...]:
     """Return the one or two columns that hold the text.
 
     With ``requested=None``: the only string column, else the first of ``text``, ``sentence``, ``content``,
@@ -117,25 +155,39 @@ def _load_demo(source: str, split: str) -> Dataset:
 def _load_file(path: Path, split: str, scratch: str) -> Dataset:
     from datasets import load_dataset
 
+    builder, options = _builder_of(path)
+    return load_dataset(builder, data_files=str(path.resolve()), split=split, cache_dir=scratch, **options)
+
+
+def _builder_of(path: Path) -> tuple[str, dict[str, Any]]:
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSIONS]
     if not suffixes or suffixes[-1] not in _BUILDERS:
         raise CorpusError(f"corpus file {str(path)!r} is of no known kind; expected one of {sorted(_BUILDERS)}")
     if path.stat().st_size == 0:
         raise CorpusError(f"corpus file {str(path)!r} is empty (0 bytes)")
-    builder, options = _BUILDERS[suffixes[-1]]
-    return load_dataset(builder, data_files=str(path.resolve()), split=split, cache_dir=scratch, **options)
+    return _BUILDERS[suffixes[-1]]
+
+
+def _is_stored(path: Path) -> bool:
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+
+
+def _load_stored(path: Path, split: str) -> Dataset:
+    from datasets import Dataset, load_from_disk
+
+    stored = load_from_disk(str(path))
+    if isinstance(stored, Dataset):
+        return stored
+    if split not in stored:
+        raise CorpusError(f"corpus folder {str(path)!r} has no split {split!r}; it has {sorted(stored)}")
+    return stored[split]
 
 
 def _load_folder(path: Path, config_name: str | None, split: str, scratch: str) -> Dataset:
-    from datasets import Dataset, load_dataset_builder, load_from_disk
+    from datasets import load_dataset_builder
 
-    if (path / "dataset_dict.json").exists() or (path / "state.json").exists():
-        stored = load_from_disk(str(path))
-        if isinstance(stored, Dataset):
-            return stored
-        if split not in stored:
-            raise CorpusError(f"corpus folder {str(path)!r} has no split {split!r}; it has {sorted(stored)}")
-        return stored[split]
+    if _is_stored(path):
+        return _load_stored(path, split)
     if not any(entry.is_file() for entry in path.rglob("*")):
         raise CorpusError(f"corpus folder {str(path)!r} is empty")
     builder = load_dataset_builder(str(path.resolve()), config_name, cache_dir=scratch)

@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kdnas_env.architecture import StudentConfig
-from kdnas_env.distill.libraries import quiet_transformers
+from kdnas_env.distill.libraries import one_line, quiet_transformers
 from kdnas_env.errors import RunError
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
@@ -91,6 +92,23 @@ def save_student(
         raise RunError(f"the student cannot be written to {str(folder)!r}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def load_student(folder: str | os.PathLike[str]) -> Any:
+    """Load the student of a folder: an encoder of transformers without pooler, float32, on the CPU, in eval mode.
+
+    Raises:
+        RunError: If it cannot be loaded.
+    """
+    from transformers import AutoModel
+
+    try:
+        with quiet_transformers():
+            return AutoModel.from_pretrained(
+                str(folder), add_pooling_layer=False, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            ).eval()
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"the student in {str(folder)!r} cannot be loaded: {one_line(error)}") from error
 
 
 def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:

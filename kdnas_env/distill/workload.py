@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,15 +23,17 @@ _MEASURING_TOKENS = 2048
 
 @dataclass(frozen=True, eq=False)
 class TeachingBatch:
-    """Some samples of the corpus, with where the teacher's states of their tokens are found.
+    """Some samples of the corpus, with the teacher's states of their tokens or where they are found.
 
     Attributes:
         packed: The tokens.
-        rows: Their rows in the cache, int64 ``(tokens,)``.
+        rows: Their rows in the cache, int64 ``(tokens,)``; of no meaning where ``taught`` is given.
+        taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, where they are at hand already.
     """
 
     packed: PackedBatch
     rows: NDArray[np.int64]
+    taught: Mapping[int, Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +47,7 @@ class Workload:
         train: Samples trained on, int64.
         heldout: Samples held out, int64.
         device: Where students are trained.
+        trimmed: Whether students are trained with the tokens that occur only.
     """
 
     teacher: Teacher
@@ -53,6 +56,7 @@ class Workload:
     train: NDArray[np.int64]
     heldout: NDArray[np.int64]
     device: torch.device
+    trimmed: bool = True
 
     @cached_property
     def fingerprint(self) -> str:
@@ -64,7 +68,9 @@ class Workload:
 
     @cached_property
     def vocabulary(self) -> NDArray[np.int64]:
-        """Token ids that occur in the samples, sorted."""
+        """Token ids that students are trained with, sorted: those that occur in the samples, or all."""
+        if not self.trimmed:
+            return np.arange(self.teacher.architecture.vocab_size)
         rows = token_rows(self.corpus.offsets, np.concatenate([self.train, self.heldout]))
         return np.unique(self.corpus.input_ids[rows]).astype(np.int64)
 
@@ -85,12 +91,23 @@ class Workload:
             packed = pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
             yield TeachingBatch(packed, self.cache.token_rows(samples))
 
+    def taught(self, layers: Sequence[int], batch: TeachingBatch) -> Tensor:
+        """Return the teacher's states of a batch, like :meth:`states`."""
+        if batch.taught is None:
+            return self.states(layers, batch.rows)
+        return torch.cat([batch.taught[layer] for layer in layers], dim=1).float()
+
     def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
         """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``."""
         # Only the rows of the batch leave the disk.
         parts = {layer: torch.from_numpy(self._maps[layer][rows]) for layer in set(layers)}
         joined = torch.cat([parts[layer] for layer in layers], dim=1) if len(layers) > 1 else parts[layers[0]]
         return joined.to(self.device).float()
+
+    def cached(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Read states of one layer as they are cached, ``(tokens, hidden_size)``."""
+        states: NDArray[Any] = self._maps[layer][rows]
+        return states
 
     def subset(self, fraction: float, seed: int) -> NDArray[np.int64]:
         """Draw a share of the training samples; a larger share of the same seed holds the smaller ones."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -116,6 +116,28 @@ def draw_search(
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
         axes.grid(alpha=0.25, linewidth=0.6)
+    return figure
+
+
+def draw_curve(curve: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
+    """Draw how a distillation went: unexplained variance against steps, on held-out text and on training text.
+
+    Args:
+        curve: Points with ``step``, ``unexplained`` and, if known, ``train_unexplained``.
+        title: Title of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [point["step"] for point in curve]
+    for name, label, colour in (("unexplained", "held-out", _BLUE), ("train_unexplained", "training", _GREY)):
+        if all(name in point for point in curve):
+            axes.plot(steps, [point[name] for point in curve], "o-", color=colour, markersize=3, label=label)
+    best = min(curve, key=lambda point: point["unexplained"])
+    axes.plot(best["step"], best["unexplained"], "o", color=_ORANGE, label=f"kept: {best['unexplained']:.4f}")
+    axes.set(xlabel="steps", ylabel="unexplained variance of the teacher's states", title=title)
+    axes.legend(frameon=False)
     return figure
 
 

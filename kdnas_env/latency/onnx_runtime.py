@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,20 +19,29 @@ from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
 
+INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
+"""Inputs that a graph may have, in order; each int64 ``(batch, sequence)``."""
+
+OUTPUT_NAME = "last_hidden_state"
+
 _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _ONLY_ERRORS = 3
 """ONNX Runtime's severity that mutes its warnings."""
 
 
 class _LastHiddenState(nn.Module):
-    """The encoder as a function of token ids alone, which fixes the inputs and outputs of the graph."""
+    """The encoder as a function of some inputs by position, which fixes the inputs and outputs of the graph."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, names: tuple[str, ...]) -> None:
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.names = encoder, names
 
-    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
-        states: torch.Tensor = self.encoder(input_ids=input_ids).last_hidden_state
+    # No *args: the exporter would take them for one input.
+    def forward(
+        self, first: torch.Tensor, second: torch.Tensor | None = None, third: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        given = [tensor for tensor in (first, second, third) if tensor is not None]
+        states: torch.Tensor = self.encoder(**dict(zip(self.names, given, strict=True))).last_hidden_state
         return states
 
 
@@ -59,25 +68,12 @@ def open_session(model: nn.Module, settings: LatencySettings) -> Any:
         DependencyError: If the extra ``onnx`` is not installed.
         LatencyError: If the model cannot be exported, or the runtime refuses it.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401  (torch's exporter needs it)
-    except ImportError as error:
-        raise DependencyError(
-            f'runtime "onnxruntime" needs the extra onnx ({error}); install it with pip install "kdnas[onnx]"'
-        ) from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.intra_op_num_threads = settings.threads
-    options.log_severity_level = _ONLY_ERRORS
-    # Two sessions take turns: the threads of the one that rests must not spin.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    require_onnx('runtime "onnxruntime"')
     with tempfile.TemporaryDirectory(prefix="kdnas-onnx-") as folder:
         path = Path(folder) / "encoder.onnx"
         try:
-            _export(model, settings, path)
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            write_graph(model, {"input_ids": random_ids(model, settings)}, path)
+            return open_graph(path, settings.threads)
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
@@ -87,20 +83,88 @@ def open_session(model: nn.Module, settings: LatencySettings) -> Any:
             ) from error
 
 
-def _export(model: nn.Module, settings: LatencySettings, path: Path) -> None:
-    encoder = _LastHiddenState(ready(model, torch.device("cpu"))).eval()
+def require_onnx(purpose: str) -> None:
+    """Check that the extra ``onnx`` is installed.
+
+    Args:
+        purpose: What needs it, for the message.
+
+    Raises:
+        DependencyError: If it is not.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  (torch's exporter needs it)
+    except ImportError as error:
+        raise DependencyError(
+            f'{purpose} needs the extra onnx ({error}); install it with pip install "kdnas[onnx]"'
+        ) from error
+
+
+def write_graph(
+    model: nn.Module,
+    example: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    longest: int | None = None,
+) -> None:
+    """Write an encoder as a graph that maps some inputs to its last hidden state. What the exporter raises is raised.
+
+    Args:
+        model: Encoder of transformers; it is not changed.
+        example: Inputs by name, of ``INPUT_NAMES`` and in their order, each int64 ``(batch, sequence)``. No
+            tensor may be there twice: the exporter would take the two inputs for one.
+        path: The file.
+        longest: Longest sequence, which makes batch and length free; None fixes both as in the example. Free ones
+            must be 2 or more in the example, since the exporter takes a 1 for a constant.
+    """
+    names = tuple(example)
+    encoder = _LastHiddenState(ready(model, torch.device("cpu")), names).eval()
+    axes = None
+    if longest is not None:
+        free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
+        axes = tuple(free for _ in names)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             encoder,
-            (random_ids(model, settings),),
-            input_names=["input_ids"],
+            tuple(example.values()),
+            input_names=list(names),
+            output_names=[OUTPUT_NAME],
+            dynamic_shapes=axes,
             dynamo=True,
             verbose=False,
             optimize=False,  # ONNX Runtime does the same again, in a tenth of the time.
         )
-    if program is None:
-        raise LatencyError("the exporter returned nothing")
+        if program is None:
+            raise LatencyError("the exporter returned nothing")
+        # The exporter notes where in the source code each node comes from, with the paths of this machine.
+        from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+        ClearMetadataAndDocStringPass()(program.model)
     program.save(path)
+
+
+def open_graph(path: Path, threads: int) -> Any:
+    """Open a graph on the CPU, optimised as far as the runtime can. What the runtime raises is raised.
+
+    Args:
+        path: File of :func:`write_graph`.
+        threads: Threads of the session.
+
+    Returns:
+        An ``onnxruntime.InferenceSession``.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = threads
+    options.log_severity_level = _ONLY_ERRORS
+    # Sessions take turns: the threads of one that rests must not spin.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

@@ -1,0 +1,369 @@
+"""``kdnas distill``: the best students of a search, distilled for long."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdnas_env.architecture import FAMILIES, StudentConfig
+from kdnas_env.cli.distill_options import DistillOptions
+from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.model_card import distilled_card
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.run_folder import RESULTS, RUN, STUDENT, RunFolder, recorded_options
+from kdnas_env.cli.search import mini_kd_settings
+from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
+from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.mini_kd import MiniKD
+from kdnas_env.distill.recipe import Recipe, resolve_recipe
+from kdnas_env.distill.student_folder import Lineage, load_student, read_lineage, read_projection, save_student
+from kdnas_env.distill.teacher import Teacher, load_teacher
+from kdnas_env.distill.training_text import TrainingText, prepare_text
+from kdnas_env.envs.render import draw_curve, save_figure
+from kdnas_env.errors import RunError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.files import read_json, write_json
+
+DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
+
+_README = """# A run of `kdnas distill`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting |
+| `run.json` | state of the run, versions, machine |
+| `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
+| `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
+| `NAME/checkpoints/` | what an interrupted training goes on from |
+
+Go on with an interrupted training by the same command again.
+"""
+_FIT_SAMPLES = 2048
+_REFERENCE_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A student of a search that is to be distilled.
+
+    Attributes:
+        name: ``best``, or its family.
+        config: Its architecture.
+    """
+
+    name: str
+    config: StudentConfig
+
+
+def run_distill(options: DistillOptions) -> int:
+    """Distil, and say where the students are; the exit status of the command.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    main_process = int(os.environ.get("RANK", "0")) == 0
+    console = Console(quiet=not main_process)
+    run = Path(options.run).expanduser()
+    search, chosen = _finished_search(run), choose(run, options.family)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    folder = _open_folder(options) if main_process else None
+    try:
+        with terminable():
+            _record(folder, "running")
+            results = _distill_all(console, options, search, chosen, run, main_process)
+            _record(folder, "finished")
+    except KeyboardInterrupt:
+        _record(folder, "interrupted")
+        console.print("\nstopped; go on by the same command again", highlight=False)
+        return 130
+    except BaseException:
+        _record(folder, "failed")
+        raise
+    finally:
+        if folder is not None:
+            folder.release()
+    if main_process:
+        print_distilled(console, options.folder, results)
+    return 0
+
+
+def choose(run: Path, families: tuple[str, ...]) -> list[Chosen]:
+    """Return the students of a finished search that are to be distilled, each once.
+
+    Args:
+        run: Folder of the search.
+        families: ``best`` for the best of all, ``all`` for the best of every family, or names of families.
+
+    Raises:
+        RunError: If the search found no such student.
+    """
+    ranked = sorted(
+        (row for row in read_json(run / RESULTS)["students"] if row["status"] == "ok"), key=lambda row: -row["reward"]
+    )
+    found = [StudentConfig.from_dict(row["student"]) for row in ranked]
+    if not found:
+        raise RunError(f"the search in {str(run)!r} found no student that could be distilled; search again")
+    bests = {family: next((config for config in found if config.family == family), None) for family in FAMILIES}
+    chosen: list[Chosen] = []
+    for family in families:
+        wanted = [name for name in FAMILIES if bests[name]] if family == "all" else [family]
+        for name in wanted:
+            config = found[0] if name == "best" else bests[name]
+            if config is None:
+                searched = [known for known in FAMILIES if bests[known]]
+                raise RunError(f"the search in {str(run)!r} has no {name} student; it has {searched}")
+            if all(other.name != name for other in chosen):
+                chosen.append(Chosen(name, config))
+    return chosen
+
+
+def _distill_all(
+    console: Console,
+    options: DistillOptions,
+    search: SearchOptions,
+    chosen: list[Chosen],
+    run: Path,
+    main_process: bool,
+) -> dict[str, dict[str, Any]]:
+    missing = [one for one in chosen if not (options.folder / one.name / DISTILLED).exists()]
+    if missing:
+        with TaskProgress(console) as progress:
+            progress.stage("teacher", 0, 1)
+            device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+            teacher = load_teacher(search.teacher, device=device)
+            text = _text(options, search, teacher, progress)
+            recipe = full_recipe(search.recipe, options)
+            basis = None
+            if options.start == "closed-form":
+                basis = embedding_basis(text.workload, recipe.embeddings)
+            for one in missing:
+                _distill_one(console, progress, options, search, one, run, text, recipe, basis, main_process)
+    return {one.name: read_json(options.folder / one.name / DISTILLED) for one in chosen}
+
+
+def _distill_one(
+    console: Console,
+    progress: TaskProgress,
+    options: DistillOptions,
+    search: SearchOptions,
+    one: Chosen,
+    run: Path,
+    text: TrainingText,
+    recipe: Recipe,
+    basis: EmbeddingBasis | None,
+    main_process: bool,
+) -> None:
+    folder = options.folder / one.name
+    progress.stage(f"student {one.name}: {one.config}", 0, 1)
+    start, projection = None, None
+    if options.start == "mini-kd":
+        start, projection = mini_kd_student(run, one.config, search, options)
+    workload = text.workload
+    seed = search.seed if options.seed is None else options.seed
+    fidelity = Fidelity(0, min(1.0, _FIT_SAMPLES / len(workload.train)), seed)
+    precision = "bfloat16" if workload.device.type == "cuda" else "float32"
+    kd = MiniKD(workload, one.config, recipe, fidelity, basis=basis, precision=precision, start=start)
+    carried = projection is not None and kd.carry_over(projection)
+    settings = FullKDSettings(
+        epochs=None if text.streaming else options.epochs,
+        max_steps=options.max_steps,
+        evaluations=options.evaluations,
+        patience=options.patience,
+    )
+    checkpoints = folder / "checkpoints"
+    progress.begin(f"distilling {one.name}: {one.config}")
+    result = distil(
+        kd,
+        text.samples,
+        settings,
+        checkpoints,
+        teacher_in_loop=text.teacher_in_loop,
+        carried=carried,
+        on_progress=progress.advance,
+        say=lambda message: console.print(escape(message), style="yellow", highlight=False),
+    )
+    if main_process:
+        keep(folder, one, result, _lineage(one, options, search, text, recipe, result, seed), text.workload.teacher)
+        shutil.rmtree(checkpoints)
+
+
+def keep(folder: Path, one: Chosen, result: FullKDResult, lineage: Lineage, teacher: Teacher) -> None:
+    """Write a distilled student's folder, its curve and the picture of it; the record last, which says that all is."""
+    save_student(
+        folder / STUDENT,
+        result.model,
+        teacher.tokenizer,
+        distilled_card(lineage, teacher, result.best["unexplained"]),
+        lineage,
+        result.projection,
+    )
+    save_figure(draw_curve(result.curve, title=f"Distilling {one.config}"), folder / CURVE_PICTURE)
+    write_json(
+        folder / DISTILLED,
+        {
+            "student": one.config.to_dict(),
+            "unexplained": result.best["unexplained"],
+            "started_at": result.curve[0]["unexplained"],
+            "seconds": result.curve[-1]["seconds"],
+            "stopped_early": result.stopped_early,
+            "accumulation": result.accumulation,
+            "curve": result.curve,
+        },
+    )
+
+
+def full_recipe(name: str | Mapping[str, Any], options: DistillOptions) -> Recipe:
+    """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
+
+    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287).
+    """
+    recipe = resolve_recipe(name)
+    rate = recipe.learning_rate * (options.batch_size / recipe.batch_size) ** 0.5
+    return replace(
+        recipe,
+        batch_size=options.batch_size,
+        learning_rate=options.learning_rate or rate,
+        train_embeddings=options.train_embeddings,
+        heldout_samples=None,
+    )
+
+
+def mini_kd_student(
+    run: Path, config: StudentConfig, search: SearchOptions, options: DistillOptions
+) -> tuple[Any, dict[str, torch.Tensor] | None]:
+    """Return the student of a search and its projection: as the run keeps it, or distilled once more.
+
+    Raises:
+        RunError: If it cannot be distilled.
+    """
+    lineage = read_lineage(run / STUDENT)
+    if lineage is not None and lineage.student == config:
+        return load_student(run / STUDENT), read_projection(run / STUDENT)
+    evaluator = MiniKDEvaluator(
+        replace(mini_kd_settings(search), cache_dir=options.cache_dir, device=options.device, threads=options.threads)
+    )
+    distilled = evaluator.distil(config, Fidelity(search.epochs, search.data_fraction, search.seed))
+    if distilled.model is None:
+        raise RunError(f"{config} could not be distilled as in the search: {distilled.evaluation.error}")
+    return distilled.model, distilled.projection
+
+
+def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, progress: TaskProgress) -> TrainingText:
+    return prepare_text(
+        teacher,
+        corpus_options(options, search),
+        batch_size=options.batch_size,
+        heldout_samples=options.corpus.heldout_samples,
+        streaming=options.corpus.streaming,
+        mode=options.teacher,
+        largest_cache=options.cache_gib * 2**30,
+        cache_dir=options.cache_dir,
+        on_stage=progress.stage,
+    )
+
+
+def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, Any]:
+    """Return the arguments of ``load_corpus``: the text that was asked for, or that of the search, all of it."""
+    wanted, searched = options.corpus, search.corpus
+    own = wanted.source is not None
+    source = wanted.source or ("demo:all" if searched.source == "demo" else searched.source)
+    columns = wanted.text_columns if own else searched.text_columns
+    return {
+        "source": source,
+        "config_name": wanted.config_name if own else searched.config_name,
+        "split": wanted.split if own else searched.split,
+        "text_columns": columns or None,
+        "max_length": wanted.max_length,
+        "max_samples": wanted.max_samples,
+        "pair_fraction": 0.0 if len(columns) == 2 else wanted.pair_fraction,
+        "seed": search.seed if options.seed is None else options.seed,
+    }
+
+
+def _lineage(
+    one: Chosen,
+    options: DistillOptions,
+    search: SearchOptions,
+    text: TrainingText,
+    recipe: Recipe,
+    result: FullKDResult,
+    seed: int,
+) -> Lineage:
+    from kdnas_env.cli.run_folder import package_versions
+
+    before: tuple[dict[str, Any], ...] = ()
+    if options.start == "mini-kd":
+        before = (
+            {"stage": "mini-kd", "epochs": search.epochs, "data_fraction": search.data_fraction, "seed": search.seed},
+        )
+    stage = {
+        "stage": "full-kd",
+        "samples": None if text.streaming else len(text.samples),
+        "batch_size": recipe.batch_size,
+        "steps": result.curve[-1]["step"],
+        "epochs": result.curve[-1]["epoch"],
+        "seed": seed,
+        "seconds": result.curve[-1]["seconds"],
+        "heldout_unexplained": [point["unexplained"] for point in result.curve],
+    }
+    return Lineage(
+        student=one.config,
+        teacher=search.teacher,
+        teacher_fingerprint=text.workload.teacher.fingerprint,
+        corpus={name: value for name, value in corpus_options(options, search).items() if value is not None},
+        recipe=recipe.to_dict(),
+        stages=(*before, stage),
+        versions=package_versions(),
+    )
+
+
+def print_distilled(console: Console, folder: Path, results: dict[str, dict[str, Any]]) -> None:
+    """Print what the distillation made of the students."""
+    table = Table(title="Distilled students", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    table.add_column("student", overflow="fold")
+    for name in ("loss before", "after", "minutes"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, row in results.items():
+        config = StudentConfig.from_dict(row["student"])
+        table.add_row(
+            name, str(config), f"{row['started_at']:.4f}", f"{row['unexplained']:.4f}", f"{row['seconds'] / 60:.1f}"
+        )
+    console.print(table)
+    for name in results:
+        console.print(f"student: {escape(str(folder / name / STUDENT))}", highlight=False, soft_wrap=True)
+
+
+def _finished_search(run: Path) -> SearchOptions:
+    search = recorded_options(run, SearchOptions)
+    state = read_json(run / RUN).get("state") if (run / RUN).exists() else None
+    if state != "finished":
+        raise RunError(
+            f"the search in {str(run)!r} is not finished; go on with it by kdnas search --resume {run}, then distil"
+        )
+    return search
+
+
+def _open_folder(options: DistillOptions) -> RunFolder:
+    folder = options.folder
+    if (folder / "config.json").exists():
+        return RunFolder.reopen(folder)
+    return RunFolder.create(folder, options, _README)
+
+
+def _record(folder: RunFolder | None, state: str) -> None:
+    if folder is not None:
+        folder.record(state)

@@ -1,0 +1,95 @@
+"""The flags of ``kdnas distill``, which are also the record of a distillation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import tyro
+
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.errors import KDNASError
+
+Family = Literal["best", "all", "bert", "albert", "roberta"]
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """What is distilled on."""
+
+    source: str | None = None
+    """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
+    config_name: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = "train"
+    """Split of the dataset."""
+    text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for sentence pairs; found if not given."""
+    max_length: int = 128
+    """Longest sample in tokens: as long as what the student will be used on. Cut to what the teacher takes."""
+    pair_fraction: float = 0.2
+    """Share of the samples that are two texts in a row, so that the student knows pairs of sentences."""
+    max_samples: int | None = None
+    """Use at most so many samples, drawn at random."""
+    heldout_samples: int = 512
+    """Samples that are held out to measure the loss."""
+    streaming: bool = False
+    """Read the text as the training goes on, for corpora larger than memory; needs --max-steps."""
+
+
+@dataclass(frozen=True)
+class DistillOptions(RecordedOptions):
+    """Distil the best students of a search for long, on all text. Run it again to go on where it stopped."""
+
+    COMMAND: ClassVar[str] = "distill"
+    PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir")
+
+    run: Annotated[str, tyro.conf.Positional]
+    """Run folder of a finished kdnas search."""
+    family: tuple[Family, ...] = ("best",)
+    """Whose best student: best of all, of a family, or of every family that was searched (all)."""
+    corpus: TextOptions = field(default_factory=TextOptions)
+    start: Literal["mini-kd", "closed-form"] = "mini-kd"
+    """Go on from the student of the search, or start anew from the closed forms on this text."""
+    epochs: int = 3
+    """Passes over the text."""
+    max_steps: int | None = None
+    """Steps at most."""
+    batch_size: int = 32
+    """Samples per step, over all processes."""
+    learning_rate: float | None = None
+    """Peak learning rate of a student 192 wide; by default that of the recipe, for this batch size."""
+    train_embeddings: bool = True
+    """Whether the embedding tables are trained too."""
+    evaluations: int = 10
+    """How often the loss is measured and a checkpoint is written."""
+    patience: int | None = 5
+    """Evaluations without improvement after which the training ends."""
+    teacher: Literal["auto", "cache", "loop"] = "auto"
+    """Compute the teacher's states once (cache) or for every batch (loop); auto: by the size of the cache."""
+    cache_gib: float = 16.0
+    """Largest cache that auto makes, in GiB."""
+    seed: int | None = None
+    """Seed of everything random; by default that of the search."""
+    device: str | None = None
+    """Where to train: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    threads: int | None = None
+    """Threads that train; by default all."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+    out: str | None = None
+    """Folder of the distillation; by default distill in the run folder."""
+
+    def __post_init__(self) -> None:
+        if self.corpus.heldout_samples < 1:
+            raise KDNASError(f"heldout_samples is {self.corpus.heldout_samples}; expected 1 or more")
+        if self.corpus.streaming and self.max_steps is None:
+            raise KDNASError("a stream has no end, so that epochs cannot be counted; give --max-steps")
+        if self.batch_size < 1:
+            raise KDNASError(f"batch_size is {self.batch_size}; expected 1 sample or more")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the distillation."""
+        return Path(self.out).expanduser() if self.out else Path(self.run).expanduser() / "distill"

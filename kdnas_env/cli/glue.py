@@ -1,0 +1,304 @@
+"""``kdnas glue``: how well a student does on tasks, beside whatever tells what that is worth."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.cores import pinned_threads
+from kdnas_env.envs.render import save_figure
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.files import write_json
+from kdnas_env.glue.comparison import Cell, CellStore, Comparison
+from kdnas_env.glue.data import load_task
+from kdnas_env.glue.finetuning import FinetuneSettings
+from kdnas_env.glue.rows import build_rows, load_model, teacher_name
+from kdnas_env.glue.scores import TaskScore, glue_metric
+from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
+from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
+from kdnas_env.latency import LatencySettings
+
+CELLS, PICTURE = "cells", "glue.png"
+
+_TASKS_WITH_DEVIATION = 3
+_README = """# A run of `kdnas glue`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
+| `cells/` | every score (row, task, seed) and latency, written as it was found |
+| `results.json` | the table: means and standard deviations over seeds, and every score |
+| `glue.png` | score against speed-up in a picture |
+
+Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
+
+    kdnas glue --resume {{folder}}
+
+Scores are by {method}.
+"""
+
+
+def run_glue(options: GlueOptions) -> int:
+    """Score a model and what it is compared with; the exit status of the command.
+
+    An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: what was scored is kept, and what was not
+    is scored as it would have been.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    console = Console()
+    if options.threads is None:
+        options = replace(options, threads=torch.get_num_threads())
+    # What is cheap to check is checked before a folder is made.
+    if options.model is None:
+        raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
+    names = _task_names(options)
+    glue_metric(names[0])
+    settings = _finetune_settings(options, names)
+    latency = LatencySettings(**asdict(options.latency))
+    comparison = _comparison(options, names, settings)
+    folder = _open_folder(options, comparison.method)
+    comparison = replace(comparison, store=CellStore(folder.path / CELLS))
+    try:
+        with terminable(), pinned_threads(options.threads or torch.get_num_threads()):
+            _check_identity(folder, comparison)
+            scores = _compute(console, comparison)
+            summaries = summarise(comparison.rows, names, scores, comparison.latencies(latency))
+            _write_results(folder.path, options, comparison, scores, summaries)
+            folder.record("finished")
+    except KeyboardInterrupt:
+        folder.record("interrupted")
+        command = escape(f"kdnas glue --resume {folder.path}")
+        console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
+        return 130
+    except BaseException:
+        folder.record("failed")
+        raise
+    finally:
+        folder.release()
+    print_summaries(console, summaries, names, comparison.method, len(comparison.seeds))
+    console.print(f"run folder: {escape(str(folder.path))}", highlight=False, soft_wrap=True)
+    console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def print_summaries(
+    console: Console, summaries: Sequence[Summary], tasks: Sequence[str], method: str, seeds: int
+) -> None:
+    """Print the table of a comparison.
+
+    Args:
+        console: Where.
+        summaries: Its rows.
+        tasks: Names of the tasks.
+        method: How models were scored.
+        seeds: Seeds per score.
+    """
+    table = Table(
+        title=f"Scores by {method}, % (mean and standard deviation of {seeds} seed{'s' if seeds > 1 else ''})",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", overflow="fold")
+    for name in ("params", "speed", *tasks, *(("average",) if len(tasks) > 1 else ()), "kept"):
+        table.add_column(name, justify="right", no_wrap=True)
+    wide = len(tasks) <= _TASKS_WITH_DEVIATION
+    for row in summaries:
+        cells = [_cell(row.tasks.get(task), deviation=wide) for task in tasks]
+        average = [_cell(row.average, deviation=True)] if len(tasks) > 1 else []
+        table.add_row(
+            escape(row.title if row.name.partition("-")[0] != "student" else f"{row.name}: {row.title}"),
+            f"{row.parameters / 1e6:.2f}M" if row.parameters else "",
+            "" if row.speedup is None else f"{row.speedup:.2f}x",
+            *cells,
+            *average,
+            "" if row.average is None or row.average.kept is None else f"{100 * row.average.kept:.1f}%",
+            style="bold" if row.name == "student" else None,
+        )
+    notes = ["kept: share of the teacher's score"] if any(row.average and row.average.kept for row in summaries) else []
+    table.caption, table.caption_justify = "\n".join(notes), "left"
+    console.print(table)
+    failed = sum(row.failed for row in summaries)
+    if failed:
+        console.print(f"{failed} scores are missing; results.json says why", style="red")
+
+
+def _cell(statistic: Statistic | None, *, deviation: bool) -> str:
+    if statistic is None:
+        return "failed"
+    spread = f" ± {100 * statistic.sd:.1f}" if deviation and statistic.sd is not None else ""
+    return f"{100 * statistic.mean:.1f}{spread}"
+
+
+def _task_names(options: GlueOptions) -> tuple[str, ...]:
+    assert options.model is not None
+    if options.tasks:
+        names = tuple(dict.fromkeys(options.tasks))
+    elif options.data is None and "demo" in (options.model, teacher_name(options.model, options.teacher)):
+        names = (EMBEDDED_TASK,)
+    else:
+        names = GLUE_TASKS
+    for name in names:
+        task_spec(name)
+    return names
+
+
+def _finetune_settings(options: GlueOptions, tasks: Sequence[str]) -> dict[str, FinetuneSettings]:
+    common = FinetuneSettings(
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        epochs=options.epochs,
+        max_length=options.max_length,
+        pooling=options.pooling,
+        dropout=options.dropout,
+        device=options.device,
+    )
+    changes: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+    for setting in options.task_settings:
+        place, equals, value = setting.partition("=")
+        task, dot, name = place.strip().partition(".")
+        if not (equals and dot):
+            raise KDNASError(f"task setting {setting!r} is malformed; write it as TASK.NAME=VALUE, as in rte.epochs=10")
+        if task not in changes:
+            raise KDNASError(f"task setting {setting!r} is of no task of this run; its tasks are {list(tasks)}")
+        changes[task][name] = _number(value)
+    return {task: common.changed(changes[task]) for task in tasks}
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text) if not text.strip().isdigit() else int(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _comparison(options: GlueOptions, tasks: Sequence[str], settings: dict[str, FinetuneSettings]) -> Comparison:
+    assert options.model is not None
+    models = [load_model(name) for name in (options.model, *options.models)]
+    named = teacher_name(options.model, options.teacher)
+    wanted = not options.rows or "teacher" in options.rows
+    teacher = load_model(named) if named is not None and wanted else None
+    rows = build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device)
+    return Comparison(
+        rows=rows,
+        tasks=[load_task(name, options.data).limited(options.max_samples, options.seed) for name in tasks],
+        seeds=range(options.seed, options.seed + options.seeds),
+        settings=settings if options.finetune else None,
+        store=CellStore(Path(os.devnull)),
+        max_length=options.max_length,
+        pooling=options.pooling,
+        device=options.device,
+    )
+
+
+def _open_folder(options: GlueOptions, method: str) -> RunFolder:
+    if options.resume is not None:
+        return RunFolder.reopen(options.resume)
+    name = Path(str(options.model)).name or "model"
+    return RunFolder.create(options.out or new_run_path(name, "glue"), options, _README.format(method=method))
+
+
+def _check_identity(folder: RunFolder, comparison: Comparison) -> None:
+    """Refuse to go on with other models or data under the same names; record both the first time.
+
+    Raises:
+        RunError: If one has changed.
+    """
+    now = {
+        **{f"row {row.name}": row.identity for row in comparison.rows},
+        **{f"task {task.name}": task.fingerprint for task in comparison.tasks},
+    }
+    before = folder.read_run().get("fingerprints", now)
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise RunError(
+            f"the run {str(folder.path)!r} cannot go on: the {changed[0]} is not what it was when the run was started "
+            "(other content under the same name); start a new run"
+        )
+    folder.record("running", fingerprints=now, tasks=[_described(task) for task in comparison.tasks])
+
+
+def _described(task: TaskData) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "source": task.source,
+        "train": len(task.train),
+        **{name: len(split) for name, split in task.evaluation.items()},
+        "skipped_rows": task.skipped,
+    }
+
+
+def _compute(console: Console, comparison: Comparison) -> dict[Cell, TaskScore]:
+    scores: dict[Cell, TaskScore] = {}
+    titles = {row.name: row.title for row in comparison.rows}
+    columns = (
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        cells = progress.add_task("scores", total=len(comparison.cells))
+        steps = progress.add_task("steps", total=None)
+
+        def begin(cell: Cell) -> None:
+            progress.reset(steps, description=escape(f"{titles[cell.row]}, {cell.task}, seed {cell.seed}"))
+
+        def advance(done: int, total: int) -> None:
+            progress.update(steps, completed=done, total=total)
+
+        for cell, score in comparison.run(begin, advance):
+            scores[cell] = score
+            progress.update(cells, completed=len(scores))
+            console.print(_line(titles[cell.row], cell, score), style=None if score.ok else "red", highlight=False)
+    return scores
+
+
+def _line(title: str, cell: Cell, score: TaskScore) -> str:
+    value = f"{100 * score.score:6.2f}" if score.ok else f"{score.status} ({score.error})"
+    return escape(f"{cell.task:<16} seed {cell.seed}  {value}  {title}")
+
+
+def _write_results(
+    path: Path,
+    options: GlueOptions,
+    comparison: Comparison,
+    scores: Mapping[Cell, TaskScore],
+    summaries: Sequence[Summary],
+) -> None:
+    tasks = [task.name for task in comparison.tasks]
+    write_json(
+        path / RESULTS,
+        {
+            "model": options.model,
+            "method": comparison.method,
+            "finetuned": comparison.settings is not None,
+            "seeds": list(comparison.seeds),
+            "tasks": [_described(task) for task in comparison.tasks],
+            "rows": [summary.to_dict() for summary in summaries],
+            "scores": [
+                {**asdict(cell), "score": score.score if score.ok else None, **score.to_dict()}
+                for cell, score in scores.items()
+            ],
+        },
+    )
+    title = tasks[0] if len(tasks) == 1 else f"average of {len(tasks)} tasks"
+    save_figure(draw_comparison(summaries, title=title, method=comparison.method), path / PICTURE)

