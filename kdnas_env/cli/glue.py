@@ -25,6 +25,7 @@ from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.files import write_json
 from kdnas_env.glue.comparison import Cell, CellStore, Comparison
 from kdnas_env.glue.data import load_task
+from kdnas_env.glue.encoding import resolve_device
 from kdnas_env.glue.finetuning import FinetuneSettings
 from kdnas_env.glue.rows import build_rows, load_model, teacher_name
 from kdnas_env.glue.scores import TaskScore, glue_metric
@@ -34,7 +35,7 @@ from kdnas_env.latency import LatencySettings
 
 CELLS, PICTURE = "cells", "glue.png"
 
-_TASKS_WITH_DEVIATION = 3
+_TASKS_BESIDE = 2
 _README = """# A run of `kdnas glue`
 
 | File | Content |
@@ -70,6 +71,7 @@ def run_glue(options: GlueOptions) -> int:
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
     names = _task_names(options)
     glue_metric(names[0])
+    resolve_device(options.device)
     settings = _finetune_settings(options, names)
     latency = LatencySettings(**asdict(options.latency))
     comparison = _comparison(options, names, settings)
@@ -110,35 +112,41 @@ def print_summaries(
         method: How models were scored.
         seeds: Seeds per score.
     """
-    table = Table(
-        title=f"Scores by {method}, % (mean and standard deviation of {seeds} seed{'s' if seeds > 1 else ''})",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    table.add_column("", overflow="fold")
-    for name in ("params", "speed", *tasks, *(("average",) if len(tasks) > 1 else ()), "kept"):
-        table.add_column(name, justify="right", no_wrap=True)
-    wide = len(tasks) <= _TASKS_WITH_DEVIATION
+    heading = f"Scores by {method}, % (mean and standard deviation of {seeds} seed{'s' if seeds > 1 else ''})"
+    average = ("average",) if len(tasks) > 1 else ()
+    # Many tasks have a table of their own: both fit into 80 columns.
+    beside = tasks if len(tasks) <= _TASKS_BESIDE else ()
+    table = _table(heading, ("params", "speed", *beside, *average, "kept"))
+    by_task = _table("Task by task", tasks)
     for row in summaries:
-        cells = [_cell(row.tasks.get(task), deviation=wide) for task in tasks]
-        average = [_cell(row.average, deviation=True)] if len(tasks) > 1 else []
+        title = escape(f"{row.name}: {row.title}" if row.name.startswith("student") else row.title)
+        style = "bold" if row.name == "student" else None
         table.add_row(
-            escape(row.title if row.name.partition("-")[0] != "student" else f"{row.name}: {row.title}"),
+            title,
             f"{row.parameters / 1e6:.2f}M" if row.parameters else "",
             "" if row.speedup is None else f"{row.speedup:.2f}x",
-            *cells,
-            *average,
+            *(_cell(row.tasks.get(task), deviation=True) for task in beside),
+            *(_cell(row.average, deviation=True) for _ in average),
             "" if row.average is None or row.average.kept is None else f"{100 * row.average.kept:.1f}%",
-            style="bold" if row.name == "student" else None,
+            style=style,
         )
-    notes = ["kept: share of the teacher's score"] if any(row.average and row.average.kept for row in summaries) else []
-    table.caption, table.caption_justify = "\n".join(notes), "left"
+        by_task.add_row(title, *(_cell(row.tasks.get(task), deviation=False) for task in tasks), style=style)
+    if any(row.average is not None and row.average.kept is not None for row in summaries):
+        table.caption, table.caption_justify = "kept: share of the teacher's score", "left"
     console.print(table)
+    if not beside:
+        console.print(by_task)
     failed = sum(row.failed for row in summaries)
     if failed:
         console.print(f"{failed} scores are missing; results.json says why", style="red")
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
 
 
 def _cell(statistic: Statistic | None, *, deviation: bool) -> str:

@@ -30,7 +30,8 @@ class GlueOptions(RecordedOptions):
     teacher: str | None = None
     """Teacher to compare with; by default the one that the model was distilled from."""
     rows: tuple[str, ...] = ()
-    """teacher, student, closed-forms, embeddings, random; by default all there can be."""
+    """teacher, student, closed-forms, embeddings, random; by default all there can be. Speed-ups and shares of the
+    teacher's score need the teacher; the majority class is always there."""
     finetune: bool = True
     """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
     seeds: int = 3

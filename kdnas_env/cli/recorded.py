@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from typing import Any, ClassVar, Self, get_type_hints
 
 from kdnas_env.errors import RunError
@@ -32,7 +32,7 @@ class RecordedOptions:
             RunError: If they are of another version.
         """
         try:
-            restored: Self = _restore(cls, data)
+            restored: Self = _restore(cls, {**_required_places(cls), **data})
         except (KeyError, TypeError, AttributeError) as error:
             raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
         return restored
@@ -58,6 +58,12 @@ class RecordedOptions:
                 f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
                 "start a new run"
             )
+
+
+def _required_places(kind: Any) -> dict[str, str]:
+    """Return empty places for those that have no default: whoever goes on says where."""
+    required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
+    return {name: "" for name in required if name in kind.PLACES}
 
 
 def _restore(kind: Any, data: Mapping[str, Any]) -> Any:

@@ -110,7 +110,7 @@ class StreamedSamples(IterableDataset[Sample]):
 
 
 def head_corpus(
-    source: str, tokenizer: Any, *, rows: int, config_name: str | None, split: str, **options: Any
+    source: str, tokenizer: Any, *, rows: int, config_name: str | None = None, split: str = "train", **options: Any
 ) -> Corpus:
     """Load the first rows of a stream as a corpus: to start a student on, and to hold some out.
 

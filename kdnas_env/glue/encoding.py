@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import KDNASError
 from kdnas_env.glue.tasks import Split
 
@@ -17,6 +18,21 @@ POOLINGS = ("mean", "cls")
 _PREDICTING_TOKENS = 4096
 
 Example = dict[str, list[int]]
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Return where models are run: the device of that name; by default the first GPU, or the CPU where there is none.
+
+    Raises:
+        KDNASError: If there is no such device, or it is a GPU other than the first.
+    """
+    try:
+        device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:
+        raise KDNASError(f"device {name!r} cannot be used: {one_line(error)}; try 'cpu'") from error
+    if device.index not in (None, 0):
+        raise KDNASError(f"device {name!r} is not the first GPU; choose it with CUDA_VISIBLE_DEVICES, and name 'cuda'")
+    return device
 
 
 def encode(tokenizer: Any, split: Split, max_length: int) -> list[Example]:

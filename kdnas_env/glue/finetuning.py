@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from kdnas_env.cores import training_lock
 from kdnas_env.errors import KDNASError
-from kdnas_env.glue.encoding import POOLINGS, Example, PooledEncoder, encode, outputs, pad
+from kdnas_env.glue.encoding import POOLINGS, Example, PooledEncoder, encode, outputs, pad, resolve_device
 from kdnas_env.glue.scores import FINETUNED, TaskScore, glue_metric, score_predictions
 from kdnas_env.glue.tasks import TaskData
 from kdnas_env.rng import preserved_rng
@@ -189,13 +189,13 @@ def finetune(
     Raises:
         FloatingPointError: If the loss is not finite.
         torch.OutOfMemoryError: If the device's memory is too small.
-        KDNASError: If no text fits into ``max_length``.
+        KDNASError: If no text fits into ``max_length``, or the device cannot be used.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
     settings = settings or FinetuneSettings()
     glue_metric(task_data.name)  # Told now, not after the training.
     began = time.perf_counter()
-    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = resolve_device(settings.device)
     regression, labels = task_data.spec.regression, task_data.train.labels
     model = Classifier(
         copy.deepcopy(encoder).requires_grad_(True),
@@ -281,6 +281,8 @@ def _train(
             report_to="none",
             disable_tqdm=True,
         )
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = 1  # More would each take a share of every batch, and change what is trained.
         trainer = Trainer(model, arguments, data_collator=collate, train_dataset=examples, callbacks=[turns])
         trainer.remove_callback(PrinterCallback)
         turns.on_progress = on_progress

@@ -14,7 +14,7 @@ from torch import nn
 
 from kdnas_env.cores import training_lock
 from kdnas_env.errors import DependencyError
-from kdnas_env.glue.encoding import PooledEncoder, encode, outputs
+from kdnas_env.glue.encoding import PooledEncoder, encode, outputs, resolve_device
 from kdnas_env.glue.scores import PROBED, TaskScore, glue_metric, score_predictions
 from kdnas_env.glue.tasks import TaskData
 
@@ -52,12 +52,12 @@ def linear_probe(
 
     Raises:
         FloatingPointError: If the states are not finite.
-        KDNASError: If no text fits into ``max_length``, or there is no such pooling.
+        KDNASError: If no text fits into ``max_length``, there is no such pooling, or the device cannot be used.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
     glue_metric(task_data.name)  # Told now, not after the encoding.
     began = time.perf_counter()
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = resolve_device(device)
     model = PooledEncoder(copy.deepcopy(encoder), pooling).to(target)
     with training_lock():
         train, *others = [

