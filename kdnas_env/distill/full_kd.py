@@ -179,10 +179,11 @@ def _distil(
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         trainer.begin(solve=not carried)
-    if checkpoint is None or not _exhausted(read_curve(folder), settings.patience):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    else:
-        trainer.load_best(checkpoint)
+    with trainer.cores:
+        if checkpoint is None or not _exhausted(read_curve(folder), settings.patience):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        else:
+            trainer.load_best(checkpoint)
     curve = read_curve(folder)
     if curve[0]["unexplained"] <= min(point["unexplained"] for point in curve):
         trainer.load_start()

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from kdnas_env.cores import training_lock
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distill.mini_kd import MiniKD, schedule
 from kdnas_env.distill.packed import PackedEncoder
@@ -81,6 +83,7 @@ class KDTrainer(Trainer):  # type: ignore[misc]
     Attributes:
         order: Order of the samples, if they are of a corpus in memory.
         steps: Steps in all.
+        cores: What is held while some steps are done (:func:`kdnas_env.cores.training_lock`); to be closed in the end.
     """
 
     # Of the base class, which is not typed.
@@ -102,6 +105,7 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         self.kd = kd
         self.order: LengthGroupedOrder | None = None
         self.steps = steps
+        self.cores = ExitStack()
         self._unchecked = torch.zeros((), device=kd.workload.device)
         callbacks: list[TrainerCallback] = [Steps(steps, on_progress)]
         if patience is not None:
@@ -128,7 +132,8 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         folder = Path(self.args.output_dir)
         if (folder / START).exists():
             self.load_start()
-        metrics = measure(self.kd, solve=solve)
+        with training_lock():
+            metrics = measure(self.kd, solve=solve)
         if self.is_world_process_zero():
             self._keep(folder / START)
             write_json(folder / CURVE, [point_of(0, 0.0, 0.0, metrics)])
@@ -173,7 +178,10 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         return self.order
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Do a step; now and then see to it that all losses were finite."""
+        """Do a step; now and then let a latency probe have the cores, and see to it that all losses were finite."""
+        if self.state.global_step % _CHECKED_EVERY == 0:
+            self.cores.close()
+            self.cores.enter_context(training_lock())
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         self._unchecked += loss
         if self.state.global_step % _CHECKED_EVERY == 0:
@@ -183,7 +191,10 @@ class KDTrainer(Trainer):  # type: ignore[misc]
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Solve anew what is solved in closed form, and measure the held-out loss."""
         self._check_finite()
-        metrics = measure(self.kd)
+        self.cores.close()
+        with training_lock():
+            metrics = measure(self.kd)
+        self.cores.enter_context(training_lock())
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
