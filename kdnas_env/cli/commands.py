@@ -14,14 +14,20 @@ from kdnas_env.cli.agents import AgentsOptions
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.export_options import ExportOptions
+from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.cli.run_folder import CONFIG, recorded_options
+from kdnas_env.cli.study_options import StudyOptions
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
+    "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
     "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
     "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
+    "glue": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
+    "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
     "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
 }

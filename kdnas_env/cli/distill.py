@@ -67,8 +67,12 @@ class Chosen:
     config: StudentConfig
 
 
-def run_distill(options: DistillOptions) -> int:
+def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     """Distil, and say where the students are; the exit status of the command.
+
+    Args:
+        options: What is asked for.
+        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
 
     Raises:
         KDNASError: For bad input.
@@ -87,7 +91,8 @@ def run_distill(options: DistillOptions) -> int:
             _record(folder, "finished")
     except KeyboardInterrupt:
         _record(folder, "interrupted")
-        console.print("\nstopped; go on by the same command again", highlight=False)
+        how = "by the same command again" if go_on is None else f"with\n\n    {escape(go_on)}\n"
+        console.print(f"\nstopped; go on {how}", highlight=False, soft_wrap=True)
         return 130
     except BaseException:
         _record(folder, "failed")
@@ -145,7 +150,12 @@ def _distill_all(
             device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
             teacher = load_teacher(search.teacher, device=device)
             text = _text(options, search, teacher, progress)
-            recipe = full_recipe(search.recipe, options)
+            recipe = full_recipe(
+                search.recipe,
+                options.batch_size,
+                learning_rate=options.learning_rate,
+                train_embeddings=options.train_embeddings,
+            )
             basis = None
             if options.start == "closed-form":
                 basis = embedding_basis(text.workload, recipe.embeddings)
@@ -225,18 +235,29 @@ def keep(folder: Path, one: Chosen, result: FullKDResult, lineage: Lineage, teac
     )
 
 
-def full_recipe(name: str | Mapping[str, Any], options: DistillOptions) -> Recipe:
+def full_recipe(
+    recipe: str | Mapping[str, Any],
+    batch_size: int,
+    *,
+    learning_rate: float | None = None,
+    train_embeddings: bool = True,
+) -> Recipe:
     """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
 
     The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287).
+
+    Args:
+        recipe: Recipe of the search.
+        batch_size: Samples per step, over all processes.
+        learning_rate: Peak learning rate of a student 192 wide; None for that of the recipe, for this batch size.
+        train_embeddings: Whether the embedding tables are trained.
     """
-    recipe = resolve_recipe(name)
-    rate = recipe.learning_rate * (options.batch_size / recipe.batch_size) ** 0.5
+    short = resolve_recipe(recipe)
     return replace(
-        recipe,
-        batch_size=options.batch_size,
-        learning_rate=options.learning_rate or rate,
-        train_embeddings=options.train_embeddings,
+        short,
+        batch_size=batch_size,
+        learning_rate=learning_rate or short.learning_rate * (batch_size / short.batch_size) ** 0.5,
+        train_embeddings=train_embeddings,
         heldout_samples=None,
     )
 

@@ -54,11 +54,15 @@ Scores are by {method}.
 """
 
 
-def run_glue(options: GlueOptions) -> int:
+def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     """Score a model and what it is compared with; the exit status of the command.
 
     An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: what was scored is kept, and what was not
     is scored as it would have been.
+
+    Args:
+        options: What is asked for.
+        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
 
     Raises:
         KDNASError: For bad input.
@@ -86,7 +90,7 @@ def run_glue(options: GlueOptions) -> int:
             folder.record("finished")
     except KeyboardInterrupt:
         folder.record("interrupted")
-        command = escape(f"kdnas glue --resume {folder.path}")
+        command = escape(go_on or f"kdnas glue --resume {folder.path}")
         console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
         return 130
     except BaseException:

@@ -49,11 +49,15 @@ again, with
 """
 
 
-def run_search(options: SearchOptions) -> int:
+def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     """Search, keep the best student, and say where it is; the exit status of the command.
 
     An interrupted search (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: the same seed makes the same proposals,
     and the store answers what was evaluated before.
+
+    Args:
+        options: What is asked for.
+        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
 
     Raises:
         KDNASError: For bad input.
@@ -82,7 +86,7 @@ def run_search(options: SearchOptions) -> int:
             folder.record("finished")
     except KeyboardInterrupt:
         folder.record("interrupted")
-        command = escape(f"kdnas search --resume {folder.path}")
+        command = escape(go_on or f"kdnas search --resume {folder.path}")
         console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
         return 130
     except BaseException:

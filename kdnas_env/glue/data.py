@@ -179,7 +179,7 @@ def _original_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | No
 
 
 def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq
 
     for batch in pq.ParquetFile(path).iter_batches():
         yield from batch.to_pylist()

@@ -6,11 +6,11 @@ import tempfile
 from typing import Any
 
 import datasets
-import evaluate  # type: ignore[import-untyped]
+import evaluate
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats  # type: ignore[import-untyped]
-from sklearn import metrics  # type: ignore[import-untyped]
+from scipy import stats
+from sklearn import metrics
 
 from kdnas_env.glue.tasks import task_spec
 

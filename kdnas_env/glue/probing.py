@@ -91,7 +91,7 @@ def _features(model: nn.Module, tokenizer: Any, split: Any, max_length: int, dev
 def _fit(features: NDArray[Any], labels: NDArray[Any], regression: bool, seed: int) -> tuple[Any, dict[str, float]]:
     """Return the fitted model, and the penalty that was chosen; empty where there was nothing to choose by."""
     try:
-        from sklearn import (  # type: ignore[import-untyped]
+        from sklearn import (
             dummy,
             exceptions,
             linear_model,

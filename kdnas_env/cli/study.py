@@ -1,0 +1,162 @@
+"""``kdnas study``: whether what a search goes by means anything."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kdnas_env.cli.distill import full_recipe
+from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
+from kdnas_env.cli.search import mini_kd_settings
+from kdnas_env.cli.study_options import StudyOptions
+from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.envs.render import save_figure
+from kdnas_env.envs.tasks import default_loss, resolve_space
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.files import write_json
+from kdnas_env.glue.tasks import task_spec
+from kdnas_env.reward import KDReward
+from kdnas_env.study.agreement import Correlation
+from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
+from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements
+from kdnas_env.study.sample import stratified_sample
+
+PICTURE = "proxy.png"
+
+_README = """# A run of `kdnas study proxy`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting |
+| `run.json` | state of the run, versions, machine |
+| `judgements/` | every student, distilled shortly (`mini-kd`) or for long and scored (`full-kd`), by seed |
+| `results.json` | agreements, noise ceilings and regrets |
+| `proxy.png` | the same in a picture |
+
+Go on with an interrupted study by the same command again.
+"""
+
+
+def run_study(options: StudyOptions) -> int:
+    """Study, and say what was found; the exit status of the command.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    console = Console()
+    search = recorded_options(options.run, SearchOptions)
+    task_spec(options.task)
+    space = resolve_space(
+        search.space.file,
+        load_teacher_architecture(search.teacher),
+        search.space.families or None,
+        search.space.max_parameters,
+    )
+    sample = stratified_sample(
+        space, options.n, np.random.default_rng(options.seed), least_speedup=options.least_speedup
+    )
+    wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)
+    study = _study(options, search)
+    reward = KDReward(search.reward.alpha, search.reward.beta, loss=search.reward.loss or default_loss(search.recipe))
+    resumed = (options.folder / CONFIG).exists()
+    folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
+    try:
+        folder.record("running")
+        with terminable(), TaskProgress(console) as progress:
+            progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
+            judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
+        findings = find(read_judgements(study, wanted), reward, options.seed)
+        write_json(options.folder / RESULTS, {"task": options.task, **findings.to_dict()})
+        save_figure(draw_findings(findings, task=options.task), options.folder / PICTURE)
+        folder.record("finished")
+    except KeyboardInterrupt:
+        folder.record("interrupted")
+        console.print("\nstopped; go on by the same command again", highlight=False)
+        return 130
+    except BaseException:
+        folder.record("failed")
+        raise
+    finally:
+        folder.release()
+    print_findings(console, findings, options.task)
+    console.print(f"picture: {escape(str(options.folder / PICTURE))}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def print_findings(console: Console, findings: Findings, task: str) -> None:
+    """Print how well the proxies rank the students."""
+    table = Table(
+        title=f"What ranks {len(findings.students)} students as a long distillation and {task} do",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for heading in ("proxy", "target"):
+        table.add_column(heading)
+    for heading in ("tau", "rho", "tau at equal latency", *(f"regret, best of {k}" for k in CHOSEN)):
+        table.add_column(heading, justify="right")
+    for agreement in findings.agreements:
+        equal = agreement.tau_at_equal_latency
+        table.add_row(
+            PROXIES[agreement.proxy],
+            TARGETS[agreement.target],
+            _interval(agreement.tau),
+            _interval(agreement.rho),
+            "" if equal is None else f"{equal:.2f}",
+            *(f"{agreement.regrets[k]:.4f}" for k in CHOSEN),
+            end_section=agreement.target == list(TARGETS)[-1],
+        )
+    console.print(table)
+    names = {**PROXIES, **TARGETS}
+    for name, ceiling in findings.ceilings.items():
+        deviation = findings.noise.get(name)
+        told = "" if deviation is None else f", standard deviation {deviation:.4f}"
+        console.print(f"between seeds, {names[name]}: tau {_interval(ceiling)}{told}", highlight=False)
+    if findings.failed:
+        console.print(f"{findings.failed} judgements failed; the files in judgements say why", style="red")
+
+
+def _interval(found: Correlation | None) -> str:
+    return "unknown" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
+def _study(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
+    mini = replace(
+        mini_kd_settings(search),
+        cache_dir=options.cache_dir,
+        device=options.device,
+        threads=options.threads or torch.get_num_threads(),
+    )
+    text, searched = options.text, search.corpus
+    source = text.source or ("demo:all" if searched.source == "demo" else searched.source)
+    own = text.source is not None
+    return ProxyStudy(
+        mini=mini,
+        fidelity=Fidelity(search.epochs, search.data_fraction, options.seed),
+        text={
+            "source": source,
+            "config_name": None if own else searched.config_name,
+            "split": "train" if own else searched.split,
+            "text_columns": None if own else (searched.text_columns or None),
+            "max_samples": text.max_samples,
+            "max_length": text.max_length,
+            "pair_fraction": text.pair_fraction,
+            "seed": options.seed,
+        },
+        recipe=full_recipe(search.recipe, options.batch_size),
+        epochs=options.epochs,
+        task=options.task,
+        data=options.data,
+        finetune=options.finetune,
+        folder=str(Path(options.folder)),
+    )

