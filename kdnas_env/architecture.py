@@ -5,6 +5,7 @@ Pure data and arithmetic: nothing here imports torch or transformers.
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ ALBERT_EMBEDDING_SIZE = 128
 """Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
 
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
+_PRINTED = re.compile(r"(\w+) (\d+)L/(\d+)h/(\d+)a/(\d+)f/(\w+)")
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta")
 
 
@@ -73,6 +75,19 @@ class StudentConfig:
             return cls(**data).canonical()
         except (TypeError, ValueError) as error:
             raise SpaceError(f"incomplete or malformed student configuration {data!r}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str) -> StudentConfig:
+        """Read a student in the words in which it is printed, such as ``bert 3L/192h/6a/384f/gelu``.
+
+        Raises:
+            SpaceError: If the text is malformed.
+        """
+        found = _PRINTED.fullmatch(text.strip())
+        if found is None:
+            raise SpaceError(f"{text!r} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'")
+        family, layers, width, heads, inner, activation = found.groups()
+        return cls(int(layers), int(heads), int(width), int(inner), activation, family).canonical()
 
     def __str__(self) -> str:
         return (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -142,3 +143,16 @@ def test_student_plain_data_round_trip(student: StudentConfig) -> None:
 def test_malformed_student_data_is_refused(data: dict[str, Any], message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         StudentConfig.from_dict(data)
+
+
+@given(students())
+def test_what_is_printed_can_be_read(student: StudentConfig) -> None:
+    assert StudentConfig.parse(str(student)) == student.canonical()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "bert", "3L/192h/6a/384f/gelu", "bert 3L/192h/6a/384f", "bert 3L/192h/6a/384f/gelu x"]
+)
+def test_what_is_no_student_is_refused(text: str) -> None:
+    with pytest.raises(SpaceError, match=re.escape(repr(text)) + r" is no student; write it as it is printed"):
+        StudentConfig.parse(text)

@@ -59,7 +59,7 @@ class Chosen:
     """A student of a search that is to be distilled.
 
     Attributes:
-        name: ``best``, or its family.
+        name: ``best``, its family, or itself in words that make a folder's name.
         config: Its architecture.
     """
 
@@ -80,7 +80,7 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     main_process = int(os.environ.get("RANK", "0")) == 0
     console = Console(quiet=not main_process)
     run = Path(options.run).expanduser()
-    search, chosen = _finished_search(run), choose(run, options.family)
+    search, chosen = _finished_search(run), choose(run, options.family, options.students)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     folder = _open_folder(options) if main_process else None
@@ -105,16 +105,23 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     return 0
 
 
-def choose(run: Path, families: tuple[str, ...]) -> list[Chosen]:
+def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ()) -> list[Chosen]:
     """Return the students of a finished search that are to be distilled, each once.
 
     Args:
         run: Folder of the search.
-        families: ``best`` for the best of all, ``all`` for the best of every family, or names of families.
+        families: ``best`` for the best of all, ``all`` for the best of every family, or names of families; ``best`` if
+            nothing is named.
+        students: Further students, as they are printed.
 
     Raises:
         RunError: If the search found no such student.
+        SpaceError: If a student is malformed.
     """
+    named = [Chosen(_folder_name(config), config) for config in map(StudentConfig.parse, students)]
+    if named and not families:
+        return list(dict.fromkeys(named))
+    families = families or ("best",)
     ranked = sorted(
         (row for row in read_json(run / RESULTS)["students"] if row["status"] == "ok"), key=lambda row: -row["reward"]
     )
@@ -132,7 +139,11 @@ def choose(run: Path, families: tuple[str, ...]) -> list[Chosen]:
                 raise RunError(f"the search in {str(run)!r} has no {name} student; it has {searched}")
             if all(other.name != name for other in chosen):
                 chosen.append(Chosen(name, config))
-    return chosen
+    return list(dict.fromkeys([*chosen, *named]))
+
+
+def _folder_name(config: StudentConfig) -> str:
+    return str(config).replace(" ", "-").replace("/", "-")
 
 
 def _distill_all(

@@ -47,8 +47,10 @@ class DistillOptions(RecordedOptions):
 
     run: Annotated[str, tyro.conf.Positional]
     """Run folder of a finished kdnas search."""
-    family: tuple[Family, ...] = ("best",)
-    """Whose best student: best of all, of a family, or of every family that was searched (all)."""
+    family: tuple[Family, ...] = ()
+    """Whose best student: best of all (the default), of a family, or of every family that was searched (all)."""
+    students: tuple[str, ...] = ()
+    """Students instead, or beside: any of the search's table or of your own, such as "bert 3L/192h/6a/384f/gelu"."""
     corpus: TextOptions = field(default_factory=TextOptions)
     start: Literal["mini-kd", "closed-form"] = "mini-kd"
     """Go on from the student of the search, or start anew from the closed forms on this text."""

