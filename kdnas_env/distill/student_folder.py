@@ -100,6 +100,7 @@ def load_student(folder: str | os.PathLike[str]) -> Any:
     Raises:
         RunError: If it cannot be loaded.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel
 
     try:
@@ -107,7 +108,7 @@ def load_student(folder: str | os.PathLike[str]) -> Any:
             return AutoModel.from_pretrained(
                 str(folder), add_pooling_layer=False, local_files_only=True, use_safetensors=True, dtype=torch.float32
             ).eval()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise RunError(f"the student in {str(folder)!r} cannot be loaded: {one_line(error)}") from error
 
 
