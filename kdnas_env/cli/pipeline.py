@@ -57,6 +57,10 @@ What a stage has finished can be used already.
 """
 
 
+class _Stopped(KeyboardInterrupt):
+    """An interruption after which the stage has said how to go on."""
+
+
 @dataclass(frozen=True)
 class _Run:
     """A run that is worked on.
@@ -135,15 +139,17 @@ def run_pipeline(options: PipelineOptions) -> int:
             summary = _summary(run)
             write_json(run.path / SUMMARY, summary)
             run.record(_FINISHED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         run.record("interrupted")
-        console.print(f"\nstopped; go on with\n\n    {escape(run.command)}\n", highlight=False, soft_wrap=True)
+        if not isinstance(stopped, _Stopped):
+            console.print(f"\nstopped; go on with\n\n    {escape(run.command)}\n", highlight=False, soft_wrap=True)
         return 130
     except BaseException:
         run.record("failed")
         raise
     finally:
         run.folder.release()
+    console.print()
     print_summary(console, run.path, summary)
     return 0
 
@@ -223,9 +229,8 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
     console.print(f"\n[bold]{stage}[/] ({STAGES.index(stage) + 1} of {len(STAGES)})", highlight=False)
     run.record("running", stage)
     try:
-        status = _STAGES[stage](run)
-        if status == 130:
-            raise KeyboardInterrupt
+        if _STAGES[stage](run) == 130:
+            raise _Stopped
     except KeyboardInterrupt:
         run.record("interrupted", stage)
         raise
