@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from rich.markup import escape
 
     from kdnas_env.cli.commands import parse
+    from kdnas_env.cli.interruption import Interrupted
     from kdnas_env.errors import KDNASError
 
     try:
@@ -27,6 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KDNASError, ValueError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         return 2
+    except Interrupted:
+        return 130
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped")
         return 130

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from kdnas_env.architecture import FAMILIES, StudentConfig
 from kdnas_env.cli.distill_options import DistillOptions
-from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.interruption import working
 from kdnas_env.cli.model_card import distilled_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import RESULTS, RUN, STUDENT, RunFolder, recorded_options
@@ -84,22 +84,8 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     folder = _open_folder(options) if main_process else None
-    try:
-        with terminable():
-            _record(folder, "running")
-            results = _distill_all(console, options, search, chosen, run, main_process)
-            _record(folder, "finished")
-    except KeyboardInterrupt:
-        _record(folder, "interrupted")
-        how = "by the same command again" if go_on is None else f"with\n\n    {escape(go_on)}\n"
-        console.print(f"\nstopped; go on {how}", highlight=False, soft_wrap=True)
-        return 130
-    except BaseException:
-        _record(folder, "failed")
-        raise
-    finally:
-        if folder is not None:
-            folder.release()
+    with working(console, folder, go_on or _command(options)):
+        results = _distill_all(console, options, search, chosen, run, main_process)
     if main_process:
         print_distilled(console, options.folder, results)
     return 0
@@ -396,6 +382,5 @@ def _open_folder(options: DistillOptions) -> RunFolder:
     return RunFolder.create(folder, options, _README)
 
 
-def _record(folder: RunFolder | None, state: str) -> None:
-    if folder is not None:
-        folder.record(state)
+def _command(options: DistillOptions) -> str:
+    return f"kdnas distill {options.run}" + ("" if options.out is None else f" --out {options.out}")

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
 from kdnas_env.cores import pinned_threads
 from kdnas_env.envs.render import save_figure
@@ -81,23 +81,14 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     comparison = _comparison(options, names, settings)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
-    try:
-        with terminable(), pinned_threads(options.threads or torch.get_num_threads()):
-            _check_identity(folder, comparison)
-            scores = _compute(console, comparison)
-            summaries = summarise(comparison.rows, names, scores, comparison.latencies(latency))
-            _write_results(folder.path, options, comparison, scores, summaries)
-            folder.record("finished")
-    except KeyboardInterrupt:
-        folder.record("interrupted")
-        command = escape(go_on or f"kdnas glue --resume {folder.path}")
-        console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
-        return 130
-    except BaseException:
-        folder.record("failed")
-        raise
-    finally:
-        folder.release()
+    with (
+        working(console, folder, go_on or f"kdnas glue --resume {folder.path}"),
+        pinned_threads(options.threads or torch.get_num_threads()),
+    ):
+        _check_identity(folder, comparison)
+        scores = _compute(console, comparison)
+        summaries = summarise(comparison.rows, names, scores, comparison.latencies(latency))
+        _write_results(folder.path, options, comparison, scores, summaries)
     print_summaries(console, summaries, names, comparison.method, len(comparison.seeds))
     console.print(f"run folder: {escape(str(folder.path))}", highlight=False, soft_wrap=True)
     console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False, soft_wrap=True)

@@ -20,7 +20,7 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.distill import DISTILLED, choose, run_distill
 from kdnas_env.cli.export import run_export
 from kdnas_env.cli.glue import run_glue
-from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.interruption import working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import run_search
@@ -55,10 +55,6 @@ summary of a finished one again, with
 
 What a stage has finished can be used already.
 """
-
-
-class _Stopped(KeyboardInterrupt):
-    """An interruption after which the stage has said how to go on."""
 
 
 @dataclass(frozen=True)
@@ -132,23 +128,11 @@ def run_pipeline(options: PipelineOptions) -> int:
         raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
     run = _opened(options)
     wanted = [stage for stage in STAGES if stage in options.stages]
-    try:
-        with terminable(), pinned_threads(options.threads or torch.get_num_threads()):
-            for stage in wanted:
-                _do(console, run, stage)
-            summary = _summary(run)
-            write_json(run.path / SUMMARY, summary)
-            run.record(_FINISHED)
-    except KeyboardInterrupt as stopped:
-        run.record("interrupted")
-        if not isinstance(stopped, _Stopped):
-            console.print(f"\nstopped; go on with\n\n    {escape(run.command)}\n", highlight=False, soft_wrap=True)
-        return 130
-    except BaseException:
-        run.record("failed")
-        raise
-    finally:
-        run.folder.release()
+    with working(console, run.folder, run.command), pinned_threads(options.threads or torch.get_num_threads()):
+        for stage in wanted:
+            _do(console, run, stage)
+        summary = _summary(run)
+        write_json(run.path / SUMMARY, summary)
     console.print()
     print_summary(console, run.path, summary)
     return 0
@@ -229,8 +213,7 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
     console.print(f"\n[bold]{stage}[/] ({STAGES.index(stage) + 1} of {len(STAGES)})", highlight=False)
     run.record("running", stage)
     try:
-        if _STAGES[stage](run) == 130:
-            raise _Stopped
+        _STAGES[stage](run)
     except KeyboardInterrupt:
         run.record("interrupted", stage)
         raise

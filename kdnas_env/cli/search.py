@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from rich.markup import escape
 
-from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.interruption import working
 from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
@@ -66,34 +66,13 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     if options.threads is None:
         options = replace(options, threads=torch.get_num_threads())
     # What is cheap to check is checked before a folder is made.
-    space = resolve_space(
-        options.space.file,
-        load_teacher_architecture(options.teacher),
-        options.space.families or None,
-        options.space.max_parameters,
-    )
-    reward = KDReward(
-        options.reward.alpha, options.reward.beta, loss=options.reward.loss or default_loss(options.recipe)
-    )
+    space, reward = searched_space(options), search_reward(options)
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
-    try:
-        with terminable():
-            folder.record("running")
-            outcome = _search(console, folder, options, settings, space, reward, fidelity, agent)
-            folder.record("finished")
-    except KeyboardInterrupt:
-        folder.record("interrupted")
-        command = escape(go_on or f"kdnas search --resume {folder.path}")
-        console.print(f"\nstopped; go on with\n\n    {command}\n", highlight=False, soft_wrap=True)
-        return 130
-    except BaseException:
-        folder.record("failed")
-        raise
-    finally:
-        folder.release()
+    with working(console, folder, go_on or f"kdnas search --resume {folder.path}"):
+        outcome = _search(console, folder, options, settings, space, reward, fidelity, agent)
     _say_where(console, folder, outcome)
     return 0
 
@@ -210,6 +189,23 @@ def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     load = f"AutoModel.from_pretrained('{student}', add_pooling_layer=False)"
     code = f"from transformers import AutoModel; print({load})"
     console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
+
+
+def searched_space(options: SearchOptions) -> SearchSpace:
+    """Return the space of a search.
+
+    Raises:
+        KDNASError: If there is no such teacher or file, or the space is malformed.
+    """
+    wanted = options.space
+    teacher = load_teacher_architecture(options.teacher)
+    return resolve_space(wanted.file, teacher, wanted.families or None, wanted.max_parameters)
+
+
+def search_reward(options: SearchOptions) -> KDReward:
+    """Return the reward of a search."""
+    wanted = options.reward
+    return KDReward(wanted.alpha, wanted.beta, loss=wanted.loss or default_loss(options.recipe))
 
 
 def mini_kd_settings(options: SearchOptions) -> MiniKDSettings:

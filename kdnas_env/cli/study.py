@@ -13,19 +13,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.distill import full_recipe
-from kdnas_env.cli.interruption import terminable
+from kdnas_env.cli.interruption import working
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
-from kdnas_env.cli.search import mini_kd_settings
+from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.task_progress import TaskProgress
-from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.render import save_figure
-from kdnas_env.envs.tasks import default_loss, resolve_space
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.files import write_json
 from kdnas_env.glue.tasks import task_spec
-from kdnas_env.reward import KDReward
 from kdnas_env.study.agreement import Correlation
 from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
 from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements
@@ -56,38 +53,21 @@ def run_study(options: StudyOptions) -> int:
     console = Console()
     search = recorded_options(options.run, SearchOptions)
     task_spec(options.task)
-    space = resolve_space(
-        search.space.file,
-        load_teacher_architecture(search.teacher),
-        search.space.families or None,
-        search.space.max_parameters,
-    )
     sample = stratified_sample(
-        space, options.n, np.random.default_rng(options.seed), least_speedup=options.least_speedup
+        searched_space(search), options.n, np.random.default_rng(options.seed), least_speedup=options.least_speedup
     )
     wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)
     study = _study(options, search)
-    reward = KDReward(search.reward.alpha, search.reward.beta, loss=search.reward.loss or default_loss(search.recipe))
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
-    try:
-        folder.record("running")
-        with terminable(), TaskProgress(console) as progress:
+    command = f"kdnas study {options.what} {options.run}" + ("" if options.out is None else f" --out {options.out}")
+    with working(console, folder, command):
+        with TaskProgress(console) as progress:
             progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
             judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
-        findings = find(read_judgements(study, wanted), reward, options.seed)
+        findings = find(read_judgements(study, wanted), search_reward(search), options.seed)
         write_json(options.folder / RESULTS, {"task": options.task, **findings.to_dict()})
         save_figure(draw_findings(findings, task=options.task), options.folder / PICTURE)
-        folder.record("finished")
-    except KeyboardInterrupt:
-        folder.record("interrupted")
-        console.print("\nstopped; go on by the same command again", highlight=False)
-        return 130
-    except BaseException:
-        folder.record("failed")
-        raise
-    finally:
-        folder.release()
     print_findings(console, findings, options.task)
     console.print(f"picture: {escape(str(options.folder / PICTURE))}", highlight=False, soft_wrap=True)
     return 0
