@@ -116,7 +116,7 @@ def _search(
         env.on_epoch = progress.epoch
         progress.stage("embeddings", 0, 1)
         evaluator.warm_up()
-        progress.begin()
+        progress.begin_search()
         result = agent.search(_Announcer(env, progress), seed=options.seed)
         store.close()
     outcome = Outcome(

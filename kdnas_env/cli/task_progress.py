@@ -7,8 +7,16 @@ from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as Remaining
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 class TaskProgress:
@@ -16,17 +24,18 @@ class TaskProgress:
 
     Args:
         console: Where it is shown.
+        counter: Column that says how far it is; by default in percent.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, counter: ProgressColumn | None = None) -> None:
         self._console = console
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            TaskProgressColumn(),
+            counter or TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
-            Remaining(elapsed_when_finished=False),
+            TimeRemainingColumn(elapsed_when_finished=False),
             console=console,
             transient=True,
         )
@@ -57,8 +66,13 @@ class TaskProgress:
         if self._task is not None:
             self._progress.update(self._task, completed=done, total=total)
 
-    def _show(self, name: str, description: str) -> None:
+    def end(self) -> None:
+        """Show no longer what was shown."""
         if self._task is not None:
             self._progress.remove_task(self._task)
+            self._task = None
+
+    def _show(self, name: str, description: str) -> None:
+        self.end()
         self._name, self._task = name, self._progress.add_task(escape(description), total=None)
         self._console.print(f"[dim]{escape(description)}[/]", highlight=False)
