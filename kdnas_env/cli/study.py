@@ -62,15 +62,23 @@ def run_study(options: StudyOptions) -> int:
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
     command = f"kdnas study {options.what} {options.run}" + ("" if options.out is None else f" --out {options.out}")
     with working(console, folder, command):
-        with TaskProgress(console) as progress:
-            progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
-            judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
-        findings = find(read_judgements(study, wanted), search_reward(search), options.seed)
-        write_json(options.folder / RESULTS, {"task": options.task, **findings.to_dict()})
-        save_figure(draw_findings(findings, task=options.task), options.folder / PICTURE)
+        try:
+            with TaskProgress(console) as progress:
+                progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
+                judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
+        finally:
+            # Of an unfinished study too: the order of the judgements is such that it tells something.
+            _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
+    return 0
+
+
+def _conclude(console: Console, options: StudyOptions, findings: Findings) -> None:
+    if not len(findings.students):
+        return
+    write_json(options.folder / RESULTS, {"task": options.task, **findings.to_dict()})
+    save_figure(draw_findings(findings, task=options.task), options.folder / PICTURE)
     print_findings(console, findings, options.task)
     console.print(f"picture: {escape(str(options.folder / PICTURE))}", highlight=False, soft_wrap=True)
-    return 0
 
 
 def print_findings(console: Console, findings: Findings, task: str) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kdnas_env.cli import main
+
 SMALL_SPACE = {
     "num_hidden_layers": [1, 2, 3],
     "num_attention_heads": [2, 4],
@@ -52,3 +54,29 @@ def flags(
 
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
+
+
+@pytest.fixture(scope="session")
+def finish_search(tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Callable[..., Path]:
+    """Return what runs a small search to its end: ``finish_search(root, space, budget=8)`` returns its run folder.
+
+    The hidden states are cached in ``root / "cache"``.
+    """
+
+    def run(root: Path, space: dict[str, list[Any]], **changes: Any) -> Path:
+        (root / "space.json").write_text(json.dumps(space))
+        values = {
+            "teacher": tiny_teacher_dirs["bert"],
+            "corpus.source": tiny_corpus_file,
+            "space.file": root / "space.json",
+            "data_fraction": 1.0,
+            "latency.runtime": "analytic",
+            "threads": 1,
+            "cache_dir": root / "cache",
+            "out": root / "run",
+            **changes,
+        }
+        assert main(["search", *(text for name, value in values.items() for text in (_flag(name), str(value)))]) == 0
+        return root / "run"
+
+    return run

@@ -24,35 +24,16 @@ Flags = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, finish_search: Callable[..., Path]) -> Path:
     """A finished search over two families."""
-    root = tmp_path_factory.mktemp("distill")
-    space = root / "space.json"
-    space.write_text(
-        json.dumps(
-            {
-                "num_hidden_layers": [1, 2],
-                "num_attention_heads": [2],
-                "hidden_size": [16, 24],
-                "intermediate_size": [32],
-                "family": ["bert", "albert"],
-            }
-        )
-    )
-    flags = {
-        "teacher": tiny_teacher_dirs["bert"],
-        "corpus.source": tiny_corpus_file,
-        "space.file": space,
-        "agent": "exhaustive",
-        "budget": 8,
-        "data-fraction": 1.0,
-        "latency.runtime": "analytic",
-        "threads": 1,
-        "cache-dir": root / "cache",
-        "out": root / "run",
+    space = {
+        "num_hidden_layers": [1, 2],
+        "num_attention_heads": [2],
+        "hidden_size": [16, 24],
+        "intermediate_size": [32],
+        "family": ["bert", "albert"],
     }
-    assert main(["search", *(str(part) for flag, value in flags.items() for part in (f"--{flag}", value))]) == 0
-    return root / "run"
+    return finish_search(tmp_path_factory.mktemp("distill"), space, agent="exhaustive", budget=8)
 
 
 @pytest.fixture

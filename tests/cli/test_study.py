@@ -16,26 +16,9 @@ Flags = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Path:
-    root = tmp_path_factory.mktemp("study")
-    space = root / "space.json"
-    space.write_text(
-        json.dumps({"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 24, 32], "intermediate_size": [16, 64]})
-    )
-    flags = {
-        "teacher": tiny_teacher_dirs["bert"],
-        "corpus.source": tiny_corpus_file,
-        "space.file": space,
-        "agent": "random",
-        "budget": 2,
-        "data-fraction": 1.0,
-        "latency.runtime": "analytic",
-        "threads": 1,
-        "cache-dir": root / "cache",
-        "out": root / "run",
-    }
-    assert main(["search", *(str(part) for flag, value in flags.items() for part in (f"--{flag}", value))]) == 0
-    return root / "run"
+def run(tmp_path_factory: pytest.TempPathFactory, finish_search: Callable[..., Path]) -> Path:
+    space = {"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 24, 32], "intermediate_size": [16, 64]}
+    return finish_search(tmp_path_factory.mktemp("study"), space, agent="random", budget=2)
 
 
 @pytest.fixture
@@ -86,6 +69,7 @@ def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(
     assert 0 < results["noise"]["full_loss"] < 0.1
 
 
+@pytest.mark.slow
 def test_what_was_judged_is_not_judged_again_and_workers_change_nothing(flags: Flags, tmp_path: Path) -> None:
     assert main(flags()) == 0
     folder = tmp_path / "study"
