@@ -20,7 +20,7 @@ from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.model_card import distilled_card
 from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.run_folder import RESULTS, RUN, STUDENT, RunFolder, recorded_options
+from kdnas_env.cli.run_folder import CONFIG, RESULTS, RUN, STUDENT, RunFolder, package_versions, recorded_options
 from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
@@ -50,8 +50,6 @@ _README = """# A run of `kdnas distill`
 
 Go on with an interrupted training by the same command again.
 """
-_FIT_SAMPLES = 2048
-_REFERENCE_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -180,9 +178,8 @@ def _distill_one(
         start, projection = mini_kd_student(run, one.config, search, options)
     workload = text.workload
     seed = search.seed if options.seed is None else options.seed
-    fidelity = Fidelity(0, min(1.0, _FIT_SAMPLES / len(workload.train)), seed)
     precision = "bfloat16" if workload.device.type == "cuda" else "float32"
-    kd = MiniKD(workload, one.config, recipe, fidelity, basis=basis, precision=precision, start=start)
+    kd = MiniKD(workload, one.config, recipe, text.start(seed), basis=basis, precision=precision, start=start)
     carried = projection is not None and kd.carry_over(projection)
     settings = FullKDSettings(
         epochs=None if text.streaming else options.epochs,
@@ -295,19 +292,28 @@ def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, prog
 
 def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, Any]:
     """Return the arguments of ``load_corpus``: the text that was asked for, or that of the search, all of it."""
-    wanted, searched = options.corpus, search.corpus
-    own = wanted.source is not None
-    source = wanted.source or ("demo:all" if searched.source == "demo" else searched.source)
-    columns = wanted.text_columns if own else searched.text_columns
+    wanted = options.corpus
+    text = searched_text(search)
+    if wanted.source is not None:
+        text = {name: getattr(wanted, name) for name in text}
     return {
-        "source": source,
-        "config_name": wanted.config_name if own else searched.config_name,
-        "split": wanted.split if own else searched.split,
-        "text_columns": columns or None,
+        **text,
+        "text_columns": text["text_columns"] or None,
         "max_length": wanted.max_length,
         "max_samples": wanted.max_samples,
-        "pair_fraction": 0.0 if len(columns) == 2 else wanted.pair_fraction,
+        "pair_fraction": 0.0 if len(text["text_columns"]) == 2 else wanted.pair_fraction,
         "seed": search.seed if options.seed is None else options.seed,
+    }
+
+
+def searched_text(search: SearchOptions) -> dict[str, Any]:
+    """Return what text a search distils on, as arguments of ``load_corpus``; of the embedded corpus, all there is."""
+    corpus = search.corpus
+    return {
+        "source": "demo:all" if corpus.source == "demo" else corpus.source,
+        "config_name": corpus.config_name,
+        "split": corpus.split,
+        "text_columns": corpus.text_columns,
     }
 
 
@@ -320,8 +326,6 @@ def _lineage(
     result: FullKDResult,
     seed: int,
 ) -> Lineage:
-    from kdnas_env.cli.run_folder import package_versions
-
     before: tuple[dict[str, Any], ...] = ()
     if options.start == "mini-kd":
         before = (
@@ -377,7 +381,7 @@ def _finished_search(run: Path) -> SearchOptions:
 
 def _open_folder(options: DistillOptions) -> RunFolder:
     folder = options.folder
-    if (folder / "config.json").exists():
+    if (folder / CONFIG).exists():
         return RunFolder.reopen(folder)
     return RunFolder.create(folder, options, _README)
 

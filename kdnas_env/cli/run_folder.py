@@ -6,13 +6,13 @@ import os
 import platform
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.errors import RunError
 from kdnas_env.files import read_json, write_json, write_text
 
@@ -147,10 +147,4 @@ def _locked(path: Path) -> FileLock:
 
 def package_versions() -> dict[str, str]:
     """Return the versions of kdnas and of what it stands on, as far as they are installed."""
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(*_PACKAGES)

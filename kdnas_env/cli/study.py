@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdnas_env.cli.distill import full_recipe
+from kdnas_env.cli.distill import full_recipe, searched_text
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
@@ -125,17 +125,14 @@ def _study(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
         device=options.device,
         threads=options.threads or torch.get_num_threads(),
     )
-    text, searched = options.text, search.corpus
-    source = text.source or ("demo:all" if searched.source == "demo" else searched.source)
-    own = text.source is not None
+    text = options.text
+    source = searched_text(search) if text.source is None else {"source": text.source}
     return ProxyStudy(
         mini=mini,
         fidelity=Fidelity(search.epochs, search.data_fraction, options.seed),
         text={
-            "source": source,
-            "config_name": None if own else searched.config_name,
-            "split": "train" if own else searched.split,
-            "text_columns": None if own else (searched.text_columns or None),
+            **source,
+            "text_columns": source.get("text_columns") or None,
             "max_samples": text.max_samples,
             "max_length": text.max_length,
             "pair_fraction": text.pair_fraction,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdnas_env.distill.kd_data import CorpusSamples
-from kdnas_env.distill.libraries import one_line, quiet_transformers
+from kdnas_env.distill.libraries import is_out_of_memory, one_line, quiet_transformers
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.packed import PackedEncoder
 from kdnas_env.errors import KDNASError, RunError
@@ -152,7 +152,7 @@ def distil(
         except (MemoryError, RuntimeError) as error:
             if "PytorchStreamWriter" in str(error):
                 raise RunError(_no_space(folder, error)) from error
-            if not _out_of_memory(error) or 2 * settings.accumulation > kd.recipe.batch_size:
+            if not is_out_of_memory(error) or 2 * settings.accumulation > kd.recipe.batch_size:
                 raise
         except OSError as error:
             raise RunError(_no_space(folder, error)) from error
@@ -288,8 +288,3 @@ def _exhausted(curve: list[dict[str, float]], patience: int | None) -> bool:
 
 def _no_space(folder: Path, error: Exception) -> str:
     return f"checkpoints cannot be written to {str(folder)!r}: {one_line(error)}; free some space there, and go on"
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    # The allocator of the CPU has no exception of its own.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from transformers import (
 )
 
 from kdnas_env.cores import training_lock
+from kdnas_env.distill.full_kd import Progress
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distill.mini_kd import MiniKD, schedule
 from kdnas_env.distill.packed import PackedEncoder
@@ -37,9 +37,6 @@ CURVE, START = "curve.json", "start.safetensors"
 _STATE = "trainer_state.json"
 _WEIGHTS = "model.safetensors"
 _CHECKED_EVERY = 16
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and their number."""
 
 
 class DistillationModel(nn.Module):

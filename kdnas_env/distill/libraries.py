@@ -5,12 +5,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.metadata import PackageNotFoundError, version
 
 
 def one_line(error: BaseException) -> str:
     """Return an exception's type and message on one line of at most about 400 characters."""
     message = " ".join(str(error).split())
     return f"{type(error).__name__}: {message[:400]}" if message else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception tells that memory does not suffice."""
+    import torch
+
+    # The allocator of the CPU has no exception of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of packages, as far as they are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 @contextmanager

@@ -17,11 +17,13 @@ from kdnas_env.distill.stream import StreamedSamples, head_corpus
 from kdnas_env.distill.teacher import Teacher
 from kdnas_env.distill.workload import Workload
 from kdnas_env.errors import KDNASError
+from kdnas_env.evaluation import Fidelity
 
 TEACHER_MODES = ("auto", "cache", "loop")
 
 _START_SAMPLES = 8192
 """Samples that a student is started on where the teacher's states are not cached on all."""
+_FIT_SAMPLES = 2048
 _HELDOUT_FRACTION = 0.05
 _HEAD_SHARE = 0.5
 _LEAST_SAMPLES = 32
@@ -46,6 +48,10 @@ class TrainingText:
     samples: Any
     teacher_in_loop: bool
     streaming: bool
+
+    def start(self, seed: int) -> Fidelity:
+        """Return how much of the text the projections are solved on; nothing is trained."""
+        return Fidelity(0, min(1.0, _FIT_SAMPLES / len(self.workload.train)), seed)
 
 
 def cache_bytes(teacher: Teacher, corpus: Corpus, sample_ids: NDArray[np.int64], dtype: str = "float16") -> int:
@@ -97,7 +103,7 @@ def prepare_text(
     whole: dict[str, Any] = {
         "proxy_fraction": 1.0,
         "heldout_fraction": _HELDOUT_FRACTION,
-        "min_samples": max(batch_size, 32),
+        "min_samples": max(batch_size, _LEAST_SAMPLES),
     }
     samples: Any = None
     if streaming:

@@ -21,7 +21,7 @@ from kdnas_env.cores import pinned_threads, training_lock
 from kdnas_env.distill.cache import open_cache
 from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.libraries import one_line
+from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.distill.mini_kd import PRECISIONS, EpochResult, MiniKD
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
 from kdnas_env.distill.student_folder import Lineage
@@ -323,9 +323,7 @@ def _status_of(error: Exception) -> Status:
         return Status.INVALID
     if isinstance(error, FloatingPointError):
         return Status.DIVERGED
-    # The allocator of the CPU has no exception of its own.
-    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return Status.OUT_OF_MEMORY if exhausted else Status.FAILED
+    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAILED
 
 
 def _latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from kdnas_env.cores import training_lock
+from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.export.card import export_card
 from kdnas_env.export.check import RELOADED_TOLERANCE, Check, Forward, check_equal, graph_forward, torch_forward
 from kdnas_env.export.errors import ExportError
@@ -157,7 +157,7 @@ def _export(
             timings=timings,
             probe={} if latency is None else {name: getattr(latency, name) for name in _PROBE},
             notes=tuple(note for note in notes if note is not None),
-            versions=_versions(),
+            versions=installed_versions(*_PACKAGES),
         )
         write_json(folder / EXPORT, report.to_dict())
         write_text(folder / "README.md", export_card(source, report, repo_id))
@@ -177,13 +177,3 @@ def _sizes(folder: Path) -> dict[str, int]:
     """Return the bytes of each file of weights."""
     found = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".onnx", ".data"))
     return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

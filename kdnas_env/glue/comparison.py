@@ -7,9 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from kdnas_env.distill.libraries import one_line
+from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluation import Latency, Status
 from kdnas_env.files import read_json, write_json
@@ -213,6 +211,4 @@ class Comparison:
 def _status_of(error: Exception) -> Status:
     if isinstance(error, FloatingPointError):
         return Status.DIVERGED
-    # The allocator of the CPU has no exception of its own.
-    exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return Status.OUT_OF_MEMORY if exhausted else Status.FAILED
+    return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAILED

@@ -36,8 +36,6 @@ from kdnas_env.glue.tasks import TaskData
 
 Kind = Literal["mini-kd", "full-kd"]
 
-_FIT_SAMPLES = 2048
-
 
 @dataclass(frozen=True)
 class ProxyStudy:
@@ -141,9 +139,10 @@ class Laboratory:
 
     def _full(self, judgement: Judgement) -> dict[str, Any]:
         study, workload, seed = self.study, self.text.workload, judgement.seed
-        fidelity = Fidelity(0, min(1.0, _FIT_SAMPLES / len(workload.train)), seed)
         precision = self.evaluator.precision
-        kd = MiniKD(workload, judgement.student, study.recipe, fidelity, basis=self.basis, precision=precision)
+        kd = MiniKD(
+            workload, judgement.student, study.recipe, self.text.start(seed), basis=self.basis, precision=precision
+        )
         checkpoints = judgement.path(Path(study.folder)).with_suffix(".checkpoints")
         result = distil(
             kd,
