@@ -21,11 +21,16 @@ _PLANTED: dict[str, Any] = {
     "entry_point": f"{_TASKS}:PlantedEnv",
     "vector_entry_point": f"{_TASKS}:make_planted_vector",
 }
+_TABULAR: dict[str, Any] = {
+    "entry_point": f"{_TASKS}:TabularEnv",
+    "vector_entry_point": f"{_TASKS}:make_tabular_vector",
+}
 
 # The latency of a student is measured, so that equal runs of this one differ.
 register(id="kdnas/MiniKD-v0", **_MINI_KD, nondeterministic=True)
 register(id="kdnas/MiniKDAnalytic-v0", **_MINI_KD, kwargs={"latency": "analytic"})
 register(id="kdnas/Planted-v0", **_PLANTED)
+register(id="kdnas/Tabular-v0", **_TABULAR)
 
 
 def __getattr__(name: str) -> Any:

@@ -34,3 +34,7 @@ class DependencyError(KDNASError):
 
 class LatencyError(KDNASError):
     """A latency probe cannot be set up or run."""
+
+
+class TableError(KDNASError):
+    """A table of evaluations is damaged, of another version, or asked for what it does not hold."""

@@ -273,6 +273,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         if unknown:
             raise KDNASError(f"unknown reset option(s) {unknown}; the only option is 'budget'")
         budget = self.checked_budget(options.get("budget", self.budget))
+        self.draw_fidelity(self.np_random)
         # A bad teacher or corpus shall fail here, not in the first step.
         if self._heard or not getattr(self.evaluator, "tabular", False):
             self._answers, self._known, self._heard = {}, {}, False
@@ -322,6 +323,13 @@ class KDNASEnv(gym.Env[Observation, Action]):
             **self._progress_info(duplicate=duplicate, counted=counted),
         }
         return self._observation(), reward.reward, terminated, truncated, info
+
+    def draw_fidelity(self, rng: np.random.Generator) -> None:
+        """Set the fidelity of a new episode, where it is drawn; here it stays as it is.
+
+        Args:
+            rng: Random numbers of the episode.
+        """
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Show the search so far.

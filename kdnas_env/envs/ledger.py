@@ -49,7 +49,8 @@ class Ledger:
 
     def open(self) -> None:
         """Begin an episode. Answers of an evaluator whose answers may change or cost something are forgotten."""
-        if self._heard or not getattr(self._env.evaluator, "tabular", False):
+        changed = self._fidelity != self._env.fidelity
+        if changed or self._heard or not getattr(self._env.evaluator, "tabular", False):
             self._forget()
         self._episode += 1
 
@@ -90,6 +91,7 @@ class Ledger:
 
     def _forget(self) -> None:
         size = self._env.search_space.size
+        self._fidelity = self._env.fidelity
         self._known: dict[int, int] = {}
         self._row_of = np.full(size, -1, dtype=np.int64) if size <= _LARGEST_ARRAY else None
         self._first: dict[StudentConfig, int] = {}

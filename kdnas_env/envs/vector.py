@@ -177,6 +177,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         if unknown:
             raise KDNASError(f"unknown reset option(s) {unknown}; the options are 'budget' and 'reset_mask'")
         budget = self._checked_budget(options.get("budget", self.env.budget))
+        self.env.draw_fidelity(self.np_random)
         _ = self.env.evaluator  # a bad teacher or corpus shall fail here, not in the first step
         self._ledger.open()
         self._begin(budget)

@@ -1,0 +1,234 @@
+"""A table of evaluations: every architecture of a space, distilled with several seeds, epoch by epoch.
+
+Raw quantities only; the reward is computed when the table is asked (:mod:`kdnas_env.reward`). Nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.errors import TableError
+from kdnas_env.evaluation import Status
+from kdnas_env.space import SearchSpace
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+SCHEMA_VERSION = 1
+
+CURVES = ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplained", "epoch_seconds")
+"""Quantities by epoch: the last axis of ``Table.curves``; the names are those of an ``Evaluation``."""
+
+LATENCIES = ("median_ms", "iqr_ms", "count", "teacher_median_ms", "teacher_iqr_ms", "ratio", "ratio_iqr")
+"""Quantities by device: the last axis of ``Table.latencies``; the names are those of a ``Latency``."""
+
+STATUSES = (*(str(status) for status in Status), "missing")
+"""How a cell ended, by its code in ``Table.status``; the last is that of a cell that was never evaluated."""
+
+MISSING = len(STATUSES) - 1
+
+
+@dataclass(frozen=True)
+class LatencyDevice:
+    """A machine and a runtime that latencies were measured with.
+
+    Attributes:
+        name: What it is called in queries, such as ``torch`` or ``onnxruntime``.
+        machine: The processor or GPU, in words.
+        runtime: ``torch``, ``onnxruntime`` or ``analytic``.
+        device: ``cpu`` or ``cuda``.
+        threads: Threads of the runtime.
+        batch_size: Sequences per pass.
+        sequence_length: Tokens per sequence.
+    """
+
+    name: str
+    machine: str
+    runtime: str
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 1
+    sequence_length: int = 50
+
+
+@dataclass(frozen=True)
+class TableMetadata:
+    """What a table is of.
+
+    Attributes:
+        name: Short name, by which environments find it.
+        title: What was distilled, in words.
+        workload: Fingerprint of teacher, corpus, recipe and precision: the key of the store it was exported from.
+        teacher: Name of the teacher.
+        architecture: Fields of the teacher's ``EncoderArchitecture``.
+        space: The space, as ``SearchSpace.to_dict`` has it.
+        seeds: Seeds of initialisation and data order: the second axis of the curves.
+        epochs: Epochs of every distillation; the learning rate falls to 0 at the last.
+        devices: What latencies were measured with.
+        corpus: The corpus: source, sentences, tokens.
+        recipe: How students were distilled.
+        trained_on: Where students were distilled, in words.
+        versions: Versions of kdnas and of what it stands on.
+        noise: Agreement between seeds (:func:`kdnas_env.tables.noise.noise_ceiling`), by group of students.
+        schema_version: Version of this format.
+    """
+
+    name: str
+    title: str
+    workload: str
+    teacher: str
+    architecture: Mapping[str, Any]
+    space: Mapping[str, Any]
+    seeds: tuple[int, ...]
+    epochs: int
+    devices: tuple[LatencyDevice, ...]
+    corpus: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    trained_on: str = "cpu"
+    versions: Mapping[str, str] = field(default_factory=dict)
+    noise: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain data; :meth:`from_dict` restores it."""
+        return {**asdict(self), "seeds": list(self.seeds), "devices": [asdict(device) for device in self.devices]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TableMetadata:
+        """Restore metadata of :meth:`to_dict`.
+
+        Raises:
+            TableError: If they are malformed.
+        """
+        known = {one.name for one in fields(cls)}
+        try:
+            values = {name: value for name, value in data.items() if name in known}
+            values["seeds"] = tuple(int(seed) for seed in values["seeds"])
+            values["devices"] = tuple(LatencyDevice(**device) for device in values["devices"])
+            made = cls(**values)
+            EncoderArchitecture(**made.architecture)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise TableError(f"the table's metadata are malformed: {error!r}; restore the file from a copy") from error
+        return made
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table of evaluations, in columns.
+
+    Attributes:
+        metadata: What it is of.
+        index: Flat index in the space of each architecture, rising, int64 ``(n,)``.
+        curves: ``CURVES`` by architecture, seed and epoch (0 is before any step), float32
+            ``(n, seeds, epochs + 1, len(CURVES))``; NaN where there is nothing.
+        valid: Where there is something, bool ``(n, seeds, epochs + 1)``.
+        status: How each distillation ended, an index into ``STATUSES``, uint8 ``(n, seeds)``.
+        parameters: Parameters, embeddings included, int64 ``(n,)``.
+        flops: Operations of one forward pass at the first device's batch and length, int64 ``(n,)``.
+        latencies: ``LATENCIES`` by architecture and device, float32 ``(n, devices, len(LATENCIES))``; NaN where an
+            architecture was not measured.
+
+    Raises:
+        TableError: If shapes or dtypes disagree, a value is not finite where it should be, or an architecture is
+            not in the space.
+    """
+
+    metadata: TableMetadata
+    index: Ints
+    curves: Floats
+    valid: Bools
+    status: npt.NDArray[np.uint8]
+    parameters: Ints
+    flops: Ints
+    latencies: Floats
+
+    ARRAYS = ("index", "curves", "valid", "status", "parameters", "flops", "latencies")
+
+    def __post_init__(self) -> None:
+        meta, n = self.metadata, len(self.index)
+        seeds, epochs = len(meta.seeds), meta.epochs + 1
+        expected: dict[str, tuple[tuple[int, ...], type]] = {
+            "index": ((n,), np.int64),
+            "curves": ((n, seeds, epochs, len(CURVES)), np.float32),
+            "valid": ((n, seeds, epochs), np.bool_),
+            "status": ((n, seeds), np.uint8),
+            "parameters": ((n,), np.int64),
+            "flops": ((n,), np.int64),
+            "latencies": ((n, len(meta.devices), len(LATENCIES)), np.float32),
+        }
+        for name, (shape, dtype) in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or array.dtype != dtype:
+                raise TableError(
+                    f"table {meta.name!r}: {name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}; "
+                    "restore the file from a copy"
+                )
+            array.setflags(write=False)
+        self._check_values()
+
+    def _check_values(self) -> None:
+        size = self.space.size
+        if len(self.index) and (np.any(np.diff(self.index) <= 0) or self.index[0] < 0 or self.index[-1] >= size):
+            raise TableError(f"table {self.metadata.name!r}: index is not rising within the space's {size} points")
+        if np.any(self.status >= len(STATUSES)):
+            raise TableError(f"table {self.metadata.name!r}: status holds a code beyond {MISSING}")
+        if not np.array_equal(np.isfinite(self.curves).all(axis=-1), self.valid):
+            raise TableError(f"table {self.metadata.name!r}: curves and valid disagree about what there is")
+        whole = self.valid.all(axis=-1)
+        if np.any((self.status == STATUSES.index(str(Status.OK))) & ~whole):
+            raise TableError(f"table {self.metadata.name!r}: status is ok where a curve is not whole")
+
+    @cached_property
+    def teacher(self) -> EncoderArchitecture:
+        """The teacher's architecture."""
+        return EncoderArchitecture(**self.metadata.architecture)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space that was tabulated."""
+        return SearchSpace.from_dict(self.metadata.space, self.teacher)
+
+    @cached_property
+    def row_of(self) -> Ints:
+        """Row of every point of the space by its flat index, -1 where there is none, int64 ``(space.size,)``."""
+        rows = np.full(self.space.size, -1, dtype=np.int64)
+        rows[self.index] = np.arange(len(self.index))
+        return rows
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def configs(self) -> list[StudentConfig]:
+        """Return the architectures, by row."""
+        return [self.space.decode(self.space.from_index(index)) for index in self.index.tolist()]
+
+    def curve(self, name: str) -> Floats:
+        """Return one of ``CURVES``, float32 ``(n, seeds, epochs + 1)``."""
+        return self.curves[..., CURVES.index(name)]
+
+    def device(self, name: str | None) -> int:
+        """Return the position of a device; of None, the first.
+
+        Raises:
+            TableError: If there is no such device.
+        """
+        names = [device.name for device in self.metadata.devices]
+        if name is None:
+            return 0
+        if name not in names:
+            raise TableError(f"table {self.metadata.name!r} has no latencies of {name!r}; choose one of {names}")
+        return names.index(name)
+
+    @property
+    def complete(self) -> float:
+        """Share of the cells (architectures and seeds) that were evaluated."""
+        return float((self.status != MISSING).mean()) if len(self) else 0.0
