@@ -231,12 +231,14 @@ class TabularEnv(KDNASEnv):
         from kdnas_env.evaluators.tabular import TabularEvaluator
 
         evaluator = TabularEvaluator.of(table, seed=seed, device=device, missing=missing)
+        fidelity = Fidelity(epochs=evaluator.table.metadata.epochs if epochs is None else epochs)
+        evaluator.check_fidelity(fidelity)
         self._drawn = seed == "sample"
         super().__init__(
             evaluator.space,
             evaluator,
             reward=KDReward(alpha, beta, loss=loss),
-            fidelity=Fidelity(epochs=evaluator.table.metadata.epochs if epochs is None else epochs),
+            fidelity=fidelity,
             budget=budget,
             budget_unit=budget_unit,
             round_size=round_size,

@@ -101,6 +101,7 @@ class TabularEvaluator:
         epochs = self.table.metadata.epochs if at is None else at
         if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 0:
             raise TableError(f"at is {at!r}; expected an epoch from 0 to {self.table.metadata.epochs}")
+        self.rows([config.canonical()])
         return self.evaluate([config], Fidelity(epochs=int(epochs), seed=seed))[0]
 
     def trajectory(self, config: StudentConfig, *, seed: int = 0) -> list[Evaluation]:
@@ -110,19 +111,23 @@ class TabularEvaluator:
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:
-        """Look up a batch; one record per config, in order.
+        """Look up a batch; one record per config, in order. What cannot be built or is not allowed is ``invalid``.
 
         Raises:
-            SpaceError: If a student is not in the table.
+            SpaceError: If a student is allowed, but not in the table.
             TableError: If the fidelity is not in the table, or a cell is masked and masked cells are errors.
         """
-        self._check(fidelity)
+        self.check_fidelity(fidelity)
         canonical = [config.canonical() for config in configs]
-        rows = self.rows(canonical)
-        columns = self.columns(rows, fidelity.seed)
+        violations = [None if config in self._row_of else self.space.violation(config) for config in canonical]
+        known = [config for config, violation in zip(canonical, violations, strict=True) if violation is None]
+        rows = self.rows(known)
+        found = iter(zip(rows.tolist(), self.columns(rows, fidelity.seed).tolist(), strict=True))
         return [
-            self._record(config, fidelity, row, column, (place, len(canonical)), on_epoch)
-            for place, (config, row, column) in enumerate(zip(canonical, rows.tolist(), columns.tolist(), strict=True))
+            self._record(config, fidelity, *next(found), (place, len(canonical)), on_epoch)
+            if violation is None
+            else Evaluation(config, fidelity, Status.INVALID, error=violation)
+            for place, (config, violation) in enumerate(zip(canonical, violations, strict=True))
         ]
 
     def rows(self, configs: Sequence[StudentConfig]) -> npt.NDArray[np.int64]:
@@ -149,7 +154,12 @@ class TabularEvaluator:
             return _draws(rows, seed, len(seeds))
         return np.full(len(rows), seeds.index(int(self.seed)), dtype=np.int64)
 
-    def _check(self, fidelity: Fidelity) -> None:
+    def check_fidelity(self, fidelity: Fidelity) -> None:
+        """Refuse what the table cannot answer.
+
+        Raises:
+            TableError: If it has more epochs than the table, or is of a share of the data.
+        """
         meta = self.table.metadata
         if fidelity.epochs > meta.epochs:
             raise TableError(
@@ -197,7 +207,9 @@ class TabularEvaluator:
             if on_epoch is not None and on_epoch(report) and epoch < fidelity.epochs:
                 ended, reached = Status.STOPPED, epoch + 1
                 break
-        told: dict[str, Any] = {name: tuple(curves[:reached, position].tolist()) for position, name in enumerate(CURVES)}
+        told: dict[str, Any] = {
+            name: tuple(curves[:reached, position].tolist()) for position, name in enumerate(CURVES)
+        }
         return Evaluation(
             config,
             fidelity,

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.full_kd import FullKDSettings, distil
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.libraries import one_line
+from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.recipe import Recipe
 from kdnas_env.distill.training_text import TrainingText, prepare_text
@@ -120,7 +119,9 @@ class Laboratory:
         try:
             with pinned_threads(self.evaluator.threads):
                 found = judge(judgement)
-        except (FloatingPointError, torch.OutOfMemoryError, MemoryError) as error:
+        except Exception as error:
+            if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
+                raise
             found = {"status": "failed", "error": one_line(error)}
         return {**found, "student": judgement.student.to_dict(), "kind": judgement.kind, "seed": judgement.seed}
 

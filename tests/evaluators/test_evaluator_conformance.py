@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_tables import planted_table
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.evaluation import Evaluator
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.space import SearchSpace
 from kdnas_env.testing.evaluators import EvaluatorConformance
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
@@ -33,6 +35,16 @@ class TestStored(TestPlanted):
     def evaluator(self, tmp_path: Path) -> Any:
         with StoredEvaluator(PlantedEvaluator(SPACE, noise=0.1), tmp_path / "store.sqlite") as evaluator:
             yield evaluator
+
+
+class TestTabular(EvaluatorConformance):
+    @pytest.fixture(params=["mean", 1, "sample"])
+    def evaluator(self, request: pytest.FixtureRequest) -> Evaluator:
+        return TabularEvaluator(planted_table(), seed=request.param)
+
+    @pytest.fixture
+    def configs(self) -> list[StudentConfig]:
+        return planted_table().configs()[:3]
 
 
 class TestMiniKD(EvaluatorConformance):
