@@ -1,0 +1,124 @@
+"""The page of a race, in a real browser."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+
+HOSTILE = '<img src=x onerror="document.title=\'taken\'"></script><script>document.title="taken"</script>&amp;'
+
+
+def _page(*, hostile: str = "lstm") -> Page:
+    agents = ["random", hostile, "evolution"]
+    x = [1, 10, 50]
+    curves = Chart(
+        "regret",
+        "Normalised regret",
+        "evaluations",
+        "regret",
+        x,
+        [
+            Series("random", [1.0, 0.9, 0.7], [0.9, 0.8, 0.6], [1.1, 1.0, 0.8]),
+            Series(hostile, [1.0, 0.5, 0.02]),
+            Series("evolution", [math.nan, 0.6, 0.1]),
+        ],
+        log=True,
+    )
+    standings = Standings(
+        "standings",
+        "Final regret",
+        ["agent", "regret"],
+        [["random", 0.7], [hostile, 0.02], ["evolution", None]],
+        sort=1,
+    )
+    matrix = Matrix("better", "Who is better", {hostile: {"random": Interval(0.9, 0.8, 0.95)}})
+    views = [
+        View("all tasks", "Both tasks.", standings, [curves], [matrix], ["A remark."]),
+        View("imdb", hostile, None, [curves]),
+    ]
+    return Page("A race", "three agents", agents, views, [("seeds", "20"), ("hostile", hostile)])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not shutil.which("chromedriver"):
+        pytest.skip("there is no chromedriver on this machine (Debian: chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"):
+        options.add_argument(flag)
+    options.add_argument("--disable-background-networking")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
+
+
+def _open(browser: Any, page: Page, tmp_path: Path) -> None:
+    path = tmp_path / "index.html"
+    path.write_text(page.to_html(), encoding="utf-8")
+    browser.get(path.as_uri())
+
+
+def _find(browser: Any, selector: str) -> list[Any]:
+    from selenium.webdriver.common.by import By
+
+    return list(browser.find_elements(By.CSS_SELECTOR, selector))
+
+
+def _column(browser: Any, column: int) -> list[str]:
+    return [cell.text for cell in _find(browser, f"[data-table=standings] tbody td:nth-child({column})")]
+
+
+def test_a_page_names_nothing_outside_itself() -> None:
+    html = _page().to_html()
+    assert not re.findall(r"""(?:src|href)\s*=|url\(|@import|https?://(?!www\.w3\.org/2000/svg)""", html)
+    assert html.isascii() or "charset" in html
+
+
+def test_a_page_is_drawn_and_clicked_through(browser: Any, tmp_path: Path) -> None:
+    _open(browser, _page(), tmp_path)
+    assert browser.title == "A race"
+    assert _column(browser, 1) == ["lstm", "random", "evolution"]
+    # Sorted the other way round, what is not known stays last.
+    _find(browser, "[data-table=standings] thead button")[1].click()
+    assert _column(browser, 1) == ["random", "lstm", "evolution"]
+    assert len(_find(browser, "[data-chart=regret] path[fill=none]")) == 3
+    hide = next(button for button in _find(browser, "#agents button") if button.text == "random")
+    hide.click()
+    assert _column(browser, 1) == ["lstm", "evolution"]
+    assert len(_find(browser, "[data-chart=regret] path[fill=none]")) == 2
+    assert _find(browser, "[data-table=better] tbody td")[0].text == ""
+    _find(browser, "#tasks button")[1].click()
+    assert not _find(browser, "[data-table=standings]")
+    assert len(_find(browser, "[data-chart=regret]")) == 1
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_a_chart_tells_values_where_it_is_pointed_at(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    _open(browser, _page(), tmp_path)
+    (picture,) = _find(browser, "[data-chart=regret] svg")
+    browser.execute_script("arguments[0].scrollIntoView()", picture)
+    ActionChains(browser).move_to_element_with_offset(picture, picture.size["width"] // 2 - 12, 0).perform()
+    told = _find(browser, "[data-chart=regret] .readout")[0].text
+    assert told == "evaluations 50: random 0.700, lstm 0.0200, evolution 0.100"
+
+
+def test_names_cannot_act(browser: Any, tmp_path: Path) -> None:
+    _open(browser, _page(hostile=HOSTILE), tmp_path)
+    assert browser.title == "A race"
+    assert HOSTILE in _column(browser, 1)
+    _find(browser, "#tasks button")[1].click()
+    assert browser.title == "A race"
+    assert not _find(browser, "img")
