@@ -179,13 +179,13 @@ def _keep_best(
 
 def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     print_outcome(console, outcome)
-    console.print(f"run folder: {escape(str(folder.path))}", highlight=False)
-    console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False)
+    console.print(f"run folder: {escape(str(folder.path))}", highlight=False, soft_wrap=True)
+    console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False, soft_wrap=True)
     if outcome.history.best is None:
         console.print("no student could be distilled; results.json in the run folder says why", style="red")
         return
     student = folder.path / STUDENT
-    console.print(f"student:    {escape(str(student))}\n\nload it with\n", highlight=False)
+    console.print(f"student:    {escape(str(student))}\n\nload it with\n", highlight=False, soft_wrap=True)
     load = f"AutoModel.from_pretrained('{student}', add_pooling_layer=False)"
     code = f"from transformers import AutoModel; print({load})"
     console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""A fair race between search strategies over tables of evaluations."""
