@@ -7,17 +7,18 @@ import platform
 import statistics
 import time
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from kdnas_env.latency.machine import processor_name
+
 
 def machine_facts() -> dict[str, Any]:
     """Return processor, cores, load and versions, as plain data."""
     return {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2),
@@ -38,12 +39,3 @@ def matmul_peak(size: int = 2048, repeats: int = 7) -> float:
         left @ right
         seconds.append(time.perf_counter() - began)
     return 2 * size**3 / statistics.median(seconds)
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -20,6 +20,12 @@ from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.cli.run_folder import CONFIG, recorded_options
 from kdnas_env.cli.study_options import StudyOptions
+from kdnas_env.cli.table_options import (
+    TableBuildOptions,
+    TableExportOptions,
+    TableInspectOptions,
+    TableVerifyOptions,
+)
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
@@ -28,10 +34,18 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "glue": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
     "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
+    "table build": (TableBuildOptions, "kdnas_env.cli.table_build:run_build"),
+    "table export": (TableExportOptions, "kdnas_env.cli.table_build:run_table_export"),
+    "table inspect": (TableInspectOptions, "kdnas_env.cli.table_show:run_inspect"),
+    "table verify": (TableVerifyOptions, "kdnas_env.cli.table_show:run_verify"),
     "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
 }
-"""Options of every command, and the function that runs it, imported when it is asked for: most are heavy."""
+"""Options of every command, and the function that runs it, imported when it is asked for: most are heavy.
+
+Commands of two words are grouped by the first."""
+
+_GROUPS = {"table": "Tables of evaluations: build them, and see what they hold."}
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
@@ -71,17 +85,26 @@ def _earlier(options: Any) -> RecordedOptions | None:
 
 
 def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
-    commands = [
-        Annotated[
-            kind,
-            tyro.conf.subcommand(name, prefix_name=False, **({"default": defaults} if type(defaults) is kind else {})),
+    commands: dict[str, Any] = {}
+    groups: dict[str, list[Any]] = {}
+    for name, (kind, _) in _COMMANDS.items():
+        group, _, word = name.rpartition(" ")
+        default = {"default": defaults} if type(defaults) is kind else {}
+        command: Any = Annotated[kind, tyro.conf.subcommand(word, prefix_name=False, **default)]
+        if not group:
+            commands[name] = command
+            continue
+        groups.setdefault(group, []).append(command)
+        commands[group] = Annotated[
+            _union(groups[group]), tyro.conf.subcommand(group, description=_GROUPS[group], prefix_name=False)
         ]
-        for name, (kind, _) in _COMMANDS.items()
-    ]
-    union: Any = Union[tuple(commands)]  # noqa: UP007  (made of a table)
     return tyro.cli(
-        union,
+        _union(commands.values()),
         prog="kdnas",
         description="Knowledge-distillation neural-architecture search for language models.",
         args=list(arguments),
     )
+
+
+def _union(kinds: Iterable[Any]) -> Any:
+    return Union[tuple(kinds)]  # noqa: UP007  (made of a table)

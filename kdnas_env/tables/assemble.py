@@ -42,7 +42,6 @@ def assemble_table(
         TableError: If an evaluation or a latency is of an architecture outside the space, or no evaluation is left.
     """
     blank = _blank(metadata, measured)
-    space, rows = blank.space, blank.row_of
     curves, valid, status = blank.curves.copy(), blank.valid.copy(), blank.status.copy()
     latencies = blank.latencies.copy()
     found = 0
@@ -53,9 +52,7 @@ def assemble_table(
             continue
         if fidelity.data_fraction != 1:
             continue
-        row = rows[space.index(space.encode(evaluation.config))]
-        if row < 0:
-            raise TableError(f"{evaluation.config} is not a valid student of the table's space")
+        row = _row(blank, evaluation.config)
         seed = metadata.seeds.index(fidelity.seed)
         length = len(evaluation.heldout_unexplained)
         for position, name in enumerate(CURVES):
@@ -70,10 +67,16 @@ def assemble_table(
         )
     for position, one in enumerate(measured):
         for config, latency in one.latencies.items():
-            row = rows[space.index(space.encode(config))]
-            latencies[row, position] = [getattr(latency, name) for name in LATENCIES]
+            latencies[_row(blank, config), position] = [getattr(latency, name) for name in LATENCIES]
     table = replace(blank, curves=curves, valid=valid, status=status, latencies=latencies)
     return replace(table, metadata=replace(table.metadata, noise=noise_ceiling(table)))
+
+
+def _row(table: Table, config: StudentConfig) -> int:
+    row = int(table.row_of[table.space.index(table.space.encode(config))]) if config in table.space else -1
+    if row < 0:
+        raise TableError(f"{config} is not a valid student of the table's space")
+    return row
 
 
 def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Table:

@@ -1,0 +1,139 @@
+"""The flags of ``kdnas table``; those of ``build`` are also the record of a build."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import tyro
+
+from kdnas_env.cli.options import CorpusOptions, SpaceOptions
+from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.errors import KDNASError
+from kdnas_env.tables.build import check_name, parse_shard
+
+MEASURED = ("torch", "onnxruntime")
+
+
+@dataclass(frozen=True)
+class TableLatencyOptions:
+    """How students are timed beside the teacher."""
+
+    batch_size: int = 1
+    """Sentences per pass."""
+    sequence_length: int = 50
+    """Tokens per sentence."""
+    threads: int = 1
+    """Threads of the runtime."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBuildOptions(RecordedOptions):
+    """Distil every student of a space with several seeds, and time each. Run it again to go on where it stopped."""
+
+    COMMAND: ClassVar[str] = "table build"
+    PLACES: ClassVar[tuple[str, ...]] = (
+        "out",
+        "cache_dir",
+        "workers",
+        "skip_losses",
+        "skip_latencies",
+        "evaluations",
+        "latencies",
+    )
+
+    name: tyro.conf.Positional[str]
+    """Short name of the table, by which environments find it."""
+    out: str
+    """Folder of the build, made if it does not exist."""
+    title: str = ""
+    """What is distilled, in words; by default teacher and corpus."""
+    teacher: str = "demo"
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of initialisation and data order that every student is distilled with."""
+    epochs: int = 3
+    """Epochs of every distillation."""
+    recipe: str = "default"
+    """default, or seed for the recipe of the KD-NAS paper."""
+    runtimes: tuple[str, ...] = MEASURED
+    """Runtimes that students are timed with: torch, onnxruntime. Modelled latencies are always there."""
+    latency: TableLatencyOptions = field(default_factory=TableLatencyOptions)
+    shard: str = "1/1"
+    """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""
+    device: str | None = None
+    """Where students are trained: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    threads: int = 1
+    """Threads that each process trains with. Recorded, since the last digits of the results depend on it."""
+    workers: int = 1
+    """Processes, each of which distils a student at a time."""
+    skip_losses: bool = False
+    """Only time the students."""
+    skip_latencies: bool = False
+    """Only distil the students."""
+    evaluations: str | None = None
+    """Store of another build or a search to start from: what it has of the same distillations is not done again."""
+    latencies: str | None = None
+    """Folder of another build under the same teacher, whose latencies are taken over; the text does not matter."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        parse_shard(self.shard)
+        for name in ("epochs", "threads", "workers"):
+            if getattr(self, name) < 1:
+                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise KDNASError(f"seeds are {list(self.seeds)}; expected one or more different numbers from 0")
+        unknown = sorted(set(self.runtimes) - set(MEASURED))
+        if unknown:
+            raise KDNASError(f"runtimes name {unknown}; expected some of {list(MEASURED)}")
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the build."""
+        return Path(self.out).expanduser()
+
+
+@dataclass(frozen=True)
+class TableExportOptions:
+    """Make a table of what one or more builds of the same distillations have found."""
+
+    folders: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of kdnas table build."""
+    to: str
+    """The table, an npz file; a JSON file of the same name comes beside it."""
+
+
+@dataclass(frozen=True)
+class TableInspectOptions:
+    """List the tables of the package, or tell what one holds."""
+
+    table: tyro.conf.Positional[str | None] = None
+    """Name of a table of the package, or an npz file."""
+    to: str | None = None
+    """Draw its students to this PNG file: loss against latency."""
+
+
+@dataclass(frozen=True)
+class TableVerifyOptions:
+    """Check that a table is whole, that its numbers make sense, and that distillation finds them again."""
+
+    table: tyro.conf.Positional[str]
+    """Name of a table of the package, or an npz file."""
+    replay: int = 0
+    """Distil so many random cells anew and compare."""
+    seed: int = 0
+    """Seed of the draw of the cells."""
+    device: str | None = None
+    """Where they are distilled; by default a GPU if there is one."""
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+
+    def __post_init__(self) -> None:
+        if self.replay < 0:
+            raise KDNASError(f"replay is {self.replay}; expected a number of cells, 0 or more")

@@ -1,0 +1,118 @@
+"""Plain arrays on disk: an npz file, and beside it a JSON file that says what they are and holds their checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.errors import RunError, TableError
+from kdnas_env.files import read_json, replacing, write_json
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+_LARGEST_BYTES = 1 << 32
+
+
+def write_archive(
+    path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], record: Mapping[str, Any], kind: str
+) -> None:
+    """Write ``path`` (npz) and its JSON file, the arrays first: each whole or not at all.
+
+    Args:
+        path: The npz file.
+        arrays: The arrays by name.
+        record: Plain data for the JSON file; ``sha256`` and ``bytes`` are added.
+        kind: What it is, in a word, for messages.
+
+    Raises:
+        TableError: If the path does not end in ``.npz``.
+        RunError: If a file cannot be written.
+    """
+    target = checked_path(path, kind)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    data = buffer.getvalue()
+    with replacing(target) as file:
+        file.write(data)
+    write_json(target.with_suffix(".json"), {**record, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)})
+
+
+def read_archive(
+    path: str | os.PathLike[str], kind: str, version: int, names: Iterable[str] | None = None
+) -> tuple[dict[str, Any], Arrays]:
+    """Read what :func:`write_archive` wrote, and check that it is whole.
+
+    Args:
+        path: The npz file.
+        kind: What it is, in a word, for messages.
+        version: The newest ``schema_version`` that can be read.
+        names: The arrays that it must hold; None: any.
+
+    Returns:
+        The record and the arrays.
+
+    Raises:
+        TableError: If a file is missing, damaged, does not belong to the other, or is of a newer version.
+    """
+    target = checked_path(path, kind)
+    described = target.with_suffix(".json")
+    try:
+        record = read_json(described)
+        data = target.read_bytes()
+    except (OSError, RunError) as error:
+        raise TableError(
+            f"{kind} {str(target)!r} cannot be read: {error}; it needs both its npz and JSON file"
+        ) from error
+    found_version = record.get("schema_version")
+    if not isinstance(found_version, int) or found_version > version:
+        raise TableError(
+            f"{kind} {str(target)!r} has schema {found_version!r}, this kdnas reads up to {version}; upgrade kdnas"
+        )
+    found = hashlib.sha256(data).hexdigest()
+    if found != record.get("sha256"):
+        raise TableError(
+            f"{kind} {str(target)!r} does not match its checksum ({found[:12]} where {described.name} says "
+            f"{str(record.get('sha256'))[:12]}): it is damaged, truncated or of another {kind}; restore it from a copy"
+        )
+    return record, _arrays(target, data, kind, None if names is None else list(names))
+
+
+def checked_path(path: str | os.PathLike[str], kind: str) -> Path:
+    """Return a path that ends in ``.npz``.
+
+    Raises:
+        TableError: If it does not.
+    """
+    target = Path(path).expanduser()
+    if target.suffix != ".npz":
+        raise TableError(f"a {kind} is a file that ends in .npz, not {str(path)!r}")
+    return target
+
+
+def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arrays:
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = {entry.filename: entry.file_size for entry in archive.infolist()}
+        wrong = names is not None and set(members) != {f"{name}.npy" for name in names}
+        if wrong or sum(members.values()) > _LARGEST_BYTES:
+            raise TableError(f"{kind} {str(path)!r} holds {sorted(members)}, not the arrays {names}")
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+        # Of a member that is no array, numpy returns the bytes.
+        foreign = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
+        if foreign:
+            raise ValueError(f"{foreign} are no arrays")
+        return found
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"{kind} {str(path)!r} cannot be read: {error}; restore it from a copy") from error

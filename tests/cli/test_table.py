@@ -1,0 +1,369 @@
+"""Tables from the command line, small: from a tiny teacher to a table that is inspected and verified."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.cli import main
+from kdnas_env.tables.build import STORE
+from kdnas_env.tables.storage import load_table, write_table
+from kdnas_env.tables.table import CURVES, Table
+
+SPACE = {"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 32], "intermediate_size": [16, 64]}
+STUDENTS, SEEDS = 12, 2
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tables")
+    (folder / "space.json").write_text(json.dumps(SPACE))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(root: Path, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path) -> Flags:
+    """Return the command line of a small build; keywords change flags, and None drops one."""
+
+    def make(out: Path, *switches: str, **changes: Any) -> list[str]:
+        values = {
+            "teacher": tiny_teacher_dirs["bert"],
+            "corpus.source": tiny_corpus_file,
+            "corpus.max-samples": 80,
+            "corpus.proxy-fraction": 1.0,
+            "space.file": root / "space.json",
+            "epochs": 2,
+            "latency.sequence-length": 16,
+            "device": "cpu",
+            "cache-dir": root / "cache",
+            **{name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()},
+        }
+        given = [str(part) for name, value in values.items() if value is not None for part in (f"--{name}", value)]
+        return ["table", "build", "tiny", "--out", str(out), "--seeds", *map(str, range(SEEDS)), *given, *switches]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def build(root: Path, flags: Flags) -> Path:
+    assert main(flags(root / "build", "--skip-latencies")) == 0
+    return root / "build"
+
+
+@pytest.fixture(scope="module")
+def table_file(root: Path, build: Path) -> Path:
+    assert main(["table", "export", str(build), "--to", str(root / "tiny.npz")]) == 0
+    return root / "tiny.npz"
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # malformed flags
+        status = ended.code if isinstance(ended.code, int) else 1
+    assert status == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return " ".join((captured.err + captured.out).replace("│", " ").split())
+
+
+def assert_same_cells(one: Table, other: Table) -> None:
+    """All but the seconds is equal, bit for bit."""
+    seconds = CURVES.index("epoch_seconds")
+    for name in Table.ARRAYS:
+        ours, theirs = getattr(one, name), getattr(other, name)
+        if name == "curves":
+            ours, theirs = np.delete(ours, seconds, axis=-1), np.delete(theirs, seconds, axis=-1)
+        assert np.array_equal(ours, theirs, equal_nan=name in ("curves", "latencies")), name
+
+
+def rows(folder: Path) -> int:
+    if not (folder / STORE).exists():
+        return 0
+    with closing(sqlite3.connect(f"file:{folder / STORE}?mode=ro", uri=True)) as connection:
+        try:
+            return int(connection.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+
+def test_a_table_is_whole(table_file: Path, tiny_teacher_dirs: dict[str, Path]) -> None:
+    table = load_table(table_file)
+    assert table.complete == 1
+    assert table.curves.shape == (STUDENTS, SEEDS, 3, len(CURVES))
+    meta = table.metadata
+    assert (meta.name, meta.epochs, meta.seeds) == ("tiny", 2, (0, 1))
+    assert meta.teacher == str(tiny_teacher_dirs["bert"])
+    assert [device.name for device in meta.devices] == ["analytic"]
+    assert meta.devices[0].sequence_length == 16
+    facts = meta.corpus["facts"]
+    assert (facts["train_sentences"], facts["heldout_sentences"]) == (72, 8)
+    assert facts["tokens"] == facts["train_tokens"] + facts["heldout_tokens"]
+    assert meta.recipe["learning_rate"] > 0
+    assert {"kdnas", "torch"} <= set(meta.versions)
+    assert meta.trained_on.endswith("1 thread")
+    # Wider, deeper students are better: what was tabulated is a distillation.
+    last = table.curve("heldout_unexplained")[..., -1].mean(axis=1)
+    sizes = [(config.num_hidden_layers, config.hidden_size) for config in table.configs()]
+    assert np.mean(last[[size == (3, 32) for size in sizes]]) < np.mean(last[[size == (1, 16) for size in sizes]])
+
+
+def test_the_environment_takes_it(table_file: Path) -> None:
+    env: Any = gym.make("kdnas/Tabular-v0", table=table_file, budget=3)
+    env.reset(seed=0)
+    assert np.isfinite(env.step(env.unwrapped.search_space.from_index(0))[1])
+
+
+def test_what_is_done_is_not_done_again(
+    build: Path, flags: Flags, capsys: pytest.CaptureFixture[str], root: Path
+) -> None:
+    before = rows(build)
+    # Whatever else was asked for is known from the folder.
+    command = ["table", "build", "tiny", "--out", str(build), "--skip-latencies", "--cache-dir", str(root / "cache")]
+    assert main(command) == 0
+    assert "24 of 24 distillations are there already" in capsys.readouterr().out
+    assert rows(build) == before == STUDENTS * SEEDS
+    said = complaint([*command, "--epochs", "5"], capsys)
+    assert "the run cannot go on with other settings: --epochs is 5, the run has 2" in said
+
+
+def test_a_new_build_starts_from_an_old_store(
+    build: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = flags(tmp_path / "new", "--skip-latencies", "--evaluations", str(build / STORE))
+    assert main(command) == 0
+    assert "24 of 24 distillations are there already" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_shards_and_workers_find_what_one_process_does(
+    build: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(flags(tmp_path / "a", "--skip-latencies", shard="1/2", workers=2)) == 0
+    assert main(flags(tmp_path / "b", "--skip-latencies", shard="2/2")) == 0
+    printed = capsys.readouterr().out
+    assert "12 distillations in part 2 of 2" in printed
+    assert "10 distillations took" in printed
+    assert "2 more will take about" in printed
+    assert (rows(tmp_path / "a"), rows(tmp_path / "b")) == (12, 12)
+    for folders, name in (([build], "one"), ([tmp_path / "a", tmp_path / "b"], "merged")):
+        assert main(["table", "export", *map(str, folders), "--to", str(tmp_path / f"{name}.npz")]) == 0
+    one, merged = load_table(tmp_path / "one.npz"), load_table(tmp_path / "merged.npz")
+    assert_same_cells(one, merged)
+    assert one.metadata == merged.metadata
+    assert main(["table", "export", str(tmp_path / "a"), "--to", str(tmp_path / "half.npz")]) == 0
+    assert "complete: 50.0 %, 12 cells are masked" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
+def test_killed_at_any_moment_it_goes_on(
+    workers: int, build: Path, flags: Flags, tmp_path: Path, table_file: Path
+) -> None:
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies", workers=workers)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Any moment will do, so that each run tries others.
+    moment = int(np.random.default_rng().integers(1, STUDENTS * SEEDS // 2))
+    print(f"to be killed after {moment} distillations")
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while rows(folder) < moment and time.monotonic() < deadline:
+        assert process.poll() is None, "the build ended before it was killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    # Workers end with their parent: the store stays as it is.
+    time.sleep(1.0)
+    left = rows(folder)
+    time.sleep(1.0)
+    assert rows(folder) == left < STUDENTS * SEEDS
+    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, timeout=180).returncode == 0
+    assert main(["table", "export", str(folder), "--to", str(tmp_path / "killed.npz")]) == 0
+    assert_same_cells(load_table(tmp_path / "killed.npz"), load_table(table_file))
+
+
+@pytest.mark.slow
+def test_an_interrupted_build_says_how_to_go_on(flags: Flags, tmp_path: Path) -> None:
+    folder = tmp_path / "stopped"
+    command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while rows(folder) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"kdnas table build tiny --out {folder}" in printed
+    assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_latencies_are_measured_once(
+    build: Path, flags: Flags, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "timed"
+    (root / "few.json").write_text(json.dumps({"num_hidden_layers": [1, 3]}))
+    command = [*flags(folder, space__file=root / "few.json", evaluations=build / STORE), "--runtimes", "torch"]
+    assert main([*command, "--skip-losses"]) == 0
+    file = folder / "latencies" / "torch.jsonl"
+    before = file.read_bytes()
+    assert before.count(b"\n") == 3
+    assert main(command) == 0
+    assert "2 of 2 students timed with torch are there already" in capsys.readouterr().out
+    assert file.read_bytes() == before
+    assert main(["table", "export", str(folder), "--to", str(tmp_path / "timed.npz")]) == 0
+    table = load_table(tmp_path / "timed.npz")
+    assert [device.runtime for device in table.metadata.devices] == ["torch", "analytic"]
+    assert table.metadata.devices[0].machine
+    assert np.isfinite(table.latencies).all()
+    assert main(["table", "verify", str(tmp_path / "timed.npz")]) == 0
+
+
+def test_inspecting_tells_what_it_is_of(
+    table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["table", "inspect", str(table_file), "--to", str(tmp_path / "tiny.png")]) == 0
+    printed = capsys.readouterr().out
+    record = json.loads(table_file.with_suffix(".json").read_text())
+    for expected in (
+        "table: tiny",
+        "12 students, 2 seeds [0, 1], 2 epochs",
+        "72 sentences",
+        "complete: 100.0 %",
+        "device analytic: 12 of 12 students",
+        "best student: bert",
+        "noise ceiling: tau 0.",
+        "between seeds, within a width",
+        record["sha256"],
+        record["workload"],
+    ):
+        assert expected in printed
+    assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_tables_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    from kdnas_env.tables.storage import table_names
+
+    assert main(["table", "inspect"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in table_names())
+    assert "kdnas table" in printed
+
+
+def test_a_table_is_verified_by_distilling_anew(
+    table_file: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "table",
+        "verify",
+        str(table_file),
+        "--replay",
+        "3",
+        "--cache-dir",
+        str(root / "cache"),
+        "--device",
+        "cpu",
+    ]
+    assert main(command) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "3 cells distilled anew: losses differ by" in printed
+    assert "nothing is wrong with it" in printed
+
+
+def changed(table_file: Path, path: Path, change: Callable[[Table], dict[str, Any]]) -> Path:
+    from dataclasses import replace
+
+    table = load_table(table_file)
+    write_table(replace(table, **change(table)), path)
+    return path
+
+
+def test_a_table_of_other_losses_does_not_pass(
+    table_file: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = changed(table_file, tmp_path / "other.npz", lambda table: {"curves": table.curves * np.float32(1.01)})
+    assert (
+        main(["table", "verify", str(path), "--replay", "1", "--device", "cpu", "--cache-dir", str(root / "cache")])
+        == 1
+    )
+    assert "when distilled anew" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_table_with_faults_does_not_pass(
+    table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = changed(table_file, tmp_path / "bad.npz", lambda table: {"parameters": table.parameters + 1})
+    assert main(["table", "verify", str(path)]) == 1
+    assert "wrong: parameters of 12 students are wrong" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "cut.npz").write_bytes(table_file.read_bytes()[:-10])
+    (tmp_path / "cut.json").write_bytes(table_file.with_suffix(".json").read_bytes())
+    for command in ("inspect", "verify"):
+        assert "does not match its checksum" in complaint(["table", command, str(tmp_path / "cut.npz")], capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard", "3/2"], "shard is '3/2'; expected I/N"),
+        (["--seeds", "1", "1"], "seeds are [1, 1]; expected one or more different numbers"),
+        (["--epochs", "0"], "epochs is 0; expected a whole number, 1 or more"),
+        (["--workers", "0"], "workers is 0"),
+        (["--runtimes", "torch", "tensorrt"], "runtimes name ['tensorrt']; expected some of ['torch', 'onnxruntime']"),
+        (["--latency.threads", "0"], "threads is 0; expected a whole number from 1"),
+        (["--recipe", "cake"], "unknown recipe 'cake'"),
+        (["--teacher", "nowhere/at-all/there"], "nowhere/at-all/there"),
+    ],
+)
+def test_bad_flags(
+    arguments: list[str], message: str, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in complaint([*flags(tmp_path / "build"), *arguments], capsys)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", ".."])
+def test_a_name_is_no_path(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = complaint(["table", "build", name, "--out", str(tmp_path / "build")], capsys)
+    assert f"name is {name!r}; expected letters" in said
+
+
+def test_bad_exports(build: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "nothing to merge" in complaint(["table", "export", "--to", str(tmp_path / "x.npz")], capsys)
+    assert "holds no workload.json" in complaint(
+        ["table", "export", str(tmp_path), "--to", str(tmp_path / "x.npz")], capsys
+    )
+    assert "ends in .npz" in complaint(["table", "export", str(build), "--to", str(tmp_path / "x.csv")], capsys)
+
+
+def test_builds_of_other_texts_cannot_be_merged(
+    build: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = flags(tmp_path / "other", "--skip-latencies", "--skip-losses", corpus__max_samples=70)
+    assert main(other) == 0
+    capsys.readouterr()
+    said = complaint(["table", "export", str(build), str(tmp_path / "other"), "--to", str(tmp_path / "x.npz")], capsys)
+    assert "cannot be merged: workload is" in said
+    assert str(tmp_path / "other") in said
+    assert not (tmp_path / "x.npz").exists()

@@ -1,0 +1,207 @@
+"""Tables on disk: what is written is read, and nothing else is taken for a table."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from small_tables import planted_table
+
+from kdnas_env.errors import TableError
+from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.tables.storage import checksum, load_table, read_table, table_names, table_path, write_table
+from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, LatencyDevice, Table
+
+TABLE = planted_table(noise=0.02)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Table:
+    """Any contents: values over all magnitudes, masks, endings, devices and texts."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    seeds, epochs, devices = draw(st.integers(1, 4)), draw(st.integers(0, 3)), draw(st.integers(1, 3))
+    n = draw(st.integers(0, len(TABLE)))
+    reached = rng.integers(0, epochs + 2, (n, seeds))
+    valid = np.arange(epochs + 1) < reached[..., None]
+    status = rng.integers(0, MISSING + 1, (n, seeds)).astype(np.uint8)
+    status[(status == STATUSES.index("ok")) & (reached <= epochs)] = MISSING
+    curves = (10.0 ** rng.uniform(-37, 37, (n, seeds, epochs + 1, len(CURVES)))).astype(np.float32)
+    curves[~valid] = np.nan
+    latencies = rng.random((n, devices, len(LATENCIES))).astype(np.float32)
+    latencies[rng.random((n, devices)) < 0.3] = np.nan
+    meta = replace(
+        TABLE.metadata,
+        title=draw(st.text(max_size=20)),
+        seeds=tuple(rng.choice(2**40, seeds, replace=False).tolist()),
+        epochs=epochs,
+        devices=tuple(
+            LatencyDevice(f"d{k}", draw(st.text(max_size=5)), "torch", threads=k + 1) for k in range(devices)
+        ),
+        corpus=draw(st.dictionaries(st.text(max_size=5), st.none() | st.booleans() | st.integers(), max_size=3)),
+        noise={"tau": [rng.random()]},
+    )
+    index = np.sort(rng.choice(TABLE.space.size, n, replace=False)).astype(np.int64)
+    counts = [rng.integers(0, 2**62, n) for _ in range(2)]
+    return Table(meta, index, curves, valid, status, *counts, latencies)
+
+
+@given(table=tables())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read(table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "any.npz"
+    write_table(table, path)
+    found = read_table(path)
+    assert found.metadata == table.metadata
+    for name in Table.ARRAYS:
+        ours, theirs = getattr(table, name), getattr(found, name)
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    made = tmp_path / "made.npz"
+    write_table(TABLE, made)
+    return made
+
+
+def test_a_table_is_found_by_its_path(path: Path) -> None:
+    assert load_table(path).metadata == TABLE.metadata
+    assert load_table(str(path)).metadata == TABLE.metadata
+    assert table_path(path) == path
+    assert checksum(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert TabularEvaluator.of(path).fingerprint == TabularEvaluator(TABLE).fingerprint
+
+
+def test_equal_tables_are_equal_files(path: Path, tmp_path: Path) -> None:
+    write_table(read_table(path), tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+
+
+def signed(path: Path, data: bytes) -> None:
+    """Put other contents in a table's place, with a checksum that matches."""
+    path.write_bytes(data)
+    change_record(path, sha256=hashlib.sha256(data).hexdigest())
+
+
+def change_record(path: Path, **changes: Any) -> None:
+    record = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**record, **changes}))
+
+
+def arrays(path: Path, **changes: Any) -> bytes:
+    with np.load(path) as stored:
+        values = {**{name: stored[name] for name in stored.files}, **changes}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **{name: value for name, value in values.items() if value is not None})
+    return buffer.getvalue()
+
+
+class Payload:
+    """Would make a file where it is unpickled."""
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return Path.touch, (Path("unpickled"),)
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    return data[:at] + bytes([data[at] ^ 0xFF]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: p.write_bytes(p.read_bytes()[:-100]), "does not match its checksum"),
+        (lambda p: p.write_bytes(b""), "does not match its checksum"),
+        (lambda p: p.write_bytes(flipped(p.read_bytes(), 300)), "damaged, truncated or of another table"),
+        (lambda p: change_record(p, sha256="0" * 64), "says 000000000000"),
+        (lambda p: change_record(p, schema_version=2), "has schema 2, this kdnas reads up to 1; upgrade kdnas"),
+        (lambda p: change_record(p, schema_version="new"), "has schema 'new'"),
+        (lambda p: change_record(p, seeds=None), "metadata are malformed"),
+        (lambda p: change_record(p, devices=[{"nom": "torch"}]), "metadata are malformed"),
+        (lambda p: change_record(p, epochs=7), r"curves is float32 .*, expected float32 \(24, 3, 8, 5\)"),
+        (lambda p: p.with_suffix(".json").unlink(), "needs both its npz and JSON file"),
+        (lambda p: p.with_suffix(".json").write_text("{"), "needs both its npz and JSON file"),
+        (lambda p: p.with_suffix(".json").write_text("[]"), "holds list where a JSON object was expected"),
+        (lambda p: signed(p, b"no archive"), "cannot be read: .*restore it from a copy"),
+        (lambda p: signed(p, p.read_bytes()[:-100]), "cannot be read"),
+        (lambda p: signed(p, arrays(p, flops=None)), "not the arrays"),
+        (lambda p: signed(p, arrays(p, extra=np.zeros(2))), "'extra.npy'.*not the arrays"),
+        (lambda p: signed(p, arrays(p, index=np.array([Payload()] * 24, dtype=object))), "pickle"),
+        (lambda p: signed(p, arrays(p, index=np.arange(24)[::-1])), "index is not rising"),
+        (lambda p: signed(p, arrays(p, status=np.full((24, 3), 99, np.uint8))), "a code beyond"),
+        (lambda p: signed(p, arrays(p, valid=np.zeros((24, 3, 4), bool))), "disagree about what there is"),
+        (lambda p: signed(p, arrays(p, flops=np.zeros(24, np.int32))), "flops is int32"),
+    ],
+)
+def test_what_is_no_table_is_refused(
+    damage: Callable[[Path], Any], message: str, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    damage(path)
+    with pytest.raises(TableError, match=message):
+        load_table(path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+@pytest.mark.parametrize("member", [pickle.dumps(Payload()), b"\x93NUMPY\x01\x00", b"MZ"])
+def test_foreign_members_are_not_run(
+    member: bytes, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(buffer, "w") as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, member if entry.filename == "index.npy" else old.read(entry))
+    signed(path, buffer.getvalue())
+    with pytest.raises(TableError, match="cannot be read"):
+        load_table(path)
+    assert not (tmp_path / "unpickled").exists()
+
+
+@given(at=st.integers(0), value=st.integers(0, 255))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_changed_byte_is_an_error_or_harmless_even_if_it_is_signed(at: int, value: int, tmp_path: Path) -> None:
+    path = tmp_path / "changed.npz"
+    write_table(TABLE, path)
+    data = path.read_bytes()
+    place = at % len(data)
+    signed(path, data[:place] + bytes([value]) + data[place + 1 :])
+    try:
+        found = load_table(path)
+    except TableError:
+        return
+    # A byte that the archive does not depend on, such as a date: the arrays have checksums of their own.
+    for name in Table.ARRAYS:
+        assert np.array_equal(getattr(found, name), getattr(TABLE, name), equal_nan=name in ("curves", "latencies"))
+
+
+@pytest.mark.parametrize("name", ["nobody", "../made", "", "data/nobody.npz", "."])
+def test_an_unknown_name(name: str) -> None:
+    with pytest.raises(TableError, match="there is no table"):
+        load_table(name)
+
+
+def test_names_are_those_of_the_package() -> None:
+    for name in table_names():
+        assert load_table(name).metadata.name == name
+        assert table_path(name).stem == name
+
+
+def test_a_table_is_an_npz_file(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"ends in \.npz"):
+        write_table(TABLE, tmp_path / "table.zip")
+    (tmp_path / "table.json").write_text("{}")
+    with pytest.raises(TableError, match=r"ends in \.npz"):
+        load_table(tmp_path / "table.json")
