@@ -25,12 +25,17 @@ _TABULAR: dict[str, Any] = {
     "entry_point": f"{_TASKS}:TabularEnv",
     "vector_entry_point": f"{_TASKS}:make_tabular_vector",
 }
+_SURROGATE: dict[str, Any] = {
+    "entry_point": f"{_TASKS}:SurrogateEnv",
+    "vector_entry_point": f"{_TASKS}:make_surrogate_vector",
+}
 
 # The latency of a student is measured, so that equal runs of this one differ.
 register(id="kdnas/MiniKD-v0", **_MINI_KD, nondeterministic=True)
 register(id="kdnas/MiniKDAnalytic-v0", **_MINI_KD, kwargs={"latency": "analytic"})
 register(id="kdnas/Planted-v0", **_PLANTED)
 register(id="kdnas/Tabular-v0", **_TABULAR)
+register(id="kdnas/Surrogate-v0", **_SURROGATE)
 
 
 def __getattr__(name: str) -> Any:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,10 @@ from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluation import Evaluator, Fidelity
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
+
+if TYPE_CHECKING:
+    from kdnas_env.tables.surrogate import Surrogate
+    from kdnas_env.tables.table import Table
 
 SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
 """A space as plain data: its choices, the path of a YAML or JSON file, or None to derive it from the teacher."""
@@ -253,6 +257,94 @@ class TabularEnv(KDNASEnv):
             self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
 
 
+class SurrogateEnv(KDNASEnv):
+    """Search a space too large to tabulate, answered by a model of a table of real distillations.
+
+    A surrogate is fitted to a table at the first `reset`, in about a second, or read from its file. It answers for any
+    student within the range of the table's: by default all numbers of layers and of heads that divide the teacher's,
+    widths in steps of the teacher's heads and feed-forward sizes in steps of 4. Description, spaces, rewards, episode
+    end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate.
+
+    With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
+    over seeds, of the size that it has in the table. What the model itself does not know is never drawn.
+
+    ## Arguments
+
+    | Name          | Default             | Meaning                                                                  |
+    |---------------|---------------------|--------------------------------------------------------------------------|
+    | `table`       | `"rotten-tomatoes"` | name of a table of the package, or the npz file of a table or surrogate  |
+    | `space`       | `None`              | choices by dimension, a YAML or JSON file, or None: as above             |
+    | `extrapolate` | `False`             | whether the space may go beyond the table's numbers and its cap          |
+    | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws what one seed would find  |
+    | `epochs`      | `None`              | epochs per evaluation; None: all of the table                            |
+    | `device`      | `None`              | name of the device whose latencies count; None: the table's first        |
+    | `budget`      | `120`               | what an episode may spend                                                |
+    | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they would be                   |
+    | `round_size`  | `8`                 | evaluations per round                                                    |
+    | `alpha`       | `-0.06`             | exponent of the latency factor                                           |
+    | `beta`        | `0.6**6`            | target latency as a share of the teacher's                               |
+    | `loss`        | `"heldout"`         | loss of the reward                                                       |
+    | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
+    | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        table: str | os.PathLike[str] = "rotten-tomatoes",
+        *,
+        space: SpaceSource = None,
+        extrapolate: bool = False,
+        seed: int | str = "mean",
+        epochs: int | None = None,
+        device: str | None = None,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
+        round_size: int = 8,
+        alpha: float = -0.06,
+        beta: float = 0.6**6,
+        loss: str = "heldout",
+        duplicates: str = "charge",
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.evaluators.surrogate import check_fidelity, check_seed, device_position
+        from kdnas_env.tables.surrogate import load_source
+
+        source = load_source(table)
+        check_seed(seed)
+        device_position(source.metadata, device)
+        fidelity = Fidelity(epochs=source.metadata.epochs if epochs is None else epochs)
+        check_fidelity(source.metadata, fidelity)
+        search_space = _surrogate_space(source, space, extrapolate=extrapolate)
+        settings = {"seed": seed, "device": device, "extrapolate": extrapolate, "search_space": search_space}
+        self._drawn = seed == "sample"
+        super().__init__(
+            search_space,
+            partial(_make_surrogate, source, settings),
+            reward=KDReward(alpha, beta, loss=loss),
+            fidelity=fidelity,
+            budget=budget,
+            budget_unit=budget_unit,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+    def draw_fidelity(self, rng: np.random.Generator) -> None:
+        """Draw the seed of a new episode, if seeds are sampled."""
+        if self._drawn:
+            self._answers, self._known = {}, {}
+            self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
+
+
+def make_surrogate_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:
+    """Make a vector environment of `SurrogateEnv`; the keyword arguments are those of the class."""
+    return KDNASVectorEnv(SurrogateEnv(**_without_round_size(kwargs)), num_envs, autoreset_mode=autoreset_mode)
+
+
 def make_tabular_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:
     """Make a vector environment of `TabularEnv`; the keyword arguments are those of the class."""
     return KDNASVectorEnv(TabularEnv(**_without_round_size(kwargs)), num_envs, autoreset_mode=autoreset_mode)
@@ -325,3 +417,23 @@ def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) 
 
     planted = random_failures(space, failures, np.random.default_rng(seed)) if failures else {}
     return PlantedEvaluator(space, noise, planted)
+
+
+def _make_surrogate(source: Table | Surrogate, settings: Mapping[str, Any]) -> Evaluator:
+    from kdnas_env.evaluators.surrogate import SurrogateEvaluator, fitted
+
+    return SurrogateEvaluator(fitted(source), **settings)
+
+
+def _surrogate_space(source: Table | Surrogate, given: SpaceSource, *, extrapolate: bool) -> SearchSpace:
+    from kdnas_env.evaluators.surrogate import check_space, source_range, surrogate_space
+
+    trusted = source_range(source)
+    if given is None:
+        return surrogate_space(source.metadata, trusted, extrapolate=extrapolate)
+    space = resolve_space(given, source.teacher)
+    if space.max_parameters is None and not extrapolate:
+        # Without a cap the space would reach beyond the table's.
+        space = replace(space, max_parameters=trusted.max_parameters)
+    check_space(space, trusted, extrapolate=extrapolate)
+    return space

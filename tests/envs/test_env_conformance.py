@@ -7,8 +7,10 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from small_tables import planted_table
 
 import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.tables.storage import write_table
 from kdnas_env.testing.environments import EnvironmentConformance, MakeEnv
 
 IDS = sorted(spec.id for spec in gym.registry.values() if spec.namespace == "kdnas")
@@ -31,6 +33,9 @@ class TestRegistered(EnvironmentConformance):
                 "epochs": 1,
                 "data_fraction": 0.2,
             }
+        if request.param in ("kdnas/Tabular-v0", "kdnas/Surrogate-v0"):
+            options = {"table": str(tmp_path / "planted.npz")}
+            write_table(planted_table(), options["table"])
         if request.param == "kdnas/MiniKD-v0":
             options["latency"] = {"runtime": "torch", "max_seconds": 0.05}
         return lambda **changes: gym.make(request.param, **options, **changes)

@@ -21,7 +21,13 @@ HEAVY = ("torch", "transformers", "datasets", "matplotlib", "onnxruntime", "pand
 
 
 def test_the_registered_ids() -> None:
-    assert IDS == ["kdnas/MiniKD-v0", "kdnas/MiniKDAnalytic-v0", "kdnas/Planted-v0", "kdnas/Tabular-v0"]
+    assert IDS == [
+        "kdnas/MiniKD-v0",
+        "kdnas/MiniKDAnalytic-v0",
+        "kdnas/Planted-v0",
+        "kdnas/Surrogate-v0",
+        "kdnas/Tabular-v0",
+    ]
     nondeterministic = [name for name in IDS if gym.spec(name).nondeterministic]
     assert nondeterministic == ["kdnas/MiniKD-v0"]
 

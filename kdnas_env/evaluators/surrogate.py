@@ -1,0 +1,303 @@
+"""Evaluations predicted by the model of a table, for spaces that are too large to tabulate."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
+from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.space import ORDERED, SearchSpace
+from kdnas_env.tables.surrogate import Range, Surrogate, load_source
+from kdnas_env.tables.table import CURVES, Table, TableMetadata
+
+FFN_STEP = 4
+"""Feed-forward sizes of the derived space are multiples of this."""
+
+_LOSS = CURVES.index("heldout_unexplained")
+_SECONDS = CURVES.index("epoch_seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class SurrogateEvaluator:
+    """Answers from a surrogate what mini-KD would find, for any student among those of its table.
+
+    What a surrogate says is smooth: it knows no failures, and its latencies are without spread. As with a table, epoch
+    1 stands in the middle of a distillation of all epochs, and seconds are those that the epochs would take.
+
+    Attributes:
+        surrogate: The surrogate.
+        seed: ``"mean"``, the mean over seeds; a whole number: what that seed finds, which is the mean and a deviation
+            drawn by student and seed alone; or ``"sample"``: the seed of the fidelity does that, so that all searches
+            of one episode see the same draw, in whatever order they ask. What is drawn is the noise between seeds,
+            never the model's doubt, of which :meth:`kdnas_env.tables.surrogate.Surrogate.predict` tells.
+        device: Name of the device whose latencies count; None: the table's first.
+        extrapolate: Whether students beyond the table's numbers are answered as well.
+        search_space: The space; None: the one of :func:`surrogate_space`.
+
+    Raises:
+        TableError: If the seed or the device is unknown.
+        SpaceError: If the space goes beyond the table's range, unless ``extrapolate``.
+    """
+
+    surrogate: Surrogate
+    seed: int | str = "mean"
+    device: str | None = None
+    extrapolate: bool = False
+    search_space: SearchSpace | None = None
+
+    deterministic = True
+    tabular = True
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        device_position(self.surrogate.metadata, self.device)
+        if self.search_space is not None:
+            check_space(self.search_space, self.surrogate.range, extrapolate=self.extrapolate)
+
+    @classmethod
+    def of(cls, name: str | os.PathLike[str], **settings: Any) -> SurrogateEvaluator:
+        """Load a surrogate from its file, or fit one to a table by its name or path."""
+        return cls(fitted(load_source(name)), **settings)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The space that is searched."""
+        if self.search_space is not None:
+            return self.search_space
+        return surrogate_space(self.surrogate.metadata, self.surrogate.range, extrapolate=self.extrapolate)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that was fitted, the seed, the device and the space."""
+        settings = [self.surrogate.metadata.workload, self.seed, self.device, self.extrapolate, self.space.to_dict()]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for name, array in sorted(self.surrogate.arrays.items()):
+            digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Predict a batch; one record per config, in order. What cannot be built or is not allowed is ``invalid``.
+
+        Raises:
+            SpaceError: If a student is beyond the table's range, and ``extrapolate`` is not set.
+            TableError: If the fidelity has more epochs than the table, or is of a share of the data.
+        """
+        check_fidelity(self.surrogate.metadata, fidelity)
+        canonical = [config.canonical() for config in configs]
+        violations = [self.space.violation(config) for config in canonical]
+        return [
+            self._record(config, fidelity, (place, len(canonical)), on_epoch)
+            if violation is None
+            else Evaluation(config, fidelity, Status.INVALID, error=violation)
+            for place, (config, violation) in enumerate(zip(canonical, violations, strict=True))
+        ]
+
+    def _predicted(self, config: StudentConfig, seed: int) -> tuple[npt.NDArray[np.float64], list[float]]:
+        """Return curves, float64 ``(epochs + 1, len(CURVES))``, and latencies on the device.
+
+        One student at a time: matrix products of other sizes round otherwise, and an answer shall not depend on what
+        else is asked.
+        """
+        inputs = self.surrogate.features([config], extrapolate=self.extrapolate)
+        if self.seed == "mean":
+            found = self.surrogate.mean(inputs)
+        else:
+            drawn = seed if self.seed == "sample" else int(self.seed)
+            found = self.surrogate.sampled(inputs, _normals(config, drawn, self.surrogate.curve_outputs)[None])
+        position = device_position(self.surrogate.metadata, self.device)
+        return found.curves[0], found.latencies[0, position].tolist()
+
+    def _record(
+        self,
+        config: StudentConfig,
+        fidelity: Fidelity,
+        place: tuple[int, int],
+        on_epoch: EpochCallback | None,
+    ) -> Evaluation:
+        curves, latencies = self._predicted(config, fidelity.seed)
+        ended, reached = Status.OK, fidelity.epochs + 1
+        seconds = np.cumsum(curves[:, _SECONDS]).tolist()
+        for epoch in range(reached if on_epoch is not None else 0):
+            report = EpochReport(config, *place, epoch, fidelity.epochs, float(curves[epoch, _LOSS]), seconds[epoch])
+            if on_epoch is not None and on_epoch(report) and epoch < fidelity.epochs:
+                ended, reached = Status.STOPPED, epoch + 1
+                break
+        told: dict[str, Any] = {
+            name: tuple(column) for name, column in zip(CURVES, curves[:reached].T.tolist(), strict=True)
+        }
+        first = self.surrogate.metadata.devices[0]
+        return Evaluation(
+            config,
+            fidelity,
+            ended,
+            **told,
+            wall_seconds=seconds[reached - 1],
+            latency=self._latency(*latencies) if ended is Status.OK else None,
+            parameters=count_parameters(config, self._teacher),
+            flops=forward_flops(config, self._teacher, batch=first.batch_size, length=first.sequence_length),
+            device=self.surrogate.metadata.trained_on,
+        )
+
+    @cached_property
+    def _teacher(self) -> EncoderArchitecture:
+        return EncoderArchitecture(**self.surrogate.metadata.architecture)
+
+    def _latency(self, median_ms: float, ratio: float) -> Latency:
+        device = self.surrogate.metadata.devices[device_position(self.surrogate.metadata, self.device)]
+        return Latency(
+            median_ms=median_ms,
+            iqr_ms=0.0,
+            count=0,
+            teacher_median_ms=median_ms / ratio,
+            teacher_iqr_ms=0.0,
+            ratio=ratio,
+            ratio_iqr=0.0,
+            runtime=device.runtime,
+            device=device.device,
+            threads=device.threads,
+            batch_size=device.batch_size,
+            sequence_length=device.sequence_length,
+        )
+
+
+def fitted(source: Table | Surrogate) -> Surrogate:
+    """Return a surrogate as it is, or fit one to a table."""
+    return Surrogate.fit(source) if isinstance(source, Table) else source
+
+
+def source_range(source: Table | Surrogate) -> Range:
+    """Return what students a table has, or had that a surrogate was fitted to."""
+    return Range.of(source) if isinstance(source, Table) else source.range
+
+
+def surrogate_space(
+    metadata: TableMetadata, trusted: Range, *, extrapolate: bool = False, ffn_step: int = FFN_STEP
+) -> SearchSpace:
+    """Derive the large space around a table's teacher, within the table's range and cap.
+
+    All numbers of layers; heads that divide the teacher's; widths in steps of the teacher's heads, so that every number
+    of heads divides every width; feed-forward sizes in steps of ``ffn_step``; the table's activations and families.
+
+    Args:
+        metadata: What the table is of.
+        trusted: What students it has.
+        extrapolate: From 1 layer, 1 head, a quarter of the teacher's width and a 32nd of its feed-forward size up to
+            the teacher's, in place of the table's range. The cap stays.
+        ffn_step: Step of the feed-forward sizes.
+    """
+    teacher = EncoderArchitecture(**metadata.architecture)
+    own = teacher.as_student()
+    heads = own.num_attention_heads
+    least = {"hidden_size": own.hidden_size // 4, "intermediate_size": own.intermediate_size // 32}
+    bounds = {
+        name: (least.get(name, 1), int(getattr(own, name))) if extrapolate else trusted.numbers[name]
+        for name in ORDERED
+    }
+    steps = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": heads, "intermediate_size": ffn_step}
+    choices: dict[str, tuple[Any, ...]] = {}
+    for name, (low, high) in bounds.items():
+        step = steps[name]
+        values = {low, high, *range(-(-low // step) * step, high + 1, step)}
+        if name == "num_attention_heads":
+            values = {value for value in values if heads % value == 0}
+        elif name == "hidden_size":
+            values = {value for value in values if value % heads == 0}
+        choices[name] = tuple(sorted(values or {high}))
+    choices |= trusted.names
+    return SearchSpace(
+        {name: values for name, values in choices.items() if len(values) > 1 or values[0] != getattr(own, name)},
+        teacher,
+        trusted.max_parameters,
+    )
+
+
+def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> None:
+    """Refuse a space of which a surrogate knows too little.
+
+    Raises:
+        SpaceError: If it has names that the table never had; or numbers or a cap beyond the table's, unless
+            ``extrapolate``.
+    """
+    own = space.teacher.as_student()
+    for name, values in trusted.names.items():
+        for value in space.choices.get(name, (getattr(own, name),)):
+            if value not in values and not _alias(name, value, values):
+                raise SpaceError(f"{name} {value!r} is none of the table's {list(values)}; leave it out of the space")
+    if extrapolate:
+        return
+    for name, (low, high) in trusted.numbers.items():
+        for value in space.choices.get(name, (getattr(own, name),)):
+            if not low <= value <= high:
+                raise SpaceError(
+                    f"{name} {value} is beyond the table's {low} to {high}; leave it out of the space, or set "
+                    "extrapolate=True"
+                )
+    if trusted.max_parameters is not None and (space.max_parameters or math.inf) > trusted.max_parameters:
+        raise SpaceError(
+            f"max_parameters of the space is {space.max_parameters}, and the table has students up to "
+            f"{trusted.max_parameters} only; lower it, or set extrapolate=True"
+        )
+
+
+def check_seed(seed: object) -> None:
+    """Refuse what is no policy of seeds.
+
+    Raises:
+        TableError: If it is none of ``"mean"``, ``"sample"`` and the whole numbers from 0.
+    """
+    whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+    if not whole and seed not in ("mean", "sample"):
+        raise TableError(f"seed is {seed!r}; expected 'mean', 'sample', or a whole number from 0")
+
+
+def check_fidelity(metadata: TableMetadata, fidelity: Fidelity) -> None:
+    """Refuse what a surrogate cannot answer.
+
+    Raises:
+        TableError: If the fidelity has more epochs than the table, or is of a share of the data.
+    """
+    if fidelity.epochs > metadata.epochs:
+        raise TableError(
+            f"{fidelity.epochs} epochs are beyond the last of table {metadata.name!r}, which has {metadata.epochs}"
+        )
+    if fidelity.data_fraction != 1:
+        raise TableError(
+            f"data_fraction is {fidelity.data_fraction}; the table has evaluations on all of its sentences only"
+        )
+
+
+def device_position(metadata: TableMetadata, name: str | None) -> int:
+    """Return the position of a device; of None, the first.
+
+    Raises:
+        TableError: If there is no such device.
+    """
+    names = [device.name for device in metadata.devices]
+    if name is not None and name not in names:
+        raise TableError(f"table {metadata.name!r} has no latencies of {name!r}; choose one of {names}")
+    return 0 if name is None else names.index(name)
+
+
+def _alias(name: str, value: str, values: Sequence[str]) -> bool:
+    if name != "hidden_act":
+        return False
+    return replace(StudentConfig(1, 1, 1, 1), hidden_act=value).canonical().hidden_act in values
+
+
+def _normals(config: StudentConfig, seed: int, count: int) -> npt.NDArray[np.float64]:
+    """Draw standard normals by student and seed alone, float64 ``(count,)``."""
+    digest = hashlib.blake2b(str(config).encode(), digest_size=8).digest()
+    return np.random.default_rng([seed, int.from_bytes(digest, "little")]).standard_normal(count)

@@ -1,0 +1,186 @@
+"""Gaussian-process regression of several outputs at once, in NumPy alone.
+
+The kernel is a second-order polynomial, which carries the trend, plus a Matérn-5/2 with a length scale per group of
+inputs, which carries what the trend leaves (Rasmussen and Williams 2006, chapters 4 and 5). Outputs share the kernel;
+each has its own mean and scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+
+_STEPS = 60
+_LARGEST_STEP = 0.5
+_LARGEST_TREND = 6.0
+_LEAST_NOISE = -12.0
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """A fitted process; its arrays are all there is to it.
+
+    Attributes:
+        inputs: Training inputs, standardised, float64 ``(n, d)``.
+        centre: What was taken off the inputs, float64 ``(d,)``.
+        spread: What they were divided by, float64 ``(d,)``.
+        groups: Which length scale each input has, int64 ``(d,)``; -1: the input is of the trend only.
+        hyper: Logarithms of the trend's variance, the noise's variance and the length scales, float64
+            ``(2 + scales,)``; variances are in units of the Matérn part's.
+        weights: ``inverse(K + noise) @ (targets - offset)``, float64 ``(n, k)``.
+        offset: Mean of each output, float64 ``(k,)``.
+        scale: Standard deviation of the Matérn part of each output, such that the errors of leave-one-out are of the
+            size that is foreseen (Bachoc 2013), float64 ``(k,)``.
+    """
+
+    inputs: Floats
+    centre: Floats
+    spread: Floats
+    groups: npt.NDArray[np.int64]
+    hyper: Floats
+    weights: Floats
+    offset: Floats
+    scale: Floats
+
+    ARRAYS = ("inputs", "centre", "spread", "groups", "hyper", "weights", "offset", "scale")
+
+    @classmethod
+    def fit(
+        cls,
+        inputs: Floats,
+        targets: Floats,
+        groups: Sequence[int],
+        *,
+        hyper: Floats | None = None,
+        most: int = 200,
+    ) -> GaussianProcess:
+        """Fit to data.
+
+        Args:
+            inputs: float64 ``(n, d)``.
+            targets: float64 ``(n, k)``.
+            groups: Which length scale each input has, of length ``d``; -1: the input is of the trend only.
+            hyper: Hyper-parameters of an earlier fit; None: those of the highest marginal likelihood.
+            most: Hyper-parameters are fitted on at most this many rows, drawn once and for all.
+        """
+        centre, spread = inputs.mean(axis=0), inputs.std(axis=0)
+        spread = np.where(spread > 1e-12, spread, 1.0)
+        x, kinds = (inputs - centre) / spread, np.asarray(groups, dtype=np.int64)
+        offset = targets.mean(axis=0)
+        y = targets - offset
+        if hyper is None:
+            part = np.random.default_rng(0).permutation(len(x))[:most]
+            hyper = _fitted_hyper(x[part], y[part], kinds)
+        inverse = _inverse(_covariance(x, kinds, hyper))
+        weights = inverse @ y
+        scale = np.sqrt((weights**2 / np.diag(inverse)[:, None]).mean(axis=0))
+        return cls(x, centre, spread, kinds, hyper, weights, offset, scale)
+
+    def mean(self, inputs: Floats) -> Floats:
+        """Return the posterior mean, float64 ``(m, k)``."""
+        return self.offset + self._against(inputs) @ self.weights
+
+    def deviation(self, inputs: Floats) -> Floats:
+        """Return the posterior standard deviation of the function, the noise left out, float64 ``(m, k)``."""
+        x = (inputs - self.centre) / self.spread
+        cross = _kernel(x, self.inputs, self.groups, self.hyper)
+        own = np.exp(self.hyper[0]) * (1 + (x * x).mean(axis=1)) ** 2 + 1.0
+        variance: Floats = np.maximum(own - ((cross @ self._inverse) * cross).sum(axis=1), 0)
+        return np.sqrt(variance)[:, None] * self.scale
+
+    @property
+    def noise(self) -> Floats:
+        """Standard deviation of what the function leaves of each output, float64 ``(k,)``."""
+        noise: Floats = np.exp(self.hyper[1] / 2) * self.scale
+        return noise
+
+    def _against(self, inputs: Floats) -> Floats:
+        return _kernel((inputs - self.centre) / self.spread, self.inputs, self.groups, self.hyper)
+
+    @cached_property
+    def _inverse(self) -> Floats:
+        return _inverse(_covariance(self.inputs, self.groups, self.hyper))
+
+
+def _inverse(matrix: Floats) -> Floats:
+    return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
+
+
+def _covariance(x: Floats, groups: npt.NDArray[np.int64], hyper: Floats) -> Floats:
+    covariance = _kernel(x, x, groups, hyper)
+    covariance[np.diag_indices_from(covariance)] += np.exp(hyper[1])
+    return covariance
+
+
+def _distances(a: Floats, b: Floats, groups: npt.NDArray[np.int64], count: int) -> Floats:
+    """Return squared distances by group of inputs, float64 ``(count, len(a), len(b))``."""
+    parts = []
+    for group in range(count):
+        u, v = a[:, groups == group], b[:, groups == group]
+        parts.append(np.maximum((u * u).sum(axis=1)[:, None] + (v * v).sum(axis=1) - 2 * u @ v.T, 0))
+    return np.stack(parts)
+
+
+def _matern(squared: Floats) -> tuple[Floats, Floats]:
+    """Return the Matérn-5/2 kernel and its factor of the derivative by log length scale."""
+    r = np.sqrt(5 * squared)
+    decay = np.exp(-r)
+    return (1 + r + r * r / 3) * decay, 5 / 3 * (1 + r) * decay
+
+
+def _kernel(a: Floats, b: Floats, groups: npt.NDArray[np.int64], hyper: Floats) -> Floats:
+    scaled = np.exp(-hyper[2:])[groups] * (groups >= 0)
+    u, v = a * scaled, b * scaled
+    squared = np.maximum((u * u).sum(axis=1)[:, None] + (v * v).sum(axis=1) - 2 * u @ v.T, 0)
+    trend: Floats = (1 + a @ b.T / a.shape[1]) ** 2
+    kernel: Floats = np.exp(hyper[0]) * trend + _matern(squared)[0]
+    return kernel
+
+
+def _fitted_hyper(x: Floats, y: Floats, groups: npt.NDArray[np.int64]) -> Floats:
+    """Climb the marginal likelihood, the outputs' scales profiled out (Rprop; Riedmiller and Braun 1993)."""
+    count = int(groups.max()) + 1
+    parts = _distances(x, x, groups, count)
+    trend = (1 + x @ x.T / x.shape[1]) ** 2
+    # Weakly informed: a strong trend, little noise, length scales of some deviations of the inputs.
+    centre = np.concatenate([[2.0, -6.0], np.full(count, 1.0)])
+    width = np.concatenate([[3.0, 3.0], np.full(count, 1.0)])
+    hyper, best = centre.copy(), centre.copy()
+    step, last, highest = np.full(len(centre), 0.2), np.zeros(len(centre)), -np.inf
+    for _ in range(_STEPS):
+        value, slope = _evidence(hyper, trend, parts, y)
+        value -= 0.5 * float((((hyper - centre) / width) ** 2).sum())
+        slope -= (hyper - centre) / width**2
+        if value > highest:
+            highest, best = value, hyper.copy()
+        agree = np.sign(slope) * np.sign(last)
+        step = np.clip(np.where(agree > 0, 1.2 * step, np.where(agree < 0, 0.5 * step, step)), 1e-3, _LARGEST_STEP)
+        hyper, last = hyper + np.sign(slope) * step, slope
+        # Beyond these the covariance is singular in double precision.
+        hyper[0], hyper[1] = min(hyper[0], _LARGEST_TREND), max(hyper[1], _LEAST_NOISE)
+    return best
+
+
+def _evidence(hyper: Floats, trend: Floats, parts: Floats, y: Floats) -> tuple[float, Floats]:
+    """Return the log marginal likelihood, averaged over outputs, and its gradient."""
+    n = len(y)
+    smooth, slopes = _matern(np.tensordot(np.exp(-2 * hyper[2:]), parts, axes=1))
+    polynomial = np.exp(hyper[0]) * trend
+    noise = np.exp(hyper[1])
+    covariance = polynomial + smooth
+    covariance[np.diag_indices(n)] += noise
+    factor = np.linalg.cholesky(covariance)
+    inverse = _inverse(covariance)
+    weights = inverse @ y
+    size = np.maximum((y * weights).sum(axis=0), 1e-300)
+    value = -0.5 * n * float(np.log(size / n).mean()) - float(np.log(np.diag(factor)).sum())
+    # d value = sum(pull * d covariance) / 2
+    pull = n * (weights / size) @ weights.T / y.shape[1] - inverse
+    by_scale = [(pull * slopes * part).sum() * np.exp(-2 * h) for part, h in zip(parts, hyper[2:], strict=True)]
+    return value, 0.5 * np.array([(pull * polynomial).sum(), noise * np.trace(pull), *by_scale])

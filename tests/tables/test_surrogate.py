@@ -1,0 +1,322 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_tables import planted_table
+
+from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.space import SearchSpace
+from kdnas_env.tables.agreement import (
+    agreement,
+    precision_at,
+    ranking_agreement,
+    resolved_tau,
+    spearman,
+)
+from kdnas_env.tables.gaussian_process import GaussianProcess
+from kdnas_env.tables.seed_noise import SeedNoise
+from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, surrogate_card
+from kdnas_env.tables.table import CURVES, MISSING, Table
+from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+
+SPACE: dict[str, Any] = {
+    "num_hidden_layers": [3, 4, 6, 9, 12],
+    "num_attention_heads": [4, 12],
+    "hidden_size": [384, 576, 768],
+    "intermediate_size": [768, 3072],
+    "hidden_act": ["gelu", "relu"],
+}
+"""120 students."""
+
+NOISE = 0.02
+TABLE = planted_table(SPACE, noise=NOISE)
+SURROGATE = Surrogate.fit(TABLE)
+LOSS = CURVES.index("heldout_unexplained")
+ALL_BETWEEN = SearchSpace.from_dict(
+    {
+        "num_hidden_layers": list(range(3, 13)),
+        "num_attention_heads": [4, 6, 12],
+        "hidden_size": list(range(384, 769, 24)),
+        "intermediate_size": list(range(768, 3073, 64)),
+        "hidden_act": ["gelu", "relu"],
+    },
+    PLANTED_TEACHER,
+)
+
+
+def test_students_that_were_never_tabulated_are_predicted() -> None:
+    rng = np.random.default_rng(0)
+    configs = [ALL_BETWEEN.decode(ALL_BETWEEN.sample(rng)) for _ in range(200)]
+    truth = PlantedEvaluator(ALL_BETWEEN).evaluate(configs, Fidelity(epochs=3))
+    mean, _, doubt = SURROGATE.predict(configs)
+    losses = np.array([one.heldout_unexplained for one in truth])
+    for epoch in (0, 3):
+        found = mean.curves[:, epoch, LOSS]
+        assert (
+            1 - ((found - losses[:, epoch]) ** 2).sum() / ((losses[:, epoch] - losses[:, epoch].mean()) ** 2).sum()
+            > 0.9
+        )
+    tau = resolved_tau(losses[:, -1], mean.curves[:, -1, LOSS])
+    assert tau is not None
+    assert tau > 0.85
+    ratios = np.array([one.latency.ratio for one in truth if one.latency])
+    assert mean.latencies[:, 0, 1] == pytest.approx(ratios, rel=0.05)
+    errors = np.abs(mean.curves[:, -1, LOSS] - losses[:, -1])
+    assert (errors < 2 * doubt.curves[:, -1, LOSS]).mean() > 0.7
+
+
+def test_noise_between_seeds_and_doubt_are_kept_apart() -> None:
+    _, noise, doubt = SURROGATE.predict(TABLE.configs())
+    mean = SURROGATE.predict(TABLE.configs())[0]
+    assert np.sqrt(((noise.curves / mean.curves)[:, -1, LOSS] ** 2).mean()) == pytest.approx(NOISE, rel=0.2)
+    assert (noise.latencies == 0).all()
+    noiseless = Surrogate.fit(planted_table(SPACE, noise=0.0)).predict(TABLE.configs())[1]
+    assert (noiseless.curves < 1e-5).all()
+    corner, far = TABLE.configs()[0], replace(TABLE.configs()[0], num_hidden_layers=1, hidden_size=96)
+    _, _, further = SURROGATE.predict([corner, far], extrapolate=True)
+    mean = SURROGATE.predict([corner, far], extrapolate=True)[0]
+    relative = (further.curves / mean.curves)[:, -1, LOSS]
+    assert relative[1] > 3 * relative[0]
+    assert (doubt.curves > 0).all()
+
+
+@given(st.integers(0, ALL_BETWEEN.size - 1), st.integers(0, 2**32))
+@settings(max_examples=30, deadline=None)
+def test_what_is_predicted_is_positive_and_time_runs_forward(index: int, seed: int) -> None:
+    inputs = SURROGATE.features([ALL_BETWEEN.decode(ALL_BETWEEN.from_index(index))])
+    normals = np.random.default_rng(seed).standard_normal((1, SURROGATE.curve_outputs))
+    for one in (SURROGATE.mean(inputs), SURROGATE.sampled(inputs, 3 * normals)):
+        assert (one.latencies > 0).all()
+        assert (one.curves > 0).all()
+        assert (np.diff(one.curves[0, :, CURVES.index("epoch_seconds")].cumsum()) > 0).all()
+
+
+def test_students_beyond_the_table_are_refused_unless_asked_for() -> None:
+    inside = TABLE.configs()[0]
+    with pytest.raises(SpaceError, match="num_hidden_layers 2 is beyond the table's 3 to 12; extrapolate=True"):
+        SURROGATE.predict([replace(inside, num_hidden_layers=2)])
+    assert SURROGATE.predict([replace(inside, num_hidden_layers=2)], extrapolate=True)[0].curves.shape == (1, 4, 5)
+    with pytest.raises(SpaceError, match=r"hidden_act 'silu' is none of the table's \['gelu', 'relu'\]"):
+        SURROGATE.predict([replace(inside, hidden_act="silu")], extrapolate=True)
+
+
+def test_masked_and_failed_cells_are_left_out() -> None:
+    status, curves, valid = TABLE.status.copy(), TABLE.curves.copy(), TABLE.valid.copy()
+    status[::2, 1], curves[::2, 1], valid[::2, 1] = MISSING, np.nan, False
+    status[5], curves[5], valid[5] = MISSING, np.nan, False
+    partial = Surrogate.fit(replace(TABLE, status=status, curves=curves, valid=valid))
+    found, whole = (one.predict(TABLE.configs())[0].curves[:, -1, LOSS] for one in (partial, SURROGATE))
+    assert found == pytest.approx(whole, rel=0.05)
+    failing = Surrogate.fit(planted_table(SPACE, failures=0.2, noise=NOISE))
+    assert np.isfinite(failing.predict(TABLE.configs(), extrapolate=True)[0].curves).all()
+
+
+def test_evaluations_between_those_of_the_table_make_it_better_there() -> None:
+    rng = np.random.default_rng(0)
+    configs = list(dict.fromkeys(ALL_BETWEEN.decode(ALL_BETWEEN.sample(rng)) for _ in range(80)))
+    truth = PlantedEvaluator(ALL_BETWEEN).evaluate(configs, Fidelity(epochs=3))
+    short = PlantedEvaluator(ALL_BETWEEN).evaluate(configs, Fidelity(epochs=1))
+    losses = np.array([one.heldout_unexplained[-1] for one in truth[40:]])
+    few = planted_table({**SPACE, "num_hidden_layers": [3, 12], "hidden_size": [384, 768]}, noise=0.0)
+    without, ignored, better = (
+        np.abs(Surrogate.fit(few, further).predict(configs[40:])[0].curves[:, -1, LOSS] - losses).mean()
+        for further in ((), short, truth[:40])
+    )
+    assert ignored == without
+    assert better < without / 2
+
+
+def test_a_table_of_one_seed_has_no_noise() -> None:
+    single = Surrogate.fit(planted_table(SPACE, seeds=(0,), noise=NOISE))
+    mean, noise, doubt = single.predict(TABLE.configs())
+    assert (noise.curves == 0).all()
+    # What one seed found is all that is known: its luck counts as a peculiarity of the student.
+    assert (doubt.curves / mean.curves)[:, -1, LOSS].mean() > NOISE / 2
+
+
+def test_a_table_of_few_students_is_refused() -> None:
+    small = planted_table({"num_hidden_layers": [3, 6, 12], "hidden_size": [384, 768]})
+    with pytest.raises(TableError, match="has 6 students that ended well; a surrogate needs 12 at least"):
+        Surrogate.fit(small)
+
+
+def _equal(first: Quantities, second: Quantities) -> bool:
+    return np.array_equal(first.curves, second.curves) and np.array_equal(first.latencies, second.latencies)
+
+
+def test_a_surrogate_is_the_same_from_disk(tmp_path: Path) -> None:
+    path = tmp_path / "planted.npz"
+    write_surrogate(SURROGATE, path)
+    again = read_surrogate(path)
+    assert again.metadata == SURROGATE.metadata
+    assert again.range == SURROGATE.range
+    configs = TABLE.configs()[:7]
+    assert all(_equal(a, b) for a, b in zip(again.predict(configs), SURROGATE.predict(configs), strict=True))
+    with np.load(path, allow_pickle=False) as arrays:
+        assert {arrays[name].dtype.kind for name in arrays.files} <= {"f", "i"}
+    assert path.stat().st_size < 200_000
+
+
+def test_a_source_is_a_table_or_a_surrogate(tmp_path: Path) -> None:
+    write_surrogate(SURROGATE, tmp_path / "surrogate.npz")
+    write_table(TABLE, tmp_path / "table.npz")
+    assert isinstance(load_source(tmp_path / "surrogate.npz"), Surrogate)
+    assert isinstance(load_source(tmp_path / "table.npz"), Table)
+    with pytest.raises(TableError, match="there is no table 'nowhere'"):
+        load_source("nowhere")
+    with pytest.raises(TableError, match="is no surrogate"):
+        read_surrogate(tmp_path / "table.npz")
+
+
+def test_damaged_surrogates_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "one.npz"
+    write_surrogate(SURROGATE, path)
+    whole, described = path.read_bytes(), json.loads(path.with_suffix(".json").read_text())
+    path.write_bytes(whole[:-7])
+    with pytest.raises(TableError, match="does not match its checksum"):
+        read_surrogate(path)
+    path.write_bytes(whole)
+    for change, message in (
+        ({"schema_version": 2}, "has schema 2, this kdnas reads up to 1"),
+        ({"processes": 9}, "is malformed: KeyError"),
+        ({"numbers": 3}, "is malformed"),
+    ):
+        path.with_suffix(".json").write_text(json.dumps({**described, **change}))
+        with pytest.raises(TableError, match=message):
+            read_surrogate(path)
+
+
+def test_a_process_finds_a_smooth_function_in_noise() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-2, 2, (120, 2))
+
+    def function(at: np.ndarray) -> np.ndarray:
+        return np.stack([np.sin(2 * at[:, 0]) + at[:, 1], 5 + np.sin(2 * at[:, 0]) * 3], axis=1)
+
+    process = GaussianProcess.fit(x, function(x) + rng.normal(0, 0.1, (120, 2)), [0, 1])
+    new = rng.uniform(-1.8, 1.8, (300, 2))
+    errors = process.mean(new) - function(new)
+    assert np.abs(errors).mean() < 0.1
+    assert process.noise[0] == pytest.approx(0.1, rel=0.4)
+    assert 0.8 < (np.abs(errors) < 2 * process.deviation(new)).mean() <= 1
+    # Doubt is that of the place: there is more of it where there are no data.
+    assert (process.deviation(np.array([[6.0, 6.0]])) > 5 * process.deviation(new).mean(axis=0)).all()
+
+
+def test_seed_noise_follows_the_size_and_the_correlation() -> None:
+    rng = np.random.default_rng(2)
+    sizes = rng.uniform(-1, 1, (400, 1))
+    common = rng.standard_normal((400, 3, 1))
+    logs = 0.1 * np.exp(sizes)[:, None] * (common * [1, 2] + 0.1 * rng.standard_normal((400, 3, 2)))
+    noise = SeedNoise.fit(sizes, logs)
+    assert noise.deviation(np.array([[0.8]])) == pytest.approx(0.1 * np.exp(0.8) * np.array([[1, 2]]), rel=0.15)
+    assert noise.deviation(np.array([[-0.8]])) == pytest.approx(0.1 * np.exp(-0.8) * np.array([[1, 2]]), rel=0.15)
+    drawn = noise.draw(rng.standard_normal((5000, 2)))
+    assert drawn.std(axis=0) == pytest.approx([1, 1], rel=0.05)
+    assert np.corrcoef(drawn.T)[0, 1] > 0.95
+
+
+@pytest.fixture(scope="module")
+def card() -> dict[str, Any]:
+    return surrogate_card(TABLE, folds=4)
+
+
+def test_a_card_tells_a_good_surrogate_from_the_seeds(card: dict[str, Any]) -> None:
+    assert (card["students"], card["seeds"], card["folds"]) == (120, 3.0, 4)
+    assert {RANDOM, TOP_DECILE, "without num_hidden_layers 3", "without hidden_size 768"} <= set(card["splits"])
+    told = card["splits"][RANDOM]
+    assert {"reward", "seconds", "heldout_unexplained@0", "train_loss@3", "ratio@analytic"} <= set(told)
+    loss = told["heldout_unexplained@3"]
+    assert loss["r2"] > 0.9
+    # Differences that are noise do not count against it.
+    assert loss["tau_resolved"] > loss["tau"] > 0.8
+    assert loss["coverage_50"] < loss["coverage_90"] <= loss["coverage_95"]
+    assert loss["coverage_90"] > 0.75
+    assert told["ratio@analytic"]["r2"] > 0.99
+    assert card["splits"]["without num_hidden_layers 12"]["reward"]["students"] == 24
+    beyond = [told["heldout_unexplained@3"]["r2"] for split, told in card["splits"].items() if "without" in split]
+    assert len(beyond) == 8
+    assert min(beyond) < loss["r2"]
+    json.dumps(card, allow_nan=False)
+
+
+def test_a_card_is_the_same_again_and_sees_no_student_that_it_judges(card: dict[str, Any]) -> None:
+    curves = TABLE.curves.copy()
+    rng = np.random.default_rng(0)
+    # Losses that have nothing to do with the student cannot be predicted, unless they were seen.
+    curves[..., :4] *= np.exp(rng.normal(0, 1, (len(TABLE), 1, 1, 1))).astype(np.float32)
+    scrambled = surrogate_card(replace(TABLE, curves=curves), folds=4)["splits"][RANDOM]["heldout_unexplained@3"]
+    assert scrambled["r2"] < 0.3
+    assert surrogate_card(TABLE, folds=4) == card
+
+
+def test_the_rows_of_a_card(card: dict[str, Any]) -> None:
+    head, *rows = card_rows(card)
+    assert head[:3] == ("split", "quantity", "students")
+    assert all(len(row) == len(head) for row in rows)
+    assert {row[1] for row in rows} >= {"reward", "heldout_unexplained@3", "ratio@analytic", "seconds"}
+    assert {row[1] for row in card_rows(card, ("reward",))[1:]} == {"reward"}
+
+
+def test_a_card_of_few_students_is_refused() -> None:
+    with pytest.raises(TableError, match=r"has 16 students that ended well .*a card needs 24 at least"):
+        surrogate_card(planted_table({"num_hidden_layers": [3, 6, 9, 12], "hidden_size": [384, 480, 576, 768]}))
+
+
+def test_measures_of_agreement() -> None:
+    truth = np.arange(20.0)
+    perfect = agreement(truth, truth, np.ones(20), 0.0, largest=True)
+    assert [perfect[name] for name in ("r2", "rmse", "tau", "spearman", "precision_at_10")] == [1, 0, 1, 1, 1]
+    assert perfect["precision_at_50"] is None
+    assert perfect["nll"] == pytest.approx(0.5 * np.log(2 * np.pi))
+    swapped = truth.reshape(-1, 2)[:, ::-1].ravel()
+    assert agreement(truth, swapped, np.ones(20), 1.0, largest=True)["tau"] == pytest.approx(1 - 4 * 10 / (20 * 19))
+    assert resolved_tau(truth, swapped) == pytest.approx(1 - 4 * 10 / (20 * 19))
+    assert resolved_tau(truth, swapped, 1.0) == 1
+    assert resolved_tau(truth, np.zeros(20)) == 0
+    assert resolved_tau(truth, truth, 30.0) is None
+    assert spearman(truth, -(truth**3)) == -1
+    assert precision_at(truth, swapped, 1, largest=True) == 0
+    assert precision_at(truth, truth, 3, largest=False) == 1
+    rng = np.random.default_rng(0)
+    drawn = rng.standard_normal(20_000)
+    told = agreement(drawn[:2000], np.zeros(2000), np.ones(2000), 0.0, largest=True)
+    assert [told[name] for name in ("coverage_50", "coverage_90", "coverage_95")] == pytest.approx(
+        [0.5, 0.9, 0.95], abs=0.04
+    )
+
+
+def test_agreement_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(3)
+    first, second = rng.integers(0, 9, (2, 80)).astype(float)
+    second += first
+    told = agreement(first, second, np.ones(80), 0.0, largest=True)
+    assert told["tau"] == pytest.approx(stats.kendalltau(first, second).statistic)
+    assert told["spearman"] == spearman(first, second) == pytest.approx(stats.spearmanr(first, second).statistic)
+
+
+def test_agreement_of_rankings() -> None:
+    rng = np.random.default_rng(0)
+    scores = {name: (level + rng.normal(0, 0.1, 20)).tolist() for name, level in zip("abcd", range(4), strict=True)}
+    same = ranking_agreement(scores, scores, np.random.default_rng(1))
+    assert (same["tau"], same["low"], same["high"], same["ceiling"], same["agents"]) == (1, 1, 1, 1, 4)
+    opposed = {name: [-value for value in values] for name, values in scores.items()}
+    assert ranking_agreement(scores, opposed, np.random.default_rng(1))["tau"] == -1
+    alike = {name: rng.normal(0, 1, 20).tolist() for name in "abcd"}
+    vague = ranking_agreement(alike, alike, np.random.default_rng(1))
+    assert vague["low"] < vague["ceiling"] < 0.9
+    with pytest.raises(ValueError, match=r"expected the same two or more on both sides"):
+        ranking_agreement(scores, {"a": [1.0]}, rng)
+    with pytest.raises(ValueError, match="agent 'b' has no runs"):
+        ranking_agreement({"a": [1.0], "b": [2.0]}, {"a": [1.0], "b": []}, rng)
