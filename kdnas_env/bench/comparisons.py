@@ -32,6 +32,21 @@ class PairedTest:
     effect: float
 
 
+@dataclass(frozen=True)
+class FriedmanTest:
+    """Whether any of several agents differs from the others.
+
+    Attributes:
+        chi_squared: Friedman's statistic, corrected for ties.
+        f: The less conservative one of Iman and Davenport; infinite if all tasks rank the agents alike.
+        p: Probability of such an ``f`` or a larger one if none differs.
+    """
+
+    chi_squared: float
+    f: float
+    p: float
+
+
 def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) -> dict[str, PairedTest]:
     """Compare agents with a reference, pair by pair of task and seed.
 
@@ -43,10 +58,10 @@ def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) 
         KDNASError: If shapes disagree.
         DependencyError: If scipy is not installed.
     """
-    first = checked_scores(reference)
+    first = checked_scores(reference, curves=False)
     found: dict[str, tuple[float, float]] = {}
     for name, scores in others.items():
-        second = checked_scores(scores)
+        second = checked_scores(scores, curves=False)
         if second.shape != first.shape:
             raise KDNASError(f"scores of {name!r} have shape {second.shape}, those of the reference {first.shape}")
         found[name] = _signed_rank((first - second).ravel())
@@ -55,7 +70,14 @@ def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values corrected by Holm's step-down procedure (1979), in the order given."""
+    """Return p-values corrected by Holm's step-down procedure (1979), in the order given.
+
+    Raises:
+        KDNASError: If one is not between 0 and 1.
+    """
+    for p in p_values:
+        if not 0 <= p <= 1:
+            raise KDNASError(f"a p-value is {p}; expected one between 0 and 1")
     order = np.argsort(p_values, kind="stable")
     corrected = np.empty(len(p_values))
     largest = 0.0
@@ -73,11 +95,37 @@ def mean_ranks(scores: Mapping[str, npt.ArrayLike]) -> dict[str, float]:
     Args:
         scores: By agent, less is better, ``(tasks, seeds)`` each.
     """
+    return dict(zip(scores, _ranks(_stacked(scores)).mean(axis=(1, 2)).tolist(), strict=True))
+
+
+def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
+    """Test whether any agent differs from the others (Friedman 1937; Iman and Davenport 1980; Demsar 2006).
+
+    Tasks are the unit: agents are ranked by their mean rank over the seeds of a task, as in :func:`mean_ranks`, so
+    that more seeds make no more evidence of it. Only where it finds something does :func:`critical_difference` apply.
+
+    Args:
+        scores: By agent, three or more, less is better, ``(tasks, seeds)`` each.
+
+    Raises:
+        KDNASError: If shapes disagree, or there are fewer than three agents or too few tasks.
+        DependencyError: If scipy is not installed.
+    """
     stacked = _stacked(scores)
-    less = (stacked[:, None] > stacked[None]).sum(axis=1)
-    equal = (stacked[:, None] == stacked[None]).sum(axis=1)
-    ranks = less + (equal + 1) / 2
-    return dict(zip(scores, ranks.mean(axis=(1, 2)).tolist(), strict=True))
+    agents, tasks = stacked.shape[:2]
+    if agents < 3:
+        raise KDNASError(f"agents is {agents}; expected 3 or more. Compare two by paired_tests instead")
+    _check_tasks(tasks, "Friedman's test")
+    by_task = _ranks(stacked).mean(axis=2)
+    if np.ptp(by_task, axis=0).max() == 0:
+        return FriedmanTest(0.0, 0.0, 1.0)
+    stats = _scipy()
+    chi_squared = float(stats.friedmanchisquare(*by_task).statistic)
+    largest = tasks * (agents - 1)
+    # All tasks in one order leave no residual; rounding must not make it negative.
+    residual = largest - chi_squared
+    f = (tasks - 1) * chi_squared / residual if residual > 1e-9 * largest else np.inf
+    return FriedmanTest(chi_squared, float(f), float(stats.f.sf(f, agents - 1, (agents - 1) * (tasks - 1))))
 
 
 def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
@@ -89,14 +137,28 @@ def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
     """
     if agents < 2:
         raise KDNASError(f"agents is {agents}; expected 2 or more")
-    if tasks < LEAST_TASKS:
-        raise KDNASError(
-            f"tasks is {tasks}; a critical difference needs {LEAST_TASKS} or more, since tasks are its unit. "
-            "Compare probabilities of improvement instead"
-        )
+    if not 0 < alpha < 1:
+        raise KDNASError(f"alpha is {alpha}; expected a number between 0 and 1")
+    _check_tasks(tasks, "a critical difference")
     studentized_range = _scipy().studentized_range
     q = float(studentized_range.ppf(1 - alpha, agents, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(agents * (agents + 1) / (6 * tasks)))
+
+
+def _check_tasks(tasks: int, what: str) -> None:
+    if tasks < LEAST_TASKS:
+        raise KDNASError(
+            f"tasks is {tasks}; {what} needs {LEAST_TASKS} or more, since tasks are its unit. "
+            "Compare probabilities of improvement instead"
+        )
+
+
+def _ranks(stacked: Floats) -> Floats:
+    """Return ranks among the agents, from 1, of scores ``(agents, tasks, seeds)``."""
+    less = (stacked[:, None] > stacked[None]).sum(axis=1)
+    equal = (stacked[:, None] == stacked[None]).sum(axis=1)
+    ranks: Floats = less + (equal + 1) / 2
+    return ranks
 
 
 def _signed_rank(differences: Floats) -> tuple[float, float]:
@@ -111,7 +173,7 @@ def _signed_rank(differences: Floats) -> tuple[float, float]:
 
 
 def _stacked(scores: Mapping[str, npt.ArrayLike]) -> Floats:
-    arrays = {name: checked_scores(one) for name, one in scores.items()}
+    arrays = {name: checked_scores(one, curves=False) for name, one in scores.items()}
     shapes = {one.shape for one in arrays.values()}
     if len(shapes) != 1:
         raise KDNASError(f"scores have shapes {sorted(shapes)}; expected those of all agents to be one")

@@ -21,8 +21,8 @@ from kdnas_env.space import ORDERED, SearchSpace
 from kdnas_env.tables.surrogate import Range, Surrogate, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
-FFN_STEP = 4
-"""Feed-forward sizes of the derived space are multiples of this."""
+FFN_STEP = 1
+"""Feed-forward sizes of the derived space are multiples of this; 1 makes it a space of a million students and more."""
 
 _LOSS = CURVES.index("heldout_unexplained")
 _SECONDS = CURVES.index("epoch_seconds")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdnas_env.bench.comparisons import critical_difference, holm, mean_ranks, paired_tests
+from kdnas_env.bench.comparisons import critical_difference, friedman, holm, mean_ranks, paired_tests
 from kdnas_env.errors import KDNASError
 
 
@@ -40,6 +40,48 @@ def test_ranks_are_means_over_tasks_and_seeds() -> None:
     assert mean_ranks(scores) == pytest.approx({"a": (1 + 1.5 + 1 + 3) / 4, "b": (2 + 1.5 + 2 + 1) / 4, "c": 11 / 4})
 
 
+def test_friedman_as_scipy_and_demsar_have_it() -> None:
+    scores = np.random.default_rng(0).random((4, 14)) + np.arange(4)[:, None] / 6
+    found = friedman({str(agent): one[:, None] for agent, one in enumerate(scores)})
+    assert found.chi_squared == pytest.approx(stats.friedmanchisquare(*scores).statistic)
+    # Demsar (2006), section 3.2.2: F follows from chi squared, with 3 and 39 degrees of freedom.
+    assert found.f == pytest.approx(13 * found.chi_squared / (14 * 3 - found.chi_squared))
+    assert found.p == pytest.approx(stats.f.sf(found.f, 3, 39))
+
+
+def test_more_seeds_are_no_more_evidence_of_a_difference() -> None:
+    scores = {str(agent): np.random.default_rng(agent).random((6, 1)) for agent in range(3)}
+    assert friedman({name: np.repeat(one, 50, axis=1) for name, one in scores.items()}) == friedman(scores)
+
+
+def test_friedman_of_no_and_of_every_difference() -> None:
+    same = friedman({name: np.zeros((5, 3)) for name in "abc"})
+    assert (same.chi_squared, same.f, same.p) == (0.0, 0.0, 1.0)
+    ordered = friedman({name: np.full((5, 3), float(place)) for place, name in enumerate("abc")})
+    assert (ordered.chi_squared, ordered.f, ordered.p) == (pytest.approx(10), np.inf, 0.0)
+
+
+def test_friedman_seldom_finds_a_difference_where_there_is_none() -> None:
+    rng = np.random.default_rng(0)
+    found = [friedman({name: rng.random((12, 3)) for name in "abcd"}).p < 0.05 for _ in range(300)]
+    assert 0.02 <= np.mean(found) <= 0.09
+
+
+def test_friedman_needs_three_agents_and_five_tasks() -> None:
+    with pytest.raises(KDNASError, match="agents is 2; expected 3 or more"):
+        friedman({name: np.zeros((5, 1)) for name in "ab"})
+    with pytest.raises(KDNASError, match="tasks is 4; Friedman's test needs 5 or more"):
+        friedman({name: np.zeros((4, 1)) for name in "abc"})
+
+
+def test_p_values_and_alpha_lie_between_0_and_1() -> None:
+    for wrong in (-0.1, 1.1, np.nan):
+        with pytest.raises(KDNASError, match=r"a p-value is .*; expected one between 0 and 1"):
+            holm([0.5, wrong])
+    with pytest.raises(KDNASError, match="alpha is 1"):
+        critical_difference(4, 14, alpha=1)
+
+
 def test_the_critical_difference_of_demsar() -> None:
     # Demsar (2006), section 3.2.2: four classifiers, 14 data sets.
     assert critical_difference(4, 14) == pytest.approx(1.25, abs=0.005)
@@ -52,3 +94,5 @@ def test_shapes_have_to_agree() -> None:
         paired_tests(np.zeros((1, 3)), {"other": np.zeros((1, 2))})
     with pytest.raises(KDNASError, match="expected those of all agents to be one"):
         mean_ranks({"a": np.zeros((1, 3)), "b": np.zeros((1, 2))})
+    with pytest.raises(KDNASError, match=r"shape \(1, 2, 3\); expected \(tasks, seeds\)"):
+        paired_tests(np.zeros((1, 2, 3)), {})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from kdnas_env.bench.statistics import (
+    area_under_curve,
     ecdf,
     expected_hit,
     hitting_times,
     hypervolume,
+    hypervolume_curve,
     improvement_interval,
     incumbents,
     iqm,
@@ -21,6 +24,7 @@ from kdnas_env.bench.statistics import (
     normalised_regret,
     performance_profile,
     probability_of_improvement,
+    profile_band,
     random_search_quantile,
     stratified_bootstrap,
 )
@@ -55,6 +59,19 @@ def test_random_search_is_counted_exactly(values: list[int], data: st.DataObject
     best = sorted(max(draw) for draw in itertools.combinations(values, k))
     found = random_search_quantile(values, k, quantile)
     assert found == best[math.ceil(quantile * len(best) - 1e-9) - 1]
+
+
+@pytest.mark.parametrize("quantile", [0.1, 0.25, 0.5, 0.75, 0.9])
+def test_of_a_large_table_ties_of_probability_are_told(quantile: float) -> None:
+    # One draw of 5000 is at or below the k-th least with probability k / 5000, exactly the quantile for some k.
+    assert random_search_quantile(np.arange(1, 5001), 1, quantile) == 5000 * quantile
+
+
+def test_random_search_is_as_simulated() -> None:
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=300)
+    best = [rng.choice(table, 20, replace=False).max() for _ in range(2000)]
+    assert np.mean(np.array(best) <= random_search_quantile(table, 20, 0.25)) == pytest.approx(0.25, abs=0.04)
 
 
 def test_a_target_is_met_by_chance_after_as_many_draws_as_counted() -> None:
@@ -118,6 +135,38 @@ def test_the_interval_of_an_improvement_holds_it() -> None:
     assert improvement_interval(x, x, rng, repetitions=50) == (0.5, 0.5)
 
 
+def test_the_interval_of_an_improvement_is_that_of_drawing_runs() -> None:
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(0, 1, (2, 12)), rng.normal(0.3, 1, (2, 9))
+    draws = np.random.default_rng(1)
+    firsts = draws.integers(12, size=(400, 2, 12))
+    seconds = draws.integers(9, size=(400, 2, 9))
+    tasks = np.arange(2)[:, None]
+    drawn = [probability_of_improvement(x[tasks, i], y[tasks, j]) for i, j in zip(firsts, seconds, strict=True)]
+    found = improvement_interval(x, y, np.random.default_rng(1), repetitions=400)
+    assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
+
+
+def test_the_band_of_a_profile_holds_it() -> None:
+    scores = np.random.default_rng(0).random((2, 50))
+    grid = [-1.0, 0.25, 0.5, 2.0]
+    low, high = profile_band(scores, grid, np.random.default_rng(1), repetitions=300)
+    profile = performance_profile(scores, grid)
+    assert np.all(low <= profile)
+    assert np.all(profile <= high)
+    # All or none of the runs leave nothing to chance; about half of 100 leave 0.05 of standard deviation.
+    assert (low[0], high[0], low[-1], high[-1]) == (0.0, 0.0, 1.0, 1.0)
+    assert high[2] - low[2] == pytest.approx(4 * 0.05, abs=0.06)
+
+
+def test_the_anytime_score_is_the_mean_over_evaluations() -> None:
+    assert area_under_curve([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]).tolist() == [0.5, 1.0]
+    with pytest.raises(KDNASError, match="curves hold NaN"):
+        area_under_curve([math.nan, 1.0])
+    with pytest.raises(KDNASError, match=r"curves have shape \(2, 0\)"):
+        area_under_curve(np.empty((2, 0)))
+
+
 def test_profiles_and_times() -> None:
     assert performance_profile([[0.0, 1.0], [2.0, 3.0]], [-1, 0, 1, 3]).tolist() == [0.0, 0.25, 0.5, 1.0]
     times, censored = hitting_times([[math.nan, 1.0, 2.0], [0.0, 0.0, 0.0]], 2.0)
@@ -133,9 +182,59 @@ def test_hypervolume_counts_the_cells_that_are_dominated(points: list[tuple[int,
     assert hypervolume(np.array(points, dtype=float).reshape(-1, 2), (5, 5)) == dominated
 
 
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
+def test_the_running_hypervolume_is_that_of_all_points_so_far(points: list[tuple[int, int]]) -> None:
+    array = np.array(points, dtype=float).reshape(-1, 2)
+    curve = hypervolume_curve(array, (5, 5))
+    assert curve.tolist() == [hypervolume(array[: place + 1], (5, 5)) for place in range(len(array))]
+
+
+def test_hypervolume_is_the_share_of_a_cloud_that_is_dominated() -> None:
+    rng = np.random.default_rng(0)
+    points, cloud = rng.random((20, 2)), rng.random((20000, 2))
+    dominated = (points[:, None] <= cloud[None]).all(axis=2).any(axis=0).mean()
+    assert hypervolume(points, (1, 1)) == pytest.approx(dominated, abs=0.02)
+
+
+def test_failures_add_no_hypervolume() -> None:
+    assert hypervolume_curve([[math.nan, 0], [0, math.inf], [1, 1], [3, 0]], (2, 2)).tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize("measure", [hypervolume, hypervolume_curve])
+def test_malformed_points_are_refused(measure: Callable[..., object]) -> None:
+    with pytest.raises(KDNASError, match=r"points have shape \(2, 3\); expected \(n, 2\)"):
+        measure([[1, 2, 3], [3, 2, 1]], (5, 5))
+    with pytest.raises(KDNASError, match=r"reference is .* two finite numbers"):
+        measure([[1, 2]], (5, math.inf))
+
+
+def test_malformed_settings_and_times_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(KDNASError, match="repetitions is 0"):
+        stratified_bootstrap([[1.0, 2.0]], rng, repetitions=0)
+    with pytest.raises(KDNASError, match="confidence is 2"):
+        improvement_interval([[1.0]], [[2.0]], rng, confidence=2)
+    with pytest.raises(KDNASError, match=r"values have shape \(2,\).* none of them NaN"):
+        random_search_quantile([1.0, math.nan], 1)
+    with pytest.raises(KDNASError, match=r"times have shape \(3,\), censored \(1,\)"):
+        ecdf([1, 2, 3], [True], [1])
+    with pytest.raises(KDNASError, match="target is NaN"):
+        hitting_times([1.0], math.nan)
+    with pytest.raises(KDNASError, match=r"curves have shape \(2, 0\)"):
+        hitting_times(np.empty((2, 0)), 1.0)
+    for average in (iqm, mean):
+        with pytest.raises(KDNASError, match=r"shape \(2,\); expected \(\.\.\., tasks, seeds\)"):
+            average([1.0, 2.0])
+
+
 @pytest.mark.parametrize(
     ("scores", "message"),
-    [([1.0, 2.0], "shape"), (np.empty((0, 3)), "shape"), ([[1.0, math.nan]], "NaN")],
+    [
+        ([1.0, 2.0], "shape"),
+        (np.empty((0, 3)), "shape"),
+        ([[1.0, math.nan]], "NaN"),
+        ([[1.0, math.inf]], "infinity"),
+    ],
 )
 def test_malformed_scores_are_refused(scores: list[float], message: str) -> None:
     with pytest.raises(KDNASError, match=message):
