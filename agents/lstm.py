@@ -12,6 +12,7 @@ import numpy as np
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
 from agents.exploration import Decay, exploration_ratio, random_count
+from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints
 from agents.replay import NONE, Scale, context_positions
 from kdnas_env.errors import KDNASError
@@ -147,12 +148,9 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         )
 
     def _pool(self, seen: set[int]) -> Ints:
-        if self.grid.size <= WHOLE_SPACE:
-            return self.grid.actions(self.grid.remaining(seen))
-        drawn = self.grid.draw(self.rng, self.config.pool_size, seen)
-        bests = dict.fromkeys(best.action for best in (self.ranking.global_best, self.ranking.previous_best) if best)
-        near = [self.grid.neighbours(np.array(action, dtype=np.int64)) for action in bests]
-        return self.grid.fresh(np.concatenate([drawn, *near]), seen)
+        return candidate_pool(
+            self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
+        )
 
     def _lessons(self) -> tuple[Floats, Bools]:
         """Return what the controller learns of the evaluations, in their order: rewards, and which are usable."""

@@ -11,10 +11,12 @@ from typing import Annotated, Any, Union
 import tyro
 
 from kdnas_env.cli.agents import AgentsOptions
+from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.recorded import RecordedOptions
@@ -38,6 +40,9 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table export": (TableExportOptions, "kdnas_env.cli.table_build:run_table_export"),
     "table inspect": (TableInspectOptions, "kdnas_env.cli.table_show:run_inspect"),
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table_show:run_verify"),
+    "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
+    "bench submit": (SubmitOptions, "kdnas_env.cli.leaderboard:run_submit"),
+    "bench verify": (VerifyOptions, "kdnas_env.cli.leaderboard:run_verify"),
     "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
 }
@@ -45,7 +50,13 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
 
 Commands of two words are grouped by the first."""
 
-_GROUPS = {"table": "Tables of evaluations: build them, and see what they hold."}
+_GROUPS = {
+    "table": "Tables of evaluations: build them, and see what they hold.",
+    "bench": "Race agents on tables (kdnas bench --agents ...); submit an agent's searches, verify those of others.",
+}
+
+_UNSAID = {"bench": "race"}
+"""The second word of a group that may be left out."""
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
@@ -58,6 +69,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
         SystemExit: If the arguments are malformed, or ask for help.
     """
+    arguments = _spelled_out(arguments)
     options = _parse(arguments)
     earlier = _earlier(options)
     if earlier is not None:
@@ -65,6 +77,13 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         options.check_unchanged(earlier)
     place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
     return partial(_run, place, options)
+
+
+def _spelled_out(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the second word of the command, where it was left out."""
+    word = _UNSAID.get(arguments[0]) if arguments else None
+    said = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
+    return [*arguments] if word is None or said else [arguments[0], word, *arguments[1:]]
 
 
 def _run(place: str, options: Any) -> int:

@@ -1,0 +1,202 @@
+"""A controller that knows how sure it is: an ensemble of LSTMs with Bayesian heads."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from agents.ask_tell import AskTellAgent, Proposal
+from agents.base import whole_number
+from agents.design import spread
+from agents.exploration import Decay, exploration_ratio, random_count
+from agents.pool import candidate_pool
+from agents.ranking import Floats, Ints
+from agents.replay import Scale
+from kdnas_env.cores import pinned_threads
+from kdnas_env.errors import KDNASError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from agents.ensemble import Ensemble, Features
+
+WHOLE_SPACE = 10_000
+"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+
+_TRAINING = 1
+"""Key of the streams of random numbers that training draws from."""
+
+
+@dataclass(frozen=True)
+class LSTMEnsembleConfig:
+    """Hyper-parameters of the ensemble of LSTMs.
+
+    Attributes:
+        design: Candidates that are spread over the space before the ensemble chooses any; the first round at least.
+        epsilon_start: Share of exploring candidates in the first round after these, in [0, 1].
+        epsilon_min: Least share of them, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
+        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
+            subtracts ``epsilon_step`` per round.
+        epsilon_step: Fall per round of the decay ``step``.
+        members: LSTMs.
+        embedding_size: Width of the embedding of a choice.
+        hidden_size: Width of an LSTM.
+        features: What the heads see: the LSTM's hidden state (``deep``), the places of the choices and their squares
+            (``wide``, a control without an LSTM), or ``both``.
+        steps: Training steps before each round; 0 leaves the LSTMs untrained, as a control.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        pool_size: Random candidates that are scored where the space has more than 10,000 points.
+    """
+
+    design: int = 10
+    epsilon_start: float = 0.2
+    epsilon_min: float = 0.0
+    epsilon_decay: Decay = "linear"
+    epsilon_step: float = 0.05
+    members: int = 5
+    embedding_size: int = 8
+    hidden_size: int = 16
+    features: Features = "both"
+    steps: int = 40
+    learning_rate: float = 0.02
+    weight_decay: float = 0.02
+    pool_size: int = 2_000
+
+    def __post_init__(self) -> None:
+        if self.features not in ("both", "deep", "wide"):
+            raise KDNASError(f"features is {self.features!r}; expected 'both', 'deep' or 'wide'")
+        if self.epsilon_decay not in ("linear", "exponential", "step"):
+            raise KDNASError(f"epsilon_decay is {self.epsilon_decay!r}; expected 'linear', 'exponential' or 'step'")
+        for name in ("epsilon_start", "epsilon_min"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a number in [0, 1]")
+        if self.epsilon_min > self.epsilon_start:
+            raise KDNASError(f"epsilon_min is {self.epsilon_min}; expected at most epsilon_start, {self.epsilon_start}")
+        if self.epsilon_decay == "exponential" and self.epsilon_min == 0:
+            raise KDNASError("epsilon_min is 0, which an exponential decay never reaches; expected more")
+        for name in ("epsilon_step", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a finite number, 0 or more")
+        if not 0 < self.learning_rate < math.inf:
+            raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
+        for name in ("design", "steps"):
+            whole_number(name, getattr(self, name), 0)
+        for name in ("members", "embedding_size", "hidden_size", "pool_size"):
+            whole_number(name, getattr(self, name), 1)
+
+
+class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
+    """Proposes the candidates of the highest expected improvement, beside a falling share of exploring ones.
+
+    KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) has one LSTM predict rewards and takes the highest predictions. Here
+    small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
+    arXiv:1502.05700), so that each tells how sure it is, and where several of them disagree none is (Lakshminarayanan
+    et al. 2017, arXiv:1612.01474). A search begins with candidates that are
+    spread over the space, and those that explore later go on from there. Before each round
+    the ensemble is trained afresh on every evaluation so far, and scores every point that was not evaluated (of a large
+    space a pool: random points and the neighbours of the bests) by the mean of the members' expected improvements. The
+    candidates of a round are chosen one after the other, each as if those before it, and those that are pending, had
+    earned what is expected of them, so that a round does not ask the same thing twice (Ginsbourger et al. 2010).
+
+    The ensemble follows from the ranking and the seed, so that it is no part of the saved state. It lives on the CPU.
+    """
+
+    Config = LSTMEnsembleConfig
+
+    def _start(self) -> None:
+        self._ensemble: Ensemble | None = None
+        self._trained_rounds = 0
+
+    def _propose(self, n: int) -> Proposal:
+        config, seen = self.config, self.seen
+        pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
+        ratio = exploration_ratio(
+            self.ranking.evaluations // self.round_size,
+            self.rounds,
+            start=config.epsilon_start,
+            minimum=config.epsilon_min,
+            decay=config.epsilon_decay,
+            step=config.epsilon_step,
+        )
+        explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
+        if not self.ranking.usable.any():
+            explored = n
+        chosen = self._promising(pool, n - explored) if explored < n else _Chosen.none(len(pool))
+        known = np.concatenate([self.evaluated, self.pending, pool[chosen.places]])
+        left = np.setdiff1d(np.arange(len(pool)), chosen.places)
+        others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
+        places = np.concatenate([chosen.places, others])
+        return Proposal(
+            actions=pool[places],
+            random=np.arange(len(places)) >= len(chosen.places),
+            predicted=chosen.predicted[places],
+            exploration=explored / n,
+        )
+
+    @pinned_threads(1)  # over tensors this small more would only wait for each other
+    def _promising(self, pool: Ints, n: int) -> _Chosen:
+        """Choose up to ``n`` candidates of the pool, one after the other, by expected improvement."""
+        import torch
+
+        from agents.ensemble import expected_improvement, features_of
+
+        scale = Scale.of(self.ranking.rewards, self.ranking.usable)
+        targets = torch.tensor(scale.standardise(self.ranking.rewards, self.ranking.usable), dtype=torch.float32)
+        ensemble = self._trained(targets)
+        posterior = ensemble.posterior(features_of(ensemble, torch.from_numpy(self.evaluated)), targets)
+        posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
+        features = features_of(ensemble, torch.from_numpy(pool))
+        mean = posterior.mean(features)
+        free, places = torch.ones(len(pool), dtype=torch.bool), []
+        for _ in range(min(n, len(pool))):
+            improvement = expected_improvement(mean, posterior.deviation(features), targets.max()).mean(dim=0)
+            place = int(torch.where(free, improvement, -torch.inf).argmax())
+            free[place] = False
+            places.append(place)
+            posterior = posterior.believing(features[:, place : place + 1])
+        return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
+
+    def _trained(self, targets: Tensor) -> Ensemble:
+        """Return an ensemble trained on every evaluation, anew only if there are more than the last time."""
+        import torch
+
+        from agents.ensemble import Ensemble, fit
+
+        config, rounds = self.config, len(self.ranking.rounds)
+        if self._ensemble is None or self._trained_rounds != rounds:
+            generator = torch.Generator().manual_seed(int(self._stream(_TRAINING, rounds).integers(2**63)))
+            self._ensemble = Ensemble(
+                self.grid.nvec,
+                members=config.members,
+                embedding_size=config.embedding_size,
+                hidden_size=config.hidden_size,
+                features=config.features,
+                generator=generator,
+            )
+            fit(
+                self._ensemble,
+                torch.from_numpy(self.evaluated),
+                targets,
+                steps=config.steps,
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+            )
+            self._ensemble.requires_grad_(False)
+            self._trained_rounds = rounds
+        return self._ensemble
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Places in a pool that were chosen, int64 ``(n,)``, and what the whole pool is predicted, float64 ``(pool,)``."""
+
+    places: Ints
+    predicted: Floats
+
+    @classmethod
+    def none(cls, pool: int) -> _Chosen:
+        return cls(np.empty(0, dtype=np.int64), np.full(pool, np.nan))

@@ -1,0 +1,263 @@
+"""All searches of a race, over processes, kept as they end."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from hashlib import sha256
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.bench.run import run_search
+from kdnas_env.bench.simulator import DecisionTime, askable, checked_decision_time, simulate
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.trajectory import Trajectory, read_trajectories, write_trajectories
+from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.cores import pinned_threads
+from kdnas_env.distill.libraries import installed_versions
+from kdnas_env.envs.budget import Budget
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.files import read_json, write_json
+from kdnas_env.registry import make_agent
+from kdnas_env.tables.storage import checksum, table_path
+
+TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
+
+BLOCK = 10
+"""Searches that a process is handed at a time: starting one costs more than a search of a table."""
+
+OnProgress = Callable[[int, int], object]
+_PACKAGES = ("kdnas", "numpy", "gymnasium", "torch", "optuna", "stable-baselines3", "sb3-contrib")
+
+
+@dataclass(frozen=True)
+class Race:
+    """Every agent on every task with every seed.
+
+    Attributes:
+        agents: The agents, all different.
+        tasks: The tasks, all different.
+        seeds: Seeds of each agent on each task, from 0.
+        budget: What each search may spend.
+        simulated_workers: Evaluations at a time, on a simulated clock; None: one after another, in rounds as the agent
+            likes.
+        decision_time: Of a simulation; see :func:`~kdnas_env.bench.simulator.simulate`.
+
+    Raises:
+        KDNASError: If something is malformed. Whether agents and tables exist is checked when the race begins.
+    """
+
+    agents: tuple[AgentSpec, ...]
+    tasks: tuple[Task, ...]
+    seeds: int
+    budget: Budget
+    simulated_workers: int | None = None
+    decision_time: DecisionTime = "zero"
+
+    def __post_init__(self) -> None:
+        _check_different("agents", self.agents)
+        _check_different("tasks", self.tasks)
+        for name in ("seeds", "simulated_workers"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise KDNASError(f"{name} is {value!r}; expected a whole number, at least 1")
+        checked_decision_time(self.decision_time)
+
+    @property
+    def keys(self) -> list[tuple[str, str, int]]:
+        """Agent, task and seed of every search; seed by seed, so that an unfinished race has all agents."""
+        return [
+            (str(agent), str(task), seed) for seed in range(self.seeds) for task in self.tasks for agent in self.agents
+        ]
+
+    def settings(self) -> dict[str, Any]:
+        """Return as plain data what all searches of one folder have in common."""
+        return {
+            "budget": self.budget.amount,
+            "unit": self.budget.unit,
+            "simulated_workers": self.simulated_workers,
+            "decision_time": self.decision_time,
+        }
+
+    def run(self, agent: AgentSpec, seed: int, truth: Truth) -> Trajectory:
+        """Run one search."""
+        if self.simulated_workers is None:
+            return run_search(agent, truth.task, seed, self.budget, truth=truth)
+        return simulate(
+            agent,
+            truth.task,
+            seed,
+            self.budget,
+            self.simulated_workers,
+            decision_time=self.decision_time,
+            truth=truth,
+        )
+
+
+def race(
+    wanted: Race,
+    folder: str | os.PathLike[str],
+    *,
+    workers: int = 1,
+    on_progress: OnProgress = lambda done, total: None,
+) -> list[Trajectory]:
+    """Run the searches of a race that a folder has not yet, and return all of them.
+
+    The folder may hold more: agents, tasks and seeds can be added to a race, but not change its budget or its tables.
+    A race that was stopped or killed goes on; what was lost is the block of searches that each process was at. The
+    trajectories are the same whatever the number of processes, measured times aside.
+
+    Args:
+        wanted: The race.
+        folder: Where trajectories are kept, made if it does not exist.
+        workers: Processes; 1 for this one.
+        on_progress: Called with the number of searches that are done, and of all.
+
+    Returns:
+        The trajectories, seed by seed, task by task, agent by agent.
+
+    Raises:
+        KDNASError: If an agent or table is unknown or a setting wrong. What an agent raises in a search is part of its
+            trajectory.
+        RunError: If the folder is of a race with another budget or table, or cannot be written.
+    """
+    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
+        raise KDNASError(f"workers is {workers!r}; expected a whole number of processes, at least 1")
+    for agent in wanted.agents:
+        make_agent(agent.name, **agent.settings) if wanted.simulated_workers is None else askable(agent)
+    tables = {task.table: checksum(table_path(task.table)) for task in wanted.tasks}
+    for task in wanted.tasks:
+        task.make_env(wanted.budget).close()
+    path = Path(folder).expanduser()
+    tables = _opened(path, wanted, tables)
+    found = _kept(path)
+    missing = _blocks([key for key in wanted.keys if key not in found], wanted)
+    total = len(wanted.keys)
+    done = total - sum(len(seeds) for _, _, seeds in missing)
+    on_progress(done, total)
+    for trajectories in _ran(wanted, path / PARTS, missing, workers):
+        found |= {one.key: one for one in trajectories}
+        done += len(trajectories)
+        on_progress(done, total)
+    _compact(path, [found[key] for key in sorted(found)], {**wanted.settings(), "tables": tables})
+    return [found[key] for key in wanted.keys]
+
+
+def read_race(folder: str | os.PathLike[str]) -> list[Trajectory]:
+    """Return the trajectories of a race, finished or not, in the order of their keys.
+
+    Raises:
+        RunError: If they cannot be read.
+    """
+    found = _kept(Path(folder).expanduser())
+    return [found[key] for key in sorted(found)]
+
+
+Block = tuple[AgentSpec, Task, list[int]]
+
+
+def _blocks(missing: Sequence[tuple[str, str, int]], wanted: Race) -> list[Block]:
+    """Return searches in blocks of one agent and task, the first seeds first."""
+    seeds: dict[tuple[str, str], list[int]] = {}
+    for agent, task, seed in missing:
+        seeds.setdefault((agent, task), []).append(seed)
+    agents = {str(one): one for one in wanted.agents}
+    tasks = {str(one): one for one in wanted.tasks}
+    blocks = [
+        (agents[agent], tasks[task], chosen[start : start + BLOCK])
+        for (agent, task), chosen in seeds.items()
+        for start in range(0, len(chosen), BLOCK)
+    ]
+    return sorted(blocks, key=lambda block: block[2][0])
+
+
+def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> Iterator[list[Trajectory]]:
+    if workers == 1 or len(blocks) < 2:
+        for block in blocks:
+            yield _run_block(wanted, parts, block)
+        return
+    pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), initializer=_end_with_parent)
+    try:
+        futures = [pool.submit(_run_block, wanted, parts, block) for block in blocks]
+        for future in as_completed(futures):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise RunError("a process of the race was killed, perhaps for memory; run it again to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
+    agent, task, seeds = block
+    truth = Truth.of(task)
+    # Processes share the cores, and sums are rounded by how they are shared among threads.
+    with pinned_threads(1):
+        trajectories = [wanted.run(agent, seed, truth) for seed in seeds]
+    name = sha256(repr([one.key for one in trajectories]).encode()).hexdigest()[:16]
+    write_trajectories(parts / f"{name}.parquet", trajectories)
+    return trajectories
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that started it, however that ends."""
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, str]:
+    """Make a folder or check that it is of such a race; return the checksums of all its tables."""
+    try:
+        (path / PARTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you may write") from error
+    settings = wanted.settings()
+    earlier = read_json(path / RACE) if (path / RACE).exists() else {**settings, "tables": {}}
+    known: dict[str, str] = {**tables, **earlier["tables"]}
+    changed = [name for name, value in settings.items() if earlier[name] != value]
+    if changed:
+        raise RunError(
+            f"the race {str(path)!r} has {changed[0]} {earlier[changed[0]]!r}, not {settings[changed[0]]!r}; name "
+            "another folder"
+        )
+    other = [name for name, value in tables.items() if known[name] != value]
+    if other:
+        raise RunError(
+            f"table {other[0]!r} is not the one that was raced on in {str(path)!r}: its checksum differs; name another "
+            "folder"
+        )
+    write_json(path / RACE, {**settings, "tables": known, "versions": installed_versions(*_PACKAGES)})
+    return known
+
+
+def _kept(path: Path) -> dict[tuple[str, str, int], Trajectory]:
+    files = [path / TRAJECTORIES, *sorted((path / PARTS).glob("*.parquet"))]
+    return {one.key: one for file in files if file.exists() for one in read_trajectories(file)[0]}
+
+
+def _compact(path: Path, trajectories: Sequence[Trajectory], metadata: Mapping[str, Any]) -> None:
+    """Write all trajectories as one file, and drop the parts."""
+    versions = installed_versions(*_PACKAGES)
+    write_trajectories(path / TRAJECTORIES, trajectories, {**metadata, "versions": versions})
+    # A kill in between leaves parts that are in the whole already.
+    for part in (path / PARTS).glob("*.parquet"):
+        part.unlink()
+    (path / PARTS).rmdir()
+
+
+def _check_different(kind: str, names: Sequence[object]) -> None:
+    texts = [str(name) for name in names]
+    twice = sorted({text for text in texts if texts.count(text) > 1})
+    if not texts or twice:
+        raise KDNASError(f"{kind} are {texts}; expected one or more, each once")

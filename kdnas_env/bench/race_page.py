@@ -1,0 +1,180 @@
+"""The results of a race as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+
+_COLUMNS = (
+    "agent",
+    "regret at the end",
+    "95 % from",
+    "to",
+    "regret on the way",
+    "mean rank",
+    "top 1 % reached",
+    "evaluations to top 1 %",
+    "optimum reached",
+    "hypervolume",
+    "duplicates",
+    "invalid",
+    "seen above true",
+    "agent, ms",
+    "failed searches",
+    "p (Holm)",
+)
+"""Headings of the standings; less regret is better."""
+
+
+_TARGETS = {
+    "top_1_percent": "the best 1 % of the students",
+    "top_0.1_percent": "the best 0.1 %",
+    "optimum": "the optimum, or what the seeds cannot tell from it",
+}
+
+
+def race_page(results: Mapping[str, Any]) -> Page:
+    """Return the page of a race.
+
+    Args:
+        results: What :func:`kdnas_env.bench.summary.summarise` says.
+    """
+    agents = list(results["agents"])
+    budget = f"{results['budget']:g} {results['unit']}"
+    simulated = f", {results['workers']} simulated workers" if results["workers"] > 1 else ""
+    return Page(
+        title="Race of search strategies",
+        subtitle=f"agents: {len(agents)}, tasks: {len(results['tasks'])}, seeds: {results['seeds']}, "
+        f"budget: {budget}{simulated}",
+        agents=agents,
+        views=[_view(results, view) for view in results["views"]],
+        facts=_facts(results),
+    )
+
+
+def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
+    agents = view["agents"]
+    unit = results["unit"]
+    spent, thresholds = results["spent"], results["thresholds"]
+    charts = [
+        Chart(
+            "regret",
+            f"Normalised regret of the incumbent (interquartile mean, {results['confidence']:.0%} band)",
+            unit,
+            "normalised regret",
+            spent,
+            [Series(name, *(one["curve"][part] for part in ("value", "low", "high"))) for name, one in agents.items()],
+            log=True,
+        ),
+        Chart(
+            "seconds",
+            "The same over simulated seconds",
+            "simulated seconds",
+            "normalised regret",
+            view["seconds"],
+            [Series(name, one["seconds_curve"]) for name, one in agents.items()],
+            log=True,
+        ),
+        *(
+            Chart(
+                f"ecdf {target}",
+                f"Searches that reached {_TARGETS.get(target, target)}",
+                unit,
+                "share of the searches",
+                spent,
+                [Series(name, one["targets"][target]["ecdf"]) for name, one in agents.items()],
+                floor=0,
+                ceiling=1,
+            )
+            for target in next(iter(agents.values()))["targets"]
+        ),
+        Chart(
+            "profile",
+            "Searches with at most so much regret at the end",
+            "normalised regret",
+            "share of the searches",
+            thresholds,
+            [Series(name, one["profile"]) for name, one in agents.items()],
+            floor=0,
+            ceiling=1,
+        ),
+        Chart(
+            "hypervolume",
+            "Share of the exact front's hypervolume",
+            unit,
+            "share",
+            spent,
+            [Series(name, one["hypervolume"]["curve"]) for name, one in agents.items()],
+        ),
+    ]
+    cells = {
+        row: {column: Interval(one["value"], one["low"], one["high"]) for column, one in columns.items()}
+        for row, columns in view["improvement"].items()
+    }
+    better = Matrix("improvement", "How likely the agent of the row has less regret than that of the column", cells)
+    return View(
+        name=view["title"],
+        about="Regret 0 is the exact optimum, 1 is what random search has in the median at the end; "
+        "the incumbent is chosen by what the agent saw and judged by the mean over all seeds.",
+        table=Standings(
+            "standings",
+            f"Less regret is better; p: Wilcoxon's test against {results['reference']}, corrected by Holm",
+            _COLUMNS,
+            [_row(name, one) for name, one in agents.items()],
+            sort=1,
+        ),
+        charts=charts,
+        matrices=[better],
+        notes=_notes(view),
+    )
+
+
+def _row(name: str, one: Mapping[str, Any]) -> list[Any]:
+    targets = one["targets"]
+    return [
+        name,
+        one["final"]["value"],
+        one["final"]["low"],
+        one["final"]["high"],
+        one["area"]["value"],
+        one["mean_rank"],
+        targets["top_1_percent"]["reached"],
+        targets["top_1_percent"]["median"],
+        targets["optimum"]["reached"],
+        one["hypervolume"]["value"],
+        one["duplicates"],
+        one["invalid"],
+        one["gap"],
+        one["agent_ms"],
+        one["failures"],
+        None if one["test"] is None else one["test"]["corrected"],
+    ]
+
+
+def _notes(view: Mapping[str, Any]) -> list[str]:
+    difference = view["critical_difference"]
+    notes = (
+        ["With fewer than five tasks no critical difference of mean ranks is given: tasks are its unit."]
+        if difference is None
+        else [f"Mean ranks that differ by less than {difference:.2f} are not to be told apart (Nemenyi, 5 %)."]
+    )
+    return notes + [f"{name}: {error}" for name, one in view["agents"].items() for error in one["errors"]]
+
+
+def _facts(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
+    tasks = [
+        (
+            f"task {task['name']}",
+            f"{task['table']}: {task['students']} students, best reward {task['best']:.4f}, random search's median "
+            f"after {task['random_evaluations']} evaluations {task['random_median']:.4f}, rewards closer than "
+            f"{task['tolerance']:.4f} cannot be told apart",
+        )
+        for task in results["tasks"]
+    ]
+    return [
+        *tasks,
+        ("intervals", f"{results['confidence']:.0%}, stratified bootstrap of {results['repetitions']} repetitions"),
+        *((name, str(results[name])) for name in ("machine",) if name in results),
+    ]

@@ -1,0 +1,197 @@
+"""The trajectories of a race as arrays: what every search had found when so much was spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.bench.statistics import hitting_times, hypervolume_curve, incumbents, normalised_regret
+from kdnas_env.bench.trajectory import Trajectory
+from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.budget import Budget
+from kdnas_env.errors import KDNASError
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+MOST_POINTS = 100
+"""Points of a curve; a budget of fewer evaluations has one each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """The same seeds of every agent on every task, in one order.
+
+    Attributes:
+        agents: Agents, in the order of the race.
+        truths: Truths of the tasks, by their names, in the order of the race.
+        seeds: Seeds.
+        trajectories: By agent, task and seed.
+    """
+
+    agents: tuple[str, ...]
+    truths: Mapping[str, Truth]
+    seeds: tuple[int, ...]
+    trajectories: Mapping[tuple[str, str, int], Trajectory]
+
+    @classmethod
+    def of(cls, trajectories: Sequence[Trajectory], truths: Sequence[Truth]) -> Runs:
+        """Sort trajectories; only seeds count that every agent has on every task.
+
+        Raises:
+            KDNASError: If there is no such seed, or they had different budgets or workers.
+        """
+        if len(kinds := {(one.budget, one.unit, one.workers) for one in trajectories}) != 1:
+            raise KDNASError(f"the searches have budgets, units and workers {sorted(kinds)}; compare equal ones")
+        by_name = {str(truth.task): truth for truth in truths}
+        found = {one.key: one for one in trajectories if one.task in by_name}
+        agents = tuple(dict.fromkeys(agent for agent, _, _ in found))
+        have: dict[tuple[str, str], set[int]] = {(agent, task): set() for agent in agents for task in by_name}
+        for agent, task, seed in found:
+            have[agent, task].add(seed)
+        common = tuple(sorted(set.intersection(*have.values()))) if have else ()
+        if not common:
+            raise KDNASError("no seed was run by every agent on every task; let the race end")
+        return cls(agents, by_name, common, found)
+
+    @property
+    def budget(self) -> Budget:
+        """What every search could spend."""
+        return Budget(self._first.budget, self._first.unit)
+
+    @property
+    def workers(self) -> int:
+        """Evaluations at a time."""
+        return self._first.workers
+
+    def only(self, task: str) -> Runs:
+        """Return the runs of one task."""
+        return replace(self, truths={task: self.truths[task]})
+
+    def of_agent(self, agent: str) -> list[list[Trajectory]]:
+        """Return the trajectories of an agent by task and seed."""
+        return [[self.trajectories[agent, task, seed] for seed in self.seeds] for task in self.truths]
+
+    @cached_property
+    def spent(self) -> Floats:
+        """What may have been spent at the points of a curve, in the unit of the budget, rising to all of it."""
+        amount = float(self.budget.amount)
+        if self.budget.unit == "seconds":
+            return np.linspace(amount / MOST_POINTS, amount, MOST_POINTS)
+        points = np.linspace(1, amount, int(min(MOST_POINTS, amount)))
+        return np.unique(np.round(points))
+
+    @cached_property
+    def seconds(self) -> Floats:
+        """Simulated seconds at the points of a curve, rising to those that half of the searches take at least."""
+        last = [one.finish.max(initial=0.0) for one in self._all]
+        return np.linspace(0, float(np.median(last)), MOST_POINTS + 1)[1:]
+
+    @cached_property
+    def regrets(self) -> dict[str, Floats]:
+        """Normalised regret of the incumbent by :attr:`spent`, by agent, float64 ``(tasks, seeds, points)``.
+
+        The incumbent is the best by what the agent was told, its regret that of its true reward: 0 is the optimum, 1
+        the median that random search, without noise, has at the whole budget. Before anything worked, it is that of
+        the worst student.
+        """
+        return {agent: self._by_run(agent, self._regret_by_cost) for agent in self.agents}
+
+    @cached_property
+    def final(self) -> dict[str, Floats]:
+        """Normalised regret in the end, by agent, float64 ``(tasks, seeds)``."""
+        return {agent: regrets[..., -1] for agent, regrets in self.regrets.items()}
+
+    def regrets_by_second(self, agent: str) -> Floats:
+        """Return the normalised regret by :attr:`seconds`, float64 ``(tasks, seeds, points)``."""
+        return self._by_run(
+            agent, lambda truth, one: self._normalised(truth, _at(self.seconds, one.finish, _incumbents(one)))
+        )
+
+    @cached_property
+    def random(self) -> Floats:
+        """Normalised regret of random search's exact median by :attr:`spent`, mean over tasks, float64 ``(n,)``."""
+        curves = [
+            self._normalised(truth, np.array([self._random_median(truth, spent) for spent in self.spent.tolist()]))
+            for truth in self.truths.values()
+        ]
+        mean: Floats = np.mean(curves, axis=0)
+        return mean
+
+    def volumes(self, agent: str) -> Floats:
+        """Return the share of the exact front's hypervolume by :attr:`spent`, float64 ``(tasks, seeds, points)``."""
+
+        def shares(truth: Truth, one: Trajectory) -> Floats:
+            curve = hypervolume_curve(truth.costs_of(one.index), truth.reference) / truth.volume
+            return np.nan_to_num(_at(self.spent, one.cost, curve))
+
+        return self._by_run(agent, shares)
+
+    def hits(self, agent: str, share: float) -> tuple[Floats, Bools]:
+        """Return what was spent when the incumbent was among the best share (of 0: tied with the optimum).
+
+        Returns:
+            What was spent, float64 ``(tasks, seeds)``, and where it never was, bool.
+        """
+
+        def hit(truth: Truth, one: Trajectory) -> Floats:
+            if not len(one):
+                return np.array([float(self.budget.amount), 1.0])
+            time, censored = hitting_times(_incumbents(one), truth.threshold(share))
+            return np.array([one.cost[int(time) - 1], float(censored)])
+
+        found = self._by_run(agent, hit)
+        return found[..., 0], found[..., 1] > 0
+
+    @property
+    def _first(self) -> Trajectory:
+        return next(iter(self.trajectories.values()))
+
+    @property
+    def _all(self) -> list[Trajectory]:
+        return [one for agent in self.agents for runs in self.of_agent(agent) for one in runs]
+
+    def _regret_by_cost(self, truth: Truth, one: Trajectory) -> Floats:
+        return self._normalised(truth, _at(self.spent, one.cost, _incumbents(one)))
+
+    def _normalised(self, truth: Truth, values: Floats) -> Floats:
+        known = np.where(np.isnan(values), truth.reward.min(), values)
+        return regrets_of(known, truth, self.budget, self.workers)
+
+    def _random_median(self, truth: Truth, spent: float) -> float:
+        amount = spent if self.budget.unit == "seconds" else int(spent)
+        return truth.random_median(_affordable(truth, replace(self.budget, amount=amount), self.workers))
+
+    def _by_run(self, agent: str, function: Callable[[Truth, Trajectory], Floats]) -> Floats:
+        runs = self.of_agent(agent)
+        return np.array(
+            [[function(truth, one) for one in row] for truth, row in zip(self.truths.values(), runs, strict=True)]
+        )
+
+
+def regrets_of(values: npt.ArrayLike, truth: Truth, budget: Budget, workers: int = 1) -> Floats:
+    """Return the regret of true rewards: 0 is the optimum, 1 what random search has with a budget in the median.
+
+    Raises:
+        KDNASError: If that is the optimum.
+    """
+    return normalised_regret(values, truth.best, truth.random_median(_affordable(truth, budget, workers)))
+
+
+def _affordable(truth: Truth, budget: Budget, workers: int) -> int:
+    # A clock runs for all workers at once.
+    return truth.affordable(budget) * (workers if budget.unit == "seconds" else 1)
+
+
+def _incumbents(one: Trajectory) -> Floats:
+    return incumbents(np.where(one.ok, one.observed, np.nan), one.true) if len(one) else np.empty(0)
+
+
+def _at(points: Floats, reached: Floats, curve: Floats) -> Floats:
+    """Return what a curve is worth at points, each of its own values from where it was reached; NaN before."""
+    place = np.searchsorted(reached, points, side="right") - 1
+    return np.where(place >= 0, curve[np.maximum(place, 0)], np.nan) if len(curve) else np.full(len(points), np.nan)

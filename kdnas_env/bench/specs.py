@@ -1,0 +1,131 @@
+"""Names of agents and tasks with their settings, as one word of a command line: ``NAME:SETTING=VALUE,...``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from kdnas_env.errors import KDNASError
+
+
+@dataclass(frozen=True)
+class AgentSpec:
+    """An agent of a race.
+
+    Attributes:
+        name: Its name; see :func:`kdnas_env.registry.agent_names`.
+        settings: Hyper-parameters that differ from the defaults: plain data.
+
+    Raises:
+        KDNASError: If the name or a setting cannot be written in one word.
+    """
+
+    name: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        format_spec(self.name, self.settings)
+
+    @classmethod
+    def parse(cls, text: str) -> AgentSpec:
+        """Read ``optuna:sampler=gp``; :func:`str` writes it.
+
+        Raises:
+            KDNASError: If it is malformed.
+        """
+        return cls(*parse_spec(text))
+
+    def __str__(self) -> str:
+        return format_spec(self.name, self.settings)
+
+
+def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``NAME:SETTING=VALUE,...`` into the name and the settings.
+
+    Values are JSON, or YAML without quotes: ``gp``, ``0.5``, ``true``, ``null``, ``[loss,latency]``.
+
+    Raises:
+        KDNASError: If it is malformed.
+    """
+    name, _, rest = text.partition(":")
+    if not name.strip():
+        raise KDNASError(f"{text!r} has no name; write NAME or NAME:SETTING=VALUE,...")
+    settings: dict[str, Any] = {}
+    for part in _parts(rest) if rest else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip().isidentifier() or key.strip() in settings:
+            raise KDNASError(f"{part!r} in {text!r} is no setting; write NAME:SETTING=VALUE,..., each setting once")
+        settings[key.strip()] = _value(value.strip(), text)
+    return name.strip(), settings
+
+
+def format_spec(name: str, settings: Mapping[str, Any]) -> str:
+    """Write a name and its settings as :func:`parse_spec` reads them, settings in the order of their names.
+
+    Raises:
+        KDNASError: If a name holds a colon, or a value is not plain data.
+    """
+    if not name or name != name.strip() or ":" in name:
+        raise KDNASError(f"{name!r} cannot be a name: it is empty, or has a colon or spaces at its ends")
+    wrong = [key for key in settings if not str(key).isidentifier()]
+    if wrong:
+        raise KDNASError(f"{wrong[0]!r} cannot be the name of a setting of {name!r}; use letters, digits and _")
+    parts = [f"{key}={_text(settings[key], name)}" for key in sorted(settings)]
+    return f"{name}:{','.join(parts)}" if parts else name
+
+
+def _parts(text: str) -> Iterator[str]:
+    """Split at the commas that stand outside of brackets and quotes."""
+    depth, start, quoted, escaped = 0, 0, False, False
+    for place, letter in enumerate(text):
+        if quoted:
+            quoted = letter != '"' or escaped
+            escaped = letter == "\\" and not escaped
+        elif letter == '"':
+            quoted = True
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+        elif letter == "," and not depth:
+            yield text[start:place]
+            start = place + 1
+    yield text[start:]
+
+
+def _value(text: str, whole: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        value = yaml.safe_load(text)
+        json.dumps(value)
+    except (yaml.YAMLError, TypeError, ValueError):
+        raise KDNASError(f"{text!r} in {whole!r} is not plain data; put a text into double quotes") from None
+    return value
+
+
+def _text(value: Any, name: str) -> str:
+    try:
+        text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError) as error:
+        raise KDNASError(f"a setting of {name!r} is {value!r}, which is not plain data: {error}") from error
+    bare = isinstance(value, str) and value.replace("-", "_").isidentifier() and value.isascii()
+    return value if bare and _value(value, value) == value else text
+
+
+def number(name: str, value: Any) -> float:
+    """Return a finite number as float.
+
+    Raises:
+        KDNASError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise KDNASError(f"{name} is {value!r}; expected a number")
+    return float(value)

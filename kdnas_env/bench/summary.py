@@ -1,0 +1,219 @@
+"""Who won a race, by how much, and how sure that is, as plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.bench.comparisons import LEAST_TASKS, critical_difference, mean_ranks, paired_tests
+from kdnas_env.bench.runs import Runs
+from kdnas_env.bench.statistics import (
+    area_under_curve,
+    ecdf,
+    improvement_interval,
+    iqm,
+    performance_profile,
+    probability_of_improvement,
+    stratified_bootstrap,
+)
+from kdnas_env.bench.trajectory import Trajectory
+from kdnas_env.bench.truth import TARGETS, Truth
+from kdnas_env.errors import KDNASError
+
+SCHEMA_VERSION = 1
+
+ALL = "all"
+"""Name of the view of all tasks, where there are several."""
+
+THRESHOLDS = np.linspace(0, 2, 81).round(3)
+"""Normalised regrets of the performance profile."""
+
+CONFIDENCE = 0.95
+
+
+def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 2000, seed: int = 0) -> dict[str, Any]:
+    """Say everything that there is to say of a race.
+
+    Scores are normalised regrets; see :attr:`kdnas_env.bench.runs.Runs.regrets`. An estimate is a mapping of
+    ``value``, ``low`` and ``high``, the ends of its 95 % interval by a bootstrap over seeds within every task.
+
+    Args:
+        runs: The race.
+        reference: Agent that the others are tested against; None: ``random`` if it is there, else the first.
+        repetitions: Bootstrap repetitions.
+        seed: Seed of the bootstrap.
+
+    Returns:
+        ``schema_version``, ``agents``, ``tasks`` (what is true of each), ``seeds``, ``budget``, ``unit``, ``workers``,
+        ``reference``, ``confidence``, ``repetitions``, ``spent`` (the axis of all curves), ``thresholds`` (that of the
+        profiles) and ``views``: of all tasks, if there are several, and of each; see :func:`_view`.
+
+    Raises:
+        KDNASError: If the reference is not in the race, or random search finds an optimum within the budget.
+    """
+    reference = reference or ("random" if "random" in runs.agents else runs.agents[0])
+    if reference not in runs.agents:
+        raise KDNASError(f"reference is {reference!r}; expected one of {list(runs.agents)}")
+    parts = {ALL: runs} if len(runs.truths) > 1 else {}
+    parts |= {task: runs.only(task) for task in runs.truths}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "agents": list(runs.agents),
+        "tasks": [_task(truth, runs) for truth in runs.truths.values()],
+        "seeds": len(runs.seeds),
+        "budget": runs.budget.amount,
+        "unit": runs.budget.unit,
+        "workers": runs.workers,
+        "reference": reference,
+        "confidence": CONFIDENCE,
+        "repetitions": repetitions,
+        "spent": runs.spent.tolist(),
+        "thresholds": THRESHOLDS.tolist(),
+        "views": [
+            {"name": name, "title": _title(name, part), **_view(part, reference, repetitions, seed)}
+            for name, part in parts.items()
+        ],
+    }
+
+
+def _title(name: str, part: Runs) -> str:
+    return f"all {len(part.truths)} tasks" if name == ALL else part.truths[name].task.title
+
+
+def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
+    """Return what is true of a task."""
+    affordable = truth.affordable(runs.budget)
+    return {
+        "name": str(truth.task),
+        "title": truth.task.title,
+        "table": truth.table.metadata.title,
+        "students": len(truth.reward),
+        "points": truth.table.space.size,
+        "best": truth.best,
+        "optima": len(truth.optima),
+        "tolerance": truth.tolerance,
+        "random_median": truth.random_median(affordable),
+        "random_evaluations": affordable,
+        "targets": {name: truth.threshold(share) for name, share in TARGETS.items()},
+        "reference_point": list(truth.reference),
+        "hypervolume": truth.volume,
+        "front": truth.costs_of(truth.front).tolist(),
+    }
+
+
+def _view(runs: Runs, reference: str, repetitions: int, seed: int) -> dict[str, Any]:
+    """Return what is seen of one task or of all.
+
+    These are the number of ``tasks``, the ``agents`` (see :func:`_agent`), the ``improvement`` of each over each, the
+    regret of ``random`` search's exact median along ``spent``, the axis ``seconds`` of the curves over simulated time,
+    and the ``critical_difference`` of mean ranks, None with fewer than five tasks.
+    """
+    final = runs.final
+    ranks = mean_ranks(final)
+    tests = paired_tests(final[reference], {agent: final[agent] for agent in runs.agents if agent != reference})
+    ranked = len(runs.truths) >= LEAST_TASKS and len(runs.agents) > 1
+    agents = {}
+    for agent in runs.agents:
+        test = tests.get(agent)
+        agents[agent] = {
+            **_agent(runs, agent, repetitions, seed),
+            "mean_rank": ranks[agent],
+            "test": None if test is None else {"p": test.p, "corrected": test.corrected, "effect": test.effect},
+        }
+    return {
+        "tasks": len(runs.truths),
+        "agents": agents,
+        "improvement": _improvements(runs, repetitions, seed),
+        "random": runs.random.tolist(),
+        "seconds": runs.seconds.tolist(),
+        "critical_difference": critical_difference(len(runs.agents), len(runs.truths)) if ranked else None,
+    }
+
+
+def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any]:
+    """Return what there is to say of an agent, beside others.
+
+    ``final`` and ``area`` (mean along the budget) are estimates of the regret, ``median`` is of the final one,
+    ``curve`` an estimate by point of ``spent``, ``seconds_curve`` a number by point of ``seconds``, ``profile`` a share
+    by threshold. ``targets`` have the ``reached`` share of the searches, the ``median`` spent (None: most did not), how
+    many are ``censored``, and an ``ecdf`` by point of ``spent``. Of the hypervolume there is the final estimate and a
+    ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``failed`` (evaluations) and
+    ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches; ``gap`` is the mean of the
+    observed minus the true reward of the final incumbent; ``failures`` are searches that ended with an error.
+    """
+    regrets, final = runs.regrets[agent], runs.final[agent]
+    searches = [one for row in runs.of_agent(agent) for one in row]
+    volumes = runs.volumes(agent)
+
+    def estimate(scores: npt.NDArray[np.float64]) -> dict[str, Any]:
+        # The same draws for all agents, which share the noise of a seed.
+        low, high = stratified_bootstrap(
+            scores, np.random.default_rng(seed), repetitions=repetitions, confidence=CONFIDENCE
+        )
+        middle = iqm(scores if scores.ndim == 2 else np.moveaxis(scores, -1, 0))
+        return {"value": middle.tolist(), "low": low.tolist(), "high": high.tolist()}
+
+    return {
+        "final": estimate(final),
+        "area": estimate(area_under_curve(regrets)),
+        "median": float(np.median(final)),
+        "curve": estimate(regrets),
+        "seconds_curve": iqm(np.moveaxis(runs.regrets_by_second(agent), -1, 0)).tolist(),
+        "profile": performance_profile(final, THRESHOLDS).tolist(),
+        "targets": {name: _target(runs, agent, share) for name, share in TARGETS.items()},
+        "hypervolume": {**estimate(volumes[..., -1]), "curve": iqm(np.moveaxis(volumes, -1, 0)).tolist()},
+        "evaluations": _mean([one.counted.sum() for one in searches]),
+        "duplicates": _mean([one.duplicate.sum() for one in searches]),
+        "invalid": _mean([one.invalid.sum() for one in searches]),
+        "failed": _mean([(~one.ok & ~one.invalid).sum() for one in searches]),
+        "agent_ms": float(np.median([1e3 * one.agent_seconds.mean() if len(one) else 0.0 for one in searches])),
+        "simulated_seconds": float(np.median([one.finish.max(initial=0.0) for one in searches])),
+        "gap": _mean([gap for one in searches if (gap := _gap(one)) is not None]),
+        "failures": sum(bool(one.error) for one in searches),
+        "errors": sorted({one.error for one in searches if one.error}),
+    }
+
+
+def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how likely the agent of the row has less regret than that of the column."""
+    found: dict[str, dict[str, dict[str, float]]] = {agent: {} for agent in runs.agents}
+    for place, x in enumerate(runs.agents):
+        for y in runs.agents[place + 1 :]:
+            value = probability_of_improvement(runs.final[x], runs.final[y])
+            low, high = improvement_interval(
+                runs.final[x],
+                runs.final[y],
+                np.random.default_rng(seed),
+                repetitions=repetitions,
+                confidence=CONFIDENCE,
+            )
+            found[x][y] = {"value": value, "low": low, "high": high}
+            found[y][x] = {"value": 1 - value, "low": 1 - high, "high": 1 - low}
+    return found
+
+
+def _target(runs: Runs, agent: str, share: float) -> dict[str, Any]:
+    spent, censored = runs.hits(agent, share)
+    # Where more than half never arrive, neither does the median.
+    median = float(np.median(np.where(censored, np.inf, spent)))
+    return {
+        "reached": float(1 - censored.mean()),
+        "median": median if np.isfinite(median) else None,
+        "censored": int(censored.sum()),
+        "ecdf": ecdf(spent, censored, runs.spent).tolist(),
+    }
+
+
+def _gap(one: Trajectory) -> float | None:
+    seen = np.where(one.ok, one.observed, -np.inf)
+    if not one.ok.any():
+        return None
+    best = int(seen.argmax())
+    return float(seen[best] - one.true[best])
+
+
+def _mean(values: Sequence[Any]) -> float | None:
+    return float(np.mean(values)) if values else None

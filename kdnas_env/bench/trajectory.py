@@ -1,0 +1,227 @@
+"""What one search did, evaluation by evaluation, and many of them in one parquet file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.evaluation import Status
+from kdnas_env.files import replacing
+from kdnas_env.tables.table import STATUSES
+
+SCHEMA_VERSION = 1
+
+COLUMNS: dict[str, Any] = {
+    "index": np.int64,
+    "observed": np.float64,
+    "true": np.float64,
+    "status": np.uint8,
+    "duplicate": np.bool_,
+    "counted": np.bool_,
+    "epochs": np.int64,
+    "cost": np.float64,
+    "start": np.float64,
+    "finish": np.float64,
+    "agent_seconds": np.float64,
+}
+"""Columns of a trajectory, one value an evaluation, and their dtypes."""
+
+_RUN = ("agent", "task", "seed", "budget", "unit", "workers", "error")
+_MEASURED = "agent_seconds"
+_OK, _INVALID = STATUSES.index(str(Status.OK)), STATUSES.index(str(Status.INVALID))
+_KEY = b"kdnas"
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One search, in the order in which its results became known.
+
+    Two are equal if all is but what was measured, which is ``agent_seconds``.
+
+    Attributes:
+        agent: The agent with its settings, as :class:`~kdnas_env.bench.specs.AgentSpec` writes it.
+        task: The task, as :class:`~kdnas_env.bench.truth.Task` writes it.
+        seed: Seed of the run: of the agent, and of the noise of the evaluations.
+        budget: What the search could spend.
+        unit: In what, one of :data:`kdnas_env.envs.budget.UNITS`.
+        workers: Evaluations at a time.
+        index: Flat index of the student in the space, int64.
+        observed: Reward that the agent was told, float64.
+        true: Its reward by the mean over the table's seeds after the last epoch, float64.
+        status: How the evaluation ended, an index into :data:`kdnas_env.tables.table.STATUSES`, uint8.
+        duplicate: Whether the student had been answered before, bool.
+        counted: Whether it was charged to the budget, bool.
+        epochs: Epochs of the evaluation, int64.
+        cost: What was spent so far, this evaluation included, in the unit of the budget, float64.
+        start: Simulated second at which the evaluation began, float64.
+        finish: At which it ended, float64.
+        agent_seconds: Processor time that the agent took to decide on it, in seconds, float64.
+        error: What the agent failed with, on one line; empty if it did not.
+    """
+
+    agent: str
+    task: str
+    seed: int
+    budget: float
+    unit: str
+    workers: int
+    index: npt.NDArray[np.int64]
+    observed: npt.NDArray[np.float64]
+    true: npt.NDArray[np.float64]
+    status: npt.NDArray[np.uint8]
+    duplicate: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]
+    epochs: npt.NDArray[np.int64]
+    cost: npt.NDArray[np.float64]
+    start: npt.NDArray[np.float64]
+    finish: npt.NDArray[np.float64]
+    agent_seconds: npt.NDArray[np.float64]
+    error: str = ""
+
+    def __post_init__(self) -> None:
+        for name, dtype in COLUMNS.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != self.index.shape or array.ndim != 1:
+                raise RunError(
+                    f"trajectory of {self.agent!r}: {name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} "
+                    f"{self.index.shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Trajectory):
+            return NotImplemented
+        names = [one.name for one in fields(self) if one.name != _MEASURED]
+        return all(_alike(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from the others of a race: agent, task, seed."""
+        return self.agent, self.task, self.seed
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """Which evaluations ended well, bool."""
+        return np.asarray(self.status == _OK)
+
+    @property
+    def invalid(self) -> npt.NDArray[np.bool_]:
+        """Which proposals cannot be built, bool."""
+        return np.asarray(self.status == _INVALID)
+
+    @classmethod
+    def of_rows(cls, rows: Sequence[Mapping[str, Any]], **run: Any) -> Trajectory:
+        """Make one of rows with the keys of ``COLUMNS``."""
+        columns: dict[str, Any] = {
+            name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in COLUMNS.items()
+        }
+        return cls(**columns, **run)
+
+
+def write_trajectories(
+    path: str | os.PathLike[str], trajectories: Sequence[Trajectory], metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write trajectories to one parquet file, a row an evaluation; whole or not at all.
+
+    Args:
+        path: The file.
+        trajectories: What to write.
+        metadata: Plain data to keep with them, such as checksums of tables and versions.
+
+    Raises:
+        RunError: If the file cannot be written.
+        DependencyError: If pyarrow is not installed.
+    """
+    arrow, parquet = _arrow()
+    lengths = [len(one) for one in trajectories]
+    run = np.repeat(np.arange(len(trajectories)), lengths)
+    columns: dict[str, Any] = {"run": arrow.array(run.astype(np.int64))}
+    for name in ("agent", "task", "unit"):
+        words = sorted({getattr(one, name) for one in trajectories})
+        codes = np.array([words.index(getattr(one, name)) for one in trajectories], dtype=np.int32)
+        columns[name] = arrow.DictionaryArray.from_arrays(
+            arrow.array(codes[run], type=arrow.int32()), arrow.array(words, type=arrow.string())
+        )
+    for name in ("seed", "workers"):
+        numbers = np.array([getattr(one, name) for one in trajectories], dtype=np.int64)
+        columns[name] = arrow.array(numbers[run])
+    for name, dtype in COLUMNS.items():
+        parts = [getattr(one, name) for one in trajectories] or [np.empty(0, dtype=dtype)]
+        columns[name] = arrow.array(np.concatenate(parts))
+    # Runs are listed beside the rows too: one may have no row.
+    runs = [[*(getattr(one, name) for name in _RUN), len(one)] for one in trajectories]
+    record = {"schema_version": SCHEMA_VERSION, "runs": runs, "metadata": dict(metadata or {})}
+    table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(record).encode()})
+    with replacing(path) as file:
+        parquet.write_table(table, file, compression="zstd")
+
+
+def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dict[str, Any]]:
+    """Read what :func:`write_trajectories` wrote.
+
+    Returns:
+        The trajectories, and the metadata.
+
+    Raises:
+        RunError: If the file cannot be read, or is of a newer version.
+        DependencyError: If pyarrow is not installed.
+    """
+    arrow, parquet = _arrow()
+    try:
+        table = parquet.read_table(os.fspath(path))
+        record = json.loads((table.schema.metadata or {})[_KEY])
+        if record["schema_version"] > SCHEMA_VERSION:
+            raise RunError(
+                f"trajectories {os.fspath(path)!r} have schema {record['schema_version']}, this kdnas reads up to "
+                f"{SCHEMA_VERSION}; upgrade kdnas"
+            )
+        columns: dict[str, Any] = {
+            name: table[name].to_numpy(zero_copy_only=False).astype(dtype, copy=False)
+            for name, dtype in COLUMNS.items()
+        }
+        ends = np.cumsum([0, *(run[-1] for run in record["runs"])]).tolist()
+        if ends[-1] != table.num_rows:
+            raise ValueError(f"it has {table.num_rows} rows where its runs have {ends[-1]}")
+        found = [
+            _trajectory(run[:-1], {name: np.array(column[start:end]) for name, column in columns.items()})
+            for run, start, end in zip(record["runs"], ends[:-1], ends[1:], strict=True)
+        ]
+    except (OSError, KeyError, TypeError, ValueError, IndexError, arrow.ArrowException) as error:
+        if isinstance(error, RunError):
+            raise
+        raise RunError(
+            f"{os.fspath(path)!r} cannot be read as trajectories: {error}; restore it from a copy"
+        ) from error
+    return found, record["metadata"]
+
+
+def _trajectory(run: Sequence[Any], columns: dict[str, Any]) -> Trajectory:
+    return Trajectory(**dict(zip(_RUN, run, strict=True)), **columns)
+
+
+def _alike(first: Any, other: Any) -> bool:
+    if isinstance(first, np.ndarray):
+        return bool(np.array_equal(first, other, equal_nan=first.dtype.kind == "f"))
+    return bool(first == other)
+
+
+def _arrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DependencyError(
+            f"trajectories are kept in parquet files, for which pyarrow is needed: {error}; pip install 'kdnas[bench]'"
+        ) from error
+    return pyarrow, parquet

@@ -1,0 +1,53 @@
+"""A small table to race on."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_tables import planted_table
+
+import kdnas_env.registry
+from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.tables.storage import write_table
+
+SPACE: dict[str, Any] = {
+    "num_hidden_layers": [3, 4, 6, 12],
+    "num_attention_heads": [4, 5, 12],
+    "hidden_size": [384, 768],
+    "intermediate_size": [384, 1536, 3072],
+    "hidden_act": ["gelu", "relu"],
+}
+"""144 points, of which those with 5 heads cannot be built."""
+
+
+@pytest.fixture(scope="session")
+def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tables") / "small.npz"
+    write_table(planted_table(SPACE, noise=0.01, failures=0.05), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def task(table_file: Path) -> Task:
+    return Task(str(table_file))
+
+
+@pytest.fixture(scope="session")
+def truth(task: Task) -> Truth:
+    return Truth.of(task)
+
+
+@pytest.fixture
+def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offer the agents ``raises`` and ``resets``."""
+    real = kdnas_env.registry.entry_points
+    places = {"raises": "misbehaving:Raises", "resets": "misbehaving:Resets"}
+
+    def offered(*, group: str, name: str) -> Any:
+        place = places.get(name)
+        return real(group=group, name=name) if place is None else [EntryPoint(name, place, group)]
+
+    monkeypatch.setattr(kdnas_env.registry, "entry_points", offered)

@@ -1,0 +1,163 @@
+"""A race is the same whatever it runs on, and goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_tables import planted_table
+
+from kdnas_env.bench.race import PARTS, RACE, TRAJECTORIES, Race, race, read_race
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.trajectory import read_trajectories
+from kdnas_env.bench.truth import Task
+from kdnas_env.envs.budget import Budget
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.tables.storage import checksum, write_table
+
+
+@pytest.fixture
+def wanted(task: Task) -> Race:
+    agents = (AgentSpec("random"), AgentSpec("evolution"))
+    return Race(agents, (task, replace(task, seed="mean")), 12, Budget(15))
+
+
+def test_a_race_has_every_search_once(wanted: Race, tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    found = race(wanted, tmp_path, on_progress=lambda *told: heard.append(told))
+    assert [one.key for one in found] == wanted.keys
+    assert len({one.key for one in found}) == len(found) == 2 * 2 * 12
+    assert heard[0] == (0, 48)
+    assert heard[-1] == (48, 48)
+    assert heard == sorted(heard)
+    kept, metadata = read_trajectories(tmp_path / TRAJECTORIES)
+    assert {one.key: one for one in kept} == {one.key: one for one in found}
+    table = wanted.tasks[0].table
+    assert metadata["tables"] == {table: checksum(table)}
+    assert not (tmp_path / PARTS).exists()
+
+
+@pytest.mark.slow
+def test_processes_change_nothing(wanted: Race, tmp_path: Path) -> None:
+    learner = replace(wanted, agents=(AgentSpec("random"), AgentSpec("lstm")), tasks=wanted.tasks[:1])
+    alone = race(learner, tmp_path / "one")
+    assert race(learner, tmp_path / "two", workers=2) == alone
+
+
+def test_what_is_there_is_not_run_again(wanted: Race, tmp_path: Path) -> None:
+    first = race(replace(wanted, seeds=2), tmp_path)
+    heard: list[tuple[int, int]] = []
+    larger = replace(wanted, seeds=3, agents=(*wanted.agents, AgentSpec("local-search")))
+    second = race(larger, tmp_path, on_progress=lambda *told: heard.append(told))
+    assert heard[0] == (8, 18)
+    kept = {one.key: one for one in second}
+    for one in first:
+        assert kept[one.key].agent_seconds.tolist() == one.agent_seconds.tolist()
+    # Less is a part of it, which loses nothing.
+    assert race(replace(wanted, seeds=2), tmp_path) == first
+    assert len(read_race(tmp_path)) == 18
+
+
+@pytest.mark.parametrize("change", [{"budget": Budget(16)}, {"budget": Budget(15, "epochs")}, {"simulated_workers": 2}])
+def test_a_folder_has_one_kind_of_race(wanted: Race, tmp_path: Path, change: dict[str, Any]) -> None:
+    small = replace(wanted, seeds=1)
+    race(small, tmp_path)
+    with pytest.raises(RunError, match="name another folder"):
+        race(replace(small, **change), tmp_path)
+
+
+def test_a_table_that_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "table.npz"
+    write_table(planted_table(), path)
+    small = Race((AgentSpec("random"),), (Task(str(path)),), 1, Budget(5))
+    race(small, tmp_path / "race")
+    write_table(planted_table(noise=0.02), path)
+    with pytest.raises(RunError, match="checksum"):
+        race(small, tmp_path / "race")
+
+
+def test_a_simulated_race(wanted: Race, tmp_path: Path) -> None:
+    found = race(replace(wanted, seeds=2, simulated_workers=3), tmp_path)
+    assert {one.workers for one in found} == {3}
+    assert all((one.start == 0).sum() >= 3 for one in found)
+
+
+def test_a_failing_agent_does_not_stop_the_others(wanted: Race, tmp_path: Path, misbehaving: None) -> None:
+    found = race(replace(wanted, seeds=2, agents=(AgentSpec("raises"), AgentSpec("random"))), tmp_path)
+    assert [bool(one.error) for one in found] == [True, False] * 4
+    assert race(replace(wanted, seeds=2, agents=(AgentSpec("raises"), AgentSpec("random"))), tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"agents": ()},
+        {"agents": (AgentSpec("random"), AgentSpec("random"))},
+        {"agents": (AgentSpec("nobody"),)},
+        {"agents": (AgentSpec("optuna", {"sampler": "crystal-ball"}),)},
+        {"tasks": (Task("nowhere"),)},
+        {"seeds": 0},
+        {"simulated_workers": 0},
+        {"decision_time": "soon"},
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(wanted: Race, tmp_path: Path, change: dict[str, Any]) -> None:
+    with pytest.raises(KDNASError):
+        race(replace(wanted, **change), tmp_path / "race")
+    assert not (tmp_path / "race").exists()
+
+
+_SCRIPT = """
+import sys
+from kdnas_env.bench.race import Race, race
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.truth import Task
+from kdnas_env.envs.budget import Budget
+
+if __name__ == "__main__":
+    agents = (AgentSpec("random"), AgentSpec("lstm"))
+    race(Race(agents, (Task(sys.argv[1]),), 30, Budget(16)), sys.argv[2], workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path) -> None:
+    wanted = Race((AgentSpec("random"), AgentSpec("lstm")), (task,), 30, Budget(16))
+    script = tmp_path / "script.py"
+    script.write_text(_SCRIPT)
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, str(script), task.table, str(folder)], start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(f"{PARTS}/*.parquet")):
+        assert process.poll() is None, "the race ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)  # its workers have to notice by themselves
+    process.wait()
+    while _alive(process.pid):
+        assert time.monotonic() < deadline, "the workers outlive the race"
+        time.sleep(0.1)
+    kept = len(read_race(folder))
+    assert 0 < kept < 60
+    assert json.loads((folder / RACE).read_text())["budget"] == 16
+    heard: list[tuple[int, int]] = []
+    resumed = race(wanted, folder, on_progress=lambda *told: heard.append(told))
+    assert heard[0] == (kept, 60)
+    assert resumed == race(wanted, tmp_path / "whole")
+
+
+def _alive(session: int) -> bool:
+    """Whether any process of a session is left."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True

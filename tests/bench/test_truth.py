@@ -1,0 +1,140 @@
+"""What is true of a task is what its table says."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_tables import planted_table
+
+from kdnas_env.bench.statistics import hypervolume
+from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.envs.budget import Budget
+from kdnas_env.errors import KDNASError
+from kdnas_env.reward import KDReward
+from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.table import LATENCIES, STATUSES
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("rotten-tomatoes", "rotten-tomatoes"),
+        ("rotten-tomatoes:device=torch,alpha=-0.2", "rotten-tomatoes:alpha=-0.2,device=torch"),
+        ("rotten-tomatoes:alpha=-0.06,seed=sample", "rotten-tomatoes"),
+        ("folder/a.npz:seed=mean,beta=1", "folder/a.npz:beta=1.0,seed=mean"),
+    ],
+)
+def test_a_task_is_written_in_one_way(text: str, canonical: str) -> None:
+    assert str(Task.parse(text)) == canonical
+    assert Task.parse(canonical) == Task.parse(text)
+
+
+def test_a_title_has_no_folder() -> None:
+    assert Task.parse("/a/b/c.npz:seed=mean").title == "c:seed=mean"
+    assert Task.parse("imdb").title == "imdb"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("imdb:gamma=1", "gamma"),
+        ("imdb:alpha=0.5", "alpha"),
+        ("imdb:alpha=high", "alpha"),
+        ("imdb:loss=best", "loss"),
+        (":alpha=-1", "name"),
+    ],
+)
+def test_a_malformed_task_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Task.parse(text)
+
+
+def test_settings_that_the_table_lacks_are_refused(task: Task) -> None:
+    for wrong in (replace(task, device="tpu"), replace(task, seed=9), replace(task, table="none")):
+        with pytest.raises(KDNASError):
+            Truth.of(wrong)
+
+
+def test_rewards_are_means_over_seeds_after_the_last_epoch(truth: Truth) -> None:
+    table = truth.table
+    whole = (table.status == STATUSES.index("ok")).all(axis=1)
+    loss = table.curve("heldout_unexplained")[:, :, -1].astype(np.float64).mean(axis=1)
+    ratio = table.latencies[:, 0, LATENCIES.index("ratio")].astype(np.float64)
+    expected = np.array(
+        [KDReward().score(*pair) for pair in zip(loss[whole].tolist(), ratio[whole].tolist(), strict=True)]
+    )
+    np.testing.assert_allclose(truth.rewards_of(table.index[whole]), expected, rtol=1e-6)
+    np.testing.assert_allclose(truth.costs_of(table.index[whole])[:, 0], loss[whole], rtol=1e-6)
+
+
+def test_what_is_no_student_has_the_reward_of_a_failure(truth: Truth) -> None:
+    nobody = next(index for index in range(truth.table.space.size) if index not in set(truth.index.tolist()))
+    assert truth.rewards_of(nobody) == -1
+    assert np.isnan(truth.costs_of(np.array([nobody]))).all()
+
+
+def test_a_student_failed_with_every_seed_is_never_best(truth: Truth) -> None:
+    failed = (truth.table.status != STATUSES.index("ok")).all(axis=1)
+    assert failed.any()
+    assert (truth.rewards_of(truth.table.index[failed]) == -1).all()
+
+
+def test_optima_tie_within_the_noise_of_a_seed(truth: Truth) -> None:
+    assert 0 < truth.tolerance < 0.05
+    inside = truth.rewards_of(truth.optima)
+    assert inside.max() == truth.best
+    assert (truth.best - inside <= truth.tolerance).all()
+    assert (truth.reward >= truth.best - truth.tolerance).sum() == len(inside)
+
+
+def test_a_table_of_one_seed_has_no_noise(tmp_path: Path) -> None:
+    write_table(planted_table(seeds=(0,)), tmp_path / "one.npz")
+    one = Truth.of(Task(str(tmp_path / "one.npz")))
+    assert one.tolerance == 0
+    assert len(one.optima) == 1
+
+
+def test_targets_are_shares_of_the_students(truth: Truth) -> None:
+    n = len(truth.reward)
+    assert (truth.reward >= truth.threshold(0.1)).sum() == np.ceil(0.1 * n)
+    assert truth.threshold(TARGETS["top_0.1_percent"]) == truth.best
+    assert truth.threshold(0.0) == truth.best - truth.tolerance
+
+
+def test_the_median_of_random_search_is_exact(tmp_path: Path) -> None:
+    write_table(planted_table({"num_hidden_layers": [3, 6, 12], "hidden_size": [384, 768]}), tmp_path / "six.npz")
+    truth = Truth.of(Task(str(tmp_path / "six.npz")))
+    best = sorted(max(drawn) for drawn in itertools.combinations(truth.reward.tolist(), 3))
+    assert truth.random_median(3) == best[(len(best) - 1) // 2]
+    assert truth.random_median(100) == truth.best
+
+
+def test_the_front_is_exact(truth: Truth) -> None:
+    costs = truth.costs[np.isfinite(truth.costs).all(axis=1)]
+    beaten = [((costs <= one).all(axis=1) & (costs < one).any(axis=1)).any() for one in costs]
+    front = truth.costs_of(truth.front)
+    assert {tuple(one) for one in front} == {tuple(one) for one in costs[~np.array(beaten)]}
+    assert truth.volume == pytest.approx(hypervolume(costs, truth.reference))
+    assert truth.volume > 0
+
+
+def test_budgets_are_worth_evaluations(truth: Truth) -> None:
+    epochs = truth.table.metadata.epochs
+    assert truth.affordable(Budget(7)) == 7
+    assert truth.affordable(Budget(7 * epochs, "epochs")) == 7
+    assert truth.affordable(Budget(7.5 * float(truth.seconds.mean()), "seconds")) == 7
+    assert truth.evaluation_limit(Budget(7 * epochs - 1, "epochs")) == 7
+    # As many as there can be: all the quickest, and the failures, which take no time.
+    quickest = float(truth.seconds[truth.seconds > 0].min())
+    failures = int((truth.seconds == 0).sum())
+    assert truth.evaluation_limit(Budget(7.5 * quickest, "seconds")) == 8 + failures
+
+
+def test_the_truth_does_not_depend_on_what_searches_see(task: Task, truth: Truth) -> None:
+    other = Truth.of(replace(task, seed=0, epochs=1, duplicates="free"))
+    np.testing.assert_array_equal(other.reward, truth.reward)
+    assert (other.seconds[truth.seconds > 0] < truth.seconds[truth.seconds > 0]).all()

@@ -1,0 +1,91 @@
+"""A race from the command line: what it prints, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from small_tables import planted_table
+
+from kdnas_env.bench.trajectory import read_trajectories
+from kdnas_env.cli import main
+from kdnas_env.tables.storage import write_table
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("tables") / "small.npz"
+    write_table(planted_table(), path)
+    return str(path)
+
+
+def flags(table: str, folder: Path, *more: str) -> list[str]:
+    small = ["--budget", "6", "--seeds", "3", "--workers", "1", "--repetitions", "50", "--out", str(folder)]
+    return ["bench", "--tasks", table, *small, *more]
+
+
+def test_a_race_is_run_told_and_kept(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+    command = flags(table, tmp_path / "race", "--agents", "random", "optuna:sampler=random", "evolution")
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    for expected in ("optuna:sampler=random", "evolution", "regret", "beats random", "results.json"):
+        assert expected in printed
+    results = json.loads((tmp_path / "race" / "results.json").read_text())
+    assert results["agents"] == ["random", "optuna:sampler=random", "evolution"]
+    assert (results["budget"], results["seeds"], results["unit"]) == (6, 3, "evaluations")
+    trajectories, _ = read_trajectories(tmp_path / "race" / "trajectories.parquet")
+    assert len(trajectories) == 9
+    for picture in ("curves", "profiles", "improvement", "targets"):
+        assert (tmp_path / "race" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+    # Again, it is told from what is there.
+    before = results
+    assert main(command) == 0
+    assert json.loads((tmp_path / "race" / "results.json").read_text()) == before
+
+
+def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None:
+    tasks = (table, f"{table}:alpha=-0.2,seed=mean")
+    more = ("--agents", "random", "evolution", "--simulated-workers", "2", "--decision-time", "0.5")
+    command = flags(table, tmp_path / "race", *more)
+    command[2:3] = tasks
+    assert main(command) == 0
+    results = json.loads((tmp_path / "race" / "results.json").read_text())
+    assert [view["title"] for view in results["views"]] == ["all 2 tasks", "small", "small:alpha=-0.2,seed=mean"]
+    assert results["workers"] == 2
+    assert (tmp_path / "race" / "curves-2.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--agents", "nobody"), "nobody"),
+        (("--agents", "random:speed=1"), "speed"),
+        (("--agents", "random", "random"), "each once"),
+        (("--agents", "random", "--reference", "lstm"), "reference"),
+        (("--agents", "random", "--budget", "1.5"), "whole number"),
+        (("--agents", "random", "--budget", "24"), "Lower the budget"),
+        (("--agents", "random", "--budget-unit", "steps"), "budget_unit"),
+        (("--agents", "random", "--decision-time", "soon"), "decision-time"),
+        (("--agents", "random", "--tasks", "nowhere"), "nowhere"),
+        (("--agents", "random", "--tasks", "nowhere:gamma=1"), "gamma"),
+    ],
+)
+def test_bad_input_ends_with_a_message(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: tuple[str, ...], said: str
+) -> None:
+    assert main(flags(table, tmp_path / "race", *more)) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "race").exists()
+
+
+@pytest.mark.parametrize("flag", ["seeds", "workers", "repetitions"])
+def test_less_than_one_of_something_is_refused(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(flags(table, tmp_path / "race", f"--{flag}", "0"))
+    assert f"{flag} is 0" in " ".join(capsys.readouterr().err.split())
