@@ -41,7 +41,10 @@ def best_rewards(agent: Agent, *, budget: int = 32, seeds: int = 10, **options: 
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"noise": 0.02, "budget": 48}], ids=["planted", "noisy"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({}, id="planted"), pytest.param({"noise": 0.02, "budget": 48}, id="noisy", marks=pytest.mark.slow)],
+)
 def test_it_learns(options: dict[str, Any]) -> None:
     found, by_chance = best_rewards(LSTMEnsembleAgent(), **options), best_rewards(RandomAgent(), **options)
     assert wilcoxon(found, by_chance, alternative="greater", zero_method="zsplit").pvalue < 0.01
