@@ -11,7 +11,7 @@ import numpy as np
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
 from agents.design import spread
-from agents.exploration import Decay, exploration_ratio, random_count
+from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.pool import candidate_pool
 from agents.ranking import Floats, Ints
 from agents.replay import Scale
@@ -69,18 +69,11 @@ class LSTMEnsembleConfig:
     def __post_init__(self) -> None:
         if self.features not in ("both", "deep", "wide"):
             raise KDNASError(f"features is {self.features!r}; expected 'both', 'deep' or 'wide'")
-        if self.epsilon_decay not in ("linear", "exponential", "step"):
-            raise KDNASError(f"epsilon_decay is {self.epsilon_decay!r}; expected 'linear', 'exponential' or 'step'")
-        for name in ("epsilon_start", "epsilon_min"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a number in [0, 1]")
-        if self.epsilon_min > self.epsilon_start:
-            raise KDNASError(f"epsilon_min is {self.epsilon_min}; expected at most epsilon_start, {self.epsilon_start}")
-        if self.epsilon_decay == "exponential" and self.epsilon_min == 0:
-            raise KDNASError("epsilon_min is 0, which an exponential decay never reaches; expected more")
-        for name in ("epsilon_step", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a finite number, 0 or more")
+        check_exploration(
+            start=self.epsilon_start, minimum=self.epsilon_min, decay=self.epsilon_decay, step=self.epsilon_step
+        )
+        if not 0 <= self.weight_decay < math.inf:
+            raise KDNASError(f"weight_decay is {self.weight_decay!r}; expected a finite number, 0 or more")
         if not 0 < self.learning_rate < math.inf:
             raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
         for name in ("design", "steps"):

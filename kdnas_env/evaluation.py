@@ -188,6 +188,39 @@ EpochCallback = Callable[[EpochReport], bool | None]
 """Called after each epoch; a true return value stops the candidate (status ``stopped``)."""
 
 
+def report_epochs(
+    config: StudentConfig,
+    candidate: int,
+    candidates: int,
+    epochs: int,
+    losses: Sequence[float],
+    seconds: Sequence[float],
+    on_epoch: EpochCallback | None,
+) -> int | None:
+    """Tell a callback of epochs whose outcome is known already, one after the other, until it stops the candidate.
+
+    Args:
+        config: The candidate.
+        candidate: Its position among the candidates.
+        candidates: Number of candidates.
+        epochs: Epochs that were asked for.
+        losses: Held-out loss over teacher variance by epoch, as far as the candidate got.
+        seconds: Seconds since the candidate started, by epoch.
+        on_epoch: The callback, or None.
+
+    Returns:
+        How many epochs there are, the one before the first step included, if it was stopped; else None. After the last
+        epoch there is nothing to stop.
+    """
+    if on_epoch is None:
+        return None
+    for epoch, loss in enumerate(losses):
+        report = EpochReport(config, candidate, candidates, epoch, epochs, loss, seconds[epoch])
+        if on_epoch(report) and epoch < epochs:
+            return epoch + 1
+    return None
+
+
 @runtime_checkable
 class Evaluator(Protocol):
     """Turns architectures into evaluations, batch first.

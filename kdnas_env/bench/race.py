@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import sha256
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.files import read_json, write_json
 from kdnas_env.registry import make_agent
 from kdnas_env.tables.storage import checksum, table_path
+from kdnas_env.worker_processes import end_with_parent
 
 TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
 
@@ -182,7 +181,7 @@ def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> It
         for block in blocks:
             yield _run_block(wanted, parts, block)
         return
-    pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), initializer=_end_with_parent)
+    pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), initializer=end_with_parent)
     try:
         futures = [pool.submit(_run_block, wanted, parts, block) for block in blocks]
         for future in as_completed(futures):
@@ -202,18 +201,6 @@ def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
     name = sha256(repr([one.key for one in trajectories]).encode()).hexdigest()[:16]
     write_trajectories(parts / f"{name}.parquet", trajectories)
     return trajectories
-
-
-def _end_with_parent() -> None:
-    """End this process with the one that started it, however that ends."""
-    parent = parent_process()
-    assert parent is not None
-
-    def watch() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, str]:

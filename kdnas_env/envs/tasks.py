@@ -182,7 +182,19 @@ class PlantedEnv(KDNASEnv):
         )
 
 
-class TabularEnv(KDNASEnv):
+class _TableEnv(KDNASEnv):
+    """What is answered from a table: where seeds are sampled, each episode draws one of its own."""
+
+    _drawn: bool
+
+    def draw_fidelity(self, rng: np.random.Generator) -> None:
+        """Draw the seed of a new episode, if seeds are sampled."""
+        if self._drawn:
+            self._answers, self._known = {}, {}
+            self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
+
+
+class TabularEnv(_TableEnv):
     """Search a table of real distillations, in microseconds per step.
 
     Every architecture of a space was distilled from a real teacher on real text, with several seeds, and timed; the
@@ -236,7 +248,7 @@ class TabularEnv(KDNASEnv):
 
         evaluator = TabularEvaluator.of(table, seed=seed, device=device, missing=missing)
         fidelity = Fidelity(epochs=evaluator.table.metadata.epochs if epochs is None else epochs)
-        evaluator.check_fidelity(fidelity)
+        evaluator.table.metadata.check_fidelity(fidelity)
         self._drawn = seed == "sample"
         super().__init__(
             evaluator.space,
@@ -250,19 +262,13 @@ class TabularEnv(KDNASEnv):
             render_mode=render_mode,
         )
 
-    def draw_fidelity(self, rng: np.random.Generator) -> None:
-        """Draw the seed of a new episode, if seeds are sampled."""
-        if self._drawn:
-            self._answers, self._known = {}, {}
-            self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
 
-
-class SurrogateEnv(KDNASEnv):
+class SurrogateEnv(_TableEnv):
     """Search a space too large to tabulate, answered by a model of a table of real distillations.
 
     A surrogate is fitted to a table at the first `reset`, in about a second, or read from its file. It answers for any
     student within the range of the table's: by default all numbers of layers and of heads that divide the teacher's,
-    widths in steps of the teacher's heads and feed-forward sizes in steps of 4. Description, spaces, rewards, episode
+    widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
     end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate.
 
     With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
@@ -310,14 +316,14 @@ class SurrogateEnv(KDNASEnv):
         duplicates: str = "charge",
         render_mode: str | None = None,
     ) -> None:
-        from kdnas_env.evaluators.surrogate import check_fidelity, check_seed, device_position
+        from kdnas_env.evaluators.surrogate import check_seed
         from kdnas_env.tables.surrogate import load_source
 
         source = load_source(table)
         check_seed(seed)
-        device_position(source.metadata, device)
+        source.metadata.device_position(device)
         fidelity = Fidelity(epochs=source.metadata.epochs if epochs is None else epochs)
-        check_fidelity(source.metadata, fidelity)
+        source.metadata.check_fidelity(fidelity)
         search_space = _surrogate_space(source, space, extrapolate=extrapolate)
         settings = {"seed": seed, "device": device, "extrapolate": extrapolate, "search_space": search_space}
         self._drawn = seed == "sample"
@@ -332,12 +338,6 @@ class SurrogateEnv(KDNASEnv):
             duplicates=duplicates,
             render_mode=render_mode,
         )
-
-    def draw_fidelity(self, rng: np.random.Generator) -> None:
-        """Draw the seed of a new episode, if seeds are sampled."""
-        if self._drawn:
-            self._answers, self._known = {}, {}
-            self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
 
 
 def make_surrogate_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
+from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.space import ORDERED, SearchSpace
 from kdnas_env.tables.surrogate import Range, Surrogate, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
@@ -61,7 +61,7 @@ class SurrogateEvaluator:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        device_position(self.surrogate.metadata, self.device)
+        self.surrogate.metadata.device_position(self.device)
         if self.search_space is not None:
             check_space(self.search_space, self.surrogate.range, extrapolate=self.extrapolate)
 
@@ -95,7 +95,7 @@ class SurrogateEvaluator:
             SpaceError: If a student is beyond the table's range, and ``extrapolate`` is not set.
             TableError: If the fidelity has more epochs than the table, or is of a share of the data.
         """
-        check_fidelity(self.surrogate.metadata, fidelity)
+        self.surrogate.metadata.check_fidelity(fidelity)
         canonical = [config.canonical() for config in configs]
         violations = [self.space.violation(config) for config in canonical]
         return [
@@ -117,7 +117,7 @@ class SurrogateEvaluator:
         else:
             drawn = seed if self.seed == "sample" else int(self.seed)
             found = self.surrogate.sampled(inputs, _normals(config, drawn, self.surrogate.curve_outputs)[None])
-        position = device_position(self.surrogate.metadata, self.device)
+        position = self.surrogate.metadata.device_position(self.device)
         return found.curves[0], found.latencies[0, position].tolist()
 
     def _record(
@@ -130,15 +130,13 @@ class SurrogateEvaluator:
         curves, latencies = self._predicted(config, fidelity.seed)
         ended, reached = Status.OK, fidelity.epochs + 1
         seconds = np.cumsum(curves[:, _SECONDS]).tolist()
-        for epoch in range(reached if on_epoch is not None else 0):
-            report = EpochReport(config, *place, epoch, fidelity.epochs, float(curves[epoch, _LOSS]), seconds[epoch])
-            if on_epoch is not None and on_epoch(report) and epoch < fidelity.epochs:
-                ended, reached = Status.STOPPED, epoch + 1
-                break
+        stopped = report_epochs(config, *place, fidelity.epochs, curves[:reached, _LOSS].tolist(), seconds, on_epoch)
+        if stopped is not None:
+            ended, reached = Status.STOPPED, stopped
         told: dict[str, Any] = {
             name: tuple(column) for name, column in zip(CURVES, curves[:reached].T.tolist(), strict=True)
         }
-        first = self.surrogate.metadata.devices[0]
+        teacher, first = self.surrogate.metadata.encoder, self.surrogate.metadata.devices[0]
         return Evaluation(
             config,
             fidelity,
@@ -146,17 +144,13 @@ class SurrogateEvaluator:
             **told,
             wall_seconds=seconds[reached - 1],
             latency=self._latency(*latencies) if ended is Status.OK else None,
-            parameters=count_parameters(config, self._teacher),
-            flops=forward_flops(config, self._teacher, batch=first.batch_size, length=first.sequence_length),
+            parameters=count_parameters(config, teacher),
+            flops=forward_flops(config, teacher, batch=first.batch_size, length=first.sequence_length),
             device=self.surrogate.metadata.trained_on,
         )
 
-    @cached_property
-    def _teacher(self) -> EncoderArchitecture:
-        return EncoderArchitecture(**self.surrogate.metadata.architecture)
-
     def _latency(self, median_ms: float, ratio: float) -> Latency:
-        device = self.surrogate.metadata.devices[device_position(self.surrogate.metadata, self.device)]
+        device = self.surrogate.metadata.devices[self.surrogate.metadata.device_position(self.device)]
         return Latency(
             median_ms=median_ms,
             iqr_ms=0.0,
@@ -198,7 +192,7 @@ def surrogate_space(
             the teacher's, in place of the table's range. The cap stays.
         ffn_step: Step of the feed-forward sizes.
     """
-    teacher = EncoderArchitecture(**metadata.architecture)
+    teacher = metadata.encoder
     own = teacher.as_student()
     heads = own.num_attention_heads
     least = {"hidden_size": own.hidden_size // 4, "intermediate_size": own.intermediate_size // 32}
@@ -261,34 +255,6 @@ def check_seed(seed: object) -> None:
     whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
     if not whole and seed not in ("mean", "sample"):
         raise TableError(f"seed is {seed!r}; expected 'mean', 'sample', or a whole number from 0")
-
-
-def check_fidelity(metadata: TableMetadata, fidelity: Fidelity) -> None:
-    """Refuse what a surrogate cannot answer.
-
-    Raises:
-        TableError: If the fidelity has more epochs than the table, or is of a share of the data.
-    """
-    if fidelity.epochs > metadata.epochs:
-        raise TableError(
-            f"{fidelity.epochs} epochs are beyond the last of table {metadata.name!r}, which has {metadata.epochs}"
-        )
-    if fidelity.data_fraction != 1:
-        raise TableError(
-            f"data_fraction is {fidelity.data_fraction}; the table has evaluations on all of its sentences only"
-        )
-
-
-def device_position(metadata: TableMetadata, name: str | None) -> int:
-    """Return the position of a device; of None, the first.
-
-    Raises:
-        TableError: If there is no such device.
-    """
-    names = [device.name for device in metadata.devices]
-    if name is not None and name not in names:
-        raise TableError(f"table {metadata.name!r} has no latencies of {name!r}; choose one of {names}")
-    return 0 if name is None else names.index(name)
 
 
 def _alias(name: str, value: str, values: Sequence[str]) -> bool:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.space import SearchSpace
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
@@ -64,7 +64,7 @@ class TabularEvaluator:
             raise TableError(f"seed is {self.seed!r}; expected 'mean', 'sample', or one of the table's {list(seeds)}")
         if self.missing not in MISSING_POLICIES:
             raise TableError(f"missing is {self.missing!r}; expected one of {list(MISSING_POLICIES)}")
-        self.table.device(self.device)
+        self.table.metadata.device_position(self.device)
 
     @classmethod
     def of(cls, name: str | os.PathLike[str], **settings: Any) -> TabularEvaluator:
@@ -117,7 +117,7 @@ class TabularEvaluator:
             SpaceError: If a student is allowed, but not in the table.
             TableError: If the fidelity is not in the table, or a cell is masked and masked cells are errors.
         """
-        self.check_fidelity(fidelity)
+        self.table.metadata.check_fidelity(fidelity)
         canonical = [config.canonical() for config in configs]
         violations = [None if config in self._row_of else self.space.violation(config) for config in canonical]
         known = [config for config, violation in zip(canonical, violations, strict=True) if violation is None]
@@ -154,22 +154,6 @@ class TabularEvaluator:
             return _draws(rows, seed, len(seeds))
         return np.full(len(rows), seeds.index(int(self.seed)), dtype=np.int64)
 
-    def check_fidelity(self, fidelity: Fidelity) -> None:
-        """Refuse what the table cannot answer.
-
-        Raises:
-            TableError: If it has more epochs than the table, or is of a share of the data.
-        """
-        meta = self.table.metadata
-        if fidelity.epochs > meta.epochs:
-            raise TableError(
-                f"{fidelity.epochs} epochs are beyond the last of table {meta.name!r}, which has {meta.epochs}"
-            )
-        if fidelity.data_fraction != 1:
-            raise TableError(
-                f"data_fraction is {fidelity.data_fraction}; the table has evaluations on all of its sentences only"
-            )
-
     @cached_property
     def _row_of(self) -> dict[StudentConfig, int]:
         return {config: row for row, config in enumerate(self.table.configs())}
@@ -200,13 +184,11 @@ class TabularEvaluator:
         if ended is Status.OK and latency is None:
             ended, reason = Status.FAILED, "masked: the table has no latency of it on this device"
         reached = len(curves)
-        for epoch in range(reached if on_epoch is not None else 0):
-            seconds = float(curves[: epoch + 1, CURVES.index("epoch_seconds")].sum())
-            loss = float(curves[epoch, CURVES.index("heldout_unexplained")])
-            report = EpochReport(config, *place, epoch, fidelity.epochs, loss, seconds)
-            if on_epoch is not None and on_epoch(report) and epoch < fidelity.epochs:
-                ended, reached = Status.STOPPED, epoch + 1
-                break
+        losses = curves[:, CURVES.index("heldout_unexplained")].tolist()
+        seconds = np.cumsum(curves[:, CURVES.index("epoch_seconds")]).tolist()
+        stopped = report_epochs(config, *place, fidelity.epochs, losses, seconds, on_epoch)
+        if stopped is not None:
+            ended, reached = Status.STOPPED, stopped
         told: dict[str, Any] = {
             name: tuple(curves[:reached, position].tolist()) for position, name in enumerate(CURVES)
         }
@@ -239,7 +221,7 @@ class TabularEvaluator:
 
     def _latency(self, row: int) -> Latency | None:
         table = self.table
-        position = table.device(self.device)
+        position = table.metadata.device_position(self.device)
         values = table.latencies[row, position].tolist()
         if not np.isfinite(values).all():
             return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -84,7 +83,7 @@ def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Ta
     metadata = replace(metadata, devices=tuple(one.device for one in measured))
     if not metadata.devices:
         raise TableError("a table needs the latencies of one device at least")
-    space, teacher = _space_of(metadata)
+    space, teacher = metadata.search_space, metadata.encoder
     index = np.sort(space.valid_indices)
     n, seeds, epochs = len(index), len(metadata.seeds), metadata.epochs + 1
     first = metadata.devices[0]
@@ -100,11 +99,3 @@ def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Ta
         flops=np.array(flops, dtype=np.int64),
         latencies=np.full((n, len(metadata.devices), len(LATENCIES)), np.nan, dtype=np.float32),
     )
-
-
-def _space_of(metadata: TableMetadata) -> Any:
-    from kdnas_env.architecture import EncoderArchitecture
-    from kdnas_env.space import SearchSpace
-
-    teacher = EncoderArchitecture(**metadata.architecture)
-    return SearchSpace.from_dict(metadata.space, teacher), teacher

@@ -6,12 +6,11 @@ import os
 import re
 import signal
 import sqlite3
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,7 @@ from kdnas_env.files import read_json, write_json
 from kdnas_env.space import SearchSpace
 from kdnas_env.tables.latencies import LatencyFile, OnProgress, read_all_latencies
 from kdnas_env.tables.table import TableMetadata
+from kdnas_env.worker_processes import end_with_parent
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
@@ -323,14 +323,7 @@ def _distilled(
 def _follow_parent() -> None:
     """Leave Ctrl-C to the parent, and end when it ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    end_with_parent()
 
 
 @cache

@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.architecture import StudentConfig
 from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Evaluation, Status
-from kdnas_env.space import SearchSpace
 from kdnas_env.tables.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tables.build import FACTS, Cell, read_evaluations, read_workload
 from kdnas_env.tables.latencies import read_all_latencies
@@ -48,7 +47,7 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
     first = described[0]
     seeds = tuple(sorted({seed for one in described for seed in one.seeds}))
     metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(one.trained_on for one in described)))
-    space = SearchSpace.from_dict(first.space, EncoderArchitecture(**first.architecture))
+    space = first.search_space
     students = {space.decode(space.from_index(index)) for index in space.valid_indices.tolist()}
     measured = [one for place in places for one in read_all_latencies(place)]
     return assemble_table(

@@ -229,7 +229,7 @@ class Surrogate:
     @property
     def teacher(self) -> EncoderArchitecture:
         """The teacher's architecture."""
-        return EncoderArchitecture(**self.metadata.architecture)
+        return self.metadata.encoder
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.errors import TableError
-from kdnas_env.evaluation import Status
+from kdnas_env.evaluation import Fidelity, Status
 from kdnas_env.space import SearchSpace
 
 Ints = npt.NDArray[np.int64]
@@ -115,10 +115,46 @@ class TableMetadata:
             values["seeds"] = tuple(int(seed) for seed in values["seeds"])
             values["devices"] = tuple(LatencyDevice(**device) for device in values["devices"])
             made = cls(**values)
-            EncoderArchitecture(**made.architecture)
+            _ = made.encoder
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise TableError(f"the table's metadata are malformed: {error!r}; restore the file from a copy") from error
         return made
+
+    @cached_property
+    def encoder(self) -> EncoderArchitecture:
+        """The teacher's architecture."""
+        return EncoderArchitecture(**self.architecture)
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """The space that was tabulated."""
+        return SearchSpace.from_dict(self.space, self.encoder)
+
+    def device_position(self, name: str | None) -> int:
+        """Return the position of a device; of None, the first.
+
+        Raises:
+            TableError: If there is no such device.
+        """
+        names = [device.name for device in self.devices]
+        if name is not None and name not in names:
+            raise TableError(f"table {self.name!r} has no latencies of {name!r}; choose one of {names}")
+        return 0 if name is None else names.index(name)
+
+    def check_fidelity(self, fidelity: Fidelity) -> None:
+        """Refuse what the table cannot answer.
+
+        Raises:
+            TableError: If it has more epochs than the table, or is of a share of the data.
+        """
+        if fidelity.epochs > self.epochs:
+            raise TableError(
+                f"{fidelity.epochs} epochs are beyond the last of table {self.name!r}, which has {self.epochs}"
+            )
+        if fidelity.data_fraction != 1:
+            raise TableError(
+                f"data_fraction is {fidelity.data_fraction}; the table has evaluations on all of its sentences only"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,15 +223,15 @@ class Table:
         if np.any((self.status == STATUSES.index(str(Status.OK))) & ~whole):
             raise TableError(f"table {self.metadata.name!r}: status is ok where a curve is not whole")
 
-    @cached_property
+    @property
     def teacher(self) -> EncoderArchitecture:
         """The teacher's architecture."""
-        return EncoderArchitecture(**self.metadata.architecture)
+        return self.metadata.encoder
 
-    @cached_property
+    @property
     def space(self) -> SearchSpace:
         """The space that was tabulated."""
-        return SearchSpace.from_dict(self.metadata.space, self.teacher)
+        return self.metadata.search_space
 
     @cached_property
     def row_of(self) -> Ints:
@@ -214,19 +250,6 @@ class Table:
     def curve(self, name: str) -> Floats:
         """Return one of ``CURVES``, float32 ``(n, seeds, epochs + 1)``."""
         return self.curves[..., CURVES.index(name)]
-
-    def device(self, name: str | None) -> int:
-        """Return the position of a device; of None, the first.
-
-        Raises:
-            TableError: If there is no such device.
-        """
-        names = [device.name for device in self.metadata.devices]
-        if name is None:
-            return 0
-        if name not in names:
-            raise TableError(f"table {self.metadata.name!r} has no latencies of {name!r}; choose one of {names}")
-        return names.index(name)
 
     @property
     def complete(self) -> float:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.pareto import pareto_front
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
@@ -182,11 +182,10 @@ class PlantedEvaluator:
             return Evaluation(config, fidelity, status, parameters=parameters, flops=flops, error=error)
         epoch_seconds = flops * _PROXY_FLOPS_PER_INFERENCE_FLOP * fidelity.data_fraction / (_FLOPS_PER_MS * 1e3)
         reached = 1 if status is Status.DIVERGED else len(curve)
-        for epoch in range(reached):
-            report = EpochReport(config, *place, epoch, fidelity.epochs, curve[epoch], epoch * epoch_seconds)
-            if on_epoch is not None and on_epoch(report) and epoch < fidelity.epochs:
-                status, reached = Status.STOPPED, epoch + 1
-                break
+        elapsed = [epoch * epoch_seconds for epoch in range(reached)]
+        stopped = report_epochs(config, *place, fidelity.epochs, curve[:reached], elapsed, on_epoch)
+        if stopped is not None:
+            status, reached = Status.STOPPED, stopped
         seconds = (0.0, *(epoch_seconds,) * (reached - 1))
         probe = Latency(
             median_ms=latency_ms,

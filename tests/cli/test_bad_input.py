@@ -8,21 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from complaints import complaint
 
 from kdnas_env.cli import main
 
 Flags = Callable[..., list[str]]
-
-
-def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    try:
-        status = main(arguments)
-    except SystemExit as ended:  # malformed flags
-        status = ended.code if isinstance(ended.code, int) else 1
-    assert status == 2
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return " ".join((captured.err + captured.out).replace("│", " ").split())
 
 
 def space(tmp_path: Path, **choices: Any) -> Path:

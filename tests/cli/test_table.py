@@ -17,6 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from complaints import complaint
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.cli import main
@@ -70,17 +71,6 @@ def build(root: Path, flags: Flags) -> Path:
 def table_file(root: Path, build: Path) -> Path:
     assert main(["table", "export", str(build), "--to", str(root / "tiny.npz")]) == 0
     return root / "tiny.npz"
-
-
-def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    try:
-        status = main(arguments)
-    except SystemExit as ended:  # malformed flags
-        status = ended.code if isinstance(ended.code, int) else 1
-    assert status == 2
-    captured = capsys.readouterr()
-    assert "Traceback" not in captured.err
-    return " ".join((captured.err + captured.out).replace("│", " ").split())
 
 
 def assert_same_cells(one: Table, other: Table) -> None:

@@ -1,0 +1,19 @@
+"""What all processes do that others are started in for work."""
+
+from __future__ import annotations
+
+import os
+import threading
+from multiprocessing import parent_process
+
+
+def end_with_parent() -> None:
+    """End this process with the one that started it, however that ends; to be called first in it."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

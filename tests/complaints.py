@@ -1,0 +1,18 @@
+"""What the command line says of bad input."""
+
+from __future__ import annotations
+
+import pytest
+
+from kdnas_env.cli import main
+
+
+def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:  # malformed flags
+        status = ended.code if isinstance(ended.code, int) else 1
+    assert status == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    return " ".join((captured.err + captured.out).replace("│", " ").split())
