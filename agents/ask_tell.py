@@ -25,9 +25,10 @@ from agents.base import (
     env_attribute,
     env_number,
     evaluation_limit,
+    prefetch,
     whole_number,
 )
-from agents.grid import Grid
+from agents.grid import Grid, Seen
 from agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
 from agents.state import read_state, write_state
 from kdnas_env.errors import KDNASError, RunError
@@ -106,8 +107,25 @@ class AskTellAgent(Agent[ConfigT]):
         self.rng = self._stream(0)
         self.ranking = Ranking()
         self._pending: dict[int, _Pending] = {}
+        self._seen = Seen()
         self._infos: list[Info] = []
         self._start()
+
+    def start(
+        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
+    ) -> None:
+        """Start a new search of an environment, of which no step is made yet; the arguments are those of a search.
+
+        Raises:
+            KDNASError: If the action space is of another kind, or there is no budget.
+        """
+        self.reset(
+            action_counts(env),
+            budget=evaluation_limit(env, budget),
+            round_size=_round_size(env, round_size),
+            seed=seed,
+            candidates=env_attribute(env, "valid_action_indices"),
+        )
 
     @property
     def rounds(self) -> int:
@@ -116,8 +134,8 @@ class AskTellAgent(Agent[ConfigT]):
 
     @property
     def evaluated(self) -> Ints:
-        """Every candidate in the order of evaluation, int64 of shape ``(evaluations, dims)``."""
-        return self.ranking.column("actions").astype(np.int64).reshape(-1, len(self.grid.nvec))
+        """Every candidate in the order of evaluation, a copy, int64 of shape ``(evaluations, dims)``."""
+        return self._evaluated.copy()
 
     @property
     def pending(self) -> Ints:
@@ -126,9 +144,12 @@ class AskTellAgent(Agent[ConfigT]):
         return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
 
     @property
-    def seen(self) -> set[int]:
-        """Numbers of the grid points that were evaluated or are pending."""
-        return {*self.grid.numbers(self.evaluated), *self._pending}
+    def seen(self) -> Seen:
+        """Numbers of the grid points that were evaluated or are pending, as of now and until the next change.
+
+        What is added to it does not change the agent.
+        """
+        return self._seen.union(())
 
     def ask(self, n: int) -> Ints:
         """Propose candidates.
@@ -151,6 +172,7 @@ class AskTellAgent(Agent[ConfigT]):
             self.grid.numbers(actions), actions, random, predicted, strict=True
         ):
             self._pending[number] = _Pending(action, bool(is_random), float(prediction), known, proposal.exploration)
+            self._seen.add(number)
         return actions.copy()
 
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Sequence[Info] | None = None) -> None:
@@ -191,6 +213,7 @@ class AskTellAgent(Agent[ConfigT]):
             predicted=[origin.predicted for origin in origins],
             known_rounds=[origin.known_rounds for origin in origins],
         )
+        self._seen.update(numbers)
         self._infos.extend(infos)
         self._learn(self.ranking.rounds[-1])
 
@@ -202,7 +225,7 @@ class AskTellAgent(Agent[ConfigT]):
         self._check_started()
         return SearchResult(
             actions=self.evaluated,
-            rewards=self.ranking.rewards,
+            rewards=self.ranking.rewards.copy(),
             infos=tuple(self._infos),
             best=self.ranking.global_best,
             rounds=self.ranking.rounds,
@@ -223,14 +246,7 @@ class AskTellAgent(Agent[ConfigT]):
         propose. If it is interrupted in the middle of a round, the agent is told what was evaluated before the
         exception goes on, and :meth:`result` returns it.
         """
-        nvec = action_counts(env)
-        self.reset(
-            nvec,
-            budget=evaluation_limit(env, budget),
-            round_size=_round_size(env, round_size),
-            seed=seed,
-            candidates=env_attribute(env, "valid_action_indices"),
-        )
+        self.start(env, budget=budget, round_size=round_size, seed=seed)
         return self.resume(env, on_round=on_round)
 
     def resume(self, env: Environment, *, on_round: RoundCallback | None = None) -> SearchResult:
@@ -317,7 +333,9 @@ class AskTellAgent(Agent[ConfigT]):
             RunError: If it is of another agent, version or hyper-parameters.
         """
         wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **asdict(cast(Any, self.config))}
-        found = {"version": state["version"], "agent": state["agent"], **state["config"]}
+        # A hyper-parameter that the state knows nothing of is younger than it, and changes nothing by default.
+        config = {**asdict(self.Config()), **state["config"]}
+        found = {"version": state["version"], "agent": state["agent"], **config}
         for name in [*wanted, *(name for name in found if name not in wanted)]:
             if found.get(name) != wanted.get(name):
                 raise RunError(
@@ -333,7 +351,8 @@ class AskTellAgent(Agent[ConfigT]):
         )
         self.rng.bit_generator.state = state["rng"]
         self.ranking = Ranking.from_arrays(state)
-        self._infos = [{} for _ in self.grid.check(self.evaluated)]
+        self._seen.update(self.grid.numbers(self.grid.check(self._evaluated)))
+        self._infos = [{} for _ in range(self.ranking.evaluations)]
         pending = self.grid.check(state["pending"])
         self._pending = {
             number: _Pending(action, *details)
@@ -341,6 +360,13 @@ class AskTellAgent(Agent[ConfigT]):
                 self.grid.numbers(pending), pending, state["pending_details"], strict=True
             )
         }
+        self._seen.update(self._pending)
+
+    @property
+    def _evaluated(self) -> Ints:
+        """:attr:`evaluated`, without copying it; it cannot be written to."""
+        evaluated: Ints = self.ranking.column("actions").reshape(-1, len(self.grid.nvec))
+        return evaluated
 
     def _start(self) -> None:
         """Set up what the agent keeps beside the ranking, at the start of a search."""
@@ -360,6 +386,7 @@ class AskTellAgent(Agent[ConfigT]):
         """Step through a round and tell it, even if a step raises; return whether the episode ended."""
         rewards: list[float] = []
         infos: list[Info] = []
+        prefetch(env, actions)
         try:
             for action in actions:
                 _, reward, terminated, truncated, info = env.step(action.copy())

@@ -6,7 +6,7 @@ An agent sees a ``MultiDiscrete`` action space, rewards and infos, and nothing o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -16,6 +16,7 @@ from gymnasium import spaces
 
 from agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
+from kdnas_env.plain import shown
 
 ConfigT = TypeVar("ConfigT")
 Info = Mapping[str, Any]
@@ -43,7 +44,7 @@ class SearchResult:
     rewards: Floats
     infos: tuple[Info, ...]
     best: Best | None
-    rounds: tuple[RoundRecord, ...]
+    rounds: Sequence[RoundRecord]
 
     @property
     def best_index(self) -> int | None:
@@ -135,7 +136,7 @@ class Agent(ABC, Generic[ConfigT]):
 def whole_number(name: str, value: object, least: int) -> int:
     """Return a whole number as int, or raise a ``KDNASError`` that names it."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise KDNASError(f"{name} is {value!r}; expected a whole number, at least {least}")
+        raise KDNASError(f"{name} is {shown(value)}; expected a whole number, at least {least}")
     return int(value)
 
 
@@ -159,6 +160,23 @@ def env_attribute(env: Environment, name: str) -> Any:
     if isinstance(env, gym.vector.VectorEnv):
         return getattr(env.unwrapped, name, None)
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
+    """Tell an environment which actions come next, if it wants to know and no wrapper changes actions on the way.
+
+    Args:
+        env: The environment; one that evaluates several actions at once has a method ``prefetch(actions)``.
+        actions: The actions, int64 of shape ``(n, dims)``.
+    """
+    inner: gym.Env[Any, Any] = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, gym.ActionWrapper):
+            return
+        inner = inner.env
+    method = getattr(inner, "prefetch", None)
+    if callable(method) and inner.action_space == env.action_space:
+        method(actions.copy())
 
 
 def evaluation_limit(env: Environment, budget: int | None) -> int:

@@ -24,6 +24,8 @@ def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator
     Returns:
         Their places in the pool, int64 of shape ``(m,)``, where m is less than n only if the pool has less.
     """
+    if not min(n, len(pool)):
+        return np.empty(0, dtype=np.int64)
     offsets = np.cumsum(nvec) - nvec
     # A choice among few is tried more often than one among many, hence the weights.
     weights = np.repeat(nvec, nvec).astype(np.float64)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
-from agents.ranking import Floats, Ints
+from agents.grid import Seen
+from agents.ranking import Floats, Ints, RoundRecord
 from kdnas_env.errors import KDNASError
 
 
@@ -59,15 +63,28 @@ class EvolutionAgent(AskTellAgent[EvolutionConfig]):
         given = self.config.population_size
         return min(max(self.budget // 5, 8), 50) if given is None else given
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._members.extend(np.flatnonzero(self.ranking.usable).tolist())
+
+    def _start(self) -> None:
+        self._members: deque[int] = deque(maxlen=self.population_size)
+
+    def _learn(self, record: RoundRecord) -> None:
+        begin = self.ranking.evaluations - len(record.rewards)
+        self._members.extend((begin + np.flatnonzero(record.usable)).tolist())
+
     def _propose(self, n: int) -> Proposal:
         seen = self.seen
         parents, rewards = self._population()
         founders = n if not len(parents) else min(max(self.population_size - len(seen), 0), n)
-        children = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
+        bred: list[Ints] = []
         for _ in range(n - founders):
             child = self._child(parents, rewards, seen)
             seen.update(self.grid.numbers(child))
-            children = np.concatenate([children, child])
+            bred.extend(child)
+        children = np.array(bred, dtype=np.int64).reshape(-1, len(self.grid.nvec))
         drawn = self.grid.draw(self.rng, n - len(children), seen)
         return Proposal(
             actions=np.concatenate([children, drawn]),
@@ -76,10 +93,10 @@ class EvolutionAgent(AskTellAgent[EvolutionConfig]):
         )
 
     def _population(self) -> tuple[Ints, Floats]:
-        youngest = np.flatnonzero(self.ranking.usable)[-self.population_size :]
-        return self.evaluated[youngest], self.ranking.rewards[youngest]
+        members = np.array(self._members, dtype=np.int64)
+        return self._evaluated[members], self.ranking.rewards[members]
 
-    def _child(self, parents: Ints, rewards: Floats, seen: set[int]) -> Ints:
+    def _child(self, parents: Ints, rewards: Floats, seen: Seen) -> Ints:
         """Return a new child of the winner of a tournament, or none: int64 of shape ``(0 or 1, dims)``."""
         drawn = self.rng.integers(len(parents), size=self.config.sample_size)
         child = parents[drawn[np.argmax(rewards[drawn])]]

@@ -40,13 +40,10 @@ class OrderedAgent(AskTellAgent[ConfigT]):
         self._place = state["place"]
 
     def _propose(self, n: int) -> Proposal:
-        # Collecting what was seen takes the longer the more that is, so it is left out where all came in order.
-        in_order = self.ranking.evaluations + len(self._pending) == self._place
-        seen = set() if in_order else self.seen
         proposed = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
         while len(proposed) < n and self._place < self.grid.size:
             places = range(self._place, min(self._place + n - len(proposed), self.grid.size))
-            proposed = np.concatenate([proposed, self.grid.fresh(self._points(places), seen)])
+            proposed = np.concatenate([proposed, self.grid.fresh(self._points(places), self.seen)])
             self._place = places.stop
         return Proposal(proposed)
 

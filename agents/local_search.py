@@ -10,7 +10,7 @@ import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
-from agents.ranking import Ints
+from agents.ranking import Ints, RoundRecord
 from kdnas_env.errors import KDNASError
 
 
@@ -52,6 +52,12 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
     def _start(self) -> None:
         self._current: int | None = None
         self._climbing_since = 0
+        self._positions: dict[int, int] = {}
+        self._begin_drawing()
+
+    def _begin_drawing(self) -> None:
+        self._drawn = 0  # since the last climb began
+        self._best_drawn: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the place of the climb."""
@@ -61,59 +67,76 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         """Restore a state of :meth:`state_dict`."""
         super().load_state_dict(state)
         self._current, self._climbing_since = state["current"], state["climbing_since"]
+        self._take_in(0)
+
+    def _learn(self, record: RoundRecord) -> None:
+        self._take_in(self.ranking.evaluations - len(record.rewards))
+
+    def _take_in(self, begin: int) -> None:
+        """Take in the evaluations from a position on."""
+        for position, number in enumerate(self.grid.numbers(self._evaluated[begin:]), start=begin):
+            self._positions[number] = position
+        since = max(begin, self._climbing_since)
+        drawn = since + np.flatnonzero(self.ranking.column("random")[since:])
+        self._drawn += len(drawn)
+        self._best_drawn = self._best(drawn, self._best_drawn)
 
     def _propose(self, n: int) -> Proposal:
-        positions = {number: place for place, number in enumerate(self.grid.numbers(self.evaluated))}
-        self._move(positions)
-        seen = {*positions, *self._pending}
+        self._move()
+        seen = self.seen
         chosen = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
         at = self._current
         while at is not None and len(chosen) < n:
-            fresh = self.grid.fresh(self._neighbours(at), seen.union(self.grid.numbers(chosen)))
-            chosen = np.concatenate([chosen, self.rng.permutation(fresh)[: n - len(chosen)]])
-            at = self._better_neighbour(at, positions)
-        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
+            fresh = self.rng.permutation(self.grid.fresh(self._neighbours(at), seen))[: n - len(chosen)]
+            seen.update(self.grid.numbers(fresh))
+            chosen = np.concatenate([chosen, fresh])
+            at = self._better_neighbour(at)
+        drawn = self.grid.draw(self.rng, n - len(chosen), seen)
         return Proposal(
             actions=np.concatenate([chosen, drawn]),
             random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
             exploration=float(self._current is None),
         )
 
-    def _move(self, positions: dict[int, int]) -> None:
+    def _move(self) -> None:
         """Climb as far as the evaluations lead, or begin a climb."""
         while True:
             if self._current is None:
                 self._current = self._next_start()
             if self._current is None:
                 return
-            left = self.grid.fresh(self._neighbours(self._current), positions.keys())
-            better = self._better_neighbour(self._current, positions)
+            left = self.grid.fresh(self._neighbours(self._current), self._positions.keys())
+            better = self._better_neighbour(self._current)
             if len(left) and (better is None or self.config.move == "best"):
                 return
             self._current = better
 
     def _next_start(self) -> int | None:
-        ranking = self.ranking
-        drawn = np.flatnonzero(ranking.column("random"))
-        drawn = drawn[drawn >= self._climbing_since]
-        usable = drawn[ranking.usable[drawn]]
-        if len(drawn) < self.config.starts or not len(usable):
+        start = self._best_drawn
+        if self._drawn < self.config.starts or start is None:
             return None
-        self._climbing_since = ranking.evaluations
-        return int(usable[np.argmax(ranking.rewards[usable])])
+        self._climbing_since = self.ranking.evaluations
+        self._begin_drawing()
+        return start
 
-    def _better_neighbour(self, position: int, positions: dict[int, int]) -> int | None:
+    def _better_neighbour(self, position: int) -> int | None:
         """Return the position of the best evaluated neighbour, or None if none is better than the point itself."""
-        around = [positions.get(number) for number in self.grid.numbers(self._neighbours(position))]
+        around = [self._positions.get(number) for number in self.grid.numbers(self._neighbours(position))]
         known = np.array([place for place in around if place is not None], dtype=np.int64)
-        known = known[self.ranking.usable[known]]
-        if not len(known):
-            return None
-        best = int(known[np.argmax(self.ranking.rewards[known])])
-        return best if self.ranking.rewards[best] > self.ranking.rewards[position] else None
+        best = self._best(known, position)
+        return None if best == position else best
+
+    def _best(self, positions: Ints, best: int | None) -> int | None:
+        """Return the usable one of some positions that earned most, or ``best`` if none earned more than that."""
+        usable = positions[self.ranking.usable[positions]]
+        if not len(usable):
+            return best
+        rewards = self.ranking.rewards
+        top = int(usable[np.argmax(rewards[usable])])
+        return top if best is None or rewards[top] > rewards[best] else best
 
     def _neighbours(self, position: int) -> Ints:
-        point = self.evaluated[position]
+        point = self._evaluated[position]
         around = self.grid.neighbours(point)
         reach = self.config.reach
         return around if reach is None else around[np.abs(around - point).max(axis=1, initial=0) <= reach]

@@ -12,9 +12,10 @@ import numpy as np
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import whole_number
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
+from agents.grid import Seen
 from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints
-from agents.replay import NONE, Scale, context_positions
+from agents.replay import NONE, Scale, context_positions, remembered
 from kdnas_env.errors import KDNASError
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class LSTMConfig:
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         pool_size: Random candidates that are scored where the space has more than 100,000 points.
+        replay_size: Youngest evaluations that the controller learns from, and the best, so that a round of a long
+            search takes no longer than one before it.
         device: Device of the controller.
     """
 
@@ -71,6 +74,7 @@ class LSTMConfig:
     learning_rate: float = 0.01
     weight_decay: float = 0.1
     pool_size: int = 10_000
+    replay_size: int = 1_000
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -88,7 +92,7 @@ class LSTMConfig:
             raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
         for name in ("min_random", "epochs"):
             whole_number(name, getattr(self, name), 0)
-        for name in ("embedding_size", "hidden_size", "batch_size", "pool_size"):
+        for name in ("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size"):
             whole_number(name, getattr(self, name), 1)
 
 
@@ -97,9 +101,10 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
     The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a sequence of the global best, the previous
     round's best and the previous round's candidates, each with its reward, then a candidate; the output is the
-    candidate's reward. Before each round it is trained afresh on every evaluation so far, each under the context that
-    it was proposed in, and scores every point of the space that was not evaluated (of a large space a pool: random
-    points and the neighbours of the bests). Until an evaluation is usable all candidates are random.
+    candidate's reward. Before each round it is trained afresh on every evaluation so far (of a long search on the
+    youngest), each under the context that it was proposed in, and scores every point of the space that was not
+    evaluated (of a large space a pool: random points and the neighbours of the bests). Until an evaluation is usable
+    all candidates are random.
 
     The controller follows from the ranking and the seed, so that it is no part of the saved state.
     """
@@ -127,7 +132,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             step=config.epsilon_step,
         )
         randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
-        if randoms == n or not self.ranking.usable.any():
+        if randoms == n or self.ranking.global_best is None:
             actions = self.grid.draw(self.rng, n, seen)
             return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=ratio)
 
@@ -143,14 +148,14 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             exploration=ratio,
         )
 
-    def _pool(self, seen: set[int]) -> Ints:
+    def _pool(self, seen: Seen) -> Ints:
         return candidate_pool(
             self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
         )
 
-    def _lessons(self) -> tuple[Floats, Bools]:
-        """Return what the controller learns of the evaluations, in their order: rewards, and which are usable."""
-        return self.ranking.rewards, self.ranking.usable
+    def _lessons(self, positions: Ints) -> tuple[Floats, Bools]:
+        """Return what the controller learns of the evaluations at some positions: rewards, and which are usable."""
+        return self.ranking.rewards[positions], self.ranking.usable[positions]
 
     def _predictor(self) -> Callable[[Ints], Floats]:
         """Train on the replay, unless that was done since the last round, and return what predicts rewards by it."""
@@ -159,25 +164,24 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         from agents.controller import Contexts, predict
 
         ranking, device = self.ranking, torch.device(self.config.device)
-        earned, usable = self._lessons()
+        replay, now = remembered(ranking, self.config.replay_size), len(ranking.rounds)
+        known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
+        positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
+        # What was best or in the round before may be older than what is replayed.
+        told = np.union1d(replay, positions[roles != NONE])
+        earned, usable = self._lessons(told)
         scale = Scale.of(earned, usable)
-        actions = torch.tensor(self.evaluated, device=device)
-        targets = scale.standardise(earned, usable)
-        rewards = torch.tensor(targets, dtype=torch.float32, device=device)
-
-        now = len(ranking.rounds)
-        known, rows = np.unique([*ranking.column("known_rounds"), now], return_inverse=True)
-        positions, roles = (
-            torch.tensor(array, device=device)
-            for array in context_positions(ranking, known, with_candidates=self.config.context == "candidates")
-        )
-        contexts = Contexts(actions[positions], rewards[positions].masked_fill(roles == NONE, 0.0), roles)
+        actions = torch.tensor(self._evaluated[told], device=device)
+        rewards = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32, device=device)
+        places, parts = (torch.tensor(one, device=device) for one in (np.searchsorted(told, positions), roles))
+        contexts = Contexts(actions[places], rewards[places].masked_fill(parts == NONE, 0.0), parts)
 
         if self._controller is None or self._trained_rounds != now:
-            _, first = np.unique(self.evaluated, axis=0, return_index=True)
-            unique = torch.tensor(np.sort(first), device=device)
-            context_rows = torch.tensor(rows, device=device)
-            self._controller = self._trained(contexts, context_rows[unique], actions[unique], rewards[unique])
+            _, first = np.unique(self._evaluated[replay], axis=0, return_index=True)
+            unique = np.sort(first)
+            lessons = torch.tensor(np.searchsorted(told, replay[unique]), device=device)
+            context_rows = torch.tensor(rows[unique], device=device)
+            self._controller = self._trained(contexts, context_rows, actions[lessons], rewards[lessons])
             self._trained_rounds = now
         controller = self._controller
 

@@ -13,8 +13,8 @@ from agents.base import whole_number
 from agents.design import spread
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.pool import candidate_pool
-from agents.ranking import Floats, Ints
-from agents.replay import Scale
+from agents.ranking import Bools, Floats, Ints
+from agents.replay import Scale, remembered
 from kdnas_env.cores import pinned_threads
 from kdnas_env.errors import KDNASError
 
@@ -50,6 +50,8 @@ class LSTMEnsembleConfig:
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
         pool_size: Random candidates that are scored where the space has more than 10,000 points.
+        replay_size: Youngest evaluations that the ensemble learns from, and the best, so that a round of a long search
+            takes no longer than one before it.
     """
 
     design: int = 10
@@ -65,6 +67,7 @@ class LSTMEnsembleConfig:
     learning_rate: float = 0.02
     weight_decay: float = 0.02
     pool_size: int = 2_000
+    replay_size: int = 1_000
 
     def __post_init__(self) -> None:
         if self.features not in ("both", "deep", "wide"):
@@ -78,7 +81,7 @@ class LSTMEnsembleConfig:
             raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
         for name in ("design", "steps"):
             whole_number(name, getattr(self, name), 0)
-        for name in ("members", "embedding_size", "hidden_size", "pool_size"):
+        for name in ("members", "embedding_size", "hidden_size", "pool_size", "replay_size"):
             whole_number(name, getattr(self, name), 1)
 
 
@@ -88,12 +91,12 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
     KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) has one LSTM predict rewards and takes the highest predictions. Here
     small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
     arXiv:1502.05700), so that each tells how sure it is, and where several of them disagree none is (Lakshminarayanan
-    et al. 2017, arXiv:1612.01474). A search begins with candidates that are
-    spread over the space, and those that explore later go on from there. Before each round
-    the ensemble is trained afresh on every evaluation so far, and scores every point that was not evaluated (of a large
-    space a pool: random points and the neighbours of the bests) by the mean of the members' expected improvements. The
-    candidates of a round are chosen one after the other, each as if those before it, and those that are pending, had
-    earned what is expected of them, so that a round does not ask the same thing twice (Ginsbourger et al. 2010).
+    et al. 2017, arXiv:1612.01474). A search begins with candidates that are spread over the space, and those that
+    explore later go on from there. Before each round the ensemble is trained afresh on every evaluation so far (of a
+    long search on the youngest), and scores every point that was not evaluated (of a large space a pool: random points
+    and the neighbours of the bests) by the mean of the members' expected improvements. The candidates of a round are
+    chosen one after the other, each as if those before it, and those that are pending, had earned what is expected of
+    them, so that a round does not ask the same thing twice (Ginsbourger et al. 2010).
 
     The ensemble follows from the ranking and the seed, so that it is no part of the saved state. It lives on the CPU.
     """
@@ -116,10 +119,10 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
             step=config.epsilon_step,
         )
         explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
-        if not self.ranking.usable.any():
+        if self.ranking.global_best is None:
             explored = n
         chosen = self._promising(pool, n - explored) if explored < n else _Chosen.none(len(pool))
-        known = np.concatenate([self.evaluated, self.pending, pool[chosen.places]])
+        known = np.concatenate([self._replay()[0], self.pending, pool[chosen.places]])
         left = np.setdiff1d(np.arange(len(pool)), chosen.places)
         others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
         places = np.concatenate([chosen.places, others])
@@ -137,10 +140,12 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
         from agents.ensemble import expected_improvement, features_of
 
-        scale = Scale.of(self.ranking.rewards, self.ranking.usable)
-        targets = torch.tensor(scale.standardise(self.ranking.rewards, self.ranking.usable), dtype=torch.float32)
-        ensemble = self._trained(targets)
-        posterior = ensemble.posterior(features_of(ensemble, torch.from_numpy(self.evaluated)), targets)
+        replayed, earned, usable = self._replay()
+        scale = Scale.of(earned, usable)
+        actions = torch.from_numpy(replayed)
+        targets = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32)
+        ensemble = self._trained(actions, targets)
+        posterior = ensemble.posterior(features_of(ensemble, actions), targets)
         posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
         features = features_of(ensemble, torch.from_numpy(pool))
         mean = posterior.mean(features)
@@ -153,8 +158,13 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
             posterior = posterior.believing(features[:, place : place + 1])
         return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
 
-    def _trained(self, targets: Tensor) -> Ensemble:
-        """Return an ensemble trained on every evaluation, anew only if there are more than the last time."""
+    def _replay(self) -> tuple[Ints, Floats, Bools]:
+        """Return what the ensemble knows of: actions, int64 ``(n, dims)``, rewards, and which of them are usable."""
+        positions = remembered(self.ranking, self.config.replay_size)
+        return self._evaluated[positions], self.ranking.rewards[positions], self.ranking.usable[positions]
+
+    def _trained(self, actions: Tensor, targets: Tensor) -> Ensemble:
+        """Return an ensemble trained on evaluations, anew only if there are more than the last time."""
         import torch
 
         from agents.ensemble import Ensemble, fit
@@ -172,7 +182,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
             )
             fit(
                 self._ensemble,
-                torch.from_numpy(self.evaluated),
+                actions,
                 targets,
                 steps=config.steps,
                 learning_rate=config.learning_rate,

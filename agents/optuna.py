@@ -13,7 +13,17 @@ import gymnasium as gym
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import Capabilities, Environment, Info, RoundCallback, SearchResult, action_counts, env_attribute
+from agents.base import (
+    Capabilities,
+    Environment,
+    Info,
+    RoundCallback,
+    SearchResult,
+    action_counts,
+    env_attribute,
+    prefetch,
+)
+from agents.grid import Seen
 from agents.optuna_config import DISMISSED, DRAWN, STATUS, Identity, OptunaConfig
 from agents.ranking import Ints, RoundRecord
 from kdnas_env.errors import DependencyError, KDNASError
@@ -56,6 +66,11 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     leave it; it can be proposed again. The trials of a process that was killed are left running, and their points
     taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed. Rewards
     in a study have to be of one environment, which nobody can check.
+
+    Most samplers of Optuna go through all trials for each proposal, which takes the longer the more there were, without
+    a bound: ``tpe``, ``cmaes``, ``nsgaii`` and ``nsgaiii`` at least in proportion to the trials, and ``gp`` with their
+    third power. With ``random``, ``qmc`` and ``grid`` it takes no longer, unless the study is in a storage, which is
+    read for each proposal.
     """
 
     Config = OptunaConfig
@@ -86,16 +101,10 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         """The trials that none beats in all objectives; without objectives, those with the highest reward."""
         return [trial for trial in self.study.best_trials if DISMISSED not in trial.user_attrs]
 
-    def search(
-        self,
-        env: Environment,
-        *,
-        budget: int | None = None,
-        round_size: int | None = None,
-        seed: int = 0,
-        on_round: RoundCallback | None = None,
-    ) -> SearchResult:
-        """Search an environment, round by round; see :meth:`Agent.search`.
+    def start(
+        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
+    ) -> None:
+        """Start a new search of an environment; see :meth:`AskTellAgent.start`.
 
         The parameters are named by ``search_space.dimensions``, if the environment has that.
         """
@@ -103,7 +112,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         names = getattr(env_attribute(env, "search_space"), "dimensions", None)
         self._identity = Identity(names=names if isinstance(names, tuple) else None)
         try:
-            return super().search(env, budget=budget, round_size=round_size, seed=seed, on_round=on_round)
+            super().start(env, budget=budget, round_size=round_size, seed=seed)
         finally:
             self._identity = Identity()
 
@@ -120,6 +129,11 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 "'on_epoch'; use pruner='none'"
             )
         return super().resume(env, on_round=on_round)
+
+    @property
+    def hear(self) -> Callable[[Ints, Any], bool] | None:
+        """What a search without rounds asks after each epoch of a candidate, to stop it; None without a pruner."""
+        return None if self.config.pruner == "none" else self._unwanted
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as numpy arrays and values that JSON can hold. Infos are left out."""
@@ -178,7 +192,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             exploration=float(all_random),
         )
 
-    def _next(self, taken: set[int]) -> tuple[int, Ints, bool] | None:
+    def _next(self, taken: Seen) -> tuple[int, Ints, bool] | None:
         """Return number and action of the next candidate and whether it was drawn at random; None: there is none."""
         book = self._book
         while self._own:
@@ -192,7 +206,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return book.number(trial.params), book.action(trial.params), DRAWN in frozen.user_attrs
         for attempt in count():
             if book.shared:
-                taken.update(book.points())
+                taken.update(self._others())
             if len(taken) >= self.grid.size and not len(self.grid.remaining(taken)):
                 break
             trial, is_drawn = book.begin(), attempt > self.config.retries
@@ -203,7 +217,17 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return book.number(trial.params), book.action(trial.params), is_drawn
         return None
 
-    def _claims(self, trial: Trial, taken: set[int], action: Ints | None = None) -> bool:
+    def _others(self, but: int | None = None) -> set[int]:
+        """Take in what processes that share the study have evaluated; return the points at which trials are running.
+
+        Args:
+            but: Number of a trial that is left out while it is running.
+        """
+        evaluated, running = self._book.others(but)
+        self._seen.update(evaluated)
+        return running
+
+    def _claims(self, trial: Trial, taken: Seen, action: Ints | None = None) -> bool:
         """Decide the point of a trial; return whether it is to be evaluated, and dismiss the trial if not."""
         book = self._book
         action = book.decide(trial, action)
@@ -211,7 +235,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         # A trial that somebody has enqueued may be outside the grid.
         if np.any((action < 0) | (action >= self.grid.nvec)) or not len(self.grid.fresh(action[None], ())):
             reason = "not allowed"
-        elif number in taken or (book.shared and number in book.points(but=trial.number)):
+        elif number in taken or (book.shared and (number in self._others(but=trial.number) or number in taken)):
             reason = "known"
         else:
             self._trials[number] = trial
@@ -262,6 +286,8 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return [float(info[name]) for name in self.config.targets]
 
     def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
+        with self._listening(env, actions):
+            prefetch(env, actions)
         return super()._play(_Watched(env, self._listening, self._answered), actions)
 
     def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
@@ -281,16 +307,19 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             # Of a batch that lacks some of the actions it is not known which they are.
             if said.candidates != len(actions):
                 return stop
-            trial = self._trial(actions[said.candidate])
-            last = said.epoch >= said.epochs
-            unwanted = trial is not None and self._book.report(trial, said.epoch, said.heldout_unexplained, last=last)
-            return stop or unwanted
+            return self._unwanted(actions[said.candidate], said) or stop
 
         _set_attribute(env, "on_epoch", on_epoch)
         try:
             yield
         finally:
             _set_attribute(env, "on_epoch", before)
+
+    def _unwanted(self, action: Ints, said: Any) -> bool:
+        """Report an epoch of a candidate; return whether the pruner wants it stopped."""
+        trial = self._trial(action)
+        last = said.epoch >= said.epochs
+        return trial is not None and self._book.report(trial, said.epoch, said.heldout_unexplained, last=last)
 
     def _answered(self, action: Ints, info: Info) -> None:
         """Check the info of an evaluation, and report those of its epochs that were not heard of.

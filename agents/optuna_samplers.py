@@ -20,6 +20,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from agents.grid import LISTABLE
+from agents.optuna_cmaes import PlainCmaEsSampler
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 
 SamplerMaker = Callable[[int], BaseSampler]
@@ -30,7 +31,7 @@ T = TypeVar("T")
 _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": samplers.TPESampler,
     "gp": partial(samplers.GPSampler, warn_independent_sampling=False),
-    "cmaes": partial(samplers.CmaEsSampler, warn_independent_sampling=False),
+    "cmaes": partial(PlainCmaEsSampler, warn_independent_sampling=False),
     "nsgaii": samplers.NSGAIISampler,
     "nsgaiii": samplers.NSGAIIISampler,
     "qmc": partial(samplers.QMCSampler, warn_independent_sampling=False),

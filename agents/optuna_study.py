@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import pickle
 import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,14 +22,13 @@ from agents.grid import Grid, Ints
 from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
 from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
 from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.files import expanded
 
 _NAME = "kdnas"
 _SEARCHED = "kdnas:searched"
 """User attribute of a study: what it searches, so that no other search joins it."""
 
 _CREATION_ATTEMPTS = 20
-_PICKLED = ":optimizer"
-"""The attributes in which the sampler of CMA-ES keeps itself are named so, with a prefix and a number."""
 
 
 class GridStudy:
@@ -53,6 +49,10 @@ class GridStudy:
         self._distributions = {
             name: _distribution(count, ordinal) for name, count in zip(names, grid.nvec.tolist(), strict=True)
         }
+        self._seen = 0  # trials there were at the last look
+        self._running: list[int] = []  # numbers of those that had not ended
+        self._earned: dict[tuple[int, ...], FrozenTrial] = {}  # the first trial of those that have a value, by point
+        self._evaluated: list[int] = []  # points that others are not told of yet
 
     @classmethod
     @quiet()
@@ -106,14 +106,18 @@ class GridStudy:
         """Return the number of the grid point that parameters stand for."""
         return self._grid.numbers(self.action(parameters)[None])[0]
 
-    def points(self, but: int | None = None) -> dict[int, FrozenTrial]:
-        """Return the points at which trials are running or were evaluated, by number.
+    def others(self, but: int | None = None) -> tuple[list[int], set[int]]:
+        """Look at what processes that share the study do.
 
         Args:
-            but: Number of a trial that is left out.
+            but: Number of a trial that is left out while it is running.
+
+        Returns:
+            Points that were evaluated since the last call, and points at which trials are running.
         """
-        trials = self.study.get_trials(deepcopy=False)
-        return {self.number(trial.params): trial for trial in trials if trial.number != but and self._takes(trial)}
+        running = self._look()
+        evaluated, self._evaluated = self._evaluated, []
+        return evaluated, {self.number(one.params) for one in running if one.number != but and self._takes(one)}
 
     def own(self, but: Collection[int]) -> list[FrozenTrial]:
         """Return the trials of this process in a shared study that were not dismissed, oldest first.
@@ -171,7 +175,7 @@ class GridStudy:
 
     def reported(self, trial: Trial) -> Collection[int]:
         """Return the epochs of a trial that were reported."""
-        return self.study.get_trials(deepcopy=False)[trial.number].intermediate_values.keys()
+        return self.study._storage.get_trial(trial._trial_id).intermediate_values.keys()
 
     @quiet()
     def finish(
@@ -187,12 +191,10 @@ class GridStudy:
 
     def dismiss(self, trial: Trial, reason: str, *, with_value: bool) -> None:
         """End a trial whose point is not to be evaluated, with what the point earned if that is wanted and known."""
-        equals = (
-            other
-            for other in self.study.get_trials(deepcopy=False)
-            if with_value and other.state is TrialState.COMPLETE and other.params == trial.params
-        )
-        known = next(equals, None)
+        known = None
+        if with_value:
+            self._look()
+            known = self._earned.get(self._point(trial.params))
         state = TrialState.FAIL if known is None else TrialState.COMPLETE
         self.finish(trial, state, None if known is None else known.values, {DISMISSED: reason})
 
@@ -225,11 +227,7 @@ class GridStudy:
 
     @quiet()
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Fill a new study in memory with the state of :meth:`to_state`; one in a storage has it.
-
-        Raises:
-            RunError: If the state may be harmful.
-        """
+        """Fill a new study in memory with the state of :meth:`to_state`; one in a storage has it."""
         if self.shared:
             return
         storage, study = self.study._storage, self.study._study_id
@@ -240,6 +238,31 @@ class GridStudy:
 
     def _parameters(self, action: Ints) -> dict[str, int]:
         return dict(zip(self._distributions, action.tolist(), strict=True))
+
+    def _point(self, parameters: Mapping[str, int]) -> tuple[int, ...]:
+        return tuple(parameters[name] for name in self._distributions)
+
+    def _look(self) -> list[FrozenTrial]:
+        """Note the trials that have ended since the last look, and return those that are running or waiting.
+
+        Those that had ended before are not looked at again, so that it takes no longer the more there are.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        looked_at = [trials[number] for number in (*self._running, *range(self._seen, len(trials)))]
+        running = [trial for trial in looked_at if not trial.state.is_finished()]
+        for trial in looked_at:
+            if trial.state.is_finished():
+                self._note(trial)
+        self._seen, self._running = len(trials), [trial.number for trial in running]
+        return running
+
+    def _note(self, trial: FrozenTrial) -> None:
+        if trial.state is TrialState.COMPLETE and trial.params.keys() == self._distributions.keys():
+            first = self._earned.setdefault(self._point(trial.params), trial)
+            if trial.number < first.number:
+                self._earned[self._point(trial.params)] = trial
+        if self.shared and self._takes(trial):
+            self._evaluated.append(self.number(trial.params))
 
     def _takes(self, trial: FrozenTrial) -> bool:
         """Return whether a trial is evaluated at its point, or was, or will be."""
@@ -283,7 +306,7 @@ def open_storage(place: str | None) -> BaseStorage:
     try:
         if "://" in place:
             return _database(place)
-        return JournalStorage(JournalFileBackend(str(Path(place).expanduser())))
+        return JournalStorage(JournalFileBackend(str(expanded(place))))
     except ImportError as error:
         raise DependencyError(f"storage {place!r} needs a driver that is not installed: {error}") from error
     except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
@@ -324,7 +347,6 @@ def _to_dict(trial: FrozenTrial) -> dict[str, Any]:
 
 
 def _from_dict(data: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    _check_pickles(data["system_attrs"])
     return FrozenTrial(
         number=-1,
         trial_id=-1,
@@ -347,24 +369,3 @@ def _written(moment: datetime | None) -> str | None:
 
 def _read(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def _check_pickles(attributes: Mapping[str, Any]) -> None:
-    """Refuse to pass on a pickle of anything but what the sampler of CMA-ES keeps in the attributes of trials.
-
-    Raises:
-        RunError: If there is one.
-    """
-    for prefix in {name.partition(_PICKLED)[0] for name in attributes if _PICKLED in name}:
-        parts = [name for name in attributes if name.startswith(prefix + _PICKLED)]
-        text = "".join(attributes[f"{prefix}{_PICKLED}:{part}"] for part in range(len(parts)))
-        _CMAOnly(io.BytesIO(bytes.fromhex(text))).load()
-
-
-class _CMAOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        of_numpy = module.partition(".")[0] == "numpy" and name in ("ndarray", "dtype", "scalar", "_reconstruct")
-        of_cmaes = module.partition(".")[0] == "cmaes" and name in ("CMA", "CMAwM", "SepCMA")
-        if not (of_numpy or of_cmaes):
-            raise RunError(f"the saved state holds a pickle of {module}.{name}, which may be harmful; it is not loaded")
-        return super().find_class(module, name)

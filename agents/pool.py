@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 
 from agents.grid import Grid
@@ -9,7 +11,7 @@ from agents.ranking import Ints, Ranking
 
 
 def candidate_pool(
-    grid: Grid, ranking: Ranking, rng: np.random.Generator, seen: set[int], *, whole_space: int, size: int
+    grid: Grid, ranking: Ranking, rng: np.random.Generator, seen: Collection[int], *, whole_space: int, size: int
 ) -> Ints:
     """Return all points that were not seen, or of a large space some random ones and the neighbours of the bests.
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,26 @@ Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
-_COLUMNS = ("actions", "rewards", "usable", "random", "predicted", "known_rounds")
+_CANDIDATES: dict[str, npt.DTypeLike] = {
+    "actions": np.int64,
+    "rewards": np.float64,
+    "usable": np.bool_,
+    "random": np.bool_,
+    "predicted": np.float64,
+    "known_rounds": np.int64,
+}
 """Fields of the round records with one entry per candidate, from which the bests follow."""
+
+_ROUNDS: dict[str, npt.DTypeLike] = {
+    "ends": np.int64,
+    "exploration": np.float64,
+    "best": np.int64,
+    "global_best": np.int64,
+}
+"""What else is kept of a round: candidates up to its end, its exploration, and the positions of the bests."""
+
+_NOWHERE = -1
+"""Position of a best that there is not."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,99 @@ class RoundRecord:
     global_best: Best | None
 
 
+class Rounds(Sequence[RoundRecord]):
+    """Finished rounds, oldest first; their records are made when they are asked for.
+
+    Those before and after a round share their arrays, which grow, and of which each sees its own beginning. So adding a
+    round, and keeping what there was before, costs the same however many there are.
+    """
+
+    def __init__(self) -> None:
+        self._candidates = _Columns(_CANDIDATES)
+        self._rounds = _Columns(_ROUNDS)
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> RoundRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[RoundRecord, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> RoundRecord | tuple[RoundRecord, ...]:
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(self._count)[index])
+        place = range(self._count)[index]
+        ends = self.ends
+        begin, end = int(ends[place - 1]) if place else 0, int(ends[place])
+        return RoundRecord(
+            index=place,
+            exploration=float(self.exploration[place]),
+            best=self.best("best", place),
+            previous_best=self.best("best", place - 1) if place else None,
+            global_best=self.best("global_best", place),
+            **{name: self._candidates.view(name, end)[begin:] for name in _CANDIDATES},
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rounds) and self._rounds is other._rounds and self._count == other._count
+
+    def __hash__(self) -> int:
+        return hash((id(self._rounds), self._count))
+
+    @property
+    def ends(self) -> Ints:
+        """Candidates up to the end of each round, int64 of shape ``(rounds,)``."""
+        return self._rounds.view("ends", self._count)
+
+    @property
+    def exploration(self) -> Floats:
+        """Exploration of each round, float64 of shape ``(rounds,)``."""
+        return self._rounds.view("exploration", self._count)
+
+    @property
+    def evaluations(self) -> int:
+        """Candidates of all rounds."""
+        return int(self.ends[-1]) if self._count else 0
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """Return an array field of :class:`RoundRecord` for the candidates of all rounds."""
+        return self._candidates.view(name, self.evaluations)
+
+    def best(self, name: Literal["best", "global_best"], place: int) -> Best | None:
+        """Return the ``best`` or ``global_best`` of a round."""
+        position = int(self._rounds.view(name, self._count)[place])
+        if position == _NOWHERE:
+            return None
+        action, reward = self.column("actions")[position], self.column("rewards")[position]
+        return Best(tuple(action.tolist()), float(reward), position)
+
+    def until(self, count: int) -> Rounds:
+        """Return the first so many rounds."""
+        rounds = copy(self)
+        rounds._count = min(count, self._count)
+        return rounds
+
+    def followed_by(self, candidates: Mapping[str, npt.NDArray[Any]], **values: float) -> Rounds:
+        """Return these rounds and another one, which others that follow them know nothing of.
+
+        Args:
+            candidates: The array fields of its record.
+            values: What else is kept of it.
+        """
+        rounds, begin = copy(self), self.evaluations
+        if len(self._rounds) > self._count:
+            rounds._candidates = self._candidates.beginning(begin)
+            rounds._rounds = self._rounds.beginning(self._count)
+        values["ends"] = begin + len(candidates["rewards"])
+        rounds._candidates.put(begin, candidates)
+        rounds._rounds.put(self._count, {name: np.array([value]) for name, value in values.items()})
+        rounds._count += 1
+        return rounds
+
+
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Every candidate of every round, the best of the previous round and the best of all. Of equals the first wins.
@@ -72,44 +183,46 @@ class Ranking:
         rounds: The finished rounds, oldest first.
     """
 
-    rounds: tuple[RoundRecord, ...] = ()
+    rounds: Rounds = field(default_factory=Rounds)
 
     @property
     def global_best(self) -> Best | None:
         """Best of all rounds, or None before the first usable candidate."""
-        return self.rounds[-1].global_best if self.rounds else None
+        return self.rounds.best("global_best", len(self.rounds) - 1) if self.rounds else None
 
     @property
     def previous_best(self) -> Best | None:
         """Best of the last finished round, or None."""
-        return self.rounds[-1].best if self.rounds else None
+        return self.rounds.best("best", len(self.rounds) - 1) if self.rounds else None
 
-    @cached_property
+    @property
     def evaluations(self) -> int:
         """Candidates so far."""
-        return sum(len(record.rewards) for record in self.rounds)
+        return self.rounds.evaluations
 
-    @cached_property
+    @property
     def rewards(self) -> Floats:
         """Rewards of all candidates in the order of evaluation, float64 of shape ``(evaluations,)``."""
-        return self.column("rewards").astype(np.float64)
+        return self.column("rewards")
 
-    @cached_property
+    @property
     def usable(self) -> Bools:
         """Which of all candidates can be best, bool of shape ``(evaluations,)``."""
-        return self.column("usable").astype(np.bool_)
+        return self.column("usable")
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return an array field of :class:`RoundRecord` for all candidates, in the order of evaluation."""
-        columns = [getattr(record, name) for record in self.rounds]
-        return np.concatenate(columns) if columns else np.empty(0)
+        """Return an array field of :class:`RoundRecord` for all candidates, in the order of evaluation.
+
+        It is not copied, and cannot be written to.
+        """
+        return self.rounds.column(name)
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
         """Return the columns of the candidates, and length and exploration of each round, for :meth:`from_arrays`."""
         return {
-            **{name: self.column(name) for name in _COLUMNS},
-            "round_lengths": np.array([len(record.rewards) for record in self.rounds], dtype=np.int64),
-            "exploration": np.array([record.exploration for record in self.rounds], dtype=np.float64),
+            **{name: self.column(name) for name in _CANDIDATES},
+            "round_lengths": np.diff(self.rounds.ends, prepend=0),
+            "exploration": self.rounds.exploration,
         }
 
     @classmethod
@@ -120,7 +233,7 @@ class Ranking:
             KeyError: If an array is missing.
             ValueError: If the arrays disagree in length.
         """
-        columns, lengths = {name: arrays[name] for name in _COLUMNS}, arrays["round_lengths"]
+        columns, lengths = {name: arrays[name] for name in _CANDIDATES}, arrays["round_lengths"]
         if {len(column) for column in columns.values()} != {int(lengths.sum())}:
             raise ValueError("the rounds and the columns of their candidates disagree in length")
         ranking, ends = cls(), np.cumsum(lengths)
@@ -146,32 +259,69 @@ class Ranking:
         A candidate is usable only if its reward is finite, whatever ``usable`` says (default: all). By default none
         is random, nothing is predicted, and all were proposed with every earlier round known.
         """
-        actions = _frozen(actions, np.int64)
-        rewards = _frozen(rewards, np.float64)
-        n = len(rewards)
-        can_be_best = np.isfinite(rewards) & (True if usable is None else np.asarray(usable, dtype=np.bool_))
-        best = None
+        n = len(np.asarray(rewards))
+        columns = {
+            "actions": actions,
+            "rewards": rewards,
+            "usable": np.ones(n) if usable is None else usable,
+            "random": np.zeros(n) if random is None else random,
+            "predicted": np.full(n, np.nan) if predicted is None else predicted,
+            "known_rounds": np.full(n, len(self.rounds)) if known_rounds is None else known_rounds,
+        }
+        candidates = {name: np.asarray(values, dtype=_CANDIDATES[name]) for name, values in columns.items()}
+        earned = candidates["rewards"]
+        candidates["usable"] = can_be_best = candidates["usable"] & np.isfinite(earned)
+        best, before = _NOWHERE, self.global_best
         if can_be_best.any():
-            position = int(np.argmax(np.where(can_be_best, rewards, -np.inf)))
-            best = Best(tuple(actions[position].tolist()), float(rewards[position]), self.evaluations + position)
-        improved = best is not None and (self.global_best is None or best.reward > self.global_best.reward)
-        record = RoundRecord(
-            index=len(self.rounds),
-            exploration=float(exploration),
-            actions=actions,
-            rewards=rewards,
-            usable=_frozen(can_be_best, np.bool_),
-            random=_frozen(np.zeros(n) if random is None else random, np.bool_),
-            predicted=_frozen(np.full(n, np.nan) if predicted is None else predicted, np.float64),
-            known_rounds=_frozen(np.full(n, len(self.rounds)) if known_rounds is None else known_rounds, np.int64),
+            best = self.evaluations + int(np.argmax(np.where(can_be_best, earned, -np.inf)))
+        improved = best != _NOWHERE and (before is None or earned[best - self.evaluations] > before.reward)
+        rounds = self.rounds.followed_by(
+            candidates,
+            exploration=exploration,
             best=best,
-            previous_best=self.previous_best,
-            global_best=best if improved else self.global_best,
+            global_best=best if improved or before is None else before.index,
         )
-        return Ranking((*self.rounds, record))
+        return Ranking(rounds)
 
 
-def _frozen(values: npt.ArrayLike, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    array = np.array(values, dtype=dtype)
-    array.setflags(write=False)
-    return array
+class _Columns:
+    """Arrays of the same length that grow at their end.
+
+    Adding to them takes no longer the more there is. What is there never changes, so that a view of it stays good.
+
+    Args:
+        dtypes: Of the arrays, by name.
+    """
+
+    def __init__(self, dtypes: Mapping[str, npt.DTypeLike]) -> None:
+        self._arrays: dict[str, npt.NDArray[Any]] = {name: np.empty(0, dtype=dtype) for name, dtype in dtypes.items()}
+        self._length = 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def view(self, name: str, end: int) -> npt.NDArray[Any]:
+        """Return the beginning of an array; it cannot be written to."""
+        return self._arrays[name][:end]
+
+    def put(self, begin: int, parts: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Put parts at the end, which is given, since an interrupt may have left more behind it."""
+        (length,) = {len(part) for part in parts.values()}
+        end = begin + length
+        for name, part in parts.items():
+            array = self._arrays[name]
+            if end > len(array):
+                array = np.empty((max(end, 2 * begin), *part.shape[1:]), dtype=array.dtype)
+                array[:begin] = self._arrays[name][:begin] if begin else 0
+                self._arrays[name] = array
+            # Views of an array that cannot be written to cannot be either.
+            array.setflags(write=True)
+            array[begin:end] = part if length else 0
+            array.setflags(write=False)
+        self._length = end
+
+    def beginning(self, length: int) -> _Columns:
+        """Return a copy of the first entries."""
+        columns = _Columns({name: array.dtype for name, array in self._arrays.items()})
+        columns.put(0, {name: self.view(name, length) for name in self._arrays})
+        return columns

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from agents.policy import Policy
 
+_REMEMBERED = 10_000
+"""Youngest evaluations that tell what reward is usual, so that a round takes no longer the more there were."""
+
 _WEIGHTS = 1
 """Key of the stream of random numbers that the initial weights are drawn from."""
 
@@ -65,6 +68,7 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
     or must not be proposed, is sampled anew.
 
     The policy follows from the ranking and the seed, so that it is no part of the saved state: loading learns it again.
+    Of a long search the youngest 10,000 evaluations decide what reward is usual.
     """
 
     Config = ReinforceConfig
@@ -73,7 +77,7 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
         """Restore a state of :meth:`state_dict`, learning from one round after the other again."""
         super().load_state_dict(state)
         for end in range(1, len(self.ranking.rounds) + 1):
-            self._learn_from(Ranking(self.ranking.rounds[:end]))
+            self._learn_from(Ranking(self.ranking.rounds.until(end)))
 
     def _start(self) -> None:
         import torch
@@ -112,10 +116,11 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
         from agents.policy import reinforce
 
         record = ranking.rounds[-1]
-        sampled = ~ranking.column("random")
-        if not ranking.usable.any() or record.random.all():
+        begin = max(0, ranking.evaluations - max(_REMEMBERED, len(record.rewards)))
+        rewards, usable, random = (ranking.column(name)[begin:] for name in ("rewards", "usable", "random"))
+        if not usable.any() or record.random.all():
             return
-        rewards = Scale.of(ranking.rewards, ranking.usable).standardise(ranking.rewards, ranking.usable)[sampled]
+        rewards = Scale.of(rewards, usable).standardise(rewards, usable)[~random]
         actions = record.actions[~record.random]
         earlier, earned = np.split(rewards, [len(rewards) - len(actions)])
         baseline = moving_average(earlier if len(earlier) else earned, self.config.baseline_decay)

@@ -58,6 +58,13 @@ class Scale:
         return self.mean + self.deviation * predictions
 
 
+def remembered(ranking: Ranking, size: int) -> Ints:
+    """Return the positions of the youngest evaluations, and before them that of the best, if it is older; int64."""
+    begin, best = max(0, ranking.evaluations - size), ranking.global_best
+    youngest = np.arange(begin, ranking.evaluations)
+    return youngest if best is None or best.index >= begin else np.insert(youngest, 0, best.index)
+
+
 def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: bool) -> tuple[Ints, Ints]:
     """Say which evaluations were known, and as what, after some numbers of rounds.
 
@@ -70,7 +77,6 @@ def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: 
         Positions in the order of evaluation, 0 where there is nothing, and roles; both int64 of shape
         ``(contexts, length)``. The first two elements are the global best and the previous round's best.
     """
-    starts = np.cumsum([0, *(len(record.rewards) for record in ranking.rounds)])
     rows = []
     for known in known_rounds.tolist():
         row = [(0, NONE), (0, NONE)]
@@ -80,7 +86,8 @@ def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: 
                 if best is not None:
                     row[place] = (best.index, role)
             if with_candidates:
-                row += [(position, PREVIOUS_CANDIDATE) for position in range(starts[known - 1], starts[known])]
+                end = int(ranking.rounds.ends[known - 1])
+                row += [(position, PREVIOUS_CANDIDATE) for position in range(end - len(record.rewards), end)]
         rows.append(row)
     length = max(map(len, rows))
     padded = np.array([row + [(0, NONE)] * (length - len(row)) for row in rows], dtype=np.int64)

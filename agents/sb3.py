@@ -46,8 +46,8 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
     | one a dimension, ``Discrete`` | MaskablePPO              | is masked                                          |
     | one a dimension, ``Discrete`` | RecurrentPPO, DQN, QRDQN | is left out in the choice; the policy has no masks |
 
-    What is learnt are not rewards but their ranks among all so far, from -1 to 1. A candidate that was drawn at random
-    in the policy's place teaches an on-policy algorithm nothing.
+    What is learnt are not rewards but their ranks among all so far (of a long search the youngest), from -1 to 1. A
+    candidate that was drawn at random in the policy's place teaches an on-policy algorithm nothing.
 
     The algorithm (:attr:`model`) follows from the ranking and the seed, so that it is no part of the saved state: after
     loading it learns again, round by round, which takes as long as it did before, without evaluations.
@@ -118,7 +118,7 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
         if learner is None:
             learner = self._make_learner(self.grid, self.config.tensorboard_log, self._stream(_WEIGHTS))
         for end in range(learnt + 1, len(self.ranking.rounds) + 1):
-            learner.learn(Ranking(self.ranking.rounds[:end]), self._stream(_TRAINING, end))
+            learner.learn(Ranking(self.ranking.rounds.until(end)), self._stream(_TRAINING, end))
         self._learner, self._learnt = learner, len(self.ranking.rounds)
         return learner
 

@@ -188,6 +188,7 @@ class DQNConfig(SB3Config):
     Attributes:
         batch_size: Transitions per training step.
         gradient_steps: Training steps per ``update_every`` evaluations.
+        replay_size: Youngest evaluations that are learnt from, so that an update takes no longer the more there were.
         exploration_initial_eps: Chance that a choice is random, at the start of the search.
         exploration_final_eps: The same at the end.
         exploration_fraction: Share of the budget over which it falls from one to the other.
@@ -196,11 +197,12 @@ class DQNConfig(SB3Config):
     net_arch: Sequence[int] = (64, 64)
     batch_size: int = 64
     gradient_steps: int = 20
+    replay_size: int = 2_000
     exploration_initial_eps: float = 0.5
     exploration_final_eps: float = 0.05
     exploration_fraction: float = 0.5
 
-    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.LEARNER_FIELDS, "gradient_steps")
+    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.LEARNER_FIELDS, "gradient_steps", "replay_size")
     ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = (
         *SB3Config.ALGORITHM_FIELDS,
         "batch_size",
@@ -213,6 +215,7 @@ class DQNConfig(SB3Config):
         super().__post_init__()
         whole_number("batch_size", self.batch_size, 1)
         whole_number("gradient_steps", self.gradient_steps, 1)
+        whole_number("replay_size", self.replay_size, 1)
         check_number("exploration_initial_eps", self.exploration_initial_eps, least=0, most=1)
         check_number("exploration_final_eps", self.exploration_final_eps, least=0, most=1)
         check_number("exploration_fraction", self.exploration_fraction, above=0, most=1)

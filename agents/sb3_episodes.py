@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from bisect import insort
+from bisect import bisect_left
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -192,13 +192,24 @@ def closed_points(grid: Grid, taken: Collection[int]) -> list[int]:
     return sorted(number for number in set(taken) if points.allows(number))
 
 
-def put_together(grid: Grid, n: int, taken: set[int], choose: Choose, *, at_once: int) -> Ints:
+def close(closed: list[int], numbers: Collection[int], *, undo: bool = False) -> None:
+    """Sort numbers in that are not there, or take out those that are."""
+    for number in numbers:
+        place = bisect_left(closed, number)
+        there = place < len(closed) and closed[place] == number
+        if there and undo:
+            del closed[place]
+        elif not there and not undo:
+            closed.insert(place, number)
+
+
+def put_together(grid: Grid, n: int, closed: list[int], choose: Choose, *, at_once: int) -> Ints:
     """Choose candidates one dimension after the other, among the choices that lead to an open point.
 
     Args:
         grid: What may be proposed.
         n: How many candidates.
-        taken: Numbers of the points that are not open.
+        closed: From :func:`closed_points`; the same again on return.
         choose: Makes the choices of a step.
         at_once: Candidates that are put together side by side. Those that turn out equal are left out, and others
             chosen in their place.
@@ -207,13 +218,13 @@ def put_together(grid: Grid, n: int, taken: set[int], choose: Choose, *, at_once
         int64 of shape ``(m, dims)``, each once; m is less than n only if no more points are open.
     """
     found: dict[int, Ints] = {}
-    closed = closed_points(grid, taken)
-    while len(found) < n and len(closed) < grid.size:
-        actions = np.zeros((min(at_once, n - len(found)), len(grid.nvec)), dtype=np.int64)
-        for step in range(len(grid.nvec)):
-            actions[:, step] = choose(actions, step, open_choices(grid, actions, step, closed))
-        new = dict(zip(grid.numbers(actions), actions, strict=True))
-        for number in new:
-            insort(closed, number)
-        found |= new
+    try:
+        while len(found) < n and len(closed) < grid.size:
+            actions = np.zeros((min(at_once, n - len(found)), len(grid.nvec)), dtype=np.int64)
+            for step in range(len(grid.nvec)):
+                actions[:, step] = choose(actions, step, open_choices(grid, actions, step, closed))
+            found |= dict(zip(grid.numbers(actions), actions, strict=True))
+            close(closed, found.keys())
+    finally:
+        close(closed, found.keys(), undo=True)
     return np.array([*found.values()], dtype=np.int64).reshape(len(found), len(grid.nvec))

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
+from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
-from agents.grid import Grid
+from agents.grid import Grid, Seen
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.sb3_episodes import (
     Episodes,
@@ -31,6 +32,7 @@ from agents.sb3_episodes import (
     OneShot,
     Remembered,
     SpacesEnv,
+    close,
     closed_points,
     open_choices,
     put_together,
@@ -39,6 +41,9 @@ from agents.sb3_episodes import (
 from kdnas_env.cores import pinned_threads
 
 _logger = logging.getLogger(__name__)
+
+_RANKED = 10_000
+"""Youngest evaluations among which rewards are ranked, so that an update takes no longer the more there were."""
 
 
 class Learner(ABC):
@@ -76,6 +81,8 @@ class Learner(ABC):
         self._update_every = update_every
         self._device = torch.device(device)
         self._used = 0
+        self._closed: list[int] = []
+        self._taken = 0  # how many numbers the closed points follow from
         with borrowed_generators(rng, self._device):
             # Any, since what is used of the algorithms is not part of their base class.
             self.model: Any = algorithm(
@@ -85,7 +92,7 @@ class Learner(ABC):
             )
         self.model.set_logger(configure_logger(0, tensorboard_log, algorithm.__name__))
 
-    def sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         """Return candidates that may be proposed and are not taken, each once.
 
         Args:
@@ -108,7 +115,7 @@ class Learner(ABC):
             ranking: The search up to now. Calls have to follow each other round by round.
             rng: The source of all randomness.
         """
-        if ranking.evaluations - self._used < self._update_every or not ranking.usable.any():
+        if ranking.evaluations - self._used < self._update_every or ranking.global_best is None:
             return
         with borrowed_generators(rng, self._device), pinned_threads(1):
             trained = self._train(ranking)
@@ -129,12 +136,19 @@ class Learner(ABC):
         """Return sizes of the algorithm's buffer and batches that agree; both are replaced for each update."""
 
     @abstractmethod
-    def _sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         """Sample as :meth:`sample` has it, with the global generators seeded."""
 
     @abstractmethod
     def _train(self, ranking: Ranking) -> bool:
         """Train, with the global generators seeded; return False to wait for more evaluations."""
+
+    def _closed_by(self, taken: Seen) -> list[int]:
+        """Return what :func:`closed_points` does; only what was taken since the last call is sorted in."""
+        new = [*islice(reversed(taken), len(taken) - self._taken)]
+        close(self._closed, closed_points(self._grid, new))
+        self._taken = len(taken)
+        return self._closed
 
     def _observed(self, actions: Ints, step: int) -> Tensor:
         return torch.as_tensor(self._episodes.observe(actions, step), device=self._device)
@@ -160,27 +174,27 @@ class OnPolicyLearner(Learner):
     def _sizes(self, algorithm: type[BaseAlgorithm]) -> dict[str, int]:
         return {"n_steps": 2} if issubclass(algorithm, A2C) else {"n_steps": 2, "batch_size": 2}
 
-    def _sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         blank = np.zeros((n * self._tries, len(self._grid.nvec)), dtype=np.int64)
         sampled, *_ = self.model.policy(self._observed(blank, 0))
         return self._grid.fresh(sampled.cpu().numpy(), taken)[:n]
 
     def _train(self, ranking: Ranking) -> bool:
         since = self._used
-        proposed = ~ranking.column("random").astype(np.bool_)[since:]
+        proposed = ~ranking.column("random")[since:]
         if proposed.sum() < 2:  # one alone is neither better nor worse than the others
             return False
-        rewards = ranked(ranking.rewards, ranking.usable)[since:][proposed]
+        begin = max(0, min(since, ranking.evaluations - _RANKED))
+        rewards = ranked(ranking.rewards[begin:], ranking.usable[begin:])[since - begin :][proposed]
         if np.ptp(rewards) > 0:
-            actions = ranking.column("actions").astype(np.int64)
-            closed = closed_points(self._grid, self._grid.numbers(actions[:since]))
-            self.model.rollout_buffer = self._rollouts(actions[since:][proposed], rewards, closed)
+            actions = ranking.column("actions")
+            self.model.rollout_buffer = self._rollouts(actions[since:][proposed], rewards, actions[:since])
             self.model.batch_size = len(rewards) * self._episodes.steps
             with unbroken(self.model):
                 self.model.train()
         return True
 
-    def _rollouts(self, actions: Ints, rewards: Floats, closed: list[int]) -> RolloutBuffer:
+    def _rollouts(self, actions: Ints, rewards: Floats, earlier: Ints) -> RolloutBuffer:
         """Return a buffer with the episodes of all candidates, side by side."""
         model, n, steps = self.model, len(actions), self._episodes.steps
         buffer: RolloutBuffer = type(model.rollout_buffer)(
@@ -195,7 +209,7 @@ class OnPolicyLearner(Learner):
         )
         model.policy.set_training_mode(False)
         with torch.no_grad():
-            for step, (values, logs, extra) in enumerate(self._judged(actions, closed)):
+            for step, (values, logs, extra) in enumerate(self._judged(actions, earlier)):
                 buffer.add(
                     self._episodes.observe(actions, step),
                     self._episodes.chosen(actions, step),
@@ -212,8 +226,13 @@ class OnPolicyLearner(Learner):
         """Return what else a buffer of ``n`` episodes is made with."""
         return {}
 
-    def _judged(self, actions: Ints, closed: list[int]) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """Yield for each step the values, the logarithms of the probabilities, and what else the buffer keeps."""
+    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """Yield for each step the values, the logarithms of the probabilities, and what else the buffer keeps.
+
+        Args:
+            actions: What was proposed since the last update.
+            earlier: What was evaluated until then.
+        """
         for step in range(self._episodes.steps):
             values, logs, _ = self.model.policy.evaluate_actions(
                 self._observed(actions, step), self._chosen(actions, step)
@@ -226,17 +245,24 @@ class MaskableLearner(OnPolicyLearner):
 
     episodes_class = OneByOne
 
-    def _sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._closed_earlier: list[int] = []
+        self._earlier = 0  # how many evaluations these follow from
+
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         def choose(actions: Ints, step: int, masks: Bools) -> Ints:
             sampled, *_ = self.model.policy(self._observed(actions, step), action_masks=masks)
             choices: Ints = sampled.cpu().numpy()
             return choices
 
-        return put_together(self._grid, n, taken, choose, at_once=n)
+        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=n)
 
-    def _judged(self, actions: Ints, closed: list[int]) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        close(self._closed_earlier, closed_points(self._grid, self._grid.numbers(earlier[self._earlier :])))
+        self._earlier = len(earlier)
         for step in range(self._episodes.steps):
-            masks = open_choices(self._grid, actions, step, closed)
+            masks = open_choices(self._grid, actions, step, self._closed_earlier)
             # What was proposed is possible, even if it was told a second time.
             masks[np.arange(len(actions)), actions[:, step]] = True
             values, logs, _ = self.model.policy.evaluate_actions(
@@ -254,7 +280,7 @@ class RecurrentLearner(OnPolicyLearner):
     episodes_class = Remembered
     policy_name = "MlpLstmPolicy"
 
-    def _sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         policy = self.model.policy
         state: tuple[Tensor, Tensor]
 
@@ -269,13 +295,13 @@ class RecurrentLearner(OnPolicyLearner):
             choices: Ints = torch.multinomial(likelihood, 1)[:, 0].cpu().numpy()
             return choices
 
-        return put_together(self._grid, n, taken, choose, at_once=n)
+        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=n)
 
     def _buffer_arguments(self, n: int) -> dict[str, Any]:
         layers, _, size = self.model.policy.lstm_hidden_state_shape
         return {"hidden_state_shape": (self._episodes.steps, layers, n, size)}
 
-    def _judged(self, actions: Ints, closed: list[int]) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
         n = len(actions)
         states = RNNStates(self._blank(n), self._blank(n))
         for step in range(self._episodes.steps):

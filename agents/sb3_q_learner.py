@@ -10,6 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import Tensor
 
+from agents.grid import Seen
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.sb3_episodes import OneByOne, put_together, ranked
 from agents.sb3_learners import Learner, unbroken
@@ -18,21 +19,23 @@ from agents.sb3_learners import Learner, unbroken
 class QLearner(Learner):
     """Chooses one dimension after the other: the open choice that is expected to earn most, or at times a random one.
 
-    Learns from all evaluations over and over. The returns reach to the end of a candidate (as many steps as there are
-    dimensions), so that values are compared with what was earned and never with other values.
+    Learns from the youngest evaluations over and over. The returns reach to the end of a candidate (as many steps as
+    there are dimensions), so that values are compared with what was earned and never with other values.
 
     Args:
         arguments: As of :class:`Learner`.
         gradient_steps: Training steps per ``update_every`` evaluations.
+        replay_size: Evaluations that are learnt from.
     """
 
     episodes_class = OneByOne
 
-    def __init__(self, *arguments: Any, gradient_steps: int = 1, **named: Any) -> None:
+    def __init__(self, *arguments: Any, gradient_steps: int = 1, replay_size: int = 2_000, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._gradient_steps = gradient_steps
+        self._replay_size = replay_size
 
-    def _sample(self, n: int, taken: set[int], progress: float, rng: np.random.Generator) -> Ints:
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         exploration = self.model.exploration_schedule(1.0 - progress)
 
         def choose(actions: Ints, step: int, masks: Bools) -> Ints:
@@ -41,7 +44,7 @@ class QLearner(Learner):
             choices: Ints = np.where(masks, scores, -np.inf).argmax(axis=1)
             return choices
 
-        return put_together(self._grid, n, taken, choose, at_once=1)
+        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=1)
 
     def _sizes(self, algorithm: type[BaseAlgorithm]) -> dict[str, int]:
         return {"buffer_size": 1}
@@ -55,16 +58,17 @@ class QLearner(Learner):
         return values
 
     def _train(self, ranking: Ranking) -> bool:
-        actions = ranking.column("actions").astype(np.int64)
-        rewards = ranked(ranking.rewards, ranking.usable)
-        self.model.replay_buffer = self._replay(actions, rewards)
+        actions, rewards, usable = (
+            ranking.column(name)[-self._replay_size :] for name in ("actions", "rewards", "usable")
+        )
+        self.model.replay_buffer = self._replay(actions, ranked(rewards, usable))
         updates = (ranking.evaluations - self._used) // self._update_every
         with unbroken(self.model):
             self.model.train(gradient_steps=updates * self._gradient_steps, batch_size=self.model.batch_size)
         return True
 
     def _replay(self, actions: Ints, rewards: Floats) -> NStepReplayBuffer:
-        """Return a buffer with the episodes of all evaluations, side by side, since ranks change with every round."""
+        """Return a buffer with the episodes of evaluations, side by side, since ranks change with every round."""
         model, n, steps = self.model, len(actions), self._episodes.steps
         buffer = NStepReplayBuffer(
             steps * n,

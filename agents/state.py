@@ -12,8 +12,10 @@ import numpy as np
 
 from kdnas_env.errors import RunError
 from kdnas_env.files import replacing
+from kdnas_env.plain import parse_json
 
 _PLAIN = "json"
+_LARGEST_BYTES = 1 << 30
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -41,9 +43,19 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     try:
         # Opened here, since numpy leaves a file open that turns out not to be a zip.
-        with open(path, "rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        plain = json.loads(arrays.pop(_PLAIN).tobytes())
-    except (OSError, EOFError, KeyError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise RunError(f"{os.fspath(path)!r} cannot be read as the saved state of an agent: {error}") from error
+        with open(path, "rb") as stream:
+            with zipfile.ZipFile(stream) as members:
+                size = sum(member.file_size for member in members.infolist())
+            if size > _LARGEST_BYTES:
+                raise ValueError(f"it holds {size:,} bytes, more than any state has")
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+        plain = parse_json(arrays.pop(_PLAIN).tobytes(), finite=False)
+        # Of a member that is no array, numpy returns the bytes.
+        if not isinstance(plain, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+            raise ValueError("it does not hold what a state does")
+    except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError
+        reason = str(error)[:300]
+        raise RunError(f"{os.fspath(path)!r} cannot be read as the saved state of an agent: {reason}") from error
     return {**plain, **arrays}

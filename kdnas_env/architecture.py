@@ -6,10 +6,12 @@ Pure data and arithmetic: nothing here imports torch or transformers.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from kdnas_env.errors import SpaceError, TeacherError
+from kdnas_env.plain import restore, shown
 
 FAMILIES = ("bert", "albert", "roberta")
 """Student families that can be searched."""
@@ -20,8 +22,15 @@ TEACHER_TYPES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "elec
 ALBERT_EMBEDDING_SIZE = 128
 """Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
 
+LARGEST_SIZE = 2**20
+"""Largest number of anything in an architecture, the vocabulary aside; what is computed of several fits into 64 bits.
+"""
+
+_LARGEST_VOCABULARY = 2**31
+
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
-_PRINTED = re.compile(r"(\w+) (\d+)L/(\d+)h/(\d+)a/(\d+)f/(\w+)")
+_PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)")
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta")
 
 
@@ -61,20 +70,16 @@ class StudentConfig:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> StudentConfig:
+    def from_dict(cls, data: Mapping[str, Any]) -> StudentConfig:
         """Build a configuration from plain data.
 
         Raises:
-            SpaceError: If a field is missing or unknown.
+            SpaceError: If a field is missing, unknown or malformed.
         """
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(set(data) - known)
-        if unknown:
-            raise SpaceError(f"unknown student field(s) {unknown}; known fields are {sorted(known)}")
         try:
-            return cls(**data).canonical()
-        except (TypeError, ValueError) as error:
-            raise SpaceError(f"incomplete or malformed student configuration {data!r}: {error}") from error
+            return restore(cls, data).check().canonical()
+        except ValueError as error:
+            raise SpaceError(f"incomplete or malformed student configuration {shown(data)}: {error}") from error
 
     @classmethod
     def parse(cls, text: str) -> StudentConfig:
@@ -85,9 +90,24 @@ class StudentConfig:
         """
         found = _PRINTED.fullmatch(text.strip())
         if found is None:
-            raise SpaceError(f"{text!r} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'")
+            raise SpaceError(
+                f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
+            )
         family, layers, width, heads, inner, activation = found.groups()
-        return cls(int(layers), int(heads), int(width), int(inner), activation, family).canonical()
+        return cls(int(layers), int(heads), int(width), int(inner), activation, family).check().canonical()
+
+    def check(self) -> StudentConfig:
+        """Return the configuration itself if its sizes are such that a network can have.
+
+        Raises:
+            SpaceError: If one is not, or the family is unknown.
+        """
+        for name in _SIZES:
+            if not 0 < getattr(self, name) <= LARGEST_SIZE:
+                raise SpaceError(f"{name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}")
+        if self.family not in FAMILIES:
+            raise SpaceError(f"unknown student family {shown(self.family)}; choose from {list(FAMILIES)}")
+        return self
 
     def __str__(self) -> str:
         return (
@@ -111,6 +131,9 @@ class EncoderArchitecture:
         max_length: Longest input in tokens (RoBERTa's reserved positions already taken off).
         embedding_size: Width of the embedding tables; equals ``hidden_size`` unless factorised.
         pad_token_id: Id of the padding token.
+
+    Raises:
+        TeacherError: If a number is not one that an encoder can have, or the type is not supported.
     """
 
     family: str
@@ -126,12 +149,31 @@ class EncoderArchitecture:
     pad_token_id: int
     layer_norm_eps: float
 
+    def __post_init__(self) -> None:
+        if self.family not in TEACHER_TYPES:
+            raise TeacherError(f"teacher of type {shown(self.family)} is not supported; choose {list(TEACHER_TYPES)}")
+        for name in (*_SIZES, "max_length", "type_vocab_size", "embedding_size"):
+            if not 0 < getattr(self, name) <= LARGEST_SIZE:
+                raise TeacherError(
+                    f"the teacher's {name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}"
+                )
+        if not 0 < self.vocab_size <= _LARGEST_VOCABULARY or not 0 <= self.pad_token_id < _LARGEST_VOCABULARY:
+            raise TeacherError(
+                f"the teacher's vocab_size is {shown(self.vocab_size)}, its pad_token_id {shown(self.pad_token_id)}; "
+                "expected a number of tokens, and one of them"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise TeacherError(
+                f"the teacher's {self.num_attention_heads} heads do not divide its hidden_size {self.hidden_size}"
+            )
+
     @classmethod
     def from_pretrained_config(cls, config: _PretrainedConfig) -> EncoderArchitecture:
         """Read the architecture off a ``transformers`` configuration.
 
         Raises:
-            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type.
+            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type, or its configuration
+                lacks something or is malformed.
         """
         values = config.to_dict()
         kind = config.model_type
@@ -144,25 +186,12 @@ class EncoderArchitecture:
                 f"teacher of type {kind!r} is not supported (is it a decoder?); choose an encoder of type "
                 f"{list(TEACHER_TYPES)}"
             )
-        distil = kind == "distilbert"
-        hidden = values["dim"] if distil else values["hidden_size"]
-        pad = values.get("pad_token_id")
-        pad = 0 if pad is None else int(pad)
-        positions = values["max_position_embeddings"]
-        return cls(
-            family=kind,
-            num_hidden_layers=values["n_layers"] if distil else values["num_hidden_layers"],
-            num_attention_heads=values["n_heads"] if distil else values["num_attention_heads"],
-            hidden_size=hidden,
-            intermediate_size=values["hidden_dim"] if distil else values["intermediate_size"],
-            hidden_act=values["activation"] if distil else values["hidden_act"],
-            vocab_size=values["vocab_size"],
-            max_length=positions - (pad + 1) if kind in _OFFSET_POSITIONS else positions,
-            type_vocab_size=1 if distil else values["type_vocab_size"],
-            embedding_size=values.get("embedding_size") or hidden,
-            pad_token_id=pad,
-            layer_norm_eps=1e-12 if distil else values["layer_norm_eps"],
-        )
+        try:
+            return restore(cls, _shape(kind, values))
+        except TeacherError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise TeacherError(f"the configuration of a teacher of type {kind!r} is malformed: {error}") from error
 
     @property
     def position_offset(self) -> int:
@@ -180,6 +209,29 @@ class EncoderArchitecture:
             self.hidden_act,
             family,
         ).canonical()
+
+
+def _shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an ``EncoderArchitecture`` from a configuration of transformers, unchecked."""
+    distil = kind == "distilbert"
+    hidden = values["dim"] if distil else values["hidden_size"]
+    pad = values.get("pad_token_id")
+    pad = 0 if pad is None else pad
+    positions = values["max_position_embeddings"]
+    return {
+        "family": kind,
+        "num_hidden_layers": values["n_layers"] if distil else values["num_hidden_layers"],
+        "num_attention_heads": values["n_heads"] if distil else values["num_attention_heads"],
+        "hidden_size": hidden,
+        "intermediate_size": values["hidden_dim"] if distil else values["intermediate_size"],
+        "hidden_act": values["activation"] if distil else values["hidden_act"],
+        "vocab_size": values["vocab_size"],
+        "max_length": positions - (pad + 1) if kind in _OFFSET_POSITIONS else positions,
+        "type_vocab_size": 1 if distil else values["type_vocab_size"],
+        "embedding_size": values.get("embedding_size") or hidden,
+        "pad_token_id": pad,
+        "layer_norm_eps": 1e-12 if distil else values["layer_norm_eps"],
+    }
 
 
 def student_embedding_size(student: StudentConfig, teacher: EncoderArchitecture) -> int:

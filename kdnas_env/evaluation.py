@@ -11,9 +11,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.errors import KDNASError
+from kdnas_env.plain import is_number, parse_json, restore, shown
+
+MOST_EPOCHS = 100_000
+"""Loss curves have an entry an epoch; who asks for more has mistaken something."""
 
 
 class Status(StrEnum):
@@ -35,6 +41,9 @@ class Fidelity:
         epochs: Passes over the proxy subset.
         data_fraction: Share of the proxy subset that is used, in (0, 1].
         seed: Seed of initialisation and data order, shared by all candidates (common random numbers).
+
+    Raises:
+        KDNASError: If a value is not of that kind.
     """
 
     epochs: int = 2
@@ -42,10 +51,14 @@ class Fidelity:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.epochs < 0:
-            raise ValueError(f"epochs is {self.epochs}; expected 0 (closed form only) or more")
-        if not 0 < self.data_fraction <= 1:
-            raise ValueError(f"data_fraction is {self.data_fraction}; expected a share in (0, 1]")
+        if not _is_whole(self.epochs) or not 0 <= self.epochs <= MOST_EPOCHS:
+            raise KDNASError(
+                f"epochs is {shown(self.epochs)}; expected 0 (closed form only) or more, up to {MOST_EPOCHS:,}"
+            )
+        if not is_number(self.data_fraction) or not 0 < self.data_fraction <= 1:
+            raise KDNASError(f"data_fraction is {shown(self.data_fraction)}; expected a share in (0, 1]")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise KDNASError(f"seed is {shown(self.seed)}; expected a whole number, 0 or more")
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,7 @@ class Evaluation:
         for name in ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplained", "epoch_seconds"):
             values = tuple(float(value) for value in getattr(self, name))
             if not all(math.isfinite(value) for value in values):
-                raise ValueError(f"{name} holds a value that is not finite: {values}; cut the curve and set status")
+                raise KDNASError(f"{name} holds a value that is not finite: {values}; cut the curve and set status")
             object.__setattr__(self, name, values)
 
     @property
@@ -147,14 +160,19 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:
-        """Restore a record written by :meth:`to_json`."""
-        data = json.loads(text)
-        data["config"] = StudentConfig(**data["config"])
-        data["fidelity"] = Fidelity(**data["fidelity"])
-        data["status"] = Status(data["status"])
-        if data["latency"] is not None:
-            data["latency"] = Latency(**data["latency"])
-        return cls(**data)
+        """Restore a record written by :meth:`to_json`.
+
+        Raises:
+            KDNASError: If the text is no such record.
+        """
+        try:
+            made = restore(cls, parse_json(text))
+            made.config.check()
+            if made.latency is not None and made.latency.ratio <= 0:
+                raise ValueError(f"ratio is {made.latency.ratio}; expected a positive number")
+        except ValueError as error:
+            raise KDNASError(f"the text is no record of an evaluation: {error}") from error
+        return made
 
     def with_details(self, **details: Any) -> Evaluation:
         """Return a copy with more details."""
@@ -182,6 +200,10 @@ class EpochReport:
     epochs: int
     heldout_unexplained: float
     seconds: float
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 EpochCallback = Callable[[EpochReport], bool | None]
@@ -226,14 +248,19 @@ class Evaluator(Protocol):
     """Turns architectures into evaluations, batch first.
 
     An evaluator whose answers cost nothing and never change may say so by an attribute ``tabular = True``: environments
-    then remember its answers from one episode to the next.
+    then remember its answers from one episode to the next. One that works on several students at once may say so by
+    ``parallel = True``: environments then hand it a round at once, as far as agents tell them ahead. It may have a
+    method ``evaluate_each`` of the same arguments, which yields places in the batch and records as they are finished.
 
     Attributes:
         deterministic: Whether equal calls return equal results (wall seconds aside).
         fingerprint: Identifies the workload: teacher, corpus, recipe and latency settings.
     """
 
-    deterministic: bool
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls return equal results."""
+        ...
 
     @property
     def fingerprint(self) -> str:

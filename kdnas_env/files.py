@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdnas_env.errors import RunError
+from kdnas_env.plain import parse_json
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with a leading ``~`` written out; one of a user that nobody knows stays as it is."""
+    return Path(os.path.expanduser(path))
 
 
 @contextmanager
@@ -60,6 +66,22 @@ def write_json(path: str | os.PathLike[str], data: Any) -> None:
     write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
 
 
+def check_contained(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which a link leads out of it, so that whoever works in it cannot be made to write elsewhere.
+
+    Raises:
+        RunError: If there is one.
+    """
+    root = Path(folder).resolve()
+    for place, folders, files in os.walk(root):
+        for path in (Path(place, name) for name in (*folders, *files)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                raise RunError(
+                    f"{str(path)!r} leads out of the folder, to {os.readlink(path)!r}; remove it, since nothing is "
+                    "written outside of the folder"
+                )
+
+
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -67,7 +89,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
         RunError: If it cannot be read, or is no object.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{str(path)!r} cannot be read: {error}") from error
     if not isinstance(data, dict):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Evaluation
+from kdnas_env.plain import is_number, shown
+
+_LARGEST_POWER = 30
 
 
 @dataclass(frozen=True)
@@ -65,14 +70,22 @@ class KDReward:
     }
 
     def __post_init__(self) -> None:
+        for name in ("alpha", "beta", "floor"):
+            if not is_number(getattr(self, name)):
+                raise KDNASError(f"{name} is {shown(getattr(self, name))}; expected a finite number")
         if self.alpha > 0:
-            raise ValueError(f"alpha is {self.alpha}; expected 0 or less, since a positive alpha rewards slow students")
+            raise KDNASError(f"alpha is {self.alpha}; expected 0 or less, since a positive alpha rewards slow students")
         if self.beta <= 0:
-            raise ValueError(f"beta is {self.beta}; expected a positive share of the teacher's latency")
+            raise KDNASError(f"beta is {self.beta}; expected a positive share of the teacher's latency")
         if self.floor >= 0:
-            raise ValueError(f"floor is {self.floor}; expected a negative number, the reward of a failure")
-        if self.loss not in self._CURVES:
-            raise ValueError(f"loss is {self.loss!r}; expected one of {sorted(self._CURVES)}")
+            raise KDNASError(f"floor is {self.floor}; expected a negative number, the reward of a failure")
+        if not isinstance(self.loss, str) or self.loss not in self._CURVES:
+            raise KDNASError(f"loss is {shown(self.loss)}; expected one of {sorted(self._CURVES)}")
+        if -self.alpha * math.log10(self.beta / self.MIN_RATIO) > _LARGEST_POWER:
+            raise KDNASError(
+                f"alpha is {self.alpha} and beta {self.beta}, with which rewards go beyond 1e{_LARGEST_POWER}; bring "
+                "alpha closer to 0"
+            )
 
     @property
     def upper_bound(self) -> float:

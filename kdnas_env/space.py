@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import FAMILIES, EncoderArchitecture, StudentConfig, count_parameters
+from kdnas_env.architecture import FAMILIES, LARGEST_SIZE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.errors import SpaceError
+from kdnas_env.plain import as_array, is_whole, parse_yaml, shown
 
 DIMENSIONS = tuple(field.name for field in fields(StudentConfig))
 """Names a space may search, in action order."""
@@ -56,11 +57,13 @@ class SearchSpace:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.choices) - set(DIMENSIONS))
         if unknown:
-            raise SpaceError(f"unknown dimension(s) {unknown}; a space may search {list(DIMENSIONS)}")
+            raise SpaceError(f"unknown dimension(s) {shown(unknown)}; a space may search {list(DIMENSIONS)}")
         ordered = {name: _checked_choices(name, self.choices[name]) for name in DIMENSIONS if name in self.choices}
         object.__setattr__(self, "choices", ordered)
-        if self.max_parameters is not None and self.max_parameters <= 0:
-            raise SpaceError(f"max_parameters is {self.max_parameters}; expected a positive number of parameters")
+        if self.max_parameters is not None and not _is_positive(self.max_parameters):
+            raise SpaceError(
+                f"max_parameters is {shown(self.max_parameters)}; expected a positive number of parameters"
+            )
         if self.size < 2:
             raise SpaceError(
                 f"the space has {self.size} point(s), so there is nothing to search; give at least one of "
@@ -132,7 +135,9 @@ class SearchSpace:
         if not isinstance(data, Mapping):
             raise SpaceError(f"a space is a mapping of dimension to choices, not {type(data).__name__}")
         choices = {
-            str(name): tuple(values) if isinstance(values, list | tuple) else (values,)
+            name if isinstance(name, str) else shown(name): tuple(values)
+            if isinstance(values, list | tuple)
+            else (values,)
             for name, values in data.items()
             if name != "max_parameters"
         }
@@ -145,11 +150,9 @@ class SearchSpace:
         Raises:
             SpaceError: If the file cannot be read or parsed.
         """
-        import yaml
-
         try:
-            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = parse_yaml(Path(path).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise SpaceError(f"search space file {str(path)!r} cannot be read as YAML or JSON: {error}") from error
         return cls.from_dict(data, teacher)
 
@@ -299,10 +302,10 @@ class SearchSpace:
         raise SpaceError("10,000 random points of the space were all invalid; widen the choices or the cap")
 
     def _checked_action(self, action: npt.ArrayLike) -> Action:
-        array = np.asarray(action)
+        array = as_array(action)
         if array.shape != (len(self.choices),):
             raise SpaceError(f"action has shape {array.shape}; expected ({len(self.choices)},) for {self.dimensions}")
-        if not np.issubdtype(array.dtype, np.integer):
+        if not is_whole(array):
             raise SpaceError(f"action has dtype {array.dtype}; expected integers")
         outside = (array < 0) | (array >= self.nvec)
         if outside.any():
@@ -324,16 +327,22 @@ def _checked_choices(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
         raise SpaceError(f"dimension {name!r} has no choices; give at least one")
     for value in values:
         if name in ORDERED:
-            if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
-                raise SpaceError(f"{name} choice {value!r} is not a positive whole number")
+            if not _is_positive(value):
+                raise SpaceError(f"{name} choice {shown(value)} is not a positive whole number")
+            if value > LARGEST_SIZE:
+                raise SpaceError(f"{name} choice {shown(value)} is beyond {LARGEST_SIZE}, the largest that is searched")
         elif not isinstance(value, str):
-            raise SpaceError(f"{name} choice {value!r} is not a name")
+            raise SpaceError(f"{name} choice {shown(value)} is not a name")
         if name == "family" and value not in FAMILIES:
-            raise SpaceError(f"unknown student family {value!r}; choose from {list(FAMILIES)}")
+            raise SpaceError(f"unknown student family {shown(value)}; choose from {list(FAMILIES)}")
     duplicates = sorted(json.dumps(value) for value, count in Counter(values).items() if count > 1)
     if duplicates:
-        raise SpaceError(f"{name} lists {', '.join(duplicates)} more than once")
+        raise SpaceError(f"{name} lists {', '.join(duplicates[:5])} more than once")
     return tuple(sorted(values)) if name in ORDERED else tuple(values)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _round_half_up(value: float) -> int:

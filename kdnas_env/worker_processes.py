@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from multiprocessing import parent_process
 
@@ -10,6 +11,12 @@ from multiprocessing import parent_process
 def end_with_parent() -> None:
     """End this process with the one that started it, however that ends; to be called first in it."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def follow_parent() -> None:
+    """Leave Ctrl-C to the process that started this one, and end with it, however that ends; main thread only."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
 
 
 def _wait_for_parent() -> None:

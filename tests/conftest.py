@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import tiny_teachers
+from hypothesis import settings
 from reference import BERT_BASE
 
 from kdnas_env.architecture import EncoderArchitecture
+
+# How long an example takes says more of what else the machine does than of the code.
+settings.register_profile("kdnas", deadline=None)
+settings.load_profile("kdnas")
 
 
 @pytest.fixture

@@ -129,18 +129,30 @@ def test_student_plain_data_round_trip(student: StudentConfig) -> None:
     assert StudentConfig.from_dict(student.to_dict()) == canonical
 
 
+GOOD = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"num_hidden_layers": 2, "depth": 3}, r"unknown student field\(s\) \['depth'\]; known fields are"),
+        ({"num_hidden_layers": 2, "depth": 3}, r"unknown field\(s\) \['depth'\]; known fields are"),
         ({"num_hidden_layers": 2}, "incomplete or malformed student configuration"),
         (
             {"num_hidden_layers": "x", "num_attention_heads": 2, "hidden_size": 8, "intermediate_size": 8},
             "incomplete or malformed student configuration",
         ),
+        ({**GOOD, "hidden_size": 0}, "hidden_size is 0; expected 1 to"),
+        ({**GOOD, "hidden_size": 10**30}, "hidden_size is 1000"),
+        ({**GOOD, "hidden_size": 8.5}, "hidden_size is 8.5; expected a whole number"),
+        ({**GOOD, "hidden_size": float("inf")}, "hidden_size is inf"),
+        ({**GOOD, "hidden_act": ["gelu"]}, r"hidden_act is \['gelu'\]; expected a text"),
+        ({**GOOD, "family": "../evil"}, "unknown student family '../evil'"),
+        ({**GOOD, 3: 4}, r"unknown field\(s\) \[3\]"),
+        (None, "None is no mapping"),
+        (5, "5 is no mapping"),
     ],
 )
-def test_malformed_student_data_is_refused(data: dict[str, Any], message: str) -> None:
+def test_malformed_student_data_is_refused(data: Any, message: str) -> None:
     with pytest.raises(SpaceError, match=message):
         StudentConfig.from_dict(data)
 
@@ -156,3 +168,43 @@ def test_what_is_printed_can_be_read(student: StudentConfig) -> None:
 def test_what_is_no_student_is_refused(text: str) -> None:
     with pytest.raises(SpaceError, match=re.escape(repr(text)) + r" is no student; write it as it is printed"):
         StudentConfig.parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "bert 0L/8h/1a/8f/gelu",
+        "bert 1L/8h/0a/8f/gelu",
+        "else 1L/8h/1a/8f/gelu",
+        "bert ٣L/8h/1a/8f/gelu",
+        "bert " + "9" * 5000,
+    ],
+)
+def test_what_no_network_can_be_is_not_read(text: str) -> None:
+    with pytest.raises(SpaceError, match=r"is no student|expected 1 to|unknown student family"):
+        StudentConfig.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": "x"}, "num_hidden_layers is 'x'; expected a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000; expected 1 to"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"num_attention_heads": 7}, "7 heads do not divide"),
+        ({"vocab_size": -1}, "vocab_size is -1"),
+        ({"pad_token_id": "x"}, "pad_token_id is 'x'"),
+        ({"max_position_embeddings": None}, "max_length is None"),
+        ({"hidden_act": 3}, "hidden_act is 3; expected a text"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+    ],
+)
+def test_malformed_configurations_are_refused(changes: dict[str, Any], message: str) -> None:
+    class Config:
+        model_type = "bert"
+
+        def to_dict(self) -> dict[str, Any]:
+            return {**BertConfig().to_dict(), **changes}
+
+    with pytest.raises(TeacherError, match=message):
+        EncoderArchitecture.from_pretrained_config(Config())

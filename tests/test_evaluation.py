@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
 from strategies import evaluations
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Evaluation, Fidelity, Latency, Status
 
 RECORD = Evaluation(StudentConfig(2, 2, 64, 128), Fidelity(), Status.OK)
@@ -67,3 +68,31 @@ def test_with_details_adds_and_keeps() -> None:
     record = RECORD.with_details(recipe="default").with_details(steps=3)
     assert record.details == {"recipe": "default", "steps": 3}
     assert RECORD.details == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"parameters": "x"}, "parameters is 'x'; expected a whole number"),
+        ({"latency": {"median_ms": 1}}, "missing"),
+        ({"latency": {**asdict(PROBE), "ratio": 0}}, "ratio is 0.0; expected a positive number"),
+        ({"latency": 3}, "latency is 3"),
+        ({"config": {"num_hidden_layers": 0}}, "missing"),
+        ({"config": {**asdict(RECORD.config), "hidden_size": -4}}, "hidden_size is -4"),
+        ({"fidelity": {"epochs": 10**9}}, "epochs is 1000000000"),
+        ({"status": "fine"}, "status is 'fine'"),
+        ({"train_loss": [1, None]}, "train_loss is"),
+        ({"details": []}, "details is"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_what_is_no_record_is_refused(change: dict[str, object], said: str) -> None:
+    told = {**json.loads(replace(RECORD, latency=PROBE).to_json()), **change}
+    with pytest.raises(KDNASError, match=f"is no record of an evaluation: .*{said}"):
+        Evaluation.from_json(json.dumps(told))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", "{}", "[" * 100_000, '{"wall_seconds": NaN}'])
+def test_a_text_that_holds_no_record_is_refused(text: str) -> None:
+    with pytest.raises(KDNASError, match="is no record of an evaluation"):
+        Evaluation.from_json(text)

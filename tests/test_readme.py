@@ -39,6 +39,15 @@ def test_the_environment(tmp_path: Path) -> None:
     assert re.match(r"bert \d+L/\d+h", printed)
 
 
+@pytest.mark.slow
+def test_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(block("workers=2"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert re.match(r"\['bert \d+L/\d+h.*' 'bert \d+L/\d+h.*'\] \[[-\d. ]+\]", done.stdout), done.stdout + done.stderr
+
+
 def test_an_agent(tmp_path: Path) -> None:
     reward, action = run(block('make_agent("lstm")'), tmp_path).split(maxsplit=1)
     assert float(reward) > 0.48  # random search finds 0.484 on average, 0.4897 is the optimum
@@ -84,4 +93,4 @@ def test_an_optimiser_from_elsewhere(tmp_path: Path) -> None:
 
 
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

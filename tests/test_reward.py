@@ -103,6 +103,11 @@ def test_the_loss_can_be_chosen(loss: str, value: float) -> None:
         ({"alpha": 0.1}, "alpha is 0.1; expected 0 or less"),
         ({"beta": 0.0}, "beta is 0.0; expected a positive share"),
         ({"floor": 0.0}, "floor is 0.0; expected a negative number"),
+        ({"alpha": float("nan")}, "alpha is nan; expected a finite number"),
+        ({"alpha": -400.0}, "with which rewards go beyond 1e30"),
+        ({"beta": 10**400}, "beta is"),
+        ({"floor": "low"}, "floor is 'low'"),
+        ({"loss": ["heldout"]}, r"loss is \['heldout'\]; expected one of"),
         ({"loss": "mse"}, r"loss is 'mse'; expected one of \['heldout', 'heldout_raw', 'train_raw'\]"),
     ],
 )

@@ -249,3 +249,34 @@ def test_dimensions_follow_the_student_fields(space: SearchSpace) -> None:
     assert reordered.dimensions == tuple(name for name in DIMENSIONS if name in space.choices)
     assert reordered == space
     assert math.prod(space.nvec.tolist()) == space.size
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: &a [1]\nhidden_size: *a", "aliases are not read"),
+        ("lol1: &l1 [x,x]\nlol2: &l2 [*l1,*l1]", "aliases are not read"),
+        ("hidden_act: 2001-99-99", "cannot be read as YAML or JSON: month"),
+        ("hidden_act: 2001-01-01", "put a text into quotes"),
+        ("hidden_size: !!python/object/apply:os.getpid []", "could not determine a constructor"),
+        ("hidden_size: 0x" + "f" * 5000, "very many digits"),
+        ("[" * 5000, "nested too deeply"),
+        ("hidden_size: [384, 99999999]", "hidden_size choice 99999999 is beyond"),
+        ("hidden_size: [384, 1e999]", "is not a positive whole number"),
+        ("max_parameters: x\nhidden_size: [384, 768]", "max_parameters is 'x'; expected a positive number"),
+        ("max_parameters: .nan\nhidden_size: [384, 768]", "max_parameters is nan"),
+        ("3: [1, 2]", "key 3 is not a text"),
+        ("[1, 2]", "a space is a mapping"),
+    ],
+)
+def test_files_that_hold_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(text)
+    with pytest.raises(SpaceError, match=message):
+        SearchSpace.from_file(tmp_path / "space.yaml", BERT_BASE)
+
+
+@pytest.mark.parametrize("action", [[[0], [0, 1]], np.array([0], dtype="m8[s]"), [None], "0", {}, [2**70]])
+def test_what_is_no_action_is_refused(action: object) -> None:
+    space = SearchSpace.from_dict({"hidden_size": [384, 768]}, BERT_BASE)
+    with pytest.raises(SpaceError, match=r"action has (shape|dtype)"):
+        space.decode(action)  # type: ignore[arg-type]

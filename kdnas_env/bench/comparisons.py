@@ -15,6 +15,9 @@ from kdnas_env.errors import DependencyError, KDNASError
 LEAST_TASKS = 5
 """Tasks without which a critical difference means nothing: they are its unit, not the seeds."""
 
+LEAST_AGENTS = 3
+"""Agents without which there is nothing for Friedman's test: two are a pair."""
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -113,8 +116,8 @@ def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
     """
     stacked = _stacked(scores)
     agents, tasks = stacked.shape[:2]
-    if agents < 3:
-        raise KDNASError(f"agents is {agents}; expected 3 or more. Compare two by paired_tests instead")
+    if agents < LEAST_AGENTS:
+        raise KDNASError(f"agents is {agents}; expected {LEAST_AGENTS} or more. Compare two by paired_tests instead")
     _check_tasks(tasks, "Friedman's test")
     by_task = _ranks(stacked).mean(axis=2)
     if np.ptp(by_task, axis=0).max() == 0:

@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from kdnas_env.bench.race import RACE, read_race
+from kdnas_env.bench.race import RACE, Race, read_race
 from kdnas_env.bench.run import Recorder
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.files import read_json
+from kdnas_env.files import expanded, read_json
 from kdnas_env.tables.storage import checksum, table_path
+
+Column = npt.NDArray[Any]
 
 KIND = "kdnas submission"
 
-_ANSWERED = ("observed", "true", "status", "epochs")
-"""Columns that follow from the student and the seed, in whatever order the searches' workers ended."""
+_CLOCK = ("cost", "start", "finish")
+"""Columns that follow from the proposals only where one worker has evaluated them."""
 
-_FOLLOWING = tuple(name for name in COLUMNS if name not in ("index", "agent_seconds"))
-"""Columns that follow from the proposals of a search with one worker."""
+_FOLLOWING = tuple(name for name in COLUMNS if name not in ("index", "agent_seconds", *_CLOCK))
+"""Columns that follow from the proposals, in the order in which they began to be evaluated."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def submit(
         KDNASError: If the agent is not in the race.
         RunError: If the race cannot be read, or the file not be written.
     """
-    folder = Path(race).expanduser()
-    if not (folder / RACE).is_file():
+    folder = expanded(race)
+    if not os.path.isfile(folder / RACE):
         raise RunError(f"{str(folder)!r} is not the folder of a race: it holds no {RACE}")
     trajectories = read_race(folder)
     wanted = str(AgentSpec.parse(agent))
@@ -81,13 +84,8 @@ def submit(
         known = sorted({one.agent for one in trajectories})
         raise KDNASError(f"agent {wanted!r} is not in the race {str(folder)!r}; choose one of {known}")
     record = read_json(folder / RACE)
-    metadata = {
-        "kind": KIND,
-        "agent": wanted,
-        "description": description,
-        "tables": record["tables"],
-        "versions": record["versions"],
-    }
+    kept = {name: record.get(name) for name in ("tables", "versions", "decision_time")}
+    metadata = {"kind": KIND, "agent": wanted, "description": description, **kept}
     write_trajectories(path, chosen, metadata)
     return chosen
 
@@ -100,8 +98,12 @@ def read_submission(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dic
     """
     trajectories, metadata = read_trajectories(path)
     agents = sorted({one.agent for one in trajectories})
-    if metadata.get("kind") != KIND or agents != [metadata.get("agent")]:
+    described = all(isinstance(metadata.get(name), dict) for name in ("tables", "versions"))
+    if metadata.get("kind") != KIND or agents != [metadata.get("agent")] or not described:
         raise RunError(f"{os.fspath(path)!r} is no submission of one agent; write one with kdnas bench submit")
+    # What others have written goes to a terminal.
+    if not all(text.isprintable() for one in trajectories for text in (one.agent, one.task, one.error)):
+        raise RunError(f"{os.fspath(path)!r} holds characters that cannot be printed; it was not written by kdnas")
     return trajectories, metadata
 
 
@@ -118,17 +120,113 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
     tasks = tuple(dict.fromkeys(one.task for one in trajectories))
     faults = [*_table_faults(metadata, tasks), *_seed_faults(trajectories)]
     if not any(fault.startswith("table") for fault in faults):
-        truths = {task: Truth.of(Task.parse(task)) for task in tasks}
-        for one in trajectories:
-            fault = _replay(one, truths[one.task])
-            if fault:
-                faults.append(f"{one.task}, seed {one.seed}: {fault}")
+        faults += _replay_faults(trajectories, {task: Truth.of(Task.parse(task)) for task in tasks})
     return Verdict(
         agent=str(metadata["agent"]),
         tasks=tasks,
         seeds=min(len({one.seed for one in trajectories if one.task == task}) for task in tasks),
         evaluations=sum(len(one) for one in trajectories),
         faults=tuple(faults),
+    )
+
+
+def join(
+    paths: Sequence[str | os.PathLike[str]], wanted: Race, truths: Sequence[Truth]
+) -> tuple[list[Trajectory], dict[str, dict[str, Any]]]:
+    """Take from submissions the searches that stand beside those of a race, once they have been replayed.
+
+    Tables are known by their checksums, wherever their files lie. What a submission has beyond the race, tasks or
+    seeds, is left out.
+
+    Args:
+        paths: The submissions.
+        wanted: The race.
+        truths: Truths of its tasks.
+
+    Returns:
+        The trajectories, with the race's names of the tasks, of agents that are marked as submitted; and, by the name
+        of the agent, ``agent``, ``file``, ``description`` and ``versions`` of the submission.
+
+    Raises:
+        RunError: If a file cannot be read, or is no submission.
+        KDNASError: If one has another budget, other workers, no searches on a table of the race or fewer seeds, or does
+            not replay.
+    """
+    found: list[Trajectory] = []
+    told: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        trajectories, metadata = _joined(path, wanted, truths)
+        agent = str(metadata["agent"])
+        name, number = f"{agent} (submitted)", 1
+        while name in told:
+            number += 1
+            name = f"{agent} (submitted, {number})"
+        told[name] = {
+            "agent": agent,
+            "file": os.fspath(path),
+            **{key: metadata.get(key) for key in ("description", "versions")},
+        }
+        found += [replace(one, agent=name) for one in trajectories]
+    return found, told
+
+
+def _joined(
+    path: str | os.PathLike[str], wanted: Race, truths: Sequence[Truth]
+) -> tuple[list[Trajectory], dict[str, Any]]:
+    trajectories, metadata = read_submission(path)
+    _check_effort(path, trajectories, metadata, wanted)
+    faults = _seed_faults(trajectories)
+    found: list[Trajectory] = []
+    for truth in truths:
+        name = _same_task(path, truth.task, trajectories, metadata)
+        mine = [replace(one, task=str(truth.task)) for one in trajectories if one.task == name]
+        if len(mine) < wanted.seeds:
+            raise KDNASError(
+                f"submission {os.fspath(path)!r} has {len(mine)} seeds of {name}, the race {wanted.seeds}; race with "
+                f"{len(mine)} or fewer"
+            )
+        found += [one for one in mine if one.seed < wanted.seeds]
+    faults = faults or _replay_faults(found, {str(truth.task): truth for truth in truths})
+    if faults:
+        raise KDNASError(
+            f"submission {os.fspath(path)!r} does not hold: {faults[0]}. See all with kdnas bench verify, and race "
+            "without it"
+        )
+    return found, metadata
+
+
+def _check_effort(
+    path: str | os.PathLike[str], trajectories: Sequence[Trajectory], metadata: Mapping[str, Any], wanted: Race
+) -> None:
+    ours = (float(wanted.budget.amount), wanted.budget.unit, wanted.simulated_workers or 1)
+    others = sorted({(float(one.budget), one.unit, one.workers) for one in trajectories} - {ours})
+    if others:
+        amount, unit, workers = others[0]
+        raise KDNASError(
+            f"submission {os.fspath(path)!r} has searches of {amount:g} {unit} with {workers} worker(s), the race of "
+            f"{ours[0]:g} {ours[1]} with {ours[2]}; only equal efforts compare"
+        )
+    decided = metadata.get("decision_time")
+    if wanted.simulated_workers is not None and decided != wanted.decision_time:
+        raise KDNASError(
+            f"submission {os.fspath(path)!r} has decision time {decided!r}, the race {wanted.decision_time!r}; only "
+            "equal clocks compare"
+        )
+
+
+def _same_task(
+    path: str | os.PathLike[str], task: Task, trajectories: Sequence[Trajectory], metadata: Mapping[str, Any]
+) -> str:
+    """Return what a submission calls a task of the race."""
+    here = checksum(table_path(task.table))
+    names = list(dict.fromkeys(one.task for one in trajectories))
+    for name in names:
+        other = Task.parse(name)
+        if metadata["tables"].get(other.table) == here and replace(other, table=task.table) == task:
+            return name
+    raise KDNASError(
+        f"submission {os.fspath(path)!r} has no searches of {task} with the table of checksum {here[:12]}, but "
+        f"of {names}"
     )
 
 
@@ -140,7 +238,7 @@ def _table_faults(metadata: Mapping[str, Any], tasks: Sequence[str]) -> list[str
         except KDNASError as error:
             faults.append(f"table {table!r} is not to be had here: {error}")
             continue
-        if metadata.get("tables", {}).get(table) != here:
+        if metadata["tables"].get(table) != here:
             faults.append(f"table {table!r} is another here than the one that was searched: the checksums differ")
     return faults
 
@@ -157,39 +255,63 @@ def _seed_faults(trajectories: Sequence[Trajectory]) -> list[str]:
     ]
 
 
+def _replay_faults(trajectories: Sequence[Trajectory], truths: Mapping[str, Truth]) -> list[str]:
+    found = ((one, _replay(one, truths[one.task])) for one in trajectories)
+    return [f"{one.task}, seed {one.seed}: {fault}" for one, fault in found if fault]
+
+
 def _replay(one: Trajectory, truth: Truth) -> str:
     """Return the first thing in a trajectory that does not follow from its proposals, or an empty text."""
     budget = Budget(one.budget if one.unit == "seconds" else int(one.budget), one.unit)
     space = truth.table.space
     if np.any((one.index < 0) | (one.index >= space.size)):
         return f"a proposal is outside the space's {space.size} points"
-    # Several workers end in another order than they began, so that the environment's own count is not theirs.
+    times = np.array([*one.agent_seconds.tolist(), one.agent_total, one.wall_seconds])
+    if not np.all((times >= 0) & (times < np.inf)):
+        return "the agent took a time that is no time"
     alone = one.workers == 1
-    env = truth.task.make_env(budget if alone else Budget(max(1, len(one)), "evaluations"))
-    recorder = Recorder(env, truth, one.seed, budget)
+    # The clock of several workers ends a search, not the sum of their work.
+    timed = budget.unit == "seconds" and not alone
+    recorder = Recorder(
+        truth.task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget), truth, one.seed, budget
+    )
     recorder.reset()
-    for place, index in enumerate(one.index.tolist()):
-        _, _, terminated, truncated, _ = recorder.step(space.from_index(index))
+    # Of those that begin at one second, what the budget has cut short is the last.
+    order = np.arange(len(one)) if alone else np.lexsort((-one.epochs, one.start))
+    for place, row in enumerate(order.tolist()):
+        _, _, terminated, truncated, _ = recorder.step(space.from_index(int(one.index[row])))
         if (terminated or truncated) and place + 1 < len(one):
             return f"it goes on after evaluation {place + 1}, which spent the budget"
     found = recorder.trajectory(AgentSpec.parse(one.agent), workers=one.workers)
-    for name in _FOLLOWING if alone else _ANSWERED:
-        told, follows = getattr(one, name), getattr(found, name)
-        same = np.isclose(told, follows, rtol=1e-9, atol=1e-12, equal_nan=True)
-        if not same.all():
-            place = int(np.argmin(same))
-            return f"{name} of evaluation {place + 1} is {told[place]}, but {follows[place]} follows"
-    return "" if alone else _clock_fault(one, truth, budget)
+    for name in (*_FOLLOWING, *_CLOCK) if alone else _FOLLOWING:
+        fault = _difference(name, getattr(one, name)[order], getattr(found, name), order)
+        if fault:
+            return fault
+    return "" if alone else _clock_fault(one, found, order, budget)
 
 
-def _clock_fault(one: Trajectory, truth: Truth, budget: Budget) -> str:
-    """Check what several workers can have done."""
+def _difference(name: str, told: Column, follows: Column, order: Column) -> str:
+    same = np.isclose(told, follows, rtol=1e-9, atol=1e-9, equal_nan=True)
+    if same.all():
+        return ""
+    place = int(np.argmin(same))
+    return f"{name} of evaluation {int(order[place]) + 1} is {told[place]}, but {follows[place]} follows"
+
+
+def _clock_fault(one: Trajectory, found: Trajectory, order: Column, budget: Budget) -> str:
+    """Check what several workers can have done, beside the same evaluations one after another."""
     if np.any(np.diff(one.finish) < 0) or np.any(one.start > one.finish):
         return "evaluations do not end in the order that they are told in"
-    order = np.argsort(np.concatenate([one.finish, one.start]), kind="stable")
-    running = np.cumsum(np.repeat([-1, 1], len(one))[order])
+    fault = _difference("the duration", (one.finish - one.start)[order], found.finish - found.start, order)
+    if fault:
+        return fault
+    events = np.argsort(np.concatenate([one.finish, one.start]), kind="stable")
+    running = np.cumsum(np.repeat([-1, 1], len(one))[events])
     if len(running) and running.max() > one.workers:
         return f"{running.max()} evaluations run at a time, with {one.workers} workers"
-    if len(one) and budget.unit != "seconds" and one.cost[-1] > budget.amount:
-        return f"{one.cost[-1]:g} {budget.unit} were spent of {budget.amount:g}"
-    return ""
+    if budget.unit == "seconds":
+        late = np.flatnonzero(one.start >= budget.amount)
+        return f"evaluation {int(late[0]) + 1} begins after the budget's end" if len(late) else ""
+    spent = np.empty(len(one))
+    spent[order] = np.diff(found.cost, prepend=0.0)
+    return _difference("cost", one.cost, np.cumsum(spent), np.arange(len(one)))

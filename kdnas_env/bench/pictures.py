@@ -46,10 +46,12 @@ def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
 
 
 def draw_profiles(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
-    """Draw which share of the searches ends with a regret of at most so much."""
+    """Draw which share of the searches ends with a regret of at most so much, with bands."""
     figure, axes = _figure(7.0, 4.5)
     for agent, colour in _coloured(summary["agents"]):
-        axes.plot(summary["thresholds"], view["agents"][agent]["profile"], color=colour, label=agent)
+        profile = view["agents"][agent]["profile"]
+        axes.plot(summary["thresholds"], profile["value"], color=colour, label=agent)
+        axes.fill_between(summary["thresholds"], profile["low"], profile["high"], color=colour, alpha=0.15, linewidth=0)
     axes.set(
         ylim=(0, 1.02),
         xlabel="normalised regret in the end, at most",

@@ -21,7 +21,7 @@ from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.files import read_json, write_json
+from kdnas_env.files import check_contained, expanded, read_json, write_json
 from kdnas_env.registry import make_agent
 from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.worker_processes import end_with_parent
@@ -133,7 +133,7 @@ def race(
     tables = {task.table: checksum(table_path(task.table)) for task in wanted.tasks}
     for task in wanted.tasks:
         task.make_env(wanted.budget).close()
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     tables = _opened(path, wanted, tables)
     found = _kept(path)
     missing = _blocks([key for key in wanted.keys if key not in found], wanted)
@@ -154,7 +154,7 @@ def read_race(folder: str | os.PathLike[str]) -> list[Trajectory]:
     Raises:
         RunError: If they cannot be read.
     """
-    found = _kept(Path(folder).expanduser())
+    found = _kept(expanded(folder))
     return [found[key] for key in sorted(found)]
 
 
@@ -210,12 +210,15 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
     except OSError as error:
         raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you may write") from error
     settings = wanted.settings()
+    check_contained(path)
     earlier = read_json(path / RACE) if (path / RACE).exists() else {**settings, "tables": {}}
+    if not isinstance(earlier.get("tables"), dict):
+        raise RunError(f"{str(path / RACE)!r} names no tables; restore it from a copy, or name another folder")
     known: dict[str, str] = {**tables, **earlier["tables"]}
-    changed = [name for name, value in settings.items() if earlier[name] != value]
+    changed = [name for name, value in settings.items() if earlier.get(name) != value]
     if changed:
         raise RunError(
-            f"the race {str(path)!r} has {changed[0]} {earlier[changed[0]]!r}, not {settings[changed[0]]!r}; name "
+            f"the race {str(path)!r} has {changed[0]} {earlier.get(changed[0])!r}, not {settings[changed[0]]!r}; name "
             "another folder"
         )
     other = [name for name, value in tables.items() if known[name] != value]

@@ -28,6 +28,9 @@ _COLUMNS = (
 """Headings of the standings; less regret is better."""
 
 
+SIGNIFICANT = 0.05
+"""Probability below which Friedman's test counts as having found something."""
+
 _TARGETS = {
     "top_1_percent": "the best 1 % of the students",
     "top_0.1_percent": "the best 0.1 %",
@@ -57,15 +60,16 @@ def race_page(results: Mapping[str, Any]) -> Page:
 def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
     agents = view["agents"]
     unit = results["unit"]
+    confidence = f"{results['confidence']:.0%}"
     spent, thresholds = results["spent"], results["thresholds"]
     charts = [
         Chart(
             "regret",
-            f"Normalised regret of the incumbent (interquartile mean, {results['confidence']:.0%} band)",
+            f"Normalised regret of the incumbent (interquartile mean, {confidence} band)",
             unit,
             "normalised regret",
             spent,
-            [Series(name, *(one["curve"][part] for part in ("value", "low", "high"))) for name, one in agents.items()],
+            [_banded(name, one["curve"]) for name, one in agents.items()],
             log=True,
         ),
         Chart(
@@ -92,11 +96,11 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
         ),
         Chart(
             "profile",
-            "Searches with at most so much regret at the end",
+            f"Searches with at most so much regret at the end ({confidence} band, point by point)",
             "normalised regret",
             "share of the searches",
             thresholds,
-            [Series(name, one["profile"]) for name, one in agents.items()],
+            [_banded(name, one["profile"]) for name, one in agents.items()],
             floor=0,
             ceiling=1,
         ),
@@ -131,6 +135,10 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
     )
 
 
+def _banded(name: str, estimate: Mapping[str, Any]) -> Series:
+    return Series(name, estimate["value"], estimate["low"], estimate["high"])
+
+
 def _row(name: str, one: Mapping[str, Any]) -> list[Any]:
     targets = one["targets"]
     return [
@@ -154,13 +162,37 @@ def _row(name: str, one: Mapping[str, Any]) -> list[Any]:
 
 
 def _notes(view: Mapping[str, Any]) -> list[str]:
-    difference = view["critical_difference"]
-    notes = (
-        ["With fewer than five tasks no critical difference of mean ranks is given: tasks are its unit."]
-        if difference is None
-        else [f"Mean ranks that differ by less than {difference:.2f} are not to be told apart (Nemenyi, 5 %)."]
-    )
+    notes = [*ranking_notes(view)]
     return notes + [f"{name}: {error}" for name, one in view["agents"].items() for error in one["errors"]]
+
+
+def ranking_notes(view: Mapping[str, Any]) -> list[str]:
+    """Say what the mean ranks of a view are worth."""
+    difference, test = view["critical_difference"], view["friedman"]
+    if len(view["agents"]) == 1:
+        return []
+    if difference is None:
+        return ["With fewer than five tasks no critical difference of mean ranks is given: tasks are its unit."]
+    notes = [f"Mean ranks that differ by less than {difference:.2f} are not to be told apart (Nemenyi, 5 %)."]
+    if test is None:
+        return notes
+    found = "infinite" if test["f"] is None else f"{test['f']:.3g}"
+    told = f"Friedman's test of the ranks by task: F = {found}, p = {test['p']:.2g}"
+    return (
+        [f"{told}: some agents differ.", *notes]
+        if test["p"] < SIGNIFICANT
+        else [f"{told}: it shows no difference between the agents, so that their ranks tell nothing."]
+    )
+
+
+def timing_in_words(timing: Mapping[str, Any]) -> str:
+    """Say how much of the time of a race its agents took."""
+    if timing["share"] is None:
+        return "not known of searches that an earlier version has run"
+    return (
+        f"{timing['agent_seconds']:.1f} s of processor time in {timing['wall_seconds']:.1f} s of searches "
+        f"({timing['share']:.0%}); the rest is the tables' answers and their record"
+    )
 
 
 def _facts(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
@@ -173,8 +205,18 @@ def _facts(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
         )
         for task in results["tasks"]
     ]
+    guests = [
+        (
+            name,
+            f"{told['description'] or 'no description'}; {told['file']}, replayed; searched with "
+            + ", ".join(f"{package} {number}" for package, number in told["versions"].items()),
+        )
+        for name, told in results["submitted"].items()
+    ]
     return [
         *tasks,
+        *guests,
+        ("time of the agents", timing_in_words(results["timing"])),
         ("intervals", f"{results['confidence']:.0%}, stratified bootstrap of {results['repetitions']} repetitions"),
         *((name, str(results[name])) for name in ("machine",) if name in results),
     ]

@@ -72,6 +72,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._error = ""
         self._resets = 0
         self._cost = self._clock = 0.0
+        self._wall = self._last = 0.0
         self._since = time.process_time()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -98,12 +99,15 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
 
     @contextmanager
     def catching(self) -> Iterator[None]:
-        """Take what an agent raises in the block as the end of its search."""
+        """Take what an agent raises in the block as the end of its search, and note how long the block takes."""
+        began = time.perf_counter()
         self._since = time.process_time()
         try:
             yield
         except Exception as error:  # an agent may fail in any way
             self._error = one_line(error)
+        self._last = time.process_time() - self._since
+        self._wall = time.perf_counter() - began
 
     def trajectory(self, agent: AgentSpec, workers: int = 1) -> Trajectory:
         """Return what was noted."""
@@ -116,6 +120,8 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
             unit=self._budget.unit,
             workers=workers,
             error=self._error,
+            agent_total=sum(row["agent_seconds"] for row in self.rows) + self._last,
+            wall_seconds=self._wall,
         )
 
     def _note(self, decided: float) -> None:

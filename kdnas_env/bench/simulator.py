@@ -27,7 +27,7 @@ from kdnas_env.registry import make_agent
 DecisionTime = float | str
 """Simulated seconds of a decision: a number, ``zero``, or ``measured``: the processor time that the agent took."""
 
-_METHODS = ("reset", "ask", "tell")
+_METHODS = ("start", "ask", "tell")
 
 
 def simulate(
@@ -73,13 +73,8 @@ def simulate(
     recorder = Recorder(env, truth, seed, budget)
     pool = _Pool(recorder, made, workers, seconds, budget.amount if timed else math.inf)
     with recorder.catching():
-        made.reset(
-            truth.table.space.nvec,
-            budget=truth.evaluation_limit(budget) * (workers if timed else 1),
-            round_size=1,
-            seed=seed,
-            candidates=truth.table.space.valid_indices,
-        )
+        evaluations = truth.evaluation_limit(budget) * (workers if timed else 1)
+        made.start(recorder, budget=evaluations, round_size=1, seed=seed)
         recorder.reset()
         pool.work()
     recorder.close()

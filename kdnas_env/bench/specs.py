@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from kdnas_env.errors import KDNASError
+from kdnas_env.plain import is_number, parse_json, parse_yaml, shown
 
 
 @dataclass(frozen=True)
@@ -54,12 +52,14 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, _, rest = text.partition(":")
     if not name.strip():
-        raise KDNASError(f"{text!r} has no name; write NAME or NAME:SETTING=VALUE,...")
+        raise KDNASError(f"{shown(text)} has no name; write NAME or NAME:SETTING=VALUE,...")
     settings: dict[str, Any] = {}
     for part in _parts(rest) if rest else ():
         key, equals, value = part.partition("=")
         if not equals or not key.strip().isidentifier() or key.strip() in settings:
-            raise KDNASError(f"{part!r} in {text!r} is no setting; write NAME:SETTING=VALUE,..., each setting once")
+            raise KDNASError(
+                f"{shown(part)} in {shown(text)} is no setting; write NAME:SETTING=VALUE,..., each setting once"
+            )
         settings[key.strip()] = _value(value.strip(), text)
     return name.strip(), settings
 
@@ -71,7 +71,7 @@ def format_spec(name: str, settings: Mapping[str, Any]) -> str:
         KDNASError: If a name holds a colon, or a value is not plain data.
     """
     if not name or name != name.strip() or ":" in name:
-        raise KDNASError(f"{name!r} cannot be a name: it is empty, or has a colon or spaces at its ends")
+        raise KDNASError(f"{shown(name)} cannot be a name: it is empty, or has a colon or spaces at its ends")
     wrong = [key for key in settings if not str(key).isidentifier()]
     if wrong:
         raise KDNASError(f"{wrong[0]!r} cannot be the name of a setting of {name!r}; use letters, digits and _")
@@ -100,22 +100,22 @@ def _parts(text: str) -> Iterator[str]:
 
 def _value(text: str, whole: str) -> Any:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         pass
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
         json.dumps(value)
-    except (yaml.YAMLError, TypeError, ValueError):
-        raise KDNASError(f"{text!r} in {whole!r} is not plain data; put a text into double quotes") from None
+    except ValueError:
+        raise KDNASError(f"{shown(text)} in {shown(whole)} is not plain data; put a text into double quotes") from None
     return value
 
 
 def _text(value: Any, name: str) -> str:
     try:
         text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    except (TypeError, ValueError) as error:
-        raise KDNASError(f"a setting of {name!r} is {value!r}, which is not plain data: {error}") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise KDNASError(f"a setting of {shown(name)} is {shown(value)}, which is not plain data: {error}") from error
     bare = isinstance(value, str) and value.replace("-", "_").isidentifier() and value.isascii()
     return value if bare and _value(value, value) == value else text
 
@@ -126,6 +126,6 @@ def number(name: str, value: Any) -> float:
     Raises:
         KDNASError: If it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise KDNASError(f"{name} is {value!r}; expected a number")
+    if not is_number(value):
+        raise KDNASError(f"{name} is {shown(value)}; expected a number")
     return float(value)

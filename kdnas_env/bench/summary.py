@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.comparisons import LEAST_TASKS, critical_difference, mean_ranks, paired_tests
+from kdnas_env.bench.comparisons import (
+    LEAST_AGENTS,
+    LEAST_TASKS,
+    critical_difference,
+    friedman,
+    mean_ranks,
+    paired_tests,
+)
 from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.statistics import (
     area_under_curve,
@@ -17,13 +24,14 @@ from kdnas_env.bench.statistics import (
     iqm,
     performance_profile,
     probability_of_improvement,
+    profile_band,
     stratified_bootstrap,
 )
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.errors import KDNASError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 ALL = "all"
 """Name of the view of all tasks, where there are several."""
@@ -34,7 +42,14 @@ THRESHOLDS = np.linspace(0, 2, 81).round(3)
 CONFIDENCE = 0.95
 
 
-def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 2000, seed: int = 0) -> dict[str, Any]:
+def summarise(
+    runs: Runs,
+    *,
+    reference: str | None = None,
+    repetitions: int = 2000,
+    seed: int = 0,
+    submitted: Mapping[str, Mapping[str, Any]] | None = None,
+) -> dict[str, Any]:
     """Say everything that there is to say of a race.
 
     Scores are normalised regrets; see :attr:`kdnas_env.bench.runs.Runs.regrets`. An estimate is a mapping of
@@ -45,11 +60,13 @@ def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 20
         reference: Agent that the others are tested against; None: ``random`` if it is there, else the first.
         repetitions: Bootstrap repetitions.
         seed: Seed of the bootstrap.
+        submitted: What is known of the agents that others have submitted, by name, as plain data.
 
     Returns:
         ``schema_version``, ``agents``, ``tasks`` (what is true of each), ``seeds``, ``budget``, ``unit``, ``workers``,
-        ``reference``, ``confidence``, ``repetitions``, ``spent`` (the axis of all curves), ``thresholds`` (that of the
-        profiles) and ``views``: of all tasks, if there are several, and of each; see :func:`_view`.
+        ``reference``, ``submitted``, ``confidence``, ``repetitions``, ``timing`` (see :func:`_timing`), ``spent`` (the
+        axis of all curves), ``thresholds`` (that of the profiles) and ``views``: of all tasks, if there are several,
+        and of each; see :func:`_view`.
 
     Raises:
         KDNASError: If the reference is not in the race, or random search finds an optimum within the budget.
@@ -57,6 +74,7 @@ def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 20
     reference = reference or ("random" if "random" in runs.agents else runs.agents[0])
     if reference not in runs.agents:
         raise KDNASError(f"reference is {reference!r}; expected one of {list(runs.agents)}")
+    guests = {name: dict(told) for name, told in (submitted or {}).items()}
     parts = {ALL: runs} if len(runs.truths) > 1 else {}
     parts |= {task: runs.only(task) for task in runs.truths}
     return {
@@ -68,8 +86,10 @@ def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 20
         "unit": runs.budget.unit,
         "workers": runs.workers,
         "reference": reference,
+        "submitted": guests,
         "confidence": CONFIDENCE,
         "repetitions": repetitions,
+        "timing": _timing(runs, [agent for agent in runs.agents if agent not in guests]),
         "spent": runs.spent.tolist(),
         "thresholds": THRESHOLDS.tolist(),
         "views": [
@@ -81,6 +101,18 @@ def summarise(runs: Runs, *, reference: str | None = None, repetitions: int = 20
 
 def _title(name: str, part: Runs) -> str:
     return f"all {len(part.truths)} tasks" if name == ALL else part.truths[name].task.title
+
+
+def _timing(runs: Runs, agents: Sequence[str]) -> dict[str, float | None]:
+    """Return whose the time of the searches was: those that were run here, since other machines have other clocks.
+
+    ``agent_seconds`` are the agents' processor time, ``wall_seconds`` those of the searches one after another, and
+    ``share`` is the former's part in the latter; the rest is the table's answers and their record.
+    """
+    searches = [one for agent in agents for row in runs.of_agent(agent) for one in row]
+    taken = float(sum(one.agent_total for one in searches))
+    wall = float(sum(one.wall_seconds for one in searches))
+    return {"agent_seconds": taken, "wall_seconds": wall, "share": taken / wall if wall else None}
 
 
 def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
@@ -109,12 +141,14 @@ def _view(runs: Runs, reference: str, repetitions: int, seed: int) -> dict[str, 
 
     These are the number of ``tasks``, the ``agents`` (see :func:`_agent`), the ``improvement`` of each over each, the
     regret of ``random`` search's exact median along ``spent``, the axis ``seconds`` of the curves over simulated time,
-    and the ``critical_difference`` of mean ranks, None with fewer than five tasks.
+    and with five tasks or more, otherwise None, the ``critical_difference`` of mean ranks and, of three agents or more,
+    what ``friedman`` tests (``chi_squared``, ``f``: None if it is infinite, ``p``).
     """
     final = runs.final
     ranks = mean_ranks(final)
     tests = paired_tests(final[reference], {agent: final[agent] for agent in runs.agents if agent != reference})
-    ranked = len(runs.truths) >= LEAST_TASKS and len(runs.agents) > 1
+    ranked = len(runs.truths) >= LEAST_TASKS
+    several = len(runs.agents) > 1
     agents = {}
     for agent in runs.agents:
         test = tests.get(agent)
@@ -129,27 +163,37 @@ def _view(runs: Runs, reference: str, repetitions: int, seed: int) -> dict[str, 
         "improvement": _improvements(runs, repetitions, seed),
         "random": runs.random.tolist(),
         "seconds": runs.seconds.tolist(),
-        "critical_difference": critical_difference(len(runs.agents), len(runs.truths)) if ranked else None,
+        "critical_difference": critical_difference(len(runs.agents), len(runs.truths)) if ranked and several else None,
+        "friedman": _friedman(final) if ranked and len(runs.agents) >= LEAST_AGENTS else None,
     }
+
+
+def _friedman(final: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float | None]:
+    found = friedman(final)
+    return {"chi_squared": found.chi_squared, "f": found.f if np.isfinite(found.f) else None, "p": found.p}
 
 
 def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any]:
     """Return what there is to say of an agent, beside others.
 
     ``final`` and ``area`` (mean along the budget) are estimates of the regret, ``median`` is of the final one,
-    ``curve`` an estimate by point of ``spent``, ``seconds_curve`` a number by point of ``seconds``, ``profile`` a share
-    by threshold. ``targets`` have the ``reached`` share of the searches, the ``median`` spent (None: most did not), how
-    many are ``censored``, and an ``ecdf`` by point of ``spent``. Of the hypervolume there is the final estimate and a
-    ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``failed`` (evaluations) and
-    ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches; ``gap`` is the mean of the
-    observed minus the true reward of the final incumbent; ``failures`` are searches that ended with an error.
+    ``curve`` an estimate by point of ``spent``, ``seconds_curve`` a number by point of ``seconds``, ``profile`` an
+    estimate of the share by threshold. ``targets`` have the ``reached`` share of the searches, the ``median`` spent
+    (None: most did not), how many are ``censored``, and an ``ecdf`` by point of ``spent``. Of the hypervolume there is
+    the final estimate and a ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``failed``
+    (evaluations) and ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches,
+    ``agent_seconds`` and ``wall_seconds`` are those of all searches together; ``gap`` is the mean of the observed minus
+    the true reward of the final incumbent; ``failures`` are searches that ended with an error.
     """
     regrets, final = runs.regrets[agent], runs.final[agent]
     searches = [one for row in runs.of_agent(agent) for one in row]
     volumes = runs.volumes(agent)
+    # The same draws for all agents, which share the noise of a seed.
+    below, above = profile_band(
+        final, THRESHOLDS, np.random.default_rng(seed), repetitions=repetitions, confidence=CONFIDENCE
+    )
 
     def estimate(scores: npt.NDArray[np.float64]) -> dict[str, Any]:
-        # The same draws for all agents, which share the noise of a seed.
         low, high = stratified_bootstrap(
             scores, np.random.default_rng(seed), repetitions=repetitions, confidence=CONFIDENCE
         )
@@ -162,7 +206,11 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
         "median": float(np.median(final)),
         "curve": estimate(regrets),
         "seconds_curve": iqm(np.moveaxis(runs.regrets_by_second(agent), -1, 0)).tolist(),
-        "profile": performance_profile(final, THRESHOLDS).tolist(),
+        "profile": {
+            "value": performance_profile(final, THRESHOLDS).tolist(),
+            "low": below.tolist(),
+            "high": above.tolist(),
+        },
         "targets": {name: _target(runs, agent, share) for name, share in TARGETS.items()},
         "hypervolume": {**estimate(volumes[..., -1]), "curve": iqm(np.moveaxis(volumes, -1, 0)).tolist()},
         "evaluations": _mean([one.counted.sum() for one in searches]),
@@ -170,6 +218,8 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
         "invalid": _mean([one.invalid.sum() for one in searches]),
         "failed": _mean([(~one.ok & ~one.invalid).sum() for one in searches]),
         "agent_ms": float(np.median([1e3 * one.agent_seconds.mean() if len(one) else 0.0 for one in searches])),
+        "agent_seconds": float(sum(one.agent_total for one in searches)),
+        "wall_seconds": float(sum(one.wall_seconds for one in searches)),
         "simulated_seconds": float(np.median([one.finish.max(initial=0.0) for one in searches])),
         "gap": _mean([gap for one in searches if (gap := _gap(one)) is not None]),
         "failures": sum(bool(one.error) for one in searches),

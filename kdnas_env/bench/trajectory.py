@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ import numpy.typing as npt
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.evaluation import Status
 from kdnas_env.files import replacing
+from kdnas_env.plain import parse_json, restore, shown
 from kdnas_env.tables.table import STATUSES
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 COLUMNS: dict[str, Any] = {
     "index": np.int64,
@@ -33,8 +35,8 @@ COLUMNS: dict[str, Any] = {
 }
 """Columns of a trajectory, one value an evaluation, and their dtypes."""
 
-_RUN = ("agent", "task", "seed", "budget", "unit", "workers", "error")
-_MEASURED = "agent_seconds"
+_RUN = ("agent", "task", "seed", "budget", "unit", "workers", "error", "agent_total", "wall_seconds")
+_MEASURED = ("agent_seconds", "agent_total", "wall_seconds")
 _OK, _INVALID = STATUSES.index(str(Status.OK)), STATUSES.index(str(Status.INVALID))
 _KEY = b"kdnas"
 
@@ -43,7 +45,7 @@ _KEY = b"kdnas"
 class Trajectory:
     """One search, in the order in which its results became known.
 
-    Two are equal if all is but what was measured, which is ``agent_seconds``.
+    Two are equal if all is but what was measured: ``agent_seconds``, ``agent_total`` and ``wall_seconds``.
 
     Attributes:
         agent: The agent with its settings, as :class:`~kdnas_env.bench.specs.AgentSpec` writes it.
@@ -64,6 +66,8 @@ class Trajectory:
         finish: At which it ended, float64.
         agent_seconds: Processor time that the agent took to decide on it, in seconds, float64.
         error: What the agent failed with, on one line; empty if it did not.
+        agent_total: Processor time of the agent in all, in seconds: what it took after its last evaluation as well.
+        wall_seconds: Seconds on the wall clock that the search took.
     """
 
     agent: str
@@ -84,6 +88,8 @@ class Trajectory:
     finish: npt.NDArray[np.float64]
     agent_seconds: npt.NDArray[np.float64]
     error: str = ""
+    agent_total: float = 0.0
+    wall_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         for name, dtype in COLUMNS.items():
@@ -100,7 +106,7 @@ class Trajectory:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trajectory):
             return NotImplemented
-        names = [one.name for one in fields(self) if one.name != _MEASURED]
+        names = [one.name for one in fields(self) if one.name not in _MEASURED]
         return all(_alike(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
@@ -180,7 +186,7 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
     arrow, parquet = _arrow()
     try:
         table = parquet.read_table(os.fspath(path))
-        record = json.loads((table.schema.metadata or {})[_KEY])
+        record = parse_json((table.schema.metadata or {})[_KEY])
         if record["schema_version"] > SCHEMA_VERSION:
             raise RunError(
                 f"trajectories {os.fspath(path)!r} have schema {record['schema_version']}, this kdnas reads up to "
@@ -190,24 +196,53 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
             name: table[name].to_numpy(zero_copy_only=False).astype(dtype, copy=False)
             for name, dtype in COLUMNS.items()
         }
-        ends = np.cumsum([0, *(run[-1] for run in record["runs"])]).tolist()
+        ends = [0, *itertools.accumulate(_length(run[-1]) for run in record["runs"])]
         if ends[-1] != table.num_rows:
-            raise ValueError(f"it has {table.num_rows} rows where its runs have {ends[-1]}")
+            raise ValueError(f"it has {table.num_rows} rows where its runs have {shown(ends[-1])}")
         found = [
             _trajectory(run[:-1], {name: np.array(column[start:end]) for name, column in columns.items()})
             for run, start, end in zip(record["runs"], ends[:-1], ends[1:], strict=True)
         ]
-    except (OSError, KeyError, TypeError, ValueError, IndexError, arrow.ArrowException) as error:
+        metadata = record["metadata"]
+        if not isinstance(metadata, dict):
+            raise ValueError(f"its metadata are {shown(metadata)}")
+    except (OSError, KeyError, TypeError, ValueError, IndexError, OverflowError, arrow.ArrowException) as error:
         if isinstance(error, RunError):
             raise
         raise RunError(
             f"{os.fspath(path)!r} cannot be read as trajectories: {error}; restore it from a copy"
         ) from error
-    return found, record["metadata"]
+    return found, metadata
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a file says of a search, beside its rows; to check its types."""
+
+    agent: str
+    task: str
+    seed: int
+    budget: float
+    unit: str
+    workers: int
+    error: str
+    agent_total: float = 0.0
+    wall_seconds: float = 0.0
 
 
 def _trajectory(run: Sequence[Any], columns: dict[str, Any]) -> Trajectory:
-    return Trajectory(**dict(zip(_RUN, run, strict=True)), **columns)
+    # Version 1 has no times of whole searches.
+    told = dict(zip(_RUN, run, strict=False))
+    checked = restore(_Run, told)
+    if checked.seed < 0 or checked.workers < 1 or checked.budget <= 0:
+        raise ValueError(f"a run has a seed, workers or a budget that cannot be: {shown(told)}")
+    return Trajectory(**told, **columns)
+
+
+def _length(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"a run has {shown(value)} rows")
+    return value
 
 
 def _alike(first: Any, other: Any) -> bool:

@@ -20,6 +20,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.pareto import pareto_front
+from kdnas_env.plain import shown
 from kdnas_env.reward import KDReward
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.table import MISSING, Table
@@ -79,7 +80,7 @@ class Task:
         known = [one.name for one in fields(cls)][1:]
         unknown = sorted(set(settings) - set(known))
         if unknown:
-            raise KDNASError(f"task {text!r} has unknown setting(s) {unknown}; expected some of {known}")
+            raise KDNASError(f"task {shown(text)} has unknown setting(s) {shown(unknown)}; expected some of {known}")
         return cls(table, **settings)
 
     def __str__(self) -> str:

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = parse(sys.argv[1:] if arguments is None else list(arguments))
         return command()
-    except (KDNASError, ValueError) as error:
+    except (KDNASError, ValueError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         return 2
     except Interrupted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from kdnas_env.bench.leaderboard import join
 from kdnas_env.bench.pictures import draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race import TRAJECTORIES, Race, race
-from kdnas_env.bench.race_page import race_page
+from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
 from kdnas_env.bench.runs import Runs, regrets_of
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
@@ -40,25 +41,42 @@ def run_bench(options: BenchOptions) -> int:
     """
     console = Console()
     wanted = wanted_race(options)
-    agents = [str(agent) for agent in wanted.agents]
-    if options.reference is not None and str(AgentSpec.parse(options.reference)) not in agents:
-        raise KDNASError(f"reference is {options.reference!r}; expected one of {agents}")
-    folder = options.folder or new_run_path("bench")
     truths = [Truth.of(task) for task in wanted.tasks]
     for truth in truths:  # a budget that leaves no regret is told before anything runs
         regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
+    own = [str(agent) for agent in wanted.agents]
+    folder = options.folder or new_run_path("bench")
     go_on = f"kdnas bench with the same flags and --out {folder}"
     with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
-        progress.begin(f"racing {len(agents)} agents on {len(truths)} tasks, {wanted.seeds} seeds: {folder}")
+        if options.submissions:
+            progress.begin("replaying what was submitted")
+        guests, submitted = join(options.submissions, wanted, truths)
+        reference = _reference(options.reference, [*own, *submitted])
+        progress.begin(f"racing {len(own)} agents on {len(truths)} tasks, {wanted.seeds} seeds: {folder}")
         trajectories = race(wanted, folder, workers=options.workers, on_progress=progress.advance)
         progress.begin("comparing")
-        reference = None if options.reference is None else str(AgentSpec.parse(options.reference))
-        summary = summarise(Runs.of(trajectories, truths), reference=reference, repetitions=options.repetitions)
+        summary = summarise(
+            Runs.of([*trajectories, *guests], truths),
+            reference=reference,
+            repetitions=options.repetitions,
+            submitted=submitted,
+        )
     write_race(folder, summary)
     for view in summary["views"]:
-        console.print(standings(summary, view))
-    _say_where(console, folder, summary)
+        for table in standings(summary, view):
+            console.print(table)
+    _say_more(console, folder, summary)
     return 0
+
+
+def _reference(wanted: str | None, agents: Sequence[str]) -> str | None:
+    """Return the name that the race has of the reference."""
+    if wanted is None or wanted in agents:
+        return wanted
+    name = str(AgentSpec.parse(wanted))
+    if name not in agents:
+        raise KDNASError(f"reference is {wanted!r}; expected one of {list(agents)}")
+    return name
 
 
 def wanted_race(options: BenchOptions) -> Race:
@@ -100,43 +118,72 @@ def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
         save_figure(draw_targets(summary, view, next(iter(TARGETS))), folder / f"targets{end}.png")
 
 
-def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Table:
-    """Return the agents of a view, the least regret first."""
-    table = Table(title=f"{view['title']}: {summary['budget']:g} {summary['unit']}, {summary['seeds']} seeds")
-    table.box = box.SIMPLE_HEAD
-    reference = summary["reference"]
-    table.add_column("agent", overflow="fold")
-    headings = ("regret", "interval", "area", f"beats {reference}", "p (Holm)", "top 1 %", "optimum", "rank", "ms")
-    for heading in headings:
-        table.add_column(heading, justify="right")
+def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> tuple[Table, Table]:
+    """Return the agents of a view, the least regret first: their regret, and what else they did; 80 columns do."""
+    reference, budget = summary["reference"], f"{summary['budget']:g} {summary['unit']}"
+    regret = _grid(
+        f"{view['title']}: regret after {budget}, {summary['seeds']} seeds",
+        "regret",
+        f"{summary['confidence']:.0%} interval",
+        "on the way",
+        "wins",
+        "p (Holm)",
+    )
+    more = _grid("the same agents", "rank", "top 1 %", "after", "optimum", "front", "repeated", "ms")
     for agent in sorted(summary["agents"], key=lambda name: float(view["agents"][name]["final"]["value"])):
         told = view["agents"][agent]
-        test, final = told["test"], told["final"]
-        beats = view["improvement"][agent].get(reference)
-        table.add_row(
+        test, final, targets = told["test"], told["final"], told["targets"]
+        wins = view["improvement"][agent].get(reference)
+        regret.add_row(
             escape(agent),
             f"{final['value']:.3f}",
             f"{final['low']:.3f} - {final['high']:.3f}",
             f"{told['area']['value']:.3f}",
-            "-" if beats is None else f"{beats['value']:.2f}",
+            "-" if wins is None else f"{wins['value']:.2f}",
             "-" if test is None else f"{test['corrected']:.2g}",
-            f"{told['targets']['top_1_percent']['reached']:.0%}",
-            f"{told['targets']['optimum']['reached']:.0%}",
+        )
+        more.add_row(
+            escape(agent),
             f"{told['mean_rank']:.2f}",
+            f"{targets['top_1_percent']['reached']:.0%}",
+            _number(targets["top_1_percent"]["median"]),
+            f"{targets['optimum']['reached']:.0%}",
+            f"{told['hypervolume']['value']:.0%}",
+            _number(told["duplicates"]),
             f"{told['agent_ms']:.2f}",
         )
+    return regret, more
+
+
+def _grid(title: str, *headings: str) -> Table:
+    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("agent", overflow="fold")
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
     return table
 
 
-def _say_where(console: Console, folder: Path, summary: Mapping[str, Any]) -> None:
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _say_more(console: Console, folder: Path, summary: Mapping[str, Any]) -> None:
     console.print(
-        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise; top 1 %, optimum: "
-        "share of the searches that found it; ms: processor time of a decision",
+        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise; on the way: its "
+        f"mean over the budget; wins: how likely less than that of {escape(summary['reference'])}, with which p "
+        f"compares; top 1 %, optimum: share of the searches that found it, after: {summary['unit']} in the median; "
+        "front: share of the exact hypervolume; repeated: duplicates in a search; ms: processor time of a decision",
         style="dim",
         highlight=False,
     )
     # The first view has all tasks.
-    for agent, told in summary["views"][0]["agents"].items():
+    first = summary["views"][0]
+    for note in ranking_notes(first) if first["critical_difference"] is not None else ():
+        console.print(note, highlight=False)
+    console.print(f"agents took {timing_in_words(summary['timing'])}", highlight=False)
+    if summary["submitted"]:
+        console.print("of what was submitted, every step was replayed; its ms are of another machine", highlight=False)
+    for agent, told in first["agents"].items():
         if told["failures"]:
             console.print(
                 f"{escape(agent)} failed in {told['failures']} searches: {escape(told['errors'][0])}",

@@ -33,6 +33,8 @@ class BenchOptions:
     """Evaluations at a time on a simulated clock, for agents with ask and tell; by default rounds as agents like."""
     decision_time: str = "zero"
     """Of a simulation, what a decision costs: zero, measured, or seconds."""
+    submissions: tuple[str, ...] = ()
+    """Files of kdnas bench submit: agents of others, whose searches are replayed and stand beside those of the race."""
     reference: str | None = None
     """Agent that the others are tested against; by default random, if it is there, else the first."""
     repetitions: int = 2000

@@ -23,8 +23,10 @@ from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.cli.run_folder import CONFIG, recorded_options
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import (
+    TableAgreementOptions,
     TableBuildOptions,
     TableExportOptions,
+    TableFitOptions,
     TableInspectOptions,
     TableVerifyOptions,
 )
@@ -39,6 +41,8 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table build": (TableBuildOptions, "kdnas_env.cli.table_build:run_build"),
     "table export": (TableExportOptions, "kdnas_env.cli.table_build:run_table_export"),
     "table inspect": (TableInspectOptions, "kdnas_env.cli.table_show:run_inspect"),
+    "table fit": (TableFitOptions, "kdnas_env.cli.table_fit:run_fit"),
+    "table agreement": (TableAgreementOptions, "kdnas_env.cli.table_agreement:run_agreement"),
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table_show:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
     "bench submit": (SubmitOptions, "kdnas_env.cli.leaderboard:run_submit"),
@@ -57,6 +61,8 @@ _GROUPS = {
 
 _UNSAID = {"bench": "race"}
 """The second word of a group that may be left out."""
+
+_RAY = ("--ray", "--search.ray")
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
@@ -80,10 +86,14 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with the second word of the command, where it was left out."""
+    """Return the arguments with what was left out: the second word of the command, the address of Ray."""
     word = _UNSAID.get(arguments[0]) if arguments else None
     said = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
-    return [*arguments] if word is None or said else [arguments[0], word, *arguments[1:]]
+    whole = [*arguments] if word is None or said else [arguments[0], word, *arguments[1:]]
+    for place in reversed(range(len(whole))):
+        if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
+            whole.insert(place + 1, "auto")
+    return whole
 
 
 def _run(place: str, options: Any) -> int:

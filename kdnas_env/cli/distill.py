@@ -34,7 +34,7 @@ from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
-from kdnas_env.files import read_json, write_json
+from kdnas_env.files import expanded, read_json, write_json
 
 DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
 
@@ -77,7 +77,7 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
     console = Console(quiet=not main_process)
-    run = Path(options.run).expanduser()
+    run = expanded(options.run)
     search, chosen = _finished_search(run), choose(run, options.family, options.students)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -106,10 +106,14 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     if named and not families:
         return list(dict.fromkeys(named))
     families = families or ("best",)
-    ranked = sorted(
-        (row for row in read_json(run / RESULTS)["students"] if row["status"] == "ok"), key=lambda row: -row["reward"]
-    )
-    found = [StudentConfig.from_dict(row["student"]) for row in ranked]
+    try:
+        ranked = sorted(
+            (row for row in read_json(run / RESULTS)["students"] if row["status"] == "ok"),
+            key=lambda row: -row["reward"],
+        )
+        found = [StudentConfig.from_dict(row["student"]) for row in ranked]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{str(run / RESULTS)!r} is not what a search writes ({error!r}); search again") from error
     if not found:
         raise RunError(f"the search in {str(run)!r} found no student that could be distilled; search again")
     bests = {family: next((config for config in found if config.family == family), None) for family in FAMILIES}

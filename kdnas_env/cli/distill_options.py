@@ -10,6 +10,7 @@ import tyro
 
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.files import expanded
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]
 
@@ -94,4 +95,4 @@ class DistillOptions(RecordedOptions):
     @property
     def folder(self) -> Path:
         """Folder of the distillation."""
-        return Path(self.out).expanduser() if self.out else Path(self.run).expanduser() / "distill"
+        return expanded(self.out) if self.out else expanded(self.run) / "distill"

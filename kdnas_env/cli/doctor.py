@@ -7,7 +7,6 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -125,8 +124,9 @@ def _gpu() -> str:
 
 def _cache_folder(given: str | None) -> str:
     from kdnas_env.distill.cache import default_cache_directory
+    from kdnas_env.files import expanded
 
-    folder = Path(given).expanduser() if given else default_cache_directory()
+    folder = expanded(given) if given else default_cache_directory()
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".kdnas-{os.getpid()}"
     probe.write_bytes(b"")

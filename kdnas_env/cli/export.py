@@ -14,6 +14,7 @@ from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.export import ExportReport, export_onnx, export_safetensors
 from kdnas_env.export.hub import check_repo_id, push_folder
 from kdnas_env.export.pipeline import LATENCY
+from kdnas_env.files import expanded
 
 
 def run_export(options: ExportOptions) -> int:
@@ -95,6 +96,6 @@ def _table(title: str, first: str, others: tuple[str, ...]) -> Table:
 
 def _default_out(options: ExportOptions) -> Path:
     """Return a folder beside the model's; in the working folder for a name."""
-    model = Path(options.model).expanduser()
+    model = expanded(options.model)
     name = f"{model.resolve().name if model.is_dir() else model.name}-{options.to}"
     return model.resolve().parent / name if model.is_dir() else Path(name)

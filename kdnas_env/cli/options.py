@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
@@ -77,6 +77,13 @@ class SearchOptions(RecordedOptions):
     """
 
     COMMAND: ClassVar[str] = "search"
+    PLACES: ClassVar[tuple[str, ...]] = (
+        *RecordedOptions.PLACES,
+        "workers",
+        "ray",
+        "gpus_per_worker",
+        "timeout",
+    )
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
@@ -106,12 +113,28 @@ class SearchOptions(RecordedOptions):
     """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
     cache_dir: str | None = None
     """Folder of the teacher's hidden states."""
+    workers: int = 1
+    """Students evaluated at a time, each in a process of its own."""
+    ray: str | None = None
+    """Evaluate on Ray: local, auto (the cluster that this machine is part of; also where no address follows), or the
+    address of its head. Without it, workers are processes of this machine."""
+    gpus_per_worker: float = 0.0
+    """GPUs, or a fraction of one, that Ray gives each worker."""
+    timeout: float | None = None
+    """Seconds after which a worker that says nothing is replaced, and its student tried again."""
+    asynchronous: bool = False
+    """Without rounds: a free worker gets the agent's next proposal at once. What is proposed then depends on the order
+    in which students are finished."""
+    stop: Literal["none", "asha", "hyperband", "median"] = "none"
+    """Early stopping of students that do worse than others did after as many epochs."""
     out: str | None = None
     """Run folder, made if it does not exist; by default a new one under runs."""
     resume: str | None = None
-    """Run folder of a search to go on with; all other flags are taken from it."""
+    """Run folder of a search to go on with; all other flags are taken from it, but for those of workers."""
 
     def __post_init__(self) -> None:
-        for name in ("budget", "round_size"):
+        for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):
             if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 student or more")
+                raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")
+        if self.timeout is not None and not self.timeout > 0:
+            raise KDNASError(f"timeout is {self.timeout}; expected seconds, or leave it out for no limit")

@@ -24,12 +24,13 @@ from kdnas_env.cli.interruption import working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import run_search
+from kdnas_env.cli.workers import in_this_process
 from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import KDNASError
 from kdnas_env.export.folder import EXPORT
-from kdnas_env.files import read_json, write_json
+from kdnas_env.files import expanded, read_json, write_json
 from kdnas_env.glue.tasks import task_spec
 
 SUMMARY = "summary.json"
@@ -150,7 +151,7 @@ def _opened(options: PipelineOptions) -> _Run:
         _check_needs(options.stages, {})
         _check_families(options)
         name = Path(options.teacher).name or "teacher"
-        path = Path(options.out or new_run_path(name, options.search.agent, options.seed)).expanduser()
+        path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
         return _Run(RunFolder.create(path, options, _README), options, _command(path))
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
@@ -241,6 +242,8 @@ def _say_failed(console: Console, run: _Run, stage: Stage) -> None:
 
 def _search(run: _Run) -> int:
     options = replace(run.options.search, teacher=run.options.teacher, **run.shared, **run.placed("search"))
+    if not in_this_process(options):
+        options = replace(options, threads=None)  # the cores are shared out among the workers
     return run_search(options, go_on=run.command)
 
 

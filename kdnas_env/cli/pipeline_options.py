@@ -14,6 +14,7 @@ from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.files import expanded
 
 Stage = Literal["search", "distill", "glue", "export"]
 
@@ -150,7 +151,11 @@ class PipelineOptions(RecordedOptions):
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""
         stages = {
-            name: {key: value for key, value in asdict(stage).items() if key not in stage.SET_BY_RUN}
+            name: {
+                key: value
+                for key, value in asdict(stage).items()
+                if key not in (*stage.SET_BY_RUN, *getattr(stage, "PLACES", ()))
+            }
             for name, stage in ((name, getattr(self, name)) for name in STAGES)
         }
         return super().to_dict() | stages
@@ -172,4 +177,4 @@ class PipelineOptions(RecordedOptions):
 
 def stage_folder(run: str | Path, stage: Stage) -> Path:
     """Return where a stage of a run lies."""
-    return Path(run).expanduser() / stage
+    return expanded(run) / stage

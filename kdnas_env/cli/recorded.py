@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from functools import cache
 from typing import Any, ClassVar, Self, get_type_hints
 
 from kdnas_env.errors import RunError
+from kdnas_env.plain import restore
 
 
 class RecordedOptions:
@@ -29,13 +31,16 @@ class RecordedOptions:
         """Restore options of :meth:`to_dict`.
 
         Raises:
-            RunError: If they are of another version.
+            RunError: If they are of another version, malformed, or say where things lie: whoever was handed the folder
+                of a run shall not write elsewhere.
         """
+        placed = _places(cls, data)
+        if placed:
+            raise RunError(f"the recorded options name {placed}, which is never recorded; take it out of the file")
         try:
-            restored: Self = _restore(cls, {**_required_places(cls), **data})
-        except (KeyError, TypeError, AttributeError) as error:
+            return restore(cls, {**_required_places(cls), **data})
+        except ValueError as error:
             raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
-        return restored
 
     def placed_as(self, other: Self) -> Self:
         """Return these options with the places of others, which are not recorded."""
@@ -66,15 +71,20 @@ def _required_places(kind: Any) -> dict[str, str]:
     return {name: "" for name in required if name in kind.PLACES}
 
 
-def _restore(kind: Any, data: Mapping[str, Any]) -> Any:
-    hints = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        if is_dataclass(hints.get(name)):
-            values[name] = _restore(hints[name], value)
-        else:
-            values[name] = tuple(value) if isinstance(value, list) else value
-    return kind(**values)
+def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
+    """Return what data hold that is not recorded, in options within options too."""
+    unrecorded = (*getattr(kind, "PLACES", ()), *getattr(kind, "SET_BY_RUN", ()))
+    found = [name for name in data if name in unrecorded]
+    for name, inner in _within(kind).items():
+        if isinstance(data.get(name), Mapping):
+            found += [f"{name}.{place}" for place in _places(inner, data[name])]
+    return found
+
+
+@cache
+def _within(kind: Any) -> dict[str, Any]:
+    """Return the options within options, by name."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 from kdnas_env.cli.run_folder import PICTURE, RESULTS
 from kdnas_env.envs.history import Record, SearchHistory, best_of
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
+from kdnas_env.evaluation import Status
 from kdnas_env.files import write_json
 from kdnas_env.reward import KDReward
 
@@ -93,9 +94,12 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
         f"{outcome.reward.score(0.0, 1.0):.4f}",
     )
     console.print(table)
-    failed = sum(not record.usable for record in outcome.history)
-    if failed:
-        console.print(f"{failed} of {len(outcome.history)} students failed; results.json says why")
+    statuses = [record.evaluation.status for record in outcome.history if not record.usable]
+    stopped, tried = statuses.count(Status.STOPPED), len(outcome.history)
+    if stopped:
+        console.print(f"{stopped} of {tried} students were stopped early")
+    if len(statuses) > stopped:
+        console.print(f"{len(statuses) - stopped} of {tried} students failed; results.json says why")
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

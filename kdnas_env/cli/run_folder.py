@@ -14,14 +14,15 @@ from filelock import FileLock, Timeout
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.errors import RunError
-from kdnas_env.files import read_json, write_json, write_text
+from kdnas_env.files import check_contained, expanded, read_json, write_json, write_text
 
-CONFIG, RUN, RESULTS, PICTURE, STORE, STUDENT = (
+CONFIG, RUN, RESULTS, PICTURE, STORE, JOURNAL, STUDENT = (
     "config.json",
     "run.json",
     "results.json",
     "search.png",
     "evaluations.sqlite",
+    "journal.jsonl",
     "student",
 )
 
@@ -56,7 +57,7 @@ class RunFolder:
         Raises:
             RunError: If it cannot be written, or holds something already.
         """
-        path = Path(path).expanduser()
+        path = expanded(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             taken = any(path.iterdir())
@@ -75,9 +76,11 @@ class RunFolder:
         """Open the folder of an earlier run.
 
         Raises:
-            RunError: If another process works in it, or it cannot be written.
+            RunError: If another process works in it, it cannot be written, or a link in it leads out of it.
         """
-        return cls(Path(path).expanduser(), _locked(Path(path).expanduser()))
+        path = expanded(path)
+        check_contained(path)
+        return cls(path, _locked(path))
 
     def record(self, state: str, **details: Any) -> None:
         """Write ``run.json``: the state, versions, machine, and details beside those written before.
@@ -98,9 +101,18 @@ class RunFolder:
         write_json(self.path / RUN, data)
 
     def read_run(self) -> dict[str, Any]:
-        """Return what ``run.json`` says; empty if it is not there."""
+        """Return what ``run.json`` says; empty if it is not there.
+
+        Raises:
+            RunError: If it is malformed.
+        """
         path = self.path / RUN
-        return read_json(path) if path.exists() else {}
+        data = read_json(path) if path.exists() else {}
+        for name in ("fingerprints", "stages"):
+            told = data.get(name, {})
+            if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+                raise RunError(f"{str(path)!r} is malformed: {name} is no mapping of names; restore it from a copy")
+        return data
 
     def release(self) -> None:
         """Let other processes work in the folder."""
@@ -117,8 +129,8 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
     Raises:
         RunError: If the folder is not of a run, of another command, or of another version.
     """
-    config = Path(path).expanduser() / CONFIG
-    if not config.is_file():
+    config = expanded(path) / CONFIG
+    if not os.path.isfile(config):
         raise RunError(
             f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )

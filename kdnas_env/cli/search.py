@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import torch
 import yaml
 from rich.console import Console
 from rich.markup import escape
@@ -17,19 +17,24 @@ from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
-from kdnas_env.cli.run_folder import PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.cli.workers import check_workers, in_this_process, open_pool, with_threads
 from kdnas_env.distill.demo import teacher_title
 from kdnas_env.distill.student_folder import save_student
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.tasks import default_loss, resolve_space
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.registry import make_agent
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
+from kdnas_env.workers.asynchronous import search_asynchronously
+from kdnas_env.workers.journal import Journal
+from kdnas_env.workers.stopping import StoppingRule
 
 _README = """# A run of `kdnas search`
 
@@ -38,6 +43,7 @@ _README = """# A run of `kdnas search`
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
 | `evaluations.sqlite` | every evaluation, written as it ended |
+| `journal.jsonl` | of an asynchronous search: what was proposed and told, in order |
 | `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
 | `search.png` | the search in a picture |
 | `student/` | the best student: weights, configuration, tokenizer and a model card |
@@ -63,16 +69,17 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
         KDNASError: For bad input.
     """
     console = Console()
-    if options.threads is None:
-        options = replace(options, threads=torch.get_num_threads())
+    options = with_threads(options)
     # What is cheap to check is checked before a folder is made.
+    check_workers(options)
+    rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
     space, reward = searched_space(options), search_reward(options)
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
-    with working(console, folder, go_on or f"kdnas search --resume {folder.path}"):
-        outcome = _search(console, folder, options, settings, space, reward, fidelity, agent)
+    with working(console, folder, go_on or f"kdnas search --resume {folder.path}{_workers_flags(options)}"):
+        outcome = _search(console, folder, options, settings, space, reward, fidelity, agent, rule)
     _say_where(console, folder, outcome)
     return 0
 
@@ -93,6 +100,7 @@ def _search(
     reward: KDReward,
     fidelity: Fidelity,
     agent: Any,
+    rule: StoppingRule | None,
 ) -> Outcome:
     console.print(
         f"teacher [bold]{escape(options.teacher)}[/], corpus [bold]{escape(options.corpus.source)}[/], agent "
@@ -101,10 +109,12 @@ def _search(
         highlight=False,
         soft_wrap=True,
     )
-    with SearchProgress(console, options.budget) as progress:
+    with SearchProgress(console, options.budget) as progress, ExitStack() as stack:
         evaluator = MiniKDEvaluator(settings, on_stage=progress.stage)
         _check_identity(folder, evaluator)
-        store = StoredEvaluator(evaluator, folder.path / STORE)
+        pool = None if in_this_process(options) else stack.enter_context(open_pool(options, settings, evaluator))
+        inner: Evaluator = evaluator if pool is None else ParallelEvaluator(pool)
+        store = stack.enter_context(StoredEvaluator(inner, folder.path / STORE))
         env = KDNASEnv(
             space,
             store,
@@ -113,15 +123,30 @@ def _search(
             budget=options.budget,
             round_size=options.round_size,
         )
-        env.on_epoch = progress.epoch
-        progress.stage("embeddings", 0, 1)
-        evaluator.warm_up()
+        if pool is None:
+            progress.stage("embeddings", 0, 1)
+            evaluator.warm_up()
         progress.begin_search()
-        result = agent.search(_Announcer(env, progress), seed=options.seed)
-        store.close()
+        if options.asynchronous:
+            assert pool is not None
+            search_asynchronously(
+                agent,
+                env,
+                store,
+                pool,
+                seed=options.seed,
+                journal=stack.enter_context(Journal(folder.path / JOURNAL)),
+                stop=rule,
+                on_epoch=progress.epoch,
+                on_answer=lambda env: progress.record(env.history),
+            )
+            rounds = agent.result().rounds
+        else:
+            env.on_epoch = _both(progress.epoch, rule)
+            rounds = agent.search(_Announcer(env, progress, rule), seed=options.seed).rounds
     outcome = Outcome(
         history=env.history,
-        rounds=result.rounds,
+        rounds=rounds,
         reward=reward,
         teacher_name=teacher_title(options.teacher),
         teacher_parameters=sum(parameter.numel() for parameter in evaluator.workload.teacher.model.parameters()),
@@ -133,18 +158,40 @@ def _search(
 
 
 class _Announcer(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows every student as it is answered."""
+    """Shows every student as it is answered, and tells the rule of early stopping."""
 
-    def __init__(self, env: KDNASEnv, progress: SearchProgress) -> None:
+    def __init__(self, env: KDNASEnv, progress: SearchProgress, rule: StoppingRule | None) -> None:
         super().__init__(env)
         self._history_of = env
         self._progress = progress
+        self._rule = rule
 
     def step(self, action: Any) -> Any:
         """Step, and show the student."""
         answer = self.env.step(action)
-        self._progress.record(self._history_of.history)
+        history = self._history_of.history
+        self._progress.record(history)
+        if self._rule is not None and history.last is not None:
+            self._rule.learn(history.last.evaluation)
         return answer
+
+
+def _both(shown: EpochCallback, rule: StoppingRule | None) -> EpochCallback:
+    """Show each epoch, and answer as the rule says."""
+    if rule is None:
+        return shown
+
+    def on_epoch(report: EpochReport) -> bool:
+        shown(report)
+        return rule(report)
+
+    return on_epoch
+
+
+def _workers_flags(options: SearchOptions) -> str:
+    """Return the flags that are not recorded, since another number of workers may go on as well."""
+    workers = f" --workers {options.workers}" if options.workers > 1 else ""
+    return workers + (f" --ray {options.ray}" if options.ray is not None else "")
 
 
 def _keep_best(

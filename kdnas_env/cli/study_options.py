@@ -10,6 +10,7 @@ import tyro
 
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.files import expanded
 
 
 @dataclass(frozen=True)
@@ -84,4 +85,4 @@ class StudyOptions(RecordedOptions):
     @property
     def folder(self) -> Path:
         """Folder of the study."""
-        return Path(self.out).expanduser() if self.out else Path(self.run).expanduser() / f"study-{self.what}"
+        return expanded(self.out) if self.out else expanded(self.run) / f"study-{self.what}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +20,7 @@ from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.evaluation import Status
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.files import expanded
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.machine import processor_name
 from kdnas_env.space import SearchSpace
@@ -225,7 +225,7 @@ def run_table_export(options: TableExportOptions) -> int:
     """
     console = Console()
     table = merge_builds(options.folders)
-    target = Path(options.to).expanduser()
+    target = expanded(options.to)
     write_table(table, target)
     console.print(
         f"table {table.metadata.name}: {len(table)} students, {len(table.metadata.seeds)} seeds, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -11,6 +12,7 @@ import tyro
 from kdnas_env.cli.options import CorpusOptions, SpaceOptions
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.files import expanded
 from kdnas_env.tables.build import check_name, parse_shard
 
 MEASURED = ("torch", "onnxruntime")
@@ -96,7 +98,7 @@ class TableBuildOptions(RecordedOptions):
     @property
     def folder(self) -> Path:
         """Folder of the build."""
-        return Path(self.out).expanduser()
+        return expanded(self.out)
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,64 @@ class TableExportOptions:
 
 @dataclass(frozen=True)
 class TableInspectOptions:
-    """List the tables of the package, or tell what one holds."""
+    """List the tables of the package, or tell what one holds, how noisy it is and how hard to search."""
 
     table: tyro.conf.Positional[str | None] = None
-    """Name of a table of the package, or an npz file."""
+    """Name of a table of the package, or an npz file of a table or a surrogate."""
     to: str | None = None
     """Draw its students to this PNG file: loss against latency."""
+    surrogate: bool = False
+    """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
+    json: str | None = None
+    """Write all figures to this file."""
+
+
+@dataclass(frozen=True)
+class TableFitOptions:
+    """Fit a surrogate to a table, for spaces that are too large to tabulate, and write it to a file."""
+
+    tables: tyro.conf.Positional[tuple[str, ...]]
+    """Name or npz file of a table; further ones of the same workload, such as of students between those of the first,
+    make it better there."""
+    to: str
+    """The surrogate, an npz file; a JSON file of the same name comes beside it."""
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise KDNASError("there is nothing to fit to; name a table, or the npz file of one")
+
+
+@dataclass(frozen=True)
+class TableAgreementOptions:
+    """Does a surrogate rank agents as its table does? Race them on both; each student is told without having been seen.
+
+    Run it again with the same folder to go on.
+    """
+
+    table: tyro.conf.Positional[str]
+    """Name of a table of the package, or an npz file."""
+    agents: tuple[str, ...] = ("random", "local-search", "evolution", "lstm", "optuna")
+    """Agents, each as NAME or NAME:SETTING=VALUE,...; kdnas agents lists them."""
+    budget: int = 100
+    """Evaluations of a search."""
+    seeds: int = 20
+    """Searches of each agent on both."""
+    workers: int = os.cpu_count() or 1
+    """Processes."""
+    out: str | None = None
+    """Folder, made if it does not exist; by default a new one under runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("budget", "seeds", "workers"):
+            if getattr(self, name) < 1:
+                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
+        if len(set(self.agents)) < 2:
+            raise KDNASError(f"agents are {list(self.agents)}; expected two or more, to be ranked")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder, if one was named."""
+        return None if self.out is None else expanded(self.out)
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
-from rich.table import Table as Grid
 
 from kdnas_env.cli.table_build import print_completeness
 from kdnas_env.cli.table_options import TableInspectOptions, TableVerifyOptions
+from kdnas_env.cli.table_report import describe_surrogate, grid, print_card, print_hardness
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.render import save_figure
+from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Evaluation, Fidelity
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.files import write_json
 from kdnas_env.pareto import pareto_front
 from kdnas_env.reward import KDReward
 from kdnas_env.tables.merge import corpus_in_words
 from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
+from kdnas_env.tables.surrogate import Surrogate, load_source
 from kdnas_env.tables.table import Table
 from kdnas_env.tables.verify import REPLAY_TOLERANCE, draw_cells, find_faults, open_live, replay
 
@@ -44,10 +46,26 @@ def run_inspect(options: TableInspectOptions) -> int:
     if options.table is None:
         _list(console)
         return 0
-    table = load_table(options.table)
-    _describe(console, table, checksum(table_path(options.table)))
+    source, digest = load_source(options.table), checksum(table_path(options.table))
+    if isinstance(source, Surrogate):
+        if options.to or options.surrogate or options.json:
+            raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
+        describe_surrogate(console, source, digest)
+        return 0
+    _describe(console, source, digest)
+    report: dict[str, Any] = {
+        "table": source.metadata.name,
+        "sha256": digest,
+        "noise": dict(source.metadata.noise),
+        "hardness": print_hardness(console, source),
+    }
+    if options.surrogate:
+        report["surrogate"] = print_card(console, source)
+    if options.json is not None:
+        write_json(options.json, report)
+        console.print(f"figures: {escape(options.json)}", highlight=False, soft_wrap=True)
     if options.to is not None:
-        picture = save_figure(draw_table(table), options.to)
+        picture = save_figure(draw_table(source), options.to)
         console.print(f"picture: {escape(str(picture))}", highlight=False, soft_wrap=True)
     return 0
 
@@ -57,13 +75,24 @@ def _list(console: Console) -> None:
     if not names:
         console.print("no tables come with this installation; make one with kdnas table build", highlight=False)
         return
-    grid = _grid("table", "students", "seeds", "epochs", "devices", "of")
+    table_grid = grid("table", "students", "seeds", "epochs", "complete", "tau", "kB", left=("devices", "of"))
     for name in names:
         table = load_table(name)
         meta = table.metadata
-        devices = ", ".join(device.name for device in meta.devices)
-        grid.add_row(name, str(len(table)), str(len(meta.seeds)), str(meta.epochs), devices, escape(meta.title))
-    console.print(grid)
+        tau = meta.noise.get("tau")
+        table_grid.add_row(
+            name,
+            str(len(table)),
+            str(len(meta.seeds)),
+            str(meta.epochs),
+            f"{table.complete:.0%}",
+            f"{tau[-1]:.3f}" if tau else "-",
+            f"{table_path(name).stat().st_size / 1e3:.0f}",
+            ", ".join(device.name for device in meta.devices),
+            escape(meta.title),
+        )
+    console.print(table_grid)
+    console.print("tau: Kendall's, between seeds after the last epoch", style="dim", highlight=False)
     console.print("more about one: kdnas table inspect NAME", highlight=False)
 
 
@@ -119,10 +148,10 @@ def _print_noise(console: Console, table: Table) -> None:
     rows = {words: noise[name] for name, words in _NOISE.items() if noise.get(name)}
     if not rows:
         return
-    grid = _grid("Kendall's tau after epoch", *map(str, range(table.metadata.epochs + 1)))
+    taus = grid("Kendall's tau after epoch", *map(str, range(table.metadata.epochs + 1)))
     for words, values in rows.items():
-        grid.add_row(words, *(f"{value:.3f}" for value in values))
-    console.print(grid)
+        taus.add_row(words, *(f"{value:.3f}" for value in values))
+    console.print(taus)
     if noise.get("deviation") is not None:
         console.print(
             f"the last loss deviates by {noise['deviation']:.5f} between seeds, and by {noise['spread']:.5f} between "
@@ -130,14 +159,6 @@ def _print_noise(console: Console, table: Table) -> None:
             highlight=False,
             soft_wrap=True,
         )
-
-
-def _grid(first: str, *others: str) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    grid.add_column(first)
-    for heading in others:
-        grid.add_column(heading, justify="left" if heading in ("of", "devices") else "right")
-    return grid
 
 
 def draw_table(table: Table) -> Figure:

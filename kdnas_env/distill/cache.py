@@ -34,6 +34,7 @@ from kdnas_env.distill.corpus import Corpus, token_rows
 from kdnas_env.distill.states import Progress, write_states
 from kdnas_env.distill.teacher import Teacher
 from kdnas_env.errors import CacheError
+from kdnas_env.files import expanded
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -126,9 +127,9 @@ def default_cache_directory() -> Path:
     """Return ``$KDNAS_CACHE``, else ``$XDG_CACHE_HOME/kdnas``, else ``~/.cache/kdnas``."""
     own = os.environ.get("KDNAS_CACHE")
     if own:
-        return Path(own).expanduser()
+        return expanded(own)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "kdnas"
+    return (expanded(base) if base else Path.home() / ".cache") / "kdnas"
 
 
 def open_cache(
@@ -163,7 +164,7 @@ def open_cache(
     if batch_tokens < 1:
         raise CacheError(f"batch_tokens={batch_tokens} must be at least 1")
     plan = _plan(teacher, corpus, sample_ids, dtype)
-    root = default_cache_directory() if directory is None else Path(directory).expanduser()
+    root = default_cache_directory() if directory is None else expanded(directory)
     folder = root / f"states-{plan.key[:32]}"
     if _damage(folder, plan) is None:
         return plan.opened(folder)
@@ -244,7 +245,8 @@ def _damage(folder: Path, plan: _Plan) -> str | None:
         metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
         if metadata["identity"] != plan.identity:
             return "its metadata describe other states"
-        with np.load(folder / _INDEX) as index:
+        # Opened here, since numpy leaves a file open that turns out not to be a zip.
+        with (folder / _INDEX).open("rb") as stream, np.load(stream, allow_pickle=False) as index:
             same = np.array_equal(index["sample_ids"], plan.sample_ids)
             if not same or not np.array_equal(index["offsets"], plan.offsets):
                 return "its index lists other samples"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdnas_env.distill.sources import open_source, resolve_text_columns
+from kdnas_env.distill.sources import open_source, reading, resolve_text_columns
 from kdnas_env.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -198,9 +198,10 @@ def load_corpus(
         samples = _Samples(
             tokenizer, max_length, rows if max_samples is None else max_samples, pairs_rows=pair_fraction > 0
         )
-        for texts in _read_texts(dataset.select_columns(list(columns)), columns, units):
-            if not samples.add(texts):
-                break
+        with reading(name):
+            for texts in _read_texts(dataset.select_columns(list(columns)), columns, units):
+                if not samples.add(texts):
+                    break
     kept = len(samples.lengths)
     train, heldout, train_full = split_samples(
         kept, proxy_fraction=proxy_fraction, heldout_fraction=heldout_fraction, generator=split_stream

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ from transformers import (
 from kdnas_env.cores import training_lock
 from kdnas_env.distill.full_kd import Progress
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
+from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.distill.mini_kd import MiniKD, schedule
 from kdnas_env.distill.packed import PackedEncoder
 from kdnas_env.distill.workload import TeachingBatch
 from kdnas_env.errors import RunError
 from kdnas_env.files import replacing, write_json
+from kdnas_env.plain import parse_json
 
 CURVE, START = "curve.json", "start.safetensors"
 
@@ -150,6 +152,18 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
         self._load_best_model()
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
     def create_optimizer(self, model: Any = None) -> Any:
         """Return the optimiser of :class:`MiniKD`; a learning rate that depends on the start follows from the curve."""
         if self.optimizer is None:
@@ -251,6 +265,23 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             write_json(folder / CURVE, [*curve, point_of(state.global_step, state.epoch, seconds, metrics)])
 
 
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Read a checkpoint in the block, of which PyTorch unpickles nothing but tensors and numbers.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"the checkpoint {checkpoint!r} cannot be read: {one_line(error)}; remove it to go on from the one before"
+        ) from error
+
+
 def measure(kd: MiniKD, *, solve: bool = True) -> dict[str, float]:
     """Return the losses that an evaluation tells.
 
@@ -288,17 +319,19 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     if not path.exists():
         return []
     try:
-        curve: list[dict[str, float]] = json.loads(path.read_text(encoding="utf-8"))
-        if all(isinstance(point["step"], int) for point in curve):
+        curve: list[dict[str, float]] = parse_json(path.read_text(encoding="utf-8"))
+        known = ("step", "seconds", "unexplained")
+        if curve and all(isinstance(point[name], int | float) for point in curve for name in known):
             return curve
-    except (ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         pass
     raise RunError(f"the learning curve {str(path)!r} is damaged; remove it to start it anew")
 
 
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint, or None."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
     return found[-1] if found else None
 
 
@@ -306,6 +339,6 @@ def clear_checkpoints(folder: Path) -> None:
     """Remove checkpoints that a killed process left half-written."""
     for path in folder.glob("checkpoint-*"):
         try:
-            json.loads((path / _STATE).read_text(encoding="utf-8"))
+            parse_json((path / _STATE).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             shutil.rmtree(path)

@@ -34,7 +34,8 @@ def installed_versions(*packages: str) -> dict[str, str]:
 
 
 @contextmanager
-def _log_level(logger_name: str, level: int) -> Iterator[None]:
+def log_level(logger_name: str, level: int) -> Iterator[None]:
+    """Mute a logger below a level in the block."""
     logger = logging.getLogger(logger_name)
     previous = logger.level
     logger.setLevel(level)
@@ -54,7 +55,7 @@ def quiet_transformers() -> Iterator[None]:
 
     # Early 5.x releases lack the hook and show the bar; switching bars off altogether would mute real downloads too.
     set_hook = getattr(transformers_logging, "set_tqdm_hook", lambda hook: None)
-    with _log_level("transformers", logging.CRITICAL):
+    with log_level("transformers", logging.CRITICAL):
         previous = set_hook(lambda factory, args, kwargs: factory(*args, **{**kwargs, "disable": True}))
         try:
             yield
@@ -70,8 +71,8 @@ def quiet_datasets() -> Iterator[None]:
     forced = datasets.config.HF_DATASETS_DISABLE_PROGRESS_BARS is not None
     shown = not datasets.are_progress_bars_disabled()
     with ExitStack() as stack:
-        stack.enter_context(_log_level("datasets", logging.CRITICAL))
-        stack.enter_context(_log_level("huggingface_hub", logging.CRITICAL))
+        stack.enter_context(log_level("datasets", logging.CRITICAL))
+        stack.enter_context(log_level("huggingface_hub", logging.CRITICAL))
         if shown and not forced:
             datasets.disable_progress_bars()
             stack.callback(datasets.enable_progress_bars)

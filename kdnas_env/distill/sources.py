@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas_env.distill.demo import demo_texts
 from kdnas_env.distill.libraries import one_line, quiet_datasets
 from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.files import expanded
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -73,7 +74,7 @@ def open_stream(source: str | os.PathLike[str], *, config_name: str | None, spli
     from datasets import load_dataset
 
     name = os.fspath(source)
-    path = Path(name).expanduser()
+    path = expanded(name)
     try:
         with quiet_datasets():
             if name == "demo" or name.startswith("demo:") or _is_stored(path):
@@ -92,6 +93,22 @@ def open_stream(source: str | os.PathLike[str], *, config_name: str | None, spli
         raise
     except Exception as error:
         raise CorpusError(_unreadable(source, config_name, split, error)) from error
+
+
+@contextmanager
+def reading(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Read rows of an opened source in the block: text is decoded no sooner.
+
+    Raises:
+        CorpusError: If they cannot be read.
+    """
+    try:
+        with quiet_datasets():
+            yield
+    except (KDNASError, MemoryError):
+        raise
+    except Exception as error:
+        raise CorpusError(f"corpus {os.fspath(source)!r} cannot be read: {one_line(error)}") from error
 
 
 def resolve_text_columns(
@@ -133,8 +150,8 @@ def _load(source: str, config_name: str | None, split: str, scratch: str) -> Dat
         return _load_demo(source, split)
     if not source:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
-    path = Path(source).expanduser()
-    if path.is_file():
+    path = expanded(source)
+    if os.path.isfile(path):
         return _load_file(path, split, scratch)
     if path.is_dir():
         return _load_folder(path, config_name, split, scratch)

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 
 from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.kd_data import Sample
-from kdnas_env.distill.sources import open_stream, resolve_text_columns
+from kdnas_env.distill.sources import open_stream, reading, resolve_text_columns
 from kdnas_env.errors import CorpusError
 
 _READ = 512
@@ -64,7 +64,8 @@ class StreamedSamples(IterableDataset[Sample]):
         self._source, self._tokenizer, self._batch_size = source, tokenizer, batch_size
         self._max_length, self._pair_fraction, self._seed = max_length, pair_fraction, seed
         self._rows = open_stream(source, config_name=config_name, split=split).skip(skip)
-        self._columns = resolve_text_columns(_with_features(self._rows), text_columns, source)
+        with reading(source):
+            self._columns = resolve_text_columns(_with_features(self._rows), text_columns, source)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
 
     def __iter__(self) -> Iterator[Sample]:
@@ -85,7 +86,7 @@ class StreamedSamples(IterableDataset[Sample]):
 
     def _samples(self, epoch: int, rng: np.random.Generator) -> Iterator[Sample]:
         texts = self._texts(epoch, rng)
-        while chunk := list(islice(texts, _READ)):
+        while chunk := self._chunk(texts):
             for size in (1, 2):
                 rows = [row for row in chunk if len(row) == size]
                 if not rows:
@@ -99,6 +100,10 @@ class StreamedSamples(IterableDataset[Sample]):
                 for encoding in encoded.encodings:
                     types = np.array(encoding.type_ids, dtype=np.int64) if self._with_types else None
                     yield Sample(np.array(encoding.ids, dtype=np.int64), types)
+
+    def _chunk(self, texts: Iterator[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        with reading(self._source):
+            return list(islice(texts, _READ))
 
     def _texts(self, epoch: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
         rows = self._rows.shuffle(seed=[self._seed, epoch], buffer_size=_SHUFFLED)
@@ -125,7 +130,8 @@ def head_corpus(
     Raises:
         CorpusError: If the source cannot be read, or holds too little text.
     """
-    head = list(islice(open_stream(source, config_name=config_name, split=split), rows))
+    with reading(source):
+        head = list(islice(open_stream(source, config_name=config_name, split=split), rows))
     if not head:
         raise CorpusError(f"corpus {source!r} is empty: split {split!r} holds no rows")
     with tempfile.TemporaryDirectory(prefix="kdnas-head-") as folder:

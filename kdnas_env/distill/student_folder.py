@@ -6,16 +6,18 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.distill.libraries import one_line, quiet_transformers
+from kdnas_env.distill.teacher import check_weights
 from kdnas_env.errors import RunError
+from kdnas_env.plain import parse_json, restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
 
@@ -100,15 +102,22 @@ def load_student(folder: str | os.PathLike[str]) -> Any:
     Raises:
         RunError: If it cannot be loaded.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModel
+    from transformers import AutoConfig, AutoModel
 
     try:
         with quiet_transformers():
+            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+            check_weights(str(folder), Path(folder), EncoderArchitecture.from_pretrained_config(config))
             return AutoModel.from_pretrained(
-                str(folder), add_pooling_layer=False, local_files_only=True, use_safetensors=True, dtype=torch.float32
+                str(folder),
+                config=config,
+                add_pooling_layer=False,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
             ).eval()
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Exception as error:  # whatever a damaged folder does to transformers
         raise RunError(f"the student in {str(folder)!r} cannot be loaded: {one_line(error)}") from error
 
 
@@ -119,13 +128,12 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
         RunError: If what it says is malformed.
     """
     path = Path(folder) / LINEAGE
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        student, stages = StudentConfig.from_dict(data.pop("student")), tuple(data.pop("stages"))
-        return Lineage(student=student, stages=stages, **data)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        found = restore(Lineage, parse_json(path.read_text(encoding="utf-8")))
+        return replace(found, student=found.student.check().canonical())
+    except (OSError, ValueError) as error:
         raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
 
 
@@ -139,7 +147,7 @@ def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:
     from safetensors.torch import load_file
 
     path = Path(folder) / PROJECTION
-    if not path.is_file():
+    if not os.path.isfile(path):
         return None
     try:
         state: dict[str, Tensor] = load_file(path)

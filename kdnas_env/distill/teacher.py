@@ -12,15 +12,17 @@ from typing import Any
 
 import torch
 
-from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.architecture import EncoderArchitecture, count_parameters
 from kdnas_env.distill.demo import demo_teacher_directory
 from kdnas_env.distill.libraries import one_line, quiet_transformers
 from kdnas_env.errors import TeacherError
+from kdnas_env.files import expanded
 
 _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_MOST_LAYERS = 1000
 _POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
 """Model types whose encoder takes ``add_pooling_layer``; the others have no pooler."""
 
@@ -97,10 +99,11 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     target = _check_device(device)
     folder = _locate(name, (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS))
     config = _read_config(name, folder)
-    architecture = EncoderArchitecture.from_pretrained_config(config)
+    architecture = _architecture(name, config)
     # A teacher saved with these on would do more work than its students in every forward pass.
     config.output_hidden_states = config.output_attentions = False
     _check_files(name, folder)
+    check_weights(name, folder, architecture)
     tokenizer = _load_tokenizer(name, folder, architecture)
     options = {"add_pooling_layer": False} if architecture.family in _POOLED_TYPES else {}
     try:
@@ -109,6 +112,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
                 str(folder),
                 config=config,
                 use_safetensors=True,
+                trust_remote_code=False,
                 local_files_only=True,
                 dtype=torch.float32,
                 attn_implementation="sdpa",
@@ -130,7 +134,10 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     model.eval()
     model.to(target)
     teacher = Teacher(model, tokenizer, architecture, name, _fingerprint(model, architecture, config), target)
-    count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
+    try:
+        count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
+    except Exception as error:  # whatever an odd configuration makes the model do
+        raise TeacherError(f"teacher {name!r} cannot be run: {one_line(error)}") from error
     if count != architecture.num_hidden_layers + 1:
         raise TeacherError(
             f"teacher {name!r} has {architecture.num_hidden_layers} layers but {count} hidden states instead of "
@@ -147,7 +154,24 @@ def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitectu
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
-    return EncoderArchitecture.from_pretrained_config(_read_config(name, _locate(name, _CONFIG_FILES)))
+    return _architecture(name, _read_config(name, _locate(name, _CONFIG_FILES)))
+
+
+def check_weights(name: str, folder: Path, architecture: EncoderArchitecture) -> None:
+    """Refuse weights that are too few for a configuration, before any memory is taken by what it describes.
+
+    Raises:
+        TeacherError: If they are.
+    """
+    size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
+    parameters = count_parameters(architecture.as_student(), architecture)
+    layers = architecture.num_hidden_layers
+    if parameters > size or layers > _MOST_LAYERS:
+        raise TeacherError(
+            f"the weights of teacher {name!r} cannot be read from {folder}: they hold {size:,} bytes, and config.json "
+            f"describes {parameters:,} parameters in {layers:,} layers; if the file is cut short or a Git LFS pointer, "
+            "fetch it again"
+        )
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -166,10 +190,10 @@ def _locate(name: str, patterns: Sequence[str]) -> Path:
 
     if name == "demo":
         return demo_teacher_directory()
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = expanded(name)
+    if os.path.isdir(path):  # unlike pathlib, false for what cannot be a path
         return path
-    if path.is_file():
+    if os.path.isfile(path):
         raise TeacherError(f"teacher {name!r} is a file; name the folder that holds config.json and model.safetensors")
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
         raise TeacherError(f"unknown teacher {name!r}: there is no such folder")
@@ -192,13 +216,20 @@ def _locate(name: str, patterns: Sequence[str]) -> Path:
 def _read_config(name: str, folder: Path) -> Any:
     from transformers import AutoConfig
 
-    if not (folder / "config.json").is_file():
+    if not os.path.isfile(folder / "config.json"):
         raise TeacherError(f"teacher {name!r}: folder {folder} holds no config.json")
     try:
         with quiet_transformers():
-            return AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     except Exception as error:
         raise TeacherError(f"the configuration of teacher {name!r} cannot be read: {one_line(error)}") from error
+
+
+def _architecture(name: str, config: Any) -> EncoderArchitecture:
+    try:
+        return EncoderArchitecture.from_pretrained_config(config)
+    except TeacherError as error:
+        raise TeacherError(f"{name!r} cannot teach: {error}") from error
 
 
 def _check_files(name: str, folder: Path) -> None:
@@ -219,18 +250,19 @@ def _load_tokenizer(name: str, folder: Path, architecture: EncoderArchitecture) 
 
     try:
         with quiet_transformers():
-            tokenizer = AutoTokenizer.from_pretrained(str(folder))
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        largest = max(tokenizer.get_vocab().values())
+        longest = min(int(tokenizer.model_max_length), architecture.max_length)
     except Exception as error:
         raise TeacherError(f"the tokenizer of teacher {name!r} cannot be read: {one_line(error)}") from error
     if not tokenizer.is_fast:
         raise TeacherError(f"teacher {name!r} has no fast tokenizer (tokenizer.json), which kdnas needs")
-    largest = max(tokenizer.get_vocab().values())
     if largest >= architecture.vocab_size:
         raise TeacherError(
             f"the tokenizer of teacher {name!r} makes ids up to {largest}, but the model embeds only "
             f"{architecture.vocab_size}; tokenizer and weights are not of one model"
         )
-    tokenizer.model_max_length = min(tokenizer.model_max_length, architecture.max_length)
+    tokenizer.model_max_length = longest
     # The model decides: ALBERT embeds segments that its tokenizer does not ask for, RoBERTa has a single one.
     segments = ["token_type_ids"] if architecture.type_vocab_size > 1 else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]

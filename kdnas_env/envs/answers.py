@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.envs.history import Record
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.plain import shown
 from kdnas_env.reward import KDReward, RewardComponents
 from kdnas_env.space import SearchSpace
 
@@ -24,6 +25,9 @@ DUPLICATES = ("charge", "free", "reject")
 
 STEPS_PER_EVALUATION = 10
 """An episode is truncated after this many steps per unit of the budget."""
+
+MOST_AT_ONCE = 100_000
+"""Observations hold all candidates of a round."""
 
 MISSING_LOSS = -1.0
 """Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
@@ -39,12 +43,14 @@ class Known:
     Attributes:
         evaluation: The evaluation.
         reward: Its reward.
+        heard: Number of the last episode in which its epochs could be heard of.
         episode: Number of the last episode that it was answered in.
     """
 
     evaluation: Evaluation
     reward: RewardComponents
-    episode: int
+    heard: int
+    episode: int = 0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -160,12 +166,29 @@ def evaluate_valid(
     ]
 
 
-def checked_count(name: str, value: object) -> int:
-    """Return a whole number of evaluations, at least 1.
+def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a reset.
+
+    Raises:
+        KDNASError: If they are no mapping, or one is unknown.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise KDNASError(f"the options of reset are {shown(options)}; expected a mapping, or None")
+    unknown = [name for name in options or () if name not in known]
+    if unknown:
+        told = "the only option is" if len(known) == 1 else "the options are"
+        raise KDNASError(f"unknown reset option(s) {shown(unknown)}; {told} {' and '.join(map(repr, known))}")
+    return dict(options or {})
+
+
+def checked_count(name: str, value: object, of: str = "evaluations") -> int:
+    """Return a whole number of evaluations (or what else) that observations have room for, at least 1.
 
     Raises:
         KDNASError: If it is something else.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise KDNASError(f"{name} is {value!r}; expected a whole number of evaluations, at least 1")
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MOST_AT_ONCE:
+        raise KDNASError(
+            f"{name} is {shown(value)}; expected a whole number of {of}, at least 1 and up to {MOST_AT_ONCE:,}"
+        )
     return int(value)

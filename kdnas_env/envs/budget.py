@@ -9,9 +9,14 @@ import numpy as np
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Evaluation, Fidelity
+from kdnas_env.plain import shown
 
 UNITS = ("evaluations", "epochs", "seconds")
 """What a budget is counted in."""
+
+
+_LARGEST_AMOUNT = 10**15
+"""Larger whole numbers are not told apart as floating-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,18 @@ class Budget:
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
-            raise KDNASError(f"budget_unit is {self.unit!r}; expected one of {list(UNITS)}")
-        whole = isinstance(self.amount, int | np.integer) and not isinstance(self.amount, bool)
+            raise KDNASError(f"budget_unit is {shown(self.unit)}; expected one of {list(UNITS)}")
+        whole = (
+            isinstance(self.amount, int | np.integer)
+            and not isinstance(self.amount, bool)
+            and self.amount <= _LARGEST_AMOUNT
+        )
         if self.unit != "seconds":
             if not whole or self.amount < 1:
-                raise KDNASError(f"budget is {self.amount!r}; expected a whole number of {self.unit}, at least 1")
+                raise KDNASError(f"budget is {shown(self.amount)}; expected a whole number of {self.unit}, at least 1")
             object.__setattr__(self, "amount", int(self.amount))
         elif not (whole or isinstance(self.amount, float)) or not 0 < self.amount < math.inf:
-            raise KDNASError(f"budget is {self.amount!r}; expected a positive number of seconds")
+            raise KDNASError(f"budget is {shown(self.amount)}; expected a positive number of seconds")
 
     def cost(self, evaluation: Evaluation) -> float:
         """Return what an evaluation costs."""

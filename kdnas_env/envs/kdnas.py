@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, cast
@@ -22,6 +22,7 @@ from kdnas_env.envs.answers import (
     Known,
     Observation,
     checked_count,
+    checked_options,
     evaluate_valid,
     evaluation_info,
     loss_curve,
@@ -33,7 +34,7 @@ from kdnas_env.envs.answers import (
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.history import SearchHistory
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import EpochCallback, Evaluator, Fidelity
+from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.reward import KDReward
 from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 
@@ -268,10 +269,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
                 whatever making the evaluator raises, such as ``TeacherError`` or ``CorpusError``.
         """
         super().reset(seed=seed)
-        options = options or {}
-        unknown = sorted(set(options) - {"budget"})
-        if unknown:
-            raise KDNASError(f"unknown reset option(s) {unknown}; the only option is 'budget'")
+        options = checked_options(options, ("budget",))
         budget = self.checked_budget(options.get("budget", self.budget))
         self.draw_fidelity(self.np_random)
         # A bad teacher or corpus shall fail here, not in the first step.
@@ -323,6 +321,37 @@ class KDNASEnv(gym.Env[Observation, Action]):
             **self._progress_info(duplicate=duplicate, counted=counted),
         }
         return self._observation(), reward.reward, terminated, truncated, info
+
+    def prefetch(self, actions: npt.ArrayLike) -> None:
+        """Evaluate as one batch what coming steps will be asked for, if the evaluator works on several at once.
+
+        Nothing else changes: the steps answer as they would have, only sooner. Where the clock or the epochs that are
+        left decide what can be afforded, nothing is done ahead.
+
+        Args:
+            actions: Actions of the next steps, integers of shape ``(n, dims)``; those beyond the budget are left out.
+
+        Raises:
+            SpaceError: If one has the wrong shape or dtype, or is out of range.
+        """
+        ahead = self._running and self._budget.unit == "evaluations" and getattr(self.evaluator, "parallel", False)
+        if not ahead:
+            return
+        wanted = [self.search_space.decode(action) for action in np.asarray(actions)]
+        affordable = wanted[: int(self._budget.amount - self._spent)]
+        missing = [config for config in dict.fromkeys(affordable) if not self._knows(config, self._fidelity)]
+        if missing:
+            self._evaluate(missing, self._fidelity)
+
+    def offer(self, evaluation: Evaluation) -> None:
+        """Take an evaluation that was made elsewhere as the answer to the next step that asks for its architecture.
+
+        What was answered in this episode stays as it was.
+        """
+        known = self._known.get((evaluation.config, evaluation.fidelity))
+        if known is None or known.episode != self._episode:
+            self._heard |= evaluation.status is Status.STOPPED
+            self._learn(evaluation.config, evaluation.fidelity, evaluation)
 
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Set the fidelity of a new episode, where it is drawn; here it stays as it is.
@@ -395,18 +424,28 @@ class KDNASEnv(gym.Env[Observation, Action]):
         if isinstance(action, np.ndarray) and action.dtype.kind == "i" and action.ndim == 1:
             found = answers.get(tuple(action.tolist()))
             # Who listens to epochs wants to hear those of every episode.
-            if found is not None and (self.on_epoch is None or found.known.episode == self._episode):
+            if found is not None and (self.on_epoch is None or found.known.heard == self._episode):
                 return found
         config = self.search_space.decode(action)
-        known = self._known.get((config, fidelity))
-        if known is None or (self.on_epoch is not None and known.episode != self._episode):
-            self._heard |= self.on_epoch is not None
-            (evaluation,) = evaluate_valid(self.evaluator, self.search_space, [config], fidelity, self.on_epoch)
-            known = Known(evaluation, self.reward_function(evaluation), episode=0)
-            self._known[config, fidelity] = known
+        if not self._knows(config, fidelity):
+            self._evaluate([config], fidelity)
+        known = self._known[config, fidelity]
         key = tuple(int(index) for index in action)
         answers[key] = answer = Answer.of(key, known, self.search_space, self._most_epochs)
         return answer
+
+    def _knows(self, config: StudentConfig, fidelity: Fidelity) -> bool:
+        known = self._known.get((config, fidelity))
+        return known is not None and (self.on_epoch is None or known.heard == self._episode)
+
+    def _evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity) -> None:
+        self._heard |= self.on_epoch is not None
+        evaluations = evaluate_valid(self.evaluator, self.search_space, configs, fidelity, self.on_epoch)
+        for config, evaluation in zip(configs, evaluations, strict=True):
+            self._learn(config, fidelity, evaluation)
+
+    def _learn(self, config: StudentConfig, fidelity: Fidelity, evaluation: Evaluation) -> None:
+        self._known[config, fidelity] = Known(evaluation, self.reward_function(evaluation), heard=self._episode)
 
     def _show_round(self) -> None:
         history, shown = self._history, self._shown

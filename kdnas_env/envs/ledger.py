@@ -31,7 +31,7 @@ class Ledger:
         env: Whose actions; its evaluator is asked.
 
     Attributes:
-        records: The answers, by row.
+        records: The answers, by row. The arrays below may have more rows than there are answers.
         rewards: Their rewards, float64.
         costs: What they cost, in the unit of the budget, float64.
         usable: Whether there is a student, bool.
@@ -127,19 +127,33 @@ class Ledger:
         self._extend(first_row)
 
     def _extend(self, first_row: int) -> None:
-        new = self.records[first_row:]
+        new, end = self.records[first_row:], len(self.records)
         infos = [
             evaluation_info(record.evaluation, record.reward, self._env.search_space.index(np.array(record.action)))
             for record in new
         ]
         curves = [loss_curve(record.evaluation, self._epochs) for record in new]
-        floats = [[*(info[name] for name in FLOATS), *curve] for info, curve in zip(infos, curves, strict=True)]
-        self.rewards = np.append(self.rewards, [record.reward.reward for record in new])
-        self.costs = np.append(self.costs, [self._budget.cost(record.evaluation) for record in new])
-        self.usable = np.append(self.usable, [record.usable for record in new])
-        self.floats = np.vstack([self.floats, floats])
-        self.ints = np.vstack([self.ints, [[info[name] for name in INTS] for info in infos]])
-        self.configs = np.append(self.configs, np.array([info["config"] for info in infos], dtype=object))
-        self._same = np.append(self._same, [self._first[record.evaluation.config] for record in new])
-        self._answered = np.append(self._answered, np.zeros(len(new), dtype=np.int64))
-        self._places = np.append(self._places, np.zeros(len(new), dtype=np.int64))
+        columns: dict[str, list[Any]] = {
+            "rewards": [record.reward.reward for record in new],
+            "costs": [self._budget.cost(record.evaluation) for record in new],
+            "usable": [record.usable for record in new],
+            "floats": [[*(info[name] for name in FLOATS), *curve] for info, curve in zip(infos, curves, strict=True)],
+            "ints": [[info[name] for name in INTS] for info in infos],
+            "configs": [info["config"] for info in infos],
+            "_same": [self._first[record.evaluation.config] for record in new],
+            "_answered": [0] * len(new),
+            "_places": [0] * len(new),
+        }
+        for name, values in columns.items():
+            array = _with_room(getattr(self, name), end)
+            array[first_row:end] = values
+            setattr(self, name, array)
+
+
+def _with_room(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return an array with so many rows at least; it grows by doubling, so that a row costs the same however many."""
+    if len(array) >= rows:
+        return array
+    larger = np.empty((max(rows, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger

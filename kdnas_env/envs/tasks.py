@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.envs.answers import checked_count
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
@@ -59,7 +60,8 @@ class MiniKDEnv(KDNASEnv):
     | `store`          | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
     | `cache_dir`      | `None`      | folder of the teacher's hidden states                                        |
     | `device`         | `None`      | device of the training; None: CUDA where there is one                        |
-    | `threads`        | `None`      | threads of the training; None: as many as PyTorch uses already               |
+    | `threads`        | `None`      | threads of the training; None: those that PyTorch uses, shared by workers    |
+    | `workers`        | `1`         | processes that evaluate the students of a round side by side                 |
     | `render_mode`    | `None`      | `ansi` or `rgb_array`                                                        |
 
     ## Version History
@@ -91,6 +93,7 @@ class MiniKDEnv(KDNASEnv):
         cache_dir: str | os.PathLike[str] | None = None,
         device: str | None = None,
         threads: int | None = None,
+        workers: int = 1,
         render_mode: str | None = None,
     ) -> None:
         from kdnas_env.distill.teacher import load_teacher_architecture
@@ -106,7 +109,7 @@ class MiniKDEnv(KDNASEnv):
         }
         super().__init__(
             resolve_space(space, load_teacher_architecture(teacher), families, max_parameters),
-            partial(_make_mini_kd, settings, store),
+            partial(_make_mini_kd, settings, store, checked_count("workers", workers, "processes")),
             reward=KDReward(alpha, beta, loss=loss or default_loss(recipe)),
             fidelity=Fidelity(epochs=epochs, data_fraction=data_fraction, seed=seed),
             budget=budget,
@@ -403,12 +406,21 @@ def resolve_space(
     return space if max_parameters is None else replace(space, max_parameters=max_parameters)
 
 
-def _make_mini_kd(settings: Mapping[str, Any], store: str | os.PathLike[str] | None) -> Evaluator:
+def _make_mini_kd(settings: Mapping[str, Any], store: str | os.PathLike[str] | None, workers: int) -> Evaluator:
+    import torch
+
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.parallel import ParallelEvaluator
     from kdnas_env.evaluators.stored import StoredEvaluator
 
     given = {name: value for name, value in settings.items() if value is not None}
-    evaluator = MiniKDEvaluator(MiniKDSettings(**given))
+    evaluator: Evaluator
+    if workers == 1:
+        evaluator = MiniKDEvaluator(MiniKDSettings(**given))
+    else:
+        given.setdefault("threads", max(1, torch.get_num_threads() // workers))
+        evaluator = ParallelEvaluator.local(partial(MiniKDEvaluator, MiniKDSettings(**given)), workers)
+        _ = evaluator.fingerprint  # a bad teacher or corpus shall fail here
     return evaluator if store is None else StoredEvaluator(evaluator, store)
 
 

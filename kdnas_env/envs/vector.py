@@ -17,6 +17,7 @@ from kdnas_env.envs.answers import (
     STEPS_PER_EVALUATION,
     Observation,
     checked_count,
+    checked_options,
     evaluation_info,
     loss_curve,
     nothing_yet,
@@ -28,6 +29,7 @@ from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.ledger import FLOATS, INTS, Ledger
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluation import EpochCallback, Status
+from kdnas_env.plain import as_array, is_whole, shown
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
 
@@ -165,17 +167,14 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         Raises:
             KDNASError: If an option is unknown or malformed, or the budget is less than a round.
         """
-        super().reset(seed=seed[0] if isinstance(seed, list) else seed)
-        options = dict(options or {})
-        mask = options.pop("reset_mask", None)
-        if mask is not None and (np.shape(mask) != (self.num_envs,) or not np.all(mask)):
+        super().reset(seed=next(iter(seed), None) if isinstance(seed, list) else seed)
+        options = checked_options(options, ("budget", "reset_mask"))
+        mask = options.get("reset_mask")
+        if mask is not None and as_array(mask).tolist() != [True] * self.num_envs:
             raise KDNASError(
-                f"reset_mask is {mask!r}; the seats of a search begin together, so that it has to be true for all "
+                f"reset_mask is {shown(mask)}; the seats of a search begin together, so that it has to be true for all "
                 f"{self.num_envs} of them"
             )
-        unknown = sorted(set(options) - {"budget"})
-        if unknown:
-            raise KDNASError(f"unknown reset option(s) {unknown}; the options are 'budget' and 'reset_mask'")
         budget = self._checked_budget(options.get("budget", self.env.budget))
         self.env.draw_fidelity(self.np_random)
         _ = self.env.evaluator  # a bad teacher or corpus shall fail here, not in the first step
@@ -202,6 +201,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
             return observation, np.zeros(self.num_envs), self._flags(False), self._flags(False), infos
         if not self._running:
             raise ResetNeeded("no search is running: call reset() before the first step and after the end of a search")
+        actions = self._checked(actions)
         rows = self._ledger.rows(self._flat(actions), self.on_epoch)
         duplicates = self._ledger.mark(rows)
         counted = self._flags(True) if self.env.duplicates == "charge" else ~duplicates
@@ -303,16 +303,20 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         left = self._budget.amount - self._spent
         return left <= 0 if self._budget.unit == "seconds" else left < self._least
 
+    def _checked(self, actions: Any) -> Actions:
+        """Return actions as int64 of the shape that they have to have; those beyond 64 bits become negative."""
+        array = as_array(actions)
+        shape = (self.num_envs, len(self.search_space.dimensions))
+        if array.shape != shape or not is_whole(array):
+            raise SpaceError(f"actions are {array.dtype} of shape {array.shape}; expected integers of shape {shape}")
+        return array.astype(np.int64)
+
     def _flat(self, actions: Actions) -> npt.NDArray[np.int64]:
         """Return the flat index of each action, or raise what the scalar environment would."""
-        array = np.asarray(actions)
-        shape = (self.num_envs, len(self.search_space.dimensions))
-        if array.shape != shape or array.dtype.kind not in "iu":
-            raise SpaceError(f"actions are {array.dtype} of shape {array.shape}; expected integers of shape {shape}")
         try:
-            flat: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(array.T), self._counts)
+            flat: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(actions.T), self._counts)
         except ValueError:
-            for action in array:
+            for action in actions:
                 self.search_space.index(action)
             raise
         return flat

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from kdnas_env.architecture import StudentConfig
-from kdnas_env.errors import RunError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
 
 SCHEMA_VERSION = 1
@@ -48,9 +49,9 @@ class StoredEvaluator:
     """Answers from a SQLite file what was evaluated before, and records what was not.
 
     Rows are keyed by workload (the inner evaluator's fingerprint), canonical configuration and fidelity, seed
-    included. Every record is committed as soon as the inner evaluator returns it: killing the process loses at most
-    the evaluation in flight. Several processes may share a file; where two evaluate the same point at once, both
-    return the record that was committed first.
+    included. Every record is committed as soon as the inner evaluator returns it (or yields it, if it has a method
+    ``evaluate_each`` as parallel evaluators do): killing the process loses at most what is in flight. Several processes
+    may share a file; where two evaluate the same point at once, both return the record that was committed first.
 
     Failures (diverged, out of memory, failed) are replayed like any other record, so that a resumed search makes the
     proposals of an uninterrupted one. A stopped record is kept for the audit but is never an answer: the point is
@@ -61,8 +62,8 @@ class StoredEvaluator:
     Attributes:
         inner: The evaluator that is asked for what is missing.
         path: The SQLite file; created if it does not exist, in a folder that does.
-        chunk: Configurations handed to the inner evaluator per call. A kill loses at most one chunk, so more than 1
-            pays only where the inner evaluator works on several at once.
+        chunk: Configurations handed to the inner evaluator per call, unless it has ``evaluate_each``. A kill loses at
+            most one chunk, so more than 1 pays only where the inner evaluator works on several at once.
         timeout: Seconds to wait for another process that is writing.
     """
 
@@ -70,7 +71,7 @@ class StoredEvaluator:
         self, inner: Evaluator, path: str | os.PathLike[str], *, chunk: int = 1, timeout: float = 60.0
     ) -> None:
         if chunk < 1:
-            raise ValueError(f"chunk is {chunk}; expected at least 1 configuration per call")
+            raise KDNASError(f"chunk is {chunk}; expected at least 1 configuration per call")
         self.inner = inner
         self.path = Path(path)
         self.chunk = chunk
@@ -85,6 +86,11 @@ class StoredEvaluator:
     def fingerprint(self) -> str:
         """Identity of the workload: the inner evaluator's."""
         return self.inner.fingerprint
+
+    @property
+    def parallel(self) -> bool:
+        """Whether the inner evaluator works on several students at once."""
+        return bool(getattr(self.inner, "parallel", False))
 
     def evaluate(
         self,
@@ -106,17 +112,44 @@ class StoredEvaluator:
         for index, config in enumerate(wanted):
             if config not in place:
                 place[config] = index
-                stored = self._answer(config, fidelity)
+                stored = self.find(config, fidelity)
                 if stored is not None:
                     answers[config] = stored
         missing = [config for config in place if config not in answers]
-        for start in range(0, len(missing), self.chunk):
-            part = missing[start : start + self.chunk]
+        for part in self._parts(missing):
             callback = _renumbered(on_epoch, [place[config] for config in part], len(wanted))
-            fresh = self.inner.evaluate(part, fidelity, on_epoch=callback)
-            for config, evaluation in zip(part, fresh, strict=True):
-                answers[config] = self._record(config, fidelity, evaluation)
+            for index, evaluation in _each(self.inner, part, fidelity, callback):
+                answers[part[index]] = self.add(evaluation)
         return [answers[config] for config in wanted]
+
+    def find(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
+        """Return what is known of an architecture; None if it is yet to be evaluated.
+
+        Raises:
+            RunError: If the store cannot be read.
+        """
+        rows = self._execute(_SELECT, (self.fingerprint, *_key(config.canonical(), fidelity)))
+        found = self._parsed(rows[0][0]) if rows else None
+        if found is not None and (found.config.canonical(), found.fidelity) != (config.canonical(), fidelity):
+            raise RunError(self._damaged(f"it is of {found.config}, and stands for {config}"))
+        return None if found is None or found.status is Status.STOPPED else found
+
+    def add(self, evaluation: Evaluation) -> Evaluation:
+        """Commit an evaluation that was made elsewhere.
+
+        Returns:
+            What now stands in the store: another process's record, if that was first.
+
+        Raises:
+            RunError: If the store cannot be written.
+        """
+        key = (self.fingerprint, *_key(evaluation.config.canonical(), evaluation.fidelity))
+        now = datetime.now(UTC).isoformat()
+        self._execute(_INSERT, (*key, str(evaluation.status), evaluation.to_json(), now))
+        rows = self._execute(_SELECT, key)
+        if not rows:
+            raise RunError(self._damaged("what was just written is not there"))
+        return self._parsed(rows[0][0])
 
     def records(self) -> list[Evaluation]:
         """Return every record of this workload, stopped ones included, in the order they were first stored."""
@@ -129,11 +162,14 @@ class StoredEvaluator:
         return int(self._execute(query, (self.fingerprint,))[0][0])
 
     def close(self) -> None:
-        """Close the file. A later call opens it again."""
+        """Close the file, and the inner evaluator if it can be closed. A later call opens them again."""
         self._leave_parent()
         if self._connection is not None:
             self._connection.close()
         self._connection = None
+        close = getattr(self.inner, "close", None)
+        if close is not None:
+            close()
 
     def __enter__(self) -> StoredEvaluator:
         return self
@@ -146,26 +182,23 @@ class StoredEvaluator:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_connection": None, "_inherited": []}
 
-    def _answer(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
-        rows = self._execute(_SELECT, (self.fingerprint, *_key(config, fidelity)))
-        found = self._parsed(rows[0][0]) if rows else None
-        return None if found is None or found.status is Status.STOPPED else found
-
-    def _record(self, config: StudentConfig, fidelity: Fidelity, evaluation: Evaluation) -> Evaluation:
-        """Commit an evaluation and return what now stands in the store, another process's record perhaps."""
-        key = (self.fingerprint, *_key(config, fidelity))
-        now = datetime.now(UTC).isoformat()
-        self._execute(_INSERT, (*key, str(evaluation.status), evaluation.to_json(), now))
-        return self._parsed(self._execute(_SELECT, key)[0][0])
+    def _parts(self, missing: list[StudentConfig]) -> Iterator[list[StudentConfig]]:
+        """Yield what goes to the inner evaluator per call: where records come one by one, all of it."""
+        size = max(1, len(missing)) if hasattr(self.inner, "evaluate_each") else self.chunk
+        for start in range(0, len(missing), size):
+            yield missing[start : start + size]
 
     def _parsed(self, text: str) -> Evaluation:
         try:
             return Evaluation.from_json(text)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"store {str(self.path)!r} holds a damaged record ({error!r}); restore the file from a copy, or name a "
-                "new file"
-            ) from error
+        except (TypeError, ValueError) as error:
+            raise RunError(self._damaged(str(error))) from error
+
+    def _damaged(self, reason: str) -> str:
+        return (
+            f"store {str(self.path)!r} holds a damaged record ({reason}); restore the file from a copy, or name a new "
+            "file"
+        )
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         with self._explained():
@@ -191,10 +224,21 @@ class StoredEvaluator:
             yield
         except sqlite3.Error as error:
             raise RunError(_explanation(self.path, error)) from error
+        except UnicodeDecodeError as error:  # of a message that quotes a damaged file
+            raise RunError(f"store {str(self.path)!r} is damaged: {error}; restore it from a copy") from error
 
 
 def _key(config: StudentConfig, fidelity: Fidelity) -> tuple[str, str]:
     return json.dumps(config.to_dict(), sort_keys=True), json.dumps(asdict(fidelity), sort_keys=True)
+
+
+def _each(
+    evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None
+) -> Iterable[tuple[int, Evaluation]]:
+    """Evaluate a batch; yield places and records, each as soon as there is one."""
+    if hasattr(evaluator, "evaluate_each"):
+        return cast(Iterable[tuple[int, Evaluation]], evaluator.evaluate_each(configs, fidelity, on_epoch=on_epoch))
+    return enumerate(evaluator.evaluate(configs, fidelity, on_epoch=on_epoch))
 
 
 def _renumbered(on_epoch: EpochCallback | None, places: Sequence[int], total: int) -> EpochCallback | None:
@@ -258,7 +302,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 def _check_version(meta: dict[str, str], path: Path) -> None:
     version = meta.get("schema_version", "")
-    if meta.get("application") != _APPLICATION or not version.isdigit():
+    if meta.get("application") != _APPLICATION or not re.fullmatch("[0-9]{1,9}", str(version)):
         raise RunError(f"{str(path)!r} is a database, but not a store of evaluations; name another file")
     if int(version) > SCHEMA_VERSION:
         raise RunError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import tempfile
@@ -13,6 +12,8 @@ from pathlib import Path
 
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.export.errors import ExportError
+from kdnas_env.files import expanded
+from kdnas_env.plain import parse_json
 
 EXPORT = "export.json"
 """What tells an export from other folders."""
@@ -30,7 +31,7 @@ def checked_target(out: str | os.PathLike[str], model: str | os.PathLike[str]) -
     Raises:
         ExportError: If the folder is a file, is or contains the model, or holds something that is not an export.
     """
-    target, source = Path(out).expanduser().absolute(), Path(model).expanduser()
+    target, source = expanded(out).absolute(), expanded(model)
     target = target.resolve() if target.is_symlink() else target
     try:
         if source.is_dir() and source.resolve().is_relative_to(target.resolve()):
@@ -83,7 +84,7 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 def _is_export(folder: Path) -> bool:
     try:
-        return "format" in json.loads((folder / EXPORT).read_text(encoding="utf-8"))
+        return "format" in parse_json((folder / EXPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.export.errors import ExportError
+from kdnas_env.files import expanded
 
 _HUB_NAMES = {"demo": "sentence-transformers/all-MiniLM-L6-v2"}
 """What embedded teachers are called on the hub."""
@@ -16,7 +16,7 @@ def hub_name(name: str) -> str | None:
     """Return what a model is called on the hub, or None if its name is that of a folder."""
     if name in _HUB_NAMES:
         return _HUB_NAMES[name]
-    if Path(name).expanduser().exists() or name.startswith("~") or _complaint(name) is not None:
+    if expanded(name).exists() or name.startswith("~") or _complaint(name) is not None:
         return None
     return name
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from kdnas_env.distill.student_folder import Lineage, read_lineage
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.errors import KDNASError, TeacherError
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.hub import hub_name
+from kdnas_env.files import expanded
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     except TeacherError as error:
         # Teachers and students are loaded alike, so the message speaks of a teacher.
         raise ExportError(f"model {os.fspath(model)!r} cannot be exported: {error}") from error
-    return Source(encoder, read_lineage(Path(model).expanduser()))
+    return Source(encoder, read_lineage(expanded(model)))
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:

@@ -53,7 +53,7 @@ def _check_tokenizer(source: Source, folder: Path) -> None:
     from transformers import AutoTokenizer
 
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     text = "a sentence, and another"
     ours, theirs = dict(tokenizer(text)), dict(source.encoder.tokenizer(text))
     if set(ours) != set(source.input_names) or ours != theirs:

@@ -17,6 +17,7 @@ from kdnas_env.glue.rows import MAJORITY, TEACHER, Row, student_shape
 from kdnas_env.glue.scores import CONSTANT, FINETUNED, PROBED, TaskScore, majority_class
 from kdnas_env.glue.tasks import TaskData
 from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.plain import restore
 
 StepProgress = Callable[[int, int], None]
 
@@ -69,8 +70,12 @@ class CellStore:
         Raises:
             RunError: If its file is malformed.
         """
-        data = self._read(self.folder / f"latency-{row}.json")
-        return None if data is None else Latency(**data)
+        path = self.folder / f"latency-{row}.json"
+        data = self._read(path)
+        try:
+            return None if data is None else restore(Latency, data)
+        except ValueError as error:
+            raise RunError(f"the recorded latency {str(path)!r} is malformed: {error}; delete the file") from error
 
     def put_latency(self, row: str, latency: Latency) -> None:
         """Keep the latency of a row.

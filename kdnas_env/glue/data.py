@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,9 @@ import numpy as np
 from kdnas_env.distill.demo import demo_task
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import CorpusError
+from kdnas_env.files import expanded
 from kdnas_env.glue.tasks import EMBEDDED_TASK, TRAIN, Split, TaskData, TaskSpec, task_spec
+from kdnas_env.plain import parse_json, shown
 
 HUB = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
@@ -44,8 +45,8 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskDa
         return _embedded(spec)
     if folder is None:
         return _read_task(spec, _fetch(spec), HUB)
-    root = Path(folder).expanduser()
-    if not root.is_dir():
+    root = expanded(folder)
+    if not os.path.isdir(root):
         raise CorpusError(f"data folder {str(folder)!r} is not there; name the folder of GLUE, or none for the hub")
     return _read_task(spec, root, str(folder))
 
@@ -94,7 +95,7 @@ def _split(spec: TaskSpec, rows: list[_Row]) -> Split:
     for place, values in rows:
         for column, value in zip(spec.columns, values, strict=False):
             if not isinstance(value, str):
-                raise CorpusError(f"{place}: {column} is {value!r}; expected text")
+                raise CorpusError(f"{place}: {column} is {shown(value)}; expected text")
     labels = [_label(spec, place, values[-1]) for place, values in rows]
     texts = tuple([values[index] for _, values in rows] for index in range(len(spec.columns)))
     return Split(texts, np.array(labels, dtype=np.float64 if spec.regression else np.int64))
@@ -105,16 +106,16 @@ def _label(spec: TaskSpec, place: str, value: Any) -> float:
         return spec.labels.index(value)
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if spec.regression:
         if not 0 <= number <= HIGHEST_SIMILARITY:
-            raise CorpusError(f"{place}: label is {value!r}; expected a number from 0 to {HIGHEST_SIMILARITY:g}")
+            raise CorpusError(f"{place}: label is {shown(value)}; expected a number from 0 to {HIGHEST_SIMILARITY:g}")
         return number
     if number not in range(len(spec.labels)):
         words = "" if spec.labels[0] == "0" else f", or one of {list(spec.labels)}"
         raise CorpusError(
-            f"{place}: label is {value!r}; expected a whole number from 0 to {len(spec.labels) - 1}{words}"
+            f"{place}: label is {shown(value)}; expected a whole number from 0 to {len(spec.labels) - 1}{words}"
         )
     return number
 
@@ -137,18 +138,22 @@ def _hub_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
     for path in files:
         try:
             for number, row in enumerate(_READERS[path.suffix[1:]](path), start=1):
+                if not isinstance(row, Mapping):
+                    raise CorpusError(f"{str(path)!r} holds {shown(row)} where a row was expected")
                 _check_columns(path, columns, row)
                 yield f"{path}, row {number}", [row[column] for column in columns]
-        except (OSError, ValueError, csv.Error, AttributeError) as error:
-            if isinstance(error, CorpusError):
-                raise
+        except CorpusError:
+            raise
+        except (
+            Exception
+        ) as error:  # each format's reader has exceptions of its own: ArrowNotImplementedError, csv.Error
             raise CorpusError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
 
 
 def _check_columns(path: Path, wanted: Sequence[str], found: Any) -> None:
     missing = [column for column in wanted if column not in found]
     if missing:
-        raise CorpusError(f"{str(path)!r} has no column {missing[0]!r}; its columns are {list(found)}")
+        raise CorpusError(f"{str(path)!r} has no column {missing[0]!r}; its columns are {shown(list(found))}")
 
 
 def _original_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
@@ -189,7 +194,7 @@ def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
             if line.strip():
-                yield json.loads(line)
+                yield parse_json(line)
 
 
 def _read_csv(path: Path) -> Iterator[dict[str, Any]]:

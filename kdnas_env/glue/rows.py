@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,6 +14,7 @@ from kdnas_env.distill.demo import teacher_title
 from kdnas_env.distill.student_folder import Lineage, read_lineage
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.errors import DependencyError, KDNASError, TeacherError
+from kdnas_env.files import expanded
 from kdnas_env.glue.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
@@ -80,7 +80,7 @@ def load_model(name: str | os.PathLike[str]) -> Model:
         RunError: If its lineage is malformed.
     """
     name = os.fspath(name)
-    lineage = read_lineage(Path(name).expanduser())
+    lineage = read_lineage(expanded(name))
     try:
         encoder = load_teacher(name)
     except DependencyError:
@@ -92,7 +92,7 @@ def load_model(name: str | os.PathLike[str]) -> Model:
 
 def teacher_name(model: str | os.PathLike[str], given: str | None) -> str | None:
     """Return the teacher to compare with: the one given, else that of the model's lineage, if any."""
-    lineage = read_lineage(Path(model).expanduser())
+    lineage = read_lineage(expanded(model))
     return given or (None if lineage is None else lineage.teacher)
 
 

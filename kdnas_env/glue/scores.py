@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.evaluation import Status
 from kdnas_env.glue.tasks import TaskData, task_spec
+from kdnas_env.plain import restore
 
 if TYPE_CHECKING:
     from kdnas_env.glue.metric import GlueMetric
@@ -75,8 +76,8 @@ class TaskScore:
             RunError: If it is malformed.
         """
         try:
-            return cls(**{**data, "status": Status(data["status"])})
-        except (KeyError, TypeError, ValueError) as error:
+            return restore(cls, data)
+        except ValueError as error:
             raise RunError(f"the recorded score is not of this version of kdnas: {error}") from error
 
 

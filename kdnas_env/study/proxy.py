@@ -32,6 +32,7 @@ from kdnas_env.glue.data import load_task
 from kdnas_env.glue.finetuning import finetune
 from kdnas_env.glue.probing import linear_probe
 from kdnas_env.glue.tasks import TaskData
+from kdnas_env.worker_processes import follow_parent
 
 Kind = Literal["mini-kd", "full-kd"]
 
@@ -222,7 +223,7 @@ def _judged(
         for judgement in missing:
             yield judgement, laboratory.judge(judgement)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent) as pool:
         futures = {pool.submit(_judge_in_worker, _Frozen(study), judgement): judgement for judgement in missing}
         try:
             for future in as_completed(futures):

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.errors import RunError, TableError
-from kdnas_env.files import read_json, replacing, write_json
+from kdnas_env.errors import TableError
+from kdnas_env.files import expanded, read_json, replacing, write_json
+from kdnas_env.plain import shown
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -67,14 +68,14 @@ def read_archive(
     try:
         record = read_json(described)
         data = target.read_bytes()
-    except (OSError, RunError) as error:
+    except (OSError, ValueError) as error:
         raise TableError(
             f"{kind} {str(target)!r} cannot be read: {error}; it needs both its npz and JSON file"
         ) from error
     found_version = record.get("schema_version")
     if not isinstance(found_version, int) or found_version > version:
         raise TableError(
-            f"{kind} {str(target)!r} has schema {found_version!r}, this kdnas reads up to {version}; upgrade kdnas"
+            f"{kind} {str(target)!r} has schema {shown(found_version)}, this kdnas reads up to {version}; upgrade kdnas"
         )
     found = hashlib.sha256(data).hexdigest()
     if found != record.get("sha256"):
@@ -85,13 +86,36 @@ def read_archive(
     return record, _arrays(target, data, kind, None if names is None else list(names))
 
 
+def check_arrays(
+    arrays: Mapping[str, npt.NDArray[Any]],
+    shapes: Mapping[str, tuple[int, ...]],
+    dtypes: Mapping[str, type] | None = None,
+) -> None:
+    """Refuse arrays of another shape or dtype, or with numbers that are not finite.
+
+    Args:
+        arrays: The arrays by name.
+        shapes: Their shapes.
+        dtypes: The dtypes of those that are not float64.
+
+    Raises:
+        ValueError: If one is not as it should be.
+    """
+    for name, shape in shapes.items():
+        array, dtype = arrays[name], np.dtype((dtypes or {}).get(name, np.float64))
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, expected {dtype} {shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds a number that is not finite")
+
+
 def checked_path(path: str | os.PathLike[str], kind: str) -> Path:
     """Return a path that ends in ``.npz``.
 
     Raises:
         TableError: If it does not.
     """
-    target = Path(path).expanduser()
+    target = expanded(path)
     if target.suffix != ".npz":
         raise TableError(f"a {kind} is a file that ends in .npz, not {str(path)!r}")
     return target
@@ -103,7 +127,7 @@ def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arra
             members = {entry.filename: entry.file_size for entry in archive.infolist()}
         wrong = names is not None and set(members) != {f"{name}.npy" for name in names}
         if wrong or sum(members.values()) > _LARGEST_BYTES:
-            raise TableError(f"{kind} {str(path)!r} holds {sorted(members)}, not the arrays {names}")
+            raise TableError(f"{kind} {str(path)!r} holds {shown(sorted(members))}, not the arrays {names}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in arrays.files}
         # Of a member that is no array, numpy returns the bytes.
@@ -114,4 +138,4 @@ def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arra
     except TableError:
         raise
     except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError
-        raise TableError(f"{kind} {str(path)!r} cannot be read: {error}; restore it from a copy") from error
+        raise TableError(f"{kind} {str(path)!r} cannot be read: {str(error)[:300]}; restore it from a copy") from error

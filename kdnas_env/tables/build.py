@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
-from functools import cache
-from multiprocessing import get_context
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +17,13 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.errors import RunError, TableError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Status
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.files import read_json, write_json
+from kdnas_env.files import expanded, read_json, write_json
 from kdnas_env.space import SearchSpace
 from kdnas_env.tables.latencies import LatencyFile, OnProgress, read_all_latencies
-from kdnas_env.tables.table import TableMetadata
-from kdnas_env.worker_processes import end_with_parent
+from kdnas_env.tables.table import FILE_NAME, TableMetadata
+from kdnas_env.workers.backend import Ready
+from kdnas_env.workers.local import LocalBackend
+from kdnas_env.workers.pool import WorkerPool
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
@@ -35,7 +34,6 @@ STORE, WORKLOAD = "evaluations.sqlite", "workload.json"
 FACTS = "facts"
 """Key of a table's corpus under which stands how it came to be; all else are arguments of ``load_corpus``."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
 
@@ -49,7 +47,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class TableBuild:
-    """A table that is built; plain data, two of one folder are the same.
+    """A table that is built.
 
     Attributes:
         settings: What students are distilled from, and how; its latency is ``analytic``, so that equal builds find
@@ -61,12 +59,6 @@ class TableBuild:
     settings: MiniKDSettings
     epochs: int
     folder: str
-
-    def __hash__(self) -> int:
-        return hash(self.folder)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TableBuild) and other.folder == self.folder
 
     def store(self, evaluator: MiniKDEvaluator) -> StoredEvaluator:
         """Open the store, which asks an evaluator for what it lacks."""
@@ -83,7 +75,7 @@ def check_name(name: str) -> str:
     Raises:
         TableError: If it cannot be one.
     """
-    if not _NAME.fullmatch(name):
+    if not FILE_NAME.fullmatch(name):
         raise TableError(
             f"name is {name!r}; expected letters, digits, '-', '_' and '.', since it becomes the name of a file"
         )
@@ -180,8 +172,8 @@ def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
         RunError: If it is not the folder of a build.
         TableError: If what it says is malformed.
     """
-    path = Path(folder).expanduser() / WORKLOAD
-    if not path.is_file():
+    path = expanded(folder) / WORKLOAD
+    if not os.path.isfile(path):
         raise RunError(f"{str(folder)!r} holds no {WORKLOAD}; name a folder that kdnas table build has filled")
     return TableMetadata.from_dict(read_json(path))
 
@@ -215,7 +207,7 @@ def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
     Raises:
         RunError: If the store is missing or damaged.
     """
-    if not (folder / STORE).is_file():
+    if not os.path.isfile(folder / STORE):
         raise RunError(f"{str(folder)!r} holds no {STORE}; distil its students first, by kdnas table build")
     with StoredEvaluator(RecordedEvaluator(workload), folder / STORE) as store:
         return store.records()
@@ -227,10 +219,10 @@ def adopt_evaluations(source: str | os.PathLike[str], folder: Path) -> None:
     Raises:
         RunError: If it cannot be copied.
     """
-    given, target = Path(source).expanduser(), folder / STORE
+    given, target = expanded(source), folder / STORE
     if target.exists():
         return
-    if not given.is_file():
+    if not os.path.isfile(given):
         raise RunError(f"there is no store {str(given)!r}; name the {STORE} of a build or a search")
     partial = target.with_suffix(".partial")
     partial.unlink(missing_ok=True)
@@ -258,7 +250,7 @@ def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
             f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, this build has {ours.teacher!r}; name a "
             "build under the same"
         )
-    for one in read_all_latencies(Path(source).expanduser()):
+    for one in read_all_latencies(expanded(source)):
         file = LatencyFile.open(folder, one.device)
         if not file.latencies:
             file.append(one.latencies)
@@ -305,36 +297,23 @@ def _counts(build: TableBuild, evaluation: Evaluation) -> bool:
 def _distilled(
     build: TableBuild, evaluator: MiniKDEvaluator, missing: Sequence[Cell], workers: int
 ) -> Iterator[tuple[Cell, Status]]:
-    if workers == 1 or len(missing) < 2:
-        with build.store(evaluator) as store:
+    with build.store(evaluator) as store:
+        if workers == 1 or len(missing) < 2:
             for cell in missing:
                 yield cell, store.evaluate([cell.student], build.fidelity(cell))[0].status
-        return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_follow_parent) as pool:
-        futures = {pool.submit(_distil_in_worker, build, cell): cell for cell in missing}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            return
+        with _open_pool(build, evaluator, workers) as pool:
+            waiting = {pool.submit(cell.student, build.fidelity(cell)): cell for cell in missing}
+            while waiting:
+                for one in pool.wait():
+                    yield waiting.pop(one.ticket), store.add(one.evaluation).status
 
 
-def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-
-
-@cache
-def _store(build: TableBuild) -> StoredEvaluator:
+def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> WorkerPool:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
-    return build.store(MiniKDEvaluator(build.settings))
-
-
-def _distil_in_worker(build: TableBuild, cell: Cell) -> Status:
-    return _store(build).evaluate([cell.student], build.fidelity(cell))[0].status
+    identity = Ready(evaluator.fingerprint, evaluator.deterministic)
+    return WorkerPool(LocalBackend(partial(MiniKDEvaluator, build.settings)), workers, identity=identity)
 
 
 def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:

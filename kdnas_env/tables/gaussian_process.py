@@ -14,6 +14,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.tables.archive import check_arrays
+
 Floats = npt.NDArray[np.float64]
 
 _STEPS = 60
@@ -81,6 +83,28 @@ class GaussianProcess:
         weights = inverse @ y
         scale = np.sqrt((weights**2 / np.diag(inverse)[:, None]).mean(axis=0))
         return cls(x, centre, spread, kinds, hyper, weights, offset, scale)
+
+    def check(self, width: int, outputs: int) -> None:
+        """Refuse arrays that do not fit together.
+
+        Args:
+            width: Inputs that it should have.
+            outputs: Outputs that it should have.
+
+        Raises:
+            ValueError: If some do not.
+        """
+        rows, scales = len(self.inputs), len(self.hyper) - 2
+        shapes = {
+            "inputs": (rows, width),
+            **dict.fromkeys(("centre", "spread", "groups"), (width,)),
+            "hyper": (scales + 2,),
+            "weights": (rows, outputs),
+            **dict.fromkeys(("offset", "scale"), (outputs,)),
+        }
+        check_arrays({name: getattr(self, name) for name in shapes}, shapes, {"groups": np.int64})
+        if np.any((self.groups < -1) | (self.groups >= scales)):
+            raise ValueError("groups name length scales that there are not")
 
     def mean(self, inputs: Floats) -> Floats:
         """Return the posterior mean, float64 ``(m, k)``."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.errors import LatencyError, RunError
 from kdnas_env.evaluation import Latency
+from kdnas_env.plain import parse_json, restore
 from kdnas_env.tables.assemble import MeasuredLatencies
 from kdnas_env.tables.table import LatencyDevice
 
@@ -60,14 +61,14 @@ class LatencyFile:
         if not lines:
             return None
         try:
-            first, *others = (json.loads(line) for line in lines)
-            found = cls(path, LatencyDevice(**first), _end=sum(map(len, lines)))
+            first, *others = (parse_json(line) for line in lines)
+            found = cls(path, restore(LatencyDevice, first), _end=sum(map(len, lines)))
             for entry in others:
-                config = StudentConfig(**entry.pop("config")).canonical()
-                found.latencies.setdefault(config, Latency(**entry))
+                config = StudentConfig.from_dict(entry.pop("config"))
+                found.latencies.setdefault(config, restore(Latency, entry))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
-                f"latencies {str(path)!r} hold a damaged line ({error!r}); delete the file to measure anew"
+                f"latencies {str(path)!r} hold a damaged line ({error}); delete the file to measure anew"
             ) from error
         return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ import numpy as np
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Evaluation, Status
+from kdnas_env.files import expanded
 from kdnas_env.tables.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tables.build import FACTS, Cell, read_evaluations, read_workload
 from kdnas_env.tables.latencies import read_all_latencies
+from kdnas_env.tables.students import TOLERANCE
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
-
-TOLERANCE = 1e-4
-"""Relative difference that two evaluations of one cell may have; machines differ in the last digits."""
 
 _SHARED = ("workload", "space", "epochs", "recipe", "teacher", "architecture")
 _RUNTIMES = ("torch", "onnxruntime", "analytic")
@@ -40,7 +39,7 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
     """
     if not folders:
         raise TableError("there is nothing to merge; name the folder of one build at least")
-    places = [Path(folder).expanduser() for folder in folders]
+    places = [expanded(folder) for folder in folders]
     described = [read_workload(place) for place in places]
     for place, other in zip(places[1:], described[1:], strict=True):
         _check_same(described[0], other, places[0], place)
@@ -83,13 +82,9 @@ def order_devices(measured: Sequence[MeasuredLatencies], students: set[StudentCo
 
 
 def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another: Path) -> None:
-    for name in _SHARED:
-        ours, theirs = getattr(first, name), getattr(other, name)
-        if ours != theirs:
-            raise TableError(
-                f"{str(place)!r} and {str(another)!r} cannot be merged: {name} is {_short(ours)} in the one and "
-                f"{_short(theirs)} in the other"
-            )
+    difference = first.difference(other, _SHARED)
+    if difference:
+        raise TableError(f"{str(place)!r} and {str(another)!r} cannot be merged: {difference}")
 
 
 def _merged_cells(
@@ -132,11 +127,6 @@ def largest_difference(first: Evaluation, other: Evaluation) -> float:
         scale = np.maximum(np.maximum(np.abs(ours), np.abs(theirs)), np.finfo(np.float64).tiny)
         differences.extend((np.abs(ours - theirs) / scale).tolist())
     return max(differences)
-
-
-def _short(value: Any) -> str:
-    text = str(dict(value) if isinstance(value, Mapping) else value)
-    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def corpus_in_words(metadata: TableMetadata) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.tables.archive import check_arrays
+
 Floats = npt.NDArray[np.float64]
 
 _TINY = 1e-12
@@ -60,6 +62,24 @@ class SeedNoise:
         diagonal = np.sqrt(np.maximum(np.diag(correlation), _TINY))
         values, vectors = np.linalg.eigh(correlation / np.outer(diagonal, diagonal))
         return cls(centre, slopes, level, vectors * np.sqrt(np.maximum(values, 0)))
+
+    def check(self, width: int, outputs: int) -> None:
+        """Refuse arrays that do not fit together.
+
+        Args:
+            width: Sizes of a student that it should know of.
+            outputs: Outputs that it should have.
+
+        Raises:
+            ValueError: If some do not.
+        """
+        shapes = {
+            "centre": (width,),
+            "slopes": (width, outputs),
+            "level": (outputs,),
+            "factor": (outputs, outputs),
+        }
+        check_arrays({name: getattr(self, name) for name in shapes}, shapes)
 
     def deviation(self, sizes: Floats) -> Floats:
         """Return the standard deviation between seeds of the logarithms, float64 ``(m, k)``."""

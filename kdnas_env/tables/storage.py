@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from kdnas_env.errors import TableError
-from kdnas_env.files import read_json
+from kdnas_env.files import expanded, read_json
 from kdnas_env.tables.archive import checked_path, read_archive, write_archive
 from kdnas_env.tables.table import SCHEMA_VERSION, Table, TableMetadata
 
@@ -33,8 +33,8 @@ def load_table(name: str | os.PathLike[str]) -> Table:
     shipped = DATA / f"{name}.npz"
     if os.fspath(name) in table_names():
         return read_table(shipped)
-    path = Path(name).expanduser()
-    if not path.is_file():
+    path = expanded(name)
+    if not os.path.isfile(path):  # unlike pathlib, false for what cannot be a path
         raise TableError(
             f"there is no table {os.fspath(name)!r}; name one of {table_names()}, or the npz file of another"
         )
@@ -62,10 +62,18 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
 
 def checksum(path: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 (hex) that a table's JSON file records."""
-    return str(read_json(checked_path(path, _KIND).with_suffix(".json"))["sha256"])
+    """Return the SHA-256 (hex) that a table's JSON file records.
+
+    Raises:
+        TableError: If it records none.
+        RunError: If it cannot be read.
+    """
+    recorded = read_json(checked_path(path, _KIND).with_suffix(".json")).get("sha256")
+    if not isinstance(recorded, str):
+        raise TableError(f"the JSON file of table {os.fspath(path)!r} holds no checksum; restore it from a copy")
+    return recorded
 
 
 def table_path(name: str | os.PathLike[str]) -> Path:
     """Return the npz file of a table by its name or path."""
-    return DATA / f"{name}.npz" if os.fspath(name) in table_names() else Path(name).expanduser()
+    return DATA / f"{name}.npz" if os.fspath(name) in table_names() else expanded(name)

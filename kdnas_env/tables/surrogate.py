@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import Evaluation, Status
 from kdnas_env.files import read_json
+from kdnas_env.plain import restore, shown
 from kdnas_env.space import DIMENSIONS, ORDERED
 from kdnas_env.tables.archive import read_archive, write_archive
 from kdnas_env.tables.gaussian_process import GaussianProcess
 from kdnas_env.tables.seed_noise import SeedNoise
 from kdnas_env.tables.storage import load_table, table_path
-from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table, TableMetadata
+from kdnas_env.tables.students import Students, ended_well
+from kdnas_env.tables.table import CURVES, LATENCIES, Table, TableMetadata
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -71,20 +72,25 @@ class Range:
     max_parameters: int | None
 
     @classmethod
-    def of(cls, table: Table) -> Range:
-        """Return the range of the students of a table that ended well."""
-        kept, all_configs = np.flatnonzero(_ended_well(table).any(axis=1)), table.configs()
-        configs = [all_configs[row] for row in kept.tolist()]
-        if len(configs) < LEAST_STUDENTS:
+    def of(cls, *tables: Table) -> Range:
+        """Return the range that holds all students of some tables that ended well."""
+        configs = [
+            config
+            for table in tables
+            for config, cells in zip(table.configs(), ended_well(table), strict=True)
+            if cells.any()
+        ]
+        if len(set(configs)) < LEAST_STUDENTS:
             raise TableError(
-                f"table {table.metadata.name!r} has {len(configs)} students that ended well; a surrogate needs "
-                f"{LEAST_STUDENTS} at least"
+                f"table {tables[0].metadata.name!r} has {len(set(configs))} students that ended well; a surrogate "
+                f"needs {LEAST_STUDENTS} at least"
             )
         values = {name: [getattr(config, name) for config in configs] for name in DIMENSIONS}
+        caps = [table.space.max_parameters for table in tables]
         return cls(
             {name: (min(values[name]), max(values[name])) for name in ORDERED},
             {name: tuple(sorted(set(values[name]))) for name in _NAMES},
-            table.space.max_parameters,
+            None if None in caps else max(cap for cap in caps if cap is not None),
         )
 
     def outside(self, config: StudentConfig) -> str | None:
@@ -104,16 +110,17 @@ class Range:
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted model of a table.
+    """A fitted model of a table, or of several of one workload.
 
     Attributes:
-        metadata: What the table is of.
-        range: What students it has.
+        metadata: What the first table is of.
+        range: What students the tables have.
         seeds: Mean number of seeds that a student's curves are the mean of.
         columns: Which outputs each process predicts, by process, int64 ``(k,)``; outputs are the curves, epoch by
             epoch, and then the latencies, device by device.
         processes: The processes, on logarithms.
         noise: Between seeds, on logarithms of the curves.
+        tables: Names of the tables that it was fitted to, and how many students each of them gave.
     """
 
     metadata: TableMetadata
@@ -122,46 +129,47 @@ class Surrogate:
     columns: tuple[Ints, ...]
     processes: tuple[GaussianProcess, ...]
     noise: SeedNoise
+    tables: tuple[tuple[str, int], ...]
 
     @classmethod
-    def fit(cls, table: Table, further: Sequence[Evaluation] = ()) -> Surrogate:
+    def fit(cls, table: Table, *further: Table) -> Surrogate:
         """Fit to a table; cells that are masked or did not end well are left out.
 
         Args:
             table: The table.
-            further: Evaluations of students between those of the table, of the same workload; curves are fitted to
-                those of as many epochs as the table has that ended well. A few make a surrogate much better there.
+            further: Tables of other students of the same workload, such as some between those of the table: a few make
+                a surrogate much better there.
 
         Raises:
-            TableError: If fewer than ``LEAST_STUDENTS`` students ended well, or were measured on a device.
+            TableError: If fewer than ``LEAST_STUDENTS`` students ended well, or were measured on a device of the table;
+                or the tables are of different workloads, or disagree.
         """
-        trusted, good = Range.of(table), _ended_well(table)
-        inputs, groups = features(table.configs(), table, trusted)
+        students = Students.of((table, *further))
+        trusted, good = Range.of(table, *further), students.good
+        inputs, groups = features(students.configs, table, trusted)
         rows = np.flatnonzero(good.any(axis=1))
-        logs = np.full((*good.shape, table.curves.shape[2] * len(CURVES)), np.nan)
-        logs[good] = _log(table.curves[good].reshape(int(good.sum()), -1))
+        logs = np.full((*good.shape, students.curves.shape[2] * len(CURVES)), np.nan)
+        logs[good] = _log(students.curves[good].reshape(int(good.sum()), -1))
         count = good[rows].sum(axis=1)
-        sums = np.where(good[..., None, None], table.curves, 0).sum(axis=1, dtype=np.float64)[rows]
+        sums = np.where(good[..., None, None], students.curves, 0).sum(axis=1, dtype=np.float64)[rows]
         targets = _log((sums / count[:, None, None]).reshape(len(rows), -1))
         of_seconds = np.arange(targets.shape[1]) % len(CURVES) == _SECONDS
         columns = [np.flatnonzero(~of_seconds), np.flatnonzero(of_seconds)]
-        between, found = _between(further, table.metadata.epochs)
-        seen = np.vstack([inputs[rows], features(between, table, trusted)[0]])
-        everything = np.vstack([targets, found.reshape(-1, targets.shape[1])])
-        processes = [GaussianProcess.fit(seen, everything[:, part], groups) for part in columns]
+        processes = [GaussianProcess.fit(inputs[rows], targets[:, part], groups) for part in columns]
         kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
         for position, device in enumerate(table.metadata.devices):
-            measured = np.flatnonzero(np.isfinite(table.latencies[:, position]).all(axis=-1))
+            measured = np.flatnonzero(np.isfinite(students.latencies[:, position]).all(axis=-1))
             if len(measured) < LEAST_STUDENTS:
                 raise TableError(
                     f"table {table.metadata.name!r} has {len(measured)} latencies of {device.name!r}; a surrogate "
                     f"needs at least {LEAST_STUDENTS}"
                 )
-            latencies = _log(table.latencies[measured, position][:, kinds])
+            latencies = _log(students.latencies[measured, position][:, kinds])
             columns.append(targets.shape[1] + len(kinds) * position + np.arange(len(kinds)))
             processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
         noise = SeedNoise.fit(inputs[:, : len(ORDERED)], logs)
-        return cls(table.metadata, trusted, float(count.mean()), tuple(columns), tuple(processes), noise)
+        gave = tuple((one.metadata.name, int(ended_well(one).any(axis=1).sum())) for one in (table, *further))
+        return cls(table.metadata, trusted, float(count.mean()), tuple(columns), tuple(processes), noise, gave)
 
     def predict(
         self, configs: Sequence[StudentConfig], *, extrapolate: bool = False
@@ -307,6 +315,7 @@ def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
         "max_parameters": trusted.max_parameters,
         "seeds": surrogate.seeds,
         "processes": len(surrogate.processes),
+        "tables": [list(pair) for pair in surrogate.tables],
     }
     write_archive(path, surrogate.arrays, record, _KIND)
 
@@ -319,16 +328,15 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
     """
     record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
     if record.get("kind") != _KIND:
-        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas_env.tables.surrogate.write_surrogate")
+        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
     try:
-        numbers = range(int(record["processes"]))
-        return Surrogate(
+        # As many as have arrays, lest a number that somebody wrote into the record is counted up to.
+        numbers = range(sum(name.endswith(".columns") for name in arrays))
+        if record["processes"] != len(numbers):
+            raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
+        found = Surrogate(
             TableMetadata.from_dict(record["table"]),
-            Range(
-                {name: (int(low), int(high)) for name, (low, high) in record["numbers"].items()},
-                {name: tuple(values) for name, values in record["names"].items()},
-                record["max_parameters"],
-            ),
+            restore(Range, {name: record[name] for name in ("numbers", "names", "max_parameters")}),
             float(record["seeds"]),
             tuple(arrays[f"{number}.columns"] for number in numbers),
             tuple(
@@ -336,11 +344,14 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
                 for number in numbers
             ),
             SeedNoise(**{name: arrays[f"noise.{name}"] for name in SeedNoise.ARRAYS}),
+            tuple((str(name), int(count)) for name, count in record["tables"]),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_layout(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, TableError):
             raise
-        raise TableError(f"surrogate {str(path)!r} is malformed: {error!r}; restore the file from a copy") from error
+        raise TableError(f"surrogate {str(path)!r} is malformed: {error}; restore the file from a copy") from error
+    return found
 
 
 def load_source(name: str | os.PathLike[str]) -> Table | Surrogate:
@@ -353,26 +364,33 @@ def load_source(name: str | os.PathLike[str]) -> Table | Surrogate:
         TableError: If there is none, or it is damaged or of a newer version.
     """
     path = table_path(name)
-    described = path.with_suffix(".json")
-    if path.suffix == ".npz" and path.is_file() and described.is_file() and read_json(described).get("kind") == _KIND:
-        return read_surrogate(path)
+    if path.suffix == ".npz" and os.path.isfile(path):
+        described = path.with_suffix(".json")
+        if os.path.isfile(described) and read_json(described).get("kind") == _KIND:
+            return read_surrogate(path)
     return load_table(name)
 
 
-def _ended_well(table: Table) -> npt.NDArray[np.bool_]:
-    well: npt.NDArray[np.bool_] = (table.status == STATUSES.index(str(Status.OK))) & table.valid.all(axis=-1)
-    return well
+def _check_layout(surrogate: Surrogate) -> None:
+    """Refuse arrays that do not fit together, which would fail only when something is predicted.
 
-
-def _between(further: Sequence[Evaluation], epochs: int) -> tuple[list[StudentConfig], Floats]:
-    """Return the students that evaluations are of, and the logarithms of their mean curves, by student."""
-    curves: dict[StudentConfig, list[Floats]] = {}
-    for one in further:
-        if one.ok and one.fidelity.epochs == epochs and one.fidelity.data_fraction == 1:
-            curve = np.stack([np.asarray(getattr(one, name)) for name in CURVES], axis=-1)
-            curves.setdefault(one.config.canonical(), []).append(curve)
-    means = [np.mean(found, axis=0) for found in curves.values()]
-    return list(curves), _log(np.array(means, dtype=np.float64))
+    Raises:
+        ValueError: If some do not.
+    """
+    trusted = surrogate.range
+    if set(trusted.numbers) != set(ORDERED) or set(trusted.names) != set(_NAMES) or not surrogate.metadata.devices:
+        raise ValueError("the range of its students is not whole, or there is no device")
+    if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
+        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
+    width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
+    if not 0 < surrogate.seeds < np.inf:
+        raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
+    predicted = np.sort(np.concatenate(surrogate.columns))
+    if len(predicted) != surrogate._outputs or not np.array_equal(predicted, np.arange(len(predicted))):
+        raise ValueError("its processes do not predict every output once")
+    surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
+    for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
+        process.check(width, len(part))
 
 
 def _log(values: npt.NDArray[Any]) -> Floats:

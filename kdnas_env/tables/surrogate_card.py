@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,9 @@ from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Status
 from kdnas_env.reward import KDReward
 from kdnas_env.tables.agreement import METRICS, agreement
+from kdnas_env.tables.students import ended_well, without
 from kdnas_env.tables.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Surrogate
-from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
+from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -90,22 +91,49 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
     }
 
 
-def card_rows(card: Mapping[str, Any], quantities: tuple[str, ...] | None = None) -> list[tuple[str, ...]]:
+def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
+    """Judge a surrogate by a table of other students, which it was not fitted to.
+
+    Args:
+        surrogate: The surrogate.
+        table: A table of the same workload; students count that ended well, and of whose names the surrogate knows.
+
+    Returns:
+        What :func:`kdnas_env.tables.agreement.agreement` says of the held-out loss after the last epoch.
+    """
+    configs, cells = table.configs(), ended_well(table).sum(axis=1)
+    rows = [row for row in np.flatnonzero(cells).tolist() if surrogate.range.unknown_name(configs[row]) is None]
+    predicted = surrogate.predict([configs[row] for row in rows], extrapolate=True)
+    told = np.stack([one.curves[:, -1, _LOSS] for one in predicted])
+    seeds = float(cells[rows].mean()) if rows else 1.0
+    return _judged(_truth(table).curves[rows, -1, _LOSS], told, seeds, largest=False)
+
+
+def card_rows(
+    card: Mapping[str, Any],
+    quantities: Sequence[str] | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    metrics: Sequence[str] = METRICS,
+) -> list[tuple[str, ...]]:
     """Lay a card out in rows of text, the first of which is the head.
 
     Args:
         card: Of :func:`surrogate_card`.
         quantities: Which to show; None: the reward, the losses after the last epoch, the seconds and the ratios.
+        splits: Which to show; None: all.
+        metrics: Which to show.
     """
     first = next(iter(card["splits"].values()))
     if quantities is None:
         last = max(int(name.rpartition("@")[2]) for name in first if name.startswith(CURVES[_LOSS]))
         shown = ("reward", "seconds", *(f"{name}@{last}" for name in CURVES if name != "epoch_seconds"))
         quantities = tuple(name for name in first if name in shown or name.startswith("ratio@"))
-    head = ("split", "quantity", "students", *(name.replace("_", " ") for name in METRICS))
+    head = ("split", "quantity", "students", *(name.replace("_", " ") for name in metrics))
     rows = [
-        (split, name, str(told[name]["students"]), *(_number(told[name][metric]) for metric in METRICS))
+        (split, name, str(told[name]["students"]), *(_number(told[name][metric]) for metric in metrics))
         for split, told in card["splits"].items()
+        if splits is None or split in splits
         for name in quantities
     ]
     return [head, *rows]
@@ -125,13 +153,9 @@ def _splits(table: Table, usable: Ints, rewards: Floats, folds: int, rng: np.ran
 
 def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats]:
     """Return mean, noise and doubt of every quantity of rows by a surrogate fitted without them, float64 ``(3, m)``."""
-    status = table.status.copy()
-    status[unseen] = MISSING
-    curves, valid, latencies = table.curves.copy(), table.valid.copy(), table.latencies.copy()
-    curves[unseen], valid[unseen], latencies[unseen] = np.nan, False, np.nan
-    rest = replace(table, status=status, curves=curves, valid=valid, latencies=latencies)
     configs = table.configs()
-    mean, noise, doubt = Surrogate.fit(rest).predict([configs[row] for row in unseen.tolist()], extrapolate=True)
+    fitted = Surrogate.fit(without(table, unseen))
+    mean, noise, doubt = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
     parts = [_flat(one, table) for one in (mean, noise, doubt)]
     told = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     # In one distillation all epochs are slow or fast together, so that deviations of the seconds add up.

@@ -6,7 +6,8 @@ torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,8 @@ import numpy.typing as npt
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Fidelity, Status
-from kdnas_env.space import SearchSpace
+from kdnas_env.plain import restore, shown
+from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -36,6 +38,9 @@ STATUSES = (*(str(status) for status in Status), "missing")
 
 MISSING = len(STATUSES) - 1
 
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What may become the name of a file: it names no other folder."""
+
 
 @dataclass(frozen=True)
 class LatencyDevice:
@@ -49,6 +54,9 @@ class LatencyDevice:
         threads: Threads of the runtime.
         batch_size: Sequences per pass.
         sequence_length: Tokens per sequence.
+
+    Raises:
+        TableError: If the name cannot be that of a file, or a number is not positive.
     """
 
     name: str
@@ -58,6 +66,13 @@ class LatencyDevice:
     threads: int = 1
     batch_size: int = 1
     sequence_length: int = 50
+
+    def __post_init__(self) -> None:
+        if not FILE_NAME.fullmatch(self.name):
+            raise TableError(f"the name of a device is {shown(self.name)}; expected letters, digits, '-', '_' and '.'")
+        for name in ("threads", "batch_size", "sequence_length"):
+            if getattr(self, name) < 1:
+                raise TableError(f"{name} of device {self.name!r} is {getattr(self, name)}; expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -111,24 +126,32 @@ class TableMetadata:
         """
         known = {one.name for one in fields(cls)}
         try:
-            values = {name: value for name, value in data.items() if name in known}
-            values["seeds"] = tuple(int(seed) for seed in values["seeds"])
-            values["devices"] = tuple(LatencyDevice(**device) for device in values["devices"])
-            made = cls(**values)
-            _ = made.encoder
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise TableError(f"the table's metadata are malformed: {error!r}; restore the file from a copy") from error
+            made = restore(cls, {name: value for name, value in data.items() if name in known})
+            if made.epochs < 0 or min(made.seeds, default=0) < 0 or made.search_space.size > LARGEST_ENUMERATION:
+                raise ValueError(f"epochs {made.epochs}, seeds {list(made.seeds)} or the size of the space")
+        except (TypeError, ValueError, AttributeError) as error:
+            raise TableError(f"the table's metadata are malformed: {error}; restore the file from a copy") from error
         return made
 
     @cached_property
     def encoder(self) -> EncoderArchitecture:
         """The teacher's architecture."""
-        return EncoderArchitecture(**self.architecture)
+        return restore(EncoderArchitecture, self.architecture)
 
     @cached_property
     def search_space(self) -> SearchSpace:
         """The space that was tabulated."""
         return SearchSpace.from_dict(self.space, self.encoder)
+
+    def difference(self, other: TableMetadata, names: Sequence[str]) -> str | None:
+        """Say in which of some attributes another table differs; None if in none."""
+        for name in names:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+                ours, theirs = _without_common(ours, theirs), _without_common(theirs, ours)
+            if ours != theirs:
+                return f"{name} is {_short(ours)} in the one and {_short(theirs)} in the other"
+        return None
 
     def device_position(self, name: str | None) -> int:
         """Return the position of a device; of None, the first.
@@ -190,7 +213,7 @@ class Table:
     ARRAYS = ("index", "curves", "valid", "status", "parameters", "flops", "latencies")
 
     def __post_init__(self) -> None:
-        meta, n = self.metadata, len(self.index)
+        meta, n = self.metadata, self.index.size
         seeds, epochs = len(meta.seeds), meta.epochs + 1
         expected: dict[str, tuple[tuple[int, ...], type]] = {
             "index": ((n,), np.int64),
@@ -255,3 +278,12 @@ class Table:
     def complete(self) -> float:
         """Share of the cells (architectures and seeds) that were evaluated."""
         return float((self.status != MISSING).mean()) if len(self) else 0.0
+
+
+def _without_common(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in others or others[name] != value}
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."

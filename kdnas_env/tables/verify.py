@@ -17,6 +17,7 @@ from kdnas_env.tables.build import Cell, corpus_arguments
 from kdnas_env.tables.latencies import OnProgress, modelled
 from kdnas_env.tables.merge import largest_difference
 from kdnas_env.tables.noise import noise_ceiling
+from kdnas_env.tables.students import ended_well
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ _LARGEST_UNEXPLAINED = 10.0
 
 _LARGEST_DRIFT = 5.0
 """The teacher's latency is measured beside every student's; a busy machine may slow it by so much."""
+
+_LARGEST_SPREAD, _LONGEST_PAUSE = 10.0, 60.0
+"""One seed may take so many times as long as another, or so many seconds longer, before it counts as interrupted."""
 
 _FLOAT32 = 1e-5
 
@@ -143,8 +147,22 @@ def _faults_of_curves(table: Table) -> Iterator[str]:
     negative = (table.curve("epoch_seconds")[..., 0] < 0) & table.valid[..., 0]
     if negative.any():
         yield f"epoch 0 took less than no time in {int(negative.sum())} cells"
+    yield from _interrupted(table)
     if table.metadata.noise and not _alike(table.metadata.noise, noise_ceiling(table)):
         yield "the noise ceiling in its JSON file is not that of its curves"
+
+
+def _interrupted(table: Table) -> Iterator[str]:
+    """Seconds of a machine that slept would be charged to every search that meets the student."""
+    seconds = np.where(ended_well(table), table.curve("epoch_seconds").sum(axis=-1), np.nan)
+    least, most = np.fmin.reduce(seconds, axis=1), np.fmax.reduce(seconds, axis=1)
+    rows = np.flatnonzero((most > _LARGEST_SPREAD * least) & (most - least > _LONGEST_PAUSE))
+    if len(rows):
+        row = int(rows[0])
+        yield (
+            f"{len(rows)} students took far longer with one seed than with another, such as {table.configs()[row]}: "
+            f"{most[row]:.0f} s and {least[row]:.0f} s; the machine slept or was busy, distil them anew"
+        )
 
 
 def _alike(first: Any, other: Any) -> bool:

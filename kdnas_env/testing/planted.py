@@ -15,6 +15,7 @@ from kdnas_env.architecture import EncoderArchitecture, StudentConfig, count_par
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.pareto import pareto_front
+from kdnas_env.plain import is_number, shown
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
 
@@ -43,6 +44,7 @@ _ACTIVATION_PENALTY = {"gelu": 0.0, "silu": 0.004, "relu": 0.012}
 _UNKNOWN_ACTIVATION_PENALTY = 0.02
 _FAMILY_PENALTY = {"bert": 0.0, "roberta": 0.003, "albert": 0.05}
 _BEST_HEAD_WIDTH = 64
+_LARGEST_NOISE = 100
 _SEQUENCE_LENGTH = 50
 _FLOPS_PER_MS = 5e7
 _LAYER_OVERHEAD_MS = 0.12
@@ -77,8 +79,11 @@ class PlantedEvaluator:
     tabular = True
 
     def __post_init__(self) -> None:
-        if not self.noise >= 0:
-            raise KDNASError(f"noise is {self.noise}; expected 0 or more, the deviation of the loss's logarithm")
+        if not is_number(self.noise) or not 0 <= self.noise <= _LARGEST_NOISE:
+            raise KDNASError(
+                f"noise is {shown(self.noise)}; expected 0 or more, the deviation of the loss's logarithm, up to "
+                f"{_LARGEST_NOISE}"
+            )
         for config, status in self.failures.items():
             if status not in _PLANTED_FAILURES:
                 raise KDNASError(f"{config} is to fail as {status!r}; expected one of {[*map(str, _PLANTED_FAILURES)]}")
@@ -223,8 +228,8 @@ def random_failures(space: SearchSpace, share: float, rng: np.random.Generator) 
         share: Chance of each configuration to fail, in [0, 1).
         rng: The source of the draw.
     """
-    if not 0 <= share < 1:
-        raise KDNASError(f"share of failures is {share}; expected a number in [0, 1)")
+    if not is_number(share) or not 0 <= share < 1:
+        raise KDNASError(f"share of failures is {shown(share)}; expected a number in [0, 1)")
     draws = rng.random(space.size)
     return {
         config: _PLANTED_FAILURES[int(draw < share / 2)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import gymnasium as gym
-import numpy as np
 from gymnasium import spaces
 
 from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.plain import as_array, is_number, is_whole, shown
 
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
 
@@ -31,17 +31,17 @@ def checked_choice(action: object, count: int) -> int:
     Raises:
         SpaceError: If it is not a whole number from 0 to ``count - 1``.
     """
-    array = np.asarray(action)
-    if array.shape != () or not np.issubdtype(array.dtype, np.integer) or not 0 <= array < count:
-        raise SpaceError(f"action is {action!r}; expected a whole number from 0 to {count - 1}")
+    array = as_array(action)
+    if array.shape != () or not is_whole(array) or not 0 <= array < count:
+        raise SpaceError(f"action is {shown(action)}; expected a whole number from 0 to {count - 1}")
     return int(array)
 
 
 def checked_number(name: str, value: object) -> float:
     """Return a finite number as float, or raise a ``KDNASError`` that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise KDNASError(f"{name} is {value!r}; expected a finite number")
-    return float(value)
+    if not is_number(value):
+        raise KDNASError(f"{name} is {shown(value)}; expected a finite number")
+    return float(cast(float, value))
 
 
 def extended_space(space: spaces.Space[Any], extra: Mapping[str, spaces.Space[Any]]) -> spaces.Dict:

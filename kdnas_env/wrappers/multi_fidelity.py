@@ -14,6 +14,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluation import Fidelity
+from kdnas_env.plain import as_array, is_whole
 from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space
 
 
@@ -101,9 +102,9 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         Raises:
             SpaceError: If the action is malformed or out of range.
         """
-        choices = np.asarray(action)
+        choices = as_array(action)
         size = len(cast(spaces.MultiDiscrete, self.action_space).nvec)
-        if choices.shape != (size,) or not np.issubdtype(choices.dtype, np.integer):
+        if choices.shape != (size,) or not is_whole(choices):
             raise SpaceError(
                 f"action is {choices.dtype} of shape {choices.shape}; expected integers of shape ({size},)"
             )

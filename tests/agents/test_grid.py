@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from agents import grid as grid_module
-from agents.grid import Grid
+from agents.grid import Grid, Seen
 from kdnas_env.errors import KDNASError
 
 nvecs = st.lists(st.integers(1, 6), min_size=1, max_size=5)
@@ -48,7 +48,7 @@ def test_draws_are_distinct_and_unseen(listable: int, data: st.DataObject, nvec:
         grid = Grid.of(nvec)
         seen = data.draw(st.sets(st.integers(0, grid.points - 1), max_size=grid.points // 2))
         left = grid.points - len(seen)
-        n = data.draw(st.integers(1, left if not grid.listable else left + 3))
+        n = data.draw(st.integers(1, left + 3))
         drawn = grid.draw(np.random.default_rng(seed), n, seen)
     numbers = grid.numbers(drawn)
     assert drawn.dtype == np.int64
@@ -69,6 +69,50 @@ def test_draws_are_uniform_over_what_is_unseen(listable: int, monkeypatch: pytes
     assert counts[:, [*seen]].sum() == 0
     for position in counts[:, unseen]:
         assert chisquare(position).pvalue > 1e-3
+
+
+@given(data=st.data(), nvec=nvecs, seed=st.integers(0, 2**32))
+def test_a_set_that_grows_draws_as_one_that_is_made_anew(data: st.DataObject, nvec: list[int], seed: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grid_module, "_RECENT", 3)
+        points = int(np.prod(nvec))
+        allowed = data.draw(st.none() | st.lists(st.integers(0, points - 1), min_size=1, max_size=20))
+        grid, rng, same = Grid.of(nvec, allowed), np.random.default_rng(seed), np.random.default_rng(seed)
+        seen, plain = Seen(), set[int]()
+        for n, others in data.draw(st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, points - 1))))):
+            also = seen.union(others)
+            assert grid.remaining(also).tolist() == grid.remaining(plain | others).tolist()
+            drawn = grid.draw(rng, n, also)
+            assert drawn.tolist() == grid.draw(same, n, plain | others).tolist()
+            also.update(grid.numbers(drawn))
+            assert also == plain | others | {*grid.numbers(drawn)}
+            assert seen == plain
+            assert len(seen) == len(plain)
+            seen.update(grid.numbers(drawn))
+            plain.update(grid.numbers(drawn))
+
+
+def test_what_was_seen_is_kept_in_order() -> None:
+    seen = Seen([5, 3])
+    more = seen.union([4, 3])
+    more.add(5)
+    assert [*more] == [5, 3, 4]
+    assert [*reversed(more)] == [4, 3, 5]
+    assert 4 in more
+    assert 4 not in seen
+    seen.add(9)
+    assert 9 in more
+
+
+@pytest.mark.parametrize("n", [1, 64])
+def test_the_last_points_of_a_large_grid_are_found(n: int) -> None:
+    grid, rng, seen = Grid.of([1001, 1000]), np.random.default_rng(0), Seen(range(5, 1_001_000))
+    assert not grid.listable
+    found: list[int] = []
+    while len(drawn := grid.draw(rng, n, seen)):
+        seen.update(grid.numbers(drawn))
+        found += grid.numbers(drawn)
+    assert sorted(found) == [0, 1, 2, 3, 4]
 
 
 @given(data=st.data(), nvec=nvecs)

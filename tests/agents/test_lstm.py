@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -8,12 +9,13 @@ import pytest
 from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from agents import lstm
+from agents import controller, lstm
 from agents.base import Agent
 from agents.exploration import exploration_ratio, random_count
 from agents.lstm import LSTMAgent, LSTMConfig
+from agents.lstm_controls import ShuffledLSTMAgent
 from agents.random import RandomAgent
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.testing.bowl import BowlEnv
 
 QUICK = LSTMConfig(epochs=2)
@@ -186,6 +188,51 @@ def test_it_runs_where_every_candidate_was_asked_before_the_first_is_told() -> N
     assert len(np.unique(np.concatenate([agent.evaluated, *batches]), axis=0)) == 36
 
 
+def test_of_a_long_search_the_youngest_and_the_best_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, lessons = controller.fit, []
+
+    def noted(model: Any, contexts: Any, rows: Any, actions: Any, targets: Any, **options: Any) -> None:
+        lessons.append((contexts, actions.tolist(), targets))
+        fit(model, contexts, rows, actions, targets, **options)
+
+    monkeypatch.setattr(controller, "fit", noted)
+    agent = LSTMAgent(LSTMConfig(epochs=1, replay_size=4, context="bests", epsilon_start=0.0, epsilon_min=0.0))
+    agent.reset([7, 7], budget=40, round_size=1)
+    told = [[3, 1], [6, 6], *([0, number] for number in range(7)), [5, 5]]
+    for action in told:
+        agent.tell([action], [float(sum(action) == 12)])
+    agent.ask(2)
+    ((contexts, actions, targets),) = lessons
+    assert actions == [[6, 6], *told[-4:]]
+    assert targets.argmax() == 0
+    assert (contexts.actions[:, 0] == 6)[1:].all()
+    assert contexts.rewards[1:, 0].tolist() == [targets[0].item()] * (len(contexts.rewards) - 1)
+
+
+@pytest.mark.parametrize("cls", [LSTMAgent, ShuffledLSTMAgent], ids=lambda cls: cls.__name__)
+def test_only_what_does_not_fit_is_forgotten(cls: type[LSTMAgent]) -> None:
+    def search(replay_size: int) -> list[list[int]]:
+        agent = cls(LSTMConfig(epochs=2, epsilon_start=0.2, replay_size=replay_size))
+        actions: list[list[int]] = agent.search(BowlEnv([6, 6, 6]), budget=40, round_size=4, seed=2).actions.tolist()
+        return actions
+
+    everything = search(1000)
+    assert search(36) == everything  # the last round is not learned from
+    assert search(12) != everything
+
+
+def test_a_state_may_be_older_than_a_hyper_parameter() -> None:
+    agent = LSTMAgent(QUICK)
+    agent.search(BowlEnv([6, 6]), budget=12, round_size=4)
+    state = agent.state_dict()
+    del state["config"]["replay_size"]
+    loaded = LSTMAgent(QUICK)
+    loaded.load_state_dict(state)
+    assert loaded.ask(4).tolist() == agent.ask(4).tolist()
+    with pytest.raises(RunError, match="replay_size 1000, but this agent has 5"):
+        LSTMAgent(replace(QUICK, replay_size=5)).load_state_dict(state)
+
+
 # Configuration --------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +256,7 @@ def test_it_runs_where_every_candidate_was_asked_before_the_first_is_told() -> N
         ({"hidden_size": True}, "hidden_size is True"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"pool_size": 0}, "pool_size is 0"),
+        ({"replay_size": 0}, "replay_size is 0; expected a whole number, at least 1"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:

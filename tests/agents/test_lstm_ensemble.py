@@ -281,6 +281,17 @@ def test_candidates_asked_one_by_one_are_those_asked_together() -> None:
     assert np.concatenate([one_by_one.ask(1) for _ in range(4)]).tolist() == together.ask(4).tolist()
 
 
+def test_only_what_does_not_fit_is_forgotten() -> None:
+    def search(replay_size: int) -> list[list[int]]:
+        agent = LSTMEnsembleAgent(LSTMEnsembleConfig(steps=2, members=2, replay_size=replay_size))
+        actions: list[list[int]] = agent.search(BowlEnv([6, 6, 6]), budget=40, round_size=4, seed=2).actions.tolist()
+        return actions
+
+    everything = search(1000)
+    assert search(36) == everything  # the last round is not learned from
+    assert search(12) != everything
+
+
 # Configuration --------------------------------------------------------------------------------------------------
 
 
@@ -302,6 +313,7 @@ def test_candidates_asked_one_by_one_are_those_asked_together() -> None:
         ({"embedding_size": 0}, "embedding_size is 0"),
         ({"hidden_size": True}, "hidden_size is True"),
         ({"pool_size": 0}, "pool_size is 0"),
+        ({"replay_size": 0}, "replay_size is 0; expected a whole number, at least 1"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:

@@ -701,12 +701,14 @@ def test_a_pickle_in_a_saved_state_is_not_loaded(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return os.mkdir, (str(tmp_path / "harm"),)
 
-    agent = make()
+    sampler = "cmaes" if CMAES else "tpe"
+    agent = make(sampler=sampler)
     agent.search(BowlEnv([4, 4]), budget=4)
     state = agent.state_dict()
-    state["study"]["trials"][0]["system_attrs"]["cma:optimizer:0"] = pickle.dumps(Harm()).hex()
-    with pytest.raises(RunError, match=r"a pickle of posix\.mkdir, which may be harmful"):
-        make().load_state_dict(state)
+    state["study"]["trials"][-1]["system_attrs"]["cma:optimizer:0"] = pickle.dumps(Harm()).hex()
+    again = make(sampler=sampler)
+    again.load_state_dict(state)
+    assert len(again.ask(2)) == 2
     assert not (tmp_path / "harm").exists()
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.ranking import Best, Ranking
+from agents.ranking import Best, Ranking, RoundRecord
 
 candidates = st.tuples(
     st.tuples(st.integers(0, 3), st.integers(0, 3)),
@@ -91,8 +93,44 @@ def test_a_ranking_never_changes() -> None:
     assert first.global_best == Best((2, 3), 0.2, 1)
     assert second.global_best == Best((1, 1), 0.9, 2)
     assert first.rounds[0].actions.tolist() == [[0, 1], [2, 3]]
-    with pytest.raises(ValueError, match="read-only"):
-        first.rounds[0].rewards[0] = 5.0
+    for array in (first.rounds[0].rewards, first.rewards, second.column("actions")):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 5
+
+
+@given(searches, st.data())
+def test_rankings_of_one_origin_do_not_know_of_each_other(rounds: list[list[Any]], data: st.DataObject) -> None:
+    rankings, expected = [Ranking()], [[]]
+    for rows in rounds:
+        place = data.draw(st.integers(0, len(rankings) - 1))
+        actions, rewards, usable = zip(*rows, strict=True)
+        origin = data.draw(st.sampled_from([lambda one: one, deepcopy, lambda one: pickle.loads(pickle.dumps(one))]))
+        rankings.append(origin(rankings[place]).update(actions, rewards, usable=usable, predicted=rewards))
+        expected.append([*expected[place], rows])
+    for ranking, known in zip(rankings, expected, strict=True):
+        assert [_told(record) for record in ranking.rounds] == [_told(record) for record in rank(known).rounds]
+        assert ranking.global_best == rank(known).global_best
+
+
+def _told(record: RoundRecord) -> Any:
+    return (record.index, record.actions.tolist(), repr(record.rewards.tolist()), record.best, record.previous_best)
+
+
+def test_the_beginning_of_a_search_is_what_was_known_then() -> None:
+    rounds = [[((0, 1), 0.5, True)], [((1, 1), 0.25, True), ((2, 2), 0.75, True)], [((3, 3), 1.0, True)]]
+    ranking = rank(rounds)
+    for count in range(4):
+        before = Ranking(ranking.rounds.until(count))
+        assert before.rewards.tolist() == rank(rounds[:count]).rewards.tolist()
+        assert before.global_best == rank(rounds[:count]).global_best
+        assert before.rounds == ranking.rounds.until(count)
+        assert (before.rounds == ranking.rounds) == (count == 3)
+    assert len({ranking.rounds, ranking.rounds.until(3), ranking.rounds.until(2)}) == 2
+    assert [record.index for record in ranking.rounds[1:]] == [1, 2]
+    assert [record.index for record in reversed(ranking.rounds)] == [2, 1, 0]
+    assert ranking.rounds[-1].global_best == ranking.rounds[2].global_best == Best((3, 3), 1.0, 3)
+    with pytest.raises(IndexError):
+        ranking.rounds[3]
 
 
 def test_without_rounds_there_is_no_best() -> None:

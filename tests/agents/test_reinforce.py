@@ -8,6 +8,7 @@ import torch
 from large_space import chance_of_luck
 from scipy.stats import chisquare
 
+from agents import reinforce as reinforce_module
 from agents.policy import Policy, reinforce
 from agents.reinforce import ReinforceAgent, ReinforceConfig, moving_average
 from kdnas_env.errors import KDNASError
@@ -145,6 +146,19 @@ def test_loading_learns_the_same_again() -> None:
     for one, other in zip(agent._policy.parameters(), loaded._policy.parameters(), strict=True):
         assert torch.equal(one, other)
     assert (agent.ask(8) == loaded.ask(8)).all()
+
+
+def test_what_reward_is_usual_is_told_by_the_youngest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search() -> list[list[int]]:
+        agent = ReinforceAgent(ReinforceConfig(hidden_size=8))
+        actions: list[list[int]] = agent.search(BowlEnv([6, 6, 6]), budget=48, round_size=8).actions.tolist()
+        return actions
+
+    everything = search()
+    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 48)
+    assert search() == everything
+    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 2)  # less than a round
+    assert search() != everything
 
 
 @pytest.mark.parametrize(

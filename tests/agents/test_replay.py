@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.ranking import Ranking
-from agents.replay import GLOBAL_BEST, NONE, PREVIOUS_BEST, PREVIOUS_CANDIDATE, Scale, context_positions
+from agents.replay import (
+    GLOBAL_BEST,
+    NONE,
+    PREVIOUS_BEST,
+    PREVIOUS_CANDIDATE,
+    Scale,
+    context_positions,
+    remembered,
+)
 
 
 def three_rounds() -> Ranking:
@@ -32,6 +40,20 @@ def test_a_context_may_hold_the_bests_alone() -> None:
     positions, roles = context_positions(three_rounds(), np.array([0, 2, 3]), with_candidates=False)
     assert positions.tolist() == [[0, 0], [1, 4], [1, 0]]
     assert roles.tolist() == [[NONE, NONE], [GLOBAL_BEST, PREVIOUS_BEST], [GLOBAL_BEST, NONE]]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [(1, [1, 6]), (3, [1, 4, 5, 6]), (6, [1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (9, [0, 1, 2, 3, 4, 5, 6])],
+)
+def test_the_youngest_and_the_best_are_remembered(size: int, expected: list[int]) -> None:
+    assert remembered(three_rounds(), size).tolist() == expected
+
+
+def test_without_a_best_the_youngest_are_remembered() -> None:
+    assert remembered(Ranking(), 3).tolist() == []
+    failed = Ranking().update([[0], [1]], [0.1, 0.2], usable=[False, False])
+    assert remembered(failed, 1).tolist() == [1]
 
 
 rewards = st.lists(st.floats(-100, 100), min_size=1, max_size=30).map(np.array)

@@ -176,9 +176,10 @@ def test_without_exploration_the_best_open_choices_are_made(cls: type[SB3Agent[A
     agent = make(cls, exploration_initial_eps=0.0, exploration_final_eps=0.0)
     agent.reset([4, 3], budget=12, round_size=6, seed=2)
     play(agent, BowlEnv([4, 3]), 6)
+    state = agent.state_dict()
     agent.rng = np.random.default_rng(1)
     one = agent.ask(4).tolist()
-    agent._pending.clear()
+    agent.load_state_dict(state)
     agent.rng = np.random.default_rng(2)
     assert agent.ask(4).tolist() == one
 
@@ -292,6 +293,17 @@ def test_every_choice_is_worth_what_its_candidate_earned(cls: type[SB3Agent[Any]
         for seen, choice, reward in zip(batch.observations, batch.actions, batch.rewards, strict=True)
     }
     assert found == expected
+
+
+def test_the_youngest_are_learnt_from() -> None:
+    agent, env = make(DQNAgent, replay_size=4), BowlEnv([5, 3, 4])
+    agent.reset([5, 3, 4], budget=60, round_size=6)
+    noted = Noted(agent._caught_up(), "replay_buffer")
+    play(agent, env, 10)
+    _ = agent.model
+    (buffer,) = noted.buffers
+    assert buffer.actions[..., 0].T.tolist() == agent.evaluated[-4:].tolist()
+    assert sorted(buffer.rewards[-1].tolist()) == pytest.approx([-1.0, -1 / 3, 1 / 3, 1.0])
 
 
 def test_an_update_that_breaks_the_policy_is_undone(caplog: pytest.LogCaptureFixture) -> None:
@@ -436,7 +448,7 @@ def test_candidates_are_put_together_from_open_points(
         assert masks.any(axis=1).all()
         return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
 
-    numbers = grid.numbers(put_together(grid, n, taken, choose, at_once=at_once))
+    numbers = grid.numbers(put_together(grid, n, closed_points(grid, taken), choose, at_once=at_once))
     assert {*numbers} <= open_points
     assert len({*numbers}) == len(numbers) == min(n, len(open_points))
     assert len(closed_points(grid, taken)) == grid.size - len(open_points)
@@ -505,6 +517,7 @@ def test_a_search_is_logged_to_tensorboard(tmp_path: Path) -> None:
         (TRPOAgent, {"target_kl": 0.0}, "target_kl is 0.0; expected a number above 0"),
         (RecurrentPPOAgent, {"lstm_hidden_size": 0}, "lstm_hidden_size is 0"),
         (DQNAgent, {"gradient_steps": 0}, "gradient_steps is 0"),
+        (DQNAgent, {"replay_size": 0}, "replay_size is 0"),
         (DQNAgent, {"batch_size": True}, "batch_size is True"),
         (DQNAgent, {"exploration_initial_eps": 1.5}, "exploration_initial_eps is 1.5; .* at least 0 and at most 1"),
         (DQNAgent, {"exploration_final_eps": -0.1}, "exploration_final_eps is -0.1"),

@@ -42,9 +42,9 @@ def truth(task: Task) -> Truth:
 
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the agents ``raises`` and ``resets``."""
+    """Offer the agents ``raises``, ``resets`` and ``ponders``."""
     real = kdnas_env.registry.entry_points
-    places = {"raises": "misbehaving:Raises", "resets": "misbehaving:Resets"}
+    places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders")}
 
     def offered(*, group: str, name: str) -> Any:
         place = places.get(name)

@@ -3,16 +3,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.bench.leaderboard import Verdict, read_submission, submit, verify
+from kdnas_env.bench.leaderboard import Verdict, join, read_submission, submit, verify
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.trajectory import Trajectory, write_trajectories
-from kdnas_env.bench.truth import Task
+from kdnas_env.bench.trajectory import COLUMNS, Trajectory, write_trajectories
+from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import write_table
@@ -118,9 +119,127 @@ def test_more_workers_at_a_time_than_there_are_is_found(table_file: Path, tmp_pa
     submit(_race(table_file, tmp_path / "race", 3), "random", path)
 
     def at_once(one: Trajectory) -> Trajectory:
-        return replace(one, start=np.zeros_like(one.start))
+        order = np.argsort(one.finish - one.start, kind="stable")
+        columns = {name: getattr(one, name)[order] for name in COLUMNS}
+        return replace(one, **{**columns, "start": np.zeros(len(one)), "finish": (one.finish - one.start)[order]})
 
     assert "9 evaluations run at a time, with 3 workers" in _forged(path, tmp_path, at_once).faults[0]
+
+
+@pytest.mark.parametrize("workers", [None, 3])
+@pytest.mark.parametrize("unit", ["epochs", "seconds"])
+def test_searches_of_other_budgets_replay(table_file: Path, tmp_path: Path, unit: str, workers: int | None) -> None:
+    task = Task(str(table_file))
+    amount = 25 if unit == "epochs" else 5.5 * float(Truth.of(task).seconds.mean())
+    agents = (AgentSpec("random"), AgentSpec("evolution"))
+    race(Race(agents, (task,), 4, Budget(amount, unit), simulated_workers=workers), tmp_path / "race")
+    for agent in ("random", "evolution"):
+        submit(tmp_path / "race", agent, tmp_path / "submission.parquet")
+        assert verify(tmp_path / "submission.parquet").faults == ()
+
+
+def test_evaluations_cannot_be_made_shorter_or_begin_too_late(table_file: Path, tmp_path: Path) -> None:
+    task = Task(str(table_file))
+    seconds = 5.5 * float(Truth.of(task).seconds.mean())
+    race(Race((AgentSpec("random"),), (task,), 2, Budget(seconds, "seconds"), simulated_workers=3), tmp_path / "race")
+    submit(tmp_path / "race", "random", tmp_path / "submission.parquet")
+
+    def quicker(one: Trajectory) -> Trajectory:
+        return replace(one, start=one.start + 0.5 * (one.finish - one.start))
+
+    def later(one: Trajectory) -> Trajectory:
+        return replace(one, start=one.start + seconds, finish=one.finish + seconds)
+
+    said = [_forged(tmp_path / "submission.parquet", tmp_path, change).faults[0] for change in (quicker, later)]
+    assert "seed 0: the duration of evaluation" in said[0]
+    assert "seed 0: evaluation 1 begins after the budget's end" in said[1]
+
+
+@pytest.mark.parametrize("seconds", [-1.0, np.nan, np.inf])
+def test_times_that_are_none_are_found(submission: Path, tmp_path: Path, seconds: float) -> None:
+    forged = _forged(submission, tmp_path, lambda one: replace(one, agent_seconds=one.agent_seconds + seconds))
+    assert "a time that is no time" in forged.faults[0]
+
+
+@pytest.fixture
+def wanted(table_file: Path) -> Race:
+    return Race((AgentSpec("random"),), (Task(str(table_file), alpha=-0.2),), 2, Budget(BUDGET))
+
+
+@pytest.fixture(scope="module")
+def alone(table_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone")
+    submit(_race(table_file, folder / "race"), "evolution", folder / "evolution.parquet", description="as it is")
+    return folder / "evolution.parquet"
+
+
+def _truths(wanted: Race) -> list[Truth]:
+    return [Truth.of(task) for task in wanted.tasks]
+
+
+def test_a_submission_joins_under_a_name_that_says_so(alone: Path, wanted: Race) -> None:
+    found, told = join([alone, alone], wanted, _truths(wanted))
+    assert list(told) == ["evolution (submitted)", "evolution (submitted, 2)"]
+    assert told["evolution (submitted)"]["description"] == "as it is"
+    assert told["evolution (submitted)"]["versions"]["kdnas"]
+    task = str(wanted.tasks[0])
+    assert [one.key for one in found] == [(name, task, seed) for name in told for seed in (0, 1)]
+    theirs = {one.seed: one for one in read_submission(alone)[0] if one.task == task}
+    assert [replace(one, agent="evolution") for one in found] == [theirs[0], theirs[1]] * 2
+
+
+def test_a_table_is_known_by_its_checksum_wherever_it_lies(alone: Path, wanted: Race, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "mine.npz"
+    write_table(planted_table(noise=0.05), elsewhere)
+    moved = replace(wanted, tasks=(replace(wanted.tasks[0], table=str(elsewhere)),))
+    found, _ = join([alone], moved, _truths(moved))
+    assert {one.task for one in found} == {str(moved.tasks[0])}
+    write_table(planted_table(noise=0.04), elsewhere)
+    with pytest.raises(KDNASError, match=r"has no searches of .*mine.npz:alpha=-0.2 with the table of checksum"):
+        join([alone], moved, _truths(moved))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": 3}, r"has 2 seeds of .*, the race 3; race with 2 or fewer"),
+        ({"budget": Budget(8)}, r"has searches of 9 evaluations with 1 worker\(s\), the race of 8 evaluations with 1"),
+        ({"budget": Budget(9, "epochs")}, "the race of 9 epochs with 1"),
+        ({"simulated_workers": 2}, "the race of 9 evaluations with 2"),
+        ({"simulated_workers": 1, "decision_time": 0.5}, "has decision time 'zero', the race 0.5"),
+    ],
+)
+def test_what_is_of_another_race_is_refused(alone: Path, wanted: Race, change: dict[str, Any], message: str) -> None:
+    other = replace(wanted, **change)
+    with pytest.raises(KDNASError, match=message):
+        join([alone], other, _truths(other))
+
+
+def test_a_task_with_other_settings_is_another(alone: Path, wanted: Race) -> None:
+    other = replace(wanted, tasks=(replace(wanted.tasks[0], alpha=-0.3),))
+    with pytest.raises(KDNASError, match=r"has no searches of .*alpha=-0\.3"):
+        join([alone], other, _truths(other))
+
+
+def test_what_does_not_replay_does_not_join(alone: Path, wanted: Race, tmp_path: Path) -> None:
+    trajectories, metadata = read_submission(alone)
+    better = [replace(one, observed=one.observed + 0.01) for one in trajectories]
+    write_trajectories(tmp_path / "better.parquet", better, metadata)
+    with pytest.raises(KDNASError, match=r"does not hold: .*seed 0: observed of evaluation 1 is"):
+        join([tmp_path / "better.parquet"], wanted, _truths(wanted))
+    picked = [one for one in trajectories if one.seed]
+    write_trajectories(tmp_path / "picked.parquet", [*picked, *picked], metadata)
+    with pytest.raises(KDNASError, match=r"does not hold: .*the seeds are \[1, 1\]"):
+        join([tmp_path / "picked.parquet"], wanted, _truths(wanted))
+
+
+def test_what_would_act_on_a_terminal_is_refused(alone: Path, tmp_path: Path) -> None:
+    trajectories, metadata = read_submission(alone)
+    for change in ({"agent": "evolution:\x1b[2J"}, {"error": "\x1b]0;taken\x07"}):
+        forged = [replace(one, **change) for one in trajectories]
+        write_trajectories(tmp_path / "x.parquet", forged, {**metadata, "agent": forged[0].agent})
+        with pytest.raises(RunError, match="characters that cannot be printed"):
+            read_submission(tmp_path / "x.parquet")
 
 
 def test_only_an_agent_of_the_race_can_be_submitted(table_file: Path, tmp_path: Path) -> None:

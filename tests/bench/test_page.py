@@ -115,6 +115,14 @@ def test_a_chart_tells_values_where_it_is_pointed_at(browser: Any, tmp_path: Pat
     assert told == "evaluations 50: random 0.700, lstm 0.0200, evolution 0.100"
 
 
+@pytest.mark.parametrize("name", ["constructor", "__proto__", "toString"])
+def test_names_that_every_object_has_are_names(name: str, browser: Any, tmp_path: Path) -> None:
+    _open(browser, _page(hostile=name), tmp_path)
+    assert name in _column(browser, 1)
+    assert _find(browser, "[data-table=better] tbody td")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_names_cannot_act(browser: Any, tmp_path: Path) -> None:
     _open(browser, _page(hostile=HOSTILE), tmp_path)
     assert browser.title == "A race"

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_tables import planted_table
 
 from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.race_page import race_page
+from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
 from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
@@ -34,7 +35,36 @@ def test_a_page_says_what_the_results_say(tmp_path: Path) -> None:
         regret = next(chart for chart in view.charts if chart.name == "regret")
         assert [line.agent for line in regret.series] == ["random", "local-search"]
         assert all(len(line.value) == len(regret.x) for line in regret.series)
+        profile = next(chart for chart in view.charts if chart.name == "profile")
+        for line in profile.series:
+            assert line.low == told["agents"][line.agent]["profile"]["low"]
         (better,) = view.matrices
         sums = better.cells["random"]["local-search"].value + better.cells["local-search"]["random"].value
         assert sums == pytest.approx(1)
     assert "Race of search strategies" in page.to_html()
+    assert dict(page.facts)["time of the agents"].endswith("the rest is the tables' answers and their record")
+
+
+@pytest.mark.parametrize(
+    ("difference", "friedman", "said"),
+    [
+        (None, None, ["With fewer than five tasks"]),
+        (1.5, None, ["differ by less than 1.50"]),
+        (1.5, {"chi_squared": 9.1, "f": 12.34, "p": 0.001}, ["F = 12.3, p = 0.001: some agents", "less than 1.50"]),
+        (1.5, {"chi_squared": 10.0, "f": None, "p": 0.0}, ["F = infinite", "less than 1.50"]),
+        (1.5, {"chi_squared": 1.0, "f": 0.9, "p": 0.4}, ["their ranks tell nothing"]),
+    ],
+)
+def test_what_is_said_of_ranks(difference: float | None, friedman: dict[str, Any] | None, said: list[str]) -> None:
+    view = {"critical_difference": difference, "friedman": friedman, "agents": {"a": {}, "b": {}}}
+    notes = ranking_notes(view)
+    assert len(notes) == len(said)
+    assert all(part in note for part, note in zip(said, notes, strict=True))
+    assert ranking_notes({**view, "agents": {"a": {}}}) == []
+
+
+def test_an_unknown_share_of_the_time_is_said_to_be_unknown() -> None:
+    assert "not known" in timing_in_words({"agent_seconds": 0.0, "wall_seconds": 0.0, "share": None})
+    assert "4.0 s of processor time in 10.0 s of searches (40%)" in timing_in_words(
+        {"agent_seconds": 4.0, "wall_seconds": 10.0, "share": 0.4}
+    )

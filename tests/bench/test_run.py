@@ -35,6 +35,15 @@ def test_what_is_recorded_is_what_the_agent_saw(task: Task, truth: Truth, seed_p
     assert found.error == ""
 
 
+def test_an_agent_is_charged_for_what_it_does_after_its_last_evaluation(
+    task: Task, truth: Truth, misbehaving: None
+) -> None:
+    found = run_search(AgentSpec("ponders", {"steps": 4}), task, 0, Budget(10), truth=truth)
+    assert found.error == ""
+    assert found.agent_seconds.sum() < 0.05 < found.agent_total
+    assert found.wall_seconds > 0.05
+
+
 def test_the_clock_is_that_of_the_table(task: Task, truth: Truth) -> None:
     found = run_search(RANDOM, replace(task, seed="mean"), 0, Budget(10))
     place = np.searchsorted(truth.index, found.index)

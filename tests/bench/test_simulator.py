@@ -27,7 +27,7 @@ def one_by_one(agent: str, task: Task, truth: Truth, seed: int, budget: Budget) 
     return recorder.trajectory(AgentSpec(agent))
 
 
-@pytest.mark.parametrize("agent", ["random", "local-search", "evolution", "lstm"])
+@pytest.mark.parametrize("agent", ["random", "local-search", "evolution", "lstm", "optuna"])
 def test_one_worker_is_a_plain_search(task: Task, truth: Truth, agent: str) -> None:
     found = simulate(AgentSpec(agent), task, 3, Budget(20), 1, truth=truth)
     assert found.error == ""
@@ -120,7 +120,7 @@ def test_an_exhausted_space_ends_it(task: Task, truth: Truth) -> None:
 
 
 def test_agents_without_ask_and_tell_are_refused(task: Task, truth: Truth, misbehaving: None) -> None:
-    with pytest.raises(KDNASError, match="'raises' has no reset and no ask and no tell"):
+    with pytest.raises(KDNASError, match="'raises' has no start and no ask and no tell"):
         simulate(AgentSpec("raises"), task, 0, Budget(5), 2, truth=truth)
 
 

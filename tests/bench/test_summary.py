@@ -181,8 +181,57 @@ def test_several_tasks_are_seen_together_and_alone(task: Task, truth: Truth) -> 
     assert [view["name"] for view in summary["views"]] == ["all", *(str(one.task) for one in truths)]
     assert summary["views"][0]["critical_difference"] > 0
     assert summary["views"][1]["critical_difference"] is None
+    assert [view["friedman"] for view in summary["views"]] == [None] * 6  # of two agents
     few = summarise(Runs.of(runs[:16], truths[:4]), repetitions=50)
     assert few["views"][0]["critical_difference"] is None
+
+
+@pytest.mark.parametrize(("spread", "found"), [(40, True), (0, False)])
+def test_friedman_tells_of_five_tasks_whether_agents_differ(task: Task, truth: Truth, spread: int, found: bool) -> None:
+    truths = [truth, *(Truth.of(replace(task, alpha=alpha)) for alpha in (-0.1, -0.2, -0.3, -0.4))]
+    runs = [
+        scripted(one, agent, [place * spread], seed)
+        for one in truths
+        for seed in range(2)
+        for place, agent in enumerate(("a", "b", "c"))
+    ]
+    summary = summarise(Runs.of(runs, truths), repetitions=20)
+    together, *single = summary["views"]
+    assert together["critical_difference"] > 0
+    assert [view["friedman"] for view in single] == [None] * 5
+    test = together["friedman"]
+    if found:
+        assert (test["chi_squared"], test["f"]) == (pytest.approx(10), None)  # all tasks agree: F is infinite
+        assert test["p"] < 1e-6
+    else:
+        assert test == {"chi_squared": 0.0, "f": 0.0, "p": 1.0}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_a_profile_has_a_band(truth: Truth) -> None:
+    runs = [scripted(truth, "a", [rank], seed) for seed, rank in enumerate((0, 5, 20, 40))]
+    summary = told(truth, runs)
+    value, low, high = (
+        np.array(summary["views"][0]["agents"]["a"]["profile"][name]) for name in ("value", "low", "high")
+    )
+    assert value[0] == 0.25
+    assert (low <= value).all()
+    assert (value <= high).all()
+    assert (low < high).any()
+    assert (np.diff(value) >= 0).all()
+
+
+def test_the_time_of_the_agents_is_told_of_what_was_run_here(truth: Truth) -> None:
+    mine = [scripted(truth, "mine", [rank], rank, agent_total=2.0, wall_seconds=5.0) for rank in (0, 1)]
+    theirs = [scripted(truth, "theirs", [rank], rank, agent_total=9.0, wall_seconds=9.0) for rank in (0, 1)]
+    submitted = {"theirs": {"description": "by somebody"}}
+    summary = told(truth, [*mine, *theirs], submitted=submitted)
+    assert summary["timing"] == {"agent_seconds": 4.0, "wall_seconds": 10.0, "share": 0.4}
+    assert summary["submitted"] == submitted
+    agents = summary["views"][0]["agents"]
+    assert (agents["theirs"]["agent_seconds"], agents["theirs"]["wall_seconds"]) == (18.0, 18.0)
+    earlier = [replace(one, agent_total=0.0, wall_seconds=0.0) for one in mine]
+    assert told(truth, earlier)["timing"]["share"] is None
 
 
 @pytest.mark.parametrize("unit", ["evaluations", "epochs", "seconds"])
@@ -199,7 +248,8 @@ def test_a_real_race_is_told_as_plain_data(task: Task, truth: Truth, tmp_path: A
     assert view["random"][-1] == pytest.approx(1)
     for agent in view["agents"].values():
         assert {len(agent["curve"][name]) for name in ("value", "low", "high")} == {points}
-        assert len(agent["profile"]) == len(summary["thresholds"])
+        assert {len(agent["profile"][name]) for name in ("value", "low", "high")} == {len(summary["thresholds"])}
+        assert 0 < agent["agent_seconds"] <= agent["wall_seconds"]
         assert len(agent["seconds_curve"]) == len(view["seconds"])
         assert agent["curve"]["value"][-1] == pytest.approx(agent["final"]["value"])
         assert 0 < agent["hypervolume"]["value"] <= 1

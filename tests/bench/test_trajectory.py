@@ -38,6 +38,8 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
         unit=draw(st.sampled_from(["evaluations", "epochs", "seconds"])),
         workers=draw(st.integers(1, 9)),
         error=draw(st.text(max_size=8)),
+        agent_total=draw(st.floats(0, 1e6)),
+        wall_seconds=draw(st.floats(0, 1e6)),
         **values,
     )
 
@@ -53,6 +55,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, written: list[Trajecto
     assert told == metadata
     for one, other in zip(read, written, strict=True):
         np.testing.assert_array_equal(one.agent_seconds, other.agent_seconds)
+        assert (one.agent_total, one.wall_seconds) == (other.agent_total, other.wall_seconds)
 
 
 def test_the_file_reads_as_a_plain_table(tmp_path: Path) -> None:
@@ -65,7 +68,7 @@ def test_the_file_reads_as_a_plain_table(tmp_path: Path) -> None:
 
 def test_only_what_was_measured_may_differ() -> None:
     one = small()
-    assert one == replace(one, agent_seconds=one.agent_seconds + 1)
+    assert one == replace(one, agent_seconds=one.agent_seconds + 1, agent_total=2.0, wall_seconds=3.0)
     assert one != replace(one, observed=one.observed + 1)
     assert one != replace(one, seed=4)
     assert one != 3

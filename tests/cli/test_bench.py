@@ -28,15 +28,21 @@ def flags(table: str, folder: Path, *more: str) -> list[str]:
 def test_a_race_is_run_told_and_kept(
     table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "180")
+    monkeypatch.setenv("COLUMNS", "80")
     command = flags(table, tmp_path / "race", "--agents", "random", "optuna:sampler=random", "evolution")
     assert main(command) == 0
     printed = capsys.readouterr().out
-    for expected in ("optuna:sampler=random", "evolution", "regret", "beats random", "results.json"):
+    for expected in ("optuna:sampler=random", "evolution", "95% interval", "p (Holm)", "optimum", "results.json"):
         assert expected in printed
+    grids = [line for line in printed.splitlines() if line.startswith((" agent ", " optuna", " random", " evolution"))]
+    assert len(grids) == 2 * 4  # on one line each
+    assert max(map(len, grids)) <= 80
+    assert "agents took" in printed
     results = json.loads((tmp_path / "race" / "results.json").read_text())
     assert results["agents"] == ["random", "optuna:sampler=random", "evolution"]
     assert (results["budget"], results["seeds"], results["unit"]) == (6, 3, "evaluations")
+    assert 0 < results["timing"]["agent_seconds"] < results["timing"]["wall_seconds"]
+    assert results["timing"]["share"] == results["timing"]["agent_seconds"] / results["timing"]["wall_seconds"]
     trajectories, _ = read_trajectories(tmp_path / "race" / "trajectories.parquet")
     assert len(trajectories) == 9
     for picture in ("curves", "profiles", "improvement", "targets"):
@@ -59,6 +65,39 @@ def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None
     assert (tmp_path / "race" / "curves-2.png").exists()
 
 
+def test_what_others_submit_stands_beside_ones_own(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    submission = str(tmp_path / "theirs.parquet")
+    assert main(flags(table, tmp_path / "theirs", "--agents", "evolution")) == 0
+    submit = ["bench", "submit", str(tmp_path / "theirs"), "--agent", "evolution", "--description", "of a friend"]
+    assert main([*submit, "--to", submission]) == 0
+    capsys.readouterr()
+    mine = flags(table, tmp_path / "mine", "--agents", "random", "evolution", "--submissions", submission)
+    name = "evolution (submitted)"
+    assert main([*mine, "--reference", name]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert name in printed
+    assert "every step was replayed" in printed
+    results = json.loads((tmp_path / "mine" / "results.json").read_text())
+    assert results["agents"] == ["random", "evolution", name]
+    assert results["reference"] == name
+    assert results["submitted"][name]["description"] == "of a friend"
+    view = results["views"][0]["agents"]
+    assert view["evolution"]["test"]["p"] == 1  # the same searches
+    assert view["evolution"]["curve"] == view[name]["curve"]
+    page = (tmp_path / "mine" / "race.html").read_text()
+    assert name in page
+    assert "of a friend" in page
+    # One's own trajectories are one's own, so that nobody submits what others did.
+    trajectories, _ = read_trajectories(tmp_path / "mine" / "trajectories.parquet")
+    assert {one.agent for one in trajectories} == {"random", "evolution"}
+    assert main(flags(table, tmp_path / "more", "--agents", "random", "--submissions", submission, "--seeds", "4")) == 2
+    assert "has 3 seeds" in capsys.readouterr().err
+    assert not (tmp_path / "more").exists()
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
@@ -70,6 +109,7 @@ def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None
         (("--agents", "random", "--budget", "24"), "Lower the budget"),
         (("--agents", "random", "--budget-unit", "steps"), "budget_unit"),
         (("--agents", "random", "--decision-time", "soon"), "decision-time"),
+        (("--agents", "random", "--submissions", "nothing.parquet"), "nothing.parquet"),
         (("--agents", "random", "--tasks", "nowhere"), "nowhere"),
         (("--agents", "random", "--tasks", "nowhere:gamma=1"), "gamma"),
     ],

@@ -23,7 +23,7 @@ import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.cli import main
 from kdnas_env.tables.build import STORE
 from kdnas_env.tables.storage import load_table, write_table
-from kdnas_env.tables.table import CURVES, Table
+from kdnas_env.tables.table import CURVES, MISSING, Table
 
 SPACE = {"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 32], "intermediate_size": [16, 64]}
 STUDENTS, SEEDS = 12, 2
@@ -230,8 +230,9 @@ def test_latencies_are_measured_once(
 def test_inspecting_tells_what_it_is_of(
     table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["table", "inspect", str(table_file), "--to", str(tmp_path / "tiny.png")]) == 0
+    monkeypatch.setenv("COLUMNS", "80")
+    command = ["table", "inspect", str(table_file), "--to", str(tmp_path / "tiny.png")]
+    assert main([*command, "--json", str(tmp_path / "tiny-figures.json")]) == 0
     printed = capsys.readouterr().out
     record = json.loads(table_file.with_suffix(".json").read_text())
     for expected in (
@@ -243,11 +244,29 @@ def test_inspecting_tells_what_it_is_of(
         "best student: bert",
         "noise ceiling: tau 0.",
         "between seeds, within a width",
+        "how hard it is to search",
+        "local search to the optimum, median evaluations",
         record["sha256"],
         record["workload"],
     ):
         assert expected in printed
     assert (tmp_path / "tiny.png").read_bytes().startswith(b"\x89PNG")
+    figures = json.loads((tmp_path / "tiny-figures.json").read_text())
+    assert figures["hardness"]["points"] == STUDENTS
+    assert figures["noise"] == record["noise"]
+    assert "surrogate" not in figures
+
+
+def test_a_table_of_one_student_has_no_hardness(
+    table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def alone(table: Table) -> dict[str, Any]:
+        arrays = {name: getattr(table, name).copy() for name in ("status", "curves", "valid")}
+        arrays["status"][1:], arrays["curves"][1:], arrays["valid"][1:] = MISSING, np.nan, False
+        return arrays
+
+    assert main(["table", "inspect", str(changed(table_file, tmp_path / "one.npz", alone))]) == 0
+    assert "hardness: unknown" in capsys.readouterr().out
 
 
 def test_the_tables_of_the_package_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
@@ -16,7 +17,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.errors import SpaceError, TeacherError
+from kdnas_env.errors import KDNASError, RunError, SpaceError, TeacherError
 from kdnas_env.space import SearchSpace
 
 
@@ -101,3 +102,34 @@ def test_a_store_answers_the_second_search(options: dict[str, Any], tmp_path: Pa
         seconds.append(env.history[0].evaluation.wall_seconds)
         env.close()
     assert seconds[0] == seconds[1] > 0
+
+
+@pytest.mark.slow
+def test_workers_find_the_same_and_end_with_the_environment(options: dict[str, Any], tmp_path: Path) -> None:
+    options |= {"threads": 1, "budget": 4}
+    actions = np.array([[0, 0, 0, 0, 0], [1, 1, 1, 1, 0]])
+    envs = gym.make_vec("kdnas/MiniKDAnalytic-v0", num_envs=2, **_of_vectors(options))
+    envs.reset(seed=0)
+    expected = envs.step(actions)
+    store = tmp_path / "store.sqlite"
+    envs = gym.make_vec("kdnas/MiniKDAnalytic-v0", num_envs=2, workers=2, store=store, **_of_vectors(options))
+    envs.reset(seed=0)
+    assert data_equivalence(envs.step(actions)[:4], expected[:4])
+    workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    envs.close()
+    assert not any(worker.is_running() for worker in workers)
+
+
+@pytest.mark.slow
+def test_workers_name_a_corpus_that_is_missing(options: dict[str, Any]) -> None:
+    env = make(**{**options, "corpus": "/no/such/corpus.txt"}, workers=2)
+    with pytest.raises(RunError, match=r"workers in a row could not be started.*CorpusError"):
+        env.reset()
+    env.close()
+    with pytest.raises(KDNASError, match="workers is 0; expected a whole number of processes"):
+        make(**options, workers=0)
+
+
+def _of_vectors(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "round_size"}

@@ -186,6 +186,18 @@ def test_a_round_in_which_all_fail_has_no_best() -> None:
     assert observation["last"].all()
 
 
+def test_what_is_known_is_seldom_copied_as_it_grows() -> None:
+    """Else a search would take time in proportion to the square of its length."""
+    envs = make(num_envs=1, budget=500)
+    envs.reset(seed=0)
+    arrays = []
+    for index in range(500):
+        envs.step(actions(index))
+        if not arrays or arrays[-1] is not envs._ledger.rewards:
+            arrays.append(envs._ledger.rewards)
+    assert len(arrays) <= 1 + np.ceil(np.log2(500))
+
+
 def test_spaces_too_large_for_an_array() -> None:
     choices = {"intermediate_size": list(range(8, 8 * 4001, 8)), "hidden_size": list(range(12, 12 * 65, 12))}
     space = SearchSpace.from_dict(

@@ -393,6 +393,12 @@ def sound() -> Table:
         ("curves", (2, 1, 3, CURVES.index("train_unexplained")), 40, "train_unexplained is above 10"),
         ("curves", (2, 1, 1, CURVES.index("epoch_seconds")), 0, "epoch_seconds is not positive"),
         ("curves", (2, 1, 0, CURVES.index("epoch_seconds")), -1, "epoch 0 took less than no time"),
+        (
+            "curves",
+            (2, 1, 2, CURVES.index("epoch_seconds")),
+            1e5,
+            "far longer with one seed .*: 10.* s; the machine slept",
+        ),
         ("curves", (2, 1, 3, CURVES.index("heldout_unexplained")), 0.9, "noise ceiling in its JSON file is not that"),
         ("status", (2, 1), MISSING, "1 cells have a curve though they are missing"),
         ("latencies", (4, 0, LATENCIES.index("ratio")), 0, "ratio is not positive for 1 students"),

@@ -25,8 +25,9 @@ from kdnas_env.tables.gaussian_process import GaussianProcess
 from kdnas_env.tables.seed_noise import SeedNoise
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
-from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, surrogate_card
-from kdnas_env.tables.table import CURVES, MISSING, Table
+from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, judge, surrogate_card
+from kdnas_env.tables.surrogate_table import surrogate_table
+from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, Table
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE: dict[str, Any] = {
@@ -121,19 +122,75 @@ def test_masked_and_failed_cells_are_left_out() -> None:
     assert np.isfinite(failing.predict(TABLE.configs(), extrapolate=True)[0].curves).all()
 
 
-def test_evaluations_between_those_of_the_table_make_it_better_there() -> None:
+GRID = {**SPACE, "num_hidden_layers": [3, 12], "hidden_size": [384, 768]}
+BETWEEN = {**SPACE, "num_hidden_layers": [5, 8], "hidden_size": [480, 624]}
+
+
+def test_students_between_those_of_the_table_make_it_better_there() -> None:
     rng = np.random.default_rng(0)
-    configs = list(dict.fromkeys(ALL_BETWEEN.decode(ALL_BETWEEN.sample(rng)) for _ in range(80)))
+    configs = [ALL_BETWEEN.decode(ALL_BETWEEN.sample(rng)) for _ in range(60)]
     truth = PlantedEvaluator(ALL_BETWEEN).evaluate(configs, Fidelity(epochs=3))
-    short = PlantedEvaluator(ALL_BETWEEN).evaluate(configs, Fidelity(epochs=1))
-    losses = np.array([one.heldout_unexplained[-1] for one in truth[40:]])
-    few = planted_table({**SPACE, "num_hidden_layers": [3, 12], "hidden_size": [384, 768]}, noise=0.0)
-    without, ignored, better = (
-        np.abs(Surrogate.fit(few, further).predict(configs[40:])[0].curves[:, -1, LOSS] - losses).mean()
-        for further in ((), short, truth[:40])
-    )
-    assert ignored == without
-    assert better < without / 2
+    losses = np.array([one.heldout_unexplained[-1] for one in truth])
+    grid, between = planted_table(GRID, noise=0.0), planted_table(BETWEEN, noise=0.0, seeds=(7, 0))
+    alone, better = Surrogate.fit(grid), Surrogate.fit(grid, between)
+    without, errors = (np.abs(one.predict(configs)[0].curves[:, -1, LOSS] - losses).mean() for one in (alone, better))
+    assert errors < 0.6 * without
+    assert better.tables == (("planted", 32), ("planted", 32))
+    # How well the students were foreseen that were then added is told by the surrogate without them.
+    told = judge(alone, between)
+    assert told["students"] == 32
+    assert told["rmse"] > judge(better, between)["rmse"]
+
+
+def test_what_two_tables_have_counts_once_and_ranges_are_joined() -> None:
+    again = Surrogate.fit(TABLE, TABLE)
+    inputs = SURROGATE.features(TABLE.configs())
+    assert np.array_equal(again.mean(inputs).curves, SURROGATE.mean(inputs).curves)
+    wider = Surrogate.fit(planted_table(GRID, max_parameters=60_000_000), planted_table({"num_hidden_layers": [1, 3]}))
+    assert wider.range.numbers["num_hidden_layers"] == (1, 12)
+    assert wider.range.max_parameters is None
+    capped = [planted_table(GRID, max_parameters=cap) for cap in (60_000_000, 80_000_000)]
+    assert Surrogate.fit(*capped).range.max_parameters == 80_000_000
+    # Seeds that only one of the tables has are further seeds of its students.
+    split = [planted_table(SPACE, seeds=seeds, noise=NOISE) for seeds in ((0, 1), (2,))]
+    assert Surrogate.fit(*split).seeds == 3
+
+
+def test_latencies_of_other_machines_are_left_out() -> None:
+    slower = TABLE.latencies.copy() * 2
+    other = replace(TABLE.metadata, devices=(replace(TABLE.metadata.devices[0], machine="another"),))
+    few = TABLE.latencies.copy()
+    few[60:] = np.nan
+    known = replace(TABLE, latencies=few)
+    renamed = replace(TABLE.metadata, devices=(replace(TABLE.metadata.devices[0], name="model"),))
+    foreign, same = replace(TABLE, metadata=other, latencies=slower), replace(TABLE, metadata=renamed)
+    ratios = [
+        Surrogate.fit(known, *one).predict(TABLE.configs())[0].latencies[:, 0] for one in ((), (foreign,), (same,))
+    ]
+    assert np.array_equal(ratios[0], ratios[1])
+    assert not np.array_equal(ratios[0], ratios[2])
+    assert ratios[2] == pytest.approx(SURROGATE.predict(TABLE.configs())[0].latencies[:, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"workload": "1" * 64}, "workload is 0000"),
+        ({"workload": "1" * 64, "teacher": "another"}, "teacher is planted in the one and another in the other"),
+        ({"workload": "1" * 64, "corpus": {"source": "imdb"}}, r"corpus is \{\} in the one and \{'source': 'imdb'\}"),
+    ],
+)
+def test_tables_of_other_workloads_are_refused(changes: dict[str, Any], message: str) -> None:
+    other = planted_table(BETWEEN)
+    with pytest.raises(TableError, match=message):
+        Surrogate.fit(TABLE, replace(other, metadata=replace(other.metadata, **changes)))
+    with pytest.raises(TableError, match="epochs is 3 in the one and 2 in the other"):
+        Surrogate.fit(TABLE, planted_table(BETWEEN, epochs=2))
+
+
+def test_tables_that_disagree_about_a_student_are_refused() -> None:
+    with pytest.raises(TableError, match="disagrees with another about losses of one student and seed"):
+        Surrogate.fit(TABLE, replace(TABLE, curves=TABLE.curves * np.float32(1.01)))
 
 
 def test_a_table_of_one_seed_has_no_noise() -> None:
@@ -160,6 +217,7 @@ def test_a_surrogate_is_the_same_from_disk(tmp_path: Path) -> None:
     again = read_surrogate(path)
     assert again.metadata == SURROGATE.metadata
     assert again.range == SURROGATE.range
+    assert again.tables == SURROGATE.tables == (("planted", 120),)
     configs = TABLE.configs()[:7]
     assert all(_equal(a, b) for a, b in zip(again.predict(configs), SURROGATE.predict(configs), strict=True))
     with np.load(path, allow_pickle=False) as arrays:
@@ -188,7 +246,7 @@ def test_damaged_surrogates_are_refused(tmp_path: Path) -> None:
     path.write_bytes(whole)
     for change, message in (
         ({"schema_version": 2}, "has schema 2, this kdnas reads up to 1"),
-        ({"processes": 9}, "is malformed: KeyError"),
+        ({"processes": 9}, "is malformed: it has 3 processes, and the record says 9"),
         ({"numbers": 3}, "is malformed"),
     ):
         path.with_suffix(".json").write_text(json.dumps({**described, **change}))
@@ -260,12 +318,39 @@ def test_a_card_is_the_same_again_and_sees_no_student_that_it_judges(card: dict[
     assert surrogate_card(TABLE, folds=4) == card
 
 
+def test_a_table_of_predictions_is_like_its_table_and_of_what_was_not_seen() -> None:
+    status, curves, valid = TABLE.status.copy(), TABLE.curves.copy(), TABLE.valid.copy()
+    status[3, 1], curves[3, 1], valid[3, 1] = MISSING, np.nan, False
+    holes = replace(TABLE, status=status, curves=curves, valid=valid)
+    found = surrogate_table(holes, np.random.default_rng(0), folds=4)
+    assert np.array_equal(found.status, status)
+    assert np.array_equal(found.valid, valid)
+    known = np.flatnonzero(valid.all(axis=(1, 2)))
+    ours, theirs = (one.curve("heldout_unexplained")[known, :, -1].astype(np.float64) for one in (found, holes))
+    assert (ours != theirs).all()
+    assert np.corrcoef(ours.mean(axis=1), theirs.mean(axis=1))[0, 1] > 0.95
+    # It is as noisy between seeds as the table is.
+    assert ours.std(axis=1, ddof=1).mean() == pytest.approx(theirs.std(axis=1, ddof=1).mean(), rel=0.3)
+    assert found.latencies[:, 0, LATENCIES.index("ratio")] == pytest.approx(
+        TABLE.latencies[:, 0, LATENCIES.index("ratio")], rel=0.05
+    )
+    # Losses that have nothing to do with the student are not foreseen.
+    rng = np.random.default_rng(0)
+    curves = TABLE.curves * np.exp(rng.normal(0, 1, (len(TABLE), 1, 1, 1))).astype(np.float32)
+    blind = surrogate_table(replace(TABLE, curves=curves), np.random.default_rng(0), folds=4)
+    pair = [np.log(one[..., -1, LOSS].mean(axis=1)) for one in (blind.curves, curves)]
+    assert abs(np.corrcoef(*pair)[0, 1]) < 0.5
+
+
 def test_the_rows_of_a_card(card: dict[str, Any]) -> None:
     head, *rows = card_rows(card)
     assert head[:3] == ("split", "quantity", "students")
     assert all(len(row) == len(head) for row in rows)
     assert {row[1] for row in rows} >= {"reward", "heldout_unexplained@3", "ratio@analytic", "seconds"}
     assert {row[1] for row in card_rows(card, ("reward",))[1:]} == {"reward"}
+    head, *rows = card_rows(card, splits=(RANDOM,), metrics=("tau", "rmse"))
+    assert head == ("split", "quantity", "students", "tau", "rmse")
+    assert {row[0] for row in rows} == {RANDOM}
 
 
 def test_a_card_of_few_students_is_refused() -> None:

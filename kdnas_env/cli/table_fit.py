@@ -1,0 +1,52 @@
+"""``kdnas table fit``: a surrogate in a file, for spaces that are too large to tabulate."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+
+from kdnas_env.cli.table_options import TableFitOptions
+from kdnas_env.cli.table_report import fitted_in_words
+from kdnas_env.evaluators.surrogate import surrogate_space
+from kdnas_env.tables.archive import checked_path
+from kdnas_env.tables.storage import load_table
+from kdnas_env.tables.surrogate import Surrogate, write_surrogate
+from kdnas_env.tables.surrogate_card import judge
+
+
+def run_fit(options: TableFitOptions) -> int:
+    """Fit a surrogate and write it; the exit status of the command.
+
+    Raises:
+        KDNASError: If there is no such table, it has too few students, or the tables are of different workloads.
+    """
+    console = Console()
+    target = checked_path(options.to, "surrogate")
+    first, *further = [load_table(table) for table in options.tables]
+    surrogate = Surrogate.fit(first, *further)
+    if further:
+        alone = Surrogate.fit(first)
+        for table in further:
+            told = judge(alone, table)
+            figures = ", ".join(f"{name} {told[name]:.3f}" for name in ("r2", "tau") if told[name] is not None)
+            console.print(
+                f"fitted to {first.metadata.name} alone, it predicts the {told['students']} students of "
+                f"{table.metadata.name} with {figures or 'nothing to be said'} (held-out loss)",
+                highlight=False,
+                soft_wrap=True,
+            )
+    write_surrogate(surrogate, target)
+    points = surrogate_space(surrogate.metadata, surrogate.range).size
+    console.print(
+        f"surrogate fitted to {fitted_in_words(surrogate)}, {target.stat().st_size / 1e6:.2f} MB: "
+        f"{escape(str(target))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(
+        f'search its space of {points:,} points: gym.make("kdnas/Surrogate-v0", table="{escape(options.to)}")\n'
+        f"how good it is: kdnas table inspect {escape(options.tables[0])} --surrogate",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0

@@ -1,0 +1,69 @@
+"""Who evaluates the students of a search: this process, others of this machine, or Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.errors import KDNASError
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.workers.backend import Backend, Ready
+from kdnas_env.workers.local import LocalBackend
+from kdnas_env.workers.pool import WorkerPool
+
+
+def in_this_process(options: SearchOptions) -> bool:
+    """Return whether the process of the search evaluates the students itself."""
+    return options.workers == 1 and options.ray is None and not options.asynchronous
+
+
+def with_threads(options: SearchOptions) -> SearchOptions:
+    """Return options with the threads that train each student: unless said, the cores are shared out among workers."""
+    if options.threads is not None:
+        return options
+    if options.ray is not None:
+        return replace(options, threads=1)
+    return replace(options, threads=max(1, torch.get_num_threads() // options.workers))
+
+
+def check_workers(options: SearchOptions) -> None:
+    """Refuse workers that would never have anything to do.
+
+    Raises:
+        KDNASError: If there are more than students in a round, or settings of Ray without Ray.
+    """
+    if not options.asynchronous and options.workers > options.round_size:
+        raise KDNASError(
+            f"workers is {options.workers}, but a round has {options.round_size} students; raise --round-size, or "
+            "search with --asynchronous, which has no rounds"
+        )
+    if options.gpus_per_worker and options.ray is None:
+        raise KDNASError("gpus-per-worker is for --ray; processes of this machine share the GPU of --device")
+
+
+@contextmanager
+def open_pool(options: SearchOptions, settings: MiniKDSettings, evaluator: MiniKDEvaluator) -> Iterator[WorkerPool]:
+    """Open the workers of a search, and end them in the end.
+
+    Args:
+        options: How many, and where.
+        settings: What their evaluators are made of.
+        evaluator: The evaluator of this process, which has the same workload.
+    """
+    make_evaluator = partial(MiniKDEvaluator, settings)
+    backend: Backend
+    if options.ray is None:
+        backend = LocalBackend(make_evaluator)
+    else:
+        from kdnas_env.workers.ray import RayBackend
+
+        assert settings.threads is not None
+        backend = RayBackend(make_evaluator, address=options.ray, cpus=settings.threads, gpus=options.gpus_per_worker)
+    identity = Ready(evaluator.fingerprint, evaluator.deterministic)
+    with WorkerPool(backend, options.workers, identity=identity, timeout=options.timeout) as pool:
+        yield pool

@@ -1,0 +1,108 @@
+"""Evaluates the students of a batch side by side, on workers of this machine or of many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from types import TracebackType
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
+from kdnas_env.workers.backend import MakeEvaluator
+from kdnas_env.workers.local import LocalBackend
+from kdnas_env.workers.pool import WorkerPool
+
+
+class ParallelEvaluator:
+    """An evaluator whose work is done by others, one student each at a time.
+
+    Records are those that the workers' evaluators return: if these are deterministic, for any number of workers the
+    same. Reports of epochs come as the workers go along, those of different students mixed.
+
+    Args:
+        pool: The workers.
+
+    Attributes:
+        pool: The same.
+        parallel: That it works on several students at once.
+    """
+
+    parallel = True
+
+    def __init__(self, pool: WorkerPool) -> None:
+        self.pool = pool
+
+    @classmethod
+    def local(cls, make_evaluator: MakeEvaluator, workers: int, *, timeout: float | None = None) -> ParallelEvaluator:
+        """Make one whose workers are processes of this machine.
+
+        Args:
+            make_evaluator: Makes the evaluator of each, such as ``partial(MiniKDEvaluator, settings)``; picklable.
+            workers: How many.
+            timeout: Seconds after which a worker that says nothing is replaced.
+        """
+        return cls(WorkerPool(LocalBackend(make_evaluator), workers, timeout=timeout))
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the workload: that of the workers' evaluators."""
+        return self.pool.identity().fingerprint
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls return equal results: as the workers' evaluators say."""
+        return self.pool.identity().deterministic
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Evaluate a batch; one record per config, in order.
+
+        Raises:
+            RunError: If no worker can be started, or no student can be evaluated.
+        """
+        found = dict(self.evaluate_each(configs, fidelity, on_epoch=on_epoch))
+        return [found[place] for place in range(len(configs))]
+
+    def evaluate_each(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> Iterator[tuple[int, Evaluation]]:
+        """Evaluate a batch, and yield each record as it is finished, with its place in the batch.
+
+        Raises:
+            RunError: If no worker can be started, or no student can be evaluated.
+        """
+        tickets = {
+            self.pool.submit(config, fidelity, on_epoch=_placed(on_epoch, place, len(configs))): place
+            for place, config in enumerate(configs)
+        }
+        try:
+            while tickets:
+                for one in self.pool.wait():
+                    yield tickets.pop(one.ticket), one.evaluation
+        finally:
+            if tickets:  # nobody waits for them any more
+                self.pool.close()
+
+    def close(self) -> None:
+        """End the workers. A later call starts others."""
+        self.pool.close()
+
+    def __enter__(self) -> ParallelEvaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _placed(on_epoch: EpochCallback | None, place: int, total: int) -> EpochCallback | None:
+    """Make the reports of a student that is alone at its worker speak of its place in the batch."""
+    if on_epoch is None:
+        return None
+
+    def placed(report: EpochReport) -> bool | None:
+        return on_epoch(replace(report, candidate=place, candidates=total))
+
+    return placed

@@ -1,0 +1,151 @@
+"""What a proposal costs does not grow with what was evaluated before; work is counted, not timed."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kdnas_env
+from agents.ask_tell import AskTellAgent
+
+CHEAP: dict[str, dict[str, Any]] = {
+    "random": {},
+    "evolution": {},
+    "exhaustive": {},
+    "local-search": {},
+    "parameter-count": {},
+    "reinforce": {"hidden_size": 4, "tries": 3},
+    "lstm": {
+        **{"replay_size": 32, "epochs": 1, "pool_size": 50, "epsilon_start": 0.0, "epsilon_min": 0.0},
+        **{"embedding_size": 4, "hidden_size": 4},
+    },
+    "lstm-ensemble": {"replay_size": 32, "steps": 1, "members": 2, "pool_size": 50},
+    "optuna": {"sampler": "random"},
+    "ppo": {"n_epochs": 1},
+    "maskable-ppo": {"n_epochs": 1},
+    "dqn": {"replay_size": 32, "gradient_steps": 1},
+}
+"""Agents that differ in what they keep, with settings that make them fast and what they keep of a long search short."""
+
+SPACES = {"listed": [7] * 5, "drawn from by rejection": [50] * 5}
+FEW, MANY = 150, 1_200
+"""Between powers of two, at which arrays grow."""
+
+
+@pytest.fixture(params=SPACES.values(), ids=SPACES.keys())
+def nvec(request: pytest.FixtureRequest) -> list[int]:
+    space: list[int] = request.param
+    return space
+
+
+@pytest.fixture(autouse=True)
+def short_memories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agents.reinforce._REMEMBERED", 32)
+    monkeypatch.setattr("agents.sb3_learners._RANKED", 32)
+
+
+def rewards_of(actions: np.ndarray) -> list[float]:
+    return (-((actions - 3.3) ** 2).sum(axis=1)).tolist()
+
+
+def told(agent: AskTellAgent[Any], nvec: list[int], evaluations: int) -> None:
+    """Tell an agent of points that it has not asked for, one by one, until there are so many."""
+    points = np.random.default_rng(0).choice(int(np.prod(nvec)), size=MANY, replace=False)[:evaluations]
+    for point in points[agent.ranking.evaluations :].tolist():
+        action = np.array([np.unravel_index(point, nvec)])
+        agent.tell(action, rewards_of(action))
+
+
+@contextmanager
+def counted() -> Iterator[list[int]]:
+    """Count the functions that are called in the block."""
+    count = [0]
+
+    def note(frame: Any, event: str, argument: Any) -> None:
+        count[0] += event in ("call", "c_call")
+
+    sys.setprofile(note)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
+
+
+def bytes_of(call: Callable[[], Any]) -> int:
+    """Return how many bytes a call had allocated at most at a time."""
+    tracemalloc.reset_peak()
+    before, _ = tracemalloc.get_traced_memory()
+    call()
+    return tracemalloc.get_traced_memory()[1] - before
+
+
+def work(agent: AskTellAgent[Any], steps: int = 16) -> tuple[float, float]:
+    """Return how many functions are called, and bytes allocated, for a proposal and its answer; means over some."""
+
+    def step() -> None:
+        actions = agent.ask(1)
+        agent.tell(actions, rewards_of(actions))
+
+    for _ in range(steps):  # a local search draws some points before it climbs
+        step()
+    with counted() as count:
+        for _ in range(steps):
+            step()
+    tracemalloc.start()
+    try:
+        sizes = [bytes_of(step) for _ in range(steps)]
+    finally:
+        tracemalloc.stop()
+    return count[0] / steps, sum(sizes) / steps
+
+
+@pytest.mark.parametrize("name", CHEAP)
+def test_a_proposal_takes_no_longer_the_more_was_evaluated(name: str, nvec: list[int]) -> None:
+    agent = kdnas_env.make_agent(name, **CHEAP[name])
+    agent.reset(nvec, budget=2 * MANY, round_size=1)
+    told(agent, nvec, FEW)
+    calls, size = work(agent)
+    told(agent, nvec, MANY)
+    more_calls, more_size = work(agent)
+    assert more_calls <= 1.4 * calls
+    assert more_size <= 1.4 * size + 4_000
+
+
+@pytest.mark.parametrize("name", ["random", "evolution", "exhaustive", "local-search", "parameter-count"])
+def test_a_million_evaluations_fit_into_memory(name: str, nvec: list[int]) -> None:
+    agent = kdnas_env.make_agent(name)
+    agent.reset(nvec, budget=2 * MANY, round_size=1)
+    kept = []
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            while agent.ranking.evaluations < MANY * (len(kept) + 1):
+                for action in agent.ask(60):
+                    agent.tell(action[None], rewards_of(action[None]))
+            kept.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert kept[1] < 600 * 2 * MANY
+    assert kept[1] < 2.5 * kept[0]
+
+
+def test_what_was_known_after_every_round_can_be_kept() -> None:
+    agent, rankings = kdnas_env.make_agent("random"), []
+    agent.reset([9] * 5, budget=MANY, round_size=1)
+    tracemalloc.start()
+    try:
+        for _ in range(MANY):
+            actions = agent.ask(1)
+            agent.tell(actions, rewards_of(actions))
+            rankings.append(agent.ranking)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(ranking.rewards) for ranking in rankings] == [*range(1, MANY + 1)]
+    assert kept < 1_500 * MANY

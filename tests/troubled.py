@@ -1,0 +1,92 @@
+"""Evaluators that take their time, die, hang or raise, in whatever process they are made."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.errors import CacheError
+from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
+from kdnas_env.space import SearchSpace
+from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+
+SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
+CONFIGS = list(SPACE)[::37][:24]
+
+
+@dataclass(frozen=True)
+class Troubled:
+    """The planted landscape, with trouble; picklable, and a maker of itself.
+
+    Attributes:
+        seconds: Seconds of each epoch.
+        folder: Where it notes each evaluation that begins, in a file named by its process and number.
+        deadly: The student whose evaluation kills the worker.
+        deaths: Only so often; 0: always.
+        hanging: The student whose evaluation hangs, once.
+        raising: The student whose evaluation raises.
+        hungry: The student whose evaluation wants more memory than there is.
+        start_error: What making it raises.
+        identity: Appended to the fingerprint.
+    """
+
+    seconds: float = 0.0
+    folder: str = ""
+    deadly: StudentConfig | None = None
+    deaths: int = 0
+    hanging: StudentConfig | None = None
+    raising: StudentConfig | None = None
+    hungry: StudentConfig | None = None
+    start_error: str = ""
+    identity: str = ""
+
+    deterministic = True
+
+    def __call__(self) -> Troubled:
+        if self.start_error == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.start_error:
+            raise CacheError(self.start_error)
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        return PlantedEvaluator(SPACE).fingerprint + self.identity
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        for config in configs:
+            tries = self._note(config)
+            if config == self.deadly and (not self.deaths or tries <= self.deaths):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if config == self.hanging and tries == 1:
+                time.sleep(600)
+            if config == self.hungry:
+                bytearray(1 << 50)
+            if config == self.raising:
+                raise CacheError("the cache is gone")
+
+        def slowly(report: EpochReport) -> bool:
+            time.sleep(self.seconds)
+            return bool(on_epoch and on_epoch(report))
+
+        return PlantedEvaluator(SPACE).evaluate(configs, fidelity, on_epoch=slowly)
+
+    def _note(self, config: StudentConfig) -> int:
+        """Note that an evaluation begins; return how often it has begun."""
+        if not self.folder:
+            return 1
+        name = str(config).replace("/", "_")
+        (Path(self.folder) / f"{name} {os.getpid()} {time.monotonic_ns()}").touch()
+        return len(list(Path(self.folder).glob(f"{name} *")))
+
+
+def begun(folder: Path, config: StudentConfig) -> int:
+    """Return how often the evaluation of a student has begun."""
+    return len(list(folder.glob(f"{str(config).replace('/', '_')} *")))
