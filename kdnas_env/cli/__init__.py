@@ -26,7 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if arguments is None else list(arguments))
         return command()
     except (KDNASError, ValueError, OSError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+        # What others have written goes to a terminal, which acts on control characters.
+        told = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in str(error))
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(told)}")
         return 2
     except Interrupted:
         return 130

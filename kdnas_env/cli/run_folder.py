@@ -67,8 +67,9 @@ class RunFolder:
             hint = f"go on with it by --resume {path}" if (path / CONFIG).exists() else "it is not a run of kdnas"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
         folder = cls(path, _locked(path))
-        write_text(path / "README.md", readme.format(folder=path))
+        # First, since without it nobody can go on.
         write_json(path / CONFIG, {"command": options.COMMAND, **options.to_dict()})
+        write_text(path / "README.md", readme.format(folder=path))
         return folder
 
     @classmethod

@@ -189,9 +189,14 @@ def _both(shown: EpochCallback, rule: StoppingRule | None) -> EpochCallback:
 
 
 def _workers_flags(options: SearchOptions) -> str:
-    """Return the flags that are not recorded, since another number of workers may go on as well."""
-    workers = f" --workers {options.workers}" if options.workers > 1 else ""
-    return workers + (f" --ray {options.ray}" if options.ray is not None else "")
+    """Return the flags that are not recorded, since other workers may go on as well."""
+    given = {
+        "--workers": options.workers if options.workers > 1 else None,
+        "--ray": options.ray,
+        "--gpus-per-worker": options.gpus_per_worker or None,
+        "--timeout": options.timeout,
+    }
+    return "".join(f" {flag} {value}" for flag, value in given.items() if value is not None)
 
 
 def _keep_best(

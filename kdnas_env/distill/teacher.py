@@ -263,6 +263,8 @@ def _load_tokenizer(name: str, folder: Path, architecture: EncoderArchitecture) 
             f"{architecture.vocab_size}; tokenizer and weights are not of one model"
         )
     tokenizer.model_max_length = longest
+    # Encoders do not chat, and templates are saved under names that a checkpoint chooses.
+    tokenizer.chat_template = None
     # The model decides: ALBERT embeds segments that its tokenizer does not ask for, RoBERTa has a single one.
     segments = ["token_type_ids"] if architecture.type_vocab_size > 1 else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]

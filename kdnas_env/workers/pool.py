@@ -14,7 +14,10 @@ from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelit
 from kdnas_env.workers.backend import Backend, Lost, Message, Raised, Ready, Task
 
 ATTEMPTS = 3
-"""How often a student is tried whose worker dies, and a worker that cannot be started."""
+"""How often a student is tried whose worker dies, and workers are started whose evaluator cannot be made."""
+
+LOST_STARTS = 10
+"""How many workers in a row may die before they are ready: on a machine that is short of something, not the first."""
 
 START_SECONDS = 900.0
 """Longest time without a single worker that can work."""
@@ -270,7 +273,7 @@ class WorkerPool:
             self._backend.kill(worker)
         self._failed_starts += 1
         self.replaced += 1
-        if self._failed_starts >= self._attempts:
+        if self._failed_starts >= (LOST_STARTS if isinstance(message, Lost) else self._attempts):
             raise RunError(f"{self._failed_starts} workers in a row could not be started; the last: {reason}")
         if self._identity is None and not self._starting:
             self._start()

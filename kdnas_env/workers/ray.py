@@ -52,9 +52,9 @@ class RayBackend:
             raise DependencyError(f"Ray is not installed ({error}): pip install 'kdnas[ray]'") from error
         self._ray = ray
         self._make_evaluator = make_evaluator
+        self._address = address
         self._connected_here = not ray.is_initialized()
-        if self._connected_here:
-            _connect(ray, address)
+        self._connect()
         self._actor_class = ray.remote(_Actor).options(
             num_cpus=cpus,
             num_gpus=gpus,
@@ -68,6 +68,7 @@ class RayBackend:
 
     def start(self, worker: int) -> None:
         """Begin to start a worker."""
+        self._connect()  # again, if it was closed in the meantime
         self._actors[worker] = self._actor_class.remote(self._make_evaluator)
         self._expect(worker, self._actors[worker].ready.remote())
 
@@ -110,6 +111,10 @@ class RayBackend:
             self.kill(worker)
         if self._connected_here:
             self._ray.shutdown()
+
+    def _connect(self) -> None:
+        if self._connected_here and not self._ray.is_initialized():
+            _connect(self._ray, self._address)
 
     def _expect(self, worker: int, reference: Any) -> None:
         self._expected[reference] = worker
@@ -193,8 +198,9 @@ def _connect(ray: Any, address: str) -> None:
             logging_level="warning",
             log_to_driver=False,
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(
-            f"there is no Ray cluster at {address!r}: {one_line(error)}. Start one by 'ray start --head', or use "
-            f"{LOCAL!r} for this machine"
+            f"there is no Ray cluster at {address!r}, or it wants another token: {one_line(error)}. Start one by 'ray "
+            f"start --head', or use {LOCAL!r} for this machine; where the cluster was started with a token, set "
+            "RAY_AUTH_MODE=token and have the token in ~/.ray/auth_token"
         ) from error

@@ -181,3 +181,23 @@ def test_malformed_allowed_points_are_refused(allowed: Any, message: str) -> Non
 def test_malformed_actions_are_refused(actions: Any, message: str) -> None:
     with pytest.raises(KDNASError, match=message):
         Grid.of([3, 2]).check(actions)
+
+
+@pytest.mark.parametrize(
+    "nvec", [[[2], [2, 3]], "ab", [2.0], [2**70], np.array([2**63], dtype=np.uint64), [None], np.array([2], "m8[s]")]
+)
+def test_counts_of_other_types_are_refused(nvec: Any) -> None:
+    with pytest.raises(KDNASError, match="expected the number of choices of each dimension"):
+        Grid.of(nvec)
+
+
+@pytest.mark.parametrize("actions", [[[0], [0, 1]], [["a", "b"]], [[None, {}]], 3, np.array([[0, 1]], "m8[s]")])
+def test_actions_of_other_types_are_refused(actions: Any) -> None:
+    with pytest.raises(KDNASError, match="expected integers of shape"):
+        Grid.of([2, 2]).check(actions)
+
+
+@pytest.mark.parametrize("allowed", [[[0], [0, 1]], [{}], "ab", [0.5]])
+def test_points_of_other_types_are_refused(allowed: Any) -> None:
+    with pytest.raises(KDNASError, match="expected the numbers of one or more grid points"):
+        Grid.of([2, 2], allowed)

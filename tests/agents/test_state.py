@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import io
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,43 @@ def test_a_state_cut_short_anywhere_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(RunError, match="cannot be read"):
             read_state(path)
+
+
+def _zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        _zipped(json=b"{}"),
+        _zipped(**{"json.npy": b"no array"}),
+        _zipped(**{"json.npy": b"\x93NUMPY\x01\x00\x10\x00{'descr': (((((("}),
+        _zipped(**{"bomb.npy": bytes(1 << 20), "json.npy": b""}).replace((1 << 20).to_bytes(4, "little"), b"\xff" * 4),
+    ],
+)
+def test_archives_of_something_else_are_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "state").write_bytes(content)
+    with pytest.raises(RunError, match="cannot be read as the saved state of an agent"):
+        read_state(tmp_path / "state")
+
+
+@pytest.mark.parametrize("text", [b"[]", b"3", b"[" * 100_000, b"{", b"\xff"])
+def test_plain_parts_of_something_else_are_refused(text: bytes, tmp_path: Path) -> None:
+    np.savez(tmp_path / "state.npz", json=np.frombuffer(text, dtype=np.uint8))
+    with pytest.raises(RunError, match="cannot be read as the saved state of an agent"):
+        read_state(tmp_path / "state.npz")
+
+
+def test_a_member_that_names_another_folder_writes_nothing(tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    write_state(inner / "state", {"a": np.zeros(2)})
+    with zipfile.ZipFile(inner / "state", "a") as archive:
+        archive.writestr("../evil.npy", archive.read("a.npy"))
+    assert set(read_state(inner / "state")) == {"a", "../evil"}
+    assert [path.name for path in tmp_path.iterdir()] == ["inner"]

@@ -161,3 +161,21 @@ def _alive(session: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+def test_a_race_does_not_reach_out_of_its_folder(wanted: Race, tmp_path: Path) -> None:
+    folder, outside = tmp_path / "race", tmp_path / "outside"
+    folder.mkdir()
+    outside.mkdir()
+    (outside / "thesis.parquet").write_text("precious")
+    (folder / PARTS).symlink_to(outside)
+    with pytest.raises(RunError, match="leads out of the folder"):
+        race(wanted, folder)
+    assert [path.name for path in outside.iterdir()] == ["thesis.parquet"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"tables": 3}', '{"tables": {}, "budget": []}'])
+def test_a_damaged_record_of_a_race_is_told(text: str, wanted: Race, tmp_path: Path) -> None:
+    (tmp_path / RACE).write_text(text)
+    with pytest.raises(RunError):
+        race(wanted, tmp_path)

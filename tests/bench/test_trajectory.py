@@ -143,3 +143,28 @@ def small(**changes: Any) -> Trajectory:
     ]
     run = {"agent": "a", "task": "t", "seed": 3, "budget": 2, "unit": "evaluations", "workers": 1}
     return Trajectory.of_rows(rows, **{**run, **changes})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        "[]",
+        "{}",
+        '{"schema_version": 2, "runs": 3, "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", 3, 2, "evaluations", 1, "", 0.0, 0.0, 1e999]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", 3, 2, "evaluations", 1, "", 0.0, 0.0, 3], '
+        '["a", "t", 3, 2, "evaluations", 1, "", 0.0, 0.0, -1]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [[5, "t", 3, 2, "evaluations", 1, "", 0.0, 0.0, 2]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", -3, 2, "evaluations", 1, "", 0.0, 0.0, 2]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", 3, "2", "evaluations", 1, "", 0.0, 0.0, 2]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", 3, 2, "evaluations", 0, "", 0.0, 0.0, 2]], "metadata": {}}',
+        '{"schema_version": 2, "runs": [["a", "t", 3, 2, "evaluations", 1, "", 0.0, 0.0, 2]], "metadata": []}',
+    ],
+)
+def test_records_of_other_types_are_refused(record: str, tmp_path: Path) -> None:
+    path = tmp_path / "all.parquet"
+    write_trajectories(path, [small()])
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata({b"kdnas": record.encode()}), path)
+    with pytest.raises(RunError, match="cannot be read as trajectories"):
+        read_trajectories(path)

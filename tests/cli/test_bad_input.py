@@ -11,6 +11,9 @@ import pytest
 from complaints import complaint
 
 from kdnas_env.cli import main
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.pipeline_options import PipelineOptions
+from kdnas_env.cli.recorded import RecordedOptions
 
 Flags = Callable[..., list[str]]
 
@@ -133,3 +136,69 @@ def test_other_bad_values(
     assert expected in complaint(flags(**changes), capsys)
     # What the flags alone give away is found before a folder is made.
     assert (tmp_path / "run").exists() == (set(changes) <= {"latency.sequence_length", "device"})
+
+
+def recorded(tmp_path: Path, options: RecordedOptions, **changes: Any) -> list[str]:
+    run = tmp_path / "recorded"
+    run.mkdir(exist_ok=True)
+    (run / "config.json").write_text(json.dumps({"command": options.COMMAND, **options.to_dict(), **changes}))
+    return [options.COMMAND, "--resume", str(run)]
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "expected"),
+    [
+        (SearchOptions(), {"out": "/elsewhere"}, "name ['out'], which is never recorded"),
+        (SearchOptions(), {"cache_dir": "/elsewhere"}, "name ['cache_dir']"),
+        (PipelineOptions(), {"search": {"resume": "/elsewhere"}}, "name ['search.resume']"),
+        (PipelineOptions(), {"export": {"push": "somebody/else", "public": True}}, "'export.push', 'export.public'"),
+        (SearchOptions(), {"teacher": 3}, "teacher is 3; expected a text"),
+        (SearchOptions(), {"budget": "many"}, "budget is 'many'; expected a whole number"),
+        (SearchOptions(), {"corpus": []}, "corpus is []; expected a mapping"),
+        (SearchOptions(), {"latency": {"threads": 1.5}}, "threads is 1.5"),
+        (SearchOptions(), {"nonsense": 1}, "unknown field(s) ['nonsense']"),
+        (PipelineOptions(), {"stages": ["search", "rm"]}, "stages is ['search', 'rm']; expected one of"),
+    ],
+)
+def test_options_that_were_never_recorded_are_refused(
+    options: RecordedOptions,
+    changes: dict[str, Any],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert expected in complaint(recorded(tmp_path, options, **changes), capsys)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000, '{"command": []}'])
+def test_options_that_are_damaged(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = recorded(tmp_path, SearchOptions())
+    (tmp_path / "recorded" / "config.json").write_text(text)
+    assert "error:" in complaint(arguments, capsys)
+
+
+@pytest.mark.parametrize("name", ["evaluations.sqlite", "checkpoints", "run.json", ".lock", "deep/link"])
+def test_a_run_does_not_reach_out_of_its_folder(
+    name: str, tmp_path: Path, tiny_teacher_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = recorded(tmp_path, SearchOptions(teacher=str(tiny_teacher_dirs["bert"])))
+    (tmp_path / "precious").write_text("thesis")
+    link = tmp_path / "recorded" / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "precious")
+    assert "leads out of the folder" in complaint(arguments, capsys)
+    assert (tmp_path / "precious").read_text() == "thesis"
+
+
+@pytest.mark.parametrize("results", ["{}", '{"students": 3}', '{"students": [{"status": "ok"}]}', "[" * 100_000])
+def test_damaged_results_are_told(results: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recorded(tmp_path, SearchOptions())
+    (tmp_path / "recorded" / "run.json").write_text('{"state": "finished"}')
+    (tmp_path / "recorded" / "results.json").write_text(results)
+    assert "results.json" in complaint(["distill", str(tmp_path / "recorded")], capsys)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "\x00", "~nobody-at-all/x", "\udcff", "[/bold]"])
+@pytest.mark.parametrize("command", [["table", "inspect"], ["table", "verify"], ["bench", "verify"], ["export"]])
+def test_names_that_no_file_can_have(command: list[str], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "error:" in complaint([*command, name], capsys)

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import itertools
 import json
 import random
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdnas_env.distill.corpus import Corpus, _units, load_corpus, split_samples, token_rows
+from kdnas_env.distill.stream import head_corpus
 from kdnas_env.errors import CorpusError
 
 TEXTS = tiny_teachers.sentences()
@@ -518,3 +523,57 @@ def test_pairs_of_rows_of_pairs_are_refused(tmp_path: Path, tokenizer: Any) -> N
         load_corpus(path, tokenizer, text_columns=("a", "b"), pair_fraction=0.5)
     with pytest.raises(CorpusError, match=r"pair_fraction=1.5 is not in \[0, 1\]"):
         load_corpus(path, tokenizer, pair_fraction=1.5)
+
+
+# --- input that is not trusted ---
+
+
+def test_text_that_is_no_utf8_within_a_file_is_told(tmp_path: Path, tokenizer: Any) -> None:
+    # Read as bytes without a complaint, and decoded row by row.
+    lines = [json.dumps({"text": f"row {number}"}).encode() for number in range(40)]
+    lines[30] = b'{"text": "row \x98"}'
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(CorpusError, match=r"c\.jsonl' .*cannot be read"):
+        load_corpus(path, tokenizer)
+    with pytest.raises(CorpusError, match=r"c\.jsonl' .*cannot be read"):
+        head_corpus(str(path), tokenizer, rows=40)
+
+
+def evil_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("../" * 12 + str(path.parent / "evil"), "evil")
+        archive.writestr("c.jsonl", "".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(40)))
+
+
+def evil_tar(path: Path) -> None:
+    with tarfile.open(path, "w:gz") as archive:
+        for name in ("../" * 12 + str(path.parent / "evil"), str(path.parent / "evil"), "link/evil"):
+            if name.startswith("link"):
+                link = tarfile.TarInfo("link")
+                link.type, link.linkname = tarfile.SYMTYPE, str(path.parent)
+                archive.addfile(link)
+            entry = tarfile.TarInfo(name)
+            entry.size = 4
+            archive.addfile(entry, io.BytesIO(b"evil"))
+
+
+@pytest.mark.parametrize("name", ["c.jsonl", "c.jsonl.gz", "c.csv.gz", "c.txt"])
+@pytest.mark.parametrize("pack", [evil_zip, evil_tar])
+def test_an_archive_writes_nothing_outside(
+    pack: Callable[[Path], None], name: str, tmp_path: Path, tokenizer: Any
+) -> None:
+    pack(tmp_path / name)
+    with contextlib.suppress(CorpusError):
+        load_corpus(tmp_path / name, tokenizer, min_samples=1)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_script_in_a_folder_is_not_run(tmp_path: Path, tokenizer: Any) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "corpus.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (folder / "c.jsonl").write_text("".join(json.dumps({"text": f"row {n}"}) + "\n" for n in range(40)))
+    with pytest.raises(CorpusError, match="scripts are no longer supported"):
+        load_corpus(folder, tokenizer)
+    assert not (tmp_path / "ran").exists()

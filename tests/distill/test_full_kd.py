@@ -22,7 +22,7 @@ from kdnas_env.architecture import FAMILIES
 from kdnas_env.distill import kd_trainer
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
-from kdnas_env.distill.kd_trainer import DistillationModel
+from kdnas_env.distill.kd_trainer import DistillationModel, last_checkpoint, read_curve
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.packed import PackedEncoder
 from kdnas_env.distill.recipe import Recipe
@@ -195,6 +195,45 @@ def test_a_half_written_checkpoint_is_left_out(workload: Workload, tmp_path: Pat
     broken.mkdir()
     (broken / "model.safetensors").write_bytes(b"half")
     assert_same(whole, run(start(workload), tmp_path / "parts"))
+
+
+class Harm:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_pickle_in_a_checkpoint_is_not_run(name: str, workload: Workload, tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(start(workload), tmp_path / "parts", on_progress=interrupt)
+    (checkpoint,) = list((tmp_path / "parts").glob("checkpoint-*"))[-1:]
+    assert (checkpoint / name).exists()
+    torch.save(Harm(str(tmp_path / "harm")), checkpoint / name)
+    with pytest.raises(RunError, match=r"checkpoint .* cannot be read: .*; remove it to go on"):
+        run(start(workload), tmp_path / "parts")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, "[]", "[3]", '[{"step": "x", "seconds": 1, "unexplained": 1}]'])
+def test_a_damaged_curve_is_told(text: str, tmp_path: Path) -> None:
+    (tmp_path / "curve.json").write_text(text)
+    with pytest.raises(RunError, match="is damaged; remove it"):
+        read_curve(tmp_path)
+
+
+def test_a_folder_that_is_called_like_a_checkpoint_is_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-x").mkdir()
+    (tmp_path / "checkpoint-12").mkdir()
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
 
 
 KILLED = """

@@ -68,3 +68,28 @@ def test_damaged_weights_are_told(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"student in .* cannot be loaded"):
         load_student(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"corpus": 3}, "corpus is 3; expected a mapping of names"),
+        ({"teacher": ["demo"]}, r"teacher is \['demo'\]; expected a text"),
+        ({"stages": "full-kd"}, "stages is 'full-kd'; expected a list"),
+        ({"stages": [3]}, r"stages is \[3\]; expected a mapping"),
+        ({"versions": {"kdnas": 1}}, "versions is"),
+        ({"student": {**plain_kd.tiny_student().to_dict(), "family": "../evil"}}, "unknown student family"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_a_lineage_of_other_types_is_refused(changes: dict[str, object], said: str, folder: Path) -> None:
+    path = folder / "kdnas.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(RunError, match=said):
+        read_lineage(folder)
+
+
+def test_a_lineage_that_is_nested_too_deeply_is_refused(folder: Path) -> None:
+    (folder / "kdnas.json").write_text("[" * 100_000)
+    with pytest.raises(RunError, match="nested too deeply"):
+        read_lineage(folder)

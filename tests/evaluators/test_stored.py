@@ -452,3 +452,37 @@ def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         stored = store.count()
         assert 0 < stored < len(CONFIGS)
         assert store.evaluate(CONFIGS[:stored], Fidelity()) == store.records()
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE evaluations SET evaluation = '[' || evaluation", "holds a damaged record"),
+        ("UPDATE evaluations SET evaluation = replace(evaluation, '\"ok\"', '\"fine\"')", "holds a damaged record"),
+        ("UPDATE evaluations SET evaluation = 5", "holds a damaged record"),
+        ("UPDATE evaluations SET evaluation = CAST(x'ff00ff' AS TEXT)", "UTF-8"),
+        ("DROP TABLE evaluations", "not a store of evaluations"),
+        ("UPDATE meta SET value = '²' WHERE key = 'schema_version'", "not a store of evaluations"),
+        ("UPDATE meta SET value = '-1' WHERE key = 'schema_version'", "not a store of evaluations"),
+        ("UPDATE meta SET value = x'31' WHERE key = 'schema_version'", "not a store of evaluations"),
+        ("DELETE FROM meta", "not a store of evaluations"),
+    ],
+)
+def test_a_store_that_somebody_changed_is_refused(statement: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with StoredEvaluator(PLANTED, path) as store:
+        store.evaluate(CONFIGS[:3], Fidelity())
+    with sqlite3.connect(path) as connection:
+        connection.execute(statement)
+    connection.close()
+    assert said in _message(path)
+
+
+def test_a_record_of_another_student_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "store.sqlite"
+    with StoredEvaluator(PLANTED, path) as store:
+        store.evaluate(CONFIGS[:2], Fidelity())
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE evaluations SET evaluation = (SELECT evaluation FROM evaluations WHERE id = 2)")
+    connection.close()
+    assert f"it is of {CONFIGS[1]}, and stands for {CONFIGS[0]}" in _message(path)

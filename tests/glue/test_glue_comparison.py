@@ -225,3 +225,14 @@ def test_spreading_keeps_order_and_distance(values: list[float], gap: float) -> 
     assert all(moved[after] - moved[before] >= gap * 0.999 for before, after in pairwise(order))
     far = all(abs(a - b) >= gap for index, a in enumerate(values) for b in values[:index])
     assert not far or moved == pytest.approx(values)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"median_ms": "x"}', "[" * 100_000])
+def test_damaged_records_are_told(text: str, tmp_path: Path) -> None:
+    store, cell = CellStore(tmp_path), Cell("student", "rte", 0)
+    (tmp_path / "latency-student.json").write_text(text)
+    (tmp_path / "student-rte-0.json").write_text(text)
+    with pytest.raises(RunError):
+        store.get_latency("student")
+    with pytest.raises(RunError):
+        store.get(cell)

@@ -182,3 +182,23 @@ def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(CorpusError, match=r"the hub cannot be reached.*'rotten_tomatoes'"):
         load_task("rte")
+
+
+def test_a_label_that_no_float_holds(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"train\.jsonl, row 3: label is "):
+        load_task("rte", broken(tmp_path, label=10**400))
+
+
+@pytest.mark.parametrize("line", ["3", '"sentence1 sentence2 label"', '["sentence1", "sentence2", "label"]', "null"])
+def test_rows_that_are_no_mapping(line: str, tmp_path: Path) -> None:
+    folder = broken(tmp_path)
+    (folder / "rte" / "train.jsonl").write_text(line + "\n")
+    with pytest.raises(CorpusError, match=r"train\.jsonl' holds .* where a row was expected"):
+        load_task("rte", folder)
+
+
+def test_a_row_that_is_nested_too_deeply(tmp_path: Path) -> None:
+    folder = broken(tmp_path)
+    (folder / "rte" / "train.jsonl").write_text("[" * 100_000)
+    with pytest.raises(CorpusError, match="nested too deeply"):
+        load_task("rte", folder)

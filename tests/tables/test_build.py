@@ -290,12 +290,24 @@ def test_another_machine_has_a_file_of_its_own(tmp_path: Path) -> None:
     assert LatencyFile.open(tmp_path, replace(TORCH, threads=2)).path.name == "torch-3.jsonl"
 
 
-@pytest.mark.parametrize("line", ["{}", "no JSON", '{"config": {"depth": 3}}', "[]"])
+@pytest.mark.parametrize(
+    "line", ["{}", "no JSON", '{"config": {"depth": 3}}', "[]", "[" * 100_000, '{"config": 1e999}']
+)
 def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
     file = filled(tmp_path, 1)
     with file.path.open("a") as out:
         out.write(line + "\n")
     with pytest.raises(RunError, match=r"torch\.jsonl' hold a damaged line .*delete the file"):
+        LatencyFile.open(tmp_path, TORCH)
+
+
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "..", "a/b", ""])
+def test_a_device_cannot_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="the name of a device is"):
+        replace(TORCH, name=name)
+    file = filled(tmp_path, 1)
+    file.path.write_text(json.dumps({**asdict(TORCH), "name": name}) + "\n")
+    with pytest.raises(RunError, match=r"hold a damaged line .*the name of a device is"):
         LatencyFile.open(tmp_path, TORCH)
 
 

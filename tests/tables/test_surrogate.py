@@ -21,6 +21,7 @@ from kdnas_env.tables.agreement import (
     resolved_tau,
     spearman,
 )
+from kdnas_env.tables.archive import write_archive
 from kdnas_env.tables.gaussian_process import GaussianProcess
 from kdnas_env.tables.seed_noise import SeedNoise
 from kdnas_env.tables.storage import write_table
@@ -405,3 +406,25 @@ def test_agreement_of_rankings() -> None:
         ranking_agreement(scores, {"a": [1.0]}, rng)
     with pytest.raises(ValueError, match="agent 'b' has no runs"):
         ranking_agreement({"a": [1.0], "b": [2.0]}, {"a": [1.0], "b": []}, rng)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("0.weights", lambda array: array[:-1], "weights is float64"),
+        ("0.inputs", lambda array: array * np.nan, "inputs holds a number that is not finite"),
+        ("1.groups", lambda array: array + 100, "groups name length scales that there are not"),
+        ("1.hyper", lambda array: array.astype(np.float32), "hyper is float32"),
+        ("noise.factor", lambda array: array[:2], "factor is float64"),
+        ("0.columns", lambda array: array[::-1][:3], "do not predict every output once"),
+    ],
+)
+def test_arrays_that_do_not_fit_together_are_refused(name: str, change: Any, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "made.npz"
+    write_surrogate(Surrogate.fit(TABLE), path)
+    with np.load(path) as file:
+        arrays = {key: file[key] for key in file.files}
+    record = json.loads(path.with_suffix(".json").read_text())
+    write_archive(path, {**arrays, name: change(arrays[name])}, record, "surrogate")
+    with pytest.raises(TableError, match=message):
+        read_surrogate(path)

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from small_tables import planted_table
 
 from kdnas_env.errors import TableError
+from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.reward import KDReward
 from kdnas_env.tables.storage import checksum, load_table, read_table, table_names, table_path, write_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, LatencyDevice, Table
 
@@ -206,3 +208,47 @@ def test_a_table_is_an_npz_file(tmp_path: Path) -> None:
     (tmp_path / "table.json").write_text("{}")
     with pytest.raises(TableError, match=r"ends in \.npz"):
         load_table(tmp_path / "table.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": "012"}, "seeds is '012'; expected a list"),
+        ({"seeds": [0, 1, float("1e300")]}, "expected a whole number"),
+        ({"epochs": "3"}, "epochs is '3'"),
+        ({"epochs": -1}, "epochs -1"),
+        ({"devices": [{"name": "a"}]}, "missing"),
+        ({"devices": [{"name": "../evil", "machine": "m", "runtime": "torch"}]}, "the name of a device is '../evil'"),
+        ({"devices": [{"name": "a", "machine": "m", "runtime": "torch", "threads": 0}]}, "threads of device 'a' is 0"),
+        ({"architecture": {"family": "bert"}}, "missing"),
+        ({"architecture": {**TABLE.metadata.architecture, "hidden_size": "x"}}, "hidden_size is 'x'"),
+        ({"space": {"hidden_size": [384, "x"]}}, "hidden_size choice 'x'"),
+        ({"space": {"intermediate_size": list(range(1, 200_000))}}, "the size of the space"),
+        ({"title": ["x"]}, r"title is \['x'\]"),
+    ],
+)
+def test_metadata_of_other_types_are_refused(changes: dict[str, Any], message: str, path: Path) -> None:
+    change_record(path, **changes)
+    with pytest.raises(TableError, match=message):
+        load_table(path)
+
+
+def test_a_file_without_a_checksum_is_refused(path: Path) -> None:
+    change_record(path, sha256=None)
+    with pytest.raises(TableError, match="holds no checksum"):
+        checksum(path)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "\x00", "~nobody-at-all/x.npz", "\udcff"])
+def test_a_name_that_no_file_can_have(name: str) -> None:
+    with pytest.raises(TableError, match="there is no table"):
+        load_table(name)
+
+
+def test_a_latency_ratio_that_cannot_be_is_no_latency(tmp_path: Path) -> None:
+    latencies = TABLE.latencies.copy()
+    latencies[0, 0, LATENCIES.index("ratio")] = 0
+    damaged = replace(TABLE, latencies=latencies)
+    (one,) = TabularEvaluator(damaged).evaluate([damaged.configs()[0]], Fidelity(epochs=3))
+    assert one.latency is None
+    assert KDReward()(one).reward == KDReward().floor

@@ -39,7 +39,10 @@ with RayEvaluator(trouble, 2, cpus=0.5, timeout=10, environment=HERE) as evaluat
     note = lambda report: heard.append((report.candidate, report.epoch))
     found = evaluator.evaluate(CONFIGS, FIDELITY, on_epoch=note)
     (stopped,) = evaluator.evaluate(CONFIGS[:1], FIDELITY, on_epoch=lambda report: report.epoch == 1)
+    evaluator.close()
+    again = evaluator.evaluate(CONFIGS[6:8], FIDELITY)
     print(json.dumps({
+        "again": again == EXPECTED[6:8],
         "same": found[:3] + found[4:] == EXPECTED[:3] + EXPECTED[4:],
         "failed": [found[3].status, found[3].error],
         "stopped": stopped.status,
@@ -135,9 +138,10 @@ def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(tmp_path: Path) -
     assert status == "failed"
     assert error.startswith("given up after 3 attempts: the worker's actor is gone (ActorDiedError")
     assert found.pop("replaced") >= 4
+    assert found.pop("again")
     assert found == {"same": True, "stopped": "stopped", "heard": True, "deterministic": True, "fingerprint": True}
     tries = [begun(folder, config) for config in CONFIGS]
-    assert tries == [2, 1, 1, 3, 1, 2, *[1] * (len(CONFIGS) - 6)]
+    assert tries == [2, 1, 1, 3, 1, 2, 2, 2, *[1] * (len(CONFIGS) - 8)]
 
 
 def test_a_node_that_is_killed_loses_and_repeats_nothing(tmp_path: Path) -> None:
