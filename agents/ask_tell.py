@@ -162,7 +162,8 @@ class AskTellAgent(Agent[ConfigT]):
             because the space is exhausted.
         """
         self._check_started()
-        proposal = self._propose(whole_number("n", n, 1))
+        # There are no more, and agents count up to what they are asked for.
+        proposal = self._propose(min(whole_number("n", n, 1), self.grid.size))
         actions = self.grid.check(proposal.actions)
         m = len(actions)
         random = np.zeros(m, dtype=np.bool_) if proposal.random is None else proposal.random
@@ -191,8 +192,15 @@ class AskTellAgent(Agent[ConfigT]):
         """
         self._check_started()
         candidates = self.grid.check(actions)
-        earned = np.asarray(rewards, dtype=np.float64)
-        infos = [{} for _ in candidates] if infos is None else infos
+        try:
+            earned = np.asarray(rewards, dtype=np.float64)
+            infos = [{} for _ in candidates] if infos is None else list(infos)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise KDNASError(
+                f"rewards or infos are malformed: {error}; expected a number and a mapping each"
+            ) from error
+        if not all(isinstance(info, Mapping) for info in infos):
+            raise KDNASError("an info is no mapping; expected what the environment said about each candidate")
         if not len(candidates) or earned.shape != (len(candidates),) or len(infos) != len(candidates):
             raise KDNASError(
                 f"told {len(candidates)} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected "
@@ -303,7 +311,7 @@ class AskTellAgent(Agent[ConfigT]):
             self.load_state_dict(state)
         except RunError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except Exception as error:  # whatever a damaged state does to what is made of it
             raise RunError(f"{os.fspath(path)!r} is not a whole state of a {type(self).__name__}: {error!r}") from error
 
     def state_dict(self) -> dict[str, Any]:

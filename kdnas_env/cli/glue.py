@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -32,6 +31,7 @@ from kdnas_env.glue.scores import TaskScore, glue_metric
 from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
 from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
 from kdnas_env.latency import LatencySettings
+from kdnas_env.plain import parse_yaml, shown
 
 CELLS, PICTURE = "cells", "glue.png"
 
@@ -190,7 +190,11 @@ def _number(text: str) -> Any:
     try:
         return float(text) if not text.strip().isdigit() else int(text)
     except ValueError:
-        return yaml.safe_load(text)
+        pass
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise KDNASError(f"task setting {shown(text)} is not plain data: {error}; put a text into quotes") from error
 
 
 def _comparison(options: GlueOptions, tasks: Sequence[str], settings: dict[str, FinetuneSettings]) -> Comparison:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import yaml
 from rich.console import Console
 from rich.markup import escape
 
@@ -29,6 +28,7 @@ from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.plain import parse_yaml, shown
 from kdnas_env.registry import make_agent
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
@@ -302,5 +302,8 @@ def _agent_settings(settings: tuple[str, ...]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals:
             raise KDNASError(f"agent setting {setting!r} has no value; write it as NAME=VALUE")
-        values[name.strip()] = yaml.safe_load(value)
+        try:
+            values[name.strip()] = parse_yaml(value)
+        except ValueError as error:
+            raise KDNASError(f"agent setting {shown(setting)} is not plain data: {error}") from error
     return values

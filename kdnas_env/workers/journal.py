@@ -11,8 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Evaluation
+from kdnas_env.plain import parse_json, shown
 
 ASKED, TOLD = "asked", "told"
 
@@ -43,13 +45,15 @@ class Entry:
         """Restore an entry of :meth:`to_json`.
 
         Raises:
-            ValueError, KeyError, TypeError: If it is none.
+            ValueError: If it is none.
         """
-        data = json.loads(line)
+        data = parse_json(line)
+        if not isinstance(data, dict):
+            raise ValueError(f"{shown(data)} is no event")
         (kind,) = {ASKED, TOLD} & data.keys()
         action = data[kind]
-        if not all(type(index) is int for index in action):
-            raise ValueError(f"{action!r} is no action")
+        if not isinstance(action, list) or not all(type(index) is int for index in action):
+            raise ValueError(f"{shown(action)} is no action")
         evaluation = data.get("evaluation")
         return cls(kind, tuple(action), None if evaluation is None else Evaluation.from_json(json.dumps(evaluation)))
 
@@ -115,9 +119,9 @@ class Journal:
     def _read(self, number: int, line: bytes) -> Entry:
         try:
             return Entry.from_json(line.decode())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except ValueError as error:
             self.close()
             raise RunError(
-                f"line {number} of the journal {str(self.path)!r} is damaged ({error!r}); restore the file from a "
+                f"line {number} of the journal {str(self.path)!r} is damaged ({one_line(error)}); restore the file from a "
                 "copy, or start a new run"
             ) from error

@@ -230,6 +230,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
         ({"task_settings": ("cola.epochs=1",)}, "of no task of this run"),
         ({"task_settings": ("rte.lr=1",)}, "unknown setting 'lr'"),
         ({"task_settings": ("rte.epochs=many",)}, "epochs is 'many'"),
+        ({"task_settings": ("rte.epochs=[",)}, "is not plain data"),
         ({"latency": LatencyOptions(runtime="gpu")}, "unknown runtime 'gpu'"),
     ],
 )

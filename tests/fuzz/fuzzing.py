@@ -1,0 +1,256 @@
+"""What the fuzz tests share: how many inputs each target gets, how inputs are spoilt, and what a reader may do.
+
+A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else.
+
+Every run tries the same ``sum(INPUTS.values())`` inputs. To try others, and more of them::
+
+    KDNAS_FUZZ=10 KDNAS_FUZZ_SEED=7 pytest tests/fuzz
+
+tries ten times as many, drawn by the seed 7. A failure tells the input, and the seed that hypothesis has shrunk to.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from kdnas_env.errors import KDNASError
+
+INPUTS = {
+    "evaluation text": 12_000,
+    "evaluation tree": 12_000,
+    "student": 12_000,
+    "space tree": 3_000,
+    "space file": 600,
+    "specification": 8_000,
+    "table": 3_000,
+    "surrogate": 1_200,
+    "latencies": 8_000,
+    "state file": 3_000,
+    "state": 2_000,
+    "trajectories": 1_500,
+    "store file": 300,
+    "store rows": 600,
+    "run folder": 6_000,
+    "journal": 3_000,
+    "results": 2_000,
+    "lineage": 6_000,
+    "weights": 60,
+    "teacher config": 300,
+    "teacher files": 200,
+    "corpus": 40,
+    "glue": 1_000,
+    "scores": 4_000,
+    "cache": 60,
+    "page": 1_000,
+    "actions": 8_000,
+    "vector actions": 2_500,
+    "wrapped actions": 4_000,
+    "options": 3_000,
+    "arguments of environments": 1_000,
+    "ask and tell": 3_000,
+    "command line": 160,
+}
+"""Inputs of each target: many where a reader takes microseconds, few where it loads a model."""
+
+LEAST = 100_000
+"""Inputs of the whole suite."""
+
+BATCH = 20
+"""Inputs that are made of one seed, so that drawing the seed costs less than what is done with it."""
+
+LONGEST_COMPLAINT = 10_000
+"""What a message may take; the input may be as long as it likes."""
+
+_FACTOR = float(os.environ.get("KDNAS_FUZZ", "1"))
+_SEED = os.environ.get("KDNAS_FUZZ_SEED")
+
+Test = Callable[..., None]
+
+ODD: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    -1,
+    1,
+    2**31,
+    2**63,
+    -(2**64),
+    10**30,
+    10**400,
+    0.5,
+    -0.0,
+    1e308,
+    5e-324,
+    math.inf,
+    -math.inf,
+    math.nan,
+    "",
+    "x",
+    "nan",
+    "a\nb",
+    "\x00",
+    "\ud800",
+    "\u202e",
+    "[/bold]",
+    "</script>",
+    "{0.__class__}",
+    "../../evil",
+    "/dev/null",
+    "x" * 3000,
+    [],
+    [[]],
+    [None],
+    [0] * 50,
+    {},
+    {"": None},
+    {"__class__": "x", "../evil": 1},
+)
+"""What may stand anywhere where something else was expected."""
+
+_TOKENS = (
+    b"",
+    b"\x00",
+    b"\xff\xfe",
+    b"\xef\xbb\xbf",
+    b"\r\n",
+    b"\n",
+    b'"',
+    b"{",
+    b"]",
+    b",",
+    b": ",
+    b"\\ud800",
+    b"NaN",
+    b"-Infinity",
+    b"1e999",
+    b"&a [*a]",
+    b"!!python/object/apply:os.getpid []",
+    b"../../evil",
+    b"\x80\x04\x95cos\nsystem\n.",
+)
+
+
+_LONG = (b"9" * 5000, b"[" * 2000, b'{"a":' * 2000)
+
+
+def tries(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
+    """Have hypothesis call a test so often that it tries ``INPUTS[name]`` inputs, if it tries ``batch`` a call."""
+
+    def decorate(test: Test) -> Test:
+        made = settings(
+            max_examples=max(1, round(INPUTS[name] * _FACTOR / batch)),
+            derandomize=_SEED is None,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )(test)
+        return made if _SEED is None else seed(int(_SEED))(made)
+
+    return decorate
+
+
+def fuzz(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
+    """Call a test with many generators ``rng``; it tries ``batch`` inputs of each, ``INPUTS[name]`` in all."""
+    return lambda test: tries(name, batch)(given(rng=st.integers(0, 2**64 - 1).map(Random))(test))
+
+
+def survive(read: Callable[..., object], *given: Any, told: Any = None) -> None:
+    """Give a reader something; it may return, or raise what kdnas raises for bad input.
+
+    Args:
+        read: The reader.
+        given: Its arguments.
+        told: What to tell of the input if it fails; by default the arguments.
+    """
+    complaint = ""
+    try:
+        read(*given)
+    except KDNASError as error:
+        complaint = str(error)
+    except BaseException as error:
+        error.add_note(f"input: {ascii(given if told is None else told)[:2000]}")
+        raise
+    if len(complaint) > LONGEST_COMPLAINT:
+        pytest.fail(f"the message has {len(complaint)} characters: {complaint[:200]}")
+
+
+def spoilt_bytes(rng: Random, data: bytes) -> bytes:
+    """Flip, insert, cut out, repeat, cut off and splice, once to three times."""
+    for _ in range(rng.randint(1, 3)):
+        place, length = rng.randint(0, len(data)), rng.choice((1, 1, 2, 4, 16, 64))
+        before, after = data[:place], data[place:]
+        kind = rng.randrange(7)
+        if kind == 0 and after:
+            data = before + bytes([after[0] ^ (1 << rng.randrange(8))]) + after[1:]
+        elif kind == 1:
+            data = before + rng.randbytes(length) + after[length:]
+        elif kind == 2:
+            data = before + rng.choice(_TOKENS if rng.random() < 0.9 else _LONG) + after
+        elif kind == 3:
+            data = before + after[length:]
+        elif kind == 4:
+            data = before + after[:length] * rng.choice((2, 3, 50)) + after[length:]
+        elif kind == 5:
+            data = before
+        else:
+            other = rng.randint(0, len(data))
+            data = before + data[other : other + 4 * length] + after
+    return data
+
+
+def spoilt_tree(rng: Random, tree: Any, odd: Sequence[Any] = ODD) -> Any:
+    """Put something odd into plain data, once to three times: another value, key or length, or the data themselves."""
+    tree = deepcopy(tree)
+    for _ in range(rng.randint(1, 3)):
+        holder, key = _place(rng, tree)
+        if holder is None:
+            return deepcopy(rng.choice(odd))
+        kind = rng.randrange(6)
+        if kind == 0:
+            del holder[key]
+        elif kind == 1 and isinstance(holder, dict):
+            holder[rng.choice(("", "x", "version", "../evil", key + " "))] = holder.pop(key)
+        elif kind == 2 and isinstance(holder[key], list | dict) and holder[key]:
+            holder[key] = _stretched(rng, holder[key])
+        elif kind == 3 and isinstance(holder[key], int | float):
+            holder[key] = holder[key] * rng.choice((-1, 0, 10, 1 << 20))
+        else:
+            holder[key] = deepcopy(rng.choice(odd))
+    return tree
+
+
+def spoilt_json(rng: Random, tree: Any) -> bytes:
+    """Write plain data as JSON, of which the data, the text or both are spoilt."""
+    kind = rng.randrange(4)
+    text = json.dumps(tree if kind == 0 else spoilt_tree(rng, tree), ensure_ascii=rng.random() < 0.5)
+    data = text.encode("utf-8", "surrogatepass")
+    if kind == 1 and data.startswith(b"{"):
+        data = data[:-1] + b', "' + rng.choice((b"x", b"config", b"kind")) + b'": 1' * rng.randint(0, 1) + data[-1:]
+    return spoilt_bytes(rng, data) if kind in (0, 2) else data
+
+
+def _place(rng: Random, tree: Any) -> tuple[Any, Any]:
+    """Return a list or mapping in plain data and a key or place in it; None if there is none, or at times."""
+    holder, key = None, None
+    while isinstance(tree, dict | list) and tree and (holder is None or rng.random() < 0.7):
+        holder = tree
+        key = rng.choice(list(tree)) if isinstance(tree, dict) else rng.randrange(len(tree))
+        tree = holder[key]
+    return (None, None) if rng.random() < 0.03 else (holder, key)
+
+
+def _stretched(rng: Random, value: Any) -> Any:
+    if isinstance(value, dict):
+        return list(value) if rng.random() < 0.5 else {**value, "more": 1}
+    return value[: rng.randrange(len(value))] if rng.random() < 0.5 else value * rng.choice((2, 3))

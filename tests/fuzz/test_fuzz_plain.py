@@ -1,0 +1,109 @@
+"""Spoilt records, students, spaces and specifications."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from random import Random
+from typing import Any
+
+import pytest
+import yaml
+from fuzzing import BATCH, INPUTS, LEAST, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
+from reference import BERT_BASE
+
+from kdnas_env.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.truth import Task
+from kdnas_env.evaluation import Evaluation, Fidelity, Latency, Status
+from kdnas_env.reward import KDReward
+from kdnas_env.space import SearchSpace
+
+STUDENT = StudentConfig(3, 4, 384, 1536, "gelu", "albert")
+PROBE = Latency(1.5, 0.1, 30, 4.0, 0.2, 0.375, 0.01, "torch")
+RECORD = Evaluation(
+    STUDENT,
+    Fidelity(2, 0.5, 3),
+    Status.OK,
+    train_loss=(0.5, 0.25),
+    heldout_unexplained=(0.75, 0.5),
+    latency=PROBE,
+    parameters=10,
+    details={"recipe": {"epochs": [1, 2]}, "note": None},
+)
+SPACE: dict[str, Any] = {
+    "num_hidden_layers": [3, 6, 12],
+    "num_attention_heads": [4, 12],
+    "hidden_size": 384,
+    "hidden_act": ["gelu", "relu"],
+    "family": ["bert", "albert"],
+    "max_parameters": 10**8,
+}
+SPECIFICATIONS = (
+    "lstm",
+    'optuna:objectives=["loss","-latency"],sampler=gp',
+    "evolution:population=8,rate=0.5,flag=true,nothing=null",
+    'rotten-tomatoes:alpha=-0.2,device=torch,seed="sample"',
+)
+
+
+def test_there_are_enough_inputs() -> None:
+    assert sum(INPUTS.values()) >= LEAST
+
+
+@fuzz("evaluation text")
+def test_text_of_an_evaluation(rng: Random) -> None:
+    whole = RECORD.to_json().encode()
+    for _ in range(BATCH):
+        survive(Evaluation.from_json, spoilt_bytes(rng, whole).decode("utf-8", "replace"))
+
+
+@fuzz("evaluation tree")
+def test_what_is_read_of_an_evaluation_can_be_used(rng: Random) -> None:
+    reward = KDReward()
+    for _ in range(BATCH):
+        text = spoilt_json(rng, json.loads(RECORD.to_json())).decode("utf-8", "replace")
+        survive(lambda text=text: reward(Evaluation.from_json(text)), told=text)
+
+
+@fuzz("student")
+def test_students(rng: Random) -> None:
+    space = SearchSpace.from_teacher(BERT_BASE)
+    for _ in range(BATCH // 2):
+        told = spoilt_tree(rng, STUDENT.to_dict())
+        survive(lambda told=told: space.is_valid(StudentConfig.from_dict(told)), told=told)
+        words = spoilt_bytes(rng, str(STUDENT).encode()).decode("utf-8", "replace")
+        survive(lambda words=words: space.is_valid(StudentConfig.parse(words)), told=words)
+
+
+@fuzz("space tree")
+def test_spaces(rng: Random) -> None:
+    for _ in range(BATCH):
+        survive(_explored, spoilt_tree(rng, SPACE), BERT_BASE)
+
+
+@fuzz("space file")
+def test_files_of_spaces(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "space.yaml"
+    for _ in range(BATCH):
+        whole = (yaml.safe_dump(SPACE) if rng.random() < 0.5 else json.dumps(SPACE)).encode()
+        data = spoilt_bytes(rng, whole) if rng.random() < 0.5 else spoilt_json(rng, SPACE)
+        path.write_bytes(data)
+        survive(SearchSpace.from_file, path, BERT_BASE, told=data)
+
+
+@fuzz("specification")
+def test_specifications(rng: Random) -> None:
+    for _ in range(BATCH // 2):
+        text = spoilt_bytes(rng, rng.choice(SPECIFICATIONS).encode()).decode("utf-8", "replace")
+        survive(lambda text=text: AgentSpec.parse(str(AgentSpec.parse(text))), told=text)
+        survive(Task.parse, text)
+
+
+def _explored(told: Any, teacher: EncoderArchitecture) -> None:
+    space = SearchSpace.from_dict(told, teacher)
+    action = space.from_index(space.size - 1)
+    space.violation(space.decode(action))
+    assert SearchSpace.from_dict(json.loads(json.dumps(space.to_dict())), teacher).to_dict() == space.to_dict()
+    assert space.nvec.prod() == space.size
+    assert asdict(teacher)
