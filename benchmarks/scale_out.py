@@ -6,27 +6,30 @@ The driver, the pool, the store and the agents are real; the workers and their c
 answered by the planted landscape. Four questions, in this order:
 
 - memory: what a search holds per evaluation, up to a million of them, and which module allocated it;
-- driver: evaluations per second of a whole search with 1 to 1,024 workers, with a store on disk and without one;
+- driver: evaluations per second of a whole search with 1 to 1,024 workers, with and without store and journal on disk;
 - growth: seconds of `ask` and `tell` as a search gets longer, per agent, and the power of its length that they follow;
 - idle: the share of the workers' time that is lost while the agent thinks, if an evaluation takes 30 seconds. For that
-  the simulated clock runs on with the real seconds of the driver, the evaluations themselves taken off.
+  the simulated clock runs on with the real seconds of the driver, the evaluations themselves taken off. What would take
+  too long to simulate follows from the seconds of a decision: an agent keeps as many workers busy as it makes decisions
+  while an evaluation takes.
 
-Agents and driver are timed in seconds of the processor, of one thread, so that other programs hardly count; searches
-with a store in seconds of the clock, since they wait for the disk.
+Agents are timed in seconds of the processor, of one thread, so that other programs hardly count; the driver in those of
+the clock, since a store and a journal wait for the disk.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import numpy as np
 import psutil
@@ -48,11 +51,9 @@ from kdnas_env.space import SearchSpace
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.workers.asynchronous import search_asynchronously
 from kdnas_env.workers.backend import Message, Ready, Task
+from kdnas_env.workers.journal import Journal
 from kdnas_env.workers.pool import WorkerPool
 from kdnas_env.workers.simulated import SimulatedBackend
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 LARGE_SPACE = {**SPACE, "intermediate_size": list(range(100, 2100))}
 """Four million students: a million random ones are still less than half of them."""
@@ -60,14 +61,20 @@ LARGE_SPACE = {**SPACE, "intermediate_size": list(range(100, 2100))}
 SAMPLERS = ("tpe", "random")
 """Samplers of the Optuna agent that are measured, each as an agent of its own."""
 
-FIRST_MARK = 125
-"""Evaluations after which an agent's seconds are first read; then after twice as many, and so on."""
+SHORTEST = 125
+"""Evaluations of the first search of an agent; the next is twice as long, and so on."""
+
+PENDING = 8
+"""Students that are pending while the growth of an agent is followed."""
 
 LONGEST = 64_000
 """Evaluations at which the growth of an agent is no longer followed; the landscape has 95,000 students."""
 
-ROUNDS_OF_WORKERS = 20
-"""Evaluations per worker of a search whose idle share is measured, if there is time for so many."""
+EVALUATIONS_PER_WORKER = 5
+"""Evaluations per worker of a search whose idle share is measured."""
+
+KEPT = ("nothing", "store", "store and journal")
+"""What a search keeps on disk."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +88,14 @@ class Options:
         agents: Names of agents with ask and tell, "optuna:SAMPLER" for one sampler; all by default.
         duration: Seconds of an evaluation, on average; from half to one and a half times as many.
         budget: Evaluations of a search whose driver is timed.
-        memory: Evaluations of the search whose memory is measured; 0 for none.
+        driver_seconds: Longest time for one such search.
+        memory: Evaluations of the search whose memory is measured.
         memory_agent: Agent of that search.
         memory_seconds: Longest time for it; what it held until then is reported.
         growth_seconds: Longest time to follow the growth of an agent.
         idle_seconds: Longest time for one agent and one number of workers.
         folder: Where stores are made; the folder of temporary files by default.
+        parts: What is measured.
         quick: Spend about a tenth of the time, for figures that are as much rougher.
     """
 
@@ -96,12 +105,14 @@ class Options:
     agents: tuple[str, ...] = ()
     duration: float = 30.0
     budget: int = 5000
+    driver_seconds: float = 5.0
     memory: int = 1_000_000
     memory_agent: str = "random"
     memory_seconds: float = 400.0
-    growth_seconds: float = 12.0
-    idle_seconds: float = 1.5
+    growth_seconds: float = 10.0
+    idle_seconds: float = 2.0
     folder: str | None = None
+    parts: tuple[Literal["memory", "driver", "growth", "idle"], ...] = ("memory", "driver", "growth", "idle")
     quick: bool = False
 
 
@@ -129,10 +140,11 @@ class ThinkingBackend:
 
     Attributes:
         ready: When the last worker so far was first given work, in simulated seconds.
+        assigned: When work was given last.
     """
 
     def __init__(self, inner: SimulatedBackend, clock: Callable[[], float]) -> None:
-        self.ready = 0.0
+        self.ready = self.assigned = 0.0
         self._inner = inner
         self._clock = clock
         self._left = clock()
@@ -148,7 +160,7 @@ class ThinkingBackend:
     def assign(self, worker: int, task: Task) -> None:
         """Hand a task to a worker, as late as the driver thought of it."""
         self._catch_up()
-        self._began[worker] = self.now()
+        self._began[worker] = self.assigned = self.now()
         if worker not in self._known:
             self._known.add(worker)
             self.ready = self.now()
@@ -180,12 +192,19 @@ class ThinkingBackend:
         """End all workers."""
         self._inner.close()
 
-    def idle_share(self, begin: float = 0.0) -> float:
-        """Return the share of the workers' time since a moment that none of them worked in."""
-        end = self.now()
-        spans = np.array([*self._spans, *((began, end) for began in self._began.values())])
+    def idle_share(self, begin: float = 0.0, end: float | None = None) -> float | None:
+        """Return the share of the workers' time between two moments (by default all) that none of them worked in."""
+        end = self.now() if end is None else end
+        if end <= begin:
+            return None
+        spans = np.array([*self._spans, *((began, self.now()) for began in self._began.values())])
         busy = np.clip(spans, begin, end) @ (-1.0, 1.0)
         return 1.0 - float(busy.sum()) / (len(self._known) * (end - begin))
+
+    @property
+    def steady_idle_share(self) -> float | None:
+        """The idle share from when all had work for the first time until the last was given some; None: never."""
+        return self.idle_share(self.ready, self.assigned)
 
     def _catch_up(self) -> None:
         end = self.now() + self._clock() - self._left
@@ -200,10 +219,20 @@ class ThinkingBackend:
 
 
 class TimedAgent:
-    """An agent whose seconds in ``ask`` and ``tell`` are counted."""
+    """An agent whose seconds in ``ask`` and ``tell`` are counted.
+
+    Args:
+        agent: The agent.
+
+    Attributes:
+        ask_seconds: Seconds of ``ask`` so far.
+        tell_seconds: Seconds of ``tell`` so far.
+        seconds: Both, before each ``ask`` and after the last call.
+    """
 
     def __init__(self, agent: Any) -> None:
         self.ask_seconds = self.tell_seconds = 0.0
+        self.seconds = [0.0]
         self._agent = agent
 
     def __getattr__(self, name: str) -> Any:
@@ -214,6 +243,7 @@ class TimedAgent:
         began = time.thread_time()
         proposal = self._agent.ask(n)
         self.ask_seconds += time.thread_time() - began
+        self.seconds.append(self.ask_seconds + self.tell_seconds)
         return proposal
 
     def tell(self, *arguments: Any) -> None:
@@ -221,6 +251,7 @@ class TimedAgent:
         began = time.thread_time()
         self._agent.tell(*arguments)
         self.tell_seconds += time.thread_time() - began
+        self.seconds[-1] = self.ask_seconds + self.tell_seconds
 
 
 @cache
@@ -257,6 +288,7 @@ class Search:
         budget: Evaluations.
         seconds: Seconds of the processor after which it is cut short.
         store: The store.
+        journal: The journal.
         duration: Seconds of an evaluation.
         clock: What the simulated clock runs on with.
         on_answer: Called with the number of evaluations after each.
@@ -266,8 +298,9 @@ class Search:
     agent: Any
     workers: int
     budget: int
-    seconds: float = float("inf")
+    seconds: float = math.inf
     store: Any = field(default_factory=NoStore)
+    journal: Journal | None = None
     duration: float = 30.0
     clock: Callable[[], float] = lambda: 0.0
     on_answer: Callable[[int], object] = lambda evaluations: None
@@ -280,7 +313,9 @@ class Search:
         self.env = KDNASEnv(planted.space, planted, budget=self.budget)
         self._end = time.thread_time() + self.seconds
         with WorkerPool(self.backend, self.workers) as pool, suppress(Enough):
-            search_asynchronously(self.agent, self.env, self.store, pool, on_answer=self._answered)
+            search_asynchronously(
+                self.agent, self.env, self.store, pool, journal=self.journal, on_answer=self._answered
+            )
 
     @property
     def evaluations(self) -> int:
@@ -291,6 +326,16 @@ class Search:
         self.on_answer(len(env.history))
         if time.thread_time() > self._end:
             raise Enough
+
+
+def stop_at(evaluations: float = math.inf, seconds: float = math.inf) -> Callable[[int], None]:
+    """Return what ends a search after so many evaluations, or at a time of the performance counter."""
+
+    def check(made: int) -> None:
+        if made >= evaluations or time.perf_counter() > seconds:
+            raise Enough
+
+    return check
 
 
 def exponent(marks: Sequence[int], totals: Sequence[float]) -> float | None:
@@ -315,19 +360,12 @@ def measure_memory(options: Options, progress: Progress) -> dict[str, Any]:
             progress.update(task, completed=evaluations)
         if evaluations % step and evaluations != 1:
             return
-        rows.append(
-            {
-                "evaluations": evaluations,
-                "rss_bytes": process.memory_info().rss,
-                "seconds": time.perf_counter() - began,
-                "processor_seconds": time.thread_time() - processor_began,
-            }
-        )
+        seconds = time.perf_counter() - began
+        rows.append({"evaluations": evaluations, "rss_bytes": process.memory_info().rss, "seconds": seconds})
         if rows[-1]["seconds"] > options.memory_seconds or rows[-1]["rss_bytes"] - rows[0]["rss_bytes"] > room:
             raise Enough
 
     gc.collect()
-    processor_began = time.thread_time()
     Search(named(options.memory_agent), 64, options.memory, on_answer=note, large=True).run()
     for row in rows[1:]:
         row["bytes_per_evaluation"] = (row["rss_bytes"] - rows[0]["rss_bytes"]) / row["evaluations"]
@@ -359,158 +397,172 @@ def _module(filename: str) -> str:
 
 
 def measure_driver(options: Options, progress: Progress) -> list[dict[str, Any]]:
-    """Return evaluations per second and idle shares of whole searches by numbers of workers, decisions for nothing."""
-    task = progress.add_task("driver", total=2 * len(options.workers))
+    """Return evaluations per second and idle shares of whole searches by number of workers, decisions for nothing."""
+    task = progress.add_task("driver", total=len(KEPT) * len(options.workers))
     rows = []
     for workers in options.workers:
-        for kept in (False, True):
-            with _store(options.folder if kept else None, kept) as store:
-                search = Search(named("random"), workers, options.budget, store=store, duration=options.duration)
-                began, processor_began = time.perf_counter(), time.thread_time()
+        row: dict[str, Any] = {"workers": workers}
+        for kept in KEPT:
+            with _on_disk(kept, options.folder) as (store, journal):
+                began = time.perf_counter()
+                search = Search(
+                    named("random"),
+                    workers,
+                    options.budget,
+                    store=store,
+                    journal=journal,
+                    duration=options.duration,
+                    on_answer=stop_at(seconds=began + options.driver_seconds),
+                )
                 search.run()
-                seconds, processor_seconds = time.perf_counter() - began, time.thread_time() - processor_began
-            rows.append(
-                {
-                    "workers": workers,
-                    "store": kept,
-                    "evaluations": search.evaluations,
-                    "evaluations_per_second": search.evaluations / seconds,
-                    "evaluations_per_processor_second": search.evaluations / processor_seconds,
-                    "idle": search.backend.idle_share(),
-                }
-            )
+                row[kept] = search.evaluations / (time.perf_counter() - began)
             progress.advance(task)
+            if kept == "nothing":
+                whole = search.evaluations == options.budget
+                row["idle"] = search.backend.idle_share() if whole else None
+                row["steady_idle"] = search.backend.steady_idle_share
+        rows.append(row)
     return rows
 
 
 @contextmanager
-def _store(folder: str | None, kept: bool) -> Any:
-    if not kept:
-        yield NoStore()
+def _on_disk(kept: str, folder: str | None) -> Iterator[tuple[Any, Journal | None]]:
+    if kept == "nothing":
+        yield NoStore(), None
         return
     with (
         tempfile.TemporaryDirectory(dir=folder) as made,
         StoredEvaluator(landscape(), Path(made) / "store.sqlite") as store,
     ):
-        yield store
+        if kept == "store":
+            yield store, None
+            return
+        with Journal(Path(made) / "journal.jsonl") as journal:
+            yield store, journal
 
 
 def measure_growth(options: Options, agents: Sequence[str], progress: Progress) -> dict[str, dict[str, Any]]:
-    """Return seconds of `ask` and `tell` by the length of the search, with 64 students pending."""
+    """Return seconds of `ask` and `tell` by the length of the search, with some students pending.
+
+    Every length is a search of its own, since agents explore by the share of the budget that is spent. What a decision
+    costs is that of the second half of the longest one.
+    """
     task = progress.add_task("growth", total=len(agents))
     rows: dict[str, dict[str, Any]] = {}
     for name in agents:
-        agent = TimedAgent(named(name))
-        marks: list[dict[str, float]] = []
-
-        def note(evaluations: int, agent: TimedAgent = agent, marks: list[dict[str, float]] = marks) -> None:
-            times, rest = divmod(evaluations, FIRST_MARK)
-            if not rest and times & (times - 1) == 0:
-                marks.append({"evaluations": evaluations, "ask": agent.ask_seconds, "tell": agent.tell_seconds})
-
-        search = Search(agent, 64, LONGEST, options.growth_seconds, duration=options.duration, on_answer=note)
-        search.run()
-        last = marks[-1] if marks else {"evaluations": 0, "ask": 0.0, "tell": 0.0}
-        since = {"evaluations": search.evaluations, "ask": agent.ask_seconds, "tell": agent.tell_seconds}
-        # Of the second half where there is one, which is what a decision costs at that length.
-        before = last if since["evaluations"] > 1.5 * last["evaluations"] else (marks[-2] if marks[1:] else _NOTHING)
-        decision = (_total(since) - _total(before)) / max(1, since["evaluations"] - before["evaluations"])
+        marks: list[dict[str, Any]] = []
+        end, budget, decision = time.thread_time() + options.growth_seconds, SHORTEST, math.nan
+        while budget <= LONGEST and (left := end - time.thread_time()) > 0:
+            agent = TimedAgent(named(name))
+            search = Search(agent, PENDING, budget, left, duration=options.duration)
+            search.run()
+            if search.evaluations < budget:
+                # Of an agent that cannot even end the shortest search, what it got done has to do.
+                decision = decision if marks else agent.seconds[-1] / len(agent.seconds)
+                break
+            decision = (agent.seconds[-1] - agent.seconds[budget // 2]) / (budget - budget // 2)
+            row = {"evaluations": budget, "ask_seconds": agent.ask_seconds, "tell_seconds": agent.tell_seconds}
+            idle = search.backend.steady_idle_share
+            marks.append({**row, "seconds": agent.seconds[-1], "steady_idle_without_thinking": idle})
+            budget *= 2
         rows[name] = {
             "marks": marks,
-            "evaluations": search.evaluations,
-            "exponent": exponent([int(mark["evaluations"]) for mark in marks], [_total(mark) for mark in marks]),
+            "exponent": exponent([mark["evaluations"] for mark in marks], [mark["seconds"] for mark in marks]),
             "decision_seconds": decision,
             "workers_kept_busy": options.duration / decision,
-            "idle_without_thinking": search.backend.idle_share(search.backend.ready),
         }
         progress.advance(task)
     return rows
 
 
-_NOTHING = {"evaluations": 0, "ask": 0.0, "tell": 0.0}
-
-
-def _total(mark: dict[str, Any]) -> float:
-    return float(mark["ask"] + mark["tell"])
-
-
 def measure_idle(options: Options, agents: Sequence[str], progress: Progress) -> dict[str, list[dict[str, Any]]]:
-    """Return the idle share by agent and number of workers, from when all of them had work for the first time.
+    """Return the idle share by agent and number of workers, from when all of them had work until the last was given.
 
-    It is None where the time was too short for three evaluations per worker.
+    It is None where the time was too short for the whole search, of some evaluations per worker.
     """
     task = progress.add_task("idle", total=len(agents) * len(options.workers))
     rows: dict[str, list[dict[str, Any]]] = {name: [] for name in agents}
     for name in agents:
+        enough = True
         for workers in options.workers:
-            budget = max(200, ROUNDS_OF_WORKERS * workers)
-            search = Search(
-                named(name),
-                workers,
-                budget + workers,
-                options.idle_seconds,
-                duration=options.duration,
-                clock=time.thread_time,
-                on_answer=lambda evaluations, most=budget: _stop(evaluations >= most),
-            )
-            search.run()
-            enough = search.evaluations >= 3 * workers
-            share = search.backend.idle_share(search.backend.ready) if enough else None
-            rows[name].append({"workers": workers, "evaluations": search.evaluations, "idle": share})
+            share = None
+            if enough:
+                search = Search(
+                    named(name),
+                    workers,
+                    budget := max(100, EVALUATIONS_PER_WORKER * workers),
+                    options.idle_seconds,
+                    duration=options.duration,
+                    clock=time.thread_time,
+                )
+                search.run()
+                enough = search.evaluations == budget
+                share = search.backend.steady_idle_share if enough else None
+            rows[name].append({"workers": workers, "idle": share})
             progress.advance(task)
     return rows
 
 
-def _stop(over: bool) -> None:
-    # Before the last proposals, after which workers are idle for want of a budget.
-    if over:
-        raise Enough
-
-
-def tables(figures: dict[str, Any], options: Options) -> list[Table]:
-    """Return what was measured as tables."""
-    made = []
-    if figures["memory"]:
-        rows = figures["memory"]["rows"]
-        table = Table(title=f"Memory of a search ({figures['memory']['agent']})")
-        for heading in ("evaluations", "RSS, MiB", "bytes per evaluation", "seconds"):
-            table.add_column(heading, justify="right")
-        for row in [*rows[1:-1:6], *rows[-1:]]:
-            per = f"{row['bytes_per_evaluation']:,.0f}"
-            table.add_row(f"{row['evaluations']:,}", f"{row['rss_bytes'] / 2**20:,.0f}", per, f"{row['seconds']:,.0f}")
-        held = Table(title="Bytes per evaluation that are held, by the module that allocated them")
-        held.add_column("module")
-        held.add_column("bytes", justify="right")
-        for name, size in figures["memory"]["modules"].items():
-            held.add_row(name, f"{size:,.0f}")
-        made += [table, held]
-    table = Table(title=f"Whole searches of {options.budget:,} evaluations (random)")
-    for heading in ("workers", "evaluations/s", "with a store", "idle at the end and on the way"):
+def memory_tables(memory: dict[str, Any]) -> list[Table]:
+    """Return what a search holds as tables."""
+    table = Table(title=f"Memory of a search ({memory['agent']})")
+    for heading in ("evaluations", "RSS, MiB", "bytes per evaluation", "seconds"):
         table.add_column(heading, justify="right")
-    for without, with_store in zip(figures["driver"][::2], figures["driver"][1::2], strict=True):
-        rates = [f"{row['evaluations_per_second']:,.0f}" for row in (without, with_store)]
-        table.add_row(f"{without['workers']:,}", *rates, f"{without['idle']:.1%}")
-    made.append(table)
-    table = Table(title=f"Agents, 64 students pending; evaluations of {options.duration:g} s")
+    rows = memory["rows"]
+    for row in [*rows[1:-1:6], *rows[-1:]]:
+        size = f"{row['rss_bytes'] / 2**20:,.0f}"
+        table.add_row(f"{row['evaluations']:,}", size, f"{row['bytes_per_evaluation']:,.0f}", f"{row['seconds']:,.0f}")
+    held = Table(title="Bytes per evaluation, by the module that allocated them")
+    held.add_column("module")
+    held.add_column("bytes", justify="right")
+    for name, size in memory["modules"].items():
+        held.add_row(name, f"{size:,.0f}")
+    return [table, held]
+
+
+def driver_table(rows: list[dict[str, Any]], options: Options) -> Table:
+    """Return evaluations per second as a table."""
+    table = Table(title=f"Evaluations per second of a search of {options.budget:,} (random)")
+    for heading in ("workers", *KEPT, "idle on the way", "idle in all"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        shares = [_percent(row[name]) for name in ("steady_idle", "idle")]
+        table.add_row(f"{row['workers']:,}", *(f"{row[kept]:,.0f}" for kept in KEPT), *shares)
+    return table
+
+
+def growth_table(growth: dict[str, dict[str, Any]], options: Options) -> Table:
+    """Return what agents cost as a table."""
+    table = Table(title=f"Agents, {PENDING} students pending; evaluations of {options.duration:g} s")
     table.add_column("agent")
-    for heading in ("evaluations", "total s", "grows as n^", "ms a decision", "workers kept busy"):
+    for heading in ("evaluations", "seconds", "grows as n^", "ms a decision", "workers kept busy"):
         table.add_column(heading, justify="right")
-    for workers in options.workers[2:]:
-        table.add_column(f"idle of {workers:,}", justify="right")
-    for name, row in figures["growth"].items():
-        last = row["marks"][-1] if row["marks"] else _NOTHING
+    for name, row in growth.items():
+        last = row["marks"][-1] if row["marks"] else {"evaluations": 0, "seconds": 0.0}
         power = "-" if row["exponent"] is None else f"{row['exponent']:.2f}"
-        shares = ["-" if one["idle"] is None else f"{one['idle']:.1%}" for one in figures["idle"][name][2:]]
-        table.add_row(
-            name,
-            f"{last['evaluations']:,}",
-            f"{_total(last):.1f}",
-            power,
-            f"{1e3 * row['decision_seconds']:.2f}",
-            f"{row['workers_kept_busy']:,.0f}",
-            *shares,
-        )
-    return [*made, table]
+        cells = (f"{last['evaluations']:,}", f"{last['seconds']:.2f}", power)
+        table.add_row(name, *cells, f"{1e3 * row['decision_seconds']:.2f}", f"{row['workers_kept_busy']:,.0f}")
+    return table
+
+
+def idle_table(figures: dict[str, Any], options: Options) -> Table:
+    """Return idle shares as a table, with a tilde what follows from the cost of a decision."""
+    table = Table(title=f"Share of the workers' time that is lost to decisions, {options.duration:g} s an evaluation")
+    table.add_column("agent")
+    for workers in options.workers:
+        table.add_column(f"{workers:,}", justify="right")
+    for name, shares in figures["idle"].items():
+        capacity = figures["growth"][name]["workers_kept_busy"] if figures["growth"] else math.nan
+        table.add_row(name, *(_share(one["idle"], capacity / one["workers"]) for one in shares))
+    return table
+
+
+def _share(idle: float | None, capacity: float) -> str:
+    return _percent(idle) if idle is not None or math.isnan(capacity) else f"~{max(0.0, 1 - capacity):.0%}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
 
 
 def draw(figures: dict[str, Any], options: Options, path: str) -> None:
@@ -521,50 +573,51 @@ def draw(figures: dict[str, Any], options: Options, path: str) -> None:
     figure = Figure(figsize=(13, 9), layout="constrained")
     FigureCanvasAgg(figure)
     memory, driver, growth, idle = figure.subplots(2, 2).ravel()
-    _draw_memory(memory, figures["memory"])
-    for kept, style in ((False, "o-"), (True, "s--")):
-        rows = [row for row in figures["driver"] if row["store"] is kept]
-        label = "store on disk" if kept else "no store"
-        driver.plot(
-            [row["workers"] for row in rows], [row["evaluations_per_second"] for row in rows], style, label=label
-        )
+    rows = figures["memory"]["rows"] if figures["memory"] else []
+    memory.plot([row["evaluations"] for row in rows], [row["rss_bytes"] / 2**30 for row in rows], "o-")
+    memory.set(xlabel="evaluations", ylabel="RSS, GiB", title="memory of a search", xlim=(0, None), ylim=(0, None))
+    rows = figures["driver"] or []
+    for kept in KEPT:
+        driver.plot([row["workers"] for row in rows], [row[kept] for row in rows], "o-", label=f"{kept} on disk")
     driver.set(xscale="log", yscale="log", xlabel="workers", ylabel="evaluations per second", title="driver")
-    driver.legend()
-    for place, (name, row) in enumerate(figures["growth"].items()):
-        colour, marker = f"C{place % 10}", "os^"[place // 10]
-        marks, power = row["marks"], row["exponent"]
+    for name, row in (figures["growth"] or {}).items():
+        power, marks = row["exponent"], row["marks"]
         label = name if power is None else f"{name}, n^{power:.2f}"
         growth.plot(
-            [mark["evaluations"] for mark in marks], [*map(_total, marks)], f"{marker}-", color=colour, label=label
+            [mark["evaluations"] for mark in marks], [mark["seconds"] for mark in marks], **_style(name), label=label
         )
-        shares = [(one["workers"], one["idle"]) for one in figures["idle"][name] if one["idle"] is not None]
-        if shares:
-            idle.plot(*zip(*shares, strict=True), f"{marker}-", color=colour, label=name)
     growth.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="seconds of ask and tell", title="growth")
-    growth.legend(fontsize=7)
+    for name, shares in (figures["idle"] or {}).items():
+        found = [(one["workers"], one["idle"]) for one in shares if one["idle"] is not None]
+        idle.plot([workers for workers, _ in found], [share for _, share in found], **_style(name), label=name)
+        if figures["growth"]:
+            capacity = figures["growth"][name]["workers_kept_busy"]
+            expected = [max(0.0, 1 - capacity / workers) for workers in options.workers]
+            idle.plot(options.workers, expected, ":", color=_style(name)["color"])
     title = f"workers that wait for decisions, {options.duration:g} s an evaluation"
     idle.set(xscale="log", xlabel="workers", ylabel="idle share", ylim=(-0.02, 1), title=title)
-    idle.legend(fontsize=7)
+    for axes, part in ((memory, "memory"), (driver, "driver"), (growth, "growth"), (idle, "idle")):
+        axes.set_visible(figures[part] is not None)
+        if axes is not memory:
+            axes.legend(fontsize=7)
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format=Path(path).suffix.removeprefix(".") or "png")
 
 
-def _draw_memory(axes: Axes, memory: dict[str, Any] | None) -> None:
-    rows = memory["rows"] if memory else []
-    axes.plot([row["evaluations"] for row in rows], [row["rss_bytes"] / 2**30 for row in rows], "o-")
-    axes.set(xlabel="evaluations", ylabel="RSS, GiB", title="memory of a search", xlim=(0, None), ylim=(0, None))
+def _style(name: str) -> dict[str, Any]:
+    place = (askable().index(name) if name in askable() else 0) % 30
+    return {"color": f"C{place % 10}", "marker": "os^"[place // 10]}
 
 
 def quickened(options: Options) -> Options:
     """Return options that take about a tenth of the time."""
-    from dataclasses import replace
-
     return replace(
         options,
         budget=max(1, options.budget // 5),
+        driver_seconds=options.driver_seconds / 5,
         memory=options.memory // 20,
         growth_seconds=options.growth_seconds / 8,
-        idle_seconds=options.idle_seconds / 8,
+        idle_seconds=options.idle_seconds / 4,
     )
 
 
@@ -575,12 +628,20 @@ def main(options: Options) -> None:
     figures: dict[str, Any] = {"machine": machine_facts(), "options": asdict(options)}
     with Progress(console=console) as progress, pinned_threads(1):
         agents = list(options.agents) or askable()
-        figures["memory"] = measure_memory(options, progress) if options.memory else None
-        gc.collect()
-        figures["driver"] = measure_driver(options, progress)
-        figures["growth"] = measure_growth(options, agents, progress)
-        figures["idle"] = measure_idle(options, agents, progress)
-    for table in tables(figures, options):
+        measure: dict[str, Callable[[], Any]] = {
+            "memory": lambda: measure_memory(options, progress),
+            "driver": lambda: measure_driver(options, progress),
+            "growth": lambda: measure_growth(options, agents, progress),
+            "idle": lambda: measure_idle(options, agents, progress),
+        }
+        for part, measured in measure.items():
+            figures[part] = measured() if part in options.parts else None
+            gc.collect()
+    tables = memory_tables(figures["memory"]) if figures["memory"] else []
+    tables += [driver_table(figures["driver"], options)] if figures["driver"] else []
+    tables += [growth_table(figures["growth"], options)] if figures["growth"] else []
+    tables += [idle_table(figures, options)] if figures["idle"] else []
+    for table in tables:
         console.print(table)
     if options.json:
         write_json(options.json, figures)
