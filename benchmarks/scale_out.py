@@ -598,7 +598,7 @@ def draw(figures: dict[str, Any], options: Options, path: str) -> None:
     idle.set(xscale="log", xlabel="workers", ylabel="idle share", ylim=(-0.02, 1), title=title)
     for axes, part in ((memory, "memory"), (driver, "driver"), (growth, "growth"), (idle, "idle")):
         axes.set_visible(figures[part] is not None)
-        if axes is not memory:
+        if figures[part] and axes is not memory:
             axes.legend(fontsize=7)
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format=Path(path).suffix.removeprefix(".") or "png")

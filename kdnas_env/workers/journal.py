@@ -122,6 +122,6 @@ class Journal:
         except ValueError as error:
             self.close()
             raise RunError(
-                f"line {number} of the journal {str(self.path)!r} is damaged ({one_line(error)}); restore the file from "
-                "a copy, or start a new run"
+                f"line {number} of the journal {str(self.path)!r} is damaged ({one_line(error)}); restore the file "
+                "from a copy, or start a new run"
             ) from error
