@@ -59,9 +59,10 @@ class Entry:
 
 
 class Journal:
-    """A file of one line per event, each on disk before the search goes on.
+    """A file of one line per event, each written before the search goes on.
 
-    A line that was cut off, by a kill or a power cut, is dropped when the file is opened.
+    A kill loses nothing of it. A power cut may lose what was asked after the last answer, which is asked again. A line
+    that was cut off is dropped when the file is opened.
 
     Args:
         path: The file; made if it does not exist.
@@ -98,7 +99,8 @@ class Journal:
             line = entry.to_json().encode() + b"\n"
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(self._file.fileno())
+            if entry.kind == TOLD:
+                os.fsync(self._file.fileno())
         except OSError as error:
             raise RunError(
                 f"the journal {str(self.path)!r} cannot be written: {error}; free some space, then resume"
