@@ -199,7 +199,7 @@ class ThinkingBackend:
             return None
         spans = np.array([*self._spans, *((began, self.now()) for began in self._began.values())])
         busy = np.clip(spans, begin, end) @ (-1.0, 1.0)
-        return 1.0 - float(busy.sum()) / (len(self._known) * (end - begin))
+        return max(0.0, 1.0 - float(busy.sum()) / (len(self._known) * (end - begin)))
 
     @property
     def steady_idle_share(self) -> float | None:
