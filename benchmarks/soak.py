@@ -75,7 +75,7 @@ class Options:
         agents: Agents that take turns.
         disk_seconds: Seconds after which the store is moved from the disk to memory, if there is such a folder.
         seconds: Seconds after which no search is begun any more.
-        long_search: Length of the last search, in times of the others.
+        long_search: Length of the last search, in times of the others; at least 2.
         processes: Searches on real processes; 0 for none.
         leak: Bytes to keep of each evaluation, to see that it is noticed.
     """
@@ -290,8 +290,7 @@ def soak(options: Options, progress: Progress) -> dict[str, Any]:
             run.readings.append(run.read())
             progress.update(task, completed=run.evaluations)
         before = run.readings[-1]
-        if options.long_search:
-            run.search(options.long_search * options.budget)
+        run.search(max(2, options.long_search) * options.budget)
         held = run._process.memory_info().rss - before.rss_bytes
         run.disk_bytes["store"] = sum(path.stat().st_size for path in run.folder.glob("store*"))
         after = run.read()
@@ -306,7 +305,7 @@ def soak(options: Options, progress: Progress) -> dict[str, Any]:
             "long_search": {
                 "evaluations": after.evaluations - before.evaluations,
                 # The memory of a search as long as the others was there already.
-                "held_bytes_per_evaluation": held / max(1, after.evaluations - before.evaluations - options.budget),
+                "held_bytes_per_evaluation": held / (after.evaluations - before.evaluations - options.budget),
             },
         }
 
