@@ -352,17 +352,18 @@ def measure_memory(options: Options, progress: Progress) -> dict[str, Any]:
     process, began = psutil.Process(), time.perf_counter()
     step = max(1, options.memory // 20)
     rows: list[dict[str, float]] = []
-    # The first marks tell what a million needs; a machine that has less shall not be brought down.
+    # A machine that has less than a million need shall not be brought down.
     room = 0.7 * psutil.virtual_memory().available
 
     def note(evaluations: int) -> None:
-        if evaluations % 1000 == 0:
-            progress.update(task, completed=evaluations)
-        if evaluations % step and evaluations != 1:
+        if evaluations % 1000 and evaluations != 1:
             return
-        seconds = time.perf_counter() - began
-        rows.append({"evaluations": evaluations, "rss_bytes": process.memory_info().rss, "seconds": seconds})
-        if rows[-1]["seconds"] > options.memory_seconds or rows[-1]["rss_bytes"] - rows[0]["rss_bytes"] > room:
+        progress.update(task, completed=evaluations)
+        seconds, held = time.perf_counter() - began, process.memory_info().rss
+        over = seconds > options.memory_seconds or (evaluations > 1 and held - rows[0]["rss_bytes"] > room)
+        if over or evaluations == 1 or evaluations % step == 0:
+            rows.append({"evaluations": evaluations, "rss_bytes": held, "seconds": seconds})
+        if over:
             raise Enough
 
     gc.collect()

@@ -62,7 +62,8 @@ class Journal:
     """A file of one line per event, each written before the search goes on.
 
     A kill loses nothing of it. A power cut may lose what was asked after the last answer, which is asked again. A line
-    that was cut off is dropped when the file is opened.
+    that was cut off is dropped when the file is opened, so only one process may open it: :func:`read_entries` is for
+    all others.
 
     Args:
         path: The file; made if it does not exist.
@@ -80,14 +81,15 @@ class Journal:
         try:
             # Unbuffered: what could not be written is not tried again behind one's back.
             self._file = self.path.open("ab", buffering=0)
-            text = self.path.read_bytes()
-            whole = text[: text.rfind(b"\n") + 1]
+            whole = _whole_lines(self.path)
             self._file.truncate(len(whole))
         except OSError as error:
             raise RunError(f"the journal {str(self.path)!r} cannot be opened: {error}") from error
-        self.entries: Sequence[Entry] = [
-            self._read(number, line) for number, line in enumerate(whole.splitlines(), start=1)
-        ]
+        try:
+            self.entries: Sequence[Entry] = _entries(self.path, whole)
+        except RunError:
+            self.close()
+            raise
 
     def write(self, entry: Entry) -> None:
         """Append an event.
@@ -118,12 +120,33 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _read(self, number: int, line: bytes) -> Entry:
+
+def read_entries(path: str | os.PathLike[str]) -> list[Entry]:
+    """Return what a journal holds; another process may be writing to it.
+
+    Raises:
+        RunError: If it cannot be read, or is no journal.
+    """
+    try:
+        whole = _whole_lines(Path(path))
+    except OSError as error:
+        raise RunError(f"the journal {str(path)!r} cannot be read: {error}") from error
+    return _entries(Path(path), whole)
+
+
+def _whole_lines(path: Path) -> bytes:
+    text = path.read_bytes()
+    return text[: text.rfind(b"\n") + 1]
+
+
+def _entries(path: Path, whole: bytes) -> list[Entry]:
+    entries = []
+    for number, line in enumerate(whole.splitlines(), start=1):
         try:
-            return Entry.from_json(line.decode())
+            entries.append(Entry.from_json(line.decode()))
         except ValueError as error:
-            self.close()
             raise RunError(
-                f"line {number} of the journal {str(self.path)!r} is damaged ({one_line(error)}); restore the file "
+                f"line {number} of the journal {str(path)!r} is damaged ({one_line(error)}); restore the file "
                 "from a copy, or start a new run"
             ) from error
+    return entries

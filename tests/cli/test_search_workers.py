@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from kdnas_env.cli import main
-from kdnas_env.workers.journal import TOLD, Journal
+from kdnas_env.workers.journal import TOLD, read_entries
 
 Flags = Callable[..., list[str]]
 
@@ -59,8 +59,7 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
     statuses = [student[1] for student in trail(folder)]
     assert len(statuses) == 12
     assert {"ok", "stopped"} == set(statuses)
-    with Journal(folder / "journal.jsonl") as journal:
-        assert sum(entry.kind == TOLD for entry in journal.entries) == 12
+    assert sum(entry.kind == TOLD for entry in read_entries(folder / "journal.jsonl")) == 12
     before = trail(folder)
     assert main(["search", "--resume", str(folder)]) == 0
     assert trail(folder) == before

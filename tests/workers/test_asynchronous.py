@@ -31,7 +31,7 @@ from kdnas_env.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.testing.planted import PlantedEvaluator, random_failures
 from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.journal import ASKED, TOLD, Journal
+from kdnas_env.workers.journal import ASKED, TOLD, Journal, read_entries
 from kdnas_env.workers.pool import WorkerPool
 from kdnas_env.workers.simulated import SimulatedBackend
 from kdnas_env.workers.stopping import StoppingRule
@@ -81,8 +81,8 @@ class Search:
             raise Cut
 
     def journal(self) -> list[tuple[str, tuple[int, ...]]]:
-        with Journal(self.folder / "journal.jsonl") as journal:
-            return [(entry.kind, entry.action) for entry in journal.entries]
+        path = self.folder / "journal.jsonl"
+        return [(entry.kind, entry.action) for entry in read_entries(path)] if path.exists() else []
 
 
 def actions(env: KDNASEnv) -> list[tuple[int, ...]]:

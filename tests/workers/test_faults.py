@@ -20,7 +20,7 @@ from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.testing.planted import PlantedEvaluator
 from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.journal import TOLD, Journal
+from kdnas_env.workers.journal import TOLD, Journal, read_entries
 from kdnas_env.workers.local import LocalBackend
 from kdnas_env.workers.pool import WorkerPool
 
@@ -77,8 +77,7 @@ def stored(folder: Path) -> list[Evaluation]:
 
 
 def told(path: Path) -> list[tuple[int, ...]]:
-    with Journal(path) as journal:
-        return [entry.action for entry in journal.entries if entry.kind == TOLD]
+    return [entry.action for entry in read_entries(path) if entry.kind == TOLD]
 
 
 @pytest.mark.slow

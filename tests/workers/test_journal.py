@@ -12,7 +12,7 @@ from troubled import CONFIGS, SPACE
 from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.testing.planted import PlantedEvaluator
-from kdnas_env.workers.journal import ASKED, TOLD, Entry, Journal
+from kdnas_env.workers.journal import ASKED, TOLD, Entry, Journal, read_entries
 
 EVALUATION = PlantedEvaluator(SPACE).evaluate(CONFIGS[:1], Fidelity())[0]
 
@@ -44,6 +44,19 @@ def test_what_was_written_is_read_again_up_to_where_the_power_was_cut(
         assert journal.entries == [*whole, Entry(ASKED, (1,))]
 
 
+def test_whoever_only_reads_takes_nothing_from_the_one_who_writes(tmp_path: Path) -> None:
+    """Between two parts of a line, a reader once cut off the first."""
+    path = tmp_path / "journal.jsonl"
+    first, second = Entry(ASKED, (1, 2)), Entry(TOLD, (1, 2), EVALUATION)
+    with Journal(path) as journal:
+        journal.write(first)
+        line = second.to_json().encode() + b"\n"
+        journal._file.write(line[:9])
+        assert read_entries(path) == [first]
+        journal._file.write(line[9:])
+        assert read_entries(path) == [first, second]
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -57,11 +70,15 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: str) -> None:
     path.write_text(Entry(ASKED, (1, 2)).to_json() + "\n" + line + "\n")
     with pytest.raises(RunError, match=r"line 2 of the journal .* is damaged"):
         Journal(path)
+    with pytest.raises(RunError, match=r"line 2 of the journal .* is damaged"):
+        read_entries(path)
 
 
 def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be opened"):
         Journal(tmp_path / "nowhere" / "journal.jsonl")
+    with pytest.raises(RunError, match="cannot be read"):
+        read_entries(tmp_path / "nowhere" / "journal.jsonl")
 
 
 def test_a_full_disk_is_named(tmp_path: Path) -> None:
