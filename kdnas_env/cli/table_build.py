@@ -97,6 +97,7 @@ def _settings(options: TableBuildOptions) -> MiniKDSettings:
         latency="analytic",
         cache_dir=options.cache_dir,
         device=options.device,
+        precision=options.precision,
         threads=options.threads,
     )
 

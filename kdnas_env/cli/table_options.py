@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -68,6 +68,8 @@ class TableBuildOptions(RecordedOptions):
     """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""
     device: str | None = None
     """Where students are trained: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the training; in float32 a GPU finds what a CPU finds, but for the last digits."""
     threads: int = 1
     """Threads that each process trains with. Recorded, since the last digits of the results depend on it."""
     workers: int = 1

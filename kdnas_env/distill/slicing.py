@@ -72,7 +72,7 @@ def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """The affine map that best gives the teacher's states from the student's, float64.
+    """The affine map that best gives the teacher's states from the student's, float64 on the CPU.
 
     Attributes:
         weight: ``(student_width, teacher_width)``.
@@ -86,8 +86,8 @@ class _View:
 
     def read(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
         """Return weight ``(student_width, out)`` and bias of a teacher's map that is given the student's states."""
-        weight = linear.weight.double().T
-        return self.weight @ weight, self.bias @ weight + linear.bias.double()
+        weight = _exact(linear.weight).T
+        return self.weight @ weight, self.bias @ weight + _exact(linear.bias)
 
 
 def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
@@ -95,7 +95,13 @@ def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
     for own, theirs in zip(student, teacher, strict=True):
         moments.add(own, theirs)
     fit = moments.solve(_RIDGE)
-    return _View(fit.weight, fit.bias, torch.linalg.pinv(fit.weight, rtol=_LEAST_SINGULAR))
+    weight, bias = _exact(fit.weight), _exact(fit.bias)
+    return _View(weight, bias, torch.linalg.pinv(weight, rtol=_LEAST_SINGULAR))
+
+
+def _exact(values: Tensor) -> Tensor:
+    # On the CPU: a GPU takes longer to factorise matrices as small as these, and would find other factors.
+    return values.cpu().double()
 
 
 def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, teacher_heads: int, view: _View) -> None:
@@ -104,7 +110,7 @@ def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, t
     # With the bias as a last row, a map and its bias are reduced together.
     maps = (torch.vstack(view.read(part)) for part in (teacher.query, teacher.key, teacher.value))
     query, key, value = (part.chunk(teacher_heads, dim=1) for part in maps)
-    output = (teacher.attention_output.weight.double().T @ view.inverse).chunk(teacher_heads)
+    output = (_exact(teacher.attention_output.weight).T @ view.inverse).chunk(teacher_heads)
     strength = torch.stack([torch.linalg.matrix_norm(v @ o) for v, o in zip(value, output, strict=True)])
     # Scores are divided by the root of the head size, which differs.
     scale = (size / teacher_size) ** 0.25
@@ -120,23 +126,23 @@ def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, t
             linear.weight[rows] = weight[:-1].T.to(linear.weight)
             linear.bias[rows] = weight[-1].to(linear.bias)
         student.attention_output.weight[:, rows] = output_part.T.to(student.attention_output.weight)
-    student.attention_output.bias.copy_(teacher.attention_output.bias.double() @ view.inverse)
+    student.attention_output.bias.copy_(_exact(teacher.attention_output.bias) @ view.inverse)
 
 
 def _slice_ffn(student: EncoderLayer, teacher: EncoderLayer, neurons: Tensor, view: _View) -> None:
     weight, bias = view.read(teacher.ffn_in)
-    output = teacher.ffn_out.weight.double().T @ view.inverse
+    output = _exact(teacher.ffn_out.weight).T @ view.inverse
     mean = neurons.mean(0)
     # Far faster than var(0), which PyTorch computes column by column.
-    variance = (neurons.square().mean(0) - mean.square()).double() * output.square().sum(1)
+    variance = _exact(neurons.square().mean(0) - mean.square()) * output.square().sum(1)
     kept = variance.argsort(descending=True)[: student.ffn_in.out_features]
     count = len(kept)
     student.ffn_in.weight[:count] = weight[:, kept].T.to(student.ffn_in.weight)
     student.ffn_in.bias[:count] = bias[kept].to(student.ffn_in.bias)
     student.ffn_out.weight[:, :count] = output[kept].T.to(student.ffn_out.weight)
-    left_out = mean.double()
+    left_out = _exact(mean)
     left_out[kept] = 0
-    student.ffn_out.bias.copy_(left_out @ output + teacher.ffn_out.bias.double() @ view.inverse)
+    student.ffn_out.bias.copy_(left_out @ output + _exact(teacher.ffn_out.bias) @ view.inverse)
 
 
 def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:

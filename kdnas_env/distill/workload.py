@@ -19,6 +19,7 @@ from kdnas_env.distill.packed import PackedBatch, pack_samples
 from kdnas_env.distill.teacher import Teacher
 
 _MEASURING_TOKENS = 2048
+_RESIDENT_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +100,12 @@ class Workload:
 
     def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
         """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``."""
-        # Only the rows of the batch leave the disk.
-        parts = {layer: torch.from_numpy(self._maps[layer][rows]) for layer in set(layers)}
+        if self._resident is None:
+            # Only the rows of the batch leave the disk.
+            parts = {layer: torch.from_numpy(self._maps[layer][rows]) for layer in set(layers)}
+        else:
+            places = torch.from_numpy(rows).to(self.device)
+            parts = {layer: self._resident[layer].index_select(0, places) for layer in set(layers)}
         joined = torch.cat([parts[layer] for layer in layers], dim=1) if len(layers) > 1 else parts[layers[0]]
         return joined.to(self.device).float()
 
@@ -118,6 +123,17 @@ class Workload:
     @cached_property
     def _maps(self) -> list[np.memmap[Any, np.dtype[Any]]]:
         return [self.cache.states(layer) for layer in range(self.cache.num_layers + 1)]
+
+    @cached_property
+    def _resident(self) -> list[Tensor] | None:
+        """All states on the GPU as they are cached, where they leave it most of its memory."""
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if sum(states.nbytes for states in self._maps) > _RESIDENT_SHARE * free:
+            return None
+        # A copy, since the map is read-only, which PyTorch warns of.
+        return [torch.from_numpy(np.array(states)).to(self.device) for states in self._maps]
 
     @cached_property
     def _token_ids(self) -> NDArray[np.int64]:
