@@ -153,14 +153,18 @@ class MiniKDEvaluator:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of teacher, corpus, recipe, latency settings and precision."""
+        """SHA-256 (hex) of teacher, corpus, recipe, latency settings, precision and kind of device."""
+        return self.fingerprint_on(self.workload.device.type)
+
+    def fingerprint_on(self, device: str) -> str:
+        """Return what the fingerprint would be if all else were equal on another kind of device, ``cpu`` or ``cuda``."""
         identity = {
             "format_version": FORMAT_VERSION,
             "workload": self.workload.fingerprint,
             "recipe": self.recipe.to_dict(),
             "latency": asdict(self.probe.settings),
             "precision": self.precision,
-            "device": self.workload.device.type,
+            "device": device,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 

@@ -17,8 +17,6 @@ from kdnas_env.tables.table import CURVES, LATENCIES
 
 LARGEST_BYTES = 5_000_000
 
-pytestmark = pytest.mark.skipif(not table_names(), reason="no table has been built for the package yet")
-
 
 def test_there_are_several_tasks_in_little_room() -> None:
     assert len(table_names()) >= 2
@@ -37,16 +35,21 @@ def test_a_table_is_whole_and_its_numbers_make_sense(name: str) -> None:
     assert [count_parameters(config, table.teacher) for config in table.configs()] == table.parameters.tolist()
     assert (table.curve("epoch_seconds") > 0).all()
     assert ((table.curve("heldout_unexplained") > 0) & (table.curve("heldout_unexplained") < 1)).all()
-    latencies = table.latencies[np.isfinite(table.latencies).all(axis=-1)]
-    assert (latencies[:, [LATENCIES.index(name) for name in ("median_ms", "ratio", "count")]] > 0).all()
-    assert np.isfinite(table.latencies[:, 0]).all()
+    assert {device.runtime for device in table.metadata.devices} == {"torch", "onnxruntime", "analytic"}
+    for position, device in enumerate(table.metadata.devices):
+        latencies = dict(zip(LATENCIES, table.latencies[:, position].T, strict=True))
+        assert (latencies["median_ms"] > 0).all()
+        assert (latencies["ratio"] > 0).all()
+        assert ((latencies["count"] > 0) == (device.runtime != "analytic")).all()
 
 
 @pytest.mark.parametrize("name", table_names())
 def test_seeds_agree_about_the_ranking(name: str) -> None:
     table = load_table(name)
     found = noise_ceiling(table)
-    assert found == pytest.approx(dict(table.metadata.noise))
+    assert found.keys() == table.metadata.noise.keys()
+    for name, value in found.items():
+        assert value == pytest.approx(table.metadata.noise[name]), name
     assert found["students"] == len(table)
     assert min(found["tau"]) > 0.95
 
@@ -62,10 +65,11 @@ def test_a_table_says_what_distillation_finds(name: str, tmp_path: Path) -> None
             teacher=meta.teacher, corpus=corpus, recipe=meta.recipe, latency="analytic", cache_dir=tmp_path, threads=1
         )
     )
-    assert live.fingerprint == meta.workload
+    assert meta.workload in {live.fingerprint_on("cpu"), live.fingerprint_on("cuda")}
     row = int(np.argmin(table.curve("epoch_seconds").sum(axis=(1, 2))))
     config, seed = table.configs()[row], meta.seeds[-1]
     (found,) = live.evaluate([config], Fidelity(epochs=meta.epochs, seed=seed))
     known = TabularEvaluator(table, seed=seed).query(config)
+    # On another device rounding differs, and with it the path of the training: as little as between seeds.
     for curve in CURVES[:4]:
-        assert getattr(found, curve) == pytest.approx(getattr(known, curve), rel=2e-3)
+        assert getattr(found, curve) == pytest.approx(getattr(known, curve), rel=1e-2)
