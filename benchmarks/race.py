@@ -77,7 +77,7 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"hidden_size": 32},
     ],
     "lstm": _LSTM,
-    "lstm-greedy": _LSTM,
+    "lstm-greedy": [change if "epsilon_start" not in change else {"ordinal": 1.0} for change in _LSTM],
     "lstm-shuffled": _LSTM,
     "lstm-ensemble": [
         {"design": 5},

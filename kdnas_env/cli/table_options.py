@@ -187,6 +187,8 @@ class TableVerifyOptions:
     """Seed of the draw of the cells."""
     device: str | None = None
     """Where they are distilled; by default a GPU if there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the training: that of the table's build."""
     cache_dir: str | None = None
     """Folder of the teacher's hidden states."""
 

@@ -24,7 +24,7 @@ from kdnas_env.tables.merge import corpus_in_words
 from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
 from kdnas_env.tables.surrogate import Surrogate, load_source
 from kdnas_env.tables.table import Table
-from kdnas_env.tables.verify import REPLAY_TOLERANCE, draw_cells, find_faults, open_live, replay
+from kdnas_env.tables.verify import draw_cells, find_faults, open_live, replay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ def _list(console: Console) -> None:
     if not names:
         console.print("no tables come with this installation; make one with kdnas table build", highlight=False)
         return
-    table_grid = grid("table", "students", "seeds", "epochs", "complete", "tau", "kB", left=("devices", "of"))
+    table_grid = grid("table", "students", "seeds", "epochs", "complete", "tau", left=("of",))
     for name in names:
         table = load_table(name)
         meta = table.metadata
@@ -87,8 +87,6 @@ def _list(console: Console) -> None:
             str(meta.epochs),
             f"{table.complete:.0%}",
             f"{tau[-1]:.3f}" if tau else "-",
-            f"{table_path(name).stat().st_size / 1e3:.0f}",
-            ", ".join(device.name for device in meta.devices),
             escape(meta.title),
         )
     console.print(table_grid)
@@ -232,22 +230,22 @@ def _replay(console: Console, options: TableVerifyOptions, table: Table) -> list
     cells = draw_cells(table, options.replay, np.random.default_rng(options.seed))
     with TaskProgress(console, MofNCompleteColumn()) as progress:
         progress.begin(f"distilling {len(cells)} cells anew")
-        live = open_live(table, device=options.device, cache_dir=options.cache_dir)
-        if live.fingerprint != table.metadata.workload:
-            return [
-                f"teacher, corpus, device or version are not the table's: the workload is {live.fingerprint[:12]}, its "
-                f"own {table.metadata.workload[:12]}; nothing was distilled anew"
-            ]
+        try:
+            live, allowed = open_live(
+                table, device=options.device, precision=options.precision, cache_dir=options.cache_dir
+            )
+        except TableError as error:
+            return [str(error)]
         replayed = replay(table, live, cells, progress.advance)
     largest = max((one.difference for one in replayed), default=0.0)
     console.print(
         f"{len(replayed)} cells distilled anew: losses differ by {largest:.1e} at most (relative; allowed are "
-        f"{REPLAY_TOLERANCE:g})",
+        f"{allowed:g})",
         highlight=False,
         soft_wrap=True,
     )
     return [
         f"{one.cell.student} with seed {one.cell.seed} differs by {one.difference:.1e} when distilled anew"
         for one in replayed
-        if one.difference > REPLAY_TOLERANCE
+        if one.difference > allowed
     ]

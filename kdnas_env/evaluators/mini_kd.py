@@ -157,7 +157,7 @@ class MiniKDEvaluator:
         return self.fingerprint_on(self.workload.device.type)
 
     def fingerprint_on(self, device: str) -> str:
-        """Return what the fingerprint would be if all else were equal on another kind of device, ``cpu`` or ``cuda``."""
+        """Return what the fingerprint would be on another kind of device, ``cpu`` or ``cuda``, all else equal."""
         identity = {
             "format_version": FORMAT_VERSION,
             "workload": self.workload.fingerprint,

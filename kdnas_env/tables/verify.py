@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.architecture import count_parameters, forward_flops
+from kdnas_env.errors import TableError
 from kdnas_env.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.tables.build import Cell, corpus_arguments
 from kdnas_env.tables.latencies import OnProgress, modelled
@@ -23,8 +24,9 @@ from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
-REPLAY_TOLERANCE = 2e-3
-"""Relative difference between a loss of the table and one found anew, on another machine perhaps."""
+REPLAY_TOLERANCE, OTHER_KIND_TOLERANCE = 2e-3, 3e-2
+"""Relative difference between a loss of the table and one found anew, on another machine perhaps; or on a CPU what a
+GPU found, and the reverse: rounding differs, and training goes another way, as far off as between two seeds."""
 
 _LARGEST_UNEXPLAINED = 10.0
 """A student that has learnt nothing explains nothing (1); before the first step it may be somewhat worse."""
@@ -57,12 +59,17 @@ def find_faults(table: Table) -> list[str]:
 
 
 def open_live(
-    table: Table, *, device: str | None = None, cache_dir: str | os.PathLike[str] | None = None
-) -> MiniKDEvaluator:
-    """Return what distils a table's students anew.
+    table: Table,
+    *,
+    device: str | None = None,
+    precision: str = "float32",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> tuple[MiniKDEvaluator, float]:
+    """Return what distils a table's students anew, and the relative difference that its losses may have.
 
     Raises:
         KDNASError: If teacher or corpus cannot be had.
+        TableError: If they are not the table's.
     """
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 
@@ -74,9 +81,18 @@ def open_live(
         latency="analytic",
         cache_dir=cache_dir,
         device=device,
+        precision=precision,
         threads=1,
     )
-    return MiniKDEvaluator(settings)
+    live = MiniKDEvaluator(settings)
+    if live.fingerprint == meta.workload:
+        return live, REPLAY_TOLERANCE
+    if meta.workload in {live.fingerprint_on(kind) for kind in ("cpu", "cuda")}:
+        return live, OTHER_KIND_TOLERANCE
+    raise TableError(
+        f"teacher, corpus, precision or version are not the table's: the workload is {live.fingerprint[:12]}, its own "
+        f"{meta.workload[:12]}; nothing was distilled anew"
+    )
 
 
 def draw_cells(table: Table, count: int, rng: np.random.Generator) -> list[Cell]:

@@ -24,6 +24,7 @@ from kdnas_env.cli import main
 from kdnas_env.tables.build import STORE
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.table import CURVES, MISSING, Table
+from kdnas_env.tables.verify import open_live
 
 SPACE = {"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 32], "intermediate_size": [16, 64]}
 STUDENTS, SEEDS = 12, 2
@@ -296,6 +297,27 @@ def test_a_table_is_verified_by_distilling_anew(
     printed = " ".join(capsys.readouterr().out.split())
     assert "3 cells distilled anew: losses differ by" in printed
     assert "nothing is wrong with it" in printed
+
+
+def test_a_table_of_a_gpu_is_verified_on_a_cpu_within_what_rounding_does(
+    table_file: Path, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dataclasses import replace
+
+    live, _ = open_live(load_table(table_file), device="cpu", cache_dir=root / "cache")
+
+    def change(table: Table) -> dict[str, Any]:
+        curves = table.curves * np.float32(1.01)
+        return {"metadata": replace(table.metadata, workload=live.fingerprint_on("cuda")), "curves": curves}
+
+    path = changed(table_file, tmp_path / "gpu.npz", change)
+    command = ["table", "verify", str(path), "--replay", "1", "--device", "cpu", "--cache-dir", str(root / "cache")]
+    main(command)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "allowed are 0.03" in printed
+    assert "when distilled anew" not in printed
+    assert main([*command, "--precision", "bfloat16"]) == 1
+    assert "precision or version are not the table's" in " ".join(capsys.readouterr().out.split())
 
 
 def changed(table_file: Path, path: Path, change: Callable[[Table], dict[str, Any]]) -> Path:
