@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -92,5 +93,11 @@ def test_an_optimiser_from_elsewhere(tmp_path: Path) -> None:
     assert float(printed.split()[-1]) > 0.47
 
 
+def test_a_table_and_a_search_of_one(tmp_path: Path) -> None:
+    trajectory, best = run(block("TabularEvaluator.of"), tmp_path).splitlines()
+    assert len(json.loads(trajectory)) == 4
+    assert float(best) > 0.64
+
+
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8
