@@ -25,56 +25,33 @@ import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import psutil
 import tyro
-from landscapes import SPACE
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from scale_out_report import KEPT, PENDING, draw, driver_table, growth_table, idle_table, memory_tables
+from simulated_searches import Enough, NoStore, Search, TimedAgent, askable, landscape, named, stop_at
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cores import pinned_threads
-from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluation import Evaluation, Fidelity
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.files import replacing, write_json
-from kdnas_env.registry import agent_class, agent_names, make_agent
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
-from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.backend import Message, Ready, Task
+from kdnas_env.files import write_json
 from kdnas_env.workers.journal import Journal
-from kdnas_env.workers.pool import WorkerPool
-from kdnas_env.workers.simulated import SimulatedBackend
-
-LARGE_SPACE = {**SPACE, "intermediate_size": list(range(100, 2100))}
-"""Four million students: a million random ones are still less than half of them."""
-
-SAMPLERS = ("tpe", "random")
-"""Samplers of the Optuna agent that are measured, each as an agent of its own."""
 
 SHORTEST = 125
 """Evaluations of the first search of an agent; the next is twice as long, and so on."""
-
-PENDING = 8
-"""Students that are pending while the growth of an agent is followed."""
 
 LONGEST = 64_000
 """Evaluations at which the growth of an agent is no longer followed; the landscape has 95,000 students."""
 
 EVALUATIONS_PER_WORKER = 5
 """Evaluations per worker of a search whose idle share is measured."""
-
-KEPT = ("nothing", "store", "store and journal")
-"""What a search keeps on disk."""
 
 
 @dataclass(frozen=True)
@@ -114,228 +91,6 @@ class Options:
     folder: str | None = None
     parts: tuple[Literal["memory", "driver", "growth", "idle"], ...] = ("memory", "driver", "growth", "idle")
     quick: bool = False
-
-
-class Enough(Exception):
-    """The time for a search is over."""
-
-
-class NoStore:
-    """Keeps nothing."""
-
-    def find(self, config: StudentConfig, fidelity: Fidelity) -> None:
-        """Know nothing."""
-
-    def add(self, evaluation: Evaluation) -> Evaluation:
-        """Return what there is to keep."""
-        return evaluation
-
-
-class ThinkingBackend:
-    """Simulated workers whose clock runs on with another one while the driver works, evaluations taken off.
-
-    Args:
-        inner: The workers.
-        clock: Seconds of the driver; one that stands still makes decisions cost nothing.
-
-    Attributes:
-        ready: When the last worker so far was first given work, in simulated seconds.
-        assigned: When work was given last.
-    """
-
-    def __init__(self, inner: SimulatedBackend, clock: Callable[[], float]) -> None:
-        self.ready = self.assigned = 0.0
-        self._inner = inner
-        self._clock = clock
-        self._left = clock()
-        self._known: set[int] = set()
-        self._began: dict[int, float] = {}
-        self._spans: list[tuple[float, float]] = []
-        self._heard: list[tuple[int, Message]] = []
-
-    def start(self, worker: int) -> None:
-        """Begin to start a worker."""
-        self._inner.start(worker)
-
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker, as late as the driver thought of it."""
-        self._catch_up()
-        self._began[worker] = self.assigned = self.now()
-        if worker not in self._known:
-            self._known.add(worker)
-            self.ready = self.now()
-        self._inner.assign(worker, task)
-        self._left = self._clock()
-
-    def answer(self, worker: int, stop: bool) -> None:
-        """Say whether a worker stops."""
-        self._inner.answer(worker, stop)
-
-    def kill(self, worker: int) -> None:
-        """End a worker."""
-        self._inner.kill(worker)
-
-    def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return what was said while the driver worked; if that is nothing, what is said next."""
-        self._catch_up()
-        if not self._heard:
-            self._hear(seconds)
-        heard, self._heard = self._heard, []
-        self._left = self._clock()
-        return heard
-
-    def now(self) -> float:
-        """Return seconds of the simulated clock."""
-        return self._inner.now()
-
-    def close(self) -> None:
-        """End all workers."""
-        self._inner.close()
-
-    def idle_share(self, begin: float = 0.0, end: float | None = None) -> float | None:
-        """Return the share of the workers' time between two moments (by default all) that none of them worked in."""
-        end = self.now() if end is None else end
-        if end <= begin:
-            return None
-        spans = np.array([*self._spans, *((began, self.now()) for began in self._began.values())])
-        busy = np.clip(spans, begin, end) @ (-1.0, 1.0)
-        return max(0.0, 1.0 - float(busy.sum()) / (len(self._known) * (end - begin)))
-
-    @property
-    def steady_idle_share(self) -> float | None:
-        """The idle share from when all had work for the first time until the last was given some; None: never."""
-        return self.idle_share(self.ready, self.assigned)
-
-    def _catch_up(self) -> None:
-        end = self.now() + self._clock() - self._left
-        while end - self.now() > 1e-9:
-            self._hear(end - self.now())
-
-    def _hear(self, seconds: float | None) -> None:
-        for worker, message in self._inner.wait(seconds):
-            self._heard.append((worker, message))
-            if not isinstance(message, Ready):
-                self._spans.append((self._began.pop(worker), self.now()))
-
-
-class TimedAgent:
-    """An agent whose seconds in ``ask`` and ``tell`` are counted.
-
-    Args:
-        agent: The agent.
-
-    Attributes:
-        ask_seconds: Seconds of ``ask`` so far.
-        tell_seconds: Seconds of ``tell`` so far.
-        seconds: Both, before each ``ask`` and after the last call.
-    """
-
-    def __init__(self, agent: Any) -> None:
-        self.ask_seconds = self.tell_seconds = 0.0
-        self.seconds = [0.0]
-        self._agent = agent
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._agent, name)
-
-    def ask(self, n: int) -> Any:
-        """Propose."""
-        began = time.thread_time()
-        proposal = self._agent.ask(n)
-        self.ask_seconds += time.thread_time() - began
-        self.seconds.append(self.ask_seconds + self.tell_seconds)
-        return proposal
-
-    def tell(self, *arguments: Any) -> None:
-        """Learn."""
-        began = time.thread_time()
-        self._agent.tell(*arguments)
-        self.tell_seconds += time.thread_time() - began
-        self.seconds[-1] = self.ask_seconds + self.tell_seconds
-
-
-@cache
-def landscape(large: bool = False) -> PlantedEvaluator:
-    """Return the planted landscape, whose points take some tenths of a second to list, so that it is made once."""
-    return PlantedEvaluator(SearchSpace.from_dict(LARGE_SPACE if large else SPACE, PLANTED_TEACHER))
-
-
-def named(label: str) -> Any:
-    """Make an agent, or the Optuna agent of a sampler."""
-    name, _, sampler = label.partition(":")
-    return make_agent(name, **({"sampler": sampler} if sampler else {}))
-
-
-def askable() -> list[str]:
-    """Return the names of all agents with ask and tell."""
-    names = [name for name in agent_names() if callable(getattr(agent_class(name), "ask", None))]
-    return [label for name in names for label in ([f"optuna:{s}" for s in SAMPLERS] if name == "optuna" else [name])]
-
-
-def simulated(planted: PlantedEvaluator, duration: float) -> SimulatedBackend:
-    """Return workers that take so long on average."""
-    rng = np.random.default_rng(0)
-    return SimulatedBackend(planted, lambda evaluation, worker: duration * (0.5 + rng.random()))
-
-
-@dataclass(eq=False)
-class Search:
-    """A search on simulated workers.
-
-    Attributes:
-        agent: The agent.
-        workers: How many.
-        budget: Evaluations.
-        seconds: Seconds of the processor after which it is cut short.
-        store: The store.
-        journal: The journal.
-        duration: Seconds of an evaluation.
-        clock: What the simulated clock runs on with.
-        on_answer: Called with the number of evaluations after each.
-        large: Whether the space is the large one.
-    """
-
-    agent: Any
-    workers: int
-    budget: int
-    seconds: float = math.inf
-    store: Any = field(default_factory=NoStore)
-    journal: Journal | None = None
-    duration: float = 30.0
-    clock: Callable[[], float] = lambda: 0.0
-    on_answer: Callable[[int], object] = lambda evaluations: None
-    large: bool = False
-
-    def run(self) -> None:
-        """Search."""
-        planted = landscape(self.large)
-        self.backend = ThinkingBackend(simulated(planted, self.duration), self.clock)
-        self.env = KDNASEnv(planted.space, planted, budget=self.budget)
-        self._end = time.thread_time() + self.seconds
-        with WorkerPool(self.backend, self.workers) as pool, suppress(Enough):
-            search_asynchronously(
-                self.agent, self.env, self.store, pool, journal=self.journal, on_answer=self._answered
-            )
-
-    @property
-    def evaluations(self) -> int:
-        """Evaluations that the agent was told of."""
-        return len(self.env.history)
-
-    def _answered(self, env: KDNASEnv) -> None:
-        self.on_answer(len(env.history))
-        if time.thread_time() > self._end:
-            raise Enough
-
-
-def stop_at(evaluations: float = math.inf, seconds: float = math.inf) -> Callable[[int], None]:
-    """Return what ends a search after so many evaluations, or at a time of the performance counter."""
-
-    def check(made: int) -> None:
-        if made >= evaluations or time.perf_counter() > seconds:
-            raise Enough
-
-    return check
 
 
 def exponent(marks: Sequence[int], totals: Sequence[float]) -> float | None:
@@ -504,112 +259,6 @@ def measure_idle(options: Options, agents: Sequence[str], progress: Progress) ->
     return rows
 
 
-def memory_tables(memory: dict[str, Any]) -> list[Table]:
-    """Return what a search holds as tables."""
-    table = Table(title=f"Memory of a search ({memory['agent']})")
-    for heading in ("evaluations", "RSS, MiB", "bytes per evaluation", "seconds"):
-        table.add_column(heading, justify="right")
-    rows = memory["rows"]
-    for row in [*rows[1:-1:6], *rows[-1:]]:
-        size = f"{row['rss_bytes'] / 2**20:,.0f}"
-        table.add_row(f"{row['evaluations']:,}", size, f"{row['bytes_per_evaluation']:,.0f}", f"{row['seconds']:,.0f}")
-    held = Table(title="Bytes per evaluation, by the module that allocated them")
-    held.add_column("module")
-    held.add_column("bytes", justify="right")
-    for name, size in memory["modules"].items():
-        held.add_row(name, f"{size:,.0f}")
-    return [table, held]
-
-
-def driver_table(rows: list[dict[str, Any]], options: Options) -> Table:
-    """Return evaluations per second as a table."""
-    table = Table(title=f"Evaluations per second of a search of {options.budget:,} (random)")
-    for heading in ("workers", *KEPT, "idle on the way", "idle in all"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        shares = [_percent(row[name]) for name in ("steady_idle", "idle")]
-        table.add_row(f"{row['workers']:,}", *(f"{row[kept]:,.0f}" for kept in KEPT), *shares)
-    return table
-
-
-def growth_table(growth: dict[str, dict[str, Any]], options: Options) -> Table:
-    """Return what agents cost as a table."""
-    table = Table(title=f"Agents, {PENDING} students pending; evaluations of {options.duration:g} s")
-    table.add_column("agent")
-    for heading in ("evaluations", "seconds", "grows as n^", "ms a decision", "workers kept busy"):
-        table.add_column(heading, justify="right")
-    for name, row in growth.items():
-        last = row["marks"][-1] if row["marks"] else {"evaluations": 0, "seconds": 0.0}
-        power = "-" if row["exponent"] is None else f"{row['exponent']:.2f}"
-        cells = (f"{last['evaluations']:,}", f"{last['seconds']:.2f}", power)
-        table.add_row(name, *cells, f"{1e3 * row['decision_seconds']:.2f}", f"{row['workers_kept_busy']:,.0f}")
-    return table
-
-
-def idle_table(figures: dict[str, Any], options: Options) -> Table:
-    """Return idle shares as a table, with a tilde what follows from the cost of a decision."""
-    table = Table(title=f"Share of the workers' time that is lost to decisions, {options.duration:g} s an evaluation")
-    table.add_column("agent")
-    for workers in options.workers:
-        table.add_column(f"{workers:,}", justify="right")
-    for name, shares in figures["idle"].items():
-        capacity = figures["growth"][name]["workers_kept_busy"] if figures["growth"] else math.nan
-        table.add_row(name, *(_share(one["idle"], capacity / one["workers"]) for one in shares))
-    return table
-
-
-def _share(idle: float | None, capacity: float) -> str:
-    return _percent(idle) if idle is not None or math.isnan(capacity) else f"~{max(0.0, 1 - capacity):.0%}"
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{share:.1%}"
-
-
-def draw(figures: dict[str, Any], options: Options, path: str) -> None:
-    """Draw what was measured."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 9), layout="constrained")
-    FigureCanvasAgg(figure)
-    memory, driver, growth, idle = figure.subplots(2, 2).ravel()
-    rows = figures["memory"]["rows"] if figures["memory"] else []
-    memory.plot([row["evaluations"] for row in rows], [row["rss_bytes"] / 2**30 for row in rows], "o-")
-    memory.set(xlabel="evaluations", ylabel="RSS, GiB", title="memory of a search", xlim=(0, None), ylim=(0, None))
-    rows = figures["driver"] or []
-    for kept in KEPT:
-        driver.plot([row["workers"] for row in rows], [row[kept] for row in rows], "o-", label=f"{kept} on disk")
-    driver.set(xscale="log", yscale="log", xlabel="workers", ylabel="evaluations per second", title="driver")
-    for name, row in (figures["growth"] or {}).items():
-        power, marks = row["exponent"], row["marks"]
-        label = name if power is None else f"{name}, n^{power:.2f}"
-        growth.plot(
-            [mark["evaluations"] for mark in marks], [mark["seconds"] for mark in marks], **_style(name), label=label
-        )
-    growth.set(xscale="log", yscale="log", xlabel="evaluations", ylabel="seconds of ask and tell", title="growth")
-    for name, shares in (figures["idle"] or {}).items():
-        found = [(one["workers"], one["idle"]) for one in shares if one["idle"] is not None]
-        idle.plot([workers for workers, _ in found], [share for _, share in found], **_style(name), label=name)
-        if figures["growth"]:
-            capacity = figures["growth"][name]["workers_kept_busy"]
-            expected = [max(0.0, 1 - capacity / workers) for workers in options.workers]
-            idle.plot(options.workers, expected, ":", color=_style(name)["color"])
-    title = f"workers that wait for decisions, {options.duration:g} s an evaluation"
-    idle.set(xscale="log", xlabel="workers", ylabel="idle share", ylim=(-0.02, 1), title=title)
-    for axes, part in ((memory, "memory"), (driver, "driver"), (growth, "growth"), (idle, "idle")):
-        axes.set_visible(figures[part] is not None)
-        if figures[part] and axes is not memory:
-            axes.legend(fontsize=7)
-    with replacing(path) as file:
-        figure.savefig(file, dpi=110, format=Path(path).suffix.removeprefix(".") or "png")
-
-
-def _style(name: str) -> dict[str, Any]:
-    place = (askable().index(name) if name in askable() else 0) % 30
-    return {"color": f"C{place % 10}", "marker": "os^"[place // 10]}
-
-
 def quickened(options: Options) -> Options:
     """Return options that take about a tenth of the time."""
     return replace(
@@ -639,15 +288,15 @@ def main(options: Options) -> None:
             figures[part] = measured() if part in options.parts else None
             gc.collect()
     tables = memory_tables(figures["memory"]) if figures["memory"] else []
-    tables += [driver_table(figures["driver"], options)] if figures["driver"] else []
-    tables += [growth_table(figures["growth"], options)] if figures["growth"] else []
-    tables += [idle_table(figures, options)] if figures["idle"] else []
+    tables += [driver_table(figures["driver"], options.budget)] if figures["driver"] else []
+    tables += [growth_table(figures["growth"], options.duration)] if figures["growth"] else []
+    tables += [idle_table(figures)] if figures["idle"] else []
     for table in tables:
         console.print(table)
     if options.json:
         write_json(options.json, figures)
     if options.picture:
-        draw(figures, options, options.picture)
+        draw(figures, options.picture)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ _PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta")
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class StudentConfig:
     """One point of a search space, in transformers' own field names.
 

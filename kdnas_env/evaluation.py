@@ -33,7 +33,7 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fidelity:
     """How much effort one evaluation spends.
 
@@ -61,7 +61,7 @@ class Fidelity:
             raise KDNASError(f"seed is {shown(self.seed)}; expected a whole number, 0 or more")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Latency:
     """One latency probe of a student and its teacher, interleaved.
 
@@ -99,7 +99,7 @@ class Latency:
         return 1.0 / self.ratio
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Raw outcome of evaluating one architecture.
 

@@ -13,7 +13,7 @@ from kdnas_env.plain import is_number, shown
 _LARGEST_POWER = 30
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RewardComponents:
     """A reward and what it is made of; plain Python floats throughout.
 

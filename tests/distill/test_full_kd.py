@@ -270,7 +270,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
     subprocess.run([sys.executable, "-c", code(tmp_path / "whole")], check=True, env=environment, capture_output=True)
     draws = random.Random(1)
     kills = 0
-    for _ in range(12):
+    for _ in range(5):
         process = subprocess.Popen(
             [sys.executable, "-c", code(tmp_path / "parts")], stdout=subprocess.PIPE, text=True, env=environment
         )
