@@ -30,10 +30,12 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.cli.bench import write_race
+from kdnas_env.cli.run_folder import RESULTS
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.budget import Budget
 from kdnas_env.files import write_json
 
+TUNING = "tuning"
 OURS = "lstm-ensemble"
 SLOW = "optuna:sampler=gp"
 
@@ -144,12 +146,15 @@ def main(options: Options) -> None:
             trajectories = race(wanted, folder, workers=options.workers, on_progress=progress.advance)
             truths = [Truth.of(task) for task in wanted.tasks]
             summary = summarise(Runs.of(trajectories, truths), reference=str(agents[0]))
-            write_race(folder, summary)
+            if name == TUNING:
+                write_json(folder / RESULTS, summary)  # too many agents for a picture
+            else:
+                write_race(folder, summary)
             return summary
 
         candidates = {name: [AgentSpec(name, change) for change in ({}, *CHANGES[name])] for name in options.agents}
         flat = [spec for specs in candidates.values() for spec in specs]
-        tuning = raced("tuning", flat, options.tuning_task, options.tuning_seeds, options.tuning_budget)
+        tuning = raced(TUNING, flat, options.tuning_task, options.tuning_seeds, options.tuning_budget)
         chosen = {name: choose(tuning, specs) for name, specs in candidates.items()}
         specs = list(chosen.values())
         races = {

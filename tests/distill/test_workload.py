@@ -68,7 +68,9 @@ def test_half_precision_states_are_read_as_float32(workload: Workload, tmp_path:
     rows = half.cache.token_rows(half.train[:3])
     states = half.states((1, 2), rows)
     assert states.dtype == torch.float32
-    assert torch.equal(states, workload.states((1, 2), rows).half().float())
+    # Two passes of the teacher differ in their last digits where threads share the work otherwise.
+    torch.testing.assert_close(states, workload.states((1, 2), rows), rtol=1e-3, atol=1e-3)
+    assert torch.equal(states, states.half().float())
 
 
 def test_samples_that_are_not_cached_are_refused(workload: Workload) -> None:
