@@ -123,4 +123,4 @@ def test_the_tables_of_a_package_are_told_in_a_line_each(
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith(" planted"))
     assert row[:5] == ["planted", "48", "3", "3", "100%"]
     assert 0.5 < float(row[5]) <= 1
-    assert row[6] == "Planted"
+    assert row[6:8] == ["Planted", "landscape"]

@@ -47,8 +47,8 @@ def test_seeds_agree_about_the_ranking(name: str) -> None:
     table = load_table(name)
     found = noise_ceiling(table)
     assert found.keys() == table.metadata.noise.keys()
-    for name, value in found.items():
-        assert value == pytest.approx(table.metadata.noise[name]), name
+    for measure, value in found.items():
+        assert value == pytest.approx(table.metadata.noise[measure]), measure
     assert found["students"] == len(table)
     assert min(found["tau"]) > 0.95
 
