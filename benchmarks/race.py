@@ -166,14 +166,15 @@ def main(options: Options) -> None:
             slowly = [AgentSpec.parse(SLOW), *specs]
             least = min(options.budgets)
             slow = raced(f"{options.task}-{least}-slow", slowly, options.task, options.slow_seeds, least)
-    figures = {
+    figures: dict[str, Any] = {
         "chosen": {name: str(spec) for name, spec in chosen.items()},
         "races": {str(budget): figures_of(summary) for budget, summary in races.items()},
         "slow": slow and figures_of(slow),
     }
-    for title, summary in [*((f"{budget} evaluations", races[budget]) for budget in races), ("with gp", slow)]:
-        if summary is not None:
-            console.print(standings(f"{options.task}, {title}, {summary['seeds']} seeds", figures_of(summary)))
+    for budget, told in figures["races"].items():
+        console.print(standings(f"{options.task}, {budget} evaluations, {options.seeds} seeds", told))
+    if figures["slow"] is not None:
+        console.print(standings(f"{options.task}, with {SLOW}, {options.slow_seeds} seeds", figures["slow"]))
     if options.json is not None:
         write_json(Path(options.json), {"machine": machine_facts(), **figures})
 
