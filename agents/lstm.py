@@ -14,8 +14,8 @@ from agents.base import whole_number
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.grid import Seen
 from agents.pool import candidate_pool
-from agents.ranking import Bools, Floats, Ints
-from agents.replay import NONE, Scale, context_positions, remembered
+from agents.ranking import Bools, Floats, Ints, Ranking
+from agents.replay import NONE, Scale, context_positions, remembered, settled
 from kdnas_env.errors import KDNASError
 
 if TYPE_CHECKING:
@@ -118,8 +118,8 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             torch.empty(1, device=self.config.device)
         except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails with an assertion
             raise KDNASError(f"device is {self.config.device!r}, which cannot be used here: {error}") from error
-        self._controller: Controller | None = None
-        self._trained_rounds = 0
+        self._predict: Callable[[Ints], Floats] | None = None
+        self._taught_rounds = 0
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
@@ -153,50 +153,57 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
         )
 
-    def _lessons(self, positions: Ints) -> tuple[Floats, Bools]:
-        """Return what the controller learns of the evaluations at some positions: rewards, and which are usable."""
-        return self.ranking.rewards[positions], self.ranking.usable[positions]
-
     def _predictor(self) -> Callable[[Ints], Floats]:
-        """Train on the replay, unless that was done since the last round, and return what predicts rewards by it."""
+        """Return what predicts rewards, made anew if a round has ended since the last time."""
+        taught = settled(self.ranking, self.round_size)
+        if self._predict is None or self._taught_rounds != len(taught.rounds):
+            self._predict, self._taught_rounds = self._learnt_from(taught), len(taught.rounds)
+        return self._predict
+
+    def _learnt_from(self, ranking: Ranking) -> Callable[[Ints], Floats]:
+        """Train on the replay of a search, and return what predicts rewards by it and under its last context."""
         import torch
 
         from agents.controller import Contexts, predict
 
-        ranking, device = self.ranking, torch.device(self.config.device)
+        device = torch.device(self.config.device)
         replay, now = remembered(ranking, self.config.replay_size), len(ranking.rounds)
         known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
         positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
         # What was best or in the round before may be older than what is replayed.
         told = np.union1d(replay, positions[roles != NONE])
-        earned, usable = self._lessons(told)
+        earned, usable = self._lessons(ranking, told)
         scale = Scale.of(earned, usable)
-        actions = torch.tensor(self._evaluated[told], device=device)
+        candidates = ranking.column("actions")
+        actions = torch.tensor(candidates[told], device=device)
         rewards = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32, device=device)
         places, parts = (torch.tensor(one, device=device) for one in (np.searchsorted(told, positions), roles))
         contexts = Contexts(actions[places], rewards[places].masked_fill(parts == NONE, 0.0), parts)
 
-        if self._controller is None or self._trained_rounds != now:
-            _, first = np.unique(self._evaluated[replay], axis=0, return_index=True)
-            unique = np.sort(first)
-            lessons = torch.tensor(np.searchsorted(told, replay[unique]), device=device)
-            context_rows = torch.tensor(rows[unique], device=device)
-            self._controller = self._trained(contexts, context_rows, actions[lessons], rewards[lessons])
-            self._trained_rounds = now
-        controller = self._controller
+        _, first = np.unique(candidates[replay], axis=0, return_index=True)
+        unique = np.sort(first)
+        lessons = torch.tensor(np.searchsorted(told, replay[unique]), device=device)
+        context_rows = torch.tensor(rows[unique], device=device)
+        controller = self._trained(now, contexts, context_rows, actions[lessons], rewards[lessons])
 
         def predict_rewards(candidates: Ints) -> Floats:
             return scale.restore(predict(controller, contexts[-1:], torch.tensor(candidates, device=device)))
 
         return predict_rewards
 
-    def _trained(self, contexts: Contexts, context_rows: Tensor, actions: Tensor, targets: Tensor) -> Controller:
+    def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
+        """Return what the controller learns of the evaluations at some positions: rewards, and which are usable."""
+        return ranking.rewards[positions], ranking.usable[positions]
+
+    def _trained(
+        self, rounds: int, contexts: Contexts, context_rows: Tensor, actions: Tensor, targets: Tensor
+    ) -> Controller:
         """Return a new controller, trained on unique evaluations with the context that each was proposed in."""
         import torch
 
         from agents.controller import Controller, fit
 
-        config, stream = self.config, self._stream(_TRAINING, len(self.ranking.rounds))
+        config, stream = self.config, self._stream(_TRAINING, rounds)
         generator = torch.Generator().manual_seed(int(stream.integers(2**63)))
         controller = Controller(
             self.grid.nvec,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agents.lstm import LSTMAgent, LSTMConfig
-from agents.ranking import Bools, Floats, Ints
+from agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.errors import KDNASError
 
 _SHUFFLING = 2
@@ -46,7 +46,7 @@ class ShuffledLSTMAgent(LSTMAgent):
     learn, so that whatever it finds owes nothing to the learning.
     """
 
-    def _lessons(self, positions: Ints) -> tuple[Floats, Bools]:
-        rewards, usable = super()._lessons(positions)
-        order = self._stream(_SHUFFLING, len(self.ranking.rounds)).permutation(len(rewards))
+    def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
+        rewards, usable = super()._lessons(ranking, positions)
+        order = self._stream(_SHUFFLING, len(ranking.rounds)).permutation(len(rewards))
         return rewards[order], usable[order]

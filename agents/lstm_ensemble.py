@@ -13,8 +13,8 @@ from agents.base import whole_number
 from agents.design import spread
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.pool import candidate_pool
-from agents.ranking import Bools, Floats, Ints
-from agents.replay import Scale, remembered
+from agents.ranking import Bools, Floats, Ints, Ranking
+from agents.replay import Scale, remembered, settled
 from kdnas_env.cores import pinned_threads
 from kdnas_env.errors import KDNASError
 
@@ -105,7 +105,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
     def _start(self) -> None:
         self._ensemble: Ensemble | None = None
-        self._trained_rounds = 0
+        self._taught_rounds = 0
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
@@ -122,7 +122,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         if self.ranking.global_best is None:
             explored = n
         chosen = self._promising(pool, n - explored) if explored < n else _Chosen.none(len(pool))
-        known = np.concatenate([self._replay()[0], self.pending, pool[chosen.places]])
+        known = np.concatenate([self._replay(self.ranking)[0], self.pending, pool[chosen.places]])
         left = np.setdiff1d(np.arange(len(pool)), chosen.places)
         others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
         places = np.concatenate([chosen.places, others])
@@ -140,11 +140,8 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
         from agents.ensemble import expected_improvement, features_of
 
-        replayed, earned, usable = self._replay()
-        scale = Scale.of(earned, usable)
-        actions = torch.from_numpy(replayed)
-        targets = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32)
-        ensemble = self._trained(actions, targets)
+        ensemble = self._learnt()
+        actions, targets, scale = self._lessons(self.ranking)
         posterior = ensemble.posterior(features_of(ensemble, actions), targets)
         posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
         features = features_of(ensemble, torch.from_numpy(pool))
@@ -158,19 +155,15 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
             posterior = posterior.believing(features[:, place : place + 1])
         return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
 
-    def _replay(self) -> tuple[Ints, Floats, Bools]:
-        """Return what the ensemble knows of: actions, int64 ``(n, dims)``, rewards, and which of them are usable."""
-        positions = remembered(self.ranking, self.config.replay_size)
-        return self._evaluated[positions], self.ranking.rewards[positions], self.ranking.usable[positions]
-
-    def _trained(self, actions: Tensor, targets: Tensor) -> Ensemble:
-        """Return an ensemble trained on evaluations, anew only if there are more than the last time."""
+    def _learnt(self) -> Ensemble:
+        """Return an ensemble that was trained on the search, anew if a round has ended since the last time."""
         import torch
 
         from agents.ensemble import Ensemble, fit
 
-        config, rounds = self.config, len(self.ranking.rounds)
-        if self._ensemble is None or self._trained_rounds != rounds:
+        config, taught = self.config, settled(self.ranking, self.round_size)
+        rounds = len(taught.rounds)
+        if self._ensemble is None or self._taught_rounds != rounds:
             generator = torch.Generator().manual_seed(int(self._stream(_TRAINING, rounds).integers(2**63)))
             self._ensemble = Ensemble(
                 self.grid.nvec,
@@ -180,6 +173,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
                 features=config.features,
                 generator=generator,
             )
+            actions, targets, _ = self._lessons(taught)
             fit(
                 self._ensemble,
                 actions,
@@ -189,8 +183,22 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
                 weight_decay=config.weight_decay,
             )
             self._ensemble.requires_grad_(False)
-            self._trained_rounds = rounds
+            self._taught_rounds = rounds
         return self._ensemble
+
+    def _lessons(self, ranking: Ranking) -> tuple[Tensor, Tensor, Scale]:
+        """Return actions, int64 ``(n, dims)``, their rewards in units of the scale, float32 ``(n,)``, and the scale."""
+        import torch
+
+        replayed, earned, usable = self._replay(ranking)
+        scale = Scale.of(earned, usable)
+        return torch.tensor(replayed), torch.tensor(scale.standardise(earned, usable), dtype=torch.float32), scale
+
+    def _replay(self, ranking: Ranking) -> tuple[Ints, Floats, Bools]:
+        """Return what the ensemble knows of: actions, int64 ``(n, dims)``, rewards, and which of them are usable."""
+        positions = remembered(ranking, self.config.replay_size)
+        actions = ranking.column("actions").reshape(-1, len(self.grid.nvec))
+        return actions[positions], ranking.rewards[positions], ranking.usable[positions]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _REMEMBERED = 10_000
 """Youngest evaluations that tell what reward is usual, so that a round takes no longer the more there were."""
 
+_TOGETHER = 64
+"""Candidates that are sampled together at least, since that takes hardly longer than one of them."""
+
 _WEIGHTS = 1
 """Key of the stream of random numbers that the initial weights are drawn from."""
 
@@ -38,7 +41,8 @@ class ReinforceConfig:
         entropy_weight: What a nat of the policy's entropy is worth, in standard deviations of the reward.
         baseline_decay: What the weight of a reward in the moving average is multiplied by for each one after it, in
             [0, 1).
-        tries: Times that a candidate is sampled until it is new; a random one takes the place of one that is not.
+        tries: Candidates that are sampled for each that is wanted, of which the first new ones are taken; a random one
+            takes the place of one that is missing.
     """
 
     embedding_size: int = 16
@@ -95,13 +99,13 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
         self._optimizer: Optimizer = torch.optim.Adam(self._policy.parameters(), lr=config.learning_rate, fused=True)
 
     def _propose(self, n: int) -> Proposal:
-        seen = self.seen
+        seen, left = self.seen, n * self.config.tries
         sampled = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
-        for _ in range(self.config.tries):
-            uniforms = self.rng.random((n - len(sampled), len(self.grid.nvec)))
-            sampled = self.grid.fresh(np.concatenate([sampled, self._policy.sample(uniforms)]), seen)
-            if len(sampled) == n:
-                break
+        while left and len(sampled) < n:
+            count = min(left, max(_TOGETHER, n - len(sampled)))
+            uniforms = self.rng.random((count, len(self.grid.nvec)))
+            sampled = self.grid.fresh(np.concatenate([sampled, self._policy.sample(uniforms)]), seen)[:n]
+            left -= count
         drawn = self.grid.draw(self.rng, n - len(sampled), seen.union(self.grid.numbers(sampled)))
         return Proposal(
             actions=np.concatenate([sampled, drawn]),

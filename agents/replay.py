@@ -58,6 +58,20 @@ class Scale:
         return self.mean + self.deviation * predictions
 
 
+def settled(ranking: Ranking, round_size: int) -> Ranking:
+    """Return a search as of the last time that a whole number of rounds was evaluated, of which a controller learns.
+
+    That is the search itself if it goes by rounds. In one without rounds, where each evaluation is told alone, a
+    controller is so trained no more often than in one with them, which grows no worse with the number of workers.
+    Nothing is held back as long as less than a round was evaluated, or nothing before was usable.
+    """
+    whole = ranking.evaluations // round_size * round_size
+    if not whole:
+        return ranking
+    taught = Ranking(ranking.rounds.until(int(np.searchsorted(ranking.rounds.ends, whole)) + 1))
+    return ranking if taught.global_best is None else taught
+
+
 def remembered(ranking: Ranking, size: int) -> Ints:
     """Return the positions of the youngest evaluations, and before them that of the best, if it is older; int64."""
     begin, best = max(0, ranking.evaluations - size), ranking.global_best

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -115,6 +116,26 @@ def test_a_proposal_takes_no_longer_the_more_was_evaluated(name: str, nvec: list
     more_calls, more_size = work(agent)
     assert more_calls <= 1.4 * calls
     assert more_size <= 1.4 * size + 4_000
+
+
+@pytest.mark.parametrize(("name", "module"), [("lstm", "controller"), ("lstm-ensemble", "ensemble")])
+def test_who_is_told_one_by_one_is_trained_once_a_round(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = kdnas_env.make_agent(name, **CHEAP[name])
+    trained = importlib.import_module(f"agents.{module}")
+    fit, known = trained.fit, []
+
+    def noted(*arguments: Any, **options: Any) -> None:
+        known.append(agent.ranking.evaluations)
+        fit(*arguments, **options)
+
+    monkeypatch.setattr(trained, "fit", noted)
+    agent.reset([7] * 5, budget=40, round_size=8)
+    actions = [*agent.ask(4)]
+    for _ in range(36):
+        action = actions.pop(0)[None]
+        agent.tell(action, rewards_of(action))
+        actions += [*agent.ask(1)]
+    assert known[-4:] == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize("name", ["random", "evolution", "exhaustive", "local-search", "parameter-count"])

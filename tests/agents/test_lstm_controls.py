@@ -84,7 +84,7 @@ def test_shuffling_keeps_every_reward_and_failure_and_changes_with_the_round() -
     for rewards in (np.arange(20.0), np.arange(20.0, 40.0)):
         actions = agent.ask(20)
         agent.tell(actions, rewards, [{"status": "ok" if reward % 4 else "failed"} for reward in rewards])
-        lessons.append(agent._lessons(np.arange(agent.ranking.evaluations)))
+        lessons.append(agent._lessons(agent.ranking, np.arange(agent.ranking.evaluations)))
     for length, (rewards, usable) in zip((20, 40), lessons, strict=True):
         assert sorted(rewards) == list(range(length)) != rewards.tolist()
         assert usable.tolist() == [bool(reward % 4) for reward in rewards]

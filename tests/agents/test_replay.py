@@ -14,6 +14,7 @@ from agents.replay import (
     Scale,
     context_positions,
     remembered,
+    settled,
 )
 
 
@@ -54,6 +55,34 @@ def test_without_a_best_the_youngest_are_remembered() -> None:
     assert remembered(Ranking(), 3).tolist() == []
     failed = Ranking().update([[0], [1]], [0.1, 0.2], usable=[False, False])
     assert remembered(failed, 1).tolist() == [1]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 5), max_size=12),
+    round_size=st.integers(1, 6),
+    failures=st.integers(0, 40),
+)
+def test_what_is_settled_is_as_of_the_last_whole_round(lengths: list[int], round_size: int, failures: int) -> None:
+    ranking = Ranking()
+    for length in lengths:
+        places = np.arange(ranking.evaluations, ranking.evaluations + length)
+        ranking = ranking.update(places[:, None], places, usable=places >= failures)
+    taught = settled(ranking, round_size)
+    if taught.evaluations < ranking.evaluations:
+        assert taught.global_best is not None
+        assert taught.evaluations // round_size == ranking.evaluations // round_size
+        assert (taught.evaluations - taught.rounds.ends[-1]) == 0
+        assert len(taught.rounds) < 2 or taught.rounds.ends[-2] // round_size < ranking.evaluations // round_size
+    else:
+        assert taught.rounds == ranking.rounds
+
+
+def test_a_search_that_goes_by_rounds_is_settled() -> None:
+    ranking = three_rounds()
+    assert settled(ranking, 8).rounds == ranking.rounds
+    assert settled(ranking, 7).rounds == ranking.rounds
+    assert settled(ranking, 5).rounds == ranking.rounds.until(2)
+    assert settled(ranking, 3).rounds == ranking.rounds.until(3)
 
 
 rewards = st.lists(st.floats(-100, 100), min_size=1, max_size=30).map(np.array)
