@@ -115,7 +115,8 @@ def draw(figures: dict[str, Any], path: str) -> None:
     for axes, part in ((memory, "memory"), (driver, "driver"), (growth, "growth"), (idle, "idle")):
         axes.set_visible(figures[part] is not None)
         if figures[part] and axes is not memory:
-            axes.legend(fontsize=7)
+            beside = {"loc": "upper left", "bbox_to_anchor": (1, 1)} if axes in (growth, idle) else {}
+            axes.legend(fontsize=7, **beside)
     with replacing(path) as file:
         figure.savefig(file, dpi=110, format=Path(path).suffix.removeprefix(".") or "png")
 
