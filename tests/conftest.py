@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import tiny_teachers
 from hypothesis import settings
-from reference import BERT_BASE
 
 from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.testing.planted import PLANTED_TEACHER
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("kdnas", deadline=None)
@@ -18,7 +18,7 @@ settings.load_profile("kdnas")
 
 @pytest.fixture
 def bert_base() -> EncoderArchitecture:
-    return BERT_BASE
+    return PLANTED_TEACHER
 
 
 @pytest.fixture(scope="session")

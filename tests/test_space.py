@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import BERT_BASE
 from strategies import teachers
 
 from kdnas_env.architecture import FAMILIES, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.errors import SpaceError
 from kdnas_env.space import DIMENSIONS, LARGEST_ENUMERATION, ORDERED, SearchSpace
+from kdnas_env.testing.planted import PLANTED_TEACHER
 
 HAND_WRITTEN = {
     "num_hidden_layers": (3, 4, 6, 10, 12),
@@ -135,9 +135,9 @@ def test_violation_names_the_reason(space: SearchSpace, config: StudentConfig, r
 @given(cap=st.integers(14_584_320, 110_000_000))
 @settings(max_examples=20, deadline=None)
 def test_parameter_cap_is_the_only_thing_that_shrinks_a_derived_space(cap: int) -> None:
-    capped = SearchSpace.from_teacher(BERT_BASE, max_parameters=cap)
+    capped = SearchSpace.from_teacher(PLANTED_TEACHER, max_parameters=cap)
     for config in capped:
-        assert capped.is_valid(config) == (count_parameters(config, BERT_BASE) <= cap)
+        assert capped.is_valid(config) == (count_parameters(config, PLANTED_TEACHER) <= cap)
 
 
 @given(teacher=teachers())
@@ -272,11 +272,11 @@ def test_dimensions_follow_the_student_fields(space: SearchSpace) -> None:
 def test_files_that_hold_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(SpaceError, match=message):
-        SearchSpace.from_file(tmp_path / "space.yaml", BERT_BASE)
+        SearchSpace.from_file(tmp_path / "space.yaml", PLANTED_TEACHER)
 
 
 @pytest.mark.parametrize("action", [[[0], [0, 1]], np.array([0], dtype="m8[s]"), [None], "0", {}, [2**70]])
 def test_what_is_no_action_is_refused(action: object) -> None:
-    space = SearchSpace.from_dict({"hidden_size": [384, 768]}, BERT_BASE)
+    space = SearchSpace.from_dict({"hidden_size": [384, 768]}, PLANTED_TEACHER)
     with pytest.raises(SpaceError, match=r"action has (shape|dtype)"):
         space.decode(action)  # type: ignore[arg-type]

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 from fuzzing import BATCH, INPUTS, LEAST, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
-from reference import BERT_BASE
 
 from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.bench.specs import AgentSpec
@@ -18,6 +17,7 @@ from kdnas_env.bench.truth import Task
 from kdnas_env.evaluation import Evaluation, Fidelity, Latency, Status
 from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
+from kdnas_env.testing.planted import PLANTED_TEACHER
 
 STUDENT = StudentConfig(3, 4, 384, 1536, "gelu", "albert")
 PROBE = Latency(1.5, 0.1, 30, 4.0, 0.2, 0.375, 0.01, "torch")
@@ -68,7 +68,7 @@ def test_what_is_read_of_an_evaluation_can_be_used(rng: Random) -> None:
 
 @fuzz("student")
 def test_students(rng: Random) -> None:
-    space = SearchSpace.from_teacher(BERT_BASE)
+    space = SearchSpace.from_teacher(PLANTED_TEACHER)
     for _ in range(BATCH // 2):
         told = spoilt_tree(rng, STUDENT.to_dict())
         survive(lambda told=told: space.is_valid(StudentConfig.from_dict(told)), told=told)
@@ -79,7 +79,7 @@ def test_students(rng: Random) -> None:
 @fuzz("space tree")
 def test_spaces(rng: Random) -> None:
     for _ in range(BATCH):
-        survive(_explored, spoilt_tree(rng, SPACE), BERT_BASE)
+        survive(_explored, spoilt_tree(rng, SPACE), PLANTED_TEACHER)
 
 
 @fuzz("space file")
@@ -89,7 +89,7 @@ def test_files_of_spaces(rng: Random, tmp_path_factory: pytest.TempPathFactory) 
         whole = (yaml.safe_dump(SPACE) if rng.random() < 0.5 else json.dumps(SPACE)).encode()
         data = spoilt_bytes(rng, whole) if rng.random() < 0.5 else spoilt_json(rng, SPACE)
         path.write_bytes(data)
-        survive(SearchSpace.from_file, path, BERT_BASE, told=data)
+        survive(SearchSpace.from_file, path, PLANTED_TEACHER, told=data)
 
 
 @fuzz("specification")
