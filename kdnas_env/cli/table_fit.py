@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rich.console import Console
 from rich.markup import escape
 
@@ -11,7 +14,7 @@ from kdnas_env.evaluators.surrogate import surrogate_space
 from kdnas_env.tables.archive import checked_path
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.surrogate import Surrogate, write_surrogate
-from kdnas_env.tables.surrogate_card import judge
+from kdnas_env.tables.surrogate_card import judge, judge_parts
 
 
 def run_fit(options: TableFitOptions) -> int:
@@ -24,17 +27,16 @@ def run_fit(options: TableFitOptions) -> int:
     target = checked_path(options.to, "surrogate")
     first, *further = [load_table(table) for table in options.tables]
     surrogate = Surrogate.fit(first, *further)
-    if further:
-        alone = Surrogate.fit(first)
-        for table in further:
-            told = judge(alone, table)
-            figures = ", ".join(f"{name} {told[name]:.3f}" for name in ("r2", "tau") if told[name] is not None)
-            console.print(
-                f"fitted to {first.metadata.name} alone, it predicts the {told['students']} students of "
-                f"{table.metadata.name} with {figures or 'nothing to be said'} (held-out loss)",
-                highlight=False,
-                soft_wrap=True,
-            )
+    alone = Surrogate.fit(first) if further else surrogate
+    for table in further:
+        told = judge(alone, table)
+        console.print(
+            f"the held-out loss of the {told['students']} students of {table.metadata.name} is predicted by "
+            f"{first.metadata.name} alone with {_quality(told)}; by both, each without having been seen, with "
+            f"{_quality(judge_parts(first, table))}",
+            highlight=False,
+            soft_wrap=True,
+        )
     write_surrogate(surrogate, target)
     points = surrogate_space(surrogate.metadata, surrogate.range).size
     console.print(
@@ -50,3 +52,7 @@ def run_fit(options: TableFitOptions) -> int:
         soft_wrap=True,
     )
     return 0
+
+
+def _quality(told: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {told[name]:.3f}" for name in ("r2", "tau") if told[name] is not None) or "no agreement"

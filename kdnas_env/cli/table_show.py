@@ -52,20 +52,21 @@ def run_inspect(options: TableInspectOptions) -> int:
             raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
         describe_surrogate(console, source, digest)
         return 0
-    _describe(console, source, digest)
+    (table,) = source
+    _describe(console, table, digest)
     report: dict[str, Any] = {
-        "table": source.metadata.name,
+        "table": table.metadata.name,
         "sha256": digest,
-        "noise": dict(source.metadata.noise),
-        "hardness": print_hardness(console, source),
+        "noise": dict(table.metadata.noise),
+        "hardness": print_hardness(console, table),
     }
     if options.surrogate:
-        report["surrogate"] = print_card(console, source)
+        report["surrogate"] = print_card(console, table)
     if options.json is not None:
         write_json(options.json, report)
         console.print(f"figures: {escape(options.json)}", highlight=False, soft_wrap=True)
     if options.to is not None:
-        picture = save_figure(draw_table(source), options.to)
+        picture = save_figure(draw_table(table), options.to)
         console.print(f"picture: {escape(str(picture))}", highlight=False, soft_wrap=True)
     return 0
 
@@ -76,6 +77,7 @@ def _list(console: Console) -> None:
         console.print("no tables come with this installation; make one with kdnas table build", highlight=False)
         return
     table_grid = grid("table", "students", "seeds", "epochs", "complete", "tau", left=("of",))
+    table_grid.columns[0].no_wrap = True
     for name in names:
         table = load_table(name)
         meta = table.metadata

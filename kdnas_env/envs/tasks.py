@@ -20,7 +20,7 @@ from kdnas_env.reward import KDReward
 from kdnas_env.space import SearchSpace
 
 if TYPE_CHECKING:
-    from kdnas_env.tables.surrogate import Surrogate
+    from kdnas_env.tables.surrogate import Surrogate, TableNames
     from kdnas_env.tables.table import Table
 
 SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
@@ -269,9 +269,10 @@ class TabularEnv(_TableEnv):
 class SurrogateEnv(_TableEnv):
     """Search a space too large to tabulate, answered by a model of a table of real distillations.
 
-    A surrogate is fitted to a table at the first `reset`, in about a second, or read from its file. It answers for any
-    student within the range of the table's: by default all numbers of layers and of heads that divide the teacher's,
-    widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
+    A surrogate is fitted to tables of one workload at the first `reset`, in about a second, or read from its file. By
+    default these are `rotten-tomatoes` and `rotten-tomatoes-between`, which has students between those of the first.
+    It answers for any student within their range: by default all numbers of layers and of heads that divide the
+    teacher's, widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
     end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate.
 
     With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
@@ -281,7 +282,7 @@ class SurrogateEnv(_TableEnv):
 
     | Name          | Default             | Meaning                                                                  |
     |---------------|---------------------|--------------------------------------------------------------------------|
-    | `table`       | `"rotten-tomatoes"` | name of a table of the package, or the npz file of a table or surrogate  |
+    | `table`       | as above            | table or tables by name or npz file, or the npz file of a surrogate      |
     | `space`       | `None`              | choices by dimension, a YAML or JSON file, or None: as above             |
     | `extrapolate` | `False`             | whether the space may go beyond the table's numbers and its cap          |
     | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws what one seed would find  |
@@ -303,7 +304,7 @@ class SurrogateEnv(_TableEnv):
 
     def __init__(
         self,
-        table: str | os.PathLike[str] = "rotten-tomatoes",
+        table: TableNames = ("rotten-tomatoes", "rotten-tomatoes-between"),
         *,
         space: SpaceSource = None,
         extrapolate: bool = False,
@@ -319,14 +320,15 @@ class SurrogateEnv(_TableEnv):
         duplicates: str = "charge",
         render_mode: str | None = None,
     ) -> None:
-        from kdnas_env.evaluators.surrogate import check_seed
+        from kdnas_env.evaluators.surrogate import check_seed, source_metadata
         from kdnas_env.tables.surrogate import load_source
 
         source = load_source(table)
         check_seed(seed)
-        source.metadata.device_position(device)
-        fidelity = Fidelity(epochs=source.metadata.epochs if epochs is None else epochs)
-        source.metadata.check_fidelity(fidelity)
+        metadata = source_metadata(source)
+        metadata.device_position(device)
+        fidelity = Fidelity(epochs=metadata.epochs if epochs is None else epochs)
+        metadata.check_fidelity(fidelity)
         search_space = _surrogate_space(source, space, extrapolate=extrapolate)
         settings = {"seed": seed, "device": device, "extrapolate": extrapolate, "search_space": search_space}
         self._drawn = seed == "sample"
@@ -431,19 +433,19 @@ def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) 
     return PlantedEvaluator(space, noise, planted)
 
 
-def _make_surrogate(source: Table | Surrogate, settings: Mapping[str, Any]) -> Evaluator:
+def _make_surrogate(source: Surrogate | Sequence[Table], settings: Mapping[str, Any]) -> Evaluator:
     from kdnas_env.evaluators.surrogate import SurrogateEvaluator, fitted
 
     return SurrogateEvaluator(fitted(source), **settings)
 
 
-def _surrogate_space(source: Table | Surrogate, given: SpaceSource, *, extrapolate: bool) -> SearchSpace:
-    from kdnas_env.evaluators.surrogate import check_space, source_range, surrogate_space
+def _surrogate_space(source: Surrogate | Sequence[Table], given: SpaceSource, *, extrapolate: bool) -> SearchSpace:
+    from kdnas_env.evaluators.surrogate import check_space, source_metadata, source_range, surrogate_space
 
-    trusted = source_range(source)
+    trusted, metadata = source_range(source), source_metadata(source)
     if given is None:
-        return surrogate_space(source.metadata, trusted, extrapolate=extrapolate)
-    space = resolve_space(given, source.teacher)
+        return surrogate_space(metadata, trusted, extrapolate=extrapolate)
+    space = resolve_space(given, metadata.encoder)
     if space.max_parameters is None and not extrapolate:
         # Without a cap the space would reach beyond the table's.
         space = replace(space, max_parameters=trusted.max_parameters)

@@ -154,10 +154,14 @@ class MiniKDEvaluator:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of teacher, corpus, recipe, latency settings, precision and kind of device."""
-        return self.fingerprint_on(self.workload.device.type)
+        return self._fingerprint_on(self.workload.device.type)
 
-    def fingerprint_on(self, device: str) -> str:
-        """Return what the fingerprint would be on another kind of device, ``cpu`` or ``cuda``, all else equal."""
+    @property
+    def alike(self) -> tuple[str, ...]:
+        """What the fingerprint would be on other kinds of devices, all else equal."""
+        return tuple(self._fingerprint_on(kind) for kind in ("cpu", "cuda") if kind != self.workload.device.type)
+
+    def _fingerprint_on(self, device: str) -> str:
         identity = {
             "format_version": FORMAT_VERSION,
             "workload": self.workload.fingerprint,

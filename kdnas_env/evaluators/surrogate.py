@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,7 +17,7 @@ from kdnas_env.architecture import StudentConfig, count_parameters, forward_flop
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.space import ORDERED, SearchSpace
-from kdnas_env.tables.surrogate import Range, Surrogate, load_source
+from kdnas_env.tables.surrogate import Range, Surrogate, TableNames, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
 FFN_STEP = 1
@@ -66,9 +65,9 @@ class SurrogateEvaluator:
             check_space(self.search_space, self.surrogate.range, extrapolate=self.extrapolate)
 
     @classmethod
-    def of(cls, name: str | os.PathLike[str], **settings: Any) -> SurrogateEvaluator:
-        """Load a surrogate from its file, or fit one to a table by its name or path."""
-        return cls(fitted(load_source(name)), **settings)
+    def of(cls, names: TableNames, **settings: Any) -> SurrogateEvaluator:
+        """Load a surrogate from its file, or fit one to a table, or several, by name or path."""
+        return cls(fitted(load_source(names)), **settings)
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -167,14 +166,19 @@ class SurrogateEvaluator:
         )
 
 
-def fitted(source: Table | Surrogate) -> Surrogate:
-    """Return a surrogate as it is, or fit one to a table."""
-    return Surrogate.fit(source) if isinstance(source, Table) else source
+def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
+    """Return a surrogate as it is, or fit one to tables."""
+    return source if isinstance(source, Surrogate) else Surrogate.fit(*source)
 
 
-def source_range(source: Table | Surrogate) -> Range:
-    """Return what students a table has, or had that a surrogate was fitted to."""
-    return Range.of(source) if isinstance(source, Table) else source.range
+def source_metadata(source: Surrogate | Sequence[Table]) -> TableMetadata:
+    """Return what the first of some tables is of, or was to which a surrogate was fitted."""
+    return source.metadata if isinstance(source, Surrogate) else source[0].metadata
+
+
+def source_range(source: Surrogate | Sequence[Table]) -> Range:
+    """Return what students some tables have, or had that a surrogate was fitted to."""
+    return source.range if isinstance(source, Surrogate) else Range.of(*source)
 
 
 def surrogate_space(

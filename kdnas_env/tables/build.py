@@ -144,6 +144,7 @@ def describe_workload(
         recipe=evaluator.recipe.to_dict(),
         trained_on=f"{machine}, {evaluator.threads} thread{'s' if evaluator.threads > 1 else ''}",
         versions=installed_versions("kdnas", "torch", "transformers", "tokenizers", "numpy", "onnxruntime"),
+        alike=evaluator.alike,
     )
 
 

@@ -18,10 +18,14 @@ Bools = npt.NDArray[np.bool_]
 TOLERANCE = 1e-4
 """Relative difference that two evaluations of one cell may have; machines differ in the last digits."""
 
+OTHER_KIND_TOLERANCE = 0.03
+"""The same between a CPU and a GPU: rounding differs, and training goes another way, as far as with another seed."""
+
 _SHARED = ("architecture", "epochs")
 _DISTILLED = ("teacher", "corpus", "recipe", "workload")
 _OF_CELLS = ("status", "curves", "valid", "latencies")
-_LOSSES = [place for place, name in enumerate(CURVES) if name != "epoch_seconds"]
+_SECONDS = CURVES.index("epoch_seconds")
+_LOSSES = [place for place in range(len(CURVES)) if place != _SECONDS]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +35,8 @@ class Students:
     Attributes:
         configs: The students, all different.
         curves: ``CURVES`` by student, seed (those of all tables) and epoch, float32
-            ``(n, seeds, epochs + 1, len(CURVES))``; NaN where nothing ended well.
+            ``(n, seeds, epochs + 1, len(CURVES))``; NaN where nothing ended well. The seconds are NaN as well where
+            they are those of another machine than the first table's.
         good: What ended well, bool ``(n, seeds)``.
         latencies: ``LATENCIES`` by student and device of the first table, float32 ``(n, devices, len(LATENCIES))``; NaN
             where a student was not measured.
@@ -68,9 +73,9 @@ class Students:
         for table in tables:
             rows = np.array([places[config] for config in table.configs()], dtype=np.int64)
             columns = np.array([seeds.index(seed) for seed in table.metadata.seeds])
-            _fill_curves(curves, rows[:, None], columns[None], table)
+            _fill_curves(curves, rows[:, None], columns[None], first, table)
             _fill_latencies(latencies, rows, first, table)
-        good: Bools = np.asarray(np.isfinite(curves).all(axis=(2, 3)))
+        good: Bools = np.asarray(np.isfinite(curves[..., _LOSSES]).all(axis=(2, 3)))
         return cls(tuple(places), curves, good, latencies)
 
 
@@ -89,7 +94,7 @@ def without(table: Table, rows: npt.NDArray[np.int64]) -> Table:
 
 def _check_same(first: TableMetadata, other: TableMetadata) -> None:
     # One text or teacher may lie in different places; the workload is what tells.
-    same = first.workload == other.workload
+    same = first.workload in (other.workload, *other.alike) or other.workload in first.alike
     difference = first.difference(other, _SHARED if same else (*_DISTILLED, *_SHARED))
     if difference:
         raise TableError(
@@ -98,16 +103,22 @@ def _check_same(first: TableMetadata, other: TableMetadata) -> None:
         )
 
 
-def _fill_curves(curves: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], table: Table) -> None:
-    known, good = curves[rows, columns], ended_well(table)
-    there = np.isfinite(known).all(axis=(2, 3)) & good
-    ours, theirs = known[there][..., _LOSSES], table.curves[there][..., _LOSSES]
-    if not np.allclose(ours, theirs, rtol=TOLERANCE, atol=0):
+def _fill_curves(
+    curves: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], first: Table, table: Table
+) -> None:
+    known, good, added = curves[rows, columns], ended_well(table), table.curves
+    there = np.isfinite(known[..., _LOSSES]).all(axis=(2, 3)) & good
+    ours, theirs = known[there][..., _LOSSES], added[there][..., _LOSSES]
+    tolerance = TOLERANCE if table.metadata.workload == first.metadata.workload else OTHER_KIND_TOLERANCE
+    if not np.allclose(ours, theirs, rtol=tolerance, atol=0):
         raise TableError(
             f"table {table.metadata.name!r} disagrees with another about losses of one student and seed; kdnas table "
             "verify --replay tells which of them is not what it says it is"
         )
-    curves[rows, columns] = np.where((good & ~there)[..., None, None], table.curves, known)
+    if table.metadata.trained_on != first.metadata.trained_on:
+        added = added.copy()
+        added[..., _SECONDS] = np.nan
+    curves[rows, columns] = np.where((good & ~there)[..., None, None], added, known)
 
 
 def _fill_latencies(latencies: Floats, rows: npt.NDArray[np.int64], first: Table, table: Table) -> None:

@@ -33,6 +33,9 @@ Ints = npt.NDArray[np.int64]
 
 SURROGATE_SCHEMA_VERSION = 1
 
+TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A table or surrogate by its name or npz file, or several tables of one workload."""
+
 PREDICTED_LATENCIES = ("median_ms", "ratio")
 """Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
 
@@ -147,15 +150,19 @@ class Surrogate:
         students = Students.of((table, *further))
         trusted, good = Range.of(table, *further), students.good
         inputs, groups = features(students.configs, table, trusted)
-        rows = np.flatnonzero(good.any(axis=1))
         logs = np.full((*good.shape, students.curves.shape[2] * len(CURVES)), np.nan)
         logs[good] = _log(students.curves[good].reshape(int(good.sum()), -1))
-        count = good[rows].sum(axis=1)
-        sums = np.where(good[..., None, None], students.curves, 0).sum(axis=1, dtype=np.float64)[rows]
-        targets = _log((sums / count[:, None, None]).reshape(len(rows), -1))
+        # Seconds are those of one machine only.
+        known = np.isfinite(students.curves) & good[..., None, None]
+        with np.errstate(invalid="ignore"):
+            means = np.where(known, students.curves, 0).sum(axis=1, dtype=np.float64) / known.sum(axis=1)
+        targets = _log(means.reshape(len(means), -1))
         of_seconds = np.arange(targets.shape[1]) % len(CURVES) == _SECONDS
         columns = [np.flatnonzero(~of_seconds), np.flatnonzero(of_seconds)]
-        processes = [GaussianProcess.fit(inputs[rows], targets[:, part], groups) for part in columns]
+        processes = []
+        for part in columns:
+            rows = np.flatnonzero(np.isfinite(targets[:, part]).all(axis=1))
+            processes.append(GaussianProcess.fit(inputs[rows], targets[rows][:, part], groups))
         kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
         for position, device in enumerate(table.metadata.devices):
             measured = np.flatnonzero(np.isfinite(students.latencies[:, position]).all(axis=-1))
@@ -169,7 +176,10 @@ class Surrogate:
             processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
         noise = SeedNoise.fit(inputs[:, : len(ORDERED)], logs)
         gave = tuple((one.metadata.name, int(ended_well(one).any(axis=1).sum())) for one in (table, *further))
-        return cls(table.metadata, trusted, float(count.mean()), tuple(columns), tuple(processes), noise, gave)
+        count = good.sum(axis=1)
+        return cls(
+            table.metadata, trusted, float(count[count > 0].mean()), tuple(columns), tuple(processes), noise, gave
+        )
 
     def predict(
         self, configs: Sequence[StudentConfig], *, extrapolate: bool = False
@@ -354,21 +364,25 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
     return found
 
 
-def load_source(name: str | os.PathLike[str]) -> Table | Surrogate:
-    """Return a surrogate from its file, or the table that one is to be fitted to.
+def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
+    """Return a surrogate from its file, or the tables that one is to be fitted to.
 
     Args:
-        name: Name of a table, or the npz file of a table or of a surrogate.
+        names: Name of a table, or the npz file of a table or of a surrogate; or several tables of one workload.
 
     Raises:
-        TableError: If there is none, or it is damaged or of a newer version.
+        TableError: If there is no such file, or it is damaged or of a newer version.
     """
-    path = table_path(name)
-    if path.suffix == ".npz" and os.path.isfile(path):
-        described = path.with_suffix(".json")
-        if os.path.isfile(described) and read_json(described).get("kind") == _KIND:
-            return read_surrogate(path)
-    return load_table(name)
+    if isinstance(names, (str, os.PathLike)):
+        path = table_path(names)
+        if path.suffix == ".npz" and os.path.isfile(path):
+            described = path.with_suffix(".json")
+            if os.path.isfile(described) and read_json(described).get("kind") == _KIND:
+                return read_surrogate(path)
+        return (load_table(names),)
+    if not names:
+        raise TableError("no table is named; expected the name or npz file of one or more")
+    return tuple(load_table(name) for name in names)
 
 
 def _check_layout(surrogate: Surrogate) -> None:

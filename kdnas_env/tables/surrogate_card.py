@@ -14,7 +14,7 @@ from kdnas_env.evaluation import Status
 from kdnas_env.reward import KDReward
 from kdnas_env.tables.agreement import METRICS, agreement
 from kdnas_env.tables.students import ended_well, without
-from kdnas_env.tables.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Surrogate
+from kdnas_env.tables.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Range, Surrogate
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
 
 Floats = npt.NDArray[np.float64]
@@ -101,11 +101,42 @@ def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
     Returns:
         What :func:`kdnas_env.tables.agreement.agreement` says of the held-out loss after the last epoch.
     """
-    configs, cells = table.configs(), ended_well(table).sum(axis=1)
-    rows = [row for row in np.flatnonzero(cells).tolist() if surrogate.range.unknown_name(configs[row]) is None]
-    predicted = surrogate.predict([configs[row] for row in rows], extrapolate=True)
-    told = np.stack([one.curves[:, -1, _LOSS] for one in predicted])
-    seeds = float(cells[rows].mean()) if rows else 1.0
+    rows = _known_rows(surrogate.range, table)
+    return _judged_losses(table, rows, _foretold(surrogate, table, rows))
+
+
+def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Judge what the surrogate of two tables says of the second's students by ones that were fitted without them.
+
+    Args:
+        first: The first table.
+        table: The second, of the same workload.
+        folds: Parts of the cross-validation, each of which is told by the first table and all other parts.
+        seed: Draws the parts.
+
+    Returns:
+        As :func:`judge`.
+    """
+    rows = _known_rows(Range.of(first), table)
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), max(1, min(folds, len(rows))))
+    told = [_foretold(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
+    return _judged_losses(table, np.concatenate(parts), np.concatenate(told, axis=1))
+
+
+def _known_rows(trusted: Range, table: Table) -> Ints:
+    configs, rows = table.configs(), np.flatnonzero(ended_well(table).any(axis=1))
+    return np.array([row for row in rows.tolist() if trusted.unknown_name(configs[row]) is None], dtype=np.int64)
+
+
+def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
+    """Return mean, noise and doubt of the last held-out loss of rows, float64 ``(3, m)``."""
+    configs = table.configs()
+    predicted = surrogate.predict([configs[row] for row in rows.tolist()], extrapolate=True)
+    return np.stack([one.curves[:, -1, _LOSS] for one in predicted])
+
+
+def _judged_losses(table: Table, rows: Ints, told: Floats) -> dict[str, Any]:
+    seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
     return _judged(_truth(table).curves[rows, -1, _LOSS], told, seeds, largest=False)
 
 

@@ -82,7 +82,8 @@ class TableMetadata:
     Attributes:
         name: Short name, by which environments find it.
         title: What was distilled, in words.
-        workload: Fingerprint of teacher, corpus, recipe and precision: the key of the store it was exported from.
+        workload: Fingerprint of teacher, corpus, recipe, precision and kind of device: the key of the store it was
+            exported from.
         teacher: Name of the teacher.
         architecture: Fields of the teacher's ``EncoderArchitecture``.
         space: The space, as ``SearchSpace.to_dict`` has it.
@@ -94,6 +95,7 @@ class TableMetadata:
         trained_on: Where students were distilled, in words.
         versions: Versions of kdnas and of what it stands on.
         noise: Agreement between seeds (:func:`kdnas_env.tables.noise.noise_ceiling`), by group of students.
+        alike: What ``workload`` would be on other kinds of devices, where losses differ by rounding only.
         schema_version: Version of this format.
     """
 
@@ -111,11 +113,13 @@ class TableMetadata:
     trained_on: str = "cpu"
     versions: Mapping[str, str] = field(default_factory=dict)
     noise: Mapping[str, Any] = field(default_factory=dict)
+    alike: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data; :meth:`from_dict` restores it."""
-        return {**asdict(self), "seeds": list(self.seeds), "devices": [asdict(device) for device in self.devices]}
+        devices = [asdict(device) for device in self.devices]
+        return {**asdict(self), "seeds": list(self.seeds), "devices": devices, "alike": list(self.alike)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableMetadata:

@@ -18,15 +18,14 @@ from kdnas_env.tables.build import Cell, corpus_arguments
 from kdnas_env.tables.latencies import OnProgress, modelled
 from kdnas_env.tables.merge import largest_difference
 from kdnas_env.tables.noise import noise_ceiling
-from kdnas_env.tables.students import ended_well
+from kdnas_env.tables.students import OTHER_KIND_TOLERANCE, ended_well
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
-REPLAY_TOLERANCE, OTHER_KIND_TOLERANCE = 2e-3, 3e-2
-"""Relative difference between a loss of the table and one found anew, on another machine perhaps; or on a CPU what a
-GPU found, and the reverse: rounding differs, and training goes another way, as far off as between two seeds."""
+REPLAY_TOLERANCE = 2e-3
+"""Relative difference between a loss of the table and one found anew, on another machine perhaps."""
 
 _LARGEST_UNEXPLAINED = 10.0
 """A student that has learnt nothing explains nothing (1); before the first step it may be somewhat worse."""
@@ -87,7 +86,7 @@ def open_live(
     live = MiniKDEvaluator(settings)
     if live.fingerprint == meta.workload:
         return live, REPLAY_TOLERANCE
-    if meta.workload in {live.fingerprint_on(kind) for kind in ("cpu", "cuda")}:
+    if meta.workload in live.alike:
         return live, OTHER_KIND_TOLERANCE
     raise TableError(
         f"teacher, corpus, precision or version are not the table's: the workload is {live.fingerprint[:12]}, its own "

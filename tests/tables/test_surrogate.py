@@ -26,7 +26,7 @@ from kdnas_env.tables.gaussian_process import GaussianProcess
 from kdnas_env.tables.seed_noise import SeedNoise
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
-from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, judge, surrogate_card
+from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, judge, judge_parts, surrogate_card
 from kdnas_env.tables.surrogate_table import surrogate_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, Table
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
@@ -43,7 +43,7 @@ SPACE: dict[str, Any] = {
 NOISE = 0.02
 TABLE = planted_table(SPACE, noise=NOISE)
 SURROGATE = Surrogate.fit(TABLE)
-LOSS = CURVES.index("heldout_unexplained")
+LOSS, SECONDS = CURVES.index("heldout_unexplained"), CURVES.index("epoch_seconds")
 ALL_BETWEEN = SearchSpace.from_dict(
     {
         "num_hidden_layers": list(range(3, 13)),
@@ -141,6 +141,10 @@ def test_students_between_those_of_the_table_make_it_better_there() -> None:
     told = judge(alone, between)
     assert told["students"] == 32
     assert told["rmse"] > judge(better, between)["rmse"]
+    # And how well those that are asked for will be, by what the others say of each.
+    apart = judge_parts(grid, between, folds=4)
+    assert apart["students"] == 32
+    assert told["rmse"] > apart["rmse"] > judge(better, between)["rmse"]
 
 
 def test_what_two_tables_have_counts_once_and_ranges_are_joined() -> None:
@@ -171,6 +175,29 @@ def test_latencies_of_other_machines_are_left_out() -> None:
     assert np.array_equal(ratios[0], ratios[1])
     assert not np.array_equal(ratios[0], ratios[2])
     assert ratios[2] == pytest.approx(SURROGATE.predict(TABLE.configs())[0].latencies[:, 0])
+
+
+def test_what_another_kind_of_device_found_counts_but_not_its_seconds() -> None:
+    between = planted_table(BETWEEN, noise=0.0)
+    curves = between.curves.copy()
+    curves[..., SECONDS] *= 100
+    elsewhere = replace(between.metadata, workload="1" * 64, alike=(TABLE.metadata.workload,), trained_on="a GPU")
+    here, there = (
+        Surrogate.fit(TABLE, between),
+        Surrogate.fit(TABLE, replace(between, metadata=elsewhere, curves=curves)),
+    )
+    configs = between.configs()
+    one, other = (surrogate.predict(configs)[0].curves for surrogate in (here, there))
+    assert np.array_equal(one[..., LOSS], other[..., LOSS])
+    assert other[..., SECONDS] == pytest.approx(SURROGATE.predict(configs)[0].curves[..., SECONDS])
+    # The other way round as well, whoever knows of whom; and where both have a student, rounding may differ.
+    inputs = SURROGATE.features(TABLE.configs())
+    known = replace(TABLE, metadata=replace(TABLE.metadata, alike=("1" * 64,)))
+    gpu = replace(TABLE.metadata, workload="1" * 64, trained_on="a GPU")
+    rounded = replace(TABLE, curves=TABLE.curves * np.float32(1.01), metadata=gpu)
+    assert np.array_equal(Surrogate.fit(known, rounded).mean(inputs).curves, SURROGATE.mean(inputs).curves)
+    with pytest.raises(TableError, match="disagrees with another"):
+        Surrogate.fit(known, replace(rounded, curves=TABLE.curves * np.float32(1.1)))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +257,12 @@ def test_a_source_is_a_table_or_a_surrogate(tmp_path: Path) -> None:
     write_surrogate(SURROGATE, tmp_path / "surrogate.npz")
     write_table(TABLE, tmp_path / "table.npz")
     assert isinstance(load_source(tmp_path / "surrogate.npz"), Surrogate)
-    assert isinstance(load_source(tmp_path / "table.npz"), Table)
+    source = load_source([tmp_path / "table.npz", str(tmp_path / "table.npz")])
+    assert isinstance(source, tuple)
+    assert [isinstance(one, Table) for one in source] == [True, True]
+    assert len(load_source(tmp_path / "table.npz")) == 1
+    with pytest.raises(TableError, match="no table is named"):
+        load_source([])
     with pytest.raises(TableError, match="there is no table 'nowhere'"):
         load_source("nowhere")
     with pytest.raises(TableError, match="is no surrogate"):
