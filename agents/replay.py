@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from agents.base import DEFAULT_ROUND_SIZE
 from agents.ranking import Bools, Floats, Ints, Ranking
 
 GLOBAL_BEST, PREVIOUS_BEST, PREVIOUS_CANDIDATE, QUERY, NONE = range(5)
 """Roles of the elements of a sequence. ``NONE`` stands where there is nothing yet."""
 
 ROLES = 5
+_OFTEN = 32
+"""Share of the evaluations, at most, that is new when a controller learns again."""
 _WHISKER = 1.5
 _ROUNDING = 1e-12
 """Relative deviation that equal rewards may show, since their mean is rounded."""
@@ -59,13 +62,16 @@ class Scale:
 
 
 def settled(ranking: Ranking, round_size: int) -> Ranking:
-    """Return a search as of the last time that a whole number of rounds was evaluated, of which a controller learns.
+    """Return a search as of when a controller learns from it: after every round, or every few of small ones.
 
-    That is the search itself if it goes by rounds. In one without rounds, where each evaluation is told alone, a
-    controller is so trained no more often than in one with them, which grows no worse with the number of workers.
-    Nothing is held back as long as less than a round was evaluated, or nothing before was usable.
+    The more was evaluated, the less another evaluation tells. In rounds of less than eight, as where each evaluation is
+    told alone, a controller learns each time until there are 64 evaluations, and then less and less often, from 256
+    on after every eight. What was evaluated since is left out, unless nothing before was usable.
     """
-    whole = ranking.evaluations // round_size * round_size
+    evaluations = ranking.evaluations
+    power = 1 << max(0, evaluations.bit_length() - 1)
+    step = max(round_size, min(DEFAULT_ROUND_SIZE, power // _OFTEN))
+    whole = evaluations // step * step
     if not whole:
         return ranking
     taught = Ranking(ranking.rounds.until(int(np.searchsorted(ranking.rounds.ends, whole)) + 1))

@@ -63,26 +63,36 @@ def test_without_a_best_the_youngest_are_remembered() -> None:
     failures=st.integers(0, 40),
 )
 def test_what_is_settled_is_as_of_the_last_whole_round(lengths: list[int], round_size: int, failures: int) -> None:
-    ranking = Ranking()
-    for length in lengths:
-        places = np.arange(ranking.evaluations, ranking.evaluations + length)
-        ranking = ranking.update(places[:, None], places, usable=places >= failures)
+    ranking = told(lengths, failures)
     taught = settled(ranking, round_size)
     if taught.evaluations < ranking.evaluations:
         assert taught.global_best is not None
         assert taught.evaluations // round_size == ranking.evaluations // round_size
-        assert (taught.evaluations - taught.rounds.ends[-1]) == 0
         assert len(taught.rounds) < 2 or taught.rounds.ends[-2] // round_size < ranking.evaluations // round_size
     else:
         assert taught.rounds == ranking.rounds
 
 
-def test_a_search_that_goes_by_rounds_is_settled() -> None:
-    ranking = three_rounds()
-    assert settled(ranking, 8).rounds == ranking.rounds
-    assert settled(ranking, 7).rounds == ranking.rounds
-    assert settled(ranking, 5).rounds == ranking.rounds.until(2)
-    assert settled(ranking, 3).rounds == ranking.rounds.until(3)
+@pytest.mark.parametrize("round_size", [8, 9, 20])
+def test_a_search_that_goes_by_rounds_is_settled_after_each(round_size: int) -> None:
+    for rounds in range(60):
+        ranking = told([round_size] * rounds)
+        assert settled(ranking, round_size).rounds == ranking.rounds
+
+
+def test_what_is_told_one_by_one_is_learned_from_less_and_less_often() -> None:
+    whole = told([1] * 300)
+    learned = {settled(Ranking(whole.rounds.until(count)), 1).evaluations for count in range(301)}
+    assert sorted(learned) == [*range(64), *range(64, 128, 2), *range(128, 256, 4), *range(256, 301, 8)]
+
+
+def told(lengths: list[int], failures: int = 0) -> Ranking:
+    """Return a search in rounds of some lengths, the first evaluations of which failed."""
+    ranking = Ranking()
+    for length in lengths:
+        places = np.arange(ranking.evaluations, ranking.evaluations + length)
+        ranking = ranking.update(places[:, None], places, usable=places >= failures)
+    return ranking
 
 
 rewards = st.lists(st.floats(-100, 100), min_size=1, max_size=30).map(np.array)
