@@ -69,7 +69,7 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
 @pytest.mark.parametrize("mode", ["rounds", "asynchronous"])
 def test_driver_and_workers_killed_at_once_it_goes_on(mode: str, flags: Flags, tmp_path: Path) -> None:
     more = ["--workers", "2", *(["--asynchronous"] if mode == "asynchronous" else [])]
-    arguments = [*flags(budget=12, round_size=6, epochs=20, threads=1), *more]
+    arguments = [*flags(budget=8, round_size=4, epochs=20, threads=1), *more]
     folder = tmp_path / "run"
     driver = start(arguments)
     end = time.monotonic() + 120
@@ -84,18 +84,18 @@ def test_driver_and_workers_killed_at_once_it_goes_on(mode: str, flags: Flags, t
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
     stored = _records(folder)
-    assert 3 <= len(stored) < 12
+    assert 3 <= len(stored) < 8
     assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
     assert _records(folder)[: len(stored)] == stored
-    assert len(trail(folder)) == 12
+    assert len(trail(folder)) == 8
     if mode == "rounds":
-        assert main([*flags(budget=12, round_size=6, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
+        assert main([*flags(budget=8, round_size=4, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
         assert trail(folder) == trail(tmp_path / "whole")
 
 
 @pytest.mark.slow
 def test_a_worker_killed_in_a_search_is_replaced(flags: Flags, tmp_path: Path) -> None:
-    driver = start([*flags(budget=12, round_size=6, epochs=20, threads=1), "--workers", "2"])
+    driver = start([*flags(budget=8, round_size=4, epochs=20, threads=1), "--workers", "2"])
     folder = tmp_path / "run"
     end = time.monotonic() + 120
     while _stored(folder) < 2:
@@ -104,7 +104,7 @@ def test_a_worker_killed_in_a_search_is_replaced(flags: Flags, tmp_path: Path) -
         time.sleep(0.05)
     workers_of(driver)[0].kill()
     assert driver.wait(timeout=120) == 0
-    assert main([*flags(budget=12, round_size=6, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
+    assert main([*flags(budget=8, round_size=4, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
     assert trail(folder) == trail(tmp_path / "whole")
 
 
