@@ -19,6 +19,16 @@ def follow_parent() -> None:
     end_with_parent()
 
 
+def leave_nothing_behind() -> None:
+    """Keep the progress bars of libraries from making a lock for all processes, which a killed one would not give back.
+
+    ``tqdm`` makes it with the first bar, shown or not: a semaphore of the system, of which Python warns at the end.
+    """
+    from tqdm import tqdm
+
+    tqdm.set_lock(threading.RLock())
+
+
 def _wait_for_parent() -> None:
     parent = parent_process()
     if parent is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.evaluation import EpochCallback, EpochReport
-from kdnas_env.worker_processes import follow_parent
+from kdnas_env.worker_processes import follow_parent, leave_nothing_behind
 from kdnas_env.workers.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
 
 _FAREWELL_SECONDS = 2.0
@@ -127,6 +127,7 @@ def _cause(exit_code: int | None) -> str:
 def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
     """Evaluate one task after the other, until the pipe is closed; the body of a worker."""
     follow_parent()
+    leave_nothing_behind()
     driver = _Driver(pipe)
     try:
         evaluator = make_evaluator()

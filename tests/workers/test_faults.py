@@ -58,6 +58,31 @@ if __name__ == "__main__":
 """
 
 
+_BAR = """
+from pathlib import Path
+from tqdm import tqdm
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.parallel import ParallelEvaluator
+from troubled import CONFIGS, SPACE
+from kdnas_env.testing.planted import PlantedEvaluator
+
+def with_bar():
+    list(tqdm([1], disable=True))
+    return PlantedEvaluator(SPACE)
+
+if __name__ == "__main__":
+    import psutil
+    with ParallelEvaluator.local(with_bar, 1) as evaluator:
+        evaluator.evaluate(CONFIGS[:1], Fidelity(epochs=1))
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                child.wait()
+        evaluator.evaluate(CONFIGS[:2], Fidelity(epochs=1))
+    print("done")
+"""
+
+
 def start(folder: Path, name: str, largest_file: int = 0) -> subprocess.Popen[bytes]:
     """Start a search of a name in a folder, whose store all its searches share."""
     script = folder / "search.py"
@@ -78,6 +103,15 @@ def stored(folder: Path) -> list[Evaluation]:
 
 def told(path: Path) -> list[tuple[int, ...]]:
     return [entry.action for entry in read_entries(path) if entry.kind == TOLD]
+
+
+def test_a_killed_worker_leaves_no_semaphore_behind(tmp_path: Path) -> None:
+    (tmp_path / "bar.py").write_text(_BAR)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "bar.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
+    assert "leaked" not in done.stderr
 
 
 @pytest.mark.slow
