@@ -101,10 +101,10 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
     The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a sequence of the global best, the previous
     round's best and the previous round's candidates, each with its reward, then a candidate; the output is the
-    candidate's reward. Before each round it is trained afresh on every evaluation so far (of a long search on the
-    youngest), each under the context that it was proposed in, and scores every point of the space that was not
-    evaluated (of a large space a pool: random points and the neighbours of the bests). Until an evaluation is usable
-    all candidates are random.
+    candidate's reward. Before each round, or every few small ones, it is trained afresh on every evaluation so far (of
+    a long search on the youngest), each under the context that it was proposed in. It scores every point of the space
+    that was not evaluated (of a large space a pool: random points and the neighbours of the bests). Until an evaluation
+    is usable all candidates are random.
 
     The controller follows from the ranking and the seed, so that it is no part of the saved state.
     """
@@ -154,7 +154,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         )
 
     def _predictor(self) -> Callable[[Ints], Floats]:
-        """Return what predicts rewards, made anew if a round has ended since the last time."""
+        """Return what predicts rewards, made anew whenever there is more to learn from (:func:`settled`)."""
         taught = settled(self.ranking, self.round_size)
         if self._predict is None or self._taught_rounds != len(taught.rounds):
             self._predict, self._taught_rounds = self._learnt_from(taught), len(taught.rounds)

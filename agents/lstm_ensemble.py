@@ -156,7 +156,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
 
     def _learnt(self) -> Ensemble:
-        """Return an ensemble that was trained on the search, anew if a round has ended since the last time."""
+        """Return an ensemble trained on the search, anew whenever there is more to learn from (:func:`settled`)."""
         import torch
 
         from agents.ensemble import Ensemble, fit

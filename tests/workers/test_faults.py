@@ -59,7 +59,6 @@ if __name__ == "__main__":
 
 
 _BAR = """
-from pathlib import Path
 from tqdm import tqdm
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.parallel import ParallelEvaluator
