@@ -145,13 +145,19 @@ class Grid:
     def fresh(self, actions: Ints, seen: Collection[int]) -> Ints:
         """Return the actions that are allowed and not in ``seen``, each once, in order of first appearance."""
         first: dict[int, Ints] = {}
-        for number, action in zip(self.numbers(actions), actions, strict=True):
-            if number not in seen:
-                first.setdefault(number, action)
-        if self.allowed is not None:
-            _, allowed = _found(self.allowed, np.array([*first], dtype=np.int64))
-            first = dict(compress(first.items(), allowed))
+        for number, action in compress(
+            zip(self.numbers(actions), actions, strict=True), self.are_left(actions, seen).tolist()
+        ):
+            first.setdefault(number, action)
         return np.array([*first.values()], dtype=np.int64).reshape(len(first), len(self.nvec))
+
+    def are_left(self, actions: Ints, seen: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return which of the actions are allowed and not in ``seen``, bool of shape ``(n,)``."""
+        numbers = self.numbers(actions)
+        left = np.array([number not in seen for number in numbers], dtype=np.bool_)
+        if self.allowed is not None:
+            left &= _found(self.allowed, np.array(numbers, dtype=np.int64))[1]
+        return left
 
     def neighbours(self, action: Ints) -> Ints:
         """Return the points that differ from an action in one dimension, int64 of shape ``(n, dims)``."""

@@ -67,10 +67,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed. Rewards
     in a study have to be of one environment, which nobody can check.
 
-    Most samplers of Optuna go through all trials for each proposal, which takes the longer the more there were, without
-    a bound: ``tpe``, ``cmaes``, ``nsgaii`` and ``nsgaiii`` at least in proportion to the trials, and ``gp`` with their
-    third power. With ``random``, ``qmc`` and ``grid`` it takes no longer, unless the study is in a storage, which is
-    read for each proposal.
+    The samplers ``tpe`` and ``gp`` choose among the points that are left. All learn from the youngest trials and the
+    best, so that a proposal of a long search takes no longer than one before it; but a study in a storage is read for
+    each proposal, and pruners go through all trials.
     """
 
     Config = OptunaConfig
@@ -230,7 +229,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     def _claims(self, trial: Trial, taken: Seen, action: Ints | None = None) -> bool:
         """Decide the point of a trial; return whether it is to be evaluated, and dismiss the trial if not."""
         book = self._book
-        action = book.decide(trial, action)
+        action = book.decide(trial, action, taken)
         number = book.number(trial.params)
         # A trial that somebody has enqueued may be outside the grid.
         if np.any((action < 0) | (action >= self.grid.nvec)) or not len(self.grid.fresh(action[None], ())):

@@ -46,6 +46,8 @@ class OptunaConfig:
             that is known) or ``fail`` (it learns nothing, and may propose the point again and again).
         retries: How often a sampler may try again after a point that is known or not allowed, until one is drawn at
             random in its place.
+        replay_size: Youngest trials that samplers learn from, and the best, so that a proposal of a long search takes
+            no longer than one before it. Of those that evolve a population, four generations at least.
         storage: Where the study is kept: None for memory, the URL of a database such as ``sqlite:///search.db``, or
             the path of a journal, which ends in ``.log`` or ``.journal``. Journals are several times faster than
             SQLite, which takes tenths of a second per trial.
@@ -65,6 +67,7 @@ class OptunaConfig:
     failures: Literal["fail", "reward"] = "fail"
     duplicates: Literal["value", "fail"] = "value"
     retries: int = 10
+    replay_size: int = 1_000
     storage: str | None = None
     study_name: str | None = None
     worker: str | None = None
@@ -82,6 +85,7 @@ class OptunaConfig:
         for name in ("sampler_options", "pruner_options"):
             object.__setattr__(self, name, _plain(name, getattr(self, name)))
         whole_number("retries", self.retries, 0)
+        whole_number("replay_size", self.replay_size, 1)
         if self.sampler == "cmaes" and self.choices == "categorical":
             raise KDNASError("sampler 'cmaes' cannot search categorical choices; use choices='ordinal'")
         self._check_objectives()
@@ -98,6 +102,12 @@ class OptunaConfig:
         if not self.objectives:
             return ["maximize"]
         return ["maximize" if name.startswith("-") else "minimize" for name in self.objectives]
+
+    @property
+    def population(self) -> int:
+        """Population that a sampler evolves, if the options say how many; else 0."""
+        sizes = [self.sampler_options.get(name) for name in ("population_size", "popsize")]
+        return max((size for size in sizes if isinstance(size, int)), default=0)
 
     def _check_objectives(self) -> None:
         names = self.objectives

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -21,6 +21,8 @@ from optuna.trial import FrozenTrial
 
 from agents.grid import LISTABLE
 from agents.optuna_cmaes import PlainCmaEsSampler
+from agents.optuna_left import Left, LeftGPSampler, LeftSampler, LeftTPESampler
+from agents.optuna_recent import RecentNSGAIIISampler, RecentNSGAIISampler, StudyOf
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 
 SamplerMaker = Callable[[int], BaseSampler]
@@ -29,11 +31,11 @@ SamplerMaker = Callable[[int], BaseSampler]
 T = TypeVar("T")
 
 _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
-    "tpe": samplers.TPESampler,
-    "gp": partial(samplers.GPSampler, warn_independent_sampling=False),
+    "tpe": LeftTPESampler,
+    "gp": partial(LeftGPSampler, warn_independent_sampling=False),
     "cmaes": partial(PlainCmaEsSampler, warn_independent_sampling=False),
-    "nsgaii": samplers.NSGAIISampler,
-    "nsgaiii": samplers.NSGAIIISampler,
+    "nsgaii": RecentNSGAIISampler,
+    "nsgaiii": RecentNSGAIIISampler,
     "qmc": partial(samplers.QMCSampler, warn_independent_sampling=False),
     "grid": samplers.GridSampler,
     "random": samplers.RandomSampler,
@@ -88,10 +90,14 @@ class TrialSampler(BaseSampler):
 
     Attributes:
         fixed: What the coming suggestions are, by parameter; None: they are sampled.
+        recent: Trials that are learnt from.
+        left: What may be proposed.
     """
 
     def __init__(self, make: SamplerMaker) -> None:
         self.fixed: Mapping[str, int] | None = None
+        self.recent: Sequence[FrozenTrial] = ()
+        self.left: Left | None = None
         self._make = make
         self._sampler = make(0)
 
@@ -105,13 +111,21 @@ class TrialSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return the parameters that are sampled together."""
-        return {} if self.fixed is not None else self._sampler.infer_relative_search_space(study, trial)
+        if self.fixed is not None:
+            return {}
+        # All trials have the same parameters, so that one of each state tells them.
+        examples = {one.state: one for one in self.recent}
+        return self._sampler.infer_relative_search_space(_shortened(study, [*examples.values()]), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Sample parameters together."""
-        return {} if self.fixed is not None else self._sampler.sample_relative(study, trial, search_space)
+        if self.fixed is not None:
+            return {}
+        if isinstance(self._sampler, LeftSampler):
+            self._sampler.left = self.left
+        return self._sampler.sample_relative(_shortened(study, self.recent), trial, search_space)
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -119,7 +133,13 @@ class TrialSampler(BaseSampler):
         """Sample one parameter."""
         if self.fixed is not None:
             return self.fixed[param_name]
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+        shortened = _shortened(study, self.recent)
+        return self._sampler.sample_independent(shortened, trial, param_name, param_distribution)
+
+
+def _shortened(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+    # What the pruner hyperband hands over shows the trials of one bracket only.
+    return StudyOf(study, trials) if type(study) is Study else study
 
 
 def sampler_maker(
@@ -145,6 +165,8 @@ def sampler_maker(
     if "seed" in options:
         raise KDNASError("sampler_options has a 'seed'; leave it out, the seed of the search is used")
     make = _SAMPLERS[name]
+    if name in ("tpe", "gp"):
+        make = partial(make, tuple(space))
     if name == "grid":
         if (points := math.prod(space.values())) > LISTABLE:
             raise KDNASError(

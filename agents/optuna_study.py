@@ -18,8 +18,10 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from agents.grid import Grid, Ints
+from agents.grid import Grid, Ints, Seen
 from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
+from agents.optuna_left import Left
+from agents.optuna_recent import RecentTrials
 from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.files import expanded
@@ -29,6 +31,8 @@ _SEARCHED = "kdnas:searched"
 """User attribute of a study: what it searches, so that no other search joins it."""
 
 _CREATION_ATTEMPTS = 20
+_GENERATIONS = 4
+"""Generations of evolving samplers that are shown to them at least; they look at the present one and the one before."""
 
 
 class GridStudy:
@@ -40,14 +44,22 @@ class GridStudy:
     """
 
     def __init__(
-        self, grid: Grid, names: Sequence[str], ordinal: bool, study: Study, sampler: TrialSampler, worker: str | None
+        self,
+        grid: Grid,
+        names: Sequence[str],
+        config: OptunaConfig,
+        study: Study,
+        sampler: TrialSampler,
+        worker: str | None,
     ) -> None:
         self.study = study
         self.worker = worker
         self._grid = grid
         self._sampler = sampler
+        self._recent = RecentTrials(max(config.replay_size, _GENERATIONS * config.population), study.directions)
         self._distributions = {
-            name: _distribution(count, ordinal) for name, count in zip(names, grid.nvec.tolist(), strict=True)
+            name: _distribution(count, config.choices == "ordinal")
+            for name, count in zip(names, grid.nvec.tolist(), strict=True)
         }
         self._seen = 0  # trials there were at the last look
         self._running: list[int] = []  # numbers of those that had not ended
@@ -91,7 +103,7 @@ class GridStudy:
         )
         _check_searched(study, config, space)
         worker = None if in_memory else identity.worker or config.worker or str(uuid.uuid4())
-        return cls(grid, names, config.choices == "ordinal", study, sampler, worker)
+        return cls(grid, names, config, study, sampler, worker)
 
     @property
     def shared(self) -> bool:
@@ -136,6 +148,7 @@ class GridStudy:
     @quiet()
     def begin(self) -> Trial:
         """Begin a trial, whose point is not decided yet."""
+        self._catch_up()
         trial = self.study.ask()
         if self.worker is not None:
             trial.set_user_attr(WORKER, self.worker)
@@ -144,17 +157,20 @@ class GridStudy:
     @quiet()
     def reopen(self, number: int) -> Trial | None:
         """Go on with the trial of a number; None if it has ended."""
+        self._catch_up()
         trial = self.study.get_trials(deepcopy=False)[number]
         return None if trial.state.is_finished() else Trial(self.study, trial._trial_id)
 
     @quiet()
-    def decide(self, trial: Trial, action: Ints | None) -> Ints:
+    def decide(self, trial: Trial, action: Ints | None, taken: Seen) -> Ints:
         """Decide the point of a trial, as far as it is open, and return its action.
 
         Args:
             trial: The trial.
             action: What it shall be; None: what the sampler says.
+            taken: Numbers of points that may not be proposed any more.
         """
+        self._sampler.left = Left(self._grid, taken)
         self._sampler.fixed = None if action is None else self._parameters(action)
         try:
             for name, distribution in self._distributions.items():
@@ -256,7 +272,12 @@ class GridStudy:
         self._seen, self._running = len(trials), [trial.number for trial in running]
         return running
 
+    def _catch_up(self) -> None:
+        """Show the sampler what was tried."""
+        self._sampler.recent = self._recent.with_running(self._look())
+
     def _note(self, trial: FrozenTrial) -> None:
+        self._recent.add(trial)
         if trial.state is TrialState.COMPLETE and trial.params.keys() == self._distributions.keys():
             first = self._earned.setdefault(self._point(trial.params), trial)
             if trial.number < first.number:

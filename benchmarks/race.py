@@ -4,10 +4,9 @@
 
 Every agent with hyper-parameters has six settings, its defaults among them, which search the tuning table with the same
 seeds; the setting with the least regret on the way, in the interquartile mean, is raced on the other table, at every
-budget with as many seeds as asked. Two agents have nothing to tune. Optuna's Gaussian process, which thinks half a
-second about a proposal, is raced apart with its defaults, fewer seeds and the smallest budget, beside all others.
+budget with as many seeds as asked. Two agents have nothing to tune.
 
-It takes about an hour and a half of two cores, goes on where it was stopped, and leaves a folder a race, each with a
+It takes some hours of two cores, goes on where it was stopped, and leaves a folder a race, each with a
 page to click through (``race.html``).
 """
 
@@ -37,7 +36,6 @@ from kdnas_env.files import write_json
 
 TUNING = "tuning"
 OURS = "lstm-ensemble"
-SLOW = "optuna:sampler=gp"
 
 _LSTM: list[dict[str, Any]] = [
     {"learning_rate": 0.003},
@@ -91,8 +89,15 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
     "optuna": [
         {"sampler_options": {"n_startup_trials": 5}},
         {"sampler_options": {"n_startup_trials": 20}},
-        {"sampler_options": {"multivariate": True}},
+        {"sampler_options": {"multivariate": False}},
         {"sampler_options": {"n_ei_candidates": 100}},
+        {"choices": "categorical"},
+    ],
+    "optuna:sampler=gp": [
+        {"sampler_options": {"n_startup_trials": 5}},
+        {"sampler_options": {"n_startup_trials": 20}},
+        {"sampler_options": {"deterministic_objective": True}},
+        {"sampler_options": {"deterministic_objective": True, "n_startup_trials": 5}},
         {"choices": "categorical"},
     ],
     "a2c": _ON_POLICY,
@@ -128,8 +133,6 @@ class Options:
     """Evaluations of the searches that are reported."""
     seeds: int = 200
     """Searches of each agent at each budget."""
-    slow_seeds: int = 20
-    """Searches of the Gaussian process; 0 for none."""
     workers: int = 2
     """Processes."""
 
@@ -152,7 +155,7 @@ def main(options: Options) -> None:
                 write_race(folder, summary)
             return summary
 
-        candidates = {name: [AgentSpec(name, change) for change in ({}, *CHANGES[name])] for name in options.agents}
+        candidates = {name: settings_of(name) for name in options.agents}
         flat = [spec for specs in candidates.values() for spec in specs]
         tuning = raced(TUNING, flat, options.tuning_task, options.tuning_seeds, options.tuning_budget)
         chosen = {name: choose(tuning, specs) for name, specs in candidates.items()}
@@ -161,22 +164,20 @@ def main(options: Options) -> None:
             budget: raced(f"{options.task}-{budget}", specs, options.task, options.seeds, budget)
             for budget in options.budgets
         }
-        slow = None
-        if options.slow_seeds:
-            slowly = [AgentSpec.parse(SLOW), *specs]
-            least = min(options.budgets)
-            slow = raced(f"{options.task}-{least}-slow", slowly, options.task, options.slow_seeds, least)
     figures: dict[str, Any] = {
         "chosen": {name: str(spec) for name, spec in chosen.items()},
         "races": {str(budget): figures_of(summary) for budget, summary in races.items()},
-        "slow": slow and figures_of(slow),
     }
     for budget, told in figures["races"].items():
         console.print(standings(f"{options.task}, {budget} evaluations, {options.seeds} seeds", told))
-    if figures["slow"] is not None:
-        console.print(standings(f"{options.task}, with {SLOW}, {options.slow_seeds} seeds", figures["slow"]))
     if options.json is not None:
         write_json(Path(options.json), {"machine": machine_facts(), **figures})
+
+
+def settings_of(agent: str) -> list[AgentSpec]:
+    """Return the settings of an agent that are tried, its defaults first."""
+    spec = AgentSpec.parse(agent)
+    return [AgentSpec(spec.name, {**spec.settings, **change}) for change in ({}, *CHANGES[agent])]
 
 
 def choose(tuning: Mapping[str, Any], specs: Sequence[AgentSpec]) -> AgentSpec:

@@ -131,7 +131,9 @@ def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(nam
 
 @pytest.mark.parametrize("options", [{}, {"duplicates": "fail"}, {"retries": 0}], ids=str)
 def test_every_proposal_is_a_trial_and_the_rest_is_dismissed(options: dict[str, Any]) -> None:
-    agent = make(**options)
+    agent = make(
+        sampler_options={"multivariate": False}, **options
+    )  # which cannot choose among the points that are left
     result = agent.search(BowlEnv([4, 4]), budget=16)
     trials = evaluated(agent)
     assert [point(trial) for trial in trials] == points(result)

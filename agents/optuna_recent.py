@@ -1,0 +1,97 @@
+"""What of a long study a sampler learns from, so that a proposal takes no longer the more trials there were."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Container, Iterable, Sequence
+from itertools import chain
+
+from optuna.samplers import BaseGASampler, NSGAIIISampler, NSGAIISampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+_BESTS = 50
+"""Best trials that are kept beside the youngest; of a long study TPE takes the 25 best as good ones."""
+
+
+class RecentTrials:
+    """The youngest ended trials of a study, and the best, or with several objectives those that none beats.
+
+    Args:
+        size: The youngest that are kept; of the best there are fewer.
+        directions: Directions of the objectives.
+    """
+
+    def __init__(self, size: int, directions: Sequence[StudyDirection]) -> None:
+        self._signs = [1.0 if direction is StudyDirection.MAXIMIZE else -1.0 for direction in directions]
+        self._youngest: deque[FrozenTrial] = deque(maxlen=size)
+        self._bests: list[FrozenTrial] = []
+        self._most = min(size, _BESTS) if len(self._signs) == 1 else size
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take in a trial that has ended; samplers learn from those that were completed or pruned only."""
+        if trial.state is TrialState.COMPLETE:
+            self._rank(trial)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self._youngest.append(trial)
+
+    def with_running(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials, and those that are running, in the order of their numbers."""
+        kept = {trial.number: trial for trial in chain(self._bests, self._youngest, running)}
+        return [kept[number] for number in sorted(kept)]
+
+    def _rank(self, trial: FrozenTrial) -> None:
+        if len(self._signs) == 1:
+            self._bests.append(trial)
+            if len(self._bests) > 2 * self._most:
+                self._bests = sorted(self._bests, key=lambda one: -self._scores(one)[0])[: self._most]
+        elif not any(self._beats(one, trial) for one in self._bests):
+            left = [one for one in self._bests if not self._beats(trial, one)]
+            self._bests = [*left, trial][-self._most :]
+
+    def _beats(self, one: FrozenTrial, other: FrozenTrial) -> bool:
+        pairs = [*zip(self._scores(one), self._scores(other), strict=True)]
+        return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
+
+    def _scores(self, trial: FrozenTrial) -> list[float]:
+        return [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]
+
+
+class StudyOf(Study):
+    """A study as it would be if it had some of its trials only; what is written to it is written to the study.
+
+    Args:
+        study: The study.
+        trials: The trials, in the order of their numbers.
+    """
+
+    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+        vars(self).update(vars(study))
+        self._some = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in self._some if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+
+class _Genetic(BaseGASampler):
+    """Looks up the parents of a generation by name: they may be older than the trials that a sampler is shown."""
+
+    def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+        """Return the parents of a generation, in the order of their numbers."""
+        known = study._storage.get_study_system_attrs(study._study_id)
+        parents = known.get(f"{self._get_parent_cache_key_prefix()}{generation}")
+        if generation == 0 or parents is None:
+            return super().get_parent_population(study, generation)
+        return [study._storage.get_trial(parent) for parent in sorted(parents)]
+
+
+class RecentNSGAIISampler(_Genetic, NSGAIISampler):
+    """NSGA-II (Deb et al. 2002, doi:10.1109/4235.996017) that can be shown a part of a study."""
+
+
+class RecentNSGAIIISampler(_Genetic, NSGAIIISampler):
+    """NSGA-III (Deb and Jain 2014, doi:10.1109/TEVC.2013.2281535) that can be shown a part of a study."""
