@@ -129,7 +129,7 @@ class Options:
     """Evaluations of a search that settings are chosen by."""
     tuning_seeds: int = 10
     """Searches that a setting is judged by."""
-    budgets: tuple[int, ...] = (50, 100, 200)
+    budgets: tuple[int, ...] = (25, 50, 100, 200)
     """Evaluations of the searches that are reported."""
     seeds: int = 200
     """Searches of each agent at each budget."""

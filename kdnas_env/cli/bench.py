@@ -52,7 +52,8 @@ def run_bench(options: BenchOptions) -> int:
             progress.begin("replaying what was submitted")
         guests, submitted = join(options.submissions, wanted, truths)
         reference = _reference(options.reference, [*own, *submitted])
-        progress.begin(f"racing {len(own)} agents on {len(truths)} tasks, {wanted.seeds} seeds: {folder}")
+        tasks = ", ".join(str(task) for task in wanted.tasks)
+        progress.begin(f"racing {len(own)} agents on {tasks} with {wanted.seeds} seeds: {folder}")
         trajectories = race(wanted, folder, workers=options.workers, on_progress=progress.advance)
         progress.begin("comparing")
         summary = summarise(
