@@ -18,6 +18,8 @@ _EXTRAS = {
     "sb3": ("stable-baselines3", "sb3-contrib"),
     "optuna": ("optuna", "cmaes", "scipy"),
     "glue": ("evaluate", "scikit-learn", "scipy"),
+    "bench": ("pyarrow", "scipy"),
+    "ray": ("ray",),
 }
 
 
