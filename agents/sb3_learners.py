@@ -21,6 +21,7 @@ from sb3_contrib.common.recurrent.type_aliases import RNNStates
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
@@ -90,7 +91,9 @@ class Learner(ABC):
                 SpacesEnv(self._episodes),
                 **{"gamma": 1.0, "device": device, **self._sizes(algorithm), **arguments},
             )
-        self.model.set_logger(configure_logger(0, tensorboard_log, algorithm.__name__))
+        # Without a folder Stable-Baselines3 makes one among the temporary files for every search, and leaves it there.
+        silent = tensorboard_log is None
+        self.model.set_logger(Logger(None, []) if silent else configure_logger(0, tensorboard_log, algorithm.__name__))
 
     def sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         """Return candidates that may be proposed and are not taken, each once.

@@ -12,6 +12,7 @@ are told to :class:`AskTellConformance`, which is more.
 from __future__ import annotations
 
 import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -171,6 +172,14 @@ class AgentConformance:
         clause("generators", global_states() == before, "a global random generator is not what it was")
         with shaken_generators():
             clause("generators", search() == expected, "the proposals depend on a global random generator")
+
+    def test_temporary_files(self, make_agent: MakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Clause *files*: a search that was not asked to write leaves nothing among the temporary files."""
+        make_agent().search(BowlEnv([4, 4]), budget=16, seed=5)  # imports what it needs
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+        make_agent().search(BowlEnv([4, 4]), budget=16, seed=5)
+        left = sorted(path.name for path in tmp_path.iterdir())
+        clause("files", not left, f"the search has left {left} among the temporary files")
 
     def test_failures(self, make_agent: MakeAgent) -> None:
         """Clause *failures*: they are tolerated, and never best."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -57,6 +58,14 @@ class Global(RandomAgent):
         return Proposal(np.array(random.sample(actions.tolist(), min(n, len(actions)))))
 
 
+class Littering(RandomAgent):
+    """Leaves a folder behind."""
+
+    def _propose(self, n: int) -> Proposal:
+        tempfile.mkdtemp(prefix="litter-")
+        return super()._propose(n)
+
+
 class Forgetful(RandomAgent):
     """Does not restore its random numbers."""
 
@@ -85,6 +94,13 @@ class Credulous(RandomAgent):
 def test_broken_agents(broken: type[RandomAgent], test: str, message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         getattr(AgentConformance(), test)(broken)
+
+
+def test_agents_that_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "later").mkdir()
+    with pytest.raises(AssertionError, match=r"clause 'files' does not hold: the search has left .*'litter-"):
+        AgentConformance().test_temporary_files(Littering, tmp_path / "later", monkeypatch)
 
 
 def test_agents_that_go_on_otherwise(tmp_path: Path) -> None:
