@@ -88,7 +88,7 @@ class Options:
     duration: float = 28.8
     deaths: float = 0.01
     agents: tuple[str, ...] = ("random", "evolution", "local-search")
-    disk_seconds: float = 300.0
+    disk_seconds: float = 480.0
     seconds: float = 540.0
     long_search: int = 5
     processes: int = 6
