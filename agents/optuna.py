@@ -67,9 +67,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed. Rewards
     in a study have to be of one environment, which nobody can check.
 
-    The samplers ``tpe`` and ``gp`` choose among the points that are left. All learn from the youngest trials and the
-    best, so that a proposal of a long search takes no longer than one before it; but a study in a storage is read for
-    each proposal, and pruners go through all trials.
+    The samplers ``tpe`` and ``gp`` choose among the points that are left. Samplers and pruners look at the youngest
+    trials and the best, so that a proposal of a long search takes no longer than one before it; but a study in a
+    storage is read for each proposal, and ``hyperband`` goes through all trials.
     """
 
     Config = OptunaConfig

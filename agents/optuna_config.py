@@ -46,8 +46,8 @@ class OptunaConfig:
             that is known) or ``fail`` (it learns nothing, and may propose the point again and again).
         retries: How often a sampler may try again after a point that is known or not allowed, until one is drawn at
             random in its place.
-        replay_size: Youngest trials that samplers learn from, and the best, so that a proposal of a long search takes
-            no longer than one before it. Of those that evolve a population, four generations at least.
+        replay_size: Youngest trials that samplers and pruners look at, beside the best, so that a proposal of a long
+            search takes no longer than one before it. Of samplers that evolve a population, four generations at least.
         storage: Where the study is kept: None for memory, the URL of a database such as ``sqlite:///search.db``, or
             the path of a journal, which ends in ``.log`` or ``.journal``. Journals are several times faster than
             SQLite, which takes tenths of a second per trial.

@@ -12,6 +12,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.pruners import HyperbandPruner
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -21,7 +22,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from agents.grid import Grid, Ints, Seen
 from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
 from agents.optuna_left import Left
-from agents.optuna_recent import RecentTrials
+from agents.optuna_recent import RecentTrials, StudyOf
 from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.files import expanded
@@ -187,7 +188,7 @@ class GridStudy:
         """Report an epoch of a running trial; return whether the pruner wants it stopped, unless it is the last."""
         if epoch not in self.reported(trial):
             trial.report(1.0 - loss, epoch)
-        return not last and trial.should_prune()
+        return not last and self._prunes(trial)
 
     def reported(self, trial: Trial) -> Collection[int]:
         """Return the epochs of a trial that were reported."""
@@ -271,6 +272,13 @@ class GridStudy:
                 self._note(trial)
         self._seen, self._running = len(trials), [trial.number for trial in running]
         return running
+
+    def _prunes(self, trial: Trial) -> bool:
+        pruner = self.study.pruner
+        if isinstance(pruner, HyperbandPruner):  # which compares a trial with those of its bracket
+            return trial.should_prune()
+        some = StudyOf(self.study, self._recent.with_running(self._look()))
+        return pruner.prune(some, trial._get_latest_trial())
 
     def _catch_up(self) -> None:
         """Show the sampler what was tried."""

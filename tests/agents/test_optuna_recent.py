@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -13,6 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy.stats import wilcoxon
 
+import kdnas_env  # noqa: F401  (registers the environments)
 from agents import optuna_samplers
 from agents.optuna import OptunaAgent
 from agents.optuna_config import OptunaConfig
@@ -143,3 +145,21 @@ def test_a_long_search_learns_from_a_part_of_itself() -> None:
         ]
     assert 80 < np.max(seen) < 130  # 40 youngest, 40 to 80 of the best, and a round
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
+
+
+def test_a_pruner_compares_with_a_part_of_a_long_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Watched(optuna.pruners.MedianPruner):
+        def prune(self, study: Any, trial: Any) -> bool:
+            seen.append(len(study.get_trials(deepcopy=False)))
+            return super().prune(study, trial)
+
+    monkeypatch.setitem(optuna_samplers._PRUNERS, "median", Watched)
+    env = gym.make("kdnas/Planted-v0", budget=60, epochs=3)
+    agent = OptunaAgent(OptunaConfig(sampler="random", pruner="median", replay_size=10))
+    result = agent.search(env, seed=0)
+    statuses = [info["status"] for info in result.infos]
+    assert statuses.count("stopped") > 5
+    assert statuses.count("ok") > 5
+    assert max(seen) <= 10 + 20 + 8  # the youngest, at most two times ten of the best, and a round
