@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import chain
 
 from optuna.samplers import BaseGASampler, NSGAIIISampler, NSGAIISampler
@@ -63,17 +63,17 @@ class StudyOf(Study):
 
     Args:
         study: The study.
-        trials: The trials, in the order of their numbers.
+        trials: Gives the trials, in the order of their numbers; it is called when somebody looks at them.
     """
 
-    def __init__(self, study: Study, trials: Sequence[FrozenTrial]) -> None:
+    def __init__(self, study: Study, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
         vars(self).update(vars(study))
         self._some = trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        found = [trial for trial in self._some if states is None or trial.state in states]
+        found = [trial for trial in self._some() if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
 

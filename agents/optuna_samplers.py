@@ -90,13 +90,13 @@ class TrialSampler(BaseSampler):
 
     Attributes:
         fixed: What the coming suggestions are, by parameter; None: they are sampled.
-        recent: Trials that are learnt from.
+        recent: Gives the trials that are learnt from.
         left: What may be proposed.
     """
 
     def __init__(self, make: SamplerMaker) -> None:
         self.fixed: Mapping[str, int] | None = None
-        self.recent: Sequence[FrozenTrial] = ()
+        self.recent: Callable[[], Sequence[FrozenTrial]] = tuple
         self.left: Left | None = None
         self._make = make
         self._sampler = make(0)
@@ -113,9 +113,7 @@ class TrialSampler(BaseSampler):
         """Return the parameters that are sampled together."""
         if self.fixed is not None:
             return {}
-        # All trials have the same parameters, so that one of each state tells them.
-        examples = {one.state: one for one in self.recent}
-        return self._sampler.infer_relative_search_space(_shortened(study, [*examples.values()]), trial)
+        return self._sampler.infer_relative_search_space(_shortened(study, self._examples), trial)
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -136,8 +134,12 @@ class TrialSampler(BaseSampler):
         shortened = _shortened(study, self.recent)
         return self._sampler.sample_independent(shortened, trial, param_name, param_distribution)
 
+    def _examples(self) -> list[FrozenTrial]:
+        """Return a trial of each state: since all have the same parameters, that tells them."""
+        return [*{one.state: one for one in self.recent()}.values()]
 
-def _shortened(study: Study, trials: Sequence[FrozenTrial]) -> Study:
+
+def _shortened(study: Study, trials: Callable[[], Sequence[FrozenTrial]]) -> Study:
     # What the pruner hyperband hands over shows the trials of one bracket only.
     return StudyOf(study, trials) if type(study) is Study else study
 

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -277,12 +278,14 @@ class GridStudy:
         pruner = self.study.pruner
         if isinstance(pruner, HyperbandPruner):  # which compares a trial with those of its bracket
             return trial.should_prune()
-        some = StudyOf(self.study, self._recent.with_running(self._look()))
+        running = self._look()
+        some = StudyOf(self.study, lambda: self._recent.with_running(running))
         return pruner.prune(some, trial._get_latest_trial())
 
     def _catch_up(self) -> None:
         """Show the sampler what was tried."""
-        self._sampler.recent = self._recent.with_running(self._look())
+        running = self._look()
+        self._sampler.recent = cache(lambda: self._recent.with_running(running))
 
     def _note(self, trial: FrozenTrial) -> None:
         self._recent.add(trial)

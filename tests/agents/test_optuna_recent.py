@@ -76,7 +76,7 @@ def test_a_study_of_some_trials_is_written_to_like_the_whole() -> None:
     study = optuna.create_study()
     for value in range(4):
         study.add_trial(create_trial(value=float(value)))
-    some = StudyOf(study, study.get_trials(deepcopy=False)[1:3])
+    some = StudyOf(study, lambda: study.get_trials(deepcopy=False)[1:3])
     assert [trial.value for trial in some.get_trials()] == [1.0, 2.0]
     assert some.get_trials(states=[TrialState.FAIL]) == []
     assert some.get_trials()[0] is not some.get_trials(deepcopy=False)[0]
