@@ -13,7 +13,6 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.pruners import HyperbandPruner
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
@@ -150,7 +149,7 @@ class GridStudy:
     @quiet()
     def begin(self) -> Trial:
         """Begin a trial, whose point is not decided yet."""
-        self._catch_up()
+        self._sampler.recent = self._lately()
         trial = self.study.ask()
         if self.worker is not None:
             trial.set_user_attr(WORKER, self.worker)
@@ -159,7 +158,7 @@ class GridStudy:
     @quiet()
     def reopen(self, number: int) -> Trial | None:
         """Go on with the trial of a number; None if it has ended."""
-        self._catch_up()
+        self._sampler.recent = self._lately()
         trial = self.study.get_trials(deepcopy=False)[number]
         return None if trial.state.is_finished() else Trial(self.study, trial._trial_id)
 
@@ -189,7 +188,9 @@ class GridStudy:
         """Report an epoch of a running trial; return whether the pruner wants it stopped, unless it is the last."""
         if epoch not in self.reported(trial):
             trial.report(1.0 - loss, epoch)
-        return not last and self._prunes(trial)
+        if last:
+            return False
+        return self.study.pruner.prune(StudyOf(self.study, self._lately()), trial._get_latest_trial())
 
     def reported(self, trial: Trial) -> Collection[int]:
         """Return the epochs of a trial that were reported."""
@@ -274,18 +275,10 @@ class GridStudy:
         self._seen, self._running = len(trials), [trial.number for trial in running]
         return running
 
-    def _prunes(self, trial: Trial) -> bool:
-        pruner = self.study.pruner
-        if isinstance(pruner, HyperbandPruner):  # which compares a trial with those of its bracket
-            return trial.should_prune()
+    def _lately(self) -> Callable[[], list[FrozenTrial]]:
+        """Return what gives the recent trials and those that are running now, once somebody looks at them."""
         running = self._look()
-        some = StudyOf(self.study, lambda: self._recent.with_running(running))
-        return pruner.prune(some, trial._get_latest_trial())
-
-    def _catch_up(self) -> None:
-        """Show the sampler what was tried."""
-        running = self._look()
-        self._sampler.recent = cache(lambda: self._recent.with_running(running))
+        return cache(lambda: self._recent.with_running(running))
 
     def _note(self, trial: FrozenTrial) -> None:
         self._recent.add(trial)

@@ -204,5 +204,7 @@ def draw_findings(findings: Findings, *, task: str) -> Figure:
     bar = figure.colorbar(dots, ax=panels, label="speed-up")
     # Powers of two within the bar: a tick outside would stretch it beyond its colours.
     ticks = np.arange(np.ceil(np.log2(speed.min())), np.floor(np.log2(speed.max())) + 1)
-    bar.set_ticks(ticks.tolist(), labels=[f"{2**tick:g}x" for tick in ticks])
+    if len(ticks) < 2:
+        ticks = np.log2([speed.min(), speed.max()])
+    bar.set_ticks(ticks.tolist(), labels=[f"{2**tick:.3g}x" for tick in ticks])
     return figure
