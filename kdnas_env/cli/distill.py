@@ -38,6 +38,8 @@ from kdnas_env.files import expanded, read_json, write_json
 
 DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
 
+_LARGEST_SCALED_BATCH = 32
+
 _README = """# A run of `kdnas distill`
 
 | File | Content |
@@ -193,16 +195,22 @@ def _distill_one(
     )
     checkpoints = folder / "checkpoints"
     progress.begin(f"distilling {one.name}: {one.config}")
-    result = distil(
-        kd,
-        text.samples,
-        settings,
-        checkpoints,
-        teacher_in_loop=text.teacher_in_loop,
-        carried=carried,
-        on_progress=progress.advance,
-        say=lambda message: console.print(escape(message), style="yellow", highlight=False),
-    )
+    try:
+        result = distil(
+            kd,
+            text.samples,
+            settings,
+            checkpoints,
+            teacher_in_loop=text.teacher_in_loop,
+            carried=carried,
+            on_progress=progress.advance,
+            say=lambda message: console.print(escape(message), style="yellow", highlight=False),
+        )
+    except FloatingPointError as error:
+        raise RunError(
+            f"{one.config}: {error}; what was written before it is kept in {str(checkpoints)!r}; distil into another "
+            f"folder (--out) with a smaller --learning-rate, it was {recipe.learning_rate:.4g}"
+        ) from error
     if main_process:
         keep(folder, one, result, _lineage(one, options, search, text, recipe, result, seed), text.workload.teacher)
         shutil.rmtree(checkpoints)
@@ -242,7 +250,8 @@ def full_recipe(
 ) -> Recipe:
     """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
 
-    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287).
+    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287), up to batches of
+    32: with the rate that the rule gives for 128, thousands of steps end in divergence.
 
     Args:
         recipe: Recipe of the search.
@@ -251,10 +260,11 @@ def full_recipe(
         train_embeddings: Whether the embedding tables are trained.
     """
     short = resolve_recipe(recipe)
+    scaled = min(batch_size, max(_LARGEST_SCALED_BATCH, short.batch_size))
     return replace(
         short,
         batch_size=batch_size,
-        learning_rate=learning_rate or short.learning_rate * (batch_size / short.batch_size) ** 0.5,
+        learning_rate=learning_rate or short.learning_rate * (scaled / short.batch_size) ** 0.5,
         train_embeddings=train_embeddings,
         heldout_samples=None,
     )
@@ -369,7 +379,16 @@ def print_distilled(console: Console, folder: Path, results: dict[str, dict[str,
             name, str(config), f"{row['started_at']:.4f}", f"{row['unexplained']:.4f}", f"{row['seconds'] / 60:.1f}"
         )
     console.print(table)
-    for name in results:
+    for name, row in results.items():
+        if row["unexplained"] >= row["started_at"]:
+            after = f"{row['curve'][-1]['unexplained']:.4g}"
+            console.print(
+                f"{name}: training made the student no better (its loss ended at {after}), so it is kept as it was "
+                "before; distil it into another folder (--out) with a smaller --learning-rate",
+                style="yellow",
+                highlight=False,
+                soft_wrap=True,
+            )
         console.print(f"student: {escape(str(folder / name / STUDENT))}", highlight=False, soft_wrap=True)
 
 

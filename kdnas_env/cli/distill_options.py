@@ -62,7 +62,8 @@ class DistillOptions(RecordedOptions):
     batch_size: int = 32
     """Samples per step, over all processes."""
     learning_rate: float | None = None
-    """Peak learning rate of a student 192 wide; by default that of the recipe, for this batch size."""
+    """Peak learning rate of a student 192 wide; by default that of the recipe, for this batch size
+    (the same from 32 on)."""
     train_embeddings: bool = True
     """Whether the embedding tables are trained too."""
     evaluations: int = 10

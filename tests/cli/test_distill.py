@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_env.cli import main
+from kdnas_env.cli.distill import full_recipe
 from kdnas_env.distill.student_folder import read_lineage, read_projection
 
 Flags = Callable[..., list[str]]
@@ -102,6 +103,33 @@ def test_it_goes_on_from_the_student_and_projection_of_the_search(flags: Flags, 
     # On other held-out sentences than those of the search.
     assert carried["started_at"] == pytest.approx(searched, rel=0.1)
     assert anew["started_at"] != carried["started_at"]
+
+
+def test_a_training_that_spoils_the_student_is_told(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(learning_rate=0.3)) == 0
+    assert "training made the student no better" in capsys.readouterr().out
+    assert main(flags(learning_rate=0.3)) == 0, "and once more, where it is done"
+    assert "smaller --learning-rate" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_not_finite_ends_with_advice(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(learning_rate=1e9)) == 2
+    told = capsys.readouterr().err
+    assert "not finite: at or before step" in told
+    assert "smaller --learning-rate, it was 1e+09" in told
+    assert (tmp_path / "distill" / "best" / "checkpoints" / "curve.json").exists()
+    assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.parametrize("recipe", ["default", "seed"])
+def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
+    rates = [full_recipe(recipe, batch).learning_rate for batch in (8, 16, 32, 64, 128)]
+    assert rates[2] == pytest.approx(2 * rates[0])
+    assert rates[1] == pytest.approx(2**0.5 * rates[0])
+    assert rates[2] == rates[3] == rates[4]
+    assert full_recipe(recipe, 128, learning_rate=0.01).learning_rate == 0.01
 
 
 def test_the_best_of_every_family(flags: Flags, run: Path, tmp_path: Path) -> None:
