@@ -369,7 +369,7 @@ def _lineage(
 def print_distilled(console: Console, folder: Path, results: dict[str, dict[str, Any]]) -> None:
     """Print what the distillation made of the students."""
     table = Table(title="Distilled students", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("")
+    table.add_column("", overflow="fold")
     table.add_column("student", overflow="fold")
     for name in ("loss before", "after", "minutes"):
         table.add_column(name, justify="right", no_wrap=True)
