@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from kdnas_env.architecture import StudentConfig
-from kdnas_env.cli.distill import full_recipe
+from kdnas_env.cli.searched import full_recipe
 from kdnas_env.distill.full_kd import FullKDSettings, distil
 from kdnas_env.distill.kd_data import CorpusSamples
 from kdnas_env.distill.libraries import quiet_transformers

@@ -17,13 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.architecture import StudentConfig
-from kdnas_env.cli.distill import DISTILLED, choose, run_distill
+from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
 from kdnas_env.cli.glue import run_glue
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import run_search
+from kdnas_env.cli.searched import choose
 from kdnas_env.cli.workers import in_this_process
 from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.teacher import load_teacher_architecture

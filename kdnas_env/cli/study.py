@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdnas_env.cli.distill import full_recipe, searched_text
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
+from kdnas_env.cli.searched import full_recipe, searched_text
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.render import save_figure

@@ -18,7 +18,6 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_env.cli import main
-from kdnas_env.cli.distill import full_recipe
 from kdnas_env.distill.student_folder import read_lineage, read_projection
 
 Flags = Callable[..., list[str]]
@@ -121,15 +120,6 @@ def test_a_loss_that_is_not_finite_ends_with_advice(
     assert "smaller --learning-rate, it was 1e+09" in told
     assert (tmp_path / "distill" / "best" / "checkpoints" / "curve.json").exists()
     assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "failed"
-
-
-@pytest.mark.parametrize("recipe", ["default", "seed"])
-def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
-    rates = [full_recipe(recipe, batch).learning_rate for batch in (8, 16, 32, 64, 128)]
-    assert rates[2] == pytest.approx(2 * rates[0])
-    assert rates[1] == pytest.approx(2**0.5 * rates[0])
-    assert rates[2] == rates[3] == rates[4]
-    assert full_recipe(recipe, 128, learning_rate=0.01).learning_rate == 0.01
 
 
 def test_the_best_of_every_family(flags: Flags, run: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from test_fuzz_plain import PROBE, RECORD, STUDENT
 
 from kdnas_env.bench.race import RACE
 from kdnas_env.bench.race import _opened as opened_race
-from kdnas_env.cli.distill import choose
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
+from kdnas_env.cli.searched import choose
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import TableBuildOptions
 from kdnas_env.distill.kd_trainer import CURVE, read_curve
