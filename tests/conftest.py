@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,11 @@ from kdnas_env.testing.planted import PLANTED_TEACHER
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("kdnas", deadline=None)
 settings.load_profile("kdnas")
+
+
+def pytest_configure() -> None:
+    # Where a shell runs the tests in the background, interrupts are ignored, by the processes that they start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

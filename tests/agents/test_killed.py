@@ -11,40 +11,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import killed_search
 import numpy as np
 import pytest
 
 import kdnas_env
+from kdnas_env.cores import pinned_threads
 
-SEARCH = """
-import json, os, sys, time
-import gymnasium, kdnas_env
-
-name, config, state, log, pause = sys.argv[1:]
-
-class Logged(gymnasium.Wrapper):
-    def step(self, action):
-        with open(log, "a") as file:
-            file.write(json.dumps(action.tolist()) + "\\n")
-        time.sleep(float(pause))
-        return super().step(action)
-
-env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=60))
-agent = kdnas_env.make_agent(name, **json.loads(config))
-save = lambda ranking: agent.save(state)
-if os.path.exists(state):
-    agent.load(state)
-    agent.resume(env, on_round=save)
-else:
-    agent.search(env, seed=3, on_round=save)
-"""
 QUICK = {"lstm": {"epochs": 3}}
 
 
 def start(name: str, folder: Path, pause: float) -> subprocess.Popen[bytes]:
-    config = json.dumps(QUICK.get(name, {}))
-    arguments = [name, config, str(folder / "state.npz"), str(folder / "log"), str(pause)]
-    return subprocess.Popen([sys.executable, "-c", SEARCH, *arguments])
+    arguments = [name, json.dumps(QUICK.get(name, {})), str(folder), str(pause)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, killed_search.__file__, *arguments], env=environment)
 
 
 def proposals(folder: Path) -> list[tuple[int, ...]]:
@@ -65,10 +45,12 @@ def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     alone.mkdir()
     killed.mkdir()
-    assert start(name, alone, 0.0).wait(timeout=120) == 0
+    with pinned_threads(1):
+        killed_search.search(name, QUICK.get(name, {}), alone, 0.0)
 
     # Any moment will do, so that each run tries others.
-    moments = np.sort(np.random.default_rng().integers(1, 60, size=2))
+    rng = np.random.default_rng()
+    moments = np.sort(rng.integers(1, 60, size=rng.integers(1, 3)))
     print(f"to be killed after {moments} proposals")
     for moment in moments:
         process = start(name, killed, 0.01)

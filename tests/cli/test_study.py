@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, finish_search: Callable[..., P
     return finish_search(tmp_path_factory.mktemp("study"), space, agent="random", budget=2)
 
 
-@pytest.fixture
-def flags(run: Path, tiny_corpus_file: Path, tmp_path: Path) -> Flags:
-    data = small_glue.write_hub_layout(tmp_path / "glue")
+@pytest.fixture(scope="module")
+def study_flags(run: Path, tiny_corpus_file: Path) -> Flags:
+    data = small_glue.write_hub_layout(run.parent / "glue")
 
     def make(**changes: Any) -> list[str]:
         values = {
@@ -37,7 +41,7 @@ def flags(run: Path, tiny_corpus_file: Path, tmp_path: Path) -> Flags:
             "data": data,
             "threads": 1,
             "cache-dir": run.parent / "cache",
-            "out": tmp_path / "study",
+            "out": run.parent / "study",
             **{name.replace("_", "-"): value for name, value in changes.items()},
         }
         flat = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
@@ -46,15 +50,25 @@ def flags(run: Path, tiny_corpus_file: Path, tmp_path: Path) -> Flags:
     return make
 
 
-def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(
-    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(flags()) == 0
-    printed = capsys.readouterr().out
+@pytest.fixture
+def flags(study_flags: Flags, tmp_path: Path) -> Flags:
+    return functools.partial(study_flags, out=tmp_path / "study")
+
+
+@pytest.fixture(scope="module")
+def study(study_flags: Flags, run: Path) -> tuple[Path, str]:
+    """The folder of a finished study, and what was printed."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("COLUMNS", "200")
+        assert main(study_flags()) == 0
+    return run.parent / "study", printed.getvalue()
+
+
+def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple[Path, str]) -> None:
+    folder, printed = study
     for expected in ("mini-KD reward", "parameter count", "full-KD loss", "task score", "between seeds"):
         assert expected in printed
-    folder = tmp_path / "study"
     assert len(list((folder / "judgements").glob("*-mini-kd-*.json"))) == 12
     assert len(list((folder / "judgements").glob("*-full-kd-*.json"))) == 8
     assert not list((folder / "judgements").glob("*.checkpoints"))
@@ -70,9 +84,10 @@ def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(
 
 
 @pytest.mark.slow
-def test_what_was_judged_is_not_judged_again_and_workers_change_nothing(flags: Flags, tmp_path: Path) -> None:
-    assert main(flags()) == 0
-    folder = tmp_path / "study"
+def test_what_was_judged_is_not_judged_again_and_workers_change_nothing(
+    study: tuple[Path, str], flags: Flags, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(study[0], tmp_path / "study")
     before = {path.name: path.stat().st_mtime_ns for path in (folder / "judgements").iterdir()}
     results = (folder / "results.json").read_bytes()
     some = sorted(before)[3:6]

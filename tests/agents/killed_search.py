@@ -1,0 +1,45 @@
+"""Searches a planted landscape with an agent, and goes on with a search that was begun: a process to be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+import kdnas_env
+
+
+class Logged(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Writes every action down before it is tried."""
+
+    def __init__(self, env: Any, log: Path, pause: float) -> None:
+        super().__init__(env)
+        self.log, self.pause = log, pause
+
+    def step(self, action: Any) -> Any:
+        """Write, wait and step."""
+        with self.log.open("a") as file:
+            file.write(json.dumps(action.tolist()) + "\n")
+        time.sleep(self.pause)
+        return super().step(action)
+
+
+def search(name: str, config: dict[str, Any], folder: Path, pause: float) -> None:
+    """Begin a search in a folder, or go on with it."""
+    state = folder / "state.npz"
+    env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=60), folder / "log", pause)
+    agent = kdnas_env.make_agent(name, **config)
+    if os.path.exists(state):
+        agent.load(state)
+        agent.resume(env, on_round=lambda ranking: agent.save(state))
+    else:
+        agent.search(env, seed=3, on_round=lambda ranking: agent.save(state))
+
+
+if __name__ == "__main__":
+    search(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))
