@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,7 @@ def search(name: str, config: dict[str, Any], folder: Path, pause: float) -> Non
     state = folder / "state.npz"
     env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=60), folder / "log", pause)
     agent = kdnas_env.make_agent(name, **config)
-    if os.path.exists(state):
+    if state.exists():
         agent.load(state)
         agent.resume(env, on_round=lambda ranking: agent.save(state))
     else:
