@@ -49,8 +49,7 @@ def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path
         killed_search.search(name, QUICK.get(name, {}), alone, 0.0)
 
     # Any moment will do, so that each run tries others.
-    rng = np.random.default_rng()
-    moments = np.sort(rng.integers(1, 60, size=rng.integers(1, 3)))
+    moments = np.sort(np.random.default_rng().integers(1, 60, size=2))
     print(f"to be killed after {moments} proposals")
     for moment in moments:
         process = start(name, killed, 0.01)

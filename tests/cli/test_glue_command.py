@@ -271,7 +271,7 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path) 
         deadline = time.monotonic() + 90
         while process.poll() is None and time.monotonic() < deadline:
             # The moment is after some more cells, so that kills fall into the scoring.
-            if kills < 2 and len(list(folder.glob("cells/*.json"))) >= wanted:
+            if kills < 3 and len(list(folder.glob("cells/*.json"))) >= wanted:
                 time.sleep(rng.uniform(0.0, 0.3))
                 process.send_signal(signal.SIGKILL)
                 kills += 1
@@ -281,7 +281,7 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path) 
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL, output
-    assert kills == 2
+    assert kills >= 2
     assert trail(folder) == trail(tmp_path / "whole")
     assert results(folder)["rows"] == results(tmp_path / "whole")["rows"]
 

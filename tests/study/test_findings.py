@@ -1,3 +1,5 @@
+"""The picture of what a study found."""
+
 from __future__ import annotations
 
 import numpy as np
