@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -17,9 +19,21 @@ settings.register_profile("kdnas", deadline=None)
 settings.load_profile("kdnas")
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # workers of pytest-xdist, and all that tests start, inherit it
+        _isolate(config)
     # Where a shell runs the tests in the background, interrupts are ignored, by the processes that they start too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _isolate(config: pytest.Config) -> None:
+    """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps those of failed tests
+    own = tempfile.TemporaryDirectory(prefix="kdnas-", ignore_cleanup_errors=True)
+    config.add_cleanup(own.cleanup)
+    tempfile.tempdir = os.environ["TMPDIR"] = own.name
+    os.environ["KDNAS_CACHE"] = str(Path(own.name, "cache"))
+    os.environ["KDNAS_LOCK"] = str(Path(own.name, "cores.lock"))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def _page(*, hostile: str = "lstm") -> Page:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     if not shutil.which("chromedriver"):
-        pytest.skip("there is no chromedriver on this machine (Debian: chromium-driver)")
+        pytest.skip("there is no chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
     from selenium import webdriver
 
     options = webdriver.ChromeOptions()

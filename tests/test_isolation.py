@@ -1,0 +1,49 @@
+"""A session of tests keeps to itself what it writes: the user's folders and the next session see nothing of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+PROBE = """
+import subprocess, sys
+
+WRITE = '''
+import tempfile
+from kdnas_env.cores import training_lock
+from kdnas_env.distill.cache import default_cache_directory
+
+with training_lock():
+    default_cache_directory().mkdir(parents=True, exist_ok=True)
+    tempfile.mkdtemp()
+'''
+
+def test_here():
+    exec(WRITE)
+
+def test_in_a_process_of_its_own():
+    subprocess.run([sys.executable, "-c", WRITE], check=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_session_leaves_nothing_with_its_user(workers: str, tmp_path: Path) -> None:
+    home, temporary = tmp_path / "home", tmp_path / "temporary"
+    home.mkdir()
+    temporary.mkdir()
+    (tmp_path / "test_probe.py").write_text(PROBE)
+    foreign = ("KDNAS_", "XDG_", "PYTEST_", "COV_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    environment |= {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(HERE)}
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-n", workers, str(tmp_path)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert "2 passed" in done.stdout, done.stdout + done.stderr
+    assert list(home.iterdir()) == []
+    assert [path.name for path in temporary.iterdir() if not path.name.startswith("pytest-of-")] == []
