@@ -15,10 +15,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 if all went well, 1 if something is missing (``doctor``), 2 for bad input, 130 after Ctrl-C.
     """
-    from rich.console import Console
     from rich.markup import escape
 
     from kdnas_env.cli.commands import parse
+    from kdnas_env.cli.console import SafeConsole
     from kdnas_env.cli.interruption import Interrupted
     from kdnas_env.errors import KDNASError
 
@@ -26,12 +26,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse(sys.argv[1:] if arguments is None else list(arguments))
         return command()
     except (KDNASError, ValueError, OSError) as error:
-        # What others have written goes to a terminal, which acts on control characters.
-        told = "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in str(error))
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(told)}")
+        SafeConsole(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
         return 2
     except Interrupted:
         return 130
     except KeyboardInterrupt:
-        Console(stderr=True).print("stopped")
+        SafeConsole(stderr=True).print("stopped")
         return 130

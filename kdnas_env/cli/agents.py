@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.registry import agent_class, agent_names
 
 _HEADINGS = {
@@ -34,7 +35,7 @@ def run_agents(options: AgentsOptions) -> int:
     Raises:
         KDNASError: If there is no such agent.
     """
-    console = Console()
+    console = SafeConsole()
     if options.name is not None:
         _print_settings(console, options.name)
         return 0

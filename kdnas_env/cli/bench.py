@@ -21,6 +21,7 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.cli.bench_options import BenchOptions
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, new_run_path
 from kdnas_env.cli.task_progress import TaskProgress
@@ -39,7 +40,7 @@ def run_bench(options: BenchOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     wanted = wanted_race(options)
     truths = [Truth.of(task) for task in wanted.tasks]
     for truth in truths:  # a budget that leaves no regret is told before anything runs
@@ -136,7 +137,7 @@ def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> tuple[Tabl
         test, final, targets = told["test"], told["final"], told["targets"]
         wins = view["improvement"][agent].get(reference)
         regret.add_row(
-            escape(agent),
+            agent,
             f"{final['value']:.3f}",
             f"{final['low']:.3f} - {final['high']:.3f}",
             f"{told['area']['value']:.3f}",
@@ -144,7 +145,7 @@ def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> tuple[Tabl
             "-" if test is None else f"{test['corrected']:.2g}",
         )
         more.add_row(
-            escape(agent),
+            agent,
             f"{told['mean_rank']:.2f}",
             f"{targets['top_1_percent']['reached']:.0%}",
             _number(targets["top_1_percent"]["median"]),
@@ -157,7 +158,7 @@ def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> tuple[Tabl
 
 
 def _grid(title: str, *headings: str) -> Table:
-    table = Table(title=escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("agent", overflow="fold")
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.model_card import distilled_card
@@ -59,7 +60,7 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
         KDNASError: For bad input.
     """
     main_process = int(os.environ.get("RANK", "0")) == 0
-    console = Console(quiet=not main_process)
+    console = SafeConsole(quiet=not main_process)
     run = expanded(options.run)
     search, chosen = finished_search(run), choose(run, options.family, options.students)
     if options.threads is not None:

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.console import Console
 from rich.markup import escape
+
+from kdnas_env.cli.console import SafeConsole
 
 _REQUIRED = ("torch", "transformers", "datasets", "gymnasium", "numpy", "matplotlib", "rich", "tyro", "accelerate")
 _EXTRAS = {
@@ -48,7 +49,7 @@ class Finding:
 
 def run_doctor(options: DoctorOptions) -> int:
     """Print all findings; the exit status is 1 if something that is needed is broken."""
-    console = Console(soft_wrap=True)
+    console = SafeConsole(soft_wrap=True)
     marks = {"ok": "[green]ok[/]     ", "missing": "[yellow]missing[/]", "broken": "[red]broken[/] "}
     broken = False
     for finding in _findings(options):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.export import ExportReport, export_onnx, export_safetensors
 from kdnas_env.export.hub import check_repo_id, push_folder
@@ -23,7 +24,7 @@ def run_export(options: ExportOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     if options.push is not None:
         check_repo_id(options.push)
     out = _default_out(options) if options.out is None else Path(options.out)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
@@ -67,7 +68,7 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     if options.threads is None:
         options = replace(options, threads=torch.get_num_threads())
     # What is cheap to check is checked before a folder is made.
@@ -114,7 +115,7 @@ def print_summaries(
     table = _table(heading, ("params", "speed", *beside, *average, "kept"))
     by_task = _table("Task by task", tasks)
     for row in summaries:
-        title = escape(f"{row.name}: {row.title}" if row.name.startswith("student") else row.title)
+        title = f"{row.name}: {row.title}" if row.name.startswith("student") else row.title
         style = "bold" if row.name == "student" else None
         table.add_row(
             title,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.bench.leaderboard import submit, verify
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 
 _MOST_FAULTS = 10
@@ -18,7 +18,7 @@ def run_submit(options: SubmitOptions) -> int:
         KDNASError: For bad input.
     """
     trajectories = submit(options.race, options.agent, options.to, description=options.description)
-    console = Console()
+    console = SafeConsole()
     evaluations = sum(len(one) for one in trajectories)
     console.print(f"{len(trajectories)} searches, {evaluations} evaluations: {escape(options.to)}", soft_wrap=True)
     return 0
@@ -31,7 +31,7 @@ def run_verify(options: VerifyOptions) -> int:
         KDNASError: For bad input.
     """
     verdict = verify(options.submission)
-    console = Console()
+    console = SafeConsole()
     for fault in verdict.faults[:_MOST_FAULTS]:
         console.print(escape(fault), style="red", highlight=False, soft_wrap=True)
     if len(verdict.faults) > _MOST_FAULTS:

@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
 from kdnas_env.cli.glue import run_glue
@@ -123,7 +124,7 @@ def run_pipeline(options: PipelineOptions) -> int:
     Raises:
         KDNASError: For bad input. What earlier stages finished is kept.
     """
-    console = Console()
+    console = SafeConsole()
     if options.threads is None:
         options = replace(options, threads=torch.get_num_threads())
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

@@ -11,6 +11,7 @@ import gymnasium as gym
 from rich.console import Console
 from rich.markup import escape
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
@@ -68,7 +69,7 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     options = with_threads(options)
     # What is cheap to check is checked before a folder is made.
     check_workers(options)

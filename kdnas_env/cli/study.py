@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
@@ -50,7 +51,7 @@ def run_study(options: StudyOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     search = recorded_options(options.run, SearchOptions)
     task_spec(options.task)
     sample = stratified_sample(

@@ -14,6 +14,7 @@ from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.runs import Runs, regrets_of
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, new_run_path
 from kdnas_env.cli.table_options import TableAgreementOptions
@@ -35,7 +36,7 @@ def run_agreement(options: TableAgreementOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     agents, budget = tuple(AgentSpec.parse(agent) for agent in options.agents), Budget(options.budget)
     table = load_table(options.table)
     folder = options.folder or new_run_path("agreement")
@@ -71,7 +72,7 @@ def _predicted(table: Table, path: Path) -> str:
 def _print(console: Console, scores: dict[str, dict[str, list[float]]], told: dict[str, Any]) -> None:
     made = grid("agent", "regret on the table", "on the surrogate")
     for agent in sorted(scores["table"], key=lambda name: float(np.mean(scores["table"][name]))):
-        made.add_row(escape(agent), *(f"{np.mean(scores[name][agent]):.3f}" for name in ("table", "surrogate")))
+        made.add_row(agent, *(f"{np.mean(scores[name][agent]):.3f}" for name in ("table", "surrogate")))
     console.print(made)
     console.print(
         f"ranking agreement: tau {told['tau']:.2f} [{told['low']:.2f}, {told['high']:.2f}]; two samples of the table's "

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import CONFIG, RunFolder
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
@@ -68,7 +69,7 @@ def run_build(options: TableBuildOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     # What is cheap to check is checked before a folder is made.
     wanted = options.space
     space = resolve_space(
@@ -224,12 +225,12 @@ def run_table_export(options: TableExportOptions) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    console = Console()
+    console = SafeConsole()
     table = merge_builds(options.folders)
     target = expanded(options.to)
     write_table(table, target)
     console.print(
-        f"table {table.metadata.name}: {len(table)} students, {len(table.metadata.seeds)} seeds, "
+        f"table {escape(table.metadata.name)}: {len(table)} students, {len(table.metadata.seeds)} seeds, "
         f"{table.metadata.epochs} epochs, {target.stat().st_size / 1e6:.2f} MB: {escape(str(target))}",
         highlight=False,
         soft_wrap=True,
@@ -248,9 +249,9 @@ def print_completeness(console: Console, table: Table) -> None:
     for position, device in enumerate(table.metadata.devices):
         there = measured_rows(table, position)
         console.print(
-            f"device {device.name}: {there} of {len(table)} students, {escape(device.machine)}, {device.runtime}, "
-            f"{device.threads} thread{'s' if device.threads > 1 else ''}, batch {device.batch_size}, "
-            f"{device.sequence_length} tokens",
+            f"device {escape(device.name)}: {there} of {len(table)} students, {escape(device.machine)}, "
+            f"{escape(device.runtime)}, {device.threads} thread{'s' if device.threads > 1 else ''}, "
+            f"batch {device.batch_size}, {device.sequence_length} tokens",
             highlight=False,
             soft_wrap=True,
         )

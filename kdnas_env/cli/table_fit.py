@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.table_options import TableFitOptions
 from kdnas_env.cli.table_report import fitted_in_words
 from kdnas_env.evaluators.surrogate import surrogate_space
@@ -23,7 +23,7 @@ def run_fit(options: TableFitOptions) -> int:
     Raises:
         KDNASError: If there is no such table, it has too few students, or the tables are of different workloads.
     """
-    console = Console()
+    console = SafeConsole()
     target = checked_path(options.to, "surrogate")
     first, *further = [load_table(table) for table in options.tables]
     surrogate = Surrogate.fit(first, *further)
@@ -31,8 +31,8 @@ def run_fit(options: TableFitOptions) -> int:
     for table in further:
         told = judge(alone, table)
         console.print(
-            f"the held-out loss of the {told['students']} students of {table.metadata.name} is predicted by "
-            f"{first.metadata.name} alone with {_quality(told)}; by both, each without having been seen, with "
+            f"the held-out loss of the {told['students']} students of {escape(table.metadata.name)} is predicted by "
+            f"{escape(first.metadata.name)} alone with {_quality(told)}; by both, each without having been seen, with "
             f"{_quality(judge_parts(first, table))}",
             highlight=False,
             soft_wrap=True,
@@ -40,7 +40,7 @@ def run_fit(options: TableFitOptions) -> int:
     write_surrogate(surrogate, target)
     points = surrogate_space(surrogate.metadata, surrogate.range).size
     console.print(
-        f"surrogate fitted to {fitted_in_words(surrogate)}, {target.stat().st_size / 1e6:.2f} MB: "
+        f"surrogate fitted to {escape(fitted_in_words(surrogate))}, {target.stat().st_size / 1e6:.2f} MB: "
         f"{escape(str(target))}",
         highlight=False,
         soft_wrap=True,

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.table_build import print_completeness
 from kdnas_env.cli.table_options import TableInspectOptions, TableVerifyOptions
 from kdnas_env.cli.table_report import describe_surrogate, grid, print_card, print_hardness
@@ -42,7 +43,7 @@ def run_inspect(options: TableInspectOptions) -> int:
     Raises:
         KDNASError: If there is no such table, or it is damaged.
     """
-    console = Console()
+    console = SafeConsole()
     if options.table is None:
         _list(console)
         return 0
@@ -89,7 +90,7 @@ def _list(console: Console) -> None:
             str(meta.epochs),
             f"{table.complete:.0%}",
             f"{tau[-1]:.3f}" if tau else "-",
-            escape(meta.title),
+            meta.title,
         )
     console.print(table_grid)
     console.print("tau: Kendall's, between seeds after the last epoch", style="dim", highlight=False)
@@ -211,11 +212,11 @@ def run_verify(options: TableVerifyOptions) -> int:
     Raises:
         KDNASError: If there is no such table, or what it was distilled from cannot be had.
     """
-    console = Console()
+    console = SafeConsole()
     table = load_table(options.table)
     faults = find_faults(table)
     console.print(
-        f"table {table.metadata.name}: checksum and schema are right; {len(table)} students, "
+        f"table {escape(table.metadata.name)}: checksum and schema are right; {len(table)} students, "
         f"{100 * table.complete:.1f} % of the cells are there",
         highlight=False,
     )

@@ -1,0 +1,125 @@
+"""What is printed is shown: no text that comes from a file is obeyed by the terminal, or taken for markup."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import unicodedata
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import small_tables
+from rich.markup import escape
+from rich.table import Table
+
+import kdnas_env.cli
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.cli import main
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.progress import SearchProgress
+from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.envs.history import SearchHistory
+from kdnas_env.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.reward import KDReward
+from kdnas_env.tables.storage import write_table
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00\ud800"
+"""A window title, a cleared screen, a colour by C1, text from right to left, markup, an emoji, half a character."""
+
+
+def obeyed(printed: str) -> list[str]:
+    """Return the characters that a terminal would obey."""
+    return [one for one in printed if one != "\n" and unicodedata.category(one) in ("Cc", "Cf", "Cs")]
+
+
+@pytest.fixture
+def console() -> SafeConsole:
+    return SafeConsole(file=io.StringIO(), width=300)
+
+
+def printed(console: SafeConsole) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def print_text(console: SafeConsole) -> None:
+    console.print(f"[bold]error:[/] {escape(HOSTILE)}")
+
+
+def print_table(console: SafeConsole) -> None:
+    table = Table(title=HOSTILE, caption=HOSTILE)
+    table.add_column(HOSTILE)
+    table.add_row(HOSTILE)
+    console.print(table)
+
+
+def print_stage(console: SafeConsole) -> None:
+    with TaskProgress(console) as progress:
+        progress.begin(HOSTILE)
+
+
+def print_failed_record(console: SafeConsole) -> None:
+    history, reward = SearchHistory(1), KDReward()
+    failed = Evaluation(StudentConfig(1, 2, 16, 16), Fidelity(), Status.FAILED, error=HOSTILE)
+    with SearchProgress(console, 1) as progress:
+        progress.begin_search()
+        history.add((0, 0), failed, reward(failed), counted=True, duplicate=False)
+        progress.record(history)
+
+
+@pytest.mark.parametrize("show", [print_text, print_table, print_stage, print_failed_record])
+def test_texts_are_shown_and_not_obeyed(console: SafeConsole, show: Callable[[SafeConsole], None]) -> None:
+    show(console)
+    said = printed(console)
+    assert not obeyed(said)
+    assert r"\x1b]0;title\x07\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00\ud800" in said
+
+
+def test_a_bar_obeys_no_text() -> None:
+    console = SafeConsole(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    with TaskProgress(console) as progress:
+        progress.begin("\x1b]0;title\x07\u202e")
+    assert "\x1b]0" not in printed(console)
+    assert "\u202e" not in printed(console)
+
+
+def test_what_commands_print_goes_through_it() -> None:
+    for path in Path(kdnas_env.cli.__file__).parent.glob("*.py"):
+        calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        names = {call.id for call in calls if isinstance(call, ast.Name)}
+        assert not names & {"print", "Console"}, f"{path.name} prints around SafeConsole"
+
+
+def test_inspecting_a_table_of_a_stranger(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = small_tables.planted_table()
+    hostile = HOSTILE.replace("\ud800", "")
+    metadata = replace(
+        table.metadata,
+        title=hostile,
+        trained_on=hostile,
+        versions={hostile: hostile},
+        devices=(replace(small_tables.DEVICE, machine=hostile),),
+    )
+    write_table(replace(table, metadata=metadata), tmp_path / "strange.npz")
+    assert main(["table", "inspect", str(tmp_path / "strange.npz")]) == 0
+    said = capsys.readouterr().out
+    assert not obeyed(said)
+    assert said.count(r"\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00") >= 4
+
+
+def test_going_on_with_a_run_of_a_stranger(
+    flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(budget=1, round_size=1)) == 0
+    capsys.readouterr()
+    config = tmp_path / "run" / "config.json"
+    recorded = json.loads(config.read_text())
+    recorded["corpus"]["source"] = "\x1b[2J\x07\u202e[link=http://x]corpus"
+    config.write_text(json.dumps(recorded))
+    assert main(["search", "--resume", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert not obeyed(captured.out + captured.err)
+    assert r"\x1b[2J\x07\u202e[link=http://x]corpus" in captured.out + captured.err
