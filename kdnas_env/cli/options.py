@@ -116,8 +116,9 @@ class SearchOptions(RecordedOptions):
     workers: int = 1
     """Students evaluated at a time, each in a process of its own."""
     ray: str | None = None
-    """Evaluate on Ray: local, auto (the cluster that this machine is part of; also where no address follows), or the
-    address of its head. Without it, workers are processes of this machine."""
+    """Evaluate on Ray: local (a cluster of its own, which other machines cannot reach), auto (the cluster that this
+    machine is part of; also where no address follows), or the address of its head, whose ports other machines reach.
+    Without it, workers are processes of this machine."""
     gpus_per_worker: float = 0.0
     """GPUs, or a fraction of one, that Ray gives each worker."""
     timeout: float | None = None

@@ -20,7 +20,8 @@ class RayEvaluator(ParallelEvaluator):
     Args:
         make_evaluator: Makes the evaluator of each actor on its node, such as ``partial(MiniKDEvaluator, settings)``.
         workers: Actors.
-        address: Of the cluster's head, ``auto`` for the cluster that this machine is part of, or ``local``.
+        address: Of the cluster's head, ``auto`` for the cluster that this machine is part of, or ``local`` for one of
+            its own that listens on the loopback interface alone.
         cpus: Cores that each is given.
         gpus: GPUs that each is given, or a fraction of one.
         timeout: Seconds after which an actor that says nothing is replaced; None: never.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from kdnas_env.evaluation import EpochReport, Evaluator
 from kdnas_env.workers.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
 
 LOCAL, AUTO = "local", "auto"
-"""Addresses: a Ray of one's own on this machine; the cluster that this machine is part of."""
+"""Addresses: a Ray of one's own, which no other machine can reach; the cluster that this machine is part of."""
 
 
 class RayBackend:
@@ -26,8 +27,9 @@ class RayBackend:
 
     Args:
         make_evaluator: Makes the evaluator of each, on its node: files that it names must be there.
-        address: Of the cluster's head, ``auto`` for the one that this machine is part of, or ``local``. A connection
-            that the process has already is used as it is.
+        address: Of the cluster's head, ``auto`` for the one that this machine is part of, or ``local`` for one of its
+            own that listens on the loopback interface alone. A connection that the process has already is used as it
+            is.
         cpus: Cores that each is given.
         gpus: GPUs that each is given, or a fraction of one.
         environment: Environment variables of each, such as ``KDNAS_CACHE``.
@@ -191,16 +193,33 @@ def _cause(error: Exception) -> str:
 
 
 def _connect(ray: Any, address: str) -> None:
+    local = address == LOCAL
     try:
-        ray.init(
-            address=None if address == LOCAL else address,
-            include_dashboard=False if address == LOCAL else None,
-            logging_level="warning",
-            log_to_driver=False,
-        )
+        with _loopback(ray) if local else nullcontext():
+            ray.init(
+                address=address,
+                include_dashboard=False if local else None,
+                logging_level="warning",
+                log_to_driver=False,
+            )
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(
             f"there is no Ray cluster at {address!r}, or it wants another token: {one_line(error)}. Start one by 'ray "
             f"start --head', or use {LOCAL!r} for this machine; where the cluster was started with a token, set "
             "RAY_AUTH_MODE=token and have the token in ~/.ray/auth_token"
         ) from error
+
+
+@contextmanager
+def _loopback(ray: Any) -> Iterator[None]:
+    """Let what starts in the block listen on the loopback interface alone, as Ray does by itself on macOS and Windows.
+
+    Asked for 127.0.0.1 by ``_node_ip_address``, Ray would take the address that other machines see instead.
+    """
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before

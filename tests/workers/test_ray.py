@@ -109,12 +109,31 @@ evaluator.close()
 """
 )
 
+_LISTENING = (
+    _HEAD
+    + """
+import psutil
 
-def run(code: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+with RayEvaluator(Troubled(0.0, FOLDER), 2, cpus=0.5, environment=HERE) as evaluator:
+    same = evaluator.evaluate(CONFIGS[:2], FIDELITY) == EXPECTED[:2]
+    here = psutil.Process()
+    listening = {
+        socket.laddr.ip
+        for process in [here, *here.children(recursive=True)]
+        for socket in process.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    started = sorted(process.name() for process in here.children())
+print(json.dumps({"same": same, "listening": sorted(listening), "started": started}))
+"""
+)
+
+
+def run(code: str, folder: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     script = folder.with_suffix(".py")
     script.write_text(code)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
         [sys.executable, str(script), str(folder), *more],
         capture_output=True,
@@ -163,3 +182,12 @@ def test_a_killed_driver_takes_its_actors_along_and_goes_on(tmp_path: Path) -> N
     assert found == {"same": True, "stored": len(CONFIGS)}
     assert sum(begun(folder, config) for config in CONFIGS) <= len(CONFIGS) + 2 + 2
     assert before >= 5
+
+
+def test_a_cluster_of_ones_own_is_not_reached_from_elsewhere(tmp_path: Path) -> None:
+    """Nor does an address in the environment lead it to another."""
+    found = answer(run(_LISTENING, tmp_path / "begun", RAY_ADDRESS="203.0.113.1:6379"))
+    assert found["same"]
+    assert {"gcs_server", "raylet"} <= set(found["started"])
+    assert found["listening"]
+    assert all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in found["listening"])
