@@ -121,7 +121,9 @@ class Agent(ABC, Generic[ConfigT]):
                 action, or a vector environment of such, which is stepped a round at a time. Attributes of it are used
                 where they exist, through all wrappers: ``max_evaluations`` (else ``budget``) and ``round_size``
                 (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last dimension fastest,
-                or None). An info with a ``status`` other than ``ok`` tells of a failed evaluation, which is never best.
+                or None), and by agents that join the searches of other processes ``identity`` (plain data that decide
+                the rewards, by part). An info with a ``status`` other than ``ok`` tells of a failed evaluation, which
+                is never best.
             budget: Evaluations to spend; by default the environment's, which is never exceeded. Of a vector
                 environment, whole rounds are spent.
             round_size: Candidates per round; by default the environment's, else 8. A vector environment sets it.

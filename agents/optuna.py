@@ -64,8 +64,12 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     No point of a study is evaluated by two processes, provided that the storage shows each what the others have
     written before (databases and journals on a local disk do). Two that meet at a point in the same instant may both
     leave it; it can be proposed again. The trials of a process that was killed are left running, and their points
-    taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed. Rewards
-    in a study have to be of one environment, which nobody can check.
+    taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed.
+
+    Rewards in a study have to be of one environment. What the environment tells of itself in ``identity`` is noted in
+    the study, and who tells something else is refused: ``KDNASEnv`` tells the choices of the space, teacher, text,
+    recipe, reward, fidelity, and wrappers that change rewards or actions. Of one that tells nothing, and of studies of
+    kdnas 0.1, names and numbers of choices are compared.
 
     The samplers ``tpe`` and ``gp`` choose among the points that are left. Samplers and pruners look at the youngest
     trials and the best, so that a proposal of a long search takes no longer than one before it; but a study in a
@@ -106,10 +110,15 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         """Start a new search of an environment; see :meth:`AskTellAgent.start`.
 
         The parameters are named by ``search_space.dimensions``, if the environment has that.
+
+        Raises:
+            RunError: Also if the study was made by another search, such as of another teacher.
         """
         action_counts(env)
         names = getattr(env_attribute(env, "search_space"), "dimensions", None)
-        self._identity = Identity(names=names if isinstance(names, tuple) else None)
+        # Asked for before a study is made, since what an environment has to load for it may be missing.
+        content = None if self.config.storage is None else env_attribute(env, "identity")
+        self._identity = Identity(names=names if isinstance(names, tuple) else None, content=content)
         try:
             super().start(env, budget=budget, round_size=round_size, seed=seed)
         finally:
@@ -120,6 +129,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
 
         Raises:
             KDNASError: Also if there is a pruner, but nothing in the environment to stop an evaluation by.
+            RunError: If the study is of another search, such as of another teacher.
         """
         action_counts(env)
         if self.config.pruner != "none" and not _has_attribute(env, "on_epoch"):
@@ -127,6 +137,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 f"pruner {self.config.pruner!r} has to stop evaluations, but the environment has no attribute "
                 "'on_epoch'; use pruner='none'"
             )
+        self._check_started()
+        if self._book.shared:
+            self._book.join(env_attribute(env, "identity"))
         return super().resume(env, on_round=on_round)
 
     @property

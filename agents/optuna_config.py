@@ -158,11 +158,13 @@ class Identity:
         names: Names of the parameters; None: ``dim_0``, ``dim_1``, and so on.
         study_name: Name of a study that must exist; None: as configured.
         worker: Name of this process in it; None: as configured.
+        content: What decides the rewards, by part, as plain data; None: the environment does not tell.
     """
 
     names: tuple[str, ...] | None = None
     study_name: str | None = None
     worker: str | None = None
+    content: Mapping[str, Any] | None = None
 
 
 def _plain(name: str, options: Any) -> dict[str, Any]:

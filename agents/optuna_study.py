@@ -24,12 +24,16 @@ from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConf
 from agents.optuna_left import Left
 from agents.optuna_recent import RecentTrials, StudyOf
 from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
-from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.files import expanded
+from kdnas_env.plain import plain_copy, shown
 
 _NAME = "kdnas"
 _SEARCHED = "kdnas:searched"
-"""User attribute of a study: what it searches, so that no other search joins it."""
+"""User attribute of a study: the grid that it searches, so that no search of another joins it."""
+
+_CONTENT = "kdnas:content"
+"""The same: what its points stand for and what decides their rewards, as far as environments tell."""
 
 _CREATION_ATTEMPTS = 20
 _GENERATIONS = 4
@@ -90,21 +94,58 @@ class GridStudy:
         sampler = TrialSampler(sampler_maker(config.sampler, config.sampler_options, space, seed_of))
         storage = open_storage(config.storage)
         in_memory = config.storage is None
-        name = identity.study_name or config.study_name
-        if identity.study_name and not in_memory and name not in optuna.get_all_study_names(storage):
-            raise RunError(f"the saved search has the study {name!r}, which is not in the storage {config.storage!r}")
-        study = optuna.create_study(
-            storage=storage,
-            # Hyperband deals trials out to brackets by the name, which must not be another one each time.
-            study_name=_NAME if in_memory else name or f"{_NAME}-{uuid.uuid4()}",
-            directions=config.directions,
-            load_if_exists=True,
-            sampler=sampler,
-            pruner=make_pruner(config.pruner, config.pruner_options),
-        )
+        # Hyperband deals trials out to brackets by the name, which must not be another one each time.
+        name = _NAME if in_memory else identity.study_name or config.study_name or f"{_NAME}-{uuid.uuid4()}"
+        pruner = make_pruner(config.pruner, config.pruner_options)
+        try:
+            # Not made if it exists, which would write to a journal before it is known whether it may be joined.
+            study = optuna.load_study(study_name=name, storage=storage, sampler=sampler, pruner=pruner)
+        except KeyError:
+            if identity.study_name and not in_memory:
+                raise RunError(
+                    f"the saved search has the study {name!r}, which is not in the storage {config.storage!r}"
+                ) from None
+            study = optuna.create_study(
+                study_name=name,
+                storage=storage,
+                sampler=sampler,
+                pruner=pruner,
+                directions=config.directions,
+                load_if_exists=True,
+            )
         _check_searched(study, config, space)
         worker = None if in_memory else identity.worker or config.worker or str(uuid.uuid4())
-        return cls(grid, names, config, study, sampler, worker)
+        book = cls(grid, names, config, study, sampler, worker)
+        if identity.content is not None:
+            book.join(identity.content)
+        return book
+
+    @quiet()
+    def join(self, content: Any) -> None:
+        """Refuse to join a study that other rewards or points are in; of one that tells nothing, note what it is of.
+
+        Args:
+            content: What decides the rewards, by part, as plain data. Parts that one of both does not tell are not
+                compared. Anything but a mapping is no such thing, and not looked at.
+
+        Raises:
+            RunError: If it is of something else; nothing is changed then.
+            KDNASError: If the content is no plain data.
+        """
+        if not isinstance(content, Mapping):
+            return
+        try:
+            ours = plain_copy(content)
+        except ValueError as error:
+            raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
+        found = self.study.user_attrs.get(_CONTENT)
+        if found is None:
+            self.study.set_user_attr(_CONTENT, ours)
+        elif different := differences(found, ours):
+            raise RunError(
+                f"the study {self.study.study_name!r} is of another search: {'; '.join(different)}. Give another "
+                "study_name"
+            )
 
     @property
     def shared(self) -> bool:
@@ -394,3 +435,15 @@ def _written(moment: datetime | None) -> str | None:
 
 def _read(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
+
+
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
+    """Return in words what differs between what a study is of and what a search is of, in parts that both tell."""
+    return [text for part in ours if part in theirs for text in _different(part, theirs[part], ours[part])]
+
+
+def _different(name: str, theirs: Any, ours: Any) -> list[str]:
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        names = dict.fromkeys([*theirs, *ours])
+        return [text for key in names for text in _different(f"{name} {key}", theirs.get(key), ours.get(key))]
+    return [] if theirs == ours else [f"{name} is {shown(theirs)} there, {shown(ours)} here"]

@@ -251,6 +251,8 @@ class Evaluator(Protocol):
     then remember its answers from one episode to the next. One that works on several students at once may say so by
     ``parallel = True``: environments then hand it a round at once, as far as agents tell them ahead. It may have a
     method ``evaluate_each`` of the same arguments, which yields places in the batch and records as they are finished.
+    One that can tell what a changed fingerprint is due to may have an attribute ``fingerprints``, a mapping of
+    ``teacher`` and ``corpus`` to fingerprints of these.
 
     Attributes:
         deterministic: Whether equal calls return equal results (wall seconds aside).

@@ -74,6 +74,18 @@ def parse_yaml(text: str) -> Any:
     return value
 
 
+def plain_copy(value: Any) -> Any:
+    """Return plain data as JSON gives them back, tuples as lists.
+
+    Raises:
+        ValueError: If they hold anything that JSON cannot.
+    """
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
 def as_array(value: Any) -> npt.NDArray[Any]:
     """Return an array of a value; an empty one of objects if none can be made, as of lists of different lengths."""
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -225,6 +225,22 @@ class KDNASEnv(gym.Env[Observation, Action]):
                 f"the fidelity has {fidelity.epochs} epochs; the environment was made for {self._most_epochs} at most"
             )
         self._fidelity = fidelity
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the rewards, as plain data: the same in all processes whose evaluations may be mixed.
+
+        The choices of the space, the fingerprint of the evaluator (and those of its parts, where it tells them), the
+        reward, the fidelity, and the wrappers that change rewards or actions.
+        """
+        return {
+            "space": self.search_space.to_dict(),
+            "reward": asdict(self.reward_function),
+            "fidelity": asdict(self.fidelity),
+            **getattr(self.evaluator, "fingerprints", {}),
+            "workload": self.evaluator.fingerprint,
+            "wrappers": {},
+        }
 
     @property
     def max_evaluations(self) -> int | None:

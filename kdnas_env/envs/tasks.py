@@ -190,6 +190,12 @@ class _TableEnv(KDNASEnv):
 
     _drawn: bool
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As in ``KDNASEnv``; a seed that each episode draws is not told."""
+        told = super().identity
+        return {**told, "fidelity": {**told["fidelity"], "seed": "drawn"}} if self._drawn else told
+
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Draw the seed of a new episode, if seeds are sampled."""
         if self._drawn:

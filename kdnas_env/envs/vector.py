@@ -116,6 +116,11 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         return self.env.reward_function
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """As in ``KDNASEnv``."""
+        return self.env.identity
+
+    @property
     def round_size(self) -> int:
         """Candidates per round: the number of seats."""
         return self.num_envs

@@ -157,6 +157,11 @@ class MiniKDEvaluator:
         return self._fingerprint_on(self.workload.device.type)
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """Fingerprints of what may change under the same name."""
+        return {"teacher": self.workload.teacher.fingerprint, "corpus": self.workload.corpus.fingerprint}
+
+    @property
     def alike(self) -> tuple[str, ...]:
         """What the fingerprint would be on other kinds of devices, all else equal."""
         return tuple(self._fingerprint_on(kind) for kind in ("cpu", "cuda") if kind != self.workload.device.type)

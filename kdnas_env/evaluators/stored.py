@@ -7,7 +7,7 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -86,6 +86,11 @@ class StoredEvaluator:
     def fingerprint(self) -> str:
         """Identity of the workload: the inner evaluator's."""
         return self.inner.fingerprint
+
+    @property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Fingerprints of parts of the workload: the inner evaluator's, if it tells any."""
+        return getattr(self.inner, "fingerprints", {})
 
     @property
     def parallel(self) -> bool:

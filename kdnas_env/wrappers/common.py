@@ -25,6 +25,22 @@ def reward_floor(env: gym.Env[Any, Any]) -> float | None:
     return None if floor is None else float(floor)
 
 
+def wrapped_identity(wrapper: gym.Wrapper[Any, Any, Any, Any], **settings: Any) -> dict[str, Any] | None:
+    """Return the ``identity`` of an environment under a wrapper that changes its rewards or actions.
+
+    Args:
+        wrapper: The wrapper.
+        settings: What the change depends on: plain data.
+
+    Returns:
+        Plain data; None if the wrapped environment does not tell what it searches.
+    """
+    told = env_attribute(wrapper.env, "identity")
+    if told is None:
+        return None
+    return {**told, "wrappers": {**told.get("wrappers", {}), type(wrapper).__name__: settings}}
+
+
 def checked_choice(action: object, count: int) -> int:
     """Return a ``Discrete(count)`` action as int.
 

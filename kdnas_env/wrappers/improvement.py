@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.wrappers.common import Step, checked_number, reward_floor
+from kdnas_env.wrappers.common import Step, checked_number, reward_floor, wrapped_identity
 
 
 class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -55,6 +55,11 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         self.start = reward_floor(env) if start is None else checked_number("start", start)
         self._best = self.start
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        return wrapped_identity(self, start=self.start)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment; there is no best but the start."""

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.wrappers.common import Step, checked_number, env_attribute
+from kdnas_env.wrappers.common import Step, checked_number, env_attribute, wrapped_identity
 
 
 class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -63,6 +63,11 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise KDNASError(f"weights has {len(numbers)} number(s); expected {space.shape[0]}, one a component")
         self.weights = tuple(numbers)
         self._nothing = np.zeros(space.shape, dtype=space.dtype)
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        return wrapped_identity(self, weights=list(self.weights))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment."""

@@ -15,7 +15,7 @@ from gymnasium.utils import RecordConstructorArgs
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.plain import as_array, is_whole
-from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space
+from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space, wrapped_identity
 
 
 class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -70,6 +70,11 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.observation_space = extended_space(
             env.observation_space, {"last_epochs": spaces.MultiDiscrete([count + 1])}
         )
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        return wrapped_identity(self, epochs=list(self.epochs))
 
     @property
     def valid_action_indices(self) -> npt.NDArray[np.int64] | None:

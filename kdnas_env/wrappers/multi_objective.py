@@ -13,7 +13,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.wrappers.common import Step, checked_number, env_attribute
+from kdnas_env.wrappers.common import Step, checked_number, env_attribute, wrapped_identity
 
 DEFAULT_OBJECTIVES: Mapping[str, tuple[float, float]] = {"quality": (-1.0, 1.0), "latency_ratio": (1.0, 0.0)}
 """Quantity of the information to its worst and best value."""
@@ -87,6 +87,11 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         )
         for name in ("reward_space", "reward_dim"):
             setattr(env.unwrapped, name, getattr(self, name))
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What decides the rewards: that of the wrapped environment, and this wrapper."""
+        return wrapped_identity(self, objectives={one.key: [one.worst, one.best] for one in self._objectives})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment."""

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,7 @@ from agents.base import SearchResult
 from agents.optuna import OptunaAgent, OptunaConfig
 from agents.optuna_config import PRUNERS, SAMPLERS
 from agents.optuna_samplers import quiet
+from agents.optuna_study import open_storage
 from agents.random import RandomAgent
 from kdnas_env.cli import main
 from kdnas_env.envs.kdnas import KDNASEnv
@@ -39,9 +41,11 @@ from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.space import SearchSpace
 from kdnas_env.testing.bowl import BowlEnv
 from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.wrappers.improvement import ImprovementReward
 
 CMAES = find_spec("cmaes") is not None
 HERE = [name for name in SAMPLERS if name != "cmaes" or CMAES]
+SMALLER = {"num_hidden_layers": [5, 6], "intermediate_size": [512, 1024]}
 POPULATION = {"nsgaii": {"population_size": 8}, "nsgaiii": {"population_size": 8}}
 
 
@@ -662,6 +666,65 @@ def test_a_study_that_searches_something_else_is_not_joined(tmp_path: Path) -> N
             make(**place, **other).search(BowlEnv(nvec), budget=3)
     with pytest.raises(RunError, match=r"to maximize, but this search is of .* to minimize and minimize"):
         make(**place, objectives=["loss", "flops"]).search(gym.make("kdnas/Planted-v0", budget=3))
+
+
+def four_students(depths: tuple[int, ...] = (4, 6), **settings: Any) -> gym.Env[Any, Any]:
+    """An environment of four students."""
+    space = {"num_hidden_layers": list(depths), "intermediate_size": [512, 1024]}
+    return gym.make("kdnas/Planted-v0", space=space, budget=4, **settings)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] there, \[3, 6\] here"),
+        (lambda: four_students(noise=0.1), r"workload is '\w+' there, '\w+' here"),
+        (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 there, -0.5 here"),
+        (lambda: four_students(epochs=5), r"fidelity epochs is \d there, 5 here"),
+        (lambda: ImprovementReward(four_students()), r"wrappers ImprovementReward is None there, {.start.: -1.0} here"),
+        (lambda: gym.make_vec("kdnas/Planted-v0", num_envs=2, space=SMALLER), r"space .* \[5, 6\] here"),
+    ],
+)
+@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
+def test_a_study_is_only_joined_for_the_same_students_and_rewards(
+    other: Callable[[], Any], said: str, place: str, tmp_path: Path
+) -> None:
+    """As many choices in dimensions of the same names are not enough."""
+    storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
+    agent = make(storage=storage, study_name="one")
+    agent.search(four_students(), budget=2)
+    agent.save(tmp_path / "state.npz")
+    before = (tmp_path / storage.rsplit("/", 1)[-1]).read_bytes()
+    with pytest.raises(RunError, match=rf"the study 'one' is of another search: .*{said}.*Give another study_name"):
+        make(storage=storage, study_name="one").search(other(), budget=2)
+    loaded = make(storage=storage, study_name="one")
+    loaded.load(tmp_path / "state.npz")
+    with pytest.raises(RunError, match=said):
+        loaded.resume(other())
+    assert (tmp_path / storage.rsplit("/", 1)[-1]).read_bytes() == before
+    again = make(storage=storage, study_name="one").search(four_students())
+    assert len(again.actions) == 2
+
+
+def test_an_environment_that_tells_nothing_is_compared_by_its_choices(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
+    for _ in range(2):
+        assert len(make(**place).search(BowlEnv([2, 2]), budget=2).actions) == 2
+    odd = BowlEnv([2, 2])
+    odd.identity = {"answer": odd}  # type: ignore[attr-defined]
+    with pytest.raises(KDNASError, match=r"the identity of the environment is .* no plain data"):
+        make(**place).search(odd, budget=2)
+
+
+def test_a_study_of_the_first_version_is_joined_and_then_kept_to_its_content(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
+    with quiet():
+        old = optuna.create_study(storage=open_storage(place["storage"]), study_name="one", direction="maximize")
+    counts = {"num_hidden_layers": 2, "intermediate_size": 2}
+    old.set_user_attr("kdnas:searched", {"space": counts, "choices": "ordinal", "objectives": []})
+    assert len(make(**place).search(four_students(), budget=2).actions) == 2
+    with pytest.raises(RunError, match="is of another search"):
+        make(**place).search(four_students((3, 6)), budget=2)
 
 
 def test_a_state_whose_study_is_gone_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,17 @@ def test_a_sampled_episode_is_one_draw(table_file: Path) -> None:
     assert len(set(repeated)) == 1
 
 
+def test_a_drawn_seed_is_no_part_of_the_identity(table_file: Path) -> None:
+    """Searches of other seeds share a table, but not with those of one seed."""
+    told = []
+    for seed, episode in (("sample", 1), ("sample", 2), ("mean", 1)):
+        env = TabularEnv(table_file, seed=seed, budget=30)
+        env.reset(seed=episode)
+        told.append(env.identity)
+    assert told[0] == told[1] == TabularEnv(table_file, seed="sample").identity
+    assert told[0]["workload"] != told[2]["workload"]
+
+
 def test_a_sampled_vector_episode_is_that_of_the_scalar_environment(table_file: Path) -> None:
     scalar = TabularEnv(table_file, seed="sample", budget=30)
     envs = gym.make_vec("kdnas/Tabular-v0", num_envs=4, table=table_file, seed="sample", budget=24)

@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import CacheError, CorpusError, KDNASError, LatencyError, TeacherError
 from kdnas_env.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.space import SearchSpace
 
 STUDENT = StudentConfig(2, 2, 16, 32)
 Make = Callable[..., MiniKDEvaluator]
@@ -147,6 +150,28 @@ def test_the_fingerprint_tells_workloads_apart(make: Make, tiny_teacher_dirs: di
         make(precision="bfloat16"),
     ]
     assert len({evaluator.fingerprint for evaluator in others}) == len(others)
+
+
+def test_an_environment_tells_whether_teacher_or_text_is_another(
+    make: Make, tiny_teacher_dirs: dict[str, Path], settings: Any, tmp_path: Path
+) -> None:
+    def identity(**changes: Any) -> dict[str, Any]:
+        evaluator = make(**changes)
+        space = SearchSpace.from_dict({"num_hidden_layers": [1, 2]}, evaluator.workload.teacher.architecture)
+        return KDNASEnv(space, StoredEvaluator(evaluator, tmp_path / "store.sqlite")).identity
+
+    def changed(**changes: Any) -> set[str]:
+        other = identity(**changes)
+        return {name for name in before if before[name] != other[name]}
+
+    before = identity()
+    assert changed() == set()
+    text = Path(settings.corpus)
+    other = tmp_path / f"other{text.suffix}"
+    other.write_bytes(b"".join(text.read_bytes().splitlines(keepends=True)[:-3]))
+    assert changed(corpus=str(other)) == {"corpus", "workload"}
+    assert changed(recipe={"batch_size": 4}) == {"workload"}
+    assert "teacher" in changed(teacher=str(tiny_teacher_dirs["electra"]))
 
 
 def test_reports_and_stopping(make: Make) -> None:
