@@ -141,6 +141,7 @@ def _distill_one(
             teacher_in_loop=text.teacher_in_loop,
             carried=carried,
             on_progress=progress.advance,
+            on_evaluation=lambda point: progress.note(f"loss {point['unexplained']:.4f}"),
             say=lambda message: console.print(escape(message), style="yellow", highlight=False),
         )
     except FloatingPointError as error:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.export_options import ExportOptions
+from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.export import ExportReport, export_onnx, export_safetensors
 from kdnas_env.export.hub import check_repo_id, push_folder
 from kdnas_env.export.pipeline import LATENCY
@@ -29,20 +30,20 @@ def run_export(options: ExportOptions) -> int:
         check_repo_id(options.push)
     out = _default_out(options) if options.out is None else Path(options.out)
     latency = replace(LATENCY, sequence_length=options.sequence_length) if options.latency else None
-    with console.status("exporting") as status:
-
-        def stage(name: str) -> None:
-            status.update(name)
-
+    with TaskProgress(console) as progress:
+        progress.begin("exporting")
         if options.to == "onnx":
             report = export_onnx(
-                options.model, out, int8=options.int8, latency=latency, repo_id=options.push, on_stage=stage
+                options.model, out, int8=options.int8, latency=latency, repo_id=options.push, on_stage=progress.begin
             )
         else:
-            report = export_safetensors(options.model, out, latency=latency, repo_id=options.push, on_stage=stage)
+            report = export_safetensors(
+                options.model, out, latency=latency, repo_id=options.push, on_stage=progress.begin
+            )
     print_report(console, report)
     if options.push is not None:
-        with console.status(f"pushing to {escape(options.push)}"):
+        with TaskProgress(console) as progress:
+            progress.begin(f"pushing to {options.push}")
             url = push_folder(report.folder, options.push, private=not options.public)
         console.print(f"on the hub: {escape(url)}", highlight=False, soft_wrap=True)
     return 0

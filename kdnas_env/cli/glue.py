@@ -19,6 +19,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.cli.task_progress import Pace
 from kdnas_env.cores import pinned_threads
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError, RunError
@@ -257,6 +258,7 @@ def _described(task: TaskData) -> dict[str, Any]:
 def _compute(console: Console, comparison: Comparison) -> dict[Cell, TaskScore]:
     scores: dict[Cell, TaskScore] = {}
     titles = {row.name: row.title for row in comparison.rows}
+    pace = Pace(console)
     columns = (
         TextColumn("[progress.description]{task.description}"),
         BarColumn(bar_width=24),
@@ -268,10 +270,13 @@ def _compute(console: Console, comparison: Comparison) -> dict[Cell, TaskScore]:
         steps = progress.add_task("steps", total=None)
 
         def begin(cell: Cell) -> None:
-            progress.reset(steps, description=escape(f"{titles[cell.row]}, {cell.task}, seed {cell.seed}"))
+            description = f"{titles[cell.row]}, {cell.task}, seed {cell.seed}"
+            progress.reset(steps, description=escape(description))
+            pace.begin(f"{description} ({len(scores)} of {len(comparison.cells)} scores are there): steps")
 
         def advance(done: int, total: int) -> None:
             progress.update(steps, completed=done, total=total)
+            pace.tell(done, total)
 
         for cell, score in comparison.run(begin, advance):
             scores[cell] = score

@@ -29,6 +29,7 @@ class SearchProgress(TaskProgress):
         """Show the bar of the search."""
         self.end()
         self._search = self._progress.add_task("searching", total=self._budget)
+        self._pace.begin("searching")
         self._console.print(f"[bold]{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student[/]")
 
     def epoch(self, report: EpochReport) -> None:
@@ -56,3 +57,4 @@ class SearchProgress(TaskProgress):
         style = "green" if best else ("red" if not last.usable else None)
         reason = f" ({evaluation.error})" if evaluation.error else ""
         self._console.print(escape(line + reason + (" *" if best else "")), style=style, highlight=False)
+        self._pace.tell(history.evaluations, self._budget)

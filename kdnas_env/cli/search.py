@@ -18,6 +18,7 @@ from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.cli.workers import check_workers, in_this_process, open_pool, with_threads
 from kdnas_env.distill.demo import teacher_title
 from kdnas_env.distill.student_folder import save_student
@@ -212,8 +213,13 @@ def _keep_best(
     best = outcome.history.best
     if best is None or (folder.path / STUDENT).exists():
         return
-    with console.status(f"distilling the best student once more: {best.evaluation.config}"):
-        student = evaluator.distil(best.evaluation.config, fidelity)
+    with TaskProgress(console) as progress:
+        progress.begin(f"distilling the best student once more: {best.evaluation.config}")
+        student = evaluator.distil(
+            best.evaluation.config,
+            fidelity,
+            on_epoch=lambda report: progress.advance(report.epoch, report.epochs),
+        )
     if student.model is None:
         raise RunError(f"the best student could not be distilled again: {student.evaluation.error}")
     card = model_card(

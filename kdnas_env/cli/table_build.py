@@ -15,7 +15,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import CONFIG, RunFolder
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
-from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.cli.task_progress import TaskProgress, in_words
 from kdnas_env.distill.demo import teacher_title
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
@@ -202,14 +202,6 @@ def _telling(
             )
 
     return advance
-
-
-def in_words(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    for unit, size in (("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"
 
 
 def _say_failures(console: Console, ended: dict[Status, int]) -> None:

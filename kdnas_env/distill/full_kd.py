@@ -33,6 +33,9 @@ IDENTITY = "identity.json"
 Progress = Callable[[int, int], None]
 """Called with the steps done and their number."""
 
+OnEvaluation = Callable[[dict[str, float]], None]
+"""Called with a point of the curve."""
+
 _KEPT_CHECKPOINTS = 2
 
 
@@ -118,6 +121,7 @@ def distil(
     teacher_in_loop: bool,
     carried: bool = False,
     on_progress: Progress | None = None,
+    on_evaluation: OnEvaluation | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> FullKDResult:
     """Distil a student for long; a distillation that was interrupted goes on from its last checkpoint.
@@ -137,6 +141,7 @@ def distil(
         carried: Whether the objective's projections are carried over from an earlier training, rather than solved anew
             before the first step.
         on_progress: Called after every step.
+        on_evaluation: Called with the last point of the curve as the training begins, then with each new one.
         say: Called with a sentence where something happens that one wants to know of.
 
     Raises:
@@ -148,7 +153,7 @@ def distil(
     while True:
         try:
             with preserved_rng(), quiet_transformers():
-                return _distil(kd, samples, settings, folder, teacher_in_loop, carried, on_progress)
+                return _distil(kd, samples, settings, folder, teacher_in_loop, carried, on_progress, on_evaluation)
         except (MemoryError, RuntimeError) as error:
             if "PytorchStreamWriter" in str(error):
                 raise RunError(_no_space(folder, error)) from error
@@ -169,16 +174,19 @@ def _distil(
     teacher_in_loop: bool,
     carried: bool,
     on_progress: Progress | None,
+    on_evaluation: OnEvaluation | None,
 ) -> FullKDResult:
     from kdnas_env.distill.kd_trainer import clear_checkpoints, last_checkpoint, read_curve
 
-    trainer = _trainer(kd, samples, settings, folder, teacher_in_loop, on_progress)
+    trainer = _trainer(kd, samples, settings, folder, teacher_in_loop, on_progress, on_evaluation)
     if trainer.is_world_process_zero():
         clear_checkpoints(folder)
     trainer.accelerator.wait_for_everyone()
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         trainer.begin(solve=not carried)
+    if on_evaluation is not None:
+        on_evaluation(read_curve(folder)[-1])
     with trainer.cores:
         if checkpoint is None or not _exhausted(read_curve(folder), settings.patience):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -204,6 +212,7 @@ def _trainer(
     folder: Path,
     teacher_in_loop: bool,
     on_progress: Progress | None,
+    on_evaluation: OnEvaluation | None,
 ) -> KDTrainer:
     from transformers import TrainingArguments
 
@@ -250,6 +259,7 @@ def _trainer(
         steps=steps_of,
         patience=settings.patience,
         on_progress=on_progress,
+        on_evaluation=on_evaluation,
     )
 
 

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from kdnas_env.cores import training_lock
-from kdnas_env.distill.full_kd import Progress
+from kdnas_env.distill.full_kd import OnEvaluation, Progress
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.distill.mini_kd import MiniKD, schedule
@@ -78,6 +78,7 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         steps: Steps in all.
         patience: Evaluations without improvement after which the training ends, or None.
         on_progress: Called after every step.
+        on_evaluation: Called with each new point of the curve.
 
     Attributes:
         order: Order of the samples, if they are of a corpus in memory.
@@ -100,13 +101,14 @@ class KDTrainer(Trainer):  # type: ignore[misc]
         steps: int,
         patience: int | None,
         on_progress: Progress | None,
+        on_evaluation: OnEvaluation | None,
     ) -> None:
         self.kd = kd
         self.order: LengthGroupedOrder | None = None
         self.steps = steps
         self.cores = ExitStack()
         self._unchecked = torch.zeros((), device=kd.workload.device)
-        callbacks: list[TrainerCallback] = [Steps(steps, on_progress)]
+        callbacks: list[TrainerCallback] = [Steps(steps, on_progress, on_evaluation)]
         if patience is not None:
             callbacks.append(EarlyStoppingCallback(patience))
         super().__init__(
@@ -244,8 +246,8 @@ class Epochs(TrainerCallback):  # type: ignore[misc]
 class Steps(TrainerCallback):  # type: ignore[misc]
     """Has the last step evaluated and kept, reports steps, and writes the curve down."""
 
-    def __init__(self, steps: int, on_progress: Progress | None) -> None:
-        self._steps, self._on_progress = steps, on_progress
+    def __init__(self, steps: int, on_progress: Progress | None, on_evaluation: OnEvaluation | None) -> None:
+        self._steps, self._on_progress, self._on_evaluation = steps, on_progress, on_evaluation
         self._began = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -262,7 +264,10 @@ class Steps(TrainerCallback):  # type: ignore[misc]
             curve = [point for point in read_curve(folder) if point["step"] < state.global_step]
             seconds = time.perf_counter() - self._began + (curve[-1]["seconds"] if curve else 0.0)
             self._began = time.perf_counter()
-            write_json(folder / CURVE, [*curve, point_of(state.global_step, state.epoch, seconds, metrics)])
+            point = point_of(state.global_step, state.epoch, seconds, metrics)
+            write_json(folder / CURVE, [*curve, point])
+            if self._on_evaluation is not None:
+                self._on_evaluation(point)
 
 
 @contextmanager

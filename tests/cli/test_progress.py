@@ -1,0 +1,79 @@
+"""What is shown of long work where no terminal is there: lines in a log, with what is left."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from kdnas_env.cli import main, task_progress
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.task_progress import SECONDS_BETWEEN_LINES, Pace
+
+Lines = Callable[[], list[str]]
+
+
+class Clock:
+    """Seconds that pass when they are told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_line_now_and_then_says_what_is_left() -> None:
+    file, clock = io.StringIO(), Clock()
+    pace = Pace(SafeConsole(file=file, width=200), clock)
+    pace.begin("distilling [best]")
+    for step in range(1, 101):
+        clock.now += 10
+        pace.tell(step, 400, "loss 0.1234")
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 33
+    assert lines[0] == "distilling [best]: 4 of 400, loss 0.1234, about 66.0 min left"
+    assert lines[-1] == "distilling [best]: 100 of 400, loss 0.1234, about 50.0 min left"
+
+
+def test_other_work_has_an_estimate_of_its_own() -> None:
+    file, clock = io.StringIO(), Clock()
+    pace = Pace(SafeConsole(file=file, width=200), clock)
+    for name, seconds in (("slow", 50), ("fast", 5)):
+        pace.begin(name)
+        for step in range(8):
+            clock.now += seconds
+            pace.tell(step, 10)
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "slow: 1 of 10, about 7.5 min left"
+    assert lines[-1] == "fast: 6 of 10, about 20.0 s left"
+
+
+def test_a_terminal_has_a_bar_instead() -> None:
+    file, clock = io.StringIO(), Clock()
+    pace = Pace(SafeConsole(file=file, force_terminal=True), clock)
+    pace.begin("distilling")
+    for step in range(5):
+        clock.now += SECONDS_BETWEEN_LINES
+        pace.tell(step, 5)
+    assert file.getvalue() == ""
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.0)
+
+
+def test_search_and_distillation_tell_how_far_they_are(
+    often: None, flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(budget=3, round_size=1, threads=1)) == 0
+    said = capsys.readouterr().out
+    assert "searching: 2 of 3, about" in said
+    assert "distilling the best student once more" in said
+    distill = ["distill", str(tmp_path / "run"), "--epochs", "2", "--threads", "1", "--corpus.max-length", "24"]
+    assert main([*distill, "--corpus.heldout-samples", "16", "--cache-dir", str(tmp_path / "cache")]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("distilling best")]
+    assert any(" of " in line and "loss 0." in line and line.endswith("left") for line in lines), lines
