@@ -16,17 +16,27 @@ from rich.table import Table
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill_options import DistillOptions
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.model_card import distilled_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, STUDENT, RunFolder, package_versions
-from kdnas_env.cli.searched import Chosen, choose, corpus_options, finished_search, full_recipe, mini_kd_student
+from kdnas_env.cli.searched import (
+    Chosen,
+    check_as_searched,
+    choose,
+    corpus_options,
+    fingerprints,
+    finished_search,
+    full_recipe,
+    is_kept,
+    mini_kd_student,
+)
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.recipe import Recipe
-from kdnas_env.distill.student_folder import Lineage, save_student
+from kdnas_env.distill.student_folder import Lineage, read_lineage, save_student
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.distill.training_text import TrainingText, prepare_text
 from kdnas_env.envs.render import draw_curve, save_figure
@@ -65,41 +75,77 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     search, chosen = finished_search(run), choose(run, options.family, options.students)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    missing = _missing(options, chosen, run)
+    # What can be refused is refused before a folder is made.
+    teacher = _teacher(options, search, missing, run) if missing else None
     folder = _open_folder(options) if main_process else None
-    with working(console, folder, go_on or _command(options)):
-        results = _distill_all(console, options, search, chosen, run, main_process)
+    with working(console, folder, go_on or _command(options)) as work:
+        if teacher is not None:
+            _distill_all(console, work, options, search, missing, run, teacher, main_process)
+        results = {one.name: read_json(options.folder / one.name / DISTILLED) for one in chosen}
     if main_process:
         print_distilled(console, options.folder, results)
     return 0
 
 
+def _missing(options: DistillOptions, chosen: list[Chosen], run: Path) -> list[Chosen]:
+    """Return those that are yet to be distilled.
+
+    Raises:
+        RunError: If another student, or one of another teacher, lies where one of them belongs.
+    """
+    missing = []
+    for one in chosen:
+        folder = options.folder / one.name
+        if not (folder / DISTILLED).exists():
+            missing.append(one)
+            continue
+        lineage = read_lineage(folder / STUDENT)
+        if lineage is None or lineage.student != one.config:
+            held = "a student that does not say what it is" if lineage is None else lineage.student
+            raise RunError(
+                f"{str(folder)!r} holds {held}, where {one.config} is to be distilled; give another folder with --out"
+            )
+        check_as_searched(run, {"teacher": lineage.teacher_fingerprint})
+    return missing
+
+
+def _teacher(options: DistillOptions, search: SearchOptions, missing: list[Chosen], run: Path) -> Teacher:
+    """Return the teacher of a search.
+
+    Raises:
+        RunError: If teacher or text are not what the search was made with.
+    """
+    teacher = load_teacher(search.teacher, device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    again = options.start == "mini-kd" and not all(is_kept(run, one.config) for one in missing)
+    check_as_searched(run, fingerprints(search, teacher, text=options.corpus.source is None or again))
+    return teacher
+
+
 def _distill_all(
     console: Console,
+    work: Work,
     options: DistillOptions,
     search: SearchOptions,
-    chosen: list[Chosen],
+    missing: list[Chosen],
     run: Path,
+    teacher: Teacher,
     main_process: bool,
-) -> dict[str, dict[str, Any]]:
-    missing = [one for one in chosen if not (options.folder / one.name / DISTILLED).exists()]
-    if missing:
-        with TaskProgress(console) as progress:
-            progress.stage("teacher", 0, 1)
-            device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            teacher = load_teacher(search.teacher, device=device)
-            text = _text(options, search, teacher, progress)
-            recipe = full_recipe(
-                search.recipe,
-                options.batch_size,
-                learning_rate=options.learning_rate,
-                train_embeddings=options.train_embeddings,
-            )
-            basis = None
-            if options.start == "closed-form":
-                basis = embedding_basis(text.workload, recipe.embeddings)
-            for one in missing:
-                _distill_one(console, progress, options, search, one, run, text, recipe, basis, main_process)
-    return {one.name: read_json(options.folder / one.name / DISTILLED) for one in chosen}
+) -> None:
+    with TaskProgress(console) as progress:
+        text = _text(options, search, teacher, progress)
+        work.begin({"teacher": teacher.fingerprint, "corpus": text.workload.corpus.fingerprint})
+        recipe = full_recipe(
+            search.recipe,
+            options.batch_size,
+            learning_rate=options.learning_rate,
+            train_embeddings=options.train_embeddings,
+        )
+        basis = None
+        if options.start == "closed-form":
+            basis = embedding_basis(text.workload, recipe.embeddings)
+        for one in missing:
+            _distill_one(console, progress, options, search, one, run, text, recipe, basis, main_process)
 
 
 def _distill_one(
@@ -217,14 +263,17 @@ def _lineage(
         "seconds": result.curve[-1]["seconds"],
         "heldout_unexplained": [point["unexplained"] for point in result.curve],
     }
+    corpus = text.workload.corpus
+    asked = {**corpus_options(options, search), "max_length": corpus.report.max_length}
     return Lineage(
         student=one.config,
         teacher=search.teacher,
         teacher_fingerprint=text.workload.teacher.fingerprint,
-        corpus={name: value for name, value in corpus_options(options, search).items() if value is not None},
+        corpus={name: value for name, value in asked.items() if value is not None},
         recipe=recipe.to_dict(),
         stages=(*before, stage),
         versions=package_versions(),
+        corpus_fingerprint=None if text.streaming else corpus.fingerprint,
     )
 
 

@@ -17,18 +17,18 @@ from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
 from kdnas_env.cli.task_progress import Pace
 from kdnas_env.cores import pinned_threads
 from kdnas_env.envs.render import save_figure
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError
 from kdnas_env.files import write_json
 from kdnas_env.glue.comparison import Cell, CellStore, Comparison
 from kdnas_env.glue.data import load_task
 from kdnas_env.glue.encoding import resolve_device
 from kdnas_env.glue.finetuning import FinetuneSettings
-from kdnas_env.glue.rows import build_rows, load_model, teacher_name
+from kdnas_env.glue.rows import TEACHER, build_rows, lineage_teacher, load_model, teacher_name
 from kdnas_env.glue.scores import TaskScore, glue_metric
 from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
 from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
@@ -84,10 +84,10 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
     with (
-        working(console, folder, go_on or f"kdnas glue --resume {folder.path}"),
+        working(console, folder, go_on or f"kdnas glue --resume {folder.path}") as work,
         pinned_threads(options.threads or torch.get_num_threads()),
     ):
-        _check_identity(folder, comparison)
+        _begin(work, comparison)
         scores = _compute(console, comparison)
         summaries = summarise(comparison.rows, names, scores, comparison.latencies(latency))
         _write_results(folder.path, options, comparison, scores, summaries)
@@ -202,9 +202,9 @@ def _number(text: str) -> Any:
 def _comparison(options: GlueOptions, tasks: Sequence[str], settings: dict[str, FinetuneSettings]) -> Comparison:
     assert options.model is not None
     models = [load_model(name) for name in (options.model, *options.models)]
-    named = teacher_name(options.model, options.teacher)
-    wanted = not options.rows or "teacher" in options.rows
-    teacher = load_model(named) if named is not None and wanted else None
+    teacher = None
+    if not options.rows or TEACHER in options.rows:
+        teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
     rows = build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device)
     return Comparison(
         rows=rows,
@@ -225,24 +225,18 @@ def _open_folder(options: GlueOptions, method: str) -> RunFolder:
     return RunFolder.create(options.out or new_run_path(name, "glue"), options, _README.format(method=method))
 
 
-def _check_identity(folder: RunFolder, comparison: Comparison) -> None:
-    """Refuse to go on with other models or data under the same names; record both the first time.
+def _begin(work: Work, comparison: Comparison) -> None:
+    """Begin, unless it is with other models or data under the same names.
 
     Raises:
         RunError: If one has changed.
     """
-    now = {
+    fingerprints = {
         **{f"row {row.name}": row.identity for row in comparison.rows},
+        **{f"tokenizer of row {row.name}": row.tokenizer_identity for row in comparison.rows if row.tokenizer},
         **{f"task {task.name}": task.fingerprint for task in comparison.tasks},
     }
-    before = folder.read_run().get("fingerprints", now)
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise RunError(
-            f"the run {str(folder.path)!r} cannot go on: the {changed[0]} is not what it was when the run was started "
-            "(other content under the same name); start a new run"
-        )
-    folder.record("running", fingerprints=now, tasks=[_described(task) for task in comparison.tasks])
+    work.begin(fingerprints, tasks=[_described(task) for task in comparison.tasks])
 
 
 def _described(task: TaskData) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,14 +12,63 @@ from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.cli.run_folder import RunFolder
+from kdnas_env.errors import KDNASError
 
 
 class Interrupted(KeyboardInterrupt):
     """A command was interrupted, and has said how to go on."""
 
 
+class Work:
+    """A command at work in a run folder.
+
+    Nothing is recorded in the folder of an earlier run before :meth:`begin`: what is refused until then leaves it as it
+    was.
+
+    Args:
+        folder: The folder; None in a process that leaves it to another.
+    """
+
+    def __init__(self, folder: RunFolder | None) -> None:
+        self._folder = folder
+        self._begun = False
+        if folder is not None and folder.is_new:
+            self.begin()
+
+    def check(self, fingerprints: Mapping[str, str]) -> None:
+        """Refuse what was other when the run was started; see :meth:`kdnas_env.cli.run_folder.RunFolder.check`."""
+        if self._folder is not None:
+            self._folder.check(fingerprints)
+
+    def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
+        """Begin, or go on; see :meth:`kdnas_env.cli.run_folder.RunFolder.begin`."""
+        if self._folder is not None:
+            self._folder.begin(fingerprints, **details)
+            self._begun = True
+
+    def finish(self) -> None:
+        """Record that the run is finished."""
+        if self._folder is not None:
+            self._folder.record("finished")
+
+    def stop(self, state: str, console: Console) -> None:
+        """Record how the work ended too early. If that fails, it is told, and what ended the work stays the error."""
+        if self._folder is not None and self._begun:
+            with aside(console):
+                self._folder.record(state)
+
+
 @contextmanager
-def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[None]:
+def aside(console: Console) -> Iterator[None]:
+    """Do in the block what is left to do after an error: what goes wrong with that is told, and does not replace it."""
+    try:
+        yield
+    except KDNASError as error:
+        console.print(f"besides, {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[Work]:
     """Work in a run folder: its state is written down, and it is free for others in the end.
 
     Args:
@@ -27,26 +76,27 @@ def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[
         folder: The folder; None in a process that leaves it to another.
         go_on: The command that goes on with an interrupted run.
 
+    Yields:
+        The work, to be begun once all is checked that may be refused.
+
     Raises:
         Interrupted: After Ctrl-C or SIGTERM.
     """
-
-    def record(state: str) -> None:
-        if folder is not None:
-            folder.record(state)
-
+    work = None
     try:
         with terminable():
-            record("running")
-            yield
-            record("finished")
+            work = Work(folder)
+            yield work
+            work.finish()
     except KeyboardInterrupt as error:
-        record("interrupted")
+        if work is not None:
+            work.stop("interrupted", console)
         if not isinstance(error, Interrupted):
             console.print(f"\nstopped; go on with\n\n    {escape(go_on)}\n", highlight=False, soft_wrap=True)
         raise Interrupted from error
     except BaseException:
-        record("failed")
+        if work is not None:
+            work.stop("failed", console)
         raise
     finally:
         if folder is not None:

@@ -21,7 +21,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
 from kdnas_env.cli.glue import run_glue
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import run_search
@@ -131,7 +131,11 @@ def run_pipeline(options: PipelineOptions) -> int:
         raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
     run = _opened(options)
     wanted = [stage for stage in STAGES if stage in options.stages]
-    with working(console, run.folder, run.command), pinned_threads(options.threads or torch.get_num_threads()):
+    with (
+        working(console, run.folder, run.command) as work,
+        pinned_threads(options.threads or torch.get_num_threads()),
+    ):
+        work.begin()
         for stage in wanted:
             _do(console, run, stage)
         summary = _summary(run)
@@ -218,10 +222,12 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
     try:
         _STAGES[stage](run)
     except KeyboardInterrupt:
-        run.record("interrupted", stage)
+        with aside(console):
+            run.record("interrupted", stage)
         raise
     except BaseException:
-        run.record("failed", stage)
+        with aside(console):
+            run.record("failed", stage)
         _say_failed(console, run, stage)
         raise
     run.record("running", stage, _FINISHED)

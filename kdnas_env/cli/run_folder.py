@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,6 +84,38 @@ class RunFolder:
         check_contained(path)
         return cls(path, _locked(path))
 
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was recorded in it yet."""
+        return not (self.path / RUN).exists()
+
+    def check(self, fingerprints: Mapping[str, str]) -> None:
+        """Refuse to go on with something else than the run was started with.
+
+        Args:
+            fingerprints: What decides the results, by name.
+
+        Raises:
+            RunError: If something is not what it was, or ``run.json`` is malformed.
+        """
+        before = self.read_run().get("fingerprints", {})
+        check_fingerprints(before, fingerprints, f"the run {str(self.path)!r} cannot go on", "start a new run")
+
+    def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
+        """Record that the run is running, and what it works with; the first time, or the same as before.
+
+        Args:
+            fingerprints: What decides the results, by name.
+            **details: See :meth:`record`.
+
+        Raises:
+            RunError: If something is not what it was when the run was started, in which case nothing is written; or if
+                ``run.json`` is malformed or cannot be written.
+        """
+        now = fingerprints or {}
+        self.check(now)
+        self.record("running", fingerprints={**self.read_run().get("fingerprints", {}), **now}, **details)
+
     def record(self, state: str, **details: Any) -> None:
         """Write ``run.json``: the state, versions, machine, and details beside those written before.
 
@@ -107,17 +140,48 @@ class RunFolder:
         Raises:
             RunError: If it is malformed.
         """
-        path = self.path / RUN
-        data = read_json(path) if path.exists() else {}
-        for name in ("fingerprints", "stages"):
-            told = data.get(name, {})
-            if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
-                raise RunError(f"{str(path)!r} is malformed: {name} is no mapping of names; restore it from a copy")
-        return data
+        return read_run(self.path)
 
     def release(self) -> None:
         """Let other processes work in the folder."""
         self.lock.release()
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Return what ``run.json`` of a run's folder says; empty if it is not there.
+
+    Raises:
+        RunError: If it is malformed.
+    """
+    file = path / RUN
+    data = read_json(file) if file.exists() else {}
+    for name in ("fingerprints", "stages"):
+        told = data.get(name, {})
+        if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+            raise RunError(f"{str(file)!r} is malformed: {name} is no mapping of names; restore it from a copy")
+    return data
+
+
+def check_fingerprints(before: Mapping[str, str], now: Mapping[str, str], refusal: str, advice: str) -> None:
+    """Refuse what has other content under the same name than a run recorded; what it did not record is let pass.
+
+    Args:
+        before: Fingerprints that were recorded, by name.
+        now: Fingerprints of what is there.
+        refusal: What cannot be done.
+        advice: What to do instead.
+
+    Raises:
+        RunError: Naming all that differs.
+    """
+    changed = [name for name, value in now.items() if before.get(name, value) != value]
+    if changed:
+        was = "is not what it was" if len(changed) == 1 else "are not what they were"
+        told = "; ".join(f"{name}: {now[name][:12]}, was {before[name][:12]}" for name in changed)
+        raise RunError(
+            f"{refusal}: the {' and the '.join(changed)} {was} when the run was started (another device, version, or "
+            f"content under the same name: {told}); {advice}"
+        )
 
 
 def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> OptionsT:

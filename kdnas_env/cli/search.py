@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
@@ -80,8 +80,8 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
-    with working(console, folder, go_on or f"kdnas search --resume {folder.path}{_workers_flags(options)}"):
-        outcome = _search(console, folder, options, settings, space, reward, fidelity, agent, rule)
+    with working(console, folder, go_on or f"kdnas search --resume {folder.path}{_workers_flags(options)}") as work:
+        outcome = _search(console, folder, work, options, settings, space, reward, fidelity, agent, rule)
     _say_where(console, folder, outcome)
     return 0
 
@@ -96,6 +96,7 @@ def _open_folder(options: SearchOptions) -> RunFolder:
 def _search(
     console: Console,
     folder: RunFolder,
+    work: Work,
     options: SearchOptions,
     settings: MiniKDSettings,
     space: SearchSpace,
@@ -113,7 +114,7 @@ def _search(
     )
     with SearchProgress(console, options.budget) as progress, ExitStack() as stack:
         evaluator = MiniKDEvaluator(settings, on_stage=progress.stage)
-        _check_identity(folder, evaluator)
+        _begin(work, evaluator)
         pool = None if in_this_process(options) else stack.enter_context(open_pool(options, settings, evaluator))
         inner: Evaluator = evaluator if pool is None else ParallelEvaluator(pool)
         store = stack.enter_context(StoredEvaluator(inner, folder.path / STORE))
@@ -281,26 +282,19 @@ def mini_kd_settings(options: SearchOptions) -> MiniKDSettings:
     )
 
 
-def _check_identity(folder: RunFolder, evaluator: MiniKDEvaluator) -> None:
-    """Refuse to go on with another teacher or corpus under the same name; record both the first time.
+def _begin(work: Work, evaluator: MiniKDEvaluator) -> None:
+    """Begin, unless it is another teacher or corpus under the same name.
 
     Raises:
         RunError: If one has changed.
     """
     workload = evaluator.workload
-    now = {
+    fingerprints = {
         "teacher": workload.teacher.fingerprint,
         "corpus": workload.corpus.fingerprint,
         "workload": evaluator.fingerprint,
     }
-    before = folder.read_run().get("fingerprints", now)
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise RunError(
-            f"the run {str(folder.path)!r} cannot go on: the {changed[0]} is not what it was when the run was started "
-            "(another device, version, or content under the same name); start a new run"
-        )
-    folder.record("running", fingerprints=now, corpus=workload.corpus.report.to_dict())
+    work.begin(fingerprints, corpus=workload.corpus.report.to_dict())
 
 
 def _agent_settings(settings: tuple[str, ...]) -> dict[str, Any]:

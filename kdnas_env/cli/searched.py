@@ -12,14 +12,16 @@ import torch
 from kdnas_env.architecture import FAMILIES, StudentConfig
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.run_folder import RESULTS, RUN, STUDENT, recorded_options
+from kdnas_env.cli.run_folder import RESULTS, STUDENT, check_fingerprints, read_run, recorded_options
 from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
 from kdnas_env.distill.student_folder import load_student, read_lineage, read_projection
+from kdnas_env.distill.teacher import Teacher
 from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Fidelity
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
 from kdnas_env.files import read_json
+from kdnas_env.places import local_path
 
 _LARGEST_SCALED_BATCH = 32
 
@@ -44,12 +46,58 @@ def finished_search(run: Path) -> SearchOptions:
         RunError: If it is not, or the folder is of something else.
     """
     search = recorded_options(run, SearchOptions)
-    state = read_json(run / RUN).get("state") if (run / RUN).exists() else None
-    if state != "finished":
+    if read_run(run).get("state") != "finished":
         raise RunError(
             f"the search in {str(run)!r} is not finished; go on with it by kdnas search --resume {run}, then distil"
         )
     return search
+
+
+def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict[str, str]:
+    """Return fingerprints of what a search was made with, as they are now.
+
+    Args:
+        search: Its settings.
+        teacher: Its teacher.
+        text: Whether its text is wanted too; it is read where it is at hand, in a local file or folder.
+
+    Raises:
+        CorpusError: If the text cannot be read.
+    """
+    found = {"teacher": teacher.fingerprint}
+    if text and local_path(search.corpus.source) is not None:
+        settings = mini_kd_settings(search)
+        corpus = as_taught(read_text(settings, teacher.tokenizer), resolve_recipe(settings.recipe), teacher.tokenizer)
+        found["corpus"] = corpus.fingerprint
+    return found
+
+
+def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
+    """Refuse to build on a search with a teacher or text that is not what it was made with.
+
+    Args:
+        run: Folder of the search.
+        now: Their fingerprints.
+
+    Raises:
+        RunError: Naming what has changed.
+    """
+    check_fingerprints(
+        read_run(run).get("fingerprints", {}),
+        now,
+        f"the search in {str(run)!r} cannot be built on",
+        "put back what was there, or search again",
+    )
+
+
+def is_kept(run: Path, config: StudentConfig) -> bool:
+    """Whether the folder of a search holds a student as it was distilled there.
+
+    Raises:
+        RunError: If its lineage is malformed.
+    """
+    lineage = read_lineage(run / STUDENT)
+    return lineage is not None and lineage.student == config
 
 
 def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ()) -> list[Chosen]:
@@ -132,14 +180,15 @@ def mini_kd_student(
     """Return the student of a search and its projection: as the run keeps it, or distilled once more.
 
     Raises:
-        RunError: If it cannot be distilled.
+        RunError: If it cannot be distilled, or not from what the search was made with.
     """
-    lineage = read_lineage(run / STUDENT)
-    if lineage is not None and lineage.student == config:
+    if is_kept(run, config):
         return load_student(run / STUDENT), read_projection(run / STUDENT)
     evaluator = MiniKDEvaluator(
         replace(mini_kd_settings(search), cache_dir=options.cache_dir, device=options.device, threads=options.threads)
     )
+    workload = evaluator.workload
+    check_as_searched(run, {"teacher": workload.teacher.fingerprint, "corpus": workload.corpus.fingerprint})
     distilled = evaluator.distil(config, Fidelity(search.epochs, search.data_fraction, search.seed))
     if distilled.model is None:
         raise RunError(f"{config} could not be distilled as in the search: {distilled.evaluation.error}")

@@ -13,20 +13,24 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
-from kdnas_env.cli.searched import full_recipe, searched_text
+from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.distill.corpus import load_corpus
+from kdnas_env.distill.teacher import load_teacher
 from kdnas_env.envs.render import save_figure
 from kdnas_env.evaluation import Fidelity
-from kdnas_env.files import write_json
+from kdnas_env.files import expanded, write_json
+from kdnas_env.glue.data import load_task
 from kdnas_env.glue.tasks import task_spec
+from kdnas_env.places import local_path
 from kdnas_env.study.agreement import Correlation
 from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
-from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements
+from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
 from kdnas_env.study.sample import stratified_sample
 
 PICTURE = "proxy.png"
@@ -59,18 +63,42 @@ def run_study(options: StudyOptions) -> int:
     )
     wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)
     study = _study(options, search)
+    now = None
+    if unjudged(study, wanted):
+        now = _fingerprints(options, search, study)
+        check_as_searched(expanded(options.run), now)
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
     command = f"kdnas study {options.what} {options.run}" + ("" if options.out is None else f" --out {options.out}")
-    with working(console, folder, command):
+
+    def conclude() -> None:
+        _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
+
+    with working(console, folder, command) as work:
+        if now is not None:
+            work.begin(now)
         try:
             with TaskProgress(console) as progress:
                 progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
                 judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
-        finally:
+        except BaseException:
             # Of an unfinished study too: the order of the judgements is such that it tells something.
-            _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
+            with aside(console):
+                conclude()
+            raise
+        conclude()
     return 0
+
+
+def _fingerprints(options: StudyOptions, search: SearchOptions, study: ProxyStudy) -> dict[str, str]:
+    """Return what decides the judgements."""
+    teacher = load_teacher(search.teacher)
+    text = {**study.text, "max_length": min(study.text["max_length"], teacher.tokenizer.model_max_length)}
+    source = text.pop("source")
+    found = fingerprints(search, teacher, text=True)
+    if local_path(source) is not None:
+        found["text"] = load_corpus(source, teacher.tokenizer, min_samples=1, **text).fingerprint
+    return {**found, "task": load_task(options.task, options.data).fingerprint}
 
 
 def _conclude(console: Console, options: StudyOptions, findings: Findings) -> None:

@@ -12,7 +12,7 @@ from rich.progress import MofNCompleteColumn
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import working
+from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.run_folder import CONFIG, RunFolder
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
 from kdnas_env.cli.task_progress import TaskProgress, in_words
@@ -79,8 +79,8 @@ def run_build(options: TableBuildOptions) -> int:
     LatencySettings(runtime="analytic", **asdict(options.latency))
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
-    with working(console, folder, f"kdnas table build {options.name} --out {options.out}"):
-        _build(console, options, build, space)
+    with working(console, folder, f"kdnas table build {options.name} --out {options.out}") as work:
+        _build(console, work, options, build, space)
     console.print(
         f"make the table with\n\n    kdnas table export {escape(options.out)} --to {options.name}.npz\n",
         highlight=False,
@@ -103,7 +103,7 @@ def _settings(options: TableBuildOptions) -> MiniKDSettings:
     )
 
 
-def _build(console: Console, options: TableBuildOptions, build: TableBuild, space: SearchSpace) -> None:
+def _build(console: Console, work: Work, options: TableBuildOptions, build: TableBuild, space: SearchSpace) -> None:
     part, parts = shard = parse_shard(options.shard)
     cells, students = planned_cells(space, options.seeds, shard), planned_students(space)
     console.print(
@@ -113,15 +113,19 @@ def _build(console: Console, options: TableBuildOptions, build: TableBuild, spac
         highlight=False,
         soft_wrap=True,
     )
-    if options.evaluations is not None:
-        adopt_evaluations(options.evaluations, options.folder)
     with TaskProgress(console, MofNCompleteColumn()) as progress:
         evaluator = MiniKDEvaluator(build.settings, on_stage=progress.stage)
         title = options.title or f"{teacher_title(options.teacher)} on {options.corpus.source}"
         described = describe_workload(
             evaluator, space, name=options.name, title=title, seeds=options.seeds, epochs=options.epochs
         )
+        workload = evaluator.workload
+        fingerprints = {"teacher": workload.teacher.fingerprint, "corpus": workload.corpus.fingerprint}
+        work.check(fingerprints)
         record_workload(options.folder, described)
+        work.begin(fingerprints)
+        if options.evaluations is not None:
+            adopt_evaluations(options.evaluations, options.folder)
         if options.latencies is not None:
             adopt_latencies(options.latencies, options.folder)
         progress.stage("embeddings", 0, 1)

@@ -34,6 +34,7 @@ class Lineage:
         recipe: Fields of :class:`kdnas_env.distill.recipe.Recipe`.
         stages: What was done to it, oldest first: for each, under ``stage``, the command, and whatever tells of it.
         versions: Versions of kdnas and its libraries.
+        corpus_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked; None if it is not known.
     """
 
     student: StudentConfig
@@ -43,10 +44,36 @@ class Lineage:
     recipe: dict[str, Any]
     stages: tuple[dict[str, Any], ...] = ()
     versions: dict[str, str] | None = None
+    corpus_fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
         return {**asdict(self), "stages": list(self.stages)}
+
+    def check_teacher(self, fingerprint: str) -> None:
+        """Refuse a teacher that the student was not distilled from.
+
+        Raises:
+            RunError: If its fingerprint is another.
+        """
+        self._check(f"the teacher {self.teacher!r}", "from", self.teacher_fingerprint, fingerprint)
+
+    def check_corpus(self, fingerprint: str) -> None:
+        """Refuse a corpus that the student was not distilled on, where that is known.
+
+        Raises:
+            RunError: If its fingerprint is another.
+        """
+        name = self.corpus.get("source")
+        self._check(f"the corpus {name!r}", "on", self.corpus_fingerprint or fingerprint, fingerprint)
+
+    @staticmethod
+    def _check(what: str, how: str, before: str, now: str) -> None:
+        if now != before:
+            raise RunError(
+                f"{what} is not the one that the student was distilled {how} (fingerprint {now[:12]}, was "
+                f"{before[:12]}); put that one back, or name the rows that do not need it with --rows"
+            )
 
 
 def save_student(

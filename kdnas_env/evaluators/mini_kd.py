@@ -109,6 +109,7 @@ class MiniKDEvaluator:
     Attributes:
         settings: The same.
         recipe: The recipe.
+        text_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked.
         workload: Teacher, corpus and hidden states.
         probe: What measures latencies.
         precision: ``float32`` or ``bfloat16``.
@@ -132,11 +133,9 @@ class MiniKDEvaluator:
         )
         device = teacher.device
         stage("corpus", 0, 1)
-        corpus = _load_corpus(settings.corpus, teacher.tokenizer, self.recipe.batch_size)
-        if self.recipe.mask_probability:
-            from kdnas_env.distill.masking import corrupt_corpus
-
-            corpus = corrupt_corpus(corpus, teacher.tokenizer, self.recipe.mask_probability, corpus.report.seed)
+        text = read_text(settings, teacher.tokenizer)
+        self.text_fingerprint = text.fingerprint
+        corpus = as_taught(text, self.recipe, teacher.tokenizer)
         stage("hidden states", 0, 1)
         with pinned_threads(self.threads):
             cache = open_cache(
@@ -268,6 +267,7 @@ class MiniKDEvaluator:
                 },
             ),
             versions={name: str(evaluation.details[name]) for name in ("kdnas", "torch", "transformers")},
+            corpus_fingerprint=self.text_fingerprint,
         )
 
     def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> MiniKD | None:
@@ -351,7 +351,17 @@ def _latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:
         ) from error
 
 
-def _load_corpus(source: str | Mapping[str, Any], tokenizer: Any, batch_size: int) -> Corpus:
+def read_text(settings: MiniKDSettings, tokenizer: Any) -> Corpus:
+    """Read and tokenise the corpus of an evaluator.
+
+    Args:
+        settings: The evaluator's.
+        tokenizer: The teacher's.
+
+    Raises:
+        CorpusError: If it cannot be read, or its options are malformed.
+    """
+    source, batch_size = settings.corpus, resolve_recipe(settings.recipe).batch_size
     options: dict[str, Any] = {"source": source} if isinstance(source, str) else dict(source)
     if "source" not in options:
         raise CorpusError(f"the corpus {options!r} names no source; give a name, folder or file under 'source'")
@@ -360,3 +370,12 @@ def _load_corpus(source: str | Mapping[str, Any], tokenizer: Any, batch_size: in
         return load_corpus(options.pop("source"), tokenizer, **options)
     except TypeError as error:
         raise CorpusError(f"the corpus has an unknown option: {error}") from error
+
+
+def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
+    """Return a corpus as teacher and students see it: masked, if the recipe wants that."""
+    if not recipe.mask_probability:
+        return text
+    from kdnas_env.distill.masking import corrupt_corpus
+
+    return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)

@@ -14,7 +14,6 @@ from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
 from kdnas_env.distill.student_folder import Lineage
-from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.rng import preserved_rng
@@ -66,7 +65,7 @@ class Undistilled:
 
         Raises:
             TeacherError, CorpusError, CacheError: If what it was distilled from cannot be had.
-            RunError: If the teacher is not what it was.
+            RunError: If the teacher or the text is not what it was.
         """
         recipe = self._recipes[start]
         fraction = next((stage["data_fraction"] for stage in self.lineage.stages if "data_fraction" in stage), 1.0)
@@ -104,10 +103,6 @@ class Undistilled:
                 device=self.device,
             )
         )
-        found = evaluator.workload.teacher.fingerprint
-        if found != lineage.teacher_fingerprint:
-            raise RunError(
-                f"the teacher {lineage.teacher!r} is not the one that the student was distilled from (fingerprint "
-                f"{found[:12]}, was {lineage.teacher_fingerprint[:12]}); name the rows that need no teacher with --rows"
-            )
+        lineage.check_teacher(evaluator.workload.teacher.fingerprint)
+        lineage.check_corpus(evaluator.text_fingerprint)
         return evaluator.workload

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,6 +69,14 @@ class Row:
     shape: Model | None = None
 
     @property
+    def tokenizer_identity(self) -> str:
+        """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding"):  # how it was used last
+            told.pop(name, None)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @property
     def kind(self) -> str:
         """The one of ``ROWS`` that it is of."""
         return STUDENT if self.name.startswith(STUDENT) else self.name
@@ -88,6 +98,20 @@ def load_model(name: str | os.PathLike[str]) -> Model:
     except TeacherError as error:
         raise KDNASError(f"the model {name!r} cannot be loaded as an encoder: {error}") from error
     return Model(encoder, lineage, teacher_title(name) if lineage is None else str(lineage.student))
+
+
+def lineage_teacher(model: Model) -> Model | None:
+    """Load the teacher that a model was distilled from; None if it does not say.
+
+    Raises:
+        KDNASError: If it cannot be loaded.
+        RunError: If it is not what it was.
+    """
+    if model.lineage is None:
+        return None
+    teacher = load_model(model.lineage.teacher)
+    model.lineage.check_teacher(teacher.encoder.fingerprint)
+    return teacher
 
 
 def teacher_name(model: str | os.PathLike[str], given: str | None) -> str | None:

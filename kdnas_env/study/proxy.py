@@ -187,6 +187,11 @@ def judgements(students: Sequence[StudentConfig], *, mini_seeds: int, repeated: 
     return [*first, *others, *again]
 
 
+def unjudged(study: ProxyStudy, wanted: Sequence[Judgement]) -> list[Judgement]:
+    """Return the judgements that are not there."""
+    return [judgement for judgement in wanted if not judgement.path(Path(study.folder)).exists()]
+
+
 def judge_all(
     study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, on_progress: Callable[[int, int], None]
 ) -> None:
@@ -200,7 +205,7 @@ def judge_all(
     """
     folder = Path(study.folder)
     (folder / "judgements").mkdir(parents=True, exist_ok=True)
-    missing = [judgement for judgement in wanted if not judgement.path(folder).exists()]
+    missing = unjudged(study, wanted)
     done = len(wanted) - len(missing)
     on_progress(done, len(wanted))
     for judgement, found in _judged(study, missing, workers):

@@ -167,6 +167,19 @@ def test_resuming_with_other_data_is_refused(options: Options, data_folder: Path
         file.write("9\tone\tother\tentailment\n")
     with pytest.raises(RunError, match="the task rte is not what it was"):
         run_glue(resumed(tmp_path / "run", options))
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
+
+
+def test_resuming_with_another_tokenizer_is_refused(options: Options, student_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(student_folder, tmp_path / "student")
+    asked = options(model=str(tmp_path / "student"), rows=("student",), finetune=False, seeds=1)
+    assert run_glue(asked) == 0
+    tokenizer = json.loads((tmp_path / "student" / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (tmp_path / "student" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(RunError, match="the tokenizer of row student is not what it was"):
+        run_glue(resumed(tmp_path / "run", options))
 
 
 def test_a_plain_encoder_and_more_models(

@@ -1,10 +1,21 @@
-"""What a distillation takes from its search: the recipe."""
+"""What is taken from a search: the recipe, and teacher and text only as long as they are what they were."""
 
 from __future__ import annotations
 
-import pytest
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import pytest
+import small_glue
+from safetensors.torch import load_file, save_file
+
+from kdnas_env.cli import main
 from kdnas_env.cli.searched import full_recipe
+
+SPACE = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [32, 64]}
 
 
 @pytest.mark.parametrize("recipe", ["default", "seed"])
@@ -14,3 +25,148 @@ def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
     assert rates[1] == pytest.approx(2**0.5 * rates[0])
     assert rates[2] == rates[3] == rates[4]
     assert full_recipe(recipe, 128, learning_rate=0.01).learning_rate == 0.01
+
+
+@pytest.fixture(scope="module")
+def searched(
+    tiny_teacher_dirs: dict[str, Path],
+    tiny_corpus_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    finish_search: Callable[..., Path],
+) -> Path:
+    """A folder with a teacher, a text and a finished search of them. Do not write into it."""
+    root = tmp_path_factory.mktemp("searched")
+    shutil.copytree(tiny_teacher_dirs["bert"], root / "teacher")
+    shutil.copy(tiny_corpus_file, root / "text.jsonl")
+    changes = {"teacher": root / "teacher", "corpus.source": root / "text.jsonl"}
+    finish_search(root, SPACE, agent="exhaustive", budget=4, **changes)
+    return root
+
+
+@pytest.fixture
+def tree(searched: Path) -> Any:
+    """The same, to be written into: what is changed is put back."""
+    kept = {path: path.read_bytes() for path in searched.rglob("*") if path.is_file() and "cache" not in path.parts}
+    yield searched
+    for path in searched.rglob("*"):
+        if path.is_file() and "cache" not in path.parts and path not in kept:
+            path.unlink()
+    for path, content in kept.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def train_further(teacher: Path) -> None:
+    """Give a teacher other weights under the same name."""
+    tensors = load_file(teacher / "model.safetensors")
+    save_file({name: 1.5 * one for name, one in tensors.items()}, teacher / "model.safetensors", {"format": "pt"})
+
+
+def rewrite(text: Path) -> None:
+    """Change one sentence of a text."""
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join([json.dumps({"text": "the music sometimes bores the actor ."}), *lines[1:]]) + "\n")
+
+
+def distillation(tree: Path, out: Path, **changes: Any) -> list[str]:
+    values = {"max-steps": 2, "batch-size": 8, "threads": 1, "cache-dir": tree / "cache", "out": out, **changes}
+    flat = (part for name, value in values.items() for part in (f"--{name}", str(value)))
+    return ["distill", str(tree / "run"), *flat]
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_another_teacher_under_the_same_name_is_not_distilled_from(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tree / "run" / "run.json").read_bytes()
+    train_further(tree / "teacher")
+    assert main(distillation(tree, tmp_path / "distill")) == 2
+    assert "cannot be built on: the teacher is not what it was when the run was started" in said(capsys)
+    assert not (tmp_path / "distill").exists()
+    assert (tree / "run" / "run.json").read_bytes() == before
+
+
+def test_another_text_under_the_same_name_is_not_distilled_on(
+    tree: Path, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(tree / "text.jsonl")
+    assert main(distillation(tree, tmp_path / "distill")) == 2
+    assert "the corpus is not what it was when the run was started" in said(capsys)
+    assert not (tmp_path / "distill").exists()
+    # Another text may be named, but a student that the search did not keep is distilled on that of the search.
+    other = {"corpus.source": tiny_corpus_file}
+    assert main(distillation(tree, tmp_path / "other", **other)) == 0
+    student = {"students": "bert 1L/16h/2a/48f/gelu"}
+    assert main(distillation(tree, tmp_path / "another", **other, **student)) == 2
+    assert "the corpus is not what it was" in said(capsys)
+
+
+def test_a_distillation_does_not_go_on_with_another_text(
+    tree: Path, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other.jsonl"
+    shutil.copy(tiny_corpus_file, other)
+    arguments = distillation(tree, tmp_path / "distill", **{"corpus.source": other})
+    assert main(arguments) == 0
+    shutil.rmtree(tmp_path / "distill" / "best")
+    rewrite(other)
+    assert main(arguments) == 2
+    assert f"the run '{tmp_path / 'distill'}' cannot go on: the corpus is not what it was" in said(capsys)
+    assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "finished"
+
+
+def test_what_another_search_distilled_is_not_taken_for_ones_own(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(distillation(tree, tmp_path / "distill")) == 0
+    results = json.loads((tree / "run" / "results.json").read_text())
+    for row in results["students"]:
+        row["reward"] = -row["reward"]
+    (tree / "run" / "results.json").write_text(json.dumps(results))
+    assert main(distillation(tree, tmp_path / "distill")) == 2
+    assert f"'{tmp_path / 'distill' / 'best'}' holds bert" in said(capsys)
+
+
+def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = small_glue.write_original_layout(tmp_path / "glue")
+    command = ["glue", str(tree / "run" / "student"), "--data", str(data), "--tasks", "rte", "--seeds", "1"]
+    command += ["--no-finetune", "--device", "cpu", "--cache-dir", str(tree / "cache"), "--out", str(tmp_path / "out")]
+    train_further(tree / "teacher")
+    assert main([*command, "--rows", "teacher", "student"]) == 2
+    assert "is not the one that the student was distilled from" in said(capsys)
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--rows", "student"]) == 0
+
+
+def study(tree: Path, tmp_path: Path) -> list[str]:
+    data = small_glue.write_original_layout(tmp_path / "glue")
+    values = {"n": 4, "repeated": 0, "mini-seeds": 1, "epochs": 1, "batch-size": 8, "text.max-length": 40}
+    values |= {"task": "rte", "data": data, "threads": 1, "cache-dir": tree / "cache", "out": tmp_path / "study"}
+    flat = (str(part) for name, value in values.items() for part in (f"--{name}", value))
+    return ["study", "proxy", str(tree / "run"), "--no-finetune", *flat]
+
+
+def test_a_study_is_not_made_on_another_text(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rewrite(tree / "text.jsonl")
+    assert main(study(tree, tmp_path)) == 2
+    assert "the corpus is not what it was" in said(capsys)
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.slow
+def test_a_study_does_not_go_on_with_another_task(
+    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = study(tree, tmp_path)
+    assert main(command) == 0
+    next((tmp_path / "study" / "judgements").glob("*.json")).unlink()
+    with (tmp_path / "glue" / "RTE" / "dev.tsv").open("a", encoding="utf-8") as file:
+        file.write("9\tone\tother\tentailment\n")
+    assert main(command) == 2
+    assert "the task is not what it was" in said(capsys)
+    assert json.loads((tmp_path / "study" / "run.json").read_text())["state"] == "finished"
