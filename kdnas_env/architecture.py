@@ -172,19 +172,30 @@ class EncoderArchitecture:
         """Read the architecture off a ``transformers`` configuration.
 
         Raises:
-            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type, or its configuration
-                lacks something or is malformed.
+            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type, has relative
+                positions or pruned heads, or its configuration lacks something or is malformed.
         """
         values = config.to_dict()
         kind = config.model_type
-        if values.get("is_decoder") or values.get("is_encoder_decoder"):
+        choice = f"choose an encoder of type {list(TEACHER_TYPES)}"
+        if values.get("is_encoder_decoder"):
+            raise TeacherError(f"a model of type {kind!r} is encoder and decoder, and kdnas distils encoders; {choice}")
+        if values.get("is_decoder"):
             raise TeacherError(
-                f"teacher of type {kind!r} is a decoder; kdnas distils encoders, choose one of {list(TEACHER_TYPES)}"
+                f"a model of type {kind!r} with is_decoder is a decoder, and kdnas distils encoders; {choice}"
             )
         if kind not in TEACHER_TYPES:
+            raise TeacherError(f"a model of type {kind!r} is not supported; {choice}")
+        positions = values.get("position_embedding_type") or "absolute"
+        if positions != "absolute":
             raise TeacherError(
-                f"teacher of type {kind!r} is not supported (is it a decoder?); choose an encoder of type "
-                f"{list(TEACHER_TYPES)}"
+                f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
+                "kdnas does not compute; choose a model whose positions are absolute"
+            )
+        if values.get("pruned_heads"):
+            raise TeacherError(
+                f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
+                "layers are not of one shape, which kdnas needs; choose the model as it was before"
             )
         try:
             return restore(cls, _shape(kind, values))

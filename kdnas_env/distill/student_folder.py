@@ -10,13 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
-from kdnas_env.distill.libraries import one_line, quiet_transformers
-from kdnas_env.distill.teacher import check_weights
-from kdnas_env.errors import RunError
+from kdnas_env.architecture import StudentConfig
+from kdnas_env.distill.checkpoint import load_encoder, read_architecture, read_config
+from kdnas_env.distill.libraries import quiet_transformers
+from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.plain import parse_json, restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
@@ -129,23 +128,12 @@ def load_student(folder: str | os.PathLike[str]) -> Any:
     Raises:
         RunError: If it cannot be loaded.
     """
-    from transformers import AutoConfig, AutoModel
-
+    what = f"the student in {os.fspath(folder)!r}"
     try:
-        with quiet_transformers():
-            config = AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-            check_weights(str(folder), Path(folder), EncoderArchitecture.from_pretrained_config(config))
-            return AutoModel.from_pretrained(
-                str(folder),
-                config=config,
-                add_pooling_layer=False,
-                local_files_only=True,
-                use_safetensors=True,
-                trust_remote_code=False,
-                dtype=torch.float32,
-            ).eval()
-    except Exception as error:  # whatever a damaged folder does to transformers
-        raise RunError(f"the student in {str(folder)!r} cannot be loaded: {one_line(error)}") from error
+        config = read_config(what, Path(folder))
+        return load_encoder(what, Path(folder), config, read_architecture(config))[0]
+    except TeacherError as error:
+        raise RunError(f"{what} cannot be loaded: {error}") from error
 
 
 def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from kdnas_env.architecture import EncoderArchitecture, count_parameters
+from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.distill.checkpoint import load_encoder, read_architecture, read_config
 from kdnas_env.distill.demo import demo_teacher_directory
 from kdnas_env.distill.libraries import one_line, quiet_transformers
 from kdnas_env.errors import TeacherError
@@ -22,10 +23,6 @@ _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_MOST_LAYERS = 1000
-_POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
-"""Model types whose encoder takes ``add_pooling_layer``; the others have no pooler."""
-
 _FORWARD_FIELDS = ("position_embedding_type", "num_hidden_groups", "inner_group_num", "sinusoidal_pos_embds")
 """Configuration fields that change the hidden states but are not part of ``EncoderArchitecture``."""
 
@@ -42,6 +39,7 @@ class Teacher:
         name: What ``load_teacher`` was given.
         fingerprint: SHA-256 (hex) of architecture and weights, the same wherever the teacher is loaded from.
         device: Where the model is.
+        left_out: Names of the weights of its checkpoint that are no part of the encoder: of a pooler and of heads.
     """
 
     model: torch.nn.Module
@@ -50,6 +48,7 @@ class Teacher:
     name: str
     fingerprint: str
     device: torch.device
+    left_out: tuple[str, ...] = ()
 
     @torch.no_grad()
     def hidden_states(
@@ -90,11 +89,9 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
 
     Raises:
         TeacherError: If the teacher cannot be found or read, is a decoder or of an unsupported type, lacks weights,
-            or does not fit its tokenizer; or if the device does not exist.
+            has weights that would not be used, or does not fit its tokenizer; or if the device does not exist.
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
-    from transformers import AutoModel
-
     name = os.fspath(name)
     target = _check_device(device)
     folder = _locate(name, (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS))
@@ -103,37 +100,12 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     # A teacher saved with these on would do more work than its students in every forward pass.
     config.output_hidden_states = config.output_attentions = False
     _check_files(name, folder)
-    check_weights(name, folder, architecture)
+    model, left_out = load_encoder(f"teacher {name!r}", folder, config, architecture)
     tokenizer = _load_tokenizer(name, folder, architecture)
-    options = {"add_pooling_layer": False} if architecture.family in _POOLED_TYPES else {}
-    try:
-        with quiet_transformers():
-            model, loading = AutoModel.from_pretrained(
-                str(folder),
-                config=config,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=torch.float32,
-                attn_implementation="sdpa",
-                output_loading_info=True,
-                **options,
-            )
-    except Exception as error:
-        raise TeacherError(
-            f"the weights of teacher {name!r} cannot be read from {folder}: {one_line(error)}; "
-            "if the file is cut short or a Git LFS pointer, fetch it again"
-        ) from error
-    missing = sorted(loading["missing_keys"])
-    if missing:
-        raise TeacherError(
-            f"teacher {name!r} lacks {len(missing)} of its encoder's weights, such as {missing[0]!r}; is it a "
-            f"checkpoint of a {architecture.family!r} model?"
-        )
     model.requires_grad_(False)
-    model.eval()
     model.to(target)
-    teacher = Teacher(model, tokenizer, architecture, name, _fingerprint(model, architecture, config), target)
+    fingerprint = _fingerprint(model, architecture, config)
+    teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out)
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
     except Exception as error:  # whatever an odd configuration makes the model do
@@ -155,23 +127,6 @@ def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitectu
     """
     name = os.fspath(name)
     return _architecture(name, _read_config(name, _locate(name, _CONFIG_FILES)))
-
-
-def check_weights(name: str, folder: Path, architecture: EncoderArchitecture) -> None:
-    """Refuse weights that are too few for a configuration, before any memory is taken by what it describes.
-
-    Raises:
-        TeacherError: If they are.
-    """
-    size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
-    parameters = count_parameters(architecture.as_student(), architecture)
-    layers = architecture.num_hidden_layers
-    if parameters > size or layers > _MOST_LAYERS:
-        raise TeacherError(
-            f"the weights of teacher {name!r} cannot be read from {folder}: they hold {size:,} bytes, and config.json "
-            f"describes {parameters:,} parameters in {layers:,} layers; if the file is cut short or a Git LFS pointer, "
-            "fetch it again"
-        )
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -214,20 +169,14 @@ def _locate(name: str, patterns: Sequence[str]) -> Path:
 
 
 def _read_config(name: str, folder: Path) -> Any:
-    from transformers import AutoConfig
-
     if not os.path.isfile(folder / "config.json"):
         raise TeacherError(f"teacher {name!r}: folder {folder} holds no config.json")
-    try:
-        with quiet_transformers():
-            return AutoConfig.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
-    except Exception as error:
-        raise TeacherError(f"the configuration of teacher {name!r} cannot be read: {one_line(error)}") from error
+    return read_config(f"teacher {name!r}", folder)
 
 
 def _architecture(name: str, config: Any) -> EncoderArchitecture:
     try:
-        return EncoderArchitecture.from_pretrained_config(config)
+        return read_architecture(config)
     except TeacherError as error:
         raise TeacherError(f"{name!r} cannot teach: {error}") from error
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import plain_kd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kdnas_env.distill.student import build_student
 from kdnas_env.distill.student_folder import Lineage, load_student, read_lineage, read_projection, save_student
@@ -67,6 +69,23 @@ def test_damaged_weights_are_told(folder: Path) -> None:
         read_projection(folder)
     (folder / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(RunError, match=r"student in .* cannot be loaded"):
+        load_student(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda weights: weights.pop("encoder.layer.1.output.dense.bias"), "lacks 1 of its encoder's weights"),
+        (lambda weights: weights.update({"encoder.gate.weight": torch.zeros(3)}), "does not use: encoder.gate.weight"),
+    ],
+)
+def test_a_student_with_fewer_or_more_weights_is_refused(
+    change: Callable[[dict[str, torch.Tensor]], object], said: str, folder: Path
+) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(RunError, match=f"the student in .* cannot be loaded: .*{said}"):
         load_student(folder)
 
 

@@ -35,6 +35,13 @@ def edit_json(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def rewrite_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    save_file(change(weights), folder / "model.safetensors", {"format": "pt"})
+
+
 def encode(teacher: Teacher) -> dict[str, torch.Tensor]:
     return dict(teacher.tokenizer(*PAIR, padding=True, return_tensors="pt"))
 
@@ -138,11 +145,53 @@ def test_a_checkpoint_with_a_head_gives_its_encoder(family: str, tmp_path: Path)
     torch.testing.assert_close(teacher.hidden_states(**inputs)[-1], expected.hidden_states[-1])
 
 
-def test_half_precision_weights_are_loaded_as_float32(tiny_teacher_dirs: dict[str, Path], bert_copy: Path) -> None:
-    from safetensors.torch import load_file, save_file
+@pytest.mark.parametrize("head", ["AutoModel", "AutoModelForPreTraining", "AutoModelForSequenceClassification"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_says_which_weights_are_left_out(family: str, head: str, tmp_path: Path) -> None:
+    import transformers
+    from safetensors import safe_open
 
-    weights = load_file(bert_copy / "model.safetensors")
-    save_file({key: value.half() for key, value in weights.items()}, bert_copy / "model.safetensors", {"format": "pt"})
+    tokenizer = tiny_teachers.build_tokenizer(family)
+    model = getattr(transformers, head).from_config(tiny_teachers.build_config(family, len(tokenizer)))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    teacher = load_teacher(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as stored:
+        names = {name.removeprefix(f"{model.base_model_prefix}.") for name in stored.keys()}  # noqa: SIM118
+    left_out = {name.removeprefix(f"{model.base_model_prefix}.") for name in teacher.left_out}
+    assert left_out == names - set(teacher.model.state_dict())
+    assert bool(left_out) == (head != "AutoModel" or family not in ("distilbert", "electra"))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_are_found_under_the_name_of_the_decoder_that_they_are_tied_to(family: str, tmp_path: Path) -> None:
+    decoders = {
+        "bert": "cls.predictions.decoder.weight",
+        "roberta": "lm_head.decoder.weight",
+        "xlm-roberta": "lm_head.decoder.weight",
+        "albert": "predictions.decoder.weight",
+        "distilbert": "vocab_projector.weight",
+        "electra": "generator_lm_head.weight",
+    }
+    folder = tiny_teachers.save_teacher(tmp_path, family, head=True)
+    expected = load_teacher(folder).fingerprint
+
+    def untie(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        (name,) = [name for name in weights if name.endswith("word_embeddings.weight")]
+        return {decoders[family]: weights.pop(name), **weights}
+
+    rewrite_weights(folder, untie)
+    assert load_teacher(folder).fingerprint == expected
+
+
+def test_stored_buffers_are_no_weights(tiny_teacher_dirs: dict[str, Path], bert_copy: Path) -> None:
+    rewrite_weights(bert_copy, lambda weights: {**weights, "embeddings.position_ids": torch.arange(66)[None]})
+    teacher, expected = load_teacher(bert_copy), load_teacher(tiny_teacher_dirs["bert"])
+    assert (teacher.fingerprint, teacher.left_out) == (expected.fingerprint, expected.left_out)
+
+
+def test_half_precision_weights_are_loaded_as_float32(tiny_teacher_dirs: dict[str, Path], bert_copy: Path) -> None:
+    rewrite_weights(bert_copy, lambda weights: {key: value.half() for key, value in weights.items()})
     edit_json(bert_copy / "config.json", dtype="float16")
     half, full = load_teacher(bert_copy), load_teacher(tiny_teacher_dirs["bert"])
     assert half.hidden_states(torch.full((1, 4), 7))[-1].dtype == torch.float32
@@ -233,8 +282,11 @@ def test_unknown_teachers(load: Callable[[str], Any], name: str, message: str) -
     ("config", "message"),
     [
         ({"model_type": "gpt2"}, "'gpt2'.*decoder.*choose an encoder"),
-        ({"model_type": "bert", "is_decoder": True}, "'bert' is a decoder"),
-        ({"model_type": "t5"}, "'t5' is a decoder"),
+        ({"model_type": "bert", "is_decoder": True}, "'bert' with is_decoder is a decoder"),
+        ({"model_type": "t5"}, "'t5' is encoder and decoder"),
+        ({"model_type": "modernbert"}, "'modernbert' is an encoder of a type that kdnas does not support; choose"),
+        ({"model_type": "mpnet"}, "'mpnet' is an encoder of a type that kdnas does not support; choose"),
+        ({"model_type": "vit"}, "'vit' is no encoder of text"),
         ({"model_type": "no-such-model"}, "configuration of teacher .* cannot be read.*no-such-model"),
         ({}, "configuration of teacher .* cannot be read"),
     ],
@@ -285,6 +337,25 @@ def heads_that_do_not_divide(folder: Path) -> None:
     edit_json(folder / "config.json", num_attention_heads=5)
 
 
+def relative_positions(folder: Path) -> None:
+    edit_json(folder / "config.json", position_embedding_type="relative_key")
+
+
+def pruned_heads(folder: Path) -> None:
+    edit_json(folder / "config.json", pruned_heads={"1": [0, 2]})
+
+
+def more_weights(folder: Path) -> None:
+    rewrite_weights(
+        folder,
+        lambda weights: {
+            **weights,
+            "encoder.layer.0.adapter.weight": torch.zeros(4),
+            "encoder.layer.1.attention.self.distance_embedding.weight": torch.zeros(7, 8),
+        },
+    )
+
+
 def remove_tokenizer(folder: Path) -> None:
     for path in folder.glob("*token*"):
         path.unlink()
@@ -309,7 +380,17 @@ def larger_tokenizer(folder: Path) -> None:
         (cut_weights_short, "weights of teacher .* cannot be read.*cut short"),
         (large_file_pointer, "weights of teacher .* cannot be read.*Git LFS pointer"),
         (one_layer_too_few, "lacks 16 of its encoder's weights, such as 'encoder.layer.3"),
-        (another_width, "weights of teacher .* cannot be read"),
+        (
+            another_width,
+            r"do not fit its config.json: encoder.layer.0.intermediate.dense.bias is \(64,\) and should be \(48,\) "
+            r"\(and 8 more\)",
+        ),
+        (
+            relative_positions,
+            "position_embedding_type is 'relative_key': .* choose a model whose positions are absolute",
+        ),
+        (pruned_heads, r"pruned_heads is \{'1': \[0, 2\]\}.*choose the model as it was before"),
+        (more_weights, r"does not use: encoder.layer.0.adapter.weight \(and 1 more\); without them"),
         (heads_that_do_not_divide, "cannot teach: the teacher's 5 heads do not divide its hidden_size 32"),
         (remove_tokenizer, "has no tokenizer in"),
         (spoil_tokenizer, "tokenizer of teacher .* cannot be read"),
