@@ -7,13 +7,21 @@ a dataclass of its hyper-parameters and whose constructor takes one, as :class:`
 from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, entry_points, packages_distributions
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import DependencyError, KDNASError
 
 GROUP = "kdnas.agents"
+
+_OWN = "kdnas"
+_APART = (
+    "where another installed package brings 'agents' too, such as openai-agents, install kdnas in an environment of "
+    "its own"
+)
 
 
 def agent_names() -> list[str]:
@@ -39,9 +47,14 @@ def agent_class(name: str) -> type[Any]:
         )
     if len(found) > 1:
         raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, found))}; uninstall all but one")
+    own = found[0].dist is not None and found[0].dist.name == _OWN
+    if own:
+        check_own_agents()
     try:
         loaded = found[0].load()
     except Exception as error:  # a package may fail to import in any way
+        if own:
+            check_shared_agents()
         raise DependencyError(
             f"agent {name!r} of {_origin(found[0])} cannot be imported: {one_line(error)}. Install what is "
             "missing; for the agents of kdnas: pip install 'kdnas[all]'"
@@ -73,6 +86,37 @@ def make_agent(name: str, **config: Any) -> Any:
     if unknown:
         raise KDNASError(f"agent {name!r} has no hyper-parameter(s) {unknown}; it has {known}")
     return cls(cls.Config(**config))
+
+
+def check_own_agents() -> Path:
+    """Return the folder of the package ``agents`` of kdnas, whose name is so common that others have it too.
+
+    Raises:
+        DependencyError: If an import of ``agents`` finds something else.
+    """
+    own = Path(__file__).resolve().parents[1] / "agents"
+    spec = find_spec("agents")
+    found = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
+    if own in [place.resolve() for place in found]:
+        return own
+    other = f"is hidden by {' and '.join(repr(str(place)) for place in found)}" if found else "is not there"
+    raise DependencyError(
+        f"the package 'agents' of kdnas ({str(own)!r}) {other}. Give your own folder or file another name, or start "
+        f"Python where it is not found; {_APART}"
+    )
+
+
+def check_shared_agents() -> None:
+    """Refuse an environment in which another installed package brings files of a package ``agents``.
+
+    In one folder with those of kdnas, either may be imported, and the removal of one removes files of the other.
+
+    Raises:
+        DependencyError: If there is one.
+    """
+    others = [name for name in packages_distributions().get("agents", ()) if name != _OWN]
+    if others:
+        raise DependencyError(f"{' and '.join(others)} and kdnas both bring a package 'agents'; {_APART}")
 
 
 def _origin(entry_point: EntryPoint) -> str:

