@@ -27,13 +27,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _isolate(config: pytest.Config) -> None:
-    """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests."""
+    """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests.
+
+    What the user has of the hub, or reaches of it, is not seen either, by libraries that are loaded after this.
+    """
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps those of failed tests
     own = tempfile.TemporaryDirectory(prefix="kdnas-", ignore_cleanup_errors=True)
     config.add_cleanup(own.cleanup)
     tempfile.tempdir = os.environ["TMPDIR"] = own.name
     os.environ["KDNAS_CACHE"] = str(Path(own.name, "cache"))
     os.environ["KDNAS_LOCK"] = str(Path(own.name, "cores.lock"))
+    os.environ["HF_HOME"] = str(Path(own.name, "hub"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture

@@ -16,12 +16,14 @@ import subprocess, sys
 
 WRITE = '''
 import tempfile
+import datasets
 from kdnas_env.cores import training_lock
 from kdnas_env.distill.cache import default_cache_directory
 
 with training_lock():
     default_cache_directory().mkdir(parents=True, exist_ok=True)
     tempfile.mkdtemp()
+    datasets.Dataset.from_generator(lambda: iter([{"text": "a"}]))
 '''
 
 def test_here():
@@ -39,7 +41,7 @@ def test_a_session_leaves_nothing_with_its_user(workers: str, tmp_path: Path) ->
     home.mkdir()
     temporary.mkdir()
     (tmp_path / "test_probe.py").write_text(PROBE)
-    foreign = ("KDNAS_", "XDG_", "PYTEST_", "COV_")
+    foreign = ("KDNAS_", "XDG_", "PYTEST_", "COV_", "HF_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     environment |= {"HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(HERE)}
     command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "-n", workers, str(tmp_path)]
