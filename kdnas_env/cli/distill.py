@@ -206,7 +206,7 @@ def keep(folder: Path, one: Chosen, result: FullKDResult, lineage: Lineage, teac
         folder / STUDENT,
         result.model,
         teacher.tokenizer,
-        distilled_card(lineage, teacher, result.best["unexplained"]),
+        distilled_card(lineage, teacher, result.projection, result.best["unexplained"]),
         lineage,
         result.projection,
     )

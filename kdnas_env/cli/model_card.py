@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from kdnas_env.architecture import StudentConfig, count_parameters
 from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distill.recipe import resolve_recipe
 from kdnas_env.distill.student_folder import Lineage
 from kdnas_env.distill.teacher import Teacher
+from kdnas_env.distill.usage import IN_A_FOLDER, imitated_width, torch_code, vectors_in_words
 from kdnas_env.envs.history import Record
 
 _CARD = """---
@@ -23,13 +27,11 @@ tags:
 
 An encoder distilled from **{teacher}** on **{corpus}** by kdnas {version}. {found}
 
-```python
-from transformers import AutoModel, AutoTokenizer
+## Usage
 
-tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
-model = AutoModel.from_pretrained("path/to/this/folder", add_pooling_layer=False)  # none was distilled
-```
+{vectors}
 
+{code}
 {table}
 
 ## How it came to be
@@ -47,12 +49,22 @@ _LOSS = (
 _LOSS += "  imitation, 1 knows nothing)"
 
 
-def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, reward: Any, evaluations: int) -> str:
+def model_card(
+    record: Record,
+    evaluator: Any,
+    projection: Mapping[str, Tensor],
+    *,
+    agent: str,
+    recipe: str,
+    reward: Any,
+    evaluations: int,
+) -> str:
     """Return the model card of the student of a search.
 
     Args:
         record: The student's evaluation and reward.
         evaluator: The :class:`kdnas_env.evaluators.mini_kd.MiniKDEvaluator` that distilled it.
+        projection: State of the objective that it was trained with.
         agent: Name of the agent that found it.
         recipe: Name of the recipe.
         reward: The :class:`kdnas_env.reward.KDReward`.
@@ -71,6 +83,7 @@ def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, rewar
         workload.teacher,
         report.source,
         evaluation.details["kdnas"],
+        imitated_width(projection, evaluator.recipe.mapping),
         found=f"It is the best of {evaluations} students that a knowledge-distillation neural-architecture search "
         f"({agent}) tried.",
         rows=((timed, f"{latency.median_ms:.2f} ms", f"{latency.teacher_median_ms:.2f} ms"),),
@@ -88,12 +101,13 @@ def model_card(record: Record, evaluator: Any, *, agent: str, recipe: str, rewar
     )
 
 
-def distilled_card(lineage: Lineage, teacher: Teacher, loss: float) -> str:
+def distilled_card(lineage: Lineage, teacher: Teacher, projection: Mapping[str, Tensor], loss: float) -> str:
     """Return the model card of a student that was distilled for long.
 
     Args:
         lineage: Where it comes from.
         teacher: Its teacher.
+        projection: State of the objective that it was trained with.
         loss: Unexplained variance on held-out text.
     """
     return _card(
@@ -101,11 +115,12 @@ def distilled_card(lineage: Lineage, teacher: Teacher, loss: float) -> str:
         teacher,
         lineage.corpus["source"],
         (lineage.versions or {}).get("kdnas", ""),
+        imitated_width(projection, resolve_recipe(lineage.recipe).mapping),
         found="Its architecture was found by a knowledge-distillation\nneural-architecture search.",
         rows=(),
         history=(
             *(f"**{stage['stage']}**: {_in_words(stage)}" for stage in lineage.stages),
-            f"**Loss**: {loss:.4f}, {_LOSS}. The projection lies beside the weights (`projection.safetensors`).",
+            f"**Loss**: {loss:.4f}, {_LOSS}.",
             f"**Recipe**: {_listed(lineage.recipe)}",
             "`kdnas.json` has all of it in detail.",
         ),
@@ -118,6 +133,7 @@ def _card(
     teacher: Teacher,
     corpus: str,
     version: str,
+    imitated: int | None,
     *,
     found: str,
     rows: Sequence[tuple[str, str, str]],
@@ -145,6 +161,8 @@ def _card(
         corpus=CORPUS_TITLES.get(corpus, corpus),
         version=version,
         found=found,
+        vectors=vectors_in_words(student.hidden_size, imitated),
+        code=torch_code(IN_A_FOLDER, student.family, student.hidden_size, imitated),
         table="\n".join(lines),
         history="\n".join(f"- {line}" for line in history),
         limits=limits,

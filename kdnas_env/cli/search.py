@@ -226,6 +226,7 @@ def _keep_best(
     card = model_card(
         best,
         evaluator,
+        student.projection,
         agent=options.agent,
         recipe=options.recipe,
         reward=outcome.reward,

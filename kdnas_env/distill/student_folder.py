@@ -97,8 +97,6 @@ def save_student(
     Raises:
         RunError: If it cannot be written.
     """
-    from safetensors.torch import save_file
-
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
@@ -108,9 +106,7 @@ def save_student(
         (partial / "README.md").write_text(card, encoding="utf-8")
         (partial / LINEAGE).write_text(json.dumps(lineage.to_dict(), indent=2) + "\n", encoding="utf-8")
         if projection:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in projection.items()}, partial / PROJECTION
-            )
+            write_projection(partial, projection)
         for file in partial.iterdir():
             file.chmod(0o644)
         if folder.exists():
@@ -150,6 +146,17 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
         return replace(found, student=found.student.check().canonical())
     except (OSError, ValueError) as error:
         raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
+
+
+def write_projection(folder: Path, projection: Mapping[str, Tensor]) -> None:
+    """Write the state of an objective into the folder of the student that was trained with it.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in projection.items()}, folder / PROJECTION)
 
 
 def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:

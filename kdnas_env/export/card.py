@@ -9,49 +9,12 @@ import yaml
 
 from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
 from kdnas_env.distill.student_folder import Lineage
+from kdnas_env.distill.usage import IN_A_FOLDER, onnx_code, torch_code, vectors_in_words
 from kdnas_env.export.check import Check
 from kdnas_env.export.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.export.quantise import QuantisationCost
 from kdnas_env.export.report import ExportReport
 from kdnas_env.export.source import Source
-
-PLACEHOLDER = "path/to/this/folder"
-
-_POOLED = ("bert", "roberta", "xlm-roberta", "albert")
-"""Model types that would make a pooler of random weights."""
-
-_ONNX_CODE = """```python
-import onnxruntime
-from transformers import AutoTokenizer
-
-{folder}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-session = onnxruntime.InferenceSession(f"{{folder}}/{graph}", providers=["CPUExecutionProvider"])
-
-sentences = ["A quiet film.", "The audience leaves long before the end."]
-inputs = dict(tokenizer(sentences, padding=True, truncation=True, return_tensors="np"))
-(states,) = session.run(None, inputs)
-mask = inputs["attention_mask"][..., None]
-vectors = (states * mask).sum(1) / mask.sum(1)  # (2, {hidden})
-```
-"""
-
-_TORCH_CODE = """```python
-import torch
-from transformers import AutoModel, AutoTokenizer
-
-{folder}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModel.from_pretrained(folder{options})
-
-sentences = ["A quiet film.", "The audience leaves long before the end."]
-inputs = tokenizer(sentences, padding=True, truncation=True, return_tensors="pt")
-with torch.inference_mode():
-    states = model(**inputs).last_hidden_state
-mask = inputs["attention_mask"][..., None]
-vectors = (states * mask).sum(1) / mask.sum(1)  # (2, {hidden})
-```
-"""
 
 
 def export_card(source: Source, report: ExportReport, repo_id: str | None = None) -> str:
@@ -110,24 +73,28 @@ def _introduction(source: Source, report: ExportReport) -> str:
 
 
 def _usage(source: Source, report: ExportReport, repo_id: str | None) -> str:
-    folder = f'folder = "{PLACEHOLDER}"'
+    folder = IN_A_FOLDER
     if repo_id is not None:
         folder = f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
-    hidden = source.encoder.architecture.hidden_size
-    pooled = source.encoder.architecture.family in _POOLED
-    options = ", add_pooling_layer=False" if pooled else ""
-    parts = ["## Usage\n", "Mean-pooled sentence vectors."]
+    shape, imitated = source.encoder.architecture, source.imitated_width
+    parts = ["## Usage\n", _vectors(source)]
     if report.format == "onnx":
         names = ", ".join(f"`{name}`" for name in source.input_names)
-        longest = source.encoder.architecture.max_length
         parts[1] += (
-            f" Inputs are {names}, int64 of any batch and up to {longest} tokens; the output is `last_hidden_state`."
+            f" Inputs are {names}, int64 of any batch and up to {shape.max_length} tokens; the output is "
+            "`last_hidden_state`."
         )
-        parts += ["\nWith ONNX Runtime:\n", _ONNX_CODE.format(folder=folder, graph=GRAPH, hidden=hidden)]
+        parts += ["\nWith ONNX Runtime:\n", onnx_code(folder, GRAPH, shape.hidden_size, imitated)]
         if report.int8 is not None:
             parts.append(f"The int8 graph is used alike: `{INT8_GRAPH}` in place of `{GRAPH}`.")
-    parts += ["\nWith Transformers:\n", _TORCH_CODE.format(folder=folder, options=options, hidden=hidden)]
+    parts += ["\nWith Transformers:\n", torch_code(folder, shape.family, shape.hidden_size, imitated)]
     return "\n".join(parts)
+
+
+def _vectors(source: Source) -> str:
+    if source.lineage is None:
+        return "`vectors` are the hidden states of the last layer, averaged over the tokens of a sentence."
+    return vectors_in_words(source.encoder.architecture.hidden_size, source.imitated_width)
 
 
 def _shape(source: Source, report: ExportReport) -> str:

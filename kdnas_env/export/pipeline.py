@@ -61,8 +61,8 @@ def export_onnx(
         on_stage: Called with what is being done.
 
     Raises:
-        ExportError: If the model is no encoder that can be exported, the export does not compute what the model
-            computes, or it cannot be written. Nothing is left behind.
+        ExportError: If the model is no encoder that can be exported or has a head for a task, the export does not
+            compute what the model computes, or it cannot be written. Nothing is left behind.
         DependencyError: If the extra ``onnx`` is not installed.
         RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
     """
@@ -78,7 +78,7 @@ def export_safetensors(
     repo_id: str | None = None,
     on_stage: Stage | None = None,
 ) -> ExportReport:
-    """Export an encoder as a clean folder in hub layout: weights, configuration, tokenizer, card and lineage.
+    """Export an encoder as a clean folder in hub layout: weights, configuration, tokenizer, card, lineage, projection.
 
     It is loaded back: its weights must be those of the model, bit for bit, and its outputs equal but for rounding.
 
@@ -90,8 +90,8 @@ def export_safetensors(
         on_stage: Called with what is being done.
 
     Raises:
-        ExportError: If the model is no supported encoder, or the export cannot be written or read. Nothing is left
-            behind.
+        ExportError: If the model is no supported encoder or has a head for a task, or the export cannot be written or
+            read. Nothing is left behind.
         RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
     """
     return _export("safetensors", model, out, int8=False, latency=latency, repo_id=repo_id, on_stage=on_stage)
@@ -120,7 +120,7 @@ def _export(
     threads = 1 if latency is None else latency.threads
     forwards: dict[str, Forward] = {"torch": original}
     checks: dict[str, Check] = {}
-    notes: list[str | None] = []
+    notes: list[str | None] = [source.note]
     cost: QuantisationCost | None = None
     timings: tuple[Timing, ...] = ()
     with written_whole(target) as folder:

@@ -1,4 +1,4 @@
-"""A model in hub layout: weights, configuration, tokenizer and lineage."""
+"""A model in hub layout: weights, configuration, tokenizer, lineage and projection."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas_env.distill.libraries import quiet_transformers
-from kdnas_env.distill.student_folder import LINEAGE
+from kdnas_env.distill.student_folder import LINEAGE, write_projection
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.source import Source
@@ -33,6 +33,8 @@ def write_weights(source: Source, folder: Path) -> Teacher:
     _name_inputs(source, folder / _TOKENIZER_CONFIG)
     if source.lineage is not None:
         write_json(folder / LINEAGE, source.lineage.to_dict())
+    if source.projection is not None:
+        write_projection(folder, source.projection)
     _check_tokenizer(source, folder)
     reloaded = load_teacher(folder)
     if reloaded.fingerprint != source.encoder.fingerprint:

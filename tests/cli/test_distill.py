@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_teachers
 import torch
 from transformers import AutoModel, AutoTokenizer
 
@@ -88,7 +89,9 @@ def test_the_best_student_is_distilled_and_kept(
     projection = read_projection(folder / "student")
     assert projection is not None
     assert projection["projection.weight"].shape[1] == best(run)["hidden_size"]
-    assert "full-kd" in (folder / "student" / "README.md").read_text()
+    card = (folder / "student" / "README.md").read_text()
+    assert "full-kd" in card
+    assert f"imitation = vectors @ weight[:, -{tiny_teachers.HIDDEN}:]" in card
 
 
 def test_it_goes_on_from_the_student_and_projection_of_the_search(flags: Flags, run: Path, tmp_path: Path) -> None:

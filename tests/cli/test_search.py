@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_teachers
 import torch
 
 from kdnas_env.cli import main
@@ -84,6 +85,10 @@ def test_a_search_leaves_a_folder_that_explains_itself(
     card = (folder / "student" / "README.md").read_text()
     assert f"{best['loss']:.4f}" in card
     assert "teacher" in card.lower()
+    names: dict[str, Any] = {}
+    exec(card.split("```python")[1].split("```")[0].replace("path/to/this/folder", str(folder / "student")), names)
+    assert names["vectors"].shape == (2, shape["hidden_size"])
+    assert names["imitation"].shape == (2, tiny_teachers.HIDDEN)
 
 
 def test_equal_runs_are_equal(flags: Flags, tmp_path: Path) -> None:

@@ -6,12 +6,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_teachers
+import torch
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.distill.student import build_student
 from kdnas_env.distill.student_folder import Lineage, save_student
 from kdnas_env.distill.teacher import load_teacher
 from kdnas_env.export import ExportReport, export_onnx
+
+
+def make_projection() -> dict[str, torch.Tensor]:
+    """Return what would have been fitted: maps of two layers to two of the teacher's each."""
+    generator = torch.Generator().manual_seed(0)
+    width = 2 * tiny_teachers.HIDDEN
+    return {
+        "projection.weight": torch.randn(2, 16, width, generator=generator),
+        "projection.bias": torch.randn(2, width, generator=generator),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +52,7 @@ def student_dir(
                 versions={"kdnas": "0.1.0", "torch": "2.9"},
             )
             model = build_student(student, teacher.architecture, seed=0)
-            save_student(folder, model, teacher.tokenizer, "a card", lineage)
+            save_student(folder, model, teacher.tokenizer, "a card", lineage, make_projection())
         return folder
 
     return make

@@ -10,11 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_teachers
+import torch
 from huggingface_hub import ModelCard
 from tiny_students import STUDENTS
 
+from kdnas_env.distill.student_folder import load_student, read_projection
+from kdnas_env.distill.usage import PLACEHOLDER, imitated_width, torch_code
 from kdnas_env.export import ExportReport
-from kdnas_env.export.card import PLACEHOLDER, export_card
+from kdnas_env.export.card import export_card
 from kdnas_env.export.source import Source, load_source
 from kdnas_env.export.timing import Timing
 
@@ -30,14 +34,54 @@ def code_blocks(card: str, folder: str) -> list[str]:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_the_code_runs_and_either_way_gives_the_same(exported: Exported, name: str) -> None:
     folder = exported(name).folder
-    vectors = []
+    vectors, imitations = [], []
     for code in code_blocks((Path(folder) / "README.md").read_text(), folder):
         names: dict[str, Any] = {}
         exec(code, names)
         vectors.append(np.asarray(names["vectors"]))
+        imitations.append(np.asarray(names["imitation"]))
     with_onnx, with_torch = vectors
     assert with_onnx.shape == (2, 16)
     np.testing.assert_allclose(with_onnx, with_torch, atol=1e-4)
+    assert imitations[0].shape == (2, tiny_teachers.HIDDEN)
+    np.testing.assert_allclose(*imitations, atol=1e-3)
+
+
+def test_an_imitation_is_what_the_last_layer_makes_of_the_last_layer_of_the_teacher(student_dir: StudentDir) -> None:
+    folder = student_dir("bert of bert")
+    student, projection = load_student(folder), read_projection(folder)
+    assert projection is not None
+    width = imitated_width(projection, "uniform+last")
+    assert width == tiny_teachers.HIDDEN
+    names: dict[str, Any] = {}
+    exec(code_blocks(torch_code(f"folder = {PLACEHOLDER!r}", "bert", 16, width), str(folder))[0], names)
+    with torch.inference_mode():
+        states = student(**names["inputs"]).last_hidden_state
+    imitated = (states @ projection["projection.weight"][1] + projection["projection.bias"][1])[..., width:]
+    mask = names["inputs"]["attention_mask"][..., None]
+    torch.testing.assert_close(names["imitation"], (imitated * mask).sum(1) / mask.sum(1), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "width"), [("uniform", 64), ("last", 64), ("tinybert", 64), ("uniform+last", 32), ("skip", None)]
+)
+def test_a_projection_to_a_lower_layer_gives_no_vectors_of_the_teacher(mapping: str, width: int | None) -> None:
+    assert imitated_width({"projection.weight": torch.zeros(1, 16, 64)}, mapping) == width
+    assert imitated_width({}, mapping) is None
+    assert imitated_width(None, mapping) is None
+
+
+def test_it_says_what_the_vectors_are(student_dir: StudentDir, exported: Exported) -> None:
+    card = (Path(exported("bert of bert").folder) / "README.md").read_text()
+    assert "16 wide, in a space of the student's own. Similarities between them are not those of the teacher." in card
+    assert "(`projection.safetensors`): `imitation` is what it makes of the teacher's vectors, 32 wide" in card
+    source = load_source(student_dir("bert of bert"))
+    bare = export_card(replace(source, projection=None), exported("bert of bert"))
+    assert "No projection to the teacher's last layer is kept." in bare
+    assert "imitation" not in bare
+    plain = export_card(replace(source, lineage=None), exported("bert of bert"))
+    assert "averaged over the tokens of a sentence. Inputs are" in plain
+    assert "teacher" not in plain
 
 
 def test_the_hub_can_read_it(exported: Exported) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoModel, BertModel
+import tiny_teachers
+import torch
+import transformers
+from transformers import AutoModel, AutoTokenizer, BertModel
 
+from kdnas_env.distill.student_folder import read_projection, write_projection
 from kdnas_env.errors import KDNASError
 from kdnas_env.export import ExportError, export_safetensors
 from kdnas_env.export.check import check_equal
@@ -43,6 +48,7 @@ def test_a_clean_folder_in_hub_layout(student: Path, tmp_path: Path) -> None:
         "export.json",
         "kdnas.json",
         "model.safetensors",
+        "projection.safetensors",
         "tokenizer.json",
         "tokenizer_config.json",
     }
@@ -50,9 +56,53 @@ def test_a_clean_folder_in_hub_layout(student: Path, tmp_path: Path) -> None:
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
     assert (folder / "kdnas.json").read_text() == (student / "kdnas.json").read_text()
+    projection, saved = read_projection(folder), read_projection(student)
+    assert projection is not None
+    assert saved is not None
+    assert projection.keys() == saved.keys()
+    assert all(projection[name].equal(saved[name]) for name in saved)
     ours, theirs = (AutoModel.from_pretrained(path, add_pooling_layer=False).state_dict() for path in (folder, student))
     assert ours.keys() == theirs.keys()
     assert all(ours[name].equal(theirs[name]) for name in ours)
+
+
+def save_with_head(folder: Path, head: str) -> Path:
+    tokenizer = tiny_teachers.build_tokenizer("bert")
+    getattr(transformers, head).from_config(tiny_teachers.build_config("bert", len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("head", "part"),
+    [("AutoModelForSequenceClassification", "classifier"), ("AutoModelForQuestionAnswering", "qa_outputs")],
+)
+def test_a_model_with_a_head_for_a_task_is_refused(head: str, part: str, tmp_path: Path) -> None:
+    model = save_with_head(tmp_path / "model", head)
+    with pytest.raises(ExportError, match=rf"has a head for a task \({part}\).*save that first: AutoModel") as refused:
+        export_safetensors(model, tmp_path / "out", latency=None)
+    assert not (tmp_path / "out").exists()
+    # What the message advises.
+    for kind in (AutoModel, AutoTokenizer):
+        kind.from_pretrained(model).save_pretrained(tmp_path / "encoder")
+        assert f"{kind.__name__}.from_pretrained({str(model)!r}).save_pretrained(FOLDER)" in str(refused.value)
+    export_safetensors(tmp_path / "encoder", tmp_path / "out", latency=None)
+
+
+def test_what_is_left_of_pretraining_is_left_out_and_told(tmp_path: Path) -> None:
+    report = export_safetensors(
+        save_with_head(tmp_path / "model", "AutoModelForPreTraining"), tmp_path / "out", latency=None
+    )
+    (note,) = report.notes
+    assert note.endswith("pretraining alone: pooler, cls")
+    assert note in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_projection_of_another_model_is_refused(student: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(student, tmp_path / "model"))
+    write_projection(model, {"projection.weight": torch.zeros(1, 17, 32), "projection.bias": torch.zeros(1, 32)})
+    with pytest.raises(ExportError, match="is not of the model beside it"):
+        export_safetensors(model, tmp_path / "out", latency=None)
 
 
 def test_an_export_is_replaced_and_can_be_exported(student: Path, tmp_path: Path) -> None:
