@@ -31,44 +31,53 @@ def local_path(name: str) -> Path | None:
     return Path(os.path.abspath(path)) if path.is_absolute() or os.path.exists(path) else None
 
 
-def recorded_places(data: Mapping[str, Any], names: Iterable[str], folder: Path) -> dict[str, Any]:
-    """Return where the files and folders lie that a record names.
+def same_place(name: Any, other: Any) -> bool:
+    """Whether two names, or lists of names, stand for the same files and folders, however they are written."""
+    ours, theirs = ([local_path(one) or one for one in _listed(value)] for value in (name, other))
+    return bool(ours) and ours == theirs
+
+
+def with_places(
+    data: Mapping[str, Any], names: Iterable[str], folder: Path, *, absolute: bool = True
+) -> dict[str, Any]:
+    """Return a record with the places of what it names.
 
     Args:
         data: The record: plain data.
         names: Its fields that may name one, or several in a list; with dots where they are fields of fields.
         folder: Where the record is kept.
+        absolute: Whether absolute paths are recorded too, which tell of the machine.
 
     Returns:
-        By field the places of each name in the order in which they are tried; names of something else have none.
+        The record, and in it under ``places``, by field, the places of each name in the order in which they are tried.
     """
     found = {}
     for field in names:
         value = _get(data, field)
-        places = [_places_of(name, folder) for name in _listed(value)]
+        places = [_places_of(name, folder)[: 2 if absolute else 1] for name in _listed(value)]
         if any(places):
             found[field] = places
-    return found
+    return {**data, PLACES: found} if found else dict(data)
 
 
-def found_again(data: Mapping[str, Any], places: Any, folder: Path) -> dict[str, Any]:
-    """Return a record with the names of files and folders as they are found now.
+def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record without its places, with the names of files and folders as they are found now.
 
     Args:
-        data: The record, without its places.
-        places: What :func:`recorded_places` returned.
+        data: What :func:`with_places` returned, or a record that has no places.
         folder: Where the record is kept.
 
     Raises:
         RunError: If the places are malformed.
     """
+    found = dict(data)
+    places = found.pop(PLACES, {})
     if not _well_formed(places):
         raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is no mapping of lists of paths")
-    found = dict(data)
     for field, of_names in places.items():
         value = _get(found, field)
         names = _listed(value)
-        if len(names) == len(of_names):  # else the record was edited
+        if names and len(names) == len(of_names):  # else the record was edited
             new = [_found(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
             found = _with(found, field, new[0] if isinstance(value, str) else new)
     return found
@@ -95,7 +104,8 @@ def _found(name: str, places: Sequence[str], folder: Path) -> str:
 
 
 def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [one for one in value or () if isinstance(one, str)]
+    several = value if isinstance(value, list | tuple) else [value]
+    return [one for one in several if isinstance(one, str)]
 
 
 def _get(data: Any, field: str) -> Any:

@@ -45,6 +45,7 @@ class DistillOptions(RecordedOptions):
 
     COMMAND: ClassVar[str] = "distill"
     PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir")
+    PATHS: ClassVar[tuple[str, ...]] = ("corpus.source",)
 
     run: Annotated[str, tyro.conf.Positional]
     """Run folder of a finished kdnas search."""

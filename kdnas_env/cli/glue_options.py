@@ -17,6 +17,7 @@ class GlueOptions(RecordedOptions):
     """Score a model on GLUE beside its teacher, what it would be without distillation, and the majority class."""
 
     COMMAND: ClassVar[str] = "glue"
+    PATHS: ClassVar[tuple[str, ...]] = ("model", "models", "teacher", "data")
 
     model: tyro.conf.Positional[str | None] = None
     """Folder of a student (or of any encoder in hub layout), or a name on the hub."""

@@ -84,6 +84,7 @@ class SearchOptions(RecordedOptions):
         "gpus_per_worker",
         "timeout",
     )
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file")
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""

@@ -167,7 +167,7 @@ def _opened(options: PipelineOptions) -> _Run:
         _check_needs(options.stages, run.states())
         # Settings of stages that have not begun may be new.
         now = replace(options, stages=recorded.stages)
-        write_json(folder.path / CONFIG, {"command": options.COMMAND, **now.to_dict()})
+        folder.write_options(now)
     except BaseException:
         folder.release()
         raise

@@ -117,6 +117,13 @@ class PipelineOptions(RecordedOptions):
     """
 
     COMMAND: ClassVar[str] = "run"
+    PATHS: ClassVar[tuple[str, ...]] = (
+        "teacher",
+        "search.corpus.source",
+        "search.space.file",
+        "distill.corpus.source",
+        "glue.data",
+    )
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""

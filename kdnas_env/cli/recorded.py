@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any, ClassVar, Self, get_type_hints
 
 from kdnas_env.errors import RunError
+from kdnas_env.places import same_place
 from kdnas_env.plain import restore
 
 
@@ -17,10 +18,13 @@ class RecordedOptions:
     Attributes:
         COMMAND: Name of the command.
         PLACES: Fields that say where things lie, and do not decide the outcome: they are not recorded.
+        PATHS: Fields that may name a file or folder to read from, with dots where they are fields of fields. What they
+            name decides the outcome; where it lay is recorded beside the name.
     """
 
     COMMAND: ClassVar[str]
     PLACES: ClassVar[tuple[str, ...]] = ("out", "resume", "cache_dir")
+    PATHS: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; where the run lies is left out."""
@@ -56,7 +60,7 @@ class RecordedOptions:
         changes = [
             f"{_flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
             for name in ours
-            if ours[name] != theirs[name]
+            if ours[name] != theirs[name] and not (name in self.PATHS and same_place(ours[name], theirs[name]))
         ]
         if changes:
             raise RunError(

@@ -16,6 +16,7 @@ from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.errors import RunError
 from kdnas_env.files import check_contained, expanded, read_json, write_json, write_text
+from kdnas_env.places import found_again, with_places
 
 CONFIG, RUN, RESULTS, PICTURE, STORE, JOURNAL, STUDENT = (
     "config.json",
@@ -69,7 +70,7 @@ class RunFolder:
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
         folder = cls(path, _locked(path))
         # First, since without it nobody can go on.
-        write_json(path / CONFIG, {"command": options.COMMAND, **options.to_dict()})
+        folder.write_options(options)
         write_text(path / "README.md", readme.format(folder=path))
         return folder
 
@@ -83,6 +84,15 @@ class RunFolder:
         path = expanded(path)
         check_contained(path)
         return cls(path, _locked(path))
+
+    def write_options(self, options: RecordedOptions) -> None:
+        """Write ``config.json``: what the run was asked for, and where that lies.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        data = {"command": options.COMMAND, **options.to_dict()}
+        write_json(self.path / CONFIG, with_places(data, options.PATHS, self.path))
 
     @property
     def is_new(self) -> bool:
@@ -203,7 +213,7 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
     command = data.pop("command", SEARCH)
     if command != kind.COMMAND:
         raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")
-    return kind.from_dict(data)
+    return kind.from_dict(found_again(data, config.parent))
 
 
 def new_run_path(*parts: object) -> Path:

@@ -36,6 +36,7 @@ class StudyOptions(RecordedOptions):
 
     COMMAND: ClassVar[str] = "study"
     PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir", "workers")
+    PATHS: ClassVar[tuple[str, ...]] = ("text.source", "data")
 
     what: Annotated[Literal["proxy"], tyro.conf.Positional]
     """What to study: proxy, whether a short distillation ranks students as a long one and a task do."""

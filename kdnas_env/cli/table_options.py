@@ -44,6 +44,7 @@ class TableBuildOptions(RecordedOptions):
         "evaluations",
         "latencies",
     )
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file")
 
     name: tyro.conf.Positional[str]
     """Short name of the table, by which environments find it."""

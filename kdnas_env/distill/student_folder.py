@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,9 +15,13 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.distill.checkpoint import load_encoder, read_architecture, read_config
 from kdnas_env.distill.libraries import quiet_transformers
 from kdnas_env.errors import RunError, TeacherError
-from kdnas_env.plain import parse_json, restore
+from kdnas_env.files import read_json, write_json
+from kdnas_env.places import found_again, with_places
+from kdnas_env.plain import restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
+
+_PATHS = ("teacher", "corpus.source")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def save_student(
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
-        (partial / LINEAGE).write_text(json.dumps(lineage.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_lineage(lineage, partial)
         if projection:
             write_projection(partial, projection)
         for file in partial.iterdir():
@@ -116,6 +119,20 @@ def save_student(
         raise RunError(f"the student cannot be written to {str(folder)!r}: {error}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_lineage(lineage: Lineage, folder: Path, *, absolute: bool = True) -> None:
+    """Write where a student comes from into its folder, and where its teacher and text lie.
+
+    Args:
+        lineage: Where it comes from.
+        folder: Its folder, or one beside that, to be renamed.
+        absolute: Whether absolute paths are written too, which tell of the machine.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    write_json(folder / LINEAGE, with_places(lineage.to_dict(), _PATHS, folder, absolute=absolute))
 
 
 def load_student(folder: str | os.PathLike[str]) -> Any:
@@ -142,9 +159,9 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
     if not os.path.isfile(path):
         return None
     try:
-        found = restore(Lineage, parse_json(path.read_text(encoding="utf-8")))
+        found = restore(Lineage, found_again(read_json(path), path.parent))
         return replace(found, student=found.student.check().canonical())
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas_env.distill.libraries import quiet_transformers
-from kdnas_env.distill.student_folder import LINEAGE, write_projection
+from kdnas_env.distill.student_folder import write_lineage, write_projection
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.source import Source
@@ -32,7 +32,7 @@ def write_weights(source: Source, folder: Path) -> Teacher:
         source.encoder.tokenizer.save_pretrained(folder)
     _name_inputs(source, folder / _TOKENIZER_CONFIG)
     if source.lineage is not None:
-        write_json(folder / LINEAGE, source.lineage.to_dict())
+        write_lineage(source.lineage, folder, absolute=False)
     if source.projection is not None:
         write_projection(folder, source.projection)
     _check_tokenizer(source, folder)

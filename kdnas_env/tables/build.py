@@ -243,13 +243,13 @@ def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
     """Take over the latencies of another build, those on devices that this one has none of.
 
     Raises:
-        RunError: If it is no build, or of students of another teacher.
+        RunError: If it is no build, or of students of a teacher of another architecture.
     """
     ours, theirs = read_workload(folder), read_workload(source)
-    if (ours.teacher, ours.architecture) != (theirs.teacher, theirs.architecture):
+    if ours.architecture != theirs.architecture:
         raise RunError(
-            f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, this build has {ours.teacher!r}; name a "
-            "build under the same"
+            f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, whose architecture is not that of "
+            f"{ours.teacher!r}, which this build has; name a build under one of the same"
         )
     for one in read_all_latencies(expanded(source)):
         file = LatencyFile.open(folder, one.device)

@@ -20,7 +20,7 @@ from kdnas_env.tables.latencies import read_all_latencies
 from kdnas_env.tables.students import TOLERANCE
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
-_SHARED = ("workload", "space", "epochs", "recipe", "teacher", "architecture")
+_SHARED = ("workload", "space", "epochs", "recipe", "architecture")
 _RUNTIMES = ("torch", "onnxruntime", "analytic")
 
 

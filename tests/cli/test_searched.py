@@ -43,6 +43,24 @@ def searched(
     return root
 
 
+@pytest.fixture(scope="module")
+def relative(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with a teacher, a text and a space, which a search in it has named by relative paths."""
+    root = tmp_path_factory.mktemp("relative")
+    shutil.copytree(tiny_teacher_dirs["bert"], root / "teacher")
+    shutil.copy(tiny_corpus_file, root / "text")
+    (root / "text").rename(root / "text.jsonl")
+    (root / "space.json").write_text(json.dumps(SPACE))
+    names = "--teacher teacher --corpus.source text.jsonl --space.file space.json --agent exhaustive --budget 2"
+    effort = "--latency.runtime analytic --threads 1 --device cpu --cache-dir cache --out runs/run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        assert main(["search", *names.split(), *effort.split()]) == 0
+    return root
+
+
 @pytest.fixture
 def tree(searched: Path) -> Any:
     """The same, to be written into: what is changed is put back."""
@@ -170,3 +188,36 @@ def test_a_study_does_not_go_on_with_another_task(
     assert main(command) == 2
     assert "the task is not what it was" in said(capsys)
     assert json.loads((tmp_path / "study" / "run.json").read_text())["state"] == "finished"
+
+
+def test_relative_names_are_found_again_from_elsewhere(
+    relative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(relative, moved)
+    data = small_glue.write_original_layout(tmp_path / "glue")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
+    for root in (relative, moved):
+        monkeypatch.chdir(tmp_path)
+        resume = ["search", "--resume", str(root / "runs" / "run"), "--cache-dir", str(root / "cache")]
+        assert main(resume) == 0
+        monkeypatch.chdir(root)
+        # The same, however it is written.
+        assert main([*resume, "--teacher", "teacher", "--corpus.source", "./text.jsonl"]) == 0
+        assert main([*resume, "--teacher", "text.jsonl"]) == 2
+        assert "--teacher is 'text.jsonl', the run has 'teacher'" in said(capsys)
+        monkeypatch.chdir(tmp_path)
+        distill = ["distill", str(root / "runs" / "run"), "--max-steps", "2", "--batch-size", "8", "--threads", "1"]
+        assert main([*distill, "--cache-dir", str(root / "cache"), "--out", str(root / "runs" / "distilled")]) == 0
+        student = root / "runs" / "distilled" / "best" / "student"
+        glue = ["glue", str(student), "--data", str(data), "--tasks", "rte", "--seeds", "1", "--no-finetune"]
+        glue += ["--device", "cpu", "--cache-dir", str(root / "cache"), "--out", str(tmp_path / f"{root.name}-glue")]
+        assert main([*glue, "--rows", "teacher", "student", "closed-forms"]) == 0
+    (relative / "teacher").rename(relative / "was-teacher")
+    shutil.rmtree(moved / "teacher")
+    assert main([*distill, "--out", str(tmp_path / "none")]) == 2
+    assert f"unknown teacher '{relative / 'teacher'}': there is no such folder" in said(capsys)
+
+
+def _no_hub(*arguments: Any, **options: Any) -> None:
+    raise AssertionError("a folder was looked for on the hub")

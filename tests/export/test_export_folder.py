@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import stat
@@ -17,7 +18,7 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer, BertModel
 
-from kdnas_env.distill.student_folder import read_projection, write_projection
+from kdnas_env.distill.student_folder import read_lineage, read_projection, write_projection
 from kdnas_env.errors import KDNASError
 from kdnas_env.export import ExportError, export_safetensors
 from kdnas_env.export.check import check_equal
@@ -55,7 +56,9 @@ def test_a_clean_folder_in_hub_layout(student: Path, tmp_path: Path) -> None:
     assert report.checks["model.safetensors"].max_abs_error <= 1e-5
     assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in folder.iterdir())
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
-    assert (folder / "kdnas.json").read_text() == (student / "kdnas.json").read_text()
+    assert read_lineage(folder) == read_lineage(student)
+    places = json.loads((folder / "kdnas.json").read_text())["places"]
+    assert not any(os.path.isabs(place) for of_name in places.values() for place in of_name[0])
     projection, saved = read_projection(folder), read_projection(student)
     assert projection is not None
     assert saved is not None

@@ -386,8 +386,12 @@ def test_latencies_are_adopted_from_a_build_under_the_same_teacher(make: Make) -
     one, other = make("one", EVALUATIONS[:1], {ANALYTIC: MODELLED, TORCH: MODELLED}), make("other", EVALUATIONS[:1])
     adopt_latencies(one, other)
     assert LatencyFile.open(other, TORCH).latencies == MODELLED
-    stranger = make("stranger", EVALUATIONS[:1], teacher="somebody else")
-    with pytest.raises(RunError, match="has latencies beside teacher 'planted', this build has 'somebody else'"):
+    elsewhere = make("elsewhere", EVALUATIONS[:1], teacher="the same in another folder")
+    adopt_latencies(one, elsewhere)
+    assert LatencyFile.open(elsewhere, TORCH).latencies == MODELLED
+    architecture = {**planted_metadata(PLANTED_SPACE).architecture, "vocab_size": 5}
+    stranger = make("stranger", EVALUATIONS[:1], teacher="somebody else", architecture=architecture)
+    with pytest.raises(RunError, match="teacher 'planted', whose architecture is not that of 'somebody else'"):
         adopt_latencies(one, stranger)
 
 
