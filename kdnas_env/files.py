@@ -19,6 +19,18 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def default_cache_directory() -> Path:
+    """Return where lies what can be computed again.
+
+    That is ``$KDNAS_CACHE``, else ``$XDG_CACHE_HOME/kdnas``, else ``~/.cache/kdnas``.
+    """
+    own = os.environ.get("KDNAS_CACHE")
+    if own:
+        return expanded(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (expanded(base) if base else Path.home() / ".cache") / "kdnas"
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file through a temporary one beside it, which takes its place when the block ends well.

@@ -18,7 +18,7 @@ WRITE = '''
 import tempfile
 import datasets
 from kdnas_env.cores import training_lock
-from kdnas_env.distill.cache import default_cache_directory
+from kdnas_env.files import default_cache_directory
 
 with training_lock():
     default_cache_directory().mkdir(parents=True, exist_ok=True)

@@ -156,8 +156,7 @@ def _gpu() -> str:
 
 
 def _cache_folder(given: str | None) -> str:
-    from kdnas_env.distill.cache import default_cache_directory
-    from kdnas_env.files import expanded
+    from kdnas_env.files import default_cache_directory, expanded
 
     folder = expanded(given) if given else default_cache_directory()
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,9 @@ from kdnas_env.cli.table_options import TableFitOptions
 from kdnas_env.cli.table_report import fitted_in_words
 from kdnas_env.evaluators.surrogate import surrogate_space
 from kdnas_env.tables.archive import checked_path
+from kdnas_env.tables.fits import fitted
 from kdnas_env.tables.storage import load_table
-from kdnas_env.tables.surrogate import Surrogate, write_surrogate
+from kdnas_env.tables.surrogate import write_surrogate
 from kdnas_env.tables.surrogate_card import judge, judge_parts
 
 
@@ -26,8 +27,8 @@ def run_fit(options: TableFitOptions) -> int:
     console = SafeConsole()
     target = checked_path(options.to, "surrogate")
     first, *further = [load_table(table) for table in options.tables]
-    surrogate = Surrogate.fit(first, *further)
-    alone = Surrogate.fit(first) if further else surrogate
+    surrogate = fitted((first, *further))
+    alone = fitted((first,))
     for table in further:
         told = judge(alone, table)
         console.print(

@@ -34,7 +34,7 @@ from kdnas_env.distill.corpus import Corpus, token_rows
 from kdnas_env.distill.states import Progress, write_states
 from kdnas_env.distill.teacher import Teacher
 from kdnas_env.errors import CacheError
-from kdnas_env.files import expanded
+from kdnas_env.files import default_cache_directory, expanded
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -121,15 +121,6 @@ class HiddenStateCache:
         if len(absent):
             raise CacheError(f"sample {int(absent[0])} is not among the {len(self.sample_ids)} cached samples")
         return found
-
-
-def default_cache_directory() -> Path:
-    """Return ``$KDNAS_CACHE``, else ``$XDG_CACHE_HOME/kdnas``, else ``~/.cache/kdnas``."""
-    own = os.environ.get("KDNAS_CACHE")
-    if own:
-        return expanded(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (expanded(base) if base else Path.home() / ".cache") / "kdnas"
 
 
 def open_cache(

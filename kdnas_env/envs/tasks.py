@@ -275,8 +275,9 @@ class TabularEnv(_TableEnv):
 class SurrogateEnv(_TableEnv):
     """Search a space too large to tabulate, answered by a model of a table of real distillations.
 
-    A surrogate is fitted to tables of one workload at the first `reset`, in about a second, or read from its file. By
-    default these are `rotten-tomatoes` and `rotten-tomatoes-between`, which has students between those of the first.
+    A surrogate is read from its file, or fitted to tables of one workload at the first `reset`, in seconds; the fit is
+    then kept in the cache folder. By default these are `rotten-tomatoes` and `rotten-tomatoes-between`, which has
+    students between those of the first; the fit to them comes with the package.
     It answers for any student within their range: by default all numbers of layers and of heads that divide the
     teacher's, widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
     end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate.
@@ -440,7 +441,8 @@ def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) 
 
 
 def _make_surrogate(source: Surrogate | Sequence[Table], settings: Mapping[str, Any]) -> Evaluator:
-    from kdnas_env.evaluators.surrogate import SurrogateEvaluator, fitted
+    from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+    from kdnas_env.tables.fits import fitted
 
     return SurrogateEvaluator(fitted(source), **settings)
 

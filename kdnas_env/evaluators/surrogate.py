@@ -17,6 +17,7 @@ from kdnas_env.architecture import StudentConfig, count_parameters, forward_flop
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.space import ORDERED, SearchSpace
+from kdnas_env.tables.fits import fitted
 from kdnas_env.tables.surrogate import Range, Surrogate, TableNames, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
@@ -66,7 +67,7 @@ class SurrogateEvaluator:
 
     @classmethod
     def of(cls, names: TableNames, **settings: Any) -> SurrogateEvaluator:
-        """Load a surrogate from its file, or fit one to a table, or several, by name or path."""
+        """Load a surrogate from its file, or the fit to a table, or several, by name or path."""
         return cls(fitted(load_source(names)), **settings)
 
     @cached_property
@@ -164,11 +165,6 @@ class SurrogateEvaluator:
             batch_size=device.batch_size,
             sequence_length=device.sequence_length,
         )
-
-
-def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
-    """Return a surrogate as it is, or fit one to tables."""
-    return source if isinstance(source, Surrogate) else Surrogate.fit(*source)
 
 
 def source_metadata(source: Surrogate | Sequence[Table]) -> TableMetadata:

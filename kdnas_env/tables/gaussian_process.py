@@ -13,6 +13,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
 from kdnas_env.tables.archive import check_arrays
 
@@ -71,6 +72,14 @@ class GaussianProcess:
             hyper: Hyper-parameters of an earlier fit; None: those of the highest marginal likelihood.
             most: Hyper-parameters are fitted on at most this many rows, drawn once and for all.
         """
+        # Matrices of a few hundred rows: more threads wait for one another longer than they work, and round otherwise.
+        with threadpool_limits(1, user_api="blas"):
+            return cls._fit(inputs, targets, groups, hyper, most)
+
+    @classmethod
+    def _fit(
+        cls, inputs: Floats, targets: Floats, groups: Sequence[int], hyper: Floats | None, most: int
+    ) -> GaussianProcess:
         centre, spread = inputs.mean(axis=0), inputs.std(axis=0)
         spread = np.where(spread > 1e-12, spread, 1.0)
         x, kinds = (inputs - centre) / spread, np.asarray(groups, dtype=np.int64)

@@ -33,6 +33,10 @@ Ints = npt.NDArray[np.int64]
 
 SURROGATE_SCHEMA_VERSION = 1
 
+FIT_VERSION = 1
+"""Raise it when :meth:`Surrogate.fit`, or what it stands on, makes anything else of the same tables: earlier fits that
+were kept (:mod:`kdnas_env.tables.fits`) are then found no more."""
+
 TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A table or surrogate by its name or npz file, or several tables of one workload."""
 

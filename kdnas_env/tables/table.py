@@ -6,6 +6,8 @@ torch.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -266,6 +268,14 @@ class Table:
         rows = np.full(self.space.size, -1, dtype=np.int64)
         rows[self.index] = np.arange(len(self.index))
         return rows
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of all that the table says: its metadata and its arrays."""
+        digest = hashlib.sha256(json.dumps(self.metadata.to_dict(), sort_keys=True).encode())
+        for name in self.ARRAYS:
+            digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.index)

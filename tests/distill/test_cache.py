@@ -23,11 +23,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_env.distill.cache import HiddenStateCache, default_cache_directory, open_cache
+from kdnas_env.distill.cache import HiddenStateCache, open_cache
 from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.states import length_sorted_batches
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.errors import CacheError
+from kdnas_env.files import default_cache_directory
 
 TEXTS = tiny_teachers.sentences()
 FILES = ["index.npz", "metadata.json", "states.bin"]
