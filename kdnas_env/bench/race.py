@@ -75,6 +75,16 @@ class Race:
             (str(agent), str(task), seed) for seed in range(self.seeds) for task in self.tasks for agent in self.agents
         ]
 
+    def check_agents(self) -> None:
+        """Make every agent once.
+
+        Raises:
+            KDNASError: If one is unknown, needs what is not installed, cannot be asked in a simulation, or has a wrong
+                setting.
+        """
+        for agent in self.agents:
+            make_agent(agent.name, **agent.settings) if self.simulated_workers is None else askable(agent)
+
     def settings(self) -> dict[str, Any]:
         """Return as plain data what all searches of one folder have in common."""
         return {
@@ -128,8 +138,7 @@ def race(
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise KDNASError(f"workers is {workers!r}; expected a whole number of processes, at least 1")
-    for agent in wanted.agents:
-        make_agent(agent.name, **agent.settings) if wanted.simulated_workers is None else askable(agent)
+    wanted.check_agents()
     tables = {task.table: checksum(table_path(task.table)) for task in wanted.tasks}
     for task in wanted.tasks:
         task.make_env(wanted.budget).close()

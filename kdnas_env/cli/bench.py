@@ -25,6 +25,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, new_run_path
 from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.distill.libraries import require
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
@@ -42,6 +43,8 @@ def run_bench(options: BenchOptions) -> int:
     """
     console = SafeConsole()
     wanted = wanted_race(options)
+    wanted.check_agents()
+    require("the comparison of a race", "bench", "scipy")
     truths = [Truth.of(task) for task in wanted.tasks]
     for truth in truths:  # a budget that leaves no regret is told before anything runs
         regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)

@@ -24,7 +24,7 @@ from kdnas_env.cli.glue import run_glue
 from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
-from kdnas_env.cli.search import run_search
+from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
 from kdnas_env.cli.workers import in_this_process
 from kdnas_env.cores import pinned_threads
@@ -33,7 +33,9 @@ from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import KDNASError
 from kdnas_env.export.folder import EXPORT
 from kdnas_env.files import expanded, read_json, write_json
-from kdnas_env.glue.tasks import task_spec
+from kdnas_env.glue.scores import glue_metric
+from kdnas_env.glue.tasks import EMBEDDED_TASK, task_spec
+from kdnas_env.latency.onnx_runtime import require_onnx
 
 SUMMARY = "summary.json"
 
@@ -155,6 +157,7 @@ def _opened(options: PipelineOptions) -> _Run:
         task_spec(task)
     if options.resume is None:
         _check_needs(options.stages, {})
+        _check_installed(options)
         _check_families(options)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
@@ -180,6 +183,16 @@ def _check_needs(stages: Sequence[Stage], states: dict[str, str]) -> None:
             raise KDNASError(
                 f"the stage {stage} needs {needed}, which is not done; add it to --stages, or --resume a run with it"
             )
+
+
+def _check_installed(options: PipelineOptions) -> None:
+    """Check now what a stage would fail without, hours later perhaps."""
+    if "search" in options.stages:
+        check_installed(replace(options.search, teacher=options.teacher))
+    if "glue" in options.stages:
+        glue_metric(EMBEDDED_TASK)
+    if "export" in options.stages and options.export.to == "onnx":
+        require_onnx("the stage export")
 
 
 def _check_families(options: PipelineOptions) -> None:

@@ -20,7 +20,8 @@ from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.cli.workers import check_workers, in_this_process, open_pool, with_threads
-from kdnas_env.distill.demo import teacher_title
+from kdnas_env.distill.demo import check_demo, teacher_title
+from kdnas_env.distill.libraries import require
 from kdnas_env.distill.student_folder import save_student
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
@@ -30,6 +31,7 @@ from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.plain import parse_yaml, shown
 from kdnas_env.registry import make_agent
 from kdnas_env.reward import KDReward
@@ -74,6 +76,7 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     options = with_threads(options)
     # What is cheap to check is checked before a folder is made.
     check_workers(options)
+    check_installed(options)
     rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
     space, reward = searched_space(options), search_reward(options)
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
@@ -250,6 +253,19 @@ def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
     load = f"AutoModel.from_pretrained('{student}', add_pooling_layer=False)"
     code = f"from transformers import AutoModel; print({load})"
     console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
+
+
+def check_installed(options: SearchOptions) -> None:
+    """Check that what a search needs beyond the base is installed; its agent and early stopping say so when made.
+
+    Raises:
+        DependencyError: If it is not.
+    """
+    check_demo(options.teacher, options.corpus.source)
+    if options.ray is not None:
+        require("--ray", "ray", "ray")
+    if options.latency.runtime == "onnxruntime":
+        require_onnx("--latency.runtime onnxruntime")
 
 
 def searched_space(options: SearchOptions) -> SearchSpace:

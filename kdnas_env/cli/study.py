@@ -26,7 +26,7 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.files import expanded, write_json
 from kdnas_env.glue.data import load_task
-from kdnas_env.glue.tasks import task_spec
+from kdnas_env.glue.scores import glue_metric
 from kdnas_env.places import local_path
 from kdnas_env.study.agreement import Correlation
 from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
@@ -57,7 +57,7 @@ def run_study(options: StudyOptions) -> int:
     """
     console = SafeConsole()
     search = recorded_options(options.run, SearchOptions)
-    task_spec(options.task)
+    glue_metric(options.task)
     sample = stratified_sample(
         searched_space(search), options.n, np.random.default_rng(options.seed), least_speedup=options.least_speedup
     )

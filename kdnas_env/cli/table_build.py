@@ -16,7 +16,7 @@ from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.run_folder import CONFIG, RunFolder
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
 from kdnas_env.cli.task_progress import TaskProgress, in_words
-from kdnas_env.distill.demo import teacher_title
+from kdnas_env.distill.demo import check_demo, teacher_title
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.evaluation import Status
@@ -71,6 +71,7 @@ def run_build(options: TableBuildOptions) -> int:
     """
     console = SafeConsole()
     # What is cheap to check is checked before a folder is made.
+    check_demo(options.teacher, options.corpus.source)
     wanted = options.space
     space = resolve_space(
         wanted.file, load_teacher_architecture(options.teacher), wanted.families or None, wanted.max_parameters

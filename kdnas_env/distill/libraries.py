@@ -6,6 +6,9 @@ import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+from kdnas_env.errors import DependencyError
 
 
 def one_line(error: BaseException) -> str:
@@ -31,6 +34,24 @@ def installed_versions(*packages: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def require(purpose: str, extra: str, *modules: str) -> None:
+    """Check that packages are installed before work begins that would end without them; none is imported.
+
+    Args:
+        purpose: What needs them, for the message.
+        extra: The extra of kdnas that brings them.
+        modules: Their top-level modules.
+
+    Raises:
+        DependencyError: If one is not installed.
+    """
+    missing = [module for module in modules if find_spec(module) is None]
+    if missing:
+        raise DependencyError(
+            f"{purpose} needs {' and '.join(missing)}, not installed here; run: pip install 'kdnas[{extra}]'"
+        )
 
 
 @contextmanager
