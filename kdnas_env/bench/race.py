@@ -214,10 +214,6 @@ def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
 
 def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, str]:
     """Make a folder or check that it is of such a race; return the checksums of all its tables."""
-    try:
-        (path / PARTS).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you may write") from error
     settings = wanted.settings()
     check_contained(path)
     earlier = read_json(path / RACE) if (path / RACE).exists() else {**settings, "tables": {}}
@@ -236,6 +232,10 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
             f"table {other[0]!r} is not the one that was raced on in {str(path)!r}: its checksum differs; name another "
             "folder"
         )
+    try:
+        (path / PARTS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{str(path)!r} cannot be made: {error}; name a folder that you may write") from error
     write_json(path / RACE, {**settings, "tables": known, "versions": installed_versions(*_PACKAGES)})
     return known
 

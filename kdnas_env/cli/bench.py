@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, new_run_path
+from kdnas_env.cli.shell import command, flags
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.libraries import require
 from kdnas_env.envs.budget import Budget
@@ -50,7 +52,7 @@ def run_bench(options: BenchOptions) -> int:
         regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
     own = [str(agent) for agent in wanted.agents]
     folder = options.folder or new_run_path("bench")
-    go_on = f"kdnas bench with the same flags and --out {folder}"
+    go_on = command("bench", *flags(replace(options, out=str(folder)), [field.name for field in fields(options)]))
     with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
         if options.submissions:
             progress.begin("replaying what was submitted")

@@ -31,6 +31,7 @@ from kdnas_env.cli.searched import (
     is_kept,
     mini_kd_student,
 )
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
@@ -311,4 +312,4 @@ def _open_folder(options: DistillOptions) -> RunFolder:
 
 
 def _command(options: DistillOptions) -> str:
-    return f"kdnas distill {options.run}" + ("" if options.out is None else f" --out {options.out}")
+    return command("distill", options.run, *options.place_flags("run"))

@@ -19,6 +19,7 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.task_progress import Pace
 from kdnas_env.cores import pinned_threads
 from kdnas_env.envs.render import save_figure
@@ -83,8 +84,9 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     comparison = _comparison(options, names, settings)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
+    again = command("glue", "--resume", folder.path, *options.place_flags("out", "resume"))
     with (
-        working(console, folder, go_on or f"kdnas glue --resume {folder.path}") as work,
+        working(console, folder, go_on or again) as work,
         pinned_threads(options.threads or torch.get_num_threads()),
     ):
         _begin(work, comparison)

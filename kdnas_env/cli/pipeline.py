@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.workers import in_this_process
 from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.teacher import load_teacher_architecture
@@ -161,10 +161,10 @@ def _opened(options: PipelineOptions) -> _Run:
         _check_families(options)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
-        return _Run(RunFolder.create(path, options, _README), options, _command(path))
+        return _Run(RunFolder.create(path, options, _README), options, _command(options, path))
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
-    command = _command(folder.path, () if options.stages == recorded.stages else options.stages)
+    command = _command(options, folder.path, () if options.stages == recorded.stages else options.stages)
     run = _Run(folder, options, command)
     try:
         _check_needs(options.stages, run.states())
@@ -215,9 +215,9 @@ def _check_families(options: PipelineOptions) -> None:
         )
 
 
-def _command(path: Path, stages: Sequence[str] = ()) -> str:
-    chosen = f" --stages {' '.join(stages)}" if stages else ""
-    return f"kdnas run --resume {shlex.quote(str(path))}{chosen}"
+def _command(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
+    chosen = ["--stages", *stages] if stages else []
+    return command("run", "--resume", path, *chosen, *options.place_flags("out", "resume"))
 
 
 def _do(console: Console, run: _Run, stage: Stage) -> None:
@@ -256,9 +256,9 @@ def _say_failed(console: Console, run: _Run, stage: Stage) -> None:
         if other in run.options.stages and other != stage and run.states().get(other) != _FINISHED
     ]
     if others and stage not in _NEEDS.values():
-        said += ["or without it, with", _command(run.path, others)]
-    for sentence, command in zip(said[::2], said[1::2], strict=True):
-        console.print(f"\n{sentence}\n\n    {escape(command)}\n", highlight=False, soft_wrap=True)
+        said += ["or without it, with", _command(run.options, run.path, others)]
+    for sentence, again in zip(said[::2], said[1::2], strict=True):
+        console.print(f"\n{sentence}\n\n    {escape(again)}\n", highlight=False, soft_wrap=True)
 
 
 def _search(run: _Run) -> int:

@@ -13,6 +13,7 @@ from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.recorded import RecordedOptions
+from kdnas_env.cli.shell import flags
 from kdnas_env.errors import KDNASError
 from kdnas_env.files import expanded
 
@@ -166,6 +167,16 @@ class PipelineOptions(RecordedOptions):
             for name, stage in ((name, getattr(self, name)) for name in STAGES)
         }
         return super().to_dict() | stages
+
+    def place_flags(self, *said: str) -> list[str]:
+        """Return the flags that whoever goes on has to give again, those of stages included."""
+        nested = [
+            f"{name}.{place}"
+            for name in STAGES
+            for place in getattr(getattr(self, name), "PLACES", ())
+            if place not in getattr(self, name).SET_BY_RUN
+        ]
+        return [*super().place_flags(*said), *flags(self, nested)]
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with, but for stages that have not begun.

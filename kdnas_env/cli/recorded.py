@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Self, get_type_hints
 
+from kdnas_env.cli.shell import flags
 from kdnas_env.errors import RunError
 from kdnas_env.places import same_place
 from kdnas_env.plain import restore
@@ -49,6 +50,14 @@ class RecordedOptions:
     def placed_as(self, other: Self) -> Self:
         """Return these options with the places of others, which are not recorded."""
         return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
+
+    def place_flags(self, *said: str) -> list[str]:
+        """Return the flags that whoever goes on has to give again, since they are not recorded.
+
+        Args:
+            *said: Fields that the command says otherwise.
+        """
+        return flags(self, [name for name in self.PLACES if name not in said])
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +55,7 @@ class RunFolder:
         Args:
             path: The folder; made if it does not exist.
             options: What the run was asked for.
-            readme: What its README says, with ``{folder}`` for the folder.
+            readme: What its README says, with ``{folder}`` for the folder, as a shell takes it.
 
         Raises:
             RunError: If it cannot be written, or holds something already.
@@ -66,12 +67,13 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with --out") from error
         if taken:
-            hint = f"go on with it by --resume {path}" if (path / CONFIG).exists() else "it is not a run of kdnas"
+            again = f"go on with it by --resume {shlex.quote(str(path))}"
+            hint = again if (path / CONFIG).exists() else "it is not a run of kdnas"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
         folder = cls(path, _locked(path))
         # First, since without it nobody can go on.
         folder.write_options(options)
-        write_text(path / "README.md", readme.format(folder=path))
+        write_text(path / "README.md", readme.format(folder=shlex.quote(str(path))))
         return folder
 
     @classmethod

@@ -18,6 +18,7 @@ from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.cli.shell import command, python_command
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.cli.workers import check_workers, in_this_process, open_pool, with_threads
 from kdnas_env.distill.demo import check_demo, teacher_title
@@ -83,7 +84,8 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
-    with working(console, folder, go_on or f"kdnas search --resume {folder.path}{_workers_flags(options)}") as work:
+    again = command("search", "--resume", folder.path, *options.place_flags("out", "resume"))
+    with working(console, folder, go_on or again) as work:
         outcome = _search(console, folder, work, options, settings, space, reward, fidelity, agent, rule)
     _say_where(console, folder, outcome)
     return 0
@@ -194,17 +196,6 @@ def _both(shown: EpochCallback, rule: StoppingRule | None) -> EpochCallback:
     return on_epoch
 
 
-def _workers_flags(options: SearchOptions) -> str:
-    """Return the flags that are not recorded, since other workers may go on as well."""
-    given = {
-        "--workers": options.workers if options.workers > 1 else None,
-        "--ray": options.ray,
-        "--gpus-per-worker": options.gpus_per_worker or None,
-        "--timeout": options.timeout,
-    }
-    return "".join(f" {flag} {value}" for flag, value in given.items() if value is not None)
-
-
 def _keep_best(
     console: Console,
     folder: RunFolder,
@@ -250,9 +241,9 @@ def _say_where(console: Console, folder: RunFolder, outcome: Outcome) -> None:
         return
     student = folder.path / STUDENT
     console.print(f"student:    {escape(str(student))}\n\nload it with\n", highlight=False, soft_wrap=True)
-    load = f"AutoModel.from_pretrained('{student}', add_pooling_layer=False)"
-    code = f"from transformers import AutoModel; print({load})"
-    console.print(f'    python -c "{escape(code)}"\n', highlight=False, soft_wrap=True)
+    load = f"AutoModel.from_pretrained({str(student)!r}, add_pooling_layer=False)"
+    code = python_command(f"from transformers import AutoModel; print({load})")
+    console.print(f"    {escape(code)}\n", highlight=False, soft_wrap=True)
 
 
 def check_installed(options: SearchOptions) -> None:

@@ -14,6 +14,7 @@ from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import RESULTS, STUDENT, check_fingerprints, read_run, recorded_options
 from kdnas_env.cli.search import mini_kd_settings
+from kdnas_env.cli.shell import command
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
 from kdnas_env.distill.student_folder import load_student, read_lineage, read_projection
 from kdnas_env.distill.teacher import Teacher
@@ -48,7 +49,8 @@ def finished_search(run: Path) -> SearchOptions:
     search = recorded_options(run, SearchOptions)
     if read_run(run).get("state") != "finished":
         raise RunError(
-            f"the search in {str(run)!r} is not finished; go on with it by kdnas search --resume {run}, then distil"
+            f"the search in {str(run)!r} is not finished; go on with it by {command('search', '--resume', run)}, then "
+            "distil"
         )
     return search
 

@@ -18,6 +18,7 @@ from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.corpus import load_corpus
@@ -69,12 +70,12 @@ def run_study(options: StudyOptions) -> int:
         check_as_searched(expanded(options.run), now)
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
-    command = f"kdnas study {options.what} {options.run}" + ("" if options.out is None else f" --out {options.out}")
+    again = command("study", options.what, options.run, *options.place_flags("run"))
 
     def conclude() -> None:
         _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
 
-    with working(console, folder, command) as work:
+    with working(console, folder, again) as work:
         if now is not None:
             work.begin(now)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,19 @@ from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
 from kdnas_env.cli.run_folder import RESULTS, new_run_path
+from kdnas_env.cli.shell import command, flags
 from kdnas_env.cli.table_options import TableAgreementOptions
 from kdnas_env.cli.table_report import grid
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.budget import Budget
 from kdnas_env.files import write_json
 from kdnas_env.tables.agreement import ranking_agreement
-from kdnas_env.tables.storage import load_table, write_table
+from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
 from kdnas_env.tables.surrogate_table import surrogate_table
 from kdnas_env.tables.table import Table
 
-PREDICTED = "predicted.npz"
+PREDICTED = "predicted-{table}.npz"
+"""What surrogates say of a table, named by the table's checksum."""
 
 
 def run_agreement(options: TableAgreementOptions) -> int:
@@ -41,13 +44,15 @@ def run_agreement(options: TableAgreementOptions) -> int:
     table = load_table(options.table)
     folder = options.folder or new_run_path("agreement")
     scores: dict[str, dict[str, list[float]]] = {}
-    go_on = f"the same command and --out {folder}"
+    others = [field.name for field in fields(options) if field.name != "table"]
+    go_on = command("table", "agreement", options.table, *flags(replace(options, out=str(folder)), others))
     with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
         for name in ("table", "surrogate"):
             source = options.table
             if name == "surrogate":
                 progress.begin(f"predicting the students of {table.metadata.name}")
-                source = _predicted(table, folder / PREDICTED)
+                made_of = checksum(table_path(options.table))[:12]
+                source = _predicted(table, folder / PREDICTED.format(table=made_of))
             truth = Truth.of(Task(source))
             regrets_of(truth.best, truth, budget)
             wanted = Race(agents, (truth.task,), options.seeds, budget)

@@ -14,6 +14,7 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.run_folder import CONFIG, RunFolder
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
 from kdnas_env.cli.task_progress import TaskProgress, in_words
 from kdnas_env.distill.demo import check_demo, teacher_title
@@ -80,10 +81,11 @@ def run_build(options: TableBuildOptions) -> int:
     LatencySettings(runtime="analytic", **asdict(options.latency))
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
-    with working(console, folder, f"kdnas table build {options.name} --out {options.out}") as work:
+    with working(console, folder, command("table", "build", options.name, *options.place_flags())) as work:
         _build(console, work, options, build, space)
+    export = command("table", "export", options.out, "--to", f"{options.name}.npz")
     console.print(
-        f"make the table with\n\n    kdnas table export {escape(options.out)} --to {options.name}.npz\n",
+        f"make the table with\n\n    {escape(export)}\n",
         highlight=False,
         soft_wrap=True,
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.shell import command
 from kdnas_env.cli.table_options import TableFitOptions
 from kdnas_env.cli.table_report import fitted_in_words
 from kdnas_env.evaluators.surrogate import surrogate_space
@@ -47,8 +48,8 @@ def run_fit(options: TableFitOptions) -> int:
         soft_wrap=True,
     )
     console.print(
-        f'search its space of {points:,} points: gym.make("kdnas/Surrogate-v0", table="{escape(options.to)}")\n'
-        f"how good it is: kdnas table inspect {escape(options.tables[0])} --surrogate",
+        f'search its space of {points:,} points: gym.make("kdnas/Surrogate-v0", table={escape(repr(options.to))})\n'
+        f"how good it is: {escape(command('table', 'inspect', options.tables[0], '--surrogate'))}",
         highlight=False,
         soft_wrap=True,
     )

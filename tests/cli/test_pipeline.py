@@ -218,7 +218,7 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
         output = process.communicate(timeout=60)[0]
         assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), output
         if number == signal.SIGTERM:
-            assert f"kdnas run --resume {folder}\n" in output
+            assert f"kdnas run --resume {folder} --cache-dir " in output
             assert output.count("stopped; go on") == 1
             assert "kdnas search" not in output.split("stopped;")[-1]
             assert "Traceback" not in output
