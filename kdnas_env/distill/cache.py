@@ -22,8 +22,9 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from mmap import mmap
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ class HiddenStateCache:
             layer: 0 for the embeddings, then 1 to ``num_layers``.
 
         Raises:
-            CacheError: If there is no such layer, or the file has gone.
+            CacheError: If there is no such layer, or the file has gone or is too short.
         """
         if not 0 <= layer <= self.num_layers:
             raise CacheError(
@@ -121,6 +122,29 @@ class HiddenStateCache:
         if len(absent):
             raise CacheError(f"sample {int(absent[0])} is not among the {len(self.sample_ids)} cached samples")
         return found
+
+
+def read_rows(states: np.memmap[Any, np.dtype[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Copy rows of the states of one layer into memory.
+
+    Args:
+        states: What :meth:`HiddenStateCache.states` returned.
+        rows: Which of them, int64.
+
+    Returns:
+        ``(len(rows), hidden_size)``.
+
+    Raises:
+        CacheError: If the file has been cut short since it was mapped: to touch what is gone would kill the process.
+    """
+    mapped = cast(mmap, states.base)
+    if mapped.size() < states.offset + states.nbytes:
+        raise CacheError(
+            f"the cached states in {states.filename} have been cut short while they were in use; nothing else may "
+            "write there. They are computed anew when the cache is opened again"
+        )
+    copied: NDArray[Any] = np.asarray(states)[rows]
+    return copied
 
 
 def open_cache(

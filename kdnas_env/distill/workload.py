@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdnas_env.distill.cache import HiddenStateCache
+from kdnas_env.distill.cache import HiddenStateCache, read_rows
 from kdnas_env.distill.corpus import Corpus, token_rows
 from kdnas_env.distill.packed import PackedBatch, pack_samples
 from kdnas_env.distill.teacher import Teacher
@@ -96,23 +96,29 @@ class Workload:
         """Return the teacher's states of a batch, like :meth:`states`."""
         if batch.taught is None:
             return self.states(layers, batch.rows)
-        return torch.cat([batch.taught[layer] for layer in layers], dim=1).float()
+        return _side_by_side(batch.taught, layers)
 
     def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
-        """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``."""
+        """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``.
+
+        Raises:
+            CacheError: If the file of the cache has been cut short.
+        """
         if self._resident is None:
             # Only the rows of the batch leave the disk.
-            parts = {layer: torch.from_numpy(self._maps[layer][rows]) for layer in set(layers)}
+            parts = {layer: torch.from_numpy(self.cached(layer, rows)).to(self.device) for layer in set(layers)}
         else:
             places = torch.from_numpy(rows).to(self.device)
             parts = {layer: self._resident[layer].index_select(0, places) for layer in set(layers)}
-        joined = torch.cat([parts[layer] for layer in layers], dim=1) if len(layers) > 1 else parts[layers[0]]
-        return joined.to(self.device).float()
+        return _side_by_side(parts, layers)
 
     def cached(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Read states of one layer as they are cached, ``(tokens, hidden_size)``."""
-        states: NDArray[Any] = self._maps[layer][rows]
-        return states
+        """Read states of one layer as they are cached, ``(tokens, hidden_size)``.
+
+        Raises:
+            CacheError: If the file of the cache has been cut short.
+        """
+        return read_rows(self._maps[layer], rows)
 
     def subset(self, fraction: float, seed: int) -> NDArray[np.int64]:
         """Draw a share of the training samples; a larger share of the same seed holds the smaller ones."""
@@ -133,13 +139,21 @@ class Workload:
         if sum(states.nbytes for states in self._maps) > _RESIDENT_SHARE * free:
             return None
         # A copy, since the map is read-only, which PyTorch warns of.
-        return [torch.from_numpy(np.array(states)).to(self.device) for states in self._maps]
+        every = np.arange(self.cache.tokens)
+        return [torch.from_numpy(read_rows(states, every)).to(self.device) for states in self._maps]
 
     @cached_property
     def _token_ids(self) -> NDArray[np.int64]:
         places = np.full(self.teacher.architecture.vocab_size, -1, dtype=np.int64)
         places[self.vocabulary] = np.arange(len(self.vocabulary))
         return places
+
+
+def _side_by_side(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
+    """Join states of some layers, float32."""
+    # Converted before: automatic mixed precision on the CPU refuses to join float16.
+    states = [parts[layer].float() for layer in layers]
+    return torch.cat(states, dim=1) if len(states) > 1 else states[0]
 
 
 def measuring_batches(corpus: Corpus, samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from transformers import AutoModel
 
 from kdnas_env.architecture import FAMILIES, StudentConfig, count_parameters
+from kdnas_env.distill.cache import open_cache
 from kdnas_env.distill.initialise import embedding_basis
 from kdnas_env.distill.mapping import map_layers
 from kdnas_env.distill.mini_kd import EpochResult, MiniKD, schedule
@@ -313,9 +314,13 @@ def test_a_shared_basis_is_the_same_as_an_own_one(workload: Workload) -> None:
 
 
 @pytest.mark.parametrize("objective", ["hidden_states", "relations"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_bfloat16_stays_near_float32(family: str, objective: str, workload: Workload) -> None:
+def test_bfloat16_stays_near_float32(
+    family: str, dtype: str, objective: str, workload: Workload, tmp_path: Path
+) -> None:
     recipe = replace(GENTLE, objective=objective)
+    workload = replace(workload, cache=open_cache(workload.teacher, workload.corpus, tmp_path, dtype=dtype))
     full, half = (
         list(MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(2), precision=precision).epochs())
         for precision in ("float32", "bfloat16")

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +77,20 @@ def test_half_precision_states_are_read_as_float32(workload: Workload, tmp_path:
     states = half.states((1, 2), rows)
     assert states.dtype == torch.float32
     assert torch.equal(states, whole.states((1, 2), rows).half().float())
+
+
+def test_states_that_are_cut_short_while_they_are_read_are_told(workload: Workload, tmp_path: Path) -> None:
+    mapped, fresh = (replace(workload, cache=open_cache(workload.teacher, workload.corpus, tmp_path)) for _ in range(2))
+    rows = mapped.cache.token_rows(mapped.heldout[-2:])
+    mapped.states((1, 3), rows)
+    os.truncate(mapped.cache.directory / "states.bin", 4096)
+    # Without a look at the length, to touch what is gone would kill the process.
+    with pytest.raises(CacheError, match=r"states.bin have been cut short while they were in use"):
+        mapped.states((1, 3), rows)
+    with pytest.raises(CacheError, match="cut short"):
+        mapped.cached(3, rows)
+    with pytest.raises(CacheError, match=r"can no longer be read.*open the cache again"):
+        fresh.states((3,), rows)
 
 
 def test_samples_that_are_not_cached_are_refused(workload: Workload) -> None:

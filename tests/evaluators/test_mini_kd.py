@@ -72,6 +72,13 @@ def test_a_record_is_complete(make: Make) -> None:
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
 
 
+def test_bfloat16_gives_nearly_the_same_on_the_cpu(make: Make) -> None:
+    whole, half = evaluate(make()), evaluate(make(precision="bfloat16"))
+    assert half.status is Status.OK, half.error
+    assert half.heldout_unexplained == pytest.approx(whole.heldout_unexplained, rel=0.02)
+    assert half.heldout_unexplained != whole.heldout_unexplained
+
+
 def test_equal_evaluators_give_equal_records(make: Make) -> None:
     one, other = make(), make()
     assert one.deterministic
