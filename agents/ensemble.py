@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from agents.ranking import Ints
 
-Features = Literal["both", "deep", "wide"]
-"""What the heads see of a candidate."""
+if TYPE_CHECKING:
+    from agents.lstm_ensemble import Features
 
 _LINEAR, _QUADRATIC, _DEEP = range(3)
 _NOISE_PRIOR = -1.5

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import whole_number
 from agents.grid import Seen
 from agents.ranking import Floats, Ints, RoundRecord
-from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 
 @dataclass(frozen=True)
-class EvolutionConfig:
+class EvolutionConfig(Settings):
     """Hyper-parameters of regularised evolution.
 
     Attributes:
@@ -36,12 +35,9 @@ class EvolutionConfig:
     mutations: int = 10
 
     def __post_init__(self) -> None:
-        if self.population_size is not None:
-            whole_number("population_size", self.population_size, 1)
-        for name in ("sample_size", "mutations"):
-            whole_number(name, getattr(self, name), 1)
-        if not 0 <= self.adjacent <= 1:
-            raise KDNASError(f"adjacent is {self.adjacent!r}; expected a number in [0, 1]")
+        super().__post_init__()
+        self.check_numbers("population_size", "sample_size", "mutations", least=1)
+        self.check_numbers("adjacent", least=0, most=1)
 
 
 class EvolutionAgent(AskTellAgent[EvolutionConfig]):

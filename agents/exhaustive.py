@@ -13,10 +13,11 @@ from agents.ask_tell import AskTellAgent, Proposal
 from agents.base import ConfigT
 from agents.grid import Grid
 from agents.ranking import Ints
+from kdnas_env.settings import Settings
 
 
 @dataclass(frozen=True)
-class ExhaustiveConfig:
+class ExhaustiveConfig(Settings):
     """Exhaustive search has no hyper-parameters."""
 
 

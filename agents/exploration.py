@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 from kdnas_env.errors import KDNASError
 
@@ -11,23 +11,24 @@ Decay = Literal["linear", "exponential", "step"]
 """How an exploration ratio falls: straight or by a constant factor to its minimum in the last round, or by a step."""
 
 
-def check_exploration(*, start: float, minimum: float, decay: str, step: float) -> None:
+def check_exploration(config: Any) -> None:
     """Refuse hyper-parameters ``epsilon_*`` of an agent that cannot be those of :func:`exploration_ratio`.
 
+    Args:
+        config: A :class:`kdnas_env.settings.Settings` that has them.
+
     Raises:
-        KDNASError: If one is malformed, or they do not go together.
+        KDNASError: If one is out of bounds, or they do not go together.
     """
-    if decay not in ("linear", "exponential", "step"):
-        raise KDNASError(f"epsilon_decay is {decay!r}; expected 'linear', 'exponential' or 'step'")
-    for name, value in (("epsilon_start", start), ("epsilon_min", minimum)):
-        if not 0 <= value <= 1:
-            raise KDNASError(f"{name} is {value!r}; expected a number in [0, 1]")
+    config.check_numbers("epsilon_start", "epsilon_min", least=0, most=1)
+    config.check_numbers("epsilon_step", least=0)
+    start, minimum = config.epsilon_start, config.epsilon_min
     if minimum > start:
-        raise KDNASError(f"epsilon_min is {minimum}; expected at most epsilon_start, {start}")
-    if decay == "exponential" and minimum == 0:
+        raise KDNASError(f"epsilon_min is {minimum:g}; expected at most epsilon_start, {start:g}")
+    if config.epsilon_decay == "exponential" and minimum == 0:
         raise KDNASError("epsilon_min is 0, which an exponential decay never reaches; expected more")
-    if not 0 <= step < math.inf:
-        raise KDNASError(f"epsilon_step is {step!r}; expected a finite number, 0 or more")
+    if config.epsilon_decay != "step":
+        config.check_idle("epsilon_step", because=f"epsilon_decay is {config.epsilon_decay!r}, not 'step'")
 
 
 def exploration_ratio(

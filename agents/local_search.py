@@ -9,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import whole_number
 from agents.ranking import Ints, RoundRecord
-from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 
 @dataclass(frozen=True)
-class LocalSearchConfig:
+class LocalSearchConfig(Settings):
     """Hyper-parameters of local search.
 
     Attributes:
@@ -31,11 +30,8 @@ class LocalSearchConfig:
     reach: int | None = 2
 
     def __post_init__(self) -> None:
-        whole_number("starts", self.starts, 1)
-        if self.move not in ("best", "first"):
-            raise KDNASError(f"move is {self.move!r}; expected 'best' or 'first'")
-        if self.reach is not None:
-            whole_number("reach", self.reach, 1)
+        super().__post_init__()
+        self.check_numbers("starts", "reach", least=1)
 
 
 class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):

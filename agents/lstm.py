@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import whole_number
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.grid import Seen
 from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.replay import NONE, Scale, context_positions, remembered, settled
 from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +30,7 @@ _TRAINING = 1
 
 
 @dataclass(frozen=True)
-class LSTMConfig:
+class LSTMConfig(Settings):
     """Hyper-parameters of the LSTM controller.
 
     Attributes:
@@ -78,22 +77,12 @@ class LSTMConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.context not in ("candidates", "bests"):
-            raise KDNASError(f"context is {self.context!r}; expected 'candidates' or 'bests'")
-        check_exploration(
-            start=self.epsilon_start, minimum=self.epsilon_min, decay=self.epsilon_decay, step=self.epsilon_step
-        )
-        for name in ("ordinal", "context_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a number in [0, 1]")
-        if not 0 <= self.weight_decay < math.inf:
-            raise KDNASError(f"weight_decay is {self.weight_decay!r}; expected a finite number, 0 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
-        for name in ("min_random", "epochs"):
-            whole_number(name, getattr(self, name), 0)
-        for name in ("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size"):
-            whole_number(name, getattr(self, name), 1)
+        super().__post_init__()
+        check_exploration(self)
+        self.check_numbers("ordinal", "context_dropout", least=0, most=1)
+        self.check_numbers("weight_decay", "min_random", "epochs", least=0)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size", least=1)
 
 
 class LSTMAgent(AskTellAgent[LSTMConfig]):

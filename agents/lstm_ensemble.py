@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import whole_number
 from agents.design import spread
 from agents.exploration import Decay, check_exploration, exploration_ratio, random_count
 from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.replay import Scale, remembered, settled
 from kdnas_env.cores import pinned_threads
-from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from agents.ensemble import Ensemble, Features
+    from agents.ensemble import Ensemble
 
 WHOLE_SPACE = 10_000
 """Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+
+Features = Literal["both", "deep", "wide"]
+"""What the heads of the ensemble see of a candidate."""
 
 _TRAINING = 1
 """Key of the streams of random numbers that training draws from."""
 
 
 @dataclass(frozen=True)
-class LSTMEnsembleConfig:
+class LSTMEnsembleConfig(Settings):
     """Hyper-parameters of the ensemble of LSTMs.
 
     Attributes:
@@ -70,19 +71,11 @@ class LSTMEnsembleConfig:
     replay_size: int = 1_000
 
     def __post_init__(self) -> None:
-        if self.features not in ("both", "deep", "wide"):
-            raise KDNASError(f"features is {self.features!r}; expected 'both', 'deep' or 'wide'")
-        check_exploration(
-            start=self.epsilon_start, minimum=self.epsilon_min, decay=self.epsilon_decay, step=self.epsilon_step
-        )
-        if not 0 <= self.weight_decay < math.inf:
-            raise KDNASError(f"weight_decay is {self.weight_decay!r}; expected a finite number, 0 or more")
-        if not 0 < self.learning_rate < math.inf:
-            raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
-        for name in ("design", "steps"):
-            whole_number(name, getattr(self, name), 0)
-        for name in ("members", "embedding_size", "hidden_size", "pool_size", "replay_size"):
-            whole_number(name, getattr(self, name), 1)
+        super().__post_init__()
+        check_exploration(self)
+        self.check_numbers("weight_decay", "design", "steps", least=0)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("members", "embedding_size", "hidden_size", "pool_size", "replay_size", least=1)
 
 
 class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):

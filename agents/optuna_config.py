@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from agents.base import whole_number
 from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
-SAMPLERS = ("tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "random")
-PRUNERS = ("none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient")
+Sampler = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "random"]
+Pruner = Literal["none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+PRUNERS: tuple[Pruner, ...] = get_args(Pruner)
+FORGETFUL = ("qmc", "grid", "random")
+"""Samplers that learn nothing from trials."""
 JOURNALS = (".log", ".journal")
 """Endings of the path of a journal."""
 
@@ -21,7 +24,7 @@ place of the sampler; who asked for it."""
 
 
 @dataclass(frozen=True)
-class OptunaConfig:
+class OptunaConfig(Settings):
     """Hyper-parameters of the Optuna agent.
 
     Attributes:
@@ -58,10 +61,10 @@ class OptunaConfig:
             run at the same time need different names. None: a new name, so that a search goes on from what is there.
     """
 
-    sampler: str = "tpe"
+    sampler: Sampler = "tpe"
     sampler_options: Mapping[str, Any] = field(default_factory=dict)
     choices: Literal["ordinal", "categorical"] = "ordinal"
-    pruner: str = "none"
+    pruner: Pruner = "none"
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
     objectives: Sequence[str] = ()
     failures: Literal["fail", "reward"] = "fail"
@@ -73,19 +76,12 @@ class OptunaConfig:
     worker: str | None = None
 
     def __post_init__(self) -> None:
-        for name, known in (
-            ("sampler", SAMPLERS),
-            ("choices", ("ordinal", "categorical")),
-            ("pruner", PRUNERS),
-            ("failures", ("fail", "reward")),
-            ("duplicates", ("value", "fail")),
-        ):
-            if getattr(self, name) not in known:
-                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected one of {[*known]}")
-        for name in ("sampler_options", "pruner_options"):
-            object.__setattr__(self, name, _plain(name, getattr(self, name)))
-        whole_number("retries", self.retries, 0)
-        whole_number("replay_size", self.replay_size, 1)
+        super().__post_init__()
+        self.make_plain("sampler_options", "pruner_options")
+        self.check_numbers("retries", least=0)
+        self.check_numbers("replay_size", least=1)
+        if self.sampler in FORGETFUL and self.pruner == "none":
+            self.check_idle("replay_size", because=f"sampler {self.sampler!r} learns nothing from trials")
         if self.sampler == "cmaes" and self.choices == "categorical":
             raise KDNASError("sampler 'cmaes' cannot search categorical choices; use choices='ordinal'")
         self._check_objectives()
@@ -111,14 +107,6 @@ class OptunaConfig:
 
     def _check_objectives(self) -> None:
         names = self.objectives
-        if (
-            isinstance(names, str)
-            or not isinstance(names, Sequence)
-            or not all(isinstance(name, str) for name in names)
-        ):
-            raise KDNASError(f"objectives is {names!r}; expected a list of names")
-        # A list, since that is what a saved state gives back.
-        object.__setattr__(self, "objectives", [*names])
         if not names:
             return
         if len(names) < 2 or len({*self.targets}) < len(names) or "" in self.targets:
@@ -138,8 +126,8 @@ class OptunaConfig:
     def _check_place(self) -> None:
         for name in ("storage", "study_name", "worker"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, str) or not value):
-                raise KDNASError(f"{name} is {value!r}; expected a text, or None")
+            if value == "":
+                raise KDNASError(f"{name} is ''; expected a text, or None")
         if self.storage is not None and "://" not in self.storage and not self.storage.endswith(JOURNALS):
             raise KDNASError(
                 f"storage is {self.storage!r}; expected the URL of a database, such as sqlite:///search.db, or the "
@@ -165,14 +153,3 @@ class Identity:
     study_name: str | None = None
     worker: str | None = None
     content: Mapping[str, Any] | None = None
-
-
-def _plain(name: str, options: Any) -> dict[str, Any]:
-    """Return options as JSON gives them back."""
-    try:
-        plain = json.loads(json.dumps(options))
-    except (TypeError, ValueError) as error:
-        raise KDNASError(f"{name} is {options!r}; expected plain data: {error}") from error
-    if not isinstance(plain, dict):
-        raise KDNASError(f"{name} is {options!r}; expected a mapping of keyword arguments")
-    return plain

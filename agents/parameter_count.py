@@ -15,13 +15,14 @@ from agents.exhaustive import OrderedAgent
 from agents.grid import Grid
 from agents.ranking import Floats, Ints
 from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 _TIES = 1
 """Key of the stream of random numbers that orders equals."""
 
 
 @dataclass(frozen=True)
-class ParameterCountConfig:
+class ParameterCountConfig(Settings):
     """Hyper-parameters of the search by parameter count.
 
     Attributes:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.settings import Settings
 
 
 @dataclass(frozen=True)
-class RandomConfig:
+class RandomConfig(Settings):
     """Random search has no hyper-parameters."""
 
 

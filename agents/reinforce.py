@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.base import whole_number
 from agents.ranking import Floats, Ranking, RoundRecord
 from agents.replay import Scale
-from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -31,7 +29,7 @@ _WEIGHTS = 1
 
 
 @dataclass(frozen=True)
-class ReinforceConfig:
+class ReinforceConfig(Settings):
     """Hyper-parameters of REINFORCE.
 
     Attributes:
@@ -53,14 +51,11 @@ class ReinforceConfig:
     tries: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("embedding_size", "hidden_size", "tries"):
-            whole_number(name, getattr(self, name), 1)
-        if not 0 < self.learning_rate < math.inf:
-            raise KDNASError(f"learning_rate is {self.learning_rate!r}; expected a finite number above 0")
-        if not 0 <= self.entropy_weight < math.inf:
-            raise KDNASError(f"entropy_weight is {self.entropy_weight!r}; expected a finite number, 0 or more")
-        if not 0 <= self.baseline_decay < 1:
-            raise KDNASError(f"baseline_decay is {self.baseline_decay!r}; expected a number in [0, 1)")
+        super().__post_init__()
+        self.check_numbers("embedding_size", "hidden_size", "tries", least=1)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("entropy_weight", least=0)
+        self.check_numbers("baseline_decay", least=0, below=1)
 
 
 class ReinforceAgent(AskTellAgent[ReinforceConfig]):

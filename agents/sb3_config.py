@@ -5,14 +5,12 @@ Names are those of Stable-Baselines3. The defaults are for searches of 50 to 2,0
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from agents.base import whole_number
 from kdnas_env.errors import KDNASError
+from kdnas_env.settings import Settings
 
 _SET_BY_THE_AGENT = {
     *("env", "policy", "policy_kwargs", "gamma", "seed", "verbose", "device", "tensorboard_log"),
@@ -22,7 +20,7 @@ _SET_BY_THE_AGENT = {
 
 
 @dataclass(frozen=True)
-class SB3Config:
+class SB3Config(Settings):
     """Hyper-parameters of all agents of Stable-Baselines3.
 
     Attributes:
@@ -55,20 +53,18 @@ class SB3Config:
     """Fields that are arguments of the policy."""
 
     def __post_init__(self) -> None:
-        whole_number("update_every", self.update_every, 1)
-        check_number("learning_rate", self.learning_rate, above=0)
-        if isinstance(self.net_arch, str) or not isinstance(self.net_arch, Sequence):
+        super().__post_init__()
+        self.check_numbers("update_every", least=1)
+        self.check_numbers("learning_rate", above=0)
+        if any(width < 1 for width in self.net_arch):
             raise KDNASError(f"net_arch is {self.net_arch!r}; expected the widths of the hidden layers, as in [64, 64]")
-        # A list, since that is what a saved state gives back.
-        object.__setattr__(self, "net_arch", [whole_number("a width of net_arch", width, 1) for width in self.net_arch])
+        self.make_plain("policy_kwargs", "algorithm_kwargs")
         for name, own in (
             ("policy_kwargs", {*self.POLICY_FIELDS}),
             ("algorithm_kwargs", {*self.ALGORITHM_FIELDS} | _SET_BY_THE_AGENT),
         ):
-            plain = plain_data(name, getattr(self, name))
-            if clash := sorted(plain.keys() & own):
+            if clash := sorted(getattr(self, name).keys() & own):
                 raise KDNASError(f"{name} has {clash}, which the agent sets; use its hyper-parameters, if it has them")
-            object.__setattr__(self, name, plain)
 
 
 @dataclass(frozen=True)
@@ -90,8 +86,8 @@ class A2CConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("ent_coef", self.ent_coef, least=0)
-        whole_number("tries", self.tries, 1)
+        self.check_numbers("ent_coef", least=0)
+        self.check_numbers("tries", least=1)
 
 
 @dataclass(frozen=True)
@@ -110,8 +106,8 @@ class PPOConfig(A2CConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_number("n_epochs", self.n_epochs, 1)
-        check_number("clip_range", self.clip_range, above=0)
+        self.check_numbers("n_epochs", least=1)
+        self.check_numbers("clip_range", above=0)
 
 
 @dataclass(frozen=True)
@@ -133,8 +129,8 @@ class TRPOConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("target_kl", self.target_kl, above=0)
-        whole_number("tries", self.tries, 1)
+        self.check_numbers("target_kl", above=0)
+        self.check_numbers("tries", least=1)
 
 
 @dataclass(frozen=True)
@@ -156,9 +152,9 @@ class MaskablePPOConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("ent_coef", self.ent_coef, least=0)
-        whole_number("n_epochs", self.n_epochs, 1)
-        check_number("clip_range", self.clip_range, above=0)
+        self.check_numbers("ent_coef", least=0)
+        self.check_numbers("n_epochs", least=1)
+        self.check_numbers("clip_range", above=0)
 
 
 @dataclass(frozen=True)
@@ -178,7 +174,7 @@ class RecurrentPPOConfig(MaskablePPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_number("lstm_hidden_size", self.lstm_hidden_size, 1)
+        self.check_numbers("lstm_hidden_size", least=1)
 
 
 @dataclass(frozen=True)
@@ -213,12 +209,9 @@ class DQNConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_number("batch_size", self.batch_size, 1)
-        whole_number("gradient_steps", self.gradient_steps, 1)
-        whole_number("replay_size", self.replay_size, 1)
-        check_number("exploration_initial_eps", self.exploration_initial_eps, least=0, most=1)
-        check_number("exploration_final_eps", self.exploration_final_eps, least=0, most=1)
-        check_number("exploration_fraction", self.exploration_fraction, above=0, most=1)
+        self.check_numbers("batch_size", "gradient_steps", "replay_size", least=1)
+        self.check_numbers("exploration_initial_eps", "exploration_final_eps", least=0, most=1)
+        self.check_numbers("exploration_fraction", above=0, most=1)
 
 
 @dataclass(frozen=True)
@@ -235,26 +228,4 @@ class QRDQNConfig(DQNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        whole_number("n_quantiles", self.n_quantiles, 1)
-
-
-def check_number(
-    name: str, value: object, *, least: float = -math.inf, above: float = -math.inf, most: float = math.inf
-) -> None:
-    """Raise a ``KDNASError`` that names the value, unless it is a finite number within the bounds."""
-    number = value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
-    if not math.isfinite(number) or number <= above or number < least or number > most:
-        bounds = {f"above {above:g}": above, f"at least {least:g}": least, f"at most {most:g}": most}
-        wanted = " and ".join(words for words, bound in bounds.items() if math.isfinite(bound))
-        raise KDNASError(f"{name} is {value!r}; expected a number {wanted}")
-
-
-def plain_data(name: str, value: object) -> dict[str, Any]:
-    """Return a mapping as JSON gives it back, or raise a ``KDNASError`` that names it."""
-    try:
-        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-            plain: dict[str, Any] = json.loads(json.dumps(dict(value), allow_nan=False))
-            return plain
-    except (TypeError, ValueError) as error:
-        raise KDNASError(f"{name} is {value!r}; expected plain data: {error}") from error
-    raise KDNASError(f"{name} is {value!r}; expected a mapping of names to plain data")
+        self.check_numbers("n_quantiles", least=1)

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from numbers import Integral, Real
+from pathlib import Path
 from reprlib import Repr
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -22,6 +24,10 @@ import numpy.typing as npt
 T = TypeVar("T")
 
 _SHOWN = 300
+_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
+"""Numbers that YAML 1.1 takes for texts: with an exponent that lacks a sign or a point before it, or with a sign and
+no digit before the point."""
+
 _TOO_DEEP = "it is nested too deeply"
 _LARGEST_BITS = 1024
 """Numbers of more digits are no quantity; Python refuses to print those of some thousand."""
@@ -35,14 +41,30 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
         finite: Whether numbers that are not finite are refused, which cannot be written again.
 
     Raises:
-        ValueError: If it is malformed or nested too deeply.
+        ValueError: If it is malformed, has a key twice, or is nested too deeply.
     """
     try:
         if not finite:
-            return json.loads(text)
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+            return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, parse_float=_finite, parse_constant=_finite, object_pairs_hook=_unique)
     except RecursionError:
         raise ValueError(_TOO_DEEP) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        _check_unique([key for key, _ in pairs])
+    return found
+
+
+def _check_unique(keys: Sequence[str]) -> None:
+    """Refuse keys that stand in a mapping twice, of which readers keep the last in silence."""
+    seen: set[str] = set()
+    for key in keys:
+        if key in seen:
+            raise ValueError(f"the key {shown(key)} stands there twice; keep one of them")
+        seen.add(key)
 
 
 def _finite(text: str) -> float:
@@ -55,10 +77,11 @@ def _finite(text: str) -> float:
 def parse_yaml(text: str) -> Any:
     """Read YAML (or JSON) that holds nothing but mappings with texts as keys, lists, texts, numbers, booleans and null.
 
-    Aliases are refused: with them a short text stands for more data than any memory holds.
+    Aliases are refused: with them a short text stands for more data than any memory holds. Numbers are also read as
+    YAML 1.2, JSON and Python write them, such as ``1e-3``.
 
     Raises:
-        ValueError: If it is malformed, holds something else, or is nested too deeply.
+        ValueError: If it is malformed, holds something else, has a key twice, or is nested too deeply.
     """
     import yaml
 
@@ -121,8 +144,9 @@ def shown(value: object) -> str:
 def restore(kind: type[T], data: Any) -> T:
     """Make a dataclass of a mapping of its fields, each of the type that the class declares.
 
-    Lists become tuples, mappings dataclasses and texts members of enumerations, where the field is declared so. Fields
-    with a default may be left out. Known are the types of plain data, optional ones, and unions and literals of them.
+    Lists become tuples, mappings dataclasses and texts paths or members of enumerations, where the field is declared
+    so; of other classes instances are taken. Fields with a default may be left out. Known are the types of plain data,
+    optional ones, and unions and literals of them.
 
     Raises:
         ValueError: If it is no mapping, a field is missing, unknown or of another type, or the class refuses its value.
@@ -133,16 +157,30 @@ def restore(kind: type[T], data: Any) -> T:
     unknown = [name for name in data if name not in hints]
     if unknown:
         raise ValueError(f"unknown field(s) {shown(unknown)}; known fields are {list(hints)}")
-    values = {}
-    for name, value in data.items():
-        try:
-            values[name] = _converted(hints[name], value)
-        except _UnfitError as error:
-            raise ValueError(f"{name} is {shown(value)}; expected {error}") from None
+    values = {name: _field(name, hints[name], value) for name, value in data.items()}
     try:
         return kind(**values)
     except TypeError as error:  # a field is missing
         raise ValueError(str(error)) from error
+
+
+def settle(made: Any) -> None:
+    """Give each field of a dataclass, frozen or not, the type that its class declares; see :func:`restore`.
+
+    Sequences that are declared as such become lists, as JSON gives them back.
+
+    Raises:
+        ValueError: If a field is of another type; the text names it, its value, and what was expected.
+    """
+    for name, hint in _hints(cast(Any, type(made))).items():
+        object.__setattr__(made, name, _field(name, hint, getattr(made, name)))
+
+
+def _field(name: str, hint: Any, value: Any) -> Any:
+    try:
+        return _converted(hint, value)
+    except _UnfitError as error:
+        raise ValueError(f"{name} is {shown(value)}; expected {error}") from None
 
 
 class _UnfitError(Exception):
@@ -151,8 +189,11 @@ class _UnfitError(Exception):
 
 @cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+    try:
+        hints = get_type_hints(kind)
+    except (NameError, TypeError):  # declared by a name that only a type checker imports
+        hints = {}
+    return {field.name: hints.get(field.name, Any) for field in fields(kind) if field.init}
 
 
 def _converted(hint: Any, value: Any) -> Any:
@@ -173,17 +214,29 @@ def _converted(hint: Any, value: Any) -> Any:
         return value
     if origin in _PLAIN:
         return _PLAIN[origin](value)
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise _UnfitError("a list")
-        return tuple(_converted(arguments[0], one) for one in value)
+    if origin in _SEQUENCES:
+        return _SEQUENCES[origin](_elements(arguments, value))
     if origin in (dict, Mapping):
         return _mapping(arguments, value)
+    if not isinstance(origin, type) or isinstance(value, origin):  # a type variable, or an object as it is wanted
+        return value
     if issubclass(origin, Enum):
         return _member(origin, value)
+    if not is_dataclass(origin):
+        raise _UnfitError(f"a {origin.__name__}")
     if not isinstance(value, Mapping):
         raise _UnfitError(f"a mapping of the fields of a {origin.__name__}")
     return restore(origin, value)
+
+
+def _elements(hints: Sequence[Any], value: Any) -> list[Any]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise _UnfitError("a list")
+    if not hints or hints[-1] is Ellipsis or len(hints) == 1:
+        return [_converted(hints[0] if hints else Any, one) for one in value]
+    if len(value) != len(hints):
+        raise _UnfitError(f"a list of {len(hints)}")
+    return [_converted(hint, one) for hint, one in zip(hints, value, strict=True)]
 
 
 def _one_of(hints: Sequence[Any], value: Any) -> Any:
@@ -232,9 +285,9 @@ def _number(value: Any) -> float:
 
 
 def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise _UnfitError("true or false")
-    return value
+    return bool(value)
 
 
 def _nothing(value: Any) -> None:
@@ -242,7 +295,12 @@ def _nothing(value: Any) -> None:
         raise _UnfitError("nothing")
 
 
-_PLAIN = {str: _text, int: _whole, float: _number, bool: _truth, NoneType: _nothing}
+def _path(value: Any) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value))
+
+
+_PLAIN = {str: _text, int: _whole, float: _number, bool: _truth, NoneType: _nothing, Path: _path}
+_SEQUENCES: dict[Any, Any] = {tuple: tuple, list: list, Sequence: list}
 
 
 def _check_plain(value: Any) -> None:
@@ -265,11 +323,17 @@ def _loader() -> Any:
     import yaml
 
     class PlainLoader(yaml.SafeLoader):
-        """Reads no aliases."""
+        """Reads no aliases and no key twice."""
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
                 raise ValueError("aliases are not read; write the values out")
             return super().compose_node(parent, index)
 
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            if isinstance(node, yaml.MappingNode):
+                _check_unique([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+            return super().construct_mapping(node, deep)
+
+    PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+.0123456789"))
     return PlainLoader

@@ -14,6 +14,7 @@ from typing import Any
 
 from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.plain import restore
 
 GROUP = "kdnas.agents"
 
@@ -71,7 +72,8 @@ def make_agent(name: str, **config: Any) -> Any:
 
     Args:
         name: One of :func:`agent_names`, such as ``random`` or ``lstm``.
-        config: Hyper-parameters of the agent; those left out keep their defaults.
+        config: Hyper-parameters of the agent, of the types that its ``Config`` declares; those left out keep their
+            defaults.
 
     Returns:
         The agent, ready to ``search(env, budget=...)``; see :class:`agents.base.Agent`.
@@ -85,7 +87,12 @@ def make_agent(name: str, **config: Any) -> Any:
     unknown = sorted(set(config) - set(known))
     if unknown:
         raise KDNASError(f"agent {name!r} has no hyper-parameter(s) {unknown}; it has {known}")
-    return cls(cls.Config(**config))
+    try:
+        return cls(restore(cls.Config, config))
+    except KDNASError:
+        raise
+    except ValueError as error:
+        raise KDNASError(f"agent {name!r} is not made: {error}") from error
 
 
 def check_own_agents() -> Path:

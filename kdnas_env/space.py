@@ -33,6 +33,9 @@ FFN_FRACTIONS = (1 / 8, 1 / 6, 3 / 16, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 LARGEST_ENUMERATION = 100_000
 """Spaces up to this many points may be listed whole."""
 
+LARGEST_FILE = 200_000
+"""Bytes of a file that describes a space."""
+
 Action = npt.NDArray[np.int64]
 
 
@@ -148,10 +151,14 @@ class SearchSpace:
         """Read a space from a YAML or JSON file.
 
         Raises:
-            SpaceError: If the file cannot be read or parsed.
+            SpaceError: If the file cannot be read or parsed, or is larger than any space.
         """
         try:
-            data = parse_yaml(Path(path).read_text(encoding="utf-8"))
+            with open(path, "rb") as file:
+                content = file.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise ValueError(f"it is larger than {LARGEST_FILE:,} bytes; give each dimension fewer choices")
+            data = parse_yaml(content.decode("utf-8"))
         except (OSError, ValueError) as error:
             raise SpaceError(f"search space file {str(path)!r} cannot be read as YAML or JSON: {error}") from error
         return cls.from_dict(data, teacher)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal
@@ -85,6 +85,27 @@ def test_a_dataclass_is_restored_with_its_types() -> None:
 def test_what_is_of_another_type_is_refused(change: dict[Any, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         restore(Outer, {"name": "x", **change})
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1e-3", 1e-3), ("1E-3", 1e-3), ("1e3", 1e3), (".5", 0.5), ("-.5", -0.5), ("5.", 5.0), ("1_000", 1000)],
+)
+def test_numbers_are_read_as_people_write_them(text: str, number: float) -> None:
+    assert parse_yaml(f"[{text}]") == [number]
+    assert type(parse_yaml(text)) is type(number)
+
+
+@pytest.mark.parametrize("text", ["nan", "1e", "e5", "1e5x", "_1e5", "one"])
+def test_what_only_looks_like_a_number_stays_a_text(text: str) -> None:
+    assert parse_yaml(text) == text
+
+
+@pytest.mark.parametrize("read", [parse_json, parse_yaml])
+@pytest.mark.parametrize("text", ['{"a": 1, "b": 2, "a": 3}', '[{"x": {"a": 1, "a": 1}}]'])
+def test_a_key_that_stands_there_twice_is_named(read: Callable[[str], Any], text: str) -> None:
+    with pytest.raises(ValueError, match="the key 'a' stands there twice; keep one of them"):
+        read(text)
 
 
 @pytest.mark.parametrize("data", [None, [], "name", 3])

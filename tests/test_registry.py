@@ -3,9 +3,11 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 import kdnas_env
@@ -86,6 +88,82 @@ def test_an_unknown_setting_is_answered_with_the_known_ones() -> None:
 def test_a_malformed_setting_is_refused_by_the_agent() -> None:
     with pytest.raises(KDNASError, match="epochs is -1"):
         make_agent("lstm", epochs=-1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "said"),
+    [
+        ("lstm", {"learning_rate": "3e-4"}, "learning_rate is '3e-4'; expected a finite number"),
+        ("lstm", {"learning_rate": float("nan")}, "learning_rate is nan; expected a finite number"),
+        ("lstm", {"epochs": "4"}, "epochs is '4'; expected a whole number"),
+        ("lstm-ensemble", {"features": "all"}, r"features is 'all'; expected one of \['both', 'deep', 'wide'\]"),
+        ("local-search", {"reach": "2"}, "reach is '2'; expected a whole number or nothing"),
+        ("evolution", {"adjacent": None}, "adjacent is None; expected a finite number"),
+        ("parameter-count", {"largest_first": 1}, "largest_first is 1; expected true or false"),
+        ("reinforce", {"tries": True}, "tries is True; expected a whole number"),
+        ("maskable-ppo", {"learning_rate": "3e-4"}, "learning_rate is '3e-4'; expected a finite number"),
+        ("ppo", {"net_arch": "64,64"}, "net_arch is '64,64'; expected a list"),
+        ("ppo", {"net_arch": [64, 1.5]}, r"net_arch is \[64, 1.5\]; expected a whole number"),
+        ("ppo", {"policy_kwargs": "ReLU"}, "policy_kwargs is 'ReLU'; expected a mapping of names"),
+        ("dqn", {"device": 0}, "device is 0; expected a text"),
+        ("optuna", {"sampler_options": [5]}, r"sampler_options is \[5\]; expected a mapping of names"),
+        ("optuna", {"objectives": "loss"}, "objectives is 'loss'; expected a list"),
+        ("optuna", {"retries": "4"}, "retries is '4'; expected a whole number"),
+    ],
+)
+def test_a_setting_of_another_type_is_refused_for_every_agent(name: str, settings: dict[str, Any], said: str) -> None:
+    """Also where the configuration is made without the registry."""
+    for make in (lambda: make_agent(name, **settings), lambda: agent_class(name).Config(**settings)):
+        with pytest.raises(KDNASError, match=said):
+            make()
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-ensemble", "ppo", "qr-dqn", "evolution", "local-search", "optuna"])
+def test_settings_are_of_the_types_that_are_declared(name: str) -> None:
+    """Whatever the caller has: numbers of NumPy, or whole ones where any number will do."""
+    for field in fields(agent_class(name).Config):
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool):
+            given = np.asarray(field.default)[()]
+            made = getattr(make_agent(name, **{field.name: given}).config, field.name)
+            assert (type(made), made) == (type(field.default), field.default)
+    assert type(make_agent("lstm", learning_rate=1).config.learning_rate) is float
+    assert make_agent("ppo", net_arch=(32, 16)).config.net_arch == [32, 16]
+
+
+def test_any_package_can_declare_what_it_likes(site: Site) -> None:
+    source = """
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable
+if TYPE_CHECKING:
+    from nowhere import Nothing
+
+@dataclass
+class Cfg:
+    start: Path | None = None
+    key: Callable[[int], int] | None = None
+    pair: tuple[int, float] = (1, 2.0)
+    names: list[str] = field(default_factory=list)
+
+@dataclass
+class Odd:
+    what: "Nothing" = None
+
+class Mine:
+    Config = Cfg
+    def __init__(self, config):
+        self.config = config
+
+class Other(Mine):
+    Config = Odd
+"""
+    site.install("cfg-search", {"mine": "cfg_search:Mine", "other": "cfg_search:Other"}, {"cfg_search": source})
+    made = make_agent("mine", start="states", key=abs, pair=[3, 4], names=("a", "b")).config
+    assert (made.start, made.key, made.pair, made.names) == (Path("states"), abs, (3, 4.0), ["a", "b"])
+    assert make_agent("other", what=3).config.what == 3
+    for settings, said in (({"key": 3}, "key is 3; expected a Callable or nothing"), ({"pair": [1]}, "a list of 2")):
+        with pytest.raises(KDNASError, match=said):
+            make_agent("mine", **settings)
 
 
 def test_any_package_can_add_an_agent(site: Site) -> None:

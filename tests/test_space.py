@@ -267,11 +267,20 @@ def test_dimensions_follow_the_student_fields(space: SearchSpace) -> None:
         ("max_parameters: .nan\nhidden_size: [384, 768]", "max_parameters is nan"),
         ("3: [1, 2]", "key 3 is not a text"),
         ("[1, 2]", "a space is a mapping"),
+        ("hidden_size: [384, 768]\nhidden_size: [384]", "the key 'hidden_size' stands there twice"),
+        ('{"hidden_size": [384, 768], "hidden_size": [384]}', "the key 'hidden_size' stands there twice"),
     ],
 )
 def test_files_that_hold_something_else_are_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(text)
     with pytest.raises(SpaceError, match=message):
+        SearchSpace.from_file(tmp_path / "space.yaml", PLANTED_TEACHER)
+
+
+def test_a_file_of_millions_of_choices_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kdnas_env.space.parse_yaml", lambda text: pytest.fail("parsed"))
+    (tmp_path / "space.yaml").write_text("intermediate_size: [" + "8, " * 4_000_000 + "8]")
+    with pytest.raises(SpaceError, match="it is larger than 200,000 bytes; give each dimension fewer choices"):
         SearchSpace.from_file(tmp_path / "space.yaml", PLANTED_TEACHER)
 
 

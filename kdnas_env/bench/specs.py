@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.plain import is_number, parse_json, parse_yaml, shown
+from kdnas_env.plain import is_number, shown
+from kdnas_env.settings import parse_settings, parse_value
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class AgentSpec:
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME:SETTING=VALUE,...`` into the name and the settings.
 
-    Values are JSON, or YAML without quotes: ``gp``, ``0.5``, ``true``, ``null``, ``[loss,latency]``.
+    Values are those of :func:`kdnas_env.settings.parse_value`.
 
     Raises:
         KDNASError: If it is malformed.
@@ -53,15 +54,10 @@ def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     name, _, rest = text.partition(":")
     if not name.strip():
         raise KDNASError(f"{shown(text)} has no name; write NAME or NAME:SETTING=VALUE,...")
-    settings: dict[str, Any] = {}
-    for part in _parts(rest) if rest else ():
-        key, equals, value = part.partition("=")
-        if not equals or not key.strip().isidentifier() or key.strip() in settings:
-            raise KDNASError(
-                f"{shown(part)} in {shown(text)} is no setting; write NAME:SETTING=VALUE,..., each setting once"
-            )
-        settings[key.strip()] = _value(value.strip(), text)
-    return name.strip(), settings
+    try:
+        return name.strip(), parse_settings(_parts(rest) if rest else ())
+    except KDNASError as error:
+        raise KDNASError(f"{shown(text)} is no NAME:SETTING=VALUE,...: {error}") from error
 
 
 def format_spec(name: str, settings: Mapping[str, Any]) -> str:
@@ -98,26 +94,13 @@ def _parts(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _value(text: str, whole: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError:
-        pass
-    try:
-        value = parse_yaml(text)
-        json.dumps(value)
-    except ValueError:
-        raise KDNASError(f"{shown(text)} in {shown(whole)} is not plain data; put a text into double quotes") from None
-    return value
-
-
 def _text(value: Any, name: str) -> str:
     try:
         text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError) as error:
         raise KDNASError(f"a setting of {shown(name)} is {shown(value)}, which is not plain data: {error}") from error
     bare = isinstance(value, str) and value.replace("-", "_").isidentifier() and value.isascii()
-    return value if bare and _value(value, value) == value else text
+    return value if bare and parse_value(value) == value else text
 
 
 def number(name: str, value: Any) -> float:

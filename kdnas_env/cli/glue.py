@@ -34,7 +34,7 @@ from kdnas_env.glue.scores import TaskScore, glue_metric
 from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
 from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
 from kdnas_env.latency import LatencySettings
-from kdnas_env.plain import parse_yaml, shown
+from kdnas_env.settings import parse_value
 
 CELLS, PICTURE = "cells", "glue.png"
 
@@ -186,19 +186,10 @@ def _finetune_settings(options: GlueOptions, tasks: Sequence[str]) -> dict[str, 
             raise KDNASError(f"task setting {setting!r} is malformed; write it as TASK.NAME=VALUE, as in rte.epochs=10")
         if task not in changes:
             raise KDNASError(f"task setting {setting!r} is of no task of this run; its tasks are {list(tasks)}")
-        changes[task][name] = _number(value)
+        if name in changes[task]:
+            raise KDNASError(f"task setting {task}.{name} is given twice; keep one of them")
+        changes[task][name] = parse_value(value)
     return {task: common.changed(changes[task]) for task in tasks}
-
-
-def _number(text: str) -> Any:
-    try:
-        return float(text) if not text.strip().isdigit() else int(text)
-    except ValueError:
-        pass
-    try:
-        return parse_yaml(text)
-    except ValueError as error:
-        raise KDNASError(f"task setting {shown(text)} is not plain data: {error}; put a text into quotes") from error
 
 
 def _comparison(options: GlueOptions, tasks: Sequence[str], settings: dict[str, FinetuneSettings]) -> Comparison:

@@ -27,15 +27,15 @@ from kdnas_env.distill.student_folder import save_student
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.tasks import default_loss, resolve_space
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.latency.onnx_runtime import require_onnx
-from kdnas_env.plain import parse_yaml, shown
 from kdnas_env.registry import make_agent
 from kdnas_env.reward import KDReward
+from kdnas_env.settings import parse_settings
 from kdnas_env.space import SearchSpace
 from kdnas_env.workers.asynchronous import search_asynchronously
 from kdnas_env.workers.journal import Journal
@@ -81,7 +81,7 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
     space, reward = searched_space(options), search_reward(options)
     fidelity = Fidelity(options.epochs, options.data_fraction, options.seed)
-    agent = make_agent(options.agent, **_agent_settings(options.agent_settings))
+    agent = make_agent(options.agent, **parse_settings(options.agent_settings))
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
     again = command("search", "--resume", folder.path, *options.place_flags("out", "resume"))
@@ -303,16 +303,3 @@ def _begin(work: Work, evaluator: MiniKDEvaluator) -> None:
         "workload": evaluator.fingerprint,
     }
     work.begin(fingerprints, corpus=workload.corpus.report.to_dict())
-
-
-def _agent_settings(settings: tuple[str, ...]) -> dict[str, Any]:
-    values = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise KDNASError(f"agent setting {setting!r} has no value; write it as NAME=VALUE")
-        try:
-            values[name.strip()] = parse_yaml(value)
-        except ValueError as error:
-            raise KDNASError(f"agent setting {shown(setting)} is not plain data: {error}") from error
-    return values

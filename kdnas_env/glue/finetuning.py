@@ -22,6 +22,7 @@ from kdnas_env.glue.encoding import POOLINGS, Example, PooledEncoder, encode, ou
 from kdnas_env.glue.scores import FINETUNED, TaskScore, glue_metric, score_predictions
 from kdnas_env.glue.tasks import TaskData
 from kdnas_env.rng import preserved_rng
+from kdnas_env.settings import Settings
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and their number."""
@@ -32,7 +33,7 @@ _HEAD_RANGE = 0.02
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
+class FinetuneSettings(Settings):
     """How an encoder is fine-tuned.
 
     Attributes:
@@ -63,19 +64,11 @@ class FinetuneSettings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "epochs", "max_length"):
-            value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            if not (whole and value >= 1) and not (value is None and name == "epochs"):
-                raise KDNASError(f"{name} is {value!r}; expected a whole number, 1 or more")
-        rate, decay = self.learning_rate, self.weight_decay
-        if rate is not None and not (isinstance(rate, float | int) and 0 < rate < math.inf):
-            raise KDNASError(f"learning_rate is {rate!r}; expected a positive number, such as 5e-5")
-        for name in ("dropout", "warmup_fraction"):
-            if not 0 <= getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)!r}; expected a share in [0, 1)")
-        if not 0 <= decay < math.inf:
-            raise KDNASError(f"weight_decay is {decay!r}; expected a number, 0 or more")
+        super().__post_init__()
+        self.check_numbers("batch_size", "epochs", "max_length", least=1)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("dropout", "warmup_fraction", least=0, below=1)
+        self.check_numbers("weight_decay", least=0)
         if self.pooling not in POOLINGS:
             raise KDNASError(f"unknown pooling {self.pooling!r}; choose from {list(POOLINGS)}")
 

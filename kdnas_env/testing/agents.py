@@ -14,6 +14,7 @@ from __future__ import annotations
 import pickle
 import tempfile
 from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -253,9 +254,19 @@ class AgentConformance:
     def test_configuration(self, make_agent: MakeAgent) -> None:
         """Clause *config*: a dataclass of hyper-parameters; anything else is refused."""
         agent = make_agent()
-        clause("config", agent.config == type(agent).Config(**vars(agent.config)), "config is not one of its Config")
-        with pytest.raises(KDNASError, match=r"takes a \w+Config, not 'fast'"):
+        kind = type(agent).Config
+        clause("config", is_dataclass(kind), f"Config is {kind!r}, not a dataclass")
+        clause(
+            "config", type(agent.config) is kind, f"config is a {type(agent.config).__name__}, not a {kind.__name__}"
+        )
+        clause("config", replace(agent.config) == agent.config, "a copy of config is not equal to it")
+        try:
             type(agent)("fast")
+        except KDNASError as error:
+            told = kind.__name__ in str(error) and "'fast'" in str(error)
+            clause("config", told, f"what is no {kind.__name__} is refused as {str(error)!r}, which names neither")
+        else:
+            clause("config", False, f"the text 'fast' is taken in the place of a {kind.__name__}")
 
     def test_pickling(self, make_agent: MakeAgent) -> None:
         """Clause *pickle*."""

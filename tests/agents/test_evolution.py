@@ -132,7 +132,7 @@ def test_a_child_that_cannot_be_new_gives_way_to_a_random_candidate() -> None:
         ({"population_size": 0}, "population_size is 0; expected a whole number, at least 1"),
         ({"sample_size": 2.5}, "sample_size is 2.5; expected a whole number"),
         ({"mutations": 0}, "mutations is 0; expected a whole number, at least 1"),
-        ({"adjacent": 1.5}, r"adjacent is 1.5; expected a number in \[0, 1\]"),
+        ({"adjacent": 1.5}, r"adjacent is 1.5; expected a number at least 0 and at most 1"),
         ({"adjacent": float("nan")}, "adjacent is nan"),
     ],
 )

@@ -142,7 +142,7 @@ def test_what_failed_is_never_moved_to() -> None:
     [
         ({"starts": 0}, "starts is 0; expected a whole number, at least 1"),
         ({"reach": 0}, "reach is 0; expected a whole number, at least 1"),
-        ({"move": "up"}, "move is 'up'; expected 'best' or 'first'"),
+        ({"move": "up"}, r"move is 'up'; expected one of \['best', 'first'\]"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:

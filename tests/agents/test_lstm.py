@@ -100,7 +100,8 @@ def test_its_predictions_are_rewards() -> None:
 @pytest.mark.parametrize("decay", ["linear", "exponential", "step"])
 @pytest.mark.parametrize("round_size", [2, 5, 8])
 def test_each_round_has_its_share_of_random_candidates(decay: Any, round_size: int) -> None:
-    config = LSTMConfig(epochs=1, epsilon_decay=decay, epsilon_step=0.3, epsilon_start=0.9)
+    fall = {"epsilon_step": 0.3} if decay == "step" else {}
+    config = LSTMConfig(epochs=1, epsilon_decay=decay, epsilon_start=0.9, **fall)
     result = LSTMAgent(config).search(BowlEnv([6, 6, 6]), budget=42, round_size=round_size)
     rounds = -(-42 // round_size)
     assert len(result.rounds) == rounds
@@ -239,17 +240,18 @@ def test_a_state_may_be_older_than_a_hyper_parameter() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"context": "all"}, "context is 'all'; expected 'candidates' or 'bests'"),
-        ({"epsilon_decay": "cosine"}, "epsilon_decay is 'cosine'; expected 'linear', 'exponential' or 'step'"),
-        ({"epsilon_start": 1.5}, r"epsilon_start is 1.5; expected a number in \[0, 1\]"),
+        ({"context": "all"}, r"context is 'all'; expected one of \['candidates', 'bests'\]"),
+        ({"epsilon_decay": "cosine"}, r"epsilon_decay is 'cosine'; expected one of .*'exponential'"),
+        ({"epsilon_start": 1.5}, r"epsilon_start is 1.5; expected a number at least 0 and at most 1"),
         ({"epsilon_min": float("nan")}, "epsilon_min is nan"),
         ({"epsilon_start": 0.1, "epsilon_min": 0.2}, "epsilon_min is 0.2; expected at most epsilon_start, 0.1"),
         ({"epsilon_decay": "exponential", "epsilon_min": 0.0}, "epsilon_min is 0, which an exponential decay never"),
-        ({"epsilon_step": -0.1}, "epsilon_step is -0.1; expected a finite number, 0 or more"),
+        ({"epsilon_step": 0.1}, "epsilon_step is 0.1, but changes nothing: epsilon_decay is 'linear', not 'step'"),
+        ({"epsilon_step": -0.1}, "epsilon_step is -0.1; expected a number at least 0"),
         ({"weight_decay": float("inf")}, "weight_decay is inf"),
-        ({"learning_rate": 0}, "learning_rate is 0; expected a finite number above 0"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
         ({"ordinal": -0.1}, "ordinal is -0.1"),
-        ({"context_dropout": 2}, "context_dropout is 2"),
+        ({"context_dropout": 2}, "context_dropout is 2.0"),
         ({"min_random": -1}, "min_random is -1; expected a whole number, at least 0"),
         ({"epochs": 2.5}, "epochs is 2.5; expected a whole number, at least 0"),
         ({"embedding_size": 0}, "embedding_size is 0; expected a whole number, at least 1"),

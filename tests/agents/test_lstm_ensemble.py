@@ -15,10 +15,10 @@ import kdnas_env  # noqa: F401  (registers the environments)
 from agents import lstm_ensemble
 from agents.base import Agent
 from agents.design import spread
-from agents.ensemble import Ensemble, Features, Posterior, expected_improvement, features_of, fit
+from agents.ensemble import Ensemble, Posterior, expected_improvement, features_of, fit
 from agents.exploration import exploration_ratio, random_count
 from agents.grid import Grid
-from agents.lstm_ensemble import LSTMEnsembleAgent, LSTMEnsembleConfig
+from agents.lstm_ensemble import Features, LSTMEnsembleAgent, LSTMEnsembleConfig
 from agents.pool import candidate_pool
 from agents.random import RandomAgent
 from agents.ranking import Ranking
@@ -218,8 +218,9 @@ def test_a_large_space_is_a_pool_of_random_points_and_neighbours_of_the_bests() 
 @pytest.mark.parametrize("decay", ["linear", "exponential", "step"])
 @pytest.mark.parametrize("round_size", [2, 5, 8])
 def test_each_round_has_its_share_of_exploring_candidates(decay: Any, round_size: int) -> None:
+    fall = {"epsilon_step": 0.3} if decay == "step" else {}
     config = LSTMEnsembleConfig(
-        steps=1, members=2, design=10, epsilon_decay=decay, epsilon_step=0.3, epsilon_start=0.9, epsilon_min=0.05
+        steps=1, members=2, design=10, epsilon_decay=decay, epsilon_start=0.9, epsilon_min=0.05, **fall
     )
     result = LSTMEnsembleAgent(config).search(BowlEnv([6, 6, 6]), budget=42, round_size=round_size)
     rounds = -(-42 // round_size)
@@ -298,15 +299,16 @@ def test_only_what_does_not_fit_is_forgotten() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"features": "all"}, "features is 'all'; expected 'both', 'deep' or 'wide'"),
-        ({"epsilon_decay": "cosine"}, "epsilon_decay is 'cosine'; expected 'linear', 'exponential' or 'step'"),
-        ({"epsilon_start": 1.5}, r"epsilon_start is 1.5; expected a number in \[0, 1\]"),
+        ({"features": "all"}, r"features is 'all'; expected one of \['both', 'deep', 'wide'\]"),
+        ({"epsilon_decay": "cosine"}, r"epsilon_decay is 'cosine'; expected one of .*'exponential'"),
+        ({"epsilon_start": 1.5}, r"epsilon_start is 1.5; expected a number at least 0 and at most 1"),
         ({"epsilon_min": float("nan")}, "epsilon_min is nan"),
         ({"epsilon_start": 0.1, "epsilon_min": 0.2}, "epsilon_min is 0.2; expected at most epsilon_start, 0.1"),
         ({"epsilon_decay": "exponential", "epsilon_min": 0.0}, "epsilon_min is 0, which an exponential decay never"),
-        ({"epsilon_step": -0.1}, "epsilon_step is -0.1; expected a finite number, 0 or more"),
+        ({"epsilon_step": 0.1}, "epsilon_step is 0.1, but changes nothing: epsilon_decay is 'linear', not 'step'"),
+        ({"epsilon_step": -0.1}, "epsilon_step is -0.1; expected a number at least 0"),
         ({"weight_decay": float("inf")}, "weight_decay is inf"),
-        ({"learning_rate": 0}, "learning_rate is 0; expected a finite number above 0"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
         ({"design": -1}, "design is -1; expected a whole number, at least 0"),
         ({"steps": 2.5}, "steps is 2.5; expected a whole number, at least 0"),
         ({"members": 0}, "members is 0; expected a whole number, at least 1"),

@@ -815,7 +815,7 @@ def test_a_package_that_a_sampler_needs_is_named() -> None:
         ({"sampler": "nsgaii", "sampler_options": {"population_size": 1}}, "sampler_options of sampler 'nsgaii'"),
         ({"pruner": "percentile"}, "pruner_options of pruner 'percentile' are {}: .*percentile"),
         ({"pruner": "patient", "pruner_options": {"wrapped": "x"}}, "pruner is 'x'; expected one of"),
-        ({"objectives": "loss"}, "objectives is 'loss'; expected a list of names"),
+        ({"objectives": "loss"}, "objectives is 'loss'; expected a list"),
         ({"objectives": ["loss"]}, r"objectives is \['loss'\]; expected two or more different entries"),
         ({"objectives": ["loss", "-loss"]}, "expected two or more different entries"),
         ({"objectives": ["loss", "-"]}, "expected two or more different entries"),

@@ -175,10 +175,10 @@ def test_the_moving_average_has_no_bias(values: list[float], decay: float, expec
         ({"embedding_size": 0}, "embedding_size is 0; expected a whole number, at least 1"),
         ({"hidden_size": True}, "hidden_size is True"),
         ({"tries": 0}, "tries is 0; expected a whole number, at least 1"),
-        ({"learning_rate": 0}, "learning_rate is 0; expected a finite number above 0"),
-        ({"entropy_weight": -0.1}, "entropy_weight is -0.1; expected a finite number, 0 or more"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
+        ({"entropy_weight": -0.1}, "entropy_weight is -0.1; expected a number at least 0"),
         ({"entropy_weight": float("nan")}, "entropy_weight is nan"),
-        ({"baseline_decay": 1.0}, r"baseline_decay is 1.0; expected a number in \[0, 1\)"),
+        ({"baseline_decay": 1.0}, r"baseline_decay is 1.0; expected a number at least 0 and below 1"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:

@@ -104,6 +104,9 @@ def test_what_others_submit_stands_beside_ones_own(
         (("--agents", "nobody"), "nobody"),
         (("--agents", "random:speed=1"), "speed"),
         (("--agents", "random", "random"), "each once"),
+        (("--agents", "random", "optuna:sampler=gp,n_startup_trials=5"), "'n_startup_trials'"),
+        (("--agents", "random", "optuna:sampler gp, n_startup_trials 5"), "write it as NAME=VALUE"),
+        (("--agents", "random", "lstm:learning_rate=nan"), "expected a finite number"),
         (("--agents", "random", "--reference", "lstm"), "reference"),
         (("--agents", "random", "--budget", "1.5"), "whole number"),
         (("--agents", "random", "--budget", "24"), "Lower the budget"),
@@ -120,6 +123,14 @@ def test_bad_input_ends_with_a_message(
     assert main(flags(table, tmp_path / "race", *more)) == 2
     assert said in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "race").exists()
+
+
+def test_agents_are_checked_before_anything_is_read(
+    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdnas_env.cli.bench.Truth.of", lambda task: pytest.fail("a table was read"))
+    assert main(flags(table, tmp_path / "race", "--agents", "random", "lstm:epochs=many")) == 2
+    assert "epochs is 'many'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["seeds", "workers", "repetitions"])

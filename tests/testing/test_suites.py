@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from agents.ask_tell import Proposal
-from agents.random import RandomAgent
+from agents.random import RandomAgent, RandomConfig
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Evaluation, Fidelity
 from kdnas_env.space import SearchSpace
 from kdnas_env.testing.agents import AgentConformance, AskTellConformance
@@ -81,9 +82,45 @@ class Credulous(RandomAgent):
         super().tell(actions, np.nan_to_num(rewards, posinf=9.0), [{} for _ in rewards])
 
 
+@dataclass(frozen=True)
+class Cfg:
+    """Hyper-parameters by another name than ours have."""
+
+    width: int = 3
+    made: int = field(default=0, init=False)
+
+
+class Named(RandomAgent):
+    """Keeps the contract."""
+
+    Config = Cfg
+
+
+class Indulgent(RandomAgent):
+    """Takes anything for its configuration."""
+
+    def __init__(self, config: Any = None) -> None:
+        super().__init__(None)
+
+
+class Terse(RandomAgent):
+    """Does not say what it wants."""
+
+    def __init__(self, config: Any = None) -> None:
+        if config is not None and not isinstance(config, RandomConfig):
+            raise KDNASError("no")
+        super().__init__(config)
+
+
+def test_the_configuration_may_have_any_name() -> None:
+    AgentConformance().test_configuration(Named)
+
+
 @pytest.mark.parametrize(
     ("broken", "test", "message"),
     [
+        (Indulgent, "test_configuration", "clause 'config' does not hold: the text 'fast' is taken in the place of a"),
+        (Terse, "test_configuration", "clause 'config' does not hold: what is no RandomConfig is refused as 'no'"),
         (Overspending, "test_the_budget", "clause 'budget' does not hold: .* evaluations with a budget of"),
         (Repeating, "test_the_budget", "clause 'budget' does not hold"),
         (Obstinate, "test_the_seed", "clause 'seed' does not hold: another seed makes the same proposals"),
