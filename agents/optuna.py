@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ from kdnas_env.errors import DependencyError, KDNASError
 if TYPE_CHECKING:
     from optuna.study import Study
     from optuna.trial import FrozenTrial, Trial, TrialState
+
+_logger = logging.getLogger(__name__)
 
 _SAMPLING, _DRAWING = 1, 2
 """Keys of the streams of random numbers: of the samplers, and of candidates that are drawn in their place."""
@@ -64,7 +67,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     No point of a study is evaluated by two processes, provided that the storage shows each what the others have
     written before (databases and journals on a local disk do). Two that meet at a point in the same instant may both
     leave it; it can be proposed again. The trials of a process that was killed are left running, and their points
-    taken, until a search with the same ``worker`` is started, or somebody tells the study that they failed.
+    taken, until a search with the same ``worker`` is started, or the process has given no sign of life for
+    ``stale_after`` seconds: whoever looks at the study then tells it that they failed, and their points are proposed
+    again. Processes of kdnas 0.1 and of others give no signs, so that their trials must not take longer than that.
 
     Rewards in a study have to be of one environment. What the environment tells of itself in ``identity`` is noted in
     the study, and who tells something else is refused: ``KDNASEnv`` tells the choices of the space, teacher, text,
@@ -140,7 +145,14 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         self._check_started()
         if self._book.shared:
             self._book.join(env_attribute(env, "identity"))
-        return super().resume(env, on_round=on_round)
+        result = super().resume(env, on_round=on_round)
+        if self._book.shared and len(result.actions) < self.budget and (waiting := len(self._others())):
+            _logger.warning(
+                "the search of study %r ended after %d of %d evaluations, since %d points that are left are being "
+                "evaluated by other processes; those of dead processes can be proposed again after %g seconds",
+                *(self.study.study_name, len(result.actions), self.budget, waiting, self.config.stale_after),
+            )
+        return result
 
     @property
     def hear(self) -> Callable[[Ints, Any], bool] | None:

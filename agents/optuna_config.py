@@ -59,6 +59,8 @@ class OptunaConfig(Settings):
         worker: Name of this process in a shared study. The trials that the study has under this name are proposed
             again first, so that a search that is started again ends like one that was not interrupted. Processes that
             run at the same time need different names. None: a new name, so that a search goes on from what is there.
+        stale_after: Seconds after which a process of a shared study that gives no sign of life is taken for dead, so
+            that what it was evaluating is proposed again. Signs are given every 30 seconds at least.
     """
 
     sampler: Sampler = "tpe"
@@ -74,12 +76,14 @@ class OptunaConfig(Settings):
     storage: str | None = None
     study_name: str | None = None
     worker: str | None = None
+    stale_after: float = 600.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.make_plain("sampler_options", "pruner_options")
         self.check_numbers("retries", least=0)
         self.check_numbers("replay_size", least=1)
+        self.check_numbers("stale_after", above=0)
         if self.sampler in FORGETFUL and self.pruner == "none":
             self.check_idle("replay_size", because=f"sampler {self.sampler!r} learns nothing from trials")
         if self.sampler == "cmaes" and self.choices == "categorical":
@@ -133,6 +137,8 @@ class OptunaConfig(Settings):
                 f"storage is {self.storage!r}; expected the URL of a database, such as sqlite:///search.db, or the "
                 f"path of a journal, which ends in {' or '.join(JOURNALS)}"
             )
+        if self.study_name is None:
+            self.check_idle("stale_after", because="without a study_name nobody shares the study")
         for name, place in (("study_name", "storage"), ("worker", "study_name")):
             if getattr(self, name) is not None and getattr(self, place) is None:
                 raise KDNASError(f"{name} is {getattr(self, name)!r} without a {place}; set both, or neither")

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agents.grid import Grid, Ints, Seen
+from agents.optuna_alive import SignsOfLife
 from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
 from agents.optuna_left import Left
 from agents.optuna_recent import RecentTrials, StudyOf
@@ -59,6 +60,7 @@ class GridStudy:
     ) -> None:
         self.study = study
         self.worker = worker
+        self._signs = None if worker is None else SignsOfLife(study, worker, config.stale_after)
         self._grid = grid
         self._sampler = sampler
         self._recent = RecentTrials(max(config.replay_size, _GENERATIONS * config.population), study.directions)
@@ -160,6 +162,7 @@ class GridStudy:
         """Return the number of the grid point that parameters stand for."""
         return self._grid.numbers(self.action(parameters)[None])[0]
 
+    @quiet()
     def others(self, but: int | None = None) -> tuple[list[int], set[int]]:
         """Look at what processes that share the study do.
 
@@ -169,6 +172,8 @@ class GridStudy:
         Returns:
             Points that were evaluated since the last call, and points at which trials are running.
         """
+        for trial in self._signs.stale(self._look()) if self._signs is not None else ():
+            self._end(trial, TrialState.FAIL, None, {DISMISSED: "abandoned"})
         running = self._look()
         evaluated, self._evaluated = self._evaluated, []
         return evaluated, {self.number(one.params) for one in running if one.number != but and self._takes(one)}
@@ -191,6 +196,8 @@ class GridStudy:
     def begin(self) -> Trial:
         """Begin a trial, whose point is not decided yet."""
         self._sampler.recent = self._lately()
+        if self._signs is not None:
+            self._signs.begin()
         trial = self.study.ask()
         if self.worker is not None:
             trial.set_user_attr(WORKER, self.worker)
@@ -201,7 +208,11 @@ class GridStudy:
         """Go on with the trial of a number; None if it has ended."""
         self._sampler.recent = self._lately()
         trial = self.study.get_trials(deepcopy=False)[number]
-        return None if trial.state.is_finished() else Trial(self.study, trial._trial_id)
+        if trial.state.is_finished():
+            return None
+        if self._signs is not None:
+            self._signs.begin()
+        return Trial(self.study, trial._trial_id)
 
     @quiet()
     def decide(self, trial: Trial, action: Ints | None, taken: Seen) -> Ints:
@@ -241,13 +252,10 @@ class GridStudy:
     def finish(
         self, trial: Trial, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
     ) -> None:
-        """End a trial, unless somebody else has ended it."""
-        try:
-            for name, value in attributes.items():
-                trial.set_user_attr(name, value)
-        except UpdateFinishedTrialError:
-            return
-        self.study.tell(trial, values, state, skip_if_finished=True)
+        """End a trial that was begun or reopened here, unless somebody else has ended it."""
+        self._end(trial, state, values, attributes)
+        if self._signs is not None:
+            self._signs.end()
 
     def dismiss(self, trial: Trial, reason: str, *, with_value: bool) -> None:
         """End a trial whose point is not to be evaluated, with what the point earned if that is wanted and known."""
@@ -295,6 +303,20 @@ class GridStudy:
             storage.set_study_system_attr(study, name, value)
         for data in state["trials"]:
             storage.create_new_trial(study, _from_dict(data, self._distributions))
+
+    def _end(
+        self,
+        trial: Trial | FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+    ) -> None:
+        try:
+            for name, value in attributes.items():
+                self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
+        except UpdateFinishedTrialError:
+            return
+        self.study.tell(trial.number, values, state, skip_if_finished=True)
 
     def _parameters(self, action: Ints) -> dict[str, int]:
         return dict(zip(self._distributions, action.tolist(), strict=True))

@@ -253,7 +253,7 @@ def test_a_state_may_be_older_than_a_hyper_parameter() -> None:
         ({"ordinal": -0.1}, "ordinal is -0.1"),
         ({"context_dropout": 2}, "context_dropout is 2.0"),
         ({"min_random": -1}, "min_random is -1; expected a whole number, at least 0"),
-        ({"epochs": 2.5}, "epochs is 2.5; expected a whole number, at least 0"),
+        ({"epochs": 2.5}, "epochs is 2.5; expected a whole number"),
         ({"embedding_size": 0}, "embedding_size is 0; expected a whole number, at least 1"),
         ({"hidden_size": True}, "hidden_size is True"),
         ({"batch_size": 0}, "batch_size is 0"),

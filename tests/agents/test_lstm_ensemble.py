@@ -310,7 +310,7 @@ def test_only_what_does_not_fit_is_forgotten() -> None:
         ({"weight_decay": float("inf")}, "weight_decay is inf"),
         ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
         ({"design": -1}, "design is -1; expected a whole number, at least 0"),
-        ({"steps": 2.5}, "steps is 2.5; expected a whole number, at least 0"),
+        ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
         ({"members": 0}, "members is 0; expected a whole number, at least 1"),
         ({"embedding_size": 0}, "embedding_size is 0"),
         ({"hidden_size": True}, "hidden_size is True"),

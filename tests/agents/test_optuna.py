@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -8,7 +9,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import closing, suppress
 from importlib.util import find_spec
@@ -23,6 +26,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from large_space import BUDGET, by_chance, environment
+from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
 
@@ -622,6 +626,103 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
     ]
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The clock of signs of life, and how far it is ahead; signs are given all the time."""
+    ahead = SimpleNamespace(seconds=0.0)
+    ahead.time = lambda: time.time() + ahead.seconds
+    monkeypatch.setattr("agents.optuna_alive.time", ahead)
+    monkeypatch.setattr("agents.optuna_alive._INTERVAL", 0.01)
+    return ahead
+
+
+def givers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "_give_signs" in thread.name]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def evaluate_all(agent: OptunaAgent, env: BowlEnv) -> set[tuple[int, ...]]:
+    return set(points(agent.search(env, budget=8, round_size=2)))
+
+
+@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
+def test_points_of_a_killed_process_are_tried_again(
+    place: str, clock: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
+    config = {"storage": storage, "study_name": "shared"}
+    code = f"""
+import time
+import kdnas_env
+agent = kdnas_env.make_agent("optuna", **{config!r})
+agent.reset([4, 2], budget=8, round_size=3)
+print(agent.ask(3).tolist(), flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    asked = {tuple(action) for action in json.loads(process.stdout.readline())}
+    assert len(asked) == 3
+
+    # Its points are its own, and whoever ends without them says so.
+    others = {(one, two) for one in range(4) for two in range(2)} - asked
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == others
+    assert "ended after 5 of 8 evaluations, since 3 points that are left are being evaluated" in caplog.text
+    process.kill()
+    process.communicate()
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == set()
+    clock.seconds = 700
+    caplog.clear()
+    last = make(**config)
+    assert evaluate_all(last, BowlEnv([4, 2])) == asked
+    assert not caplog.text
+    abandoned = [trial for trial in last.study.trials if trial.user_attrs.get("dismissed") == "abandoned"]
+    assert {(trial.state, point(trial)) for trial in abandoned} == {(TrialState.FAIL, one) for one in asked}
+
+
+def test_a_process_that_gives_signs_of_life_keeps_its_points(clock: SimpleNamespace, tmp_path: Path) -> None:
+    """However long an evaluation takes; what it was told of, or whose search is dropped, needs no more signs."""
+    config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    slow = make(**config)
+    slow.reset([4, 2], budget=8, round_size=3)
+    asked = slow.ask(3)
+    clock.seconds = 10_000
+    sign = f"kdnas:alive:{slow._book.worker}"
+    until(lambda: slow.study.user_attrs[sign] > time.time() + 9_000)
+    assert len(evaluate_all(make(**config), BowlEnv([4, 2]))) == 5
+    slow.tell(asked, [1.0, 2.0, 3.0])
+    states = Counter(trial.state for trial in slow.study.trials if "dismissed" not in trial.user_attrs)
+    assert states == {TrialState.COMPLETE: 8}
+    until(lambda: not givers())
+
+    dropped = make(**{**config, "study_name": "dropped"})
+    dropped.reset([4, 2], budget=8, round_size=3)
+    dropped.ask(3)
+    assert len(givers()) == 1
+    del dropped
+    gc.collect()
+    until(lambda: not givers())
+
+
+def test_a_trial_of_somebody_who_gives_no_signs_is_given_up_by_its_age(clock: SimpleNamespace, tmp_path: Path) -> None:
+    config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    make(**config).reset([4, 2], budget=8, round_size=3)
+    with quiet():
+        study = optuna.load_study(study_name="shared", storage=open_storage(config["storage"]))
+        sizes = {"dim_0": 4, "dim_1": 2}
+        trial = study.ask({name: IntDistribution(0, size - 1) for name, size in sizes.items()})
+    clock.seconds = 500
+    assert len(evaluate_all(make(**config), BowlEnv([4, 2]))) == 7
+    clock.seconds = 700
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == {tuple(trial.params.values())}
+
+
 def test_a_search_in_a_storage_goes_on_from_a_saved_state(tmp_path: Path) -> None:
     """Also if the process went on after it had saved, so that the study knows more than the state."""
     env, options = BowlEnv([7, 6, 5]), {"storage": str(tmp_path / "study.log")}
@@ -827,6 +928,9 @@ def test_a_package_that_a_sampler_needs_is_named() -> None:
         ({"storage": ""}, "storage is ''; expected a text, or None"),
         ({"study_name": "x"}, "study_name is 'x' without a storage"),
         ({"storage": "x.log", "worker": "x"}, "worker is 'x' without a study_name"),
+        ({"stale_after": 9.0}, "stale_after is 9.0, but changes nothing: without a study_name"),
+        ({"storage": "x.log", "study_name": "x", "stale_after": 0}, "stale_after is 0.0; expected a number above 0"),
+        ({"sampler": "random", "replay_size": 9}, "replay_size is 9, but changes nothing: sampler 'random' learns"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:
