@@ -24,6 +24,7 @@ from agents.optuna_cmaes import PlainCmaEsSampler
 from agents.optuna_left import Left, LeftGPSampler, LeftSampler, LeftTPESampler
 from agents.optuna_recent import RecentNSGAIIISampler, RecentNSGAIISampler, StudyOf
 from kdnas_env.errors import DependencyError, KDNASError, RunError
+from kdnas_env.plain import typed_arguments
 
 SamplerMaker = Callable[[int], BaseSampler]
 """Makes the sampler of a trial from the trial's number."""
@@ -201,7 +202,7 @@ def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
 def _built(kind: str, name: str, make: Callable[..., T], options: Mapping[str, Any]) -> T:
     try:
         with quiet():
-            return make(**options)
+            return make(**typed_arguments(make, options))
     except KDNASError:
         raise
     except (TypeError, ValueError, AssertionError) as error:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from functools import cache
+from functools import cache, partial
+from inspect import unwrap
 from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
-from types import NoneType, UnionType
+from types import NoneType, SimpleNamespace, UnionType
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -176,6 +178,22 @@ def settle(made: Any) -> None:
         object.__setattr__(made, name, _field(name, hint, getattr(made, name)))
 
 
+def typed_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments of a function or class, each of the type that is declared; see :func:`restore`.
+
+    Raises:
+        ValueError: If one is of another type. Arguments that the function does not take are left to it.
+    """
+    while isinstance(function, partial):
+        function = function.func
+    bases = reversed(function.__mro__) if isinstance(function, type) else ()
+    hints: dict[str, Any] = {}
+    for maker in [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [function]:
+        maker = unwrap(maker)
+        hints |= _resolved(getattr(maker, "__annotations__", {}), getattr(maker, "__globals__", {}))
+    return {name: _field(name, hints.get(name, Any), value) for name, value in arguments.items()}
+
+
 def _field(name: str, hint: Any, value: Any) -> Any:
     try:
         return _converted(hint, value)
@@ -189,11 +207,21 @@ class _UnfitError(Exception):
 
 @cache
 def _hints(kind: type[Any]) -> dict[str, Any]:
-    try:
-        hints = get_type_hints(kind)
-    except (NameError, TypeError):  # declared by a name that only a type checker imports
-        hints = {}
-    return {field.name: hints.get(field.name, Any) for field in fields(kind) if field.init}
+    hints: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        hints |= _resolved(vars(base).get("__annotations__", {}), vars(sys.modules[base.__module__]))
+    return {field.name: hints[field.name] for field in fields(kind) if field.init}
+
+
+def _resolved(annotations: Mapping[str, Any], names: dict[str, Any]) -> dict[str, Any]:
+    """Return the types that annotations stand for; Any, if by a name that only a type checker imports."""
+    hints: dict[str, Any] = {}
+    for name, annotation in annotations.items():
+        try:
+            hints |= get_type_hints(SimpleNamespace(__annotations__={name: annotation}), names)
+        except (NameError, TypeError, AttributeError):
+            hints[name] = Any
+    return hints
 
 
 def _converted(hint: Any, value: Any) -> Any:

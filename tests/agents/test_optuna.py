@@ -912,6 +912,13 @@ def test_a_package_that_a_sampler_needs_is_named() -> None:
         ({"sampler_options": [1]}, r"sampler_options is \[1\]; expected a mapping"),
         ({"pruner_options": {"a": object()}}, "pruner_options is .*; expected plain data"),
         ({"sampler_options": {"speed": 9}}, "sampler_options of sampler 'tpe' are {'speed': 9}: .*speed"),
+        ({"sampler_options": {"n_startup_trials": "5"}}, "n_startup_trials is '5'; expected a whole number"),
+        (
+            {"sampler": "nsgaii", "sampler_options": {"population_size": 8.5}},
+            "population_size is 8.5",
+        ),
+        ({"pruner": "median", "pruner_options": {"n_warmup_steps": "1"}}, "n_warmup_steps is '1'; expected a whole"),
+        ({"pruner": "patient", "pruner_options": {"patience": "1"}}, "patience is '1'; expected a whole number"),
         ({"sampler_options": {"seed": 9}}, "sampler_options has a 'seed'; leave it out"),
         ({"sampler": "nsgaii", "sampler_options": {"population_size": 1}}, "sampler_options of sampler 'nsgaii'"),
         ({"pruner": "percentile"}, "pruner_options of pruner 'percentile' are {}: .*percentile"),
