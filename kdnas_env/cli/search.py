@@ -296,10 +296,5 @@ def _begin(work: Work, evaluator: MiniKDEvaluator) -> None:
     Raises:
         RunError: If one has changed.
     """
-    workload = evaluator.workload
-    fingerprints = {
-        "teacher": workload.teacher.fingerprint,
-        "corpus": workload.corpus.fingerprint,
-        "workload": evaluator.fingerprint,
-    }
-    work.begin(fingerprints, corpus=workload.corpus.report.to_dict())
+    fingerprints = {**evaluator.fingerprints, "workload": evaluator.fingerprint}
+    work.begin(fingerprints, corpus=evaluator.workload.corpus.report.to_dict())
