@@ -13,6 +13,9 @@ from typing import IO, Any
 from kdnas_env.errors import RunError
 from kdnas_env.plain import parse_json
 
+_TEMPORARY = ".kdnas-partial"
+"""How the names of temporary files end."""
+
 
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path with a leading ``~`` written out; one of a user that nobody knows stays as it is."""
@@ -31,6 +34,20 @@ def default_cache_directory() -> Path:
     return (expanded(base) if base else Path.home() / ".cache") / "kdnas"
 
 
+def sweep_temporary(folder: str | os.PathLike[str], kept: str) -> None:
+    """Remove temporary files that killed processes left in a folder where nobody else writes.
+
+    Args:
+        folder: The folder.
+        kept: A file that marks folders in it, at any depth, that others may write in; these are left alone.
+    """
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not os.path.isfile(os.path.join(place, name, kept))]
+        for name in files:
+            if name.startswith(".") and name.endswith(_TEMPORARY):
+                Path(place, name).unlink(missing_ok=True)
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """Write a file through a temporary one beside it, which takes its place when the block ends well.
@@ -44,7 +61,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     target = Path(path)
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=target.parent, prefix=f".{target.name}.", suffix=_TEMPORARY, delete=False
+        ) as file:
             temporary = Path(file.name)
             yield file
             file.flush()

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.errors import RunError
-from kdnas_env.files import check_contained, expanded, read_json, write_json, write_text
+from kdnas_env.files import check_contained, expanded, read_json, sweep_temporary, write_json, write_text
 from kdnas_env.places import found_again, with_places
 
 CONFIG, RUN, RESULTS, PICTURE, STORE, JOURNAL, STUDENT = (
@@ -85,7 +85,9 @@ class RunFolder:
         """
         path = expanded(path)
         check_contained(path)
-        return cls(path, _locked(path))
+        folder = cls(path, _locked(path))
+        sweep_temporary(path, CONFIG)
+        return folder
 
     def write_options(self, options: RecordedOptions) -> None:
         """Write ``config.json``: what the run was asked for, and where that lies.

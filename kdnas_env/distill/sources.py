@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from kdnas_env.distill.demo import demo_texts
 from kdnas_env.distill.libraries import one_line, quiet_datasets
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.files import expanded
+from kdnas_env.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -46,9 +46,9 @@ def open_source(source: str | os.PathLike[str], *, config_name: str | None, spli
         CorpusError: If the source does not exist, cannot be reached or cannot be parsed.
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
-    with tempfile.TemporaryDirectory(prefix="kdnas-corpus-", ignore_cleanup_errors=True) as scratch, quiet_datasets():
+    with scratch_folder("corpus") as scratch, quiet_datasets():
         try:
-            dataset = _load(os.fspath(source), config_name, split, scratch)
+            dataset = _load(os.fspath(source), config_name, split, str(scratch))
         except (KDNASError, MemoryError):
             raise
         except Exception as error:

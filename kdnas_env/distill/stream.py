@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count, islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.kd_data import Sample
 from kdnas_env.distill.sources import open_stream, reading, resolve_text_columns
 from kdnas_env.errors import CorpusError
+from kdnas_env.scratch import scratch_folder
 
 _READ = 512
 _SHUFFLED = 10_000
@@ -134,8 +133,8 @@ def head_corpus(
         head = list(islice(open_stream(source, config_name=config_name, split=split), rows))
     if not head:
         raise CorpusError(f"corpus {source!r} is empty: split {split!r} holds no rows")
-    with tempfile.TemporaryDirectory(prefix="kdnas-head-") as folder:
-        path = Path(folder) / "head.jsonl"
+    with scratch_folder("head") as folder:
+        path = folder / "head.jsonl"
         path.write_text("".join(json.dumps(row, default=str) + "\n" for row in head), encoding="utf-8")
         try:
             corpus = load_corpus(path, tokenizer, **options)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +17,7 @@ from kdnas_env.export.onnx import write_float_graph
 from kdnas_env.export.source import Source, load_lineage_teacher
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -104,8 +103,8 @@ def _teacher_contenders(
     if not with_graph:
         return contenders, None
     try:
-        with tempfile.TemporaryDirectory(prefix="kdnas-onnx-") as scratch, training_lock():
-            session = write_float_graph(source, Path(scratch), settings.threads)
+        with scratch_folder("onnx") as scratch, training_lock():
+            session = write_float_graph(source, scratch, settings.threads)
     except (ExportError, OSError) as error:
         return contenders, f"the teacher was not timed in onnxruntime: {one_line(error)}"
     return [*contenders, Contender("teacher", "onnxruntime", graph_forward(session), batch)], None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from kdnas_env.glue.encoding import POOLINGS, Example, PooledEncoder, encode, ou
 from kdnas_env.glue.scores import FINETUNED, TaskScore, glue_metric, score_predictions
 from kdnas_env.glue.tasks import TaskData
 from kdnas_env.rng import preserved_rng
+from kdnas_env.scratch import scratch_folder
 from kdnas_env.settings import Settings
 
 Progress = Callable[[int, int], None]
@@ -254,9 +254,9 @@ def _train(
         inputs = [{name: value for name, value in example.items() if name != "labels"} for example in batch]
         return {**pad(inputs, pad_token_id), "labels": torch.tensor([example["labels"] for example in batch])}
 
-    with tempfile.TemporaryDirectory(prefix="kdnas-glue-") as scratch, preserved_rng(), _turns() as turns:
+    with scratch_folder("glue") as scratch, preserved_rng(), _turns() as turns:
         arguments = TrainingArguments(
-            output_dir=scratch,
+            output_dir=str(scratch),
             num_train_epochs=epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=rate,

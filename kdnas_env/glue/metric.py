@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 import datasets
@@ -13,6 +12,7 @@ from scipy import stats
 from sklearn import metrics
 
 from kdnas_env.glue.tasks import task_spec
+from kdnas_env.scratch import scratch_folder
 
 _DESCRIPTION = "The metrics of a task of GLUE."
 _INPUTS = """
@@ -46,8 +46,8 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
     def __init__(self, task: str) -> None:
         self.spec = task_spec(task)
         # evaluate makes a folder for files that it does not write when it keeps all in memory.
-        with tempfile.TemporaryDirectory(prefix="kdnas-metric-") as scratch:
-            super().__init__(config_name=task, keep_in_memory=True, seed=0, cache_dir=scratch)
+        with scratch_folder("metric") as scratch:
+            super().__init__(config_name=task, keep_in_memory=True, seed=0, cache_dir=str(scratch))
 
     def _info(self) -> Any:
         kind = datasets.Value("float64" if self.spec.regression else "int64")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from kdnas_env.errors import DependencyError, LatencyError
 from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
+from kdnas_env.scratch import scratch_folder
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that a graph may have, in order; each int64 ``(batch, sequence)``."""
@@ -69,8 +69,8 @@ def open_session(model: nn.Module, settings: LatencySettings) -> Any:
         LatencyError: If the model cannot be exported, or the runtime refuses it.
     """
     require_onnx('runtime "onnxruntime"')
-    with tempfile.TemporaryDirectory(prefix="kdnas-onnx-") as folder:
-        path = Path(folder) / "encoder.onnx"
+    with scratch_folder("onnx") as folder:
+        path = folder / "encoder.onnx"
         try:
             write_graph(model, {"input_ids": random_ids(model, settings)}, path)
             return open_graph(path, settings.threads)

@@ -6,6 +6,9 @@ import io
 import json
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -52,6 +55,31 @@ def full_disk() -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_killed_process_left_is_removed_when_the_run_goes_on(finished: Path) -> None:
+    def killed(target: Path) -> None:
+        code = (
+            "import os, signal, sys\n"
+            "from kdnas_env.files import replacing\n"
+            "with replacing(sys.argv[1]):\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(target)]).returncode == -signal.SIGKILL
+
+    nested = finished / "distill"
+    (finished / "cells").mkdir()
+    nested.mkdir()
+    (nested / "config.json").write_text("{}")
+    (finished / ".notes.template").write_text("mine")
+    before = set(finished.rglob("*"))
+    for target in (finished / "search.png", finished / "cells" / "a.json"):
+        killed(target)
+    assert len(set(finished.rglob("*")) - before) == 2
+    killed(nested / "run.json")
+    (others,) = nested.glob(".run.json*")
+    RunFolder.reopen(finished).release()
+    assert set(finished.rglob("*")) - before == {others}, "another run may be at work in its folder"
 
 
 def test_a_refusal_changes_nothing(finished: Path) -> None:
