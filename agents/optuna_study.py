@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
@@ -12,12 +11,9 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
-from optuna.exceptions import OptunaError, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from agents.grid import Grid, Ints, Seen
 from agents.optuna_alive import SignsOfLife
@@ -25,18 +21,10 @@ from agents.optuna_config import DISMISSED, STATUS, WORKER, Identity, OptunaConf
 from agents.optuna_left import Left
 from agents.optuna_recent import RecentTrials, StudyOf
 from agents.optuna_samplers import TrialSampler, make_pruner, quiet, sampler_maker
-from kdnas_env.errors import DependencyError, KDNASError, RunError
-from kdnas_env.files import expanded
-from kdnas_env.plain import plain_copy, shown
+from agents.optuna_storage import check_content, check_searched, open_storage
+from kdnas_env.errors import RunError
 
 _NAME = "kdnas"
-_SEARCHED = "kdnas:searched"
-"""User attribute of a study: the grid that it searches, so that no search of another joins it."""
-
-_CONTENT = "kdnas:content"
-"""The same: what its points stand for and what decides their rewards, as far as environments tell."""
-
-_CREATION_ATTEMPTS = 20
 _GENERATIONS = 4
 """Generations of evolving samplers that are shown to them at least; they look at the present one and the one before."""
 
@@ -115,7 +103,7 @@ class GridStudy:
                 directions=config.directions,
                 load_if_exists=True,
             )
-        _check_searched(study, config, space)
+        check_searched(study, config, space)
         worker = None if in_memory else identity.worker or config.worker or str(uuid.uuid4())
         book = cls(grid, names, config, study, sampler, worker)
         if identity.content is not None:
@@ -124,30 +112,8 @@ class GridStudy:
 
     @quiet()
     def join(self, content: Any) -> None:
-        """Refuse to join a study that other rewards or points are in; of one that tells nothing, note what it is of.
-
-        Args:
-            content: What decides the rewards, by part, as plain data. Parts that one of both does not tell are not
-                compared. Anything but a mapping is no such thing, and not looked at.
-
-        Raises:
-            RunError: If it is of something else; nothing is changed then.
-            KDNASError: If the content is no plain data.
-        """
-        if not isinstance(content, Mapping):
-            return
-        try:
-            ours = plain_copy(content)
-        except ValueError as error:
-            raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
-        found = self.study.user_attrs.get(_CONTENT)
-        if found is None:
-            self.study.set_user_attr(_CONTENT, ours)
-        elif different := differences(found, ours):
-            raise RunError(
-                f"the study {self.study.study_name!r} is of another search: {'; '.join(different)}. Give another "
-                "study_name"
-            )
+        """Join the study with a search of some content; see :func:`agents.optuna_storage.check_content`."""
+        check_content(self.study, content)
 
     @property
     def shared(self) -> bool:
@@ -359,64 +325,6 @@ class GridStudy:
         return trial.state is not TrialState.FAIL or STATUS in trial.user_attrs
 
 
-def _check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:
-    """Refuse to join a study that searches something else; of a new one, note what it searches.
-
-    Raises:
-        RunError: If it does.
-    """
-    searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
-    directions = [direction.name.lower() for direction in study.directions]
-    found = study.user_attrs.get(_SEARCHED, searched)
-    if found != searched or directions != [*config.directions]:
-        raise RunError(
-            f"the study {study.study_name!r} searches {found}, to {' and '.join(directions)}, but this search is of "
-            f"{searched}, to {' and '.join(config.directions)}; give another study_name"
-        )
-    if _SEARCHED not in study.user_attrs:
-        study.set_user_attr(_SEARCHED, searched)
-        if config.objectives:
-            study.set_metric_names([*config.targets])
-
-
-def open_storage(place: str | None) -> BaseStorage:
-    """Open where studies are kept.
-
-    Args:
-        place: None for memory, the path of a journal, or the URL of a database.
-
-    Raises:
-        RunError: If it cannot be opened.
-        DependencyError: If the database needs a driver that is not installed.
-    """
-    if place is None:
-        return InMemoryStorage()
-    try:
-        if "://" in place:
-            return _database(place)
-        return JournalStorage(JournalFileBackend(str(expanded(place))))
-    except ImportError as error:
-        raise DependencyError(f"storage {place!r} needs a driver that is not installed: {error}") from error
-    except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
-        raise RunError(
-            f"storage {place!r} cannot be opened: {error}. Expected the URL of a database, such as "
-            "sqlite:///search.db, or the path of a journal, in a folder that exists"
-        ) from error
-
-
-def _database(url: str) -> BaseStorage:
-    patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
-    for attempt in range(_CREATION_ATTEMPTS):
-        try:
-            return RDBStorage(url, engine_kwargs=patience)
-        except SQLAlchemyError as error:
-            # Another process is creating the tables of the same new database.
-            if not isinstance(error, IntegrityError) and "already exists" not in str(error):
-                raise
-            time.sleep(0.05 * attempt)
-    raise RunError(f"storage {url!r} cannot be opened: other processes are changing its tables; try again later")
-
-
 def _distribution(count: int, ordinal: bool) -> BaseDistribution:
     return IntDistribution(0, count - 1) if ordinal else CategoricalDistribution(range(count))
 
@@ -457,15 +365,3 @@ def _written(moment: datetime | None) -> str | None:
 
 def _read(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
-
-
-def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return in words what differs between what a study is of and what a search is of, in parts that both tell."""
-    return [text for part in ours if part in theirs for text in _different(part, theirs[part], ours[part])]
-
-
-def _different(name: str, theirs: Any, ours: Any) -> list[str]:
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        names = dict.fromkeys([*theirs, *ours])
-        return [text for key in names for text in _different(f"{name} {key}", theirs.get(key), ours.get(key))]
-    return [] if theirs == ours else [f"{name} is {shown(theirs)} there, {shown(ours)} here"]

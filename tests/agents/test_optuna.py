@@ -35,7 +35,7 @@ from agents.base import SearchResult
 from agents.optuna import OptunaAgent, OptunaConfig
 from agents.optuna_config import PRUNERS, SAMPLERS
 from agents.optuna_samplers import quiet
-from agents.optuna_study import open_storage
+from agents.optuna_storage import open_storage
 from agents.random import RandomAgent
 from kdnas_env.cli import main
 from kdnas_env.envs.kdnas import KDNASEnv

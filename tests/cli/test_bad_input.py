@@ -104,7 +104,7 @@ def test_resume_with_another_corpus_under_the_same_name(
     corpus.write_text("".join(corpus.read_text().splitlines(keepends=True)[5:]))
     capsys.readouterr()
     said = complaint(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")], capsys)
-    assert "the corpus is not what it was" in said
+    assert "the corpus and the workload are not what they were" in said
 
 
 def test_two_processes_in_one_run(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
