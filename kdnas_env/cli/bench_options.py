@@ -47,6 +47,10 @@ class BenchOptions:
             if getattr(self, name) < 1:
                 raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
 
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return {} if self.simulated_workers else {"decision_time": "without --simulated-workers N: there is no clock"}
+
     @property
     def folder(self) -> Path | None:
         """The folder, if one was named."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import io
+import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -15,6 +18,7 @@ from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.export_options import ExportOptions
+from kdnas_env.cli.flags import check_effective, naming_flags
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.options import SearchOptions
@@ -30,6 +34,7 @@ from kdnas_env.cli.table_options import (
     TableInspectOptions,
     TableVerifyOptions,
 )
+from kdnas_env.errors import KDNASError
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
@@ -73,16 +78,25 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
 
     Raises:
         RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
+        KDNASError: If an option is out of range, or has no effect.
         SystemExit: If the arguments are malformed, or ask for help.
     """
     arguments = _spelled_out(arguments)
-    options = _parse(arguments)
-    earlier = _earlier(options)
-    if earlier is not None:
-        options = _parse(arguments, earlier)
-        options.check_unchanged(earlier)
+    with naming_flags(_asked(arguments), given=arguments):
+        options = _parse(arguments)
+        earlier = _earlier(options)
+        if earlier is not None:
+            options = _parse(arguments, earlier)
+            options.check_unchanged(earlier)
+        check_effective(options, earlier)
     place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
-    return partial(_run, place, options)
+    return partial(_run, place, options, arguments)
+
+
+def _asked(arguments: Sequence[str]) -> type[Any]:
+    """Return the options of the command that is asked for; those of a run if there is no such command."""
+    kind, _ = _COMMANDS.get(" ".join(arguments[:2])) or _COMMANDS.get(" ".join(arguments[:1])) or _COMMANDS["run"]
+    return kind
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
@@ -96,9 +110,10 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     return whole
 
 
-def _run(place: str, options: Any) -> int:
+def _run(place: str, options: Any, arguments: Sequence[str]) -> int:
     module, _, function = place.partition(":")
-    status: int = getattr(importlib.import_module(module), function)(options)
+    with naming_flags(type(options), given=arguments):
+        status: int = getattr(importlib.import_module(module), function)(options)
     return status
 
 
@@ -127,12 +142,28 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
         commands[group] = Annotated[
             _union(groups[group]), tyro.conf.subcommand(group, description=_GROUPS[group], prefix_name=False)
         ]
-    return tyro.cli(
-        _union(commands.values()),
-        prog="kdnas",
-        description="Knowledge-distillation neural-architecture search for language models.",
-        args=list(arguments),
-    )
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            return tyro.cli(
+                _union(commands.values()),
+                prog="kdnas",
+                description="Knowledge-distillation neural-architecture search for language models.",
+                args=list(arguments),
+            )
+    except SystemExit as ended:
+        refused = _refused(ended)
+        if refused is not None:
+            raise refused from None
+        sys.stderr.write(complaint.getvalue())
+        raise
+
+
+def _refused(ended: BaseException | None) -> KDNASError | None:
+    """Return what options refused, which tyro would tell by names of its own; None if the arguments are malformed."""
+    while ended is not None and not isinstance(ended, KDNASError):
+        ended = ended.__context__
+    return ended
 
 
 def _union(kinds: Iterable[Any]) -> Any:

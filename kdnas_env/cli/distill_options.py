@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
+from kdnas_env.cli.options import unconfigured, within
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.files import expanded
@@ -37,6 +38,14 @@ class TextOptions:
     """Samples that are held out to measure the loss."""
     streaming: bool = False
     """Read the text as the training goes on, for corpora larger than memory; needs --max-steps."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        if self.source is None:
+            why = "without --corpus.source: the text is that of the search"
+            return dict.fromkeys(("config_name", "split", "text_columns"), why)
+        pairs = {"pair_fraction": "where --corpus.text-columns names two: every sample is a pair"}
+        return unconfigured(self.source) | (pairs if len(self.text_columns) == 2 else {})
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,16 @@ class DistillOptions(RecordedOptions):
             raise KDNASError("a stream has no end, so that epochs cannot be counted; give --max-steps")
         if self.batch_size < 1:
             raise KDNASError(f"batch_size is {self.batch_size}; expected 1 sample or more")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = within("corpus", self.corpus.ineffective())
+        if self.corpus.streaming:
+            why["epochs"] = "with --corpus.streaming: a stream has no end; --max-steps says how long"
+            why["cache_gib"] = "with --corpus.streaming: the teacher's states cannot be cached on a stream"
+        if self.teacher != "auto":
+            why["cache_gib"] = f"with --teacher {self.teacher}; it is for --teacher auto"
+        return why
 
     @property
     def folder(self) -> Path:

@@ -39,3 +39,12 @@ class ExportOptions:
             raise KDNASError(f"--int8 quantises the graph, which an export to {self.to} has not; add --to onnx")
         if not self.model:
             raise KDNASError("MODEL is empty; give the folder of a student, such as runs/.../student")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {}
+        if not self.latency:
+            why["sequence_length"] = "with --no-latency: nothing is timed"
+        if self.push is None:
+            why["public"] = "without --push: nothing is uploaded"
+        return why

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import ClassVar
 
 import tyro
 
-from kdnas_env.cli.options import LatencyOptions
+from kdnas_env.cli.options import IN_PLACE, LatencyOptions
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.glue.tasks import EMBEDDED_TASK
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,18 @@ class GlueOptions(RecordedOptions):
             raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
         if self.seed < 0:
             raise KDNASError(f"seed is {self.seed}; expected 0 or more")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why: dict[str, str] = {}
+        if not self.finetune:
+            trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
+            why |= dict.fromkeys(trained, "with --no-finetune: nothing is trained but a linear probe")
+        if set(self.tasks) == {EMBEDDED_TASK}:
+            why["data"] = f"on the task {EMBEDDED_TASK}, which comes with kdnas[demo]; name other --tasks"
+        if self.rows and "teacher" not in self.rows:
+            untaught = "with --rows that leave the teacher out, beside whom models are compared and timed"
+            why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
+        if self.resume is not None:
+            why["out"] = IN_PLACE
+        return why

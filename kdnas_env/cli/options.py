@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.files import expanded
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,10 @@ class CorpusOptions:
     heldout_fraction: float = 0.1
     """Share of the sentences that is held out to measure the loss."""
 
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return unconfigured(self.source)
+
 
 @dataclass(frozen=True)
 class SpaceOptions:
@@ -41,6 +48,10 @@ class SpaceOptions:
     """Student families (bert, albert, roberta); the teacher's own if not given. More than one are mixed."""
     max_parameters: int | None = None
     """Largest student allowed, in parameters, embeddings included."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return {} if self.file is None else {"families": "beside --space.file; list them in that file, under 'family'"}
 
 
 @dataclass(frozen=True)
@@ -140,3 +151,38 @@ class SearchOptions(RecordedOptions):
                 raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")
         if self.timeout is not None and not self.timeout > 0:
             raise KDNASError(f"timeout is {self.timeout}; expected seconds, or leave it out for no limit")
+
+    @property
+    def in_this_process(self) -> bool:
+        """Whether the process of the search evaluates the students itself."""
+        return self.workers == 1 and self.ray is None and not self.asynchronous
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {**within("corpus", self.corpus.ineffective()), **within("space", self.space.ineffective())}
+        if self.ray is None:
+            why["gpus_per_worker"] = "without --ray; processes of this machine share the GPU of --device"
+        if self.in_this_process:
+            why["timeout"] = "without workers; add --workers N, --asynchronous or --ray"
+        if self.asynchronous:
+            why["round_size"] = "with --asynchronous, which has no rounds"
+        if self.reward.alpha == 0:
+            why["reward.beta"] = "with --reward.alpha 0, which leaves the latency out"
+        if self.resume is not None:
+            why["out"] = IN_PLACE
+        return why
+
+
+IN_PLACE = "with --resume; a run goes on in its own folder"
+
+
+def within(group: str, ineffective: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of a group that have no effect as those of the whole."""
+    return {f"{group}.{name}": why for name, why in ineffective.items()}
+
+
+def unconfigured(source: str | None) -> dict[str, str]:
+    """Return what has no effect where a text has no configurations: in a file, and in the embedded corpora."""
+    if source is None or not (source.partition(":")[0] == "demo" or os.path.isfile(expanded(source))):
+        return {}
+    return {"config_name": f"on {source!r}, which has no configurations"}

@@ -19,6 +19,7 @@ from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
+from kdnas_env.cli.flags import naming_flags
 from kdnas_env.cli.glue import run_glue
 from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
@@ -26,7 +27,6 @@ from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_ru
 from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
 from kdnas_env.cli.shell import command
-from kdnas_env.cli.workers import in_this_process
 from kdnas_env.cores import pinned_threads
 from kdnas_env.distill.teacher import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
@@ -233,7 +233,8 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
     console.print(f"\n[bold]{stage}[/] ({STAGES.index(stage) + 1} of {len(STAGES)})", highlight=False)
     run.record("running", stage)
     try:
-        _STAGES[stage](run)
+        with naming_flags(type(getattr(run.options, stage)), stage=stage):
+            _STAGES[stage](run)
     except KeyboardInterrupt:
         with aside(console):
             run.record("interrupted", stage)
@@ -263,7 +264,7 @@ def _say_failed(console: Console, run: _Run, stage: Stage) -> None:
 
 def _search(run: _Run) -> int:
     options = replace(run.options.search, teacher=run.options.teacher, **run.shared, **run.placed("search"))
-    if not in_this_process(options):
+    if not options.in_this_process:
         options = replace(options, threads=None)  # the cores are shared out among the workers
     return run_search(options, go_on=run.command)
 

@@ -11,7 +11,7 @@ import tyro
 from kdnas_env.cli.distill_options import DistillOptions, Family, TextOptions
 from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.options import IN_PLACE, SearchOptions, within
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.cli.shell import flags
 from kdnas_env.errors import KDNASError
@@ -155,6 +155,14 @@ class PipelineOptions(RecordedOptions):
             raise KDNASError(f"no stage is named; choose --stages from {' '.join(STAGES)}")
         if not self.family:
             raise KDNASError("no family is named; give best, all, or families, such as --family bert albert")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {"out": IN_PLACE} if self.resume is not None else {}
+        for stage in STAGES:
+            told = within(stage, getattr(self, stage).ineffective())
+            why |= {name: reason.replace("--", f"--{stage}.") for name, reason in told.items()}
+        return why
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""

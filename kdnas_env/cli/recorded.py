@@ -67,7 +67,7 @@ class RecordedOptions:
         """
         ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
         changes = [
-            f"{_flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
+            f"{flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
             for name in ours
             if ours[name] != theirs[name] and not (name in self.PATHS and same_place(ours[name], theirs[name]))
         ]
@@ -107,5 +107,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+    """Return the flag of an option, such as ``--corpus.max-length`` of ``corpus.max_length``."""
     return "--" + name.replace("_", "-")

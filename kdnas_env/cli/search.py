@@ -20,7 +20,7 @@ from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
 from kdnas_env.cli.shell import command, python_command
 from kdnas_env.cli.task_progress import TaskProgress
-from kdnas_env.cli.workers import check_workers, in_this_process, open_pool, with_threads
+from kdnas_env.cli.workers import check_workers, open_pool, with_threads
 from kdnas_env.distill.demo import check_demo, teacher_title
 from kdnas_env.distill.libraries import require
 from kdnas_env.distill.student_folder import save_student
@@ -120,7 +120,7 @@ def _search(
     with SearchProgress(console, options.budget) as progress, ExitStack() as stack:
         evaluator = MiniKDEvaluator(settings, on_stage=progress.stage)
         _begin(work, evaluator)
-        pool = None if in_this_process(options) else stack.enter_context(open_pool(options, settings, evaluator))
+        pool = None if options.in_this_process else stack.enter_context(open_pool(options, settings, evaluator))
         inner: Evaluator = evaluator if pool is None else ParallelEvaluator(pool)
         store = stack.enter_context(StoredEvaluator(inner, folder.path / STORE))
         env = KDNASEnv(

@@ -11,6 +11,7 @@ import tyro
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.files import expanded
+from kdnas_env.glue.tasks import EMBEDDED_TASK
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class StudyOptions(RecordedOptions):
     """Passes over the text in a long distillation."""
     batch_size: int = 32
     """Samples per step."""
-    task: str = "rotten_tomatoes"
+    task: str = EMBEDDED_TASK
     """Task that students are scored on: the embedded one, or one of GLUE."""
     data: str | None = None
     """Folder that holds GLUE; by default the hub."""
@@ -82,6 +83,12 @@ class StudyOptions(RecordedOptions):
             raise KDNASError(f"repeated is {self.repeated}; expected at most n, {self.n}")
         if not self.least_speedup > 0:
             raise KDNASError(f"least_speedup is {self.least_speedup}; expected a positive number")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        if self.task != EMBEDDED_TASK:
+            return {}
+        return {"data": f"on the task {EMBEDDED_TASK}, which comes with kdnas[demo]; name another --task"}
 
     @property
     def folder(self) -> Path:

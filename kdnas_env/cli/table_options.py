@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from kdnas_env.cli.options import CorpusOptions, SpaceOptions
+from kdnas_env.cli.options import CorpusOptions, SpaceOptions, within
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.files import expanded
@@ -98,6 +98,15 @@ class TableBuildOptions(RecordedOptions):
         if unknown:
             raise KDNASError(f"runtimes name {unknown}; expected some of {list(MEASURED)}")
 
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {**within("corpus", self.corpus.ineffective()), **within("space", self.space.ineffective())}
+        if self.skip_latencies:
+            why["runtimes"] = "with --skip-latencies: nothing is timed"
+        if self.skip_losses:
+            why["workers"] = "with --skip-losses: nothing is distilled, and students are timed one after another"
+        return why
+
     @property
     def folder(self) -> Path:
         """Folder of the build."""
@@ -126,6 +135,11 @@ class TableInspectOptions:
     """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
     json: str | None = None
     """Write all figures to this file."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = "without a table: the tables of the package are listed; name one"
+        return dict.fromkeys(("to", "surrogate", "json"), why) if self.table is None else {}
 
 
 @dataclass(frozen=True)
@@ -196,3 +210,8 @@ class TableVerifyOptions:
     def __post_init__(self) -> None:
         if self.replay < 0:
             raise KDNASError(f"replay is {self.replay}; expected a number of cells, 0 or more")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = "without --replay N: nothing is distilled anew"
+        return {} if self.replay else dict.fromkeys(("seed", "device", "precision", "cache_dir"), why)

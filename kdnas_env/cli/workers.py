@@ -17,11 +17,6 @@ from kdnas_env.workers.local import LocalBackend
 from kdnas_env.workers.pool import WorkerPool
 
 
-def in_this_process(options: SearchOptions) -> bool:
-    """Return whether the process of the search evaluates the students itself."""
-    return options.workers == 1 and options.ray is None and not options.asynchronous
-
-
 def with_threads(options: SearchOptions) -> SearchOptions:
     """Return options with the threads that train each student: unless said, the cores are shared out among workers."""
     if options.threads is not None:
@@ -35,15 +30,13 @@ def check_workers(options: SearchOptions) -> None:
     """Refuse workers that would never have anything to do.
 
     Raises:
-        KDNASError: If there are more than students in a round, or settings of Ray without Ray.
+        KDNASError: If there are more than students in a round.
     """
     if not options.asynchronous and options.workers > options.round_size:
         raise KDNASError(
             f"workers is {options.workers}, but a round has {options.round_size} students; raise --round-size, or "
             "search with --asynchronous, which has no rounds"
         )
-    if options.gpus_per_worker and options.ray is None:
-        raise KDNASError("gpus-per-worker is for --ray; processes of this machine share the GPU of --device")
 
 
 @contextmanager

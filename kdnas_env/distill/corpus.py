@@ -207,11 +207,11 @@ def load_corpus(
         kept, proxy_fraction=proxy_fraction, heldout_fraction=heldout_fraction, generator=split_stream
     )
     if len(train) < min_samples or len(heldout) == 0:
+        share = f", or raise proxy_fraction={proxy_fraction}" if proxy_fraction < 1 else ""
         raise CorpusError(
             f"corpus {name!r} is shorter than one batch: {kept} usable samples of {rows} rows "
             f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) leave {len(train)} "
-            f"for training, {min_samples} are needed; give more text, raise proxy_fraction={proxy_fraction} or lower "
-            "min_samples"
+            f"for training, {min_samples} are needed; give more text{share}"
         )
     input_ids = np.concatenate(samples.ids)
     types = np.concatenate(samples.types) if samples.types else None

@@ -122,7 +122,7 @@ def test_two_processes_in_one_run(flags: Flags, tmp_path: Path, capsys: pytest.C
         ({"agent": "oracle"}, "unknown agent 'oracle'"),
         ({"recipe": "nouvelle"}, "unknown recipe 'nouvelle'"),
         ({"epochs": -1}, "epochs is -1"),
-        ({"data_fraction": 0}, "data_fraction is 0"),
+        ({"data_fraction": 0}, "--data-fraction is 0"),
         ({"latency.runtime": "stopwatch"}, "unknown runtime 'stopwatch'"),
         ({"latency.sequence_length": 500}, "500"),
         ({"reward.alpha": 1.0}, "alpha is 1.0"),

