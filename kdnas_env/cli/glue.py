@@ -45,7 +45,7 @@ _README = """# A run of `kdnas glue`
 |---|---|
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
-| `cells/` | every score (row, task, seed) and latency, written as it was found |
+| `cells/` | every score (row, task, seed) and latency, written as it was found; a checkpoint of an unfinished one |
 | `results.json` | the table: means and standard deviations over seeds, and every score |
 | `glue.png` | score against speed-up in a picture |
 

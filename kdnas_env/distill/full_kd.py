@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdnas_env.distill.kd_data import CorpusSamples
-from kdnas_env.distill.libraries import is_out_of_memory, one_line, quiet_transformers
+from kdnas_env.distill.libraries import is_out_of_memory, quiet_transformers
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.packed import PackedEncoder
 from kdnas_env.errors import KDNASError, RunError
@@ -149,18 +149,19 @@ def distil(
         RunError: If a checkpoint is of another student or distillation, or there is no space left.
         torch.OutOfMemoryError: If memory does not even suffice for one sample at a time.
     """
+    from kdnas_env.distill.resuming import unwritten
+
     _check_identity(kd, settings, folder)
     while True:
         try:
             with preserved_rng(), quiet_transformers():
                 return _distil(kd, samples, settings, folder, teacher_in_loop, carried, on_progress, on_evaluation)
-        except (MemoryError, RuntimeError) as error:
-            if "PytorchStreamWriter" in str(error):
-                raise RunError(_no_space(folder, error)) from error
+        except (MemoryError, RuntimeError, OSError) as error:
+            lost = unwritten(folder, error)
+            if lost is not None:
+                raise lost from error
             if not is_out_of_memory(error) or 2 * settings.accumulation > kd.recipe.batch_size:
                 raise
-        except OSError as error:
-            raise RunError(_no_space(folder, error)) from error
         settings = replace(settings, accumulation=2 * settings.accumulation)
         say(f"out of memory: going on with every batch in {settings.accumulation} parts")
         gc.collect()
@@ -176,7 +177,8 @@ def _distil(
     on_progress: Progress | None,
     on_evaluation: OnEvaluation | None,
 ) -> FullKDResult:
-    from kdnas_env.distill.kd_trainer import clear_checkpoints, last_checkpoint, read_curve
+    from kdnas_env.distill.kd_trainer import read_curve
+    from kdnas_env.distill.resuming import clear_checkpoints, last_checkpoint
 
     trainer = _trainer(kd, samples, settings, folder, teacher_in_loop, on_progress, on_evaluation)
     if trainer.is_world_process_zero():
@@ -294,7 +296,3 @@ def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
 def _exhausted(curve: list[dict[str, float]], patience: int | None) -> bool:
     losses = [point["unexplained"] for point in curve[1:]]
     return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
-def _no_space(folder: Path, error: Exception) -> str:
-    return f"checkpoints cannot be written to {str(folder)!r}: {one_line(error)}; free some space there, and go on"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     EarlyStoppingCallback,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -26,9 +23,9 @@ from transformers import (
 from kdnas_env.cores import training_lock
 from kdnas_env.distill.full_kd import OnEvaluation, Progress
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
-from kdnas_env.distill.libraries import is_out_of_memory, one_line
 from kdnas_env.distill.mini_kd import MiniKD, schedule
 from kdnas_env.distill.packed import PackedEncoder
+from kdnas_env.distill.resuming import STATE, ResumableTrainer
 from kdnas_env.distill.workload import TeachingBatch
 from kdnas_env.errors import RunError
 from kdnas_env.files import replacing, write_json
@@ -36,7 +33,6 @@ from kdnas_env.plain import parse_json
 
 CURVE, START = "curve.json", "start.safetensors"
 
-_STATE = "trainer_state.json"
 _WEIGHTS = "model.safetensors"
 _CHECKED_EVERY = 16
 
@@ -67,7 +63,7 @@ class DistillationModel(nn.Module):
         return {"loss": error / count}
 
 
-class KDTrainer(Trainer):  # type: ignore[misc]
+class KDTrainer(ResumableTrainer):
     """Trains a :class:`DistillationModel`.
 
     Args:
@@ -151,20 +147,8 @@ class KDTrainer(Trainer):  # type: ignore[misc]
 
     def load_best(self, checkpoint: Path) -> None:
         """Load the best student as of a checkpoint."""
-        self.state = TrainerState.load_from_json(str(checkpoint / _STATE))
+        self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_best_model()
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        with _readable(resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
-            super()._load_optimizer_and_scheduler(checkpoint)
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _readable(checkpoint):
-            super()._load_rng_state(checkpoint)
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Return the optimiser of :class:`MiniKD`; a learning rate that depends on the start follows from the curve."""
@@ -270,23 +254,6 @@ class Steps(TrainerCallback):  # type: ignore[misc]
                 self._on_evaluation(point)
 
 
-@contextmanager
-def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Read a checkpoint in the block, of which PyTorch unpickles nothing but tensors and numbers.
-
-    Raises:
-        RunError: If it cannot be read.
-    """
-    try:
-        yield
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise RunError(
-            f"the checkpoint {checkpoint!r} cannot be read: {one_line(error)}; remove it to go on from the one before"
-        ) from error
-
-
 def measure(kd: MiniKD, *, solve: bool = True) -> dict[str, float]:
     """Return the losses that an evaluation tells.
 
@@ -331,19 +298,3 @@ def read_curve(folder: Path) -> list[dict[str, float]]:
     except (OSError, ValueError, TypeError, KeyError):
         pass
     raise RunError(f"the learning curve {str(path)!r} is damaged; remove it to start it anew")
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint, or None."""
-    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    found = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
-    return found[-1] if found else None
-
-
-def clear_checkpoints(folder: Path) -> None:
-    """Remove checkpoints that a killed process left half-written."""
-    for path in folder.glob("checkpoint-*"):
-        try:
-            parse_json((path / _STATE).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            shutil.rmtree(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,10 @@ class CellStore:
         """
         self._write(self.folder / f"latency-{row}.json", asdict(latency))
 
+    def checkpoints(self, cell: Cell) -> Path:
+        """Return the folder of the checkpoints of a fine-tuning that is not finished."""
+        return self._path(cell).with_suffix(".checkpoints")
+
     def _path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.row}-{cell.task}-{cell.seed}.json"
 
@@ -144,6 +149,8 @@ class Comparison:
     ) -> Iterator[tuple[Cell, TaskScore]]:
         """Yield every cell with its score: kept ones as they are, the others computed and kept.
 
+        A fine-tuning keeps a checkpoint an epoch, from which it goes on if it was killed.
+
         What goes wrong with a model is a score with a status; what the caller must put right is raised.
 
         Args:
@@ -161,8 +168,9 @@ class Comparison:
             if score is None:
                 if on_cell is not None:
                     on_cell(cell)
-                score = self._score(rows[cell.row], tasks[cell.task], cell.seed, on_progress)
+                score = self._score(rows[cell.row], tasks[cell.task], cell, on_progress)
                 self.store.put(cell, score)
+            shutil.rmtree(self.store.checkpoints(cell), ignore_errors=True)
             yield cell, score
 
     def latencies(self, settings: LatencySettings) -> dict[str, Latency]:
@@ -190,7 +198,8 @@ class Comparison:
             found[id(row.shape)] = latencies[row.name] = latency
         return latencies
 
-    def _score(self, row: Row, task: TaskData, seed: int, on_progress: StepProgress | None) -> TaskScore:
+    def _score(self, row: Row, task: TaskData, cell: Cell, on_progress: StepProgress | None) -> TaskScore:
+        seed = cell.seed
         try:
             if row.encoder is None:
                 return majority_class(task)
@@ -205,7 +214,15 @@ class Comparison:
                     pooling=self.pooling,
                     device=self.device,
                 )
-            return finetune(encoder, row.tokenizer, task, self.settings[task.name], seed, on_progress=on_progress)
+            return finetune(
+                encoder,
+                row.tokenizer,
+                task,
+                self.settings[task.name],
+                seed,
+                checkpoints=self.store.checkpoints(cell),
+                on_progress=on_progress,
+            )
         except KDNASError:
             raise
         except Exception as error:

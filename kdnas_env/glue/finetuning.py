@@ -6,8 +6,9 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,6 +164,7 @@ def finetune(
     settings: FinetuneSettings | None = None,
     seed: int = 0,
     *,
+    checkpoints: Path | None = None,
     on_progress: Progress | None = None,
 ) -> TaskScore:
     """Fine-tune a copy of an encoder on a task, and score it after the last step; nothing is chosen on what is scored.
@@ -177,12 +179,15 @@ def finetune(
         task_data: The task.
         settings: How; the defaults by default.
         seed: Seed of the head, dropout and the order of the samples.
+        checkpoints: Folder for a checkpoint an epoch, of this fine-tuning alone: when it was killed it goes on from
+            there, on the CPU to the same score. None to keep none.
         on_progress: Called after every step.
 
     Raises:
         FloatingPointError: If the loss is not finite.
         torch.OutOfMemoryError: If the device's memory is too small.
         KDNASError: If no text fits into ``max_length``, or the device cannot be used.
+        RunError: If a checkpoint cannot be written or read.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
     settings = settings or FinetuneSettings()
@@ -204,7 +209,9 @@ def finetune(
         {**example, "labels": label}
         for example, label in zip(encode(tokenizer, task_data.train, settings.max_length), labels.tolist(), strict=True)
     ]
-    losses, steps = _train(model, examples, tokenizer.pad_token_id, settings, rate, epochs, seed, device, on_progress)
+    losses, steps = _train(
+        model, examples, tokenizer.pad_token_id, settings, rate, epochs, seed, device, checkpoints, on_progress
+    )
     model.to(device)
     with training_lock():
         predictions = {
@@ -245,18 +252,27 @@ def _train(
     epochs: int,
     seed: int,
     device: torch.device,
+    checkpoints: Path | None,
     on_progress: Progress | None,
 ) -> tuple[list[float], int]:
-    """Train in place; return the mean loss of each epoch, and the number of steps."""
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    """Train in place, from the last checkpoint on; return the mean loss of each epoch, and the number of steps.
+
+    Raises:
+        RunError: If a checkpoint cannot be written or read.
+    """
+    from transformers import PrinterCallback, TrainingArguments
+
+    from kdnas_env.distill.resuming import ResumableTrainer, clear_checkpoints, last_checkpoint, unwritten
 
     def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         inputs = [{name: value for name, value in example.items() if name != "labels"} for example in batch]
         return {**pad(inputs, pad_token_id), "labels": torch.tensor([example["labels"] for example in batch])}
 
-    with scratch_folder("glue") as scratch, preserved_rng(), _turns() as turns:
+    keeping = scratch_folder("glue") if checkpoints is None else nullcontext(checkpoints)
+    with keeping as folder, preserved_rng(), _turns() as turns:
+        clear_checkpoints(folder)
         arguments = TrainingArguments(
-            output_dir=str(scratch),
+            output_dir=str(folder),
             num_train_epochs=epochs,
             per_device_train_batch_size=settings.batch_size,
             learning_rate=rate,
@@ -269,28 +285,36 @@ def _train(
             remove_unused_columns=False,
             logging_strategy="epoch",
             logging_nan_inf_filter=False,  # It would hide what must be told, and wait for the device every step.
-            save_strategy="no",
+            save_strategy="no" if checkpoints is None else "epoch",
+            save_total_limit=1,
             eval_strategy="no",
             report_to="none",
             disable_tqdm=True,
         )
         if arguments.device.type == "cuda":
             arguments._n_gpu = 1  # More would each take a share of every batch, and change what is trained.
-        trainer = Trainer(model, arguments, data_collator=collate, train_dataset=examples, callbacks=[turns])
+        trainer = ResumableTrainer(model, arguments, data_collator=collate, train_dataset=examples, callbacks=[turns])
         trainer.remove_callback(PrinterCallback)
         turns.on_progress = on_progress
-        trainer.train()
-        return turns.losses, trainer.state.global_step
+        checkpoint = last_checkpoint(folder)
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except (RuntimeError, OSError) as error:
+            lost = unwritten(folder, error)
+            if lost is not None:
+                raise lost from error
+            raise
+        losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+        return losses, trainer.state.global_step
 
 
 @contextmanager
 def _turns() -> Iterator[Any]:
-    """Yield a callback that holds the cores while an epoch lasts, and collects the losses."""
+    """Yield a callback that holds the cores while an epoch lasts, sees to the losses, and keeps no last checkpoint."""
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.losses: list[float] = []
             self.on_progress: Progress | None = None
             self.held = ExitStack()
 
@@ -303,14 +327,13 @@ def _turns() -> Iterator[Any]:
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.held.close()
+            if state.global_step >= state.max_steps:
+                control.should_save = False
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
             loss = (logs or {}).get("loss")
-            if loss is None:
-                return
-            if not math.isfinite(loss):
+            if loss is not None and not math.isfinite(loss):
                 raise FloatingPointError(f"the training loss is {loss}; lower the learning rate")
-            self.losses.append(float(loss))
 
     turns = Turns()
     try:

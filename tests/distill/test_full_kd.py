@@ -22,10 +22,11 @@ from kdnas_env.architecture import FAMILIES
 from kdnas_env.distill import kd_trainer
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distill.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
-from kdnas_env.distill.kd_trainer import DistillationModel, last_checkpoint, read_curve
+from kdnas_env.distill.kd_trainer import DistillationModel, read_curve
 from kdnas_env.distill.mini_kd import MiniKD
 from kdnas_env.distill.packed import PackedEncoder
 from kdnas_env.distill.recipe import Recipe
+from kdnas_env.distill.resuming import last_checkpoint
 from kdnas_env.distill.workload import Workload
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluation import Fidelity

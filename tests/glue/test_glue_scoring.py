@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdnas_env.distill.teacher import Teacher, load_teacher
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.glue.data import load_task
 from kdnas_env.glue.encoding import PooledEncoder, encode, outputs, pad
 from kdnas_env.glue.finetuning import FinetuneSettings, default_epochs, default_learning_rate, finetune
@@ -119,6 +119,48 @@ def test_nothing_is_printed_or_left_behind(
     assert captured.out + captured.err == ""
     assert list(tmp_path.iterdir()) == []
     assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+class Killed(Exception):
+    """What ends a training from outside."""
+
+
+@pytest.mark.parametrize("last", [1, 7, 9, 16])
+def test_a_training_that_was_killed_goes_on_to_the_same_end(last: int, teacher: Teacher, tmp_path: Path) -> None:
+    """24 samples in batches of 8: three steps an epoch, six epochs, the first of which keep a checkpoint each."""
+    task, cpu = easy_task(samples=24), FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu")
+    whole = finetune(teacher.model, teacher.tokenizer, task, cpu, 3)
+
+    def kill(done: int, total: int) -> None:
+        if done == last:
+            raise Killed
+
+    steps: list[int] = []
+    with pytest.raises(Killed):
+        finetune(teacher.model, teacher.tokenizer, task, cpu, 3, checkpoints=tmp_path / "it", on_progress=kill)
+    (tmp_path / "it" / "checkpoint-17").mkdir(parents=True)  # half-written
+    resumed = finetune(
+        teacher.model,
+        teacher.tokenizer,
+        task,
+        cpu,
+        3,
+        checkpoints=tmp_path / "it",
+        on_progress=lambda done, total: steps.append(done),
+    )
+    assert steps == list(range(3 * ((last - 1) // 3) + 1, 19))
+    assert resumed.details == whole.details
+    assert resumed.metrics == whole.metrics
+
+
+def test_a_checkpoint_that_cannot_be_read_is_named(teacher: Teacher, tmp_path: Path) -> None:
+    task, twice = easy_task(samples=16), FinetuneSettings(epochs=3, batch_size=8, device="cpu")
+    finetune(teacher.model, teacher.tokenizer, task, twice, checkpoints=tmp_path)
+    (checkpoint,) = tmp_path.glob("checkpoint-*")
+    assert checkpoint.name == "checkpoint-4"
+    (checkpoint / "optimizer.pt").write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"checkpoint-4' cannot be read"):
+        finetune(teacher.model, teacher.tokenizer, task, twice, checkpoints=tmp_path)
 
 
 def test_padding_does_not_matter(teacher: Teacher) -> None:
