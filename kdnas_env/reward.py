@@ -50,7 +50,8 @@ class KDReward:
 
     Attributes:
         alpha: Exponent of the latency factor; negative, 0 ignores latency.
-        beta: Target latency as a share of the teacher's.
+        beta: Target latency as a share of the teacher's. As in the source's formula, it multiplies all positive rewards
+            by one constant, ``beta ** -alpha``, and so changes no choice; ``alpha`` says how much latency counts.
         floor: Least reward; also the reward of a failed or invalid evaluation.
         loss: Which loss counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
             ``train_raw`` (last-epoch training loss, as the original text has it).

@@ -65,6 +65,15 @@ def test_alpha_zero_ignores_latency(loss: float, one: float, other: float) -> No
     assert reward.score(loss, one) == reward.score(loss, other)
 
 
+@given(rewards, st.floats(1e-3, 10), losses, ratios)
+def test_beta_multiplies_all_positive_rewards_by_one_constant(
+    reward: KDReward, beta: float, loss: float, ratio: float
+) -> None:
+    other, scale = replace(reward, beta=beta), (beta / reward.beta) ** -reward.alpha
+    one = reward.score(loss, ratio)
+    assert other.score(loss, ratio) == pytest.approx(one * scale if one > 0 else one, rel=1e-9)
+
+
 @given(st.floats(0, 0.999), st.floats(1e-3, 1e3))
 def test_equals_the_formula_of_the_paper_where_that_is_sound(loss: float, ratio: float) -> None:
     assert KDReward().score(loss, ratio) == pytest.approx((1 - loss) * (ratio / 0.6**6) ** -0.06, rel=1e-12)

@@ -54,7 +54,7 @@ class MiniKDEnv(KDNASEnv):
     | `recipe`         | `"default"` | `default`, `seed` (that of the original text), or a dict of changes          |
     | `latency`        | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
     | `alpha`          | `-0.06`     | exponent of the latency factor                                               |
-    | `beta`           | `0.6**6`    | target latency as a share of the teacher's                                   |
+    | `beta`           | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
     | `loss`           | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
     | `duplicates`     | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
     | `store`          | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
@@ -142,7 +142,7 @@ class PlantedEnv(KDNASEnv):
     | `noise`          | `0.0`      | standard deviation of the logarithm of the loss                            |
     | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
     | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
-    | `beta`           | `0.6**6`   | target latency as a share of the teacher's                                 |
+    | `beta`           | `0.6**6`   | target latency; scales all positive rewards alike, changes no choice       |
     | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
     | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
 
@@ -226,7 +226,7 @@ class TabularEnv(_TableEnv):
     | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they were when it was tabulated  |
     | `round_size`  | `8`                 | evaluations per round                                                     |
     | `alpha`       | `-0.06`             | exponent of the latency factor                                            |
-    | `beta`        | `0.6**6`            | target latency as a share of the teacher's                                |
+    | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice      |
     | `loss`        | `"heldout"`         | loss of the reward                                                        |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`          |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                     |
@@ -299,7 +299,7 @@ class SurrogateEnv(_TableEnv):
     | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they would be                   |
     | `round_size`  | `8`                 | evaluations per round                                                    |
     | `alpha`       | `-0.06`             | exponent of the latency factor                                           |
-    | `beta`        | `0.6**6`            | target latency as a share of the teacher's                               |
+    | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice     |
     | `loss`        | `"heldout"`         | loss of the reward                                                       |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
