@@ -18,7 +18,7 @@ from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.export_options import ExportOptions
-from kdnas_env.cli.flags import check_effective, naming_flags
+from kdnas_env.cli.flags import check_effective, naming_flags, swallowed
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.options import SearchOptions
@@ -82,8 +82,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         SystemExit: If the arguments are malformed, or ask for help.
     """
     arguments = _spelled_out(arguments)
-    with naming_flags(_asked(arguments), given=arguments):
-        options = _parse(arguments)
+    with naming_flags(_asked(arguments)[0], given=arguments):
+        # A model that must be given is told from the values of a list before it.
+        options = _parse(arguments, None if "--resume" in arguments else GlueOptions(model=tyro.MISSING))
         earlier = _earlier(options)
         if earlier is not None:
             options = _parse(arguments, earlier)
@@ -93,10 +94,12 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     return partial(_run, place, options, arguments)
 
 
-def _asked(arguments: Sequence[str]) -> type[Any]:
-    """Return the options of the command that is asked for; those of a run if there is no such command."""
-    kind, _ = _COMMANDS.get(" ".join(arguments[:2])) or _COMMANDS.get(" ".join(arguments[:1])) or _COMMANDS["run"]
-    return kind
+def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
+    """Return the options of the command that is asked for, and what follows it; those of a run if there is none."""
+    for count in (2, 1):
+        if " ".join(arguments[:count]) in _COMMANDS:
+            return _COMMANDS[" ".join(arguments[:count])][0], arguments[count:]
+    return PipelineOptions, arguments
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
@@ -155,6 +158,9 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
         refused = _refused(ended)
         if refused is not None:
             raise refused from None
+        lost = swallowed(*_asked(arguments)) if ended.code and "--resume" not in arguments else None
+        if lost is not None:
+            raise KDNASError(lost) from None
         sys.stderr.write(complaint.getvalue())
         raise
 

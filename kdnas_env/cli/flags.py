@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
+from itertools import pairwise
 from operator import attrgetter
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 import tyro
 
@@ -84,15 +85,45 @@ def _flags(kind: type[Any], stage: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _settable(kind: type[Any], prefix: str = "") -> Iterator[str]:
+def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
+    """Return the types of the options that have a flag, by name, those of groups included."""
     hints = get_type_hints(kind, include_extras=True)
+    found: dict[str, Any] = {}
     for field in fields(kind):
         hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
         if is_dataclass(hint):
-            yield from _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            found |= _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
-            yield prefix + field.name
+            found[prefix + field.name] = hint
+    return found
+
+
+def swallowed(kind: type[Any], words: Sequence[str]) -> str | None:
+    """Return what to say where a flag that takes a list took what should stand on its own; None where that is not so.
+
+    What stands at the end is told from a list before it, so that only a list before another flag can take it.
+
+    Args:
+        kind: Options of the command.
+        words: What follows the command.
+    """
+    hints = get_type_hints(kind, include_extras=True)
+    alone = [name.upper() for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())]
+    settable = {flag(name): hint for name, hint in _settable(kind).items()}
+    starts = [place for place, word in enumerate(words) if word.startswith("--")]
+    if not alone or not starts or starts[0]:
+        return None
+    taken = None
+    for start, end in pairwise([*starts, len(words)]):
+        given, values = words[start], words[start + 1 : end]
+        if get_origin(settable.get(given)) is tuple:
+            taken = taken or (values and (given, values))
+        elif len(values) > (settable.get(given, bool) is not bool):
+            return None
+    if not taken or words[starts[-1]] == taken[0]:
+        return None
+    return f"no {alone[0]} is named: {taken[0]} takes all of {' '.join(taken[1])!r}; put {alone[0]} before the flags"
 
 
 def check_effective(options: Any, earlier: RecordedOptions | None = None) -> None:

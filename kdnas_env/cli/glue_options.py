@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -20,7 +20,7 @@ class GlueOptions(RecordedOptions):
     COMMAND: ClassVar[str] = "glue"
     PATHS: ClassVar[tuple[str, ...]] = ("model", "models", "teacher", "data")
 
-    model: tyro.conf.Positional[str | None] = None
+    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
     """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
     tasks: tuple[str, ...] = ()
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or the embedded rotten_tomatoes; by default the embedded one

@@ -73,9 +73,10 @@ class RewardOptions:
     """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
 
     alpha: float = -0.06
-    """Exponent of the latency; 0 ignores it."""
+    """Exponent of the latency: how much it counts; 0 ignores it."""
     beta: float = 0.6**6
-    """Target latency as a share of the teacher's."""
+    """Target latency as a share of the teacher's. As in the paper's formula, it multiplies all positive rewards by one
+    constant and changes no choice; use alpha for that."""
     loss: str | None = None
     """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe seed train_raw."""
 

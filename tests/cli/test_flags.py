@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from complaints import complaint
 
+from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
@@ -170,3 +171,53 @@ def test_too_little_text_advises_flags_alone(tmp_path: Path, capsys: pytest.Capt
     said = complaint(["search", "--corpus.source", str(text), "--out", str(tmp_path / "run")], capsys)
     assert "give more text, or raise --corpus.proxy-fraction=0.3" in said
     assert "min_samples" not in said
+
+
+@pytest.mark.parametrize(
+    "arguments", [["glue", "runs/x", "--tasks", "sst2"], ["glue", "--tasks", "sst2", "runs/x"]], ids=["first", "last"]
+)
+def test_a_model_is_told_from_the_list_before_it(arguments: list[str]) -> None:
+    options = parse(arguments).args[1]
+    assert (options.model, options.tasks) == ("runs/x", ("sst2",))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["glue", "--tasks", "sst2", "runs/x", "--seeds", "2"],
+            "no MODEL is named: --tasks takes all of 'sst2",
+        ),
+        (["distill", "--students", "bert", "runs/x", "--epochs", "2"], "no RUN is named: --students takes all of"),
+        (["table", "agreement", "--agents", "random", "imdb", "--seeds", "2"], "no TABLE is named: --agents takes all"),
+        (
+            ["table", "build", "--seeds", "0", "1", "tiny", "--out", "x"],
+            "no NAME is named: --seeds takes all of '0",
+        ),
+    ],
+)
+def test_what_a_list_took_is_told(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    told = complaint(arguments, capsys)
+    assert said in told
+    assert "before the flags" in told
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["table", "build", "--out", "x", "tiny", "--seeds", "1", "--bogus"],
+        ["table", "build", "--seeds", "1", "tiny"],
+        ["glue", "runs/x", "--tasks", "rte", "--bogus", "1"],
+        ["glue"],
+    ],
+)
+def test_other_malformed_flags_are_not_blamed_on_lists(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "before the flags" not in complaint(arguments, capsys)
+
+
+def test_the_help_of_beta_says_that_it_changes_no_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["search", "--help"])
+    assert "changes no choice" in " ".join(capsys.readouterr().out.replace("│", " ").split())
