@@ -111,7 +111,7 @@ def test_what_others_submit_stands_beside_ones_own(
         (("--agents", "random", "--reference", "lstm"), "reference"),
         (("--agents", "random", "--budget", "1.5"), "whole number"),
         (("--agents", "random", "--budget", "24"), "Lower the budget"),
-        (("--agents", "random", "--budget-unit", "steps"), "budget_unit"),
+        (("--agents", "random", "--budget-unit", "steps"), "--budget-unit"),
         (("--agents", "random", "--decision-time", "soon"), "decision-time"),
         (("--agents", "random", "--submissions", "nothing.parquet"), "nothing.parquet"),
         (("--agents", "random", "--tasks", "nowhere"), "nowhere"),

@@ -117,6 +117,7 @@ def test_going_on_with_a_run_of_a_stranger(
     capsys.readouterr()
     config = tmp_path / "run" / "config.json"
     recorded = json.loads(config.read_text())
+    del recorded["places"]
     recorded["corpus"]["source"] = "\x1b[2J\x07\u202e[link=http://x]corpus"
     config.write_text(json.dumps(recorded))
     assert main(["search", "--resume", str(tmp_path / "run")]) == 2
