@@ -89,6 +89,11 @@ class KDReward:
             )
 
     @property
+    def curve(self) -> str:
+        """Attribute of an evaluation whose last value is the loss."""
+        return self._CURVES[self.loss]
+
+    @property
     def upper_bound(self) -> float:
         """Largest possible reward: a perfect student at the smallest latency ratio."""
         return float((self.MIN_RATIO / self.beta) ** self.alpha)
@@ -105,7 +110,7 @@ class KDReward:
 
         Failures, and evaluations without a loss or a latency, get ``floor``.
         """
-        curve = getattr(evaluation, self._CURVES[self.loss])
+        curve = getattr(evaluation, self.curve)
         if not evaluation.ok or not curve or evaluation.latency is None:
             return RewardComponents(self.floor, 0.0, 1.0, 1.0, 1.0, 1.0)
         loss, ratio = curve[-1], evaluation.latency.ratio

@@ -194,11 +194,17 @@ class SearchSpace:
         """
         if self.size > LARGEST_ENUMERATION:
             raise SpaceError(f"the space has {self.size} points; only up to {LARGEST_ENUMERATION} are listed")
-        seen: dict[StudentConfig, int] = {}
+        return np.fromiter((index for index, _ in self.students()), dtype=np.int64)
+
+    def students(self) -> Iterator[tuple[int, StudentConfig]]:
+        """Yield flat index and configuration of the valid points, one per canonical configuration, however many."""
+        first = np.ones(1, dtype=np.bool_)
+        for name, places in self._places.items():
+            chosen = np.isin(np.arange(len(self.choices[name])), list(places.values()))
+            first = np.logical_and.outer(first, chosen).ravel()
         for index, config in enumerate(self):
-            if self.is_valid(config):
-                seen.setdefault(config, index)
-        return np.fromiter(seen.values(), dtype=np.int64, count=len(seen))
+            if first[index] and self.is_valid(config):
+                yield index, config
 
     def __iter__(self) -> Iterator[StudentConfig]:
         base = self.teacher.as_student()
@@ -238,13 +244,23 @@ class SearchSpace:
                 if value != getattr(base, name):
                     raise SpaceError(f"{config} is not in the space: {name} is fixed to {getattr(base, name)!r}")
                 continue
-            names = [getattr(replace(base, **{name: choice}).canonical(), name) for choice in self.choices[name]]
-            if value not in names:
+            place = self._places[name].get(value)
+            if place is None:
                 raise SpaceError(
                     f"{config} is not in the space: {name} {value!r} is none of {list(self.choices[name])}"
                 )
-            indices.append(names.index(value))
+            indices.append(place)
         return np.array(indices, dtype=np.int64)
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Any, int]]:
+        """The first choice of each dimension that names a value, by the value of the canonical configuration."""
+        base, places = self.teacher.as_student(), dict[str, dict[Any, int]]()
+        for name, values in self.choices.items():
+            places[name] = {}
+            for place, value in enumerate(values):
+                places[name].setdefault(getattr(replace(base, **{name: value}).canonical(), name), place)
+        return places
 
     def index(self, action: npt.ArrayLike) -> int:
         """Return the flat index of an action (mixed radix, last dimension fastest)."""

@@ -263,7 +263,7 @@ def _replay_faults(trajectories: Sequence[Trajectory], truths: Mapping[str, Trut
 def _replay(one: Trajectory, truth: Truth) -> str:
     """Return the first thing in a trajectory that does not follow from its proposals, or an empty text."""
     budget = Budget(one.budget if one.unit == "seconds" else int(one.budget), one.unit)
-    space = truth.table.space
+    space = truth.space
     if np.any((one.index < 0) | (one.index >= space.size)):
         return f"a proposal is outside the space's {space.size} points"
     times = np.array([*one.agent_seconds.tolist(), one.agent_total, one.wall_seconds])

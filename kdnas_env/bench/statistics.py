@@ -6,6 +6,7 @@ search is its normalised regret, of which less is better: 0 is the optimum, 1 wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -85,9 +86,11 @@ def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: fl
     # All draws are among the k least with probability C(k, evaluations) / C(n, evaluations).
     # Summed from n down as ratios of neighbours, since differences of large log-factorials lose the digits that tell
     # ties; what rounding is left is well within the tolerance.
-    steps = np.log1p(-evaluations / np.arange(n, evaluations, -1))
+    # Of k less than this it is below the quantile, since C(k, evaluations) / C(n, evaluations) <= (k / n)**evaluations.
+    least = max(evaluations, math.floor(n * quantile ** (1 / evaluations)) - 1)
+    steps = np.log1p(-evaluations / np.arange(n, least, -1))
     reached = np.exp(np.concatenate([[0.0], np.cumsum(steps)]))[::-1]
-    return float(ordered[evaluations - 1 + int(np.argmax(reached >= quantile * (1 - 1e-9)))])
+    return float(ordered[least - 1 + int(np.argmax(reached >= quantile * (1 - 1e-9)))])
 
 
 def expected_hit(points: int, targets: int) -> float:

@@ -121,9 +121,9 @@ def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
     return {
         "name": str(truth.task),
         "title": truth.task.title,
-        "table": truth.table.metadata.title,
+        "table": truth.title,
         "students": len(truth.reward),
-        "points": truth.table.space.size,
+        "points": truth.space.size,
         "best": truth.best,
         "optima": len(truth.optima),
         "tolerance": truth.tolerance,

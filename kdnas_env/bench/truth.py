@@ -1,10 +1,11 @@
-"""What is raced on, and what is true of it: a table holds the answer to every question of a search."""
+"""What is raced on, and what is true of it: a table, or a surrogate, holds the answer to every question of a search."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.architecture import StudentConfig
+from kdnas_env.bench.listing import OnProgress, list_students
 from kdnas_env.bench.specs import format_spec, number, parse_spec
 from kdnas_env.bench.statistics import hypervolume, random_search_quantile
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluation import Evaluation, Fidelity
+from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.pareto import pareto_front
 from kdnas_env.plain import shown
 from kdnas_env.reward import KDReward
-from kdnas_env.tables.storage import load_table
+from kdnas_env.space import SearchSpace
+from kdnas_env.tables.storage import checksum, table_path
+from kdnas_env.tables.surrogate import Surrogate, is_surrogate, load_source
 from kdnas_env.tables.table import MISSING, Table
 
 Floats = npt.NDArray[np.float64]
@@ -31,22 +36,23 @@ Ints = npt.NDArray[np.int64]
 TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
 """Shares of the students that a search aims at; 0: the optimum, or what the seeds cannot tell from it."""
 
-ENVIRONMENT = "kdnas/Tabular-v0"
+NOISE_STUDENTS, NOISE_SEEDS = 250, 8
+"""Students and seeds by which the noise of a surrogate is judged."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What agents are raced on: a table and how its students are rewarded.
+    """What agents are raced on: a table, or a surrogate, and how its students are rewarded.
 
     Attributes:
-        table: Name of a table of the package, or path of an npz file (without a colon).
+        table: Name of a table of the package, or path of the npz file of a table or a surrogate (without a colon).
         alpha: Exponent of the latency factor.
         beta: Target latency as a share of the teacher's.
         loss: Loss of the reward.
         device: Device whose latencies count; None: the table's first.
         epochs: Epochs of every evaluation; None: all of the table. The truth is always of all epochs.
         seed: What evaluations are answered from: ``sample`` (one of the table's seeds for each student, drawn by the
-            seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table.
+            seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table, of a surrogate any.
         duplicates: What a repeated student costs: ``charge``, ``free`` or ``reject``.
 
     Raises:
@@ -103,9 +109,11 @@ class Task:
         Raises:
             KDNASError: If there is no such table, or it has not what the task asks for.
         """
+        settings = {**asdict(self), "budget": budget.amount, "budget_unit": budget.unit}
+        if is_surrogate(self.table):
+            return gym.make("kdnas/Surrogate-v0", disable_env_checker=True, **settings)
         # What fails in the table fails for the agent; it is no error of the race.
-        settings = {**asdict(self), "missing": "failed", "budget": budget.amount, "budget_unit": budget.unit}
-        return gym.make(ENVIRONMENT, disable_env_checker=True, **settings)
+        return gym.make("kdnas/Tabular-v0", disable_env_checker=True, missing="failed", **settings)
 
     @property
     def _settings(self) -> dict[str, Any]:
@@ -115,13 +123,15 @@ class Task:
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is true of a task: the means over the table's seeds after its last epoch.
+    """What is true of a task: the means over the seeds after the last epoch, of a table or of a surrogate.
 
-    Students that were never evaluated are left out.
+    Students of a table that were never evaluated are left out; of a surrogate all students of its space are there.
 
     Attributes:
         task: The task.
-        table: Its table.
+        title: What is searched, in words.
+        space: The space of the table or the surrogate.
+        epochs: Epochs of every evaluation.
         index: Flat index of each student in the space, rising, int64 ``(n,)``.
         reward: Its reward, float64 ``(n,)``.
         costs: Its loss and its latency over the teacher's, float64 ``(n, 2)``; NaN for a student that failed.
@@ -131,7 +141,9 @@ class Truth:
     """
 
     task: Task
-    table: Table
+    title: str
+    space: SearchSpace
+    epochs: int
     index: Ints
     reward: Floats
     costs: Floats
@@ -139,37 +151,23 @@ class Truth:
     tolerance: float
 
     @classmethod
-    def of(cls, task: Task) -> Truth:
-        """Compute the truth of a task, in some hundredths of a second.
+    def of(cls, task: Task, on_progress: OnProgress = lambda done, total: None) -> Truth:
+        """Compute the truth of a task: of a table in some hundredths of a second, of a surrogate in a minute or two.
+
+        What a surrogate says is kept on disk (:mod:`kdnas_env.bench.listing`), so that it takes seconds the next time.
+
+        Args:
+            task: The task.
+            on_progress: Called with how much of a surrogate's space is listed, and with all of it.
 
         Raises:
-            KDNASError: If there is no such table, it has not what the task asks for, or nothing in it was evaluated.
+            KDNASError: If there is no such table, it has not what the task asks for, nothing in it was evaluated, or
+                the space of the surrogate is too large.
         """
-        table = load_table(task.table)
-        evaluated = (table.status != MISSING).any(axis=1)
-        configs = [config for config, there in zip(table.configs(), evaluated, strict=True) if there]
-        TabularEvaluator(table, task.seed, task.device)  # checks them
-        reward = task.reward
-        mean = TabularEvaluator(table, "mean", task.device, missing="failed")
-        found = mean.evaluate(configs, Fidelity(epochs=table.metadata.epochs))
-        short = mean.evaluate(configs, Fidelity(epochs=table.metadata.epochs if task.epochs is None else task.epochs))
-        parts = [reward(one) for one in found]
-        if not any(one.ok for one in found):
-            raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")
-        return cls(
-            task,
-            table,
-            table.index[evaluated],
-            np.array([part.reward for part in parts]),
-            np.array(
-                [
-                    (part.loss, part.latency_ratio) if one.ok else (math.nan, math.nan)
-                    for part, one in zip(parts, found, strict=True)
-                ]
-            ),
-            np.array([one.wall_seconds for one in short]),
-            _deviation(table, configs, task),
-        )
+        source = load_source(task.table)
+        if isinstance(source, Surrogate):
+            return _of_surrogate(_Question(task, checksum(table_path(task.table)), source, on_progress))
+        return _of_table(task, *source)
 
     @property
     def best(self) -> float:
@@ -191,17 +189,17 @@ class Truth:
         if not share:
             return self.best - self.tolerance
         count = max(1, math.ceil(share * len(self.reward) - 1e-9))
-        return float(np.sort(self.reward)[-count])
+        return float(self._ordered[-count])
 
     def random_median(self, evaluations: int) -> float:
         """Return the median of what random search finds if nothing is noisy, exactly."""
-        return random_search_quantile(self.reward, min(max(1, evaluations), len(self.reward)))
+        return random_search_quantile(self._ordered, min(max(1, evaluations), len(self.reward)))
 
     def affordable(self, budget: Budget) -> int:
         """Return how many students of mean cost a budget is enough for, at least 1."""
         if budget.unit == "evaluations":
             return int(budget.amount)
-        each = float(self.seconds.mean()) if budget.unit == "seconds" else float(max(1, self._epochs))
+        each = float(self.seconds.mean()) if budget.unit == "seconds" else float(max(1, self.epochs))
         return max(1, int(budget.amount / each)) if each > 0 else len(self.reward)
 
     def evaluation_limit(self, budget: Budget) -> int:
@@ -211,16 +209,14 @@ class Truth:
             if not len(taking):
                 return len(self.reward)
             most = math.ceil(budget.amount / float(taking.min())) + len(self.seconds) - len(taking)
-            return min(self.table.space.size, most)
-        found = budget.evaluations(Fidelity(epochs=self._epochs))
+            return min(self.space.size, most)
+        found = budget.evaluations(Fidelity(epochs=self.epochs))
         assert found is not None
         return found
 
     def index_of(self, config: StudentConfig) -> int:
         """Return the flat index of a point of the space: of several that name one student, always the same."""
-        row = self._rows.get(config.canonical())
-        space = self.table.space
-        return int(self.index[row]) if row is not None else space.index(space.encode(config))
+        return self.space.index(self.space.encode(config))
 
     def rewards_of(self, index: npt.ArrayLike) -> Floats:
         """Return the true reward of flat indices, float64; that of a failure where there is no such student."""
@@ -248,14 +244,9 @@ class Truth:
         """Hypervolume of the front."""
         return hypervolume(self.costs_of(self.front), self.reference)
 
-    @property
-    def _epochs(self) -> int:
-        return self.table.metadata.epochs if self.task.epochs is None else self.task.epochs
-
     @cached_property
-    def _rows(self) -> dict[StudentConfig, int]:
-        space = self.table.space
-        return {space.decode(space.from_index(index)): row for row, index in enumerate(self.index.tolist())}
+    def _ordered(self) -> Floats:
+        return np.sort(self.reward)
 
     def _place(self, index: npt.ArrayLike) -> Ints:
         return np.minimum(np.searchsorted(self.index, np.asarray(index, dtype=np.int64)), len(self.index) - 1)
@@ -264,12 +255,76 @@ class Truth:
         return np.asarray(self.index[self._place(index)] == np.asarray(index, dtype=np.int64))
 
 
-def _deviation(table: Table, configs: list[StudentConfig], task: Task) -> float:
-    fidelity = Fidelity(epochs=table.metadata.epochs)
-    columns = [
-        TabularEvaluator(table, seed, task.device, missing="failed").evaluate(configs, fidelity)
-        for seed in table.metadata.seeds
+def _of_table(task: Task, table: Table) -> Truth:
+    evaluated = (table.status != MISSING).any(axis=1)
+    configs = [config for config, there in zip(table.configs(), evaluated, strict=True) if there]
+    TabularEvaluator(table, task.seed, task.device)  # checks them
+    reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
+    epochs = whole.epochs if task.epochs is None else task.epochs
+    mean = TabularEvaluator(table, "mean", task.device, missing="failed")
+    found = mean.evaluate(configs, whole)
+    if not any(one.ok for one in found):
+        raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")
+    parts = [reward(one) for one in found]
+    costs = [
+        (part.loss, part.latency_ratio) if one.ok else (math.nan, math.nan)
+        for part, one in zip(parts, found, strict=True)
     ]
-    ended = np.array([[one.ok for one in column] for column in columns]).all(axis=0)
-    rewards = np.array([[task.reward(one).reward for one in column] for column in columns])[:, ended]
+    seconds = [one.wall_seconds for one in mean.evaluate(configs, Fidelity(epochs=epochs))]
+    # A student may have several names, and stand in a table by another than the one it is found by.
+    index = np.array([table.space.index(table.space.encode(config)) for config in configs], dtype=np.int64)
+    order = np.argsort(index)
+    return Truth(
+        task,
+        table.metadata.title,
+        table.space,
+        epochs,
+        index[order],
+        np.array([part.reward for part in parts])[order],
+        np.array(costs)[order],
+        np.array(seconds)[order],
+        _deviation([replace(mean, seed=seed).evaluate(configs, whole) for seed in table.metadata.seeds], reward),
+    )
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What truth is asked for: that of a task, and of the contents of its file."""
+
+    task: Task
+    checksum: str
+    surrogate: Surrogate = field(compare=False)
+    on_progress: OnProgress = field(compare=False)
+
+
+@lru_cache(maxsize=4)  # a process of a race asks again for every block of searches
+def _of_surrogate(question: _Question) -> Truth:
+    task, surrogate = question.task, question.surrogate
+    SurrogateEvaluator(surrogate, task.seed, task.device)  # checks them
+    reward, whole = task.reward, Fidelity(epochs=surrogate.metadata.epochs)
+    short = whole if task.epochs is None else Fidelity(epochs=task.epochs)
+    surrogate.metadata.check_fidelity(short)
+    mean = SurrogateEvaluator(surrogate, "mean", task.device)
+    listing = list_students(mean, reward.curve, short.epochs, question.on_progress)
+    ratio = np.clip(listing.ratio, reward.MIN_RATIO, reward.MAX_RATIO)
+    places = np.unique(np.linspace(0, len(listing.index) - 1, NOISE_STUDENTS).astype(np.int64))
+    space = mean.space
+    sample = [space.decode(space.from_index(index)) for index in listing.index[places].tolist()]
+    return Truth(
+        task,
+        f"surrogate of {surrogate.metadata.title}",
+        space,
+        short.epochs,
+        listing.index,
+        np.array([reward.score(*pair) for pair in zip(listing.loss.tolist(), ratio.tolist(), strict=True)]),
+        np.column_stack([listing.loss, ratio]),
+        listing.seconds,
+        _deviation([replace(mean, seed=seed).evaluate(sample, whole) for seed in range(NOISE_SEEDS)], reward),
+    )
+
+
+def _deviation(seeds: Sequence[Sequence[Evaluation]], reward: KDReward) -> float:
+    """Return the standard deviation of a student's reward between seeds (root mean square) by evaluations of each."""
+    ended = np.array([[one.ok for one in column] for column in seeds]).all(axis=0)
+    rewards = np.array([[reward(one).reward for one in column] for column in seeds])[:, ended]
     return float(np.sqrt(rewards.var(axis=0, ddof=1).mean())) if len(rewards) > 1 and ended.any() else 0.0

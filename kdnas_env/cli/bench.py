@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,13 @@ def run_bench(options: BenchOptions) -> int:
     wanted = wanted_race(options)
     wanted.check_agents()
     require("the comparison of a race", "bench", "scipy")
-    truths = [Truth.of(task) for task in wanted.tasks]
-    for truth in truths:  # a budget that leaves no regret is told before anything runs
-        regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
     own = [str(agent) for agent in wanted.agents]
     folder = options.folder or new_run_path("bench")
     go_on = command("bench", *flags(replace(options, out=str(folder)), [field.name for field in fields(options)]))
     with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
+        truths = [Truth.of(task, partial(progress.stage, f"the optimum of {task}")) for task in wanted.tasks]
+        for truth in truths:  # a budget that leaves no regret is told before anything runs
+            regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
         if options.submissions:
             progress.begin("replaying what was submitted")
         guests, submitted = join(options.submissions, wanted, truths)

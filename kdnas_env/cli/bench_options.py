@@ -20,6 +20,7 @@ class BenchOptions:
     """Agents, each as NAME or NAME:SETTING=VALUE,..., such as optuna:sampler=gp; kdnas agents lists them."""
     tasks: tuple[str, ...] = ("rotten-tomatoes",)
     """Tables, each as NAME or FILE.npz, or with settings: NAME:alpha=-0.2,device=torch; kdnas table inspect lists them.
+    FILE.npz may be a surrogate of kdnas table fit as well, all students of which are listed first, in a minute or two.
     Settings are alpha, beta, loss, device, epochs, duplicates, and seed: sample (noisy), mean, or one of the table."""
     budget: float = 100
     """What each search may spend."""

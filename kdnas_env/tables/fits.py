@@ -10,17 +10,12 @@ that folder cannot be written.
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
-from filelock import FileLock
-
-from kdnas_env.errors import RunError, TableError
-from kdnas_env.files import default_cache_directory
+from kdnas_env.tables.kept import kept, read_whole
 from kdnas_env.tables.storage import DATA
 from kdnas_env.tables.surrogate import FIT_VERSION, SURROGATE_SCHEMA_VERSION, Surrogate, read_surrogate, write_surrogate
 from kdnas_env.tables.table import Table
@@ -36,8 +31,9 @@ class _Fit:
     key: str
     tables: tuple[Table, ...] = field(compare=False)
 
-    def path(self, folder: Path) -> Path:
-        return folder / f"surrogate-{self.key[:32]}.npz"
+    @property
+    def name(self) -> str:
+        return f"surrogate-{self.key[:32]}.npz"
 
 
 def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
@@ -53,7 +49,7 @@ def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
 
 def fit_path(tables: Sequence[Table], folder: Path = SHIPPED) -> Path:
     """Return where the fit to some tables lies in a folder, if it is there."""
-    return _fit_of(tables).path(folder)
+    return folder / _fit_of(tables).name
 
 
 def _fit_of(tables: Sequence[Table]) -> _Fit:
@@ -63,37 +59,9 @@ def _fit_of(tables: Sequence[Table]) -> _Fit:
 
 @lru_cache(maxsize=8)
 def _fitted(fit: _Fit) -> Surrogate:
-    surrogate = _read(fit.path(SHIPPED)) or _cached(fit)
+    surrogate = read_whole(SHIPPED / fit.name, read_surrogate) or kept(
+        fit.name, read_surrogate, lambda: Surrogate.fit(*fit.tables), write_surrogate
+    )
     for array in surrogate.arrays.values():
         array.setflags(write=False)
     return surrogate
-
-
-def _cached(fit: _Fit) -> Surrogate:
-    """Return a fit from the cache folder; if it is not there, or damaged, fit and keep it."""
-    path = fit.path(default_cache_directory())
-    found = _read(path)
-    if found is not None:
-        return found
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of several processes one fits, and the others wait for it
-            found = _read(path)
-            if found is None:
-                found = Surrogate.fit(*fit.tables)
-                write_surrogate(found, path)
-    except (OSError, RunError) as error:
-        warnings.warn(
-            f"the fit of a surrogate cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that you "
-            "may write, or write the fit to a file of your own with kdnas table fit",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return found or Surrogate.fit(*fit.tables)
-
-
-def _read(path: Path) -> Surrogate | None:
-    """Return a fit; None if it is not there, or not whole."""
-    with suppress(TableError):
-        return read_surrogate(path)
-    return None

@@ -160,20 +160,39 @@ def _distances(a: Floats, b: Floats, groups: npt.NDArray[np.int64], count: int) 
     return np.stack(parts)
 
 
-def _matern(squared: Floats) -> tuple[Floats, Floats]:
-    """Return the Matérn-5/2 kernel and its factor of the derivative by log length scale."""
-    r = np.sqrt(5 * squared)
+def _matern(squared: Floats) -> Floats:
+    """Return the Matérn-5/2 kernel of squared distances."""
+    # In place where it can be: most of the time of large batches goes into memory for arrays in between.
+    r: Floats = 5 * squared
+    np.sqrt(r, out=r)
+    kernel: Floats = r * r
+    kernel /= 3
     decay = np.exp(-r)
-    return (1 + r + r * r / 3) * decay, 5 / 3 * (1 + r) * decay
+    r += 1
+    kernel += r
+    kernel *= decay
+    return kernel
+
+
+def _matern_slope(squared: Floats) -> Floats:
+    """Return its derivative by a log length scale, but for the squared distance along it."""
+    r: Floats = np.sqrt(5 * squared)
+    return 5 / 3 * (1 + r) * np.exp(-r)
 
 
 def _kernel(a: Floats, b: Floats, groups: npt.NDArray[np.int64], hyper: Floats) -> Floats:
     scaled = np.exp(-hyper[2:])[groups] * (groups >= 0)
     u, v = a * scaled, b * scaled
-    squared = np.maximum((u * u).sum(axis=1)[:, None] + (v * v).sum(axis=1) - 2 * u @ v.T, 0)
-    trend: Floats = (1 + a @ b.T / a.shape[1]) ** 2
-    kernel: Floats = np.exp(hyper[0]) * trend + _matern(squared)[0]
-    return kernel
+    squared: Floats = 2 * u @ v.T
+    np.subtract((u * u).sum(axis=1)[:, None] + (v * v).sum(axis=1), squared, out=squared)
+    np.maximum(squared, 0, out=squared)
+    trend: Floats = a @ b.T
+    trend /= a.shape[1]
+    trend += 1
+    trend *= trend
+    trend *= np.exp(hyper[0])
+    trend += _matern(squared)
+    return trend
 
 
 def _fitted_hyper(x: Floats, y: Floats, groups: npt.NDArray[np.int64]) -> Floats:
@@ -203,7 +222,8 @@ def _fitted_hyper(x: Floats, y: Floats, groups: npt.NDArray[np.int64]) -> Floats
 def _evidence(hyper: Floats, trend: Floats, parts: Floats, y: Floats) -> tuple[float, Floats]:
     """Return the log marginal likelihood, averaged over outputs, and its gradient."""
     n = len(y)
-    smooth, slopes = _matern(np.tensordot(np.exp(-2 * hyper[2:]), parts, axes=1))
+    squared = np.tensordot(np.exp(-2 * hyper[2:]), parts, axes=1)
+    smooth, slopes = _matern(squared), _matern_slope(squared)
     polynomial = np.exp(hyper[0]) * trend
     noise = np.exp(hyper[1])
     covariance = polynomial + smooth

@@ -222,11 +222,12 @@ class Surrogate:
                 raise SpaceError(f"{config} is not for the surrogate of {self.metadata.name!r}: {reason}{hint}")
         return features(configs, self, self.range)[0]
 
-    def log_mean(self, inputs: Floats) -> Floats:
-        """Return the logarithms of all outputs, float64 ``(m, outputs)``."""
-        means = np.empty((len(inputs), self._outputs))
+    def log_mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Floats:
+        """Return the logarithms of all outputs, float64 ``(m, outputs)``; those not wanted, if any are, may be NaN."""
+        means = np.full((len(inputs), self._outputs), np.nan)
         for part, process in zip(self.columns, self.processes, strict=True):
-            means[:, part] = process.mean(inputs)
+            if wanted is None or np.isin(part, wanted).any():
+                means[:, part] = process.mean(inputs)
         return means
 
     def log_noise(self, inputs: Floats) -> Floats:
@@ -244,9 +245,20 @@ class Surrogate:
         logs[:, : self.curve_outputs] += self.log_noise(inputs) * self.noise.draw(normals)
         return self._quantities(np.exp(logs))
 
-    def mean(self, inputs: Floats) -> Quantities:
-        """Return the mean over seeds of students, by their :meth:`features`."""
-        return self._quantities(np.exp(self.log_mean(inputs)))
+    def mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Quantities:
+        """Return the mean over seeds of students, by their :meth:`features`.
+
+        Args:
+            inputs: Of :meth:`features`.
+            wanted: Outputs (:meth:`output`) that are asked for; None: all. What else is not computed is NaN.
+        """
+        return self._quantities(np.exp(self.log_mean(inputs, wanted)))
+
+    def output(self, name: str, place: int) -> int:
+        """Return which output one of ``CURVES`` after an epoch is, or one of ``PREDICTED_LATENCIES`` of a device."""
+        if name in CURVES:
+            return len(CURVES) * place + CURVES.index(name)
+        return self.curve_outputs + len(PREDICTED_LATENCIES) * place + PREDICTED_LATENCIES.index(name)
 
     @property
     def teacher(self) -> EncoderArchitecture:
@@ -368,6 +380,14 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
     return found
 
 
+def is_surrogate(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
+    path = table_path(name)
+    described = path.with_suffix(".json")
+    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
+    return files and read_json(described).get("kind") == _KIND
+
+
 def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
     """Return a surrogate from its file, or the tables that one is to be fitted to.
 
@@ -378,12 +398,7 @@ def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
         TableError: If there is no such file, or it is damaged or of a newer version.
     """
     if isinstance(names, (str, os.PathLike)):
-        path = table_path(names)
-        if path.suffix == ".npz" and os.path.isfile(path):
-            described = path.with_suffix(".json")
-            if os.path.isfile(described) and read_json(described).get("kind") == _KIND:
-                return read_surrogate(path)
-        return (load_table(names),)
+        return read_surrogate(table_path(names)) if is_surrogate(names) else (load_table(names),)
     if not names:
         raise TableError("no table is named; expected the name or npz file of one or more")
     return tuple(load_table(name) for name in names)

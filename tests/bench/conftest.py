@@ -12,6 +12,7 @@ from small_tables import planted_table
 import kdnas_env.registry
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.surrogate import Surrogate, write_surrogate
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 4, 6, 12],
@@ -27,6 +28,15 @@ SPACE: dict[str, Any] = {
 def table_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tables") / "small.npz"
     write_table(planted_table(SPACE, noise=0.01, failures=0.05), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def surrogate_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A surrogate of some hundred students, with noise between seeds and a cap."""
+    path = tmp_path_factory.mktemp("surrogates") / "small.npz"
+    space = {**SPACE, "num_attention_heads": [4, 12], "hidden_size": [720, 768], "intermediate_size": [3072]}
+    write_surrogate(Surrogate.fit(planted_table(space, noise=0.01, max_parameters=66_000_000)), path)
     return path
 
 

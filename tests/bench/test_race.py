@@ -12,13 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_tables import planted_table
 
+from kdnas_env.bench.leaderboard import submit, verify
 from kdnas_env.bench.race import PARTS, RACE, TRAJECTORIES, Race, race, read_race
+from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import read_trajectories
-from kdnas_env.bench.truth import Task
+from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import checksum, write_table
@@ -43,6 +47,25 @@ def test_a_race_has_every_search_once(wanted: Race, tmp_path: Path) -> None:
     table = wanted.tasks[0].table
     assert metadata["tables"] == {table: checksum(table)}
     assert not (tmp_path / PARTS).exists()
+
+
+def test_a_race_on_a_surrogate_is_judged_and_replayed(surrogate_file: Path, tmp_path: Path) -> None:
+    task = Task(str(surrogate_file))
+    wanted = Race((AgentSpec("random"), AgentSpec("local-search")), (task,), 4, Budget(30))
+    truth = Truth.of(task)
+    found = race(wanted, tmp_path / "race")
+    assert not any(one.error for one in found)
+    assert {len(one) for one in found} == {30}
+    for one in found:
+        np.testing.assert_array_equal(one.true, truth.rewards_of(one.index))
+    summary = summarise(Runs.of(found, [truth]), repetitions=50)
+    (told,) = summary["tasks"]
+    assert (told["students"], told["points"]) == (len(truth.index), truth.space.size)
+    assert told["random_median"] < told["best"] == truth.best
+    regrets = {name: one["final"]["value"] for name, one in summary["views"][0]["agents"].items()}
+    assert 0 <= regrets["local-search"] < regrets["random"]
+    submit(tmp_path / "race", "local-search", tmp_path / "guest.parquet")
+    assert verify(tmp_path / "guest.parquet").holds
 
 
 @pytest.mark.slow

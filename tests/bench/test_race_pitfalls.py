@@ -25,7 +25,7 @@ RANDOM = AgentSpec("random")
 
 def test_two_searches_of_a_table_know_nothing_of_each_other(task: Task, truth: Truth) -> None:
     rng = np.random.default_rng(0)
-    actions = [truth.table.space.sample(rng) for _ in range(8)]
+    actions = [truth.space.sample(rng) for _ in range(8)]
 
     def answers(seed: int) -> list[Any]:
         env = task.make_env(Budget(8))
@@ -42,7 +42,7 @@ def test_two_searches_of_a_table_know_nothing_of_each_other(task: Task, truth: T
 
 
 def test_nothing_is_better_than_the_optimum(task: Task, truth: Truth) -> None:
-    everything = np.arange(truth.table.space.size)
+    everything = np.arange(truth.space.size)
     assert truth.rewards_of(everything).max() == truth.best
     agents, budget = (AgentSpec("random"), AgentSpec("evolution")), Budget(30)
     found = [run_search(agent, task, seed, budget, truth=truth) for agent in agents for seed in range(8)]
@@ -94,8 +94,8 @@ def test_two_names_of_a_student_are_one(tmp_path: Path) -> None:
     task = Task(str(tmp_path / "aliases.npz"))
     truth = Truth.of(task)
     assert len(truth.reward) == 8
-    action = truth.table.space.from_index(0)
-    axis = truth.table.space.dimensions.index("hidden_act")
+    action = truth.space.from_index(0)
+    axis = truth.space.dimensions.index("hidden_act")
     recorder = Recorder(task.make_env(Budget(4)), truth, 0, Budget(4))
     recorder.reset()
     for place in (1, 2):

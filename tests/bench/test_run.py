@@ -112,7 +112,7 @@ def test_nobody_gets_a_second_budget_or_other_noise(task: Task, truth: Truth, mi
 
 def test_what_cannot_be_built_is_told(task: Task, truth: Truth, misbehaving: None) -> None:
     found = run_search(AgentSpec("resets", {"steps": 20}), task, 0, Budget(40), truth=truth)
-    valid = set(truth.table.space.valid_indices.tolist())
+    valid = set(truth.space.valid_indices.tolist())
     assert found.invalid.any()
     assert found.invalid.tolist() == [index not in valid for index in found.index.tolist()]
     assert (found.true[found.invalid] == -1).all()

@@ -113,7 +113,7 @@ def test_epochs_are_never_exceeded(task: Task, truth: Truth) -> None:
 
 
 def test_an_exhausted_space_ends_it(task: Task, truth: Truth) -> None:
-    valid = len(truth.table.space.valid_indices)
+    valid = len(truth.space.valid_indices)
     found = simulate(RANDOM, task, 0, Budget(valid + 50), 7, truth=truth)
     assert len(found) == valid
     assert found.error == ""

@@ -13,9 +13,11 @@ from small_tables import planted_table
 from kdnas_env.bench.statistics import hypervolume
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.envs.budget import Budget
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, TableError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.reward import KDReward
-from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.table import LATENCIES, STATUSES
 
 
@@ -60,7 +62,7 @@ def test_settings_that_the_table_lacks_are_refused(task: Task) -> None:
 
 
 def test_rewards_are_means_over_seeds_after_the_last_epoch(truth: Truth) -> None:
-    table = truth.table
+    table = load_table(truth.task.table)
     whole = (table.status == STATUSES.index("ok")).all(axis=1)
     loss = table.curve("heldout_unexplained")[:, :, -1].astype(np.float64).mean(axis=1)
     ratio = table.latencies[:, 0, LATENCIES.index("ratio")].astype(np.float64)
@@ -72,15 +74,16 @@ def test_rewards_are_means_over_seeds_after_the_last_epoch(truth: Truth) -> None
 
 
 def test_what_is_no_student_has_the_reward_of_a_failure(truth: Truth) -> None:
-    nobody = next(index for index in range(truth.table.space.size) if index not in set(truth.index.tolist()))
+    nobody = next(index for index in range(truth.space.size) if index not in set(truth.index.tolist()))
     assert truth.rewards_of(nobody) == -1
     assert np.isnan(truth.costs_of(np.array([nobody]))).all()
 
 
 def test_a_student_failed_with_every_seed_is_never_best(truth: Truth) -> None:
-    failed = (truth.table.status != STATUSES.index("ok")).all(axis=1)
+    table = load_table(truth.task.table)
+    failed = (table.status != STATUSES.index("ok")).all(axis=1)
     assert failed.any()
-    assert (truth.rewards_of(truth.table.index[failed]) == -1).all()
+    assert (truth.rewards_of(table.index[failed]) == -1).all()
 
 
 def test_optima_tie_within_the_noise_of_a_seed(truth: Truth) -> None:
@@ -123,7 +126,7 @@ def test_the_front_is_exact(truth: Truth) -> None:
 
 
 def test_budgets_are_worth_evaluations(truth: Truth) -> None:
-    epochs = truth.table.metadata.epochs
+    epochs = truth.epochs
     assert truth.affordable(Budget(7)) == 7
     assert truth.affordable(Budget(7 * epochs, "epochs")) == 7
     assert truth.affordable(Budget(7.5 * float(truth.seconds.mean()), "seconds")) == 7
@@ -138,3 +141,29 @@ def test_the_truth_does_not_depend_on_what_searches_see(task: Task, truth: Truth
     other = Truth.of(replace(task, seed=0, epochs=1, duplicates="free"))
     np.testing.assert_array_equal(other.reward, truth.reward)
     assert (other.seconds[truth.seconds > 0] < truth.seconds[truth.seconds > 0]).all()
+
+
+def test_the_truth_of_a_surrogate_is_of_all_its_students(surrogate_file: Path) -> None:
+    task = Task(str(surrogate_file), seed="mean", alpha=-0.1)
+    truth, evaluator = Truth.of(task), SurrogateEvaluator.of(surrogate_file)
+    space = evaluator.space
+    np.testing.assert_array_equal(truth.index, space.valid_indices)
+    configs = [space.decode(space.from_index(index)) for index in truth.index.tolist()]
+    found = [task.reward(one) for one in evaluator.evaluate(configs, Fidelity(epochs=3))]
+    np.testing.assert_allclose(truth.reward, [one.reward for one in found], rtol=1e-12)
+    np.testing.assert_allclose(truth.costs, [(one.loss, one.latency_ratio) for one in found], rtol=1e-12)
+    assert truth.best == pytest.approx(max(one.reward for one in found), rel=1e-12)
+    assert truth.random_median(20) < truth.best
+    # What single seeds find differs by as much as the tolerance says.
+    sampled = [
+        [task.reward(one).reward for one in replace(evaluator, seed=seed).evaluate(configs, Fidelity(epochs=3))]
+        for seed in range(4)
+    ]
+    assert truth.tolerance == pytest.approx(np.sqrt(np.var(sampled, axis=0, ddof=1).mean()), rel=0.2)
+
+
+def test_settings_that_a_surrogate_lacks_are_refused(surrogate_file: Path) -> None:
+    task = Task(str(surrogate_file))
+    for wrong in (replace(task, device="tpu"), replace(task, seed=-1), replace(task, epochs=9)):
+        with pytest.raises(TableError):
+            Truth.of(wrong)

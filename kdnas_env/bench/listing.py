@@ -1,0 +1,122 @@
+"""What a surrogate says of every student of its space, so that the optimum of a race on it is exact.
+
+A million and a half students take a minute or two of one core, and 40 MB in the folder of
+:func:`kdnas_env.files.default_cache_directory`, where a listing is kept by the fingerprint of all that it depends on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.errors import TableError
+from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+from kdnas_env.tables.archive import check_arrays, read_archive, write_archive
+from kdnas_env.tables.kept import kept
+from kdnas_env.tables.surrogate import FIT_VERSION, PREDICTED_LATENCIES
+from kdnas_env.tables.table import CURVES
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+OnProgress = Callable[[int, int], object]
+
+LARGEST_LISTING = 4_000_000
+"""Spaces up to this many points are listed."""
+
+_KIND = "listing"
+_VERSION = 1
+_BATCH = 16  # of larger ones, memory is taken from the system and given back time and again
+_BATCHES_BETWEEN_NEWS = 500
+_SECONDS = CURVES.index("epoch_seconds")
+_RATIO = PREDICTED_LATENCIES.index("ratio")
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The means over seeds of ``n`` students.
+
+    Attributes:
+        index: Flat index of each student in the space, rising, int64 ``(n,)``.
+        loss: One loss after the last epoch, float64 ``(n,)``.
+        ratio: Latency over the teacher's, float64 ``(n,)``.
+        seconds: Of the first epochs together, float64 ``(n,)``.
+    """
+
+    index: Ints
+    loss: Floats
+    ratio: Floats
+    seconds: Floats
+
+    ARRAYS = ("index", "loss", "ratio", "seconds")
+
+    def __post_init__(self) -> None:
+        shape = (len(self.index),)
+        check_arrays(vars(self), dict.fromkeys(self.ARRAYS, shape), {"index": np.int64})
+
+
+def list_students(
+    evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress = lambda done, total: None
+) -> Listing:
+    """List all students of a surrogate's space, or read the listing that was kept.
+
+    Args:
+        evaluator: Answers with the mean over seeds.
+        curve: Which of ``CURVES`` is the loss.
+        epochs: Epochs whose seconds count.
+        on_progress: Called with how many points of the space are listed, and with all.
+
+    Raises:
+        TableError: If the space is too large.
+    """
+    size = evaluator.space.size
+    if size > LARGEST_LISTING:
+        raise TableError(
+            f"the space of the surrogate of {evaluator.surrogate.metadata.name!r} has {size:,} points; regret needs "
+            f"the optimum, which is looked for in up to {LARGEST_LISTING:,}. Race on its table, or on a surrogate that "
+            "kdnas table fit makes of a smaller table"
+        )
+    parts = [str((_KIND, _VERSION, FIT_VERSION)), evaluator.fingerprint, curve, str(epochs)]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return kept(f"{_KIND}-{key[:32]}.npz", _read, lambda: _listed(evaluator, curve, epochs, on_progress), _write)
+
+
+def _listed(evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress) -> Listing:
+    surrogate, space = evaluator.surrogate, evaluator.space
+    device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
+    seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]
+    wanted = [surrogate.output(curve, last), surrogate.output("ratio", device), *seconds]
+    parts: list[tuple[Ints, Floats, Floats, Floats]] = []
+    points = space.students()
+    while batch := list(islice(points, _BATCH)):
+        if len(parts) % _BATCHES_BETWEEN_NEWS == 0:
+            on_progress(batch[0][0], space.size)
+        inputs = surrogate.features([config for _, config in batch], extrapolate=evaluator.extrapolate)
+        found = surrogate.mean(inputs, wanted)
+        parts.append(
+            (
+                np.array([index for index, _ in batch], dtype=np.int64),
+                found.curves[:, -1, CURVES.index(curve)],
+                found.latencies[:, device, _RATIO],
+                found.curves[:, : epochs + 1, _SECONDS].sum(axis=1),
+            )
+        )
+    on_progress(space.size, space.size)
+    return Listing(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+
+
+def _read(path: Path) -> Listing:
+    _, arrays = read_archive(path, _KIND, _VERSION, Listing.ARRAYS)
+    try:
+        return Listing(**arrays)
+    except ValueError as error:
+        raise TableError(f"listing {str(path)!r} is malformed: {error}; remove it") from error
+
+
+def _write(listing: Listing, path: Path) -> None:
+    write_archive(path, {name: getattr(listing, name) for name in Listing.ARRAYS}, {"schema_version": _VERSION}, _KIND)

@@ -1,0 +1,58 @@
+"""What a surrogate says of every student of its space."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kdnas_env.bench import listing
+from kdnas_env.bench.listing import list_students
+from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.errors import TableError
+from kdnas_env.evaluation import Fidelity
+from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+
+
+@pytest.fixture
+def evaluator(surrogate_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SurrogateEvaluator:
+    monkeypatch.setenv("KDNAS_CACHE", str(tmp_path / "cache"))
+    return SurrogateEvaluator.of(surrogate_file)
+
+
+def test_a_listing_is_what_evaluations_find(evaluator: SurrogateEvaluator) -> None:
+    space = evaluator.space
+    found = list_students(evaluator, "heldout_unexplained", 2)
+    np.testing.assert_array_equal(found.index, space.valid_indices)
+    assert 100 < len(found.index) < space.size
+    configs = [space.decode(space.from_index(index)) for index in found.index.tolist()]
+    whole, short = (evaluator.evaluate(configs, Fidelity(epochs=epochs)) for epochs in (3, 2))
+    np.testing.assert_allclose(found.loss, [one.heldout_unexplained[-1] for one in whole], rtol=1e-12)
+    np.testing.assert_allclose(found.ratio, [one.latency.ratio for one in whole if one.latency], rtol=1e-12)
+    np.testing.assert_allclose(found.seconds, [one.wall_seconds for one in short], rtol=1e-12)
+
+
+def test_a_listing_is_kept(evaluator: SurrogateEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    first = list_students(evaluator, "heldout_loss", 3, lambda done, total: told.append((done, total)))
+    assert told[-1] == (evaluator.space.size, evaluator.space.size)
+
+    def never(*_: object) -> None:
+        raise AssertionError("it is listed again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(listing, "_listed", never)
+        again = list_students(evaluator, "heldout_loss", 3)
+        for name in listing.Listing.ARRAYS:
+            np.testing.assert_array_equal(getattr(again, name), getattr(first, name))
+        with pytest.raises(AssertionError, match="again"):
+            list_students(evaluator, "train_loss", 3)
+
+
+def test_a_space_too_large_to_list_is_refused(
+    evaluator: SurrogateEvaluator, surrogate_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing, "LARGEST_LISTING", 100)
+    with pytest.raises(TableError, match=f"{evaluator.space.size:,} points.*up to 100.*smaller table"):
+        Truth.of(Task(str(surrogate_file), alpha=-0.055))
