@@ -13,7 +13,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``kdnas``; None for those of this process.
 
     Returns:
-        The exit status: 0 if all went well, 1 if something is missing (``doctor``), 2 for bad input, 130 after Ctrl-C.
+        The exit status: 0 if all went well, 1 if what was asked for was done and came to nothing (no student, no score
+        of the model) or found something wrong, 2 for bad input, 130 after Ctrl-C.
     """
     from rich.markup import escape
 

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.corpus_notes import say_corpus
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.model_card import distilled_card
@@ -147,6 +148,7 @@ def _distill_all(
             basis = embedding_basis(text.workload, recipe.embeddings)
         for one in missing:
             _distill_one(console, progress, options, search, one, run, text, recipe, basis, main_process)
+    say_corpus(console, text.workload.corpus, teacher.tokenizer, options)
 
 
 def _distill_one(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
@@ -26,12 +26,11 @@ _QUOTED = r"'[^']*'|\"[^\"]*\""
 
 
 @contextmanager
-def naming_flags(kind: type[Any], *, stage: str = "", given: Sequence[str] = ()) -> Iterator[None]:
+def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
     """Have errors of the library, which name its arguments, name the flags of a command in the block.
 
     Args:
         kind: Options of the command.
-        stage: Group of flags that the command is a stage by, in ``kdnas run``.
         given: What was typed: of several flags that may be meant, it is one of those.
 
     Raises:
@@ -40,21 +39,22 @@ def naming_flags(kind: type[Any], *, stage: str = "", given: Sequence[str] = ())
     try:
         yield
     except KDNASError as error:
-        error.args = (as_typed(str(error), _flags(kind, stage), _GROUPS.get(type(error), ()), given),)
+        error.args = (typed(str(error), kind, _GROUPS.get(type(error), ()), given),)
         raise
 
 
-def as_typed(message: str, flags: Mapping[str, Sequence[str]], groups: Sequence[str], given: Sequence[str]) -> str:
+def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:
     """Return a message with flags in the place of the names of arguments; what it quotes stays.
 
     A name of several words is known by its underscores, and one of a single word where the message begins with it.
 
     Args:
         message: The message.
-        flags: Flags by the name of their argument.
+        kind: Options of the command.
         groups: Groups of flags that it is about.
         given: What was typed.
     """
+    flags = _flags(kind)
 
     def replaced(match: re.Match[str]) -> str:
         name = match["name"] or match["first"]
@@ -76,9 +76,10 @@ def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) ->
     return [one for one in flags if one.count(".") == least]
 
 
-def _flags(kind: type[Any], stage: str) -> dict[str, tuple[str, ...]]:
-    """Return the flags of options by the last part of their names."""
+def _flags(kind: type[Any]) -> dict[str, tuple[str, ...]]:
+    """Return the flags of options by the last part of their names; those of a stage of a run have its name before."""
     found: dict[str, tuple[str, ...]] = {}
+    stage = getattr(kind, "STAGE", None)
     for name in _settable(kind):
         last = name.rpartition(".")[2]
         found[last] = (*found.get(last, ()), flag(f"{stage}.{name}" if stage else name))

@@ -29,7 +29,7 @@ from kdnas_env.glue.comparison import Cell, CellStore, Comparison
 from kdnas_env.glue.data import load_task
 from kdnas_env.glue.encoding import resolve_device
 from kdnas_env.glue.finetuning import FinetuneSettings
-from kdnas_env.glue.rows import TEACHER, build_rows, lineage_teacher, load_model, teacher_name
+from kdnas_env.glue.rows import STUDENT, TEACHER, build_rows, lineage_teacher, load_model, teacher_name
 from kdnas_env.glue.scores import TaskScore, glue_metric
 from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
 from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
@@ -58,7 +58,7 @@ Scores are by {method}.
 
 
 def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
-    """Score a model and what it is compared with; the exit status of the command.
+    """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score.
 
     An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: what was scored is kept, and what was not
     is scored as it would have been.
@@ -94,9 +94,20 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
         summaries = summarise(comparison.rows, names, scores, comparison.latencies(latency))
         _write_results(folder.path, options, comparison, scores, summaries)
     print_summaries(console, summaries, names, comparison.method, len(comparison.seeds))
+    if not options.rows and all(row.name != TEACHER for row in comparison.rows):
+        console.print("no teacher is known, beside whom models are timed; name it with --teacher", style="yellow")
     console.print(f"run folder: {escape(str(folder.path))}", highlight=False, soft_wrap=True)
     console.print(f"picture:    {escape(str(folder.path / PICTURE))}", highlight=False, soft_wrap=True)
-    return 0
+    return _verdict(console, scores)
+
+
+def _verdict(console: Console, scores: Mapping[Cell, TaskScore]) -> int:
+    """Say where the model has no score at all; the exit status."""
+    own = [score for cell, score in scores.items() if cell.row == STUDENT]
+    if not own or any(score.ok for score in own):
+        return 0
+    console.print(f"the model has no score: {escape(own[0].error)}", style="bold red", soft_wrap=True)
+    return 1
 
 
 def print_summaries(

@@ -138,13 +138,12 @@ def run_pipeline(options: PipelineOptions) -> int:
         pinned_threads(options.threads or torch.get_num_threads()),
     ):
         work.begin()
-        for stage in wanted:
-            _do(console, run, stage)
+        statuses = [_do(console, run, stage) for stage in wanted]
         summary = _summary(run)
         write_json(run.path / SUMMARY, summary)
     console.print()
     print_summary(console, run.path, summary)
-    return 0
+    return max(statuses, default=0)
 
 
 def _opened(options: PipelineOptions) -> _Run:
@@ -220,8 +219,8 @@ def _command(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -
     return command("run", "--resume", path, *chosen, *options.place_flags("out", "resume"))
 
 
-def _do(console: Console, run: _Run, stage: Stage) -> None:
-    """Do a stage, unless it is done.
+def _do(console: Console, run: _Run, stage: Stage) -> int:
+    """Do a stage, unless it is done; the exit status of its command.
 
     Raises:
         KeyboardInterrupt: If it was interrupted.
@@ -229,12 +228,12 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
     """
     if run.states().get(stage) == _FINISHED:
         console.print(f"[bold]{stage}[/]: done before", highlight=False)
-        return
+        return 0
     console.print(f"\n[bold]{stage}[/] ({STAGES.index(stage) + 1} of {len(STAGES)})", highlight=False)
     run.record("running", stage)
     try:
-        with naming_flags(type(getattr(run.options, stage)), stage=stage):
-            _STAGES[stage](run)
+        with naming_flags(type(getattr(run.options, stage))):
+            status = _STAGES[stage](run)
     except KeyboardInterrupt:
         with aside(console):
             run.record("interrupted", stage)
@@ -245,6 +244,7 @@ def _do(console: Console, run: _Run, stage: Stage) -> None:
         _say_failed(console, run, stage)
         raise
     run.record("running", stage, _FINISHED)
+    return status
 
 
 def _say_failed(console: Console, run: _Run, stage: Stage) -> None:

@@ -27,6 +27,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 class SearchStage(SearchOptions):
     """How the students are searched."""
 
+    STAGE: ClassVar[Stage] = "search"
     SET_BY_RUN: ClassVar[tuple[str, ...]] = ("teacher", "seed", "device", "threads", "cache_dir", "out", "resume")
 
     teacher: tyro.conf.Suppress[str] = "demo"
@@ -42,6 +43,7 @@ class SearchStage(SearchOptions):
 class DistillStage(DistillOptions):
     """How the best are distilled. On 12,000 samples by default, where kdnas distill takes all."""
 
+    STAGE: ClassVar[Stage] = "distill"
     SET_BY_RUN: ClassVar[tuple[str, ...]] = (
         "run",
         "family",
@@ -68,6 +70,7 @@ class DistillStage(DistillOptions):
 class GlueStage(GlueOptions):
     """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas glue."""
 
+    STAGE: ClassVar[Stage] = "glue"
     SET_BY_RUN: ClassVar[tuple[str, ...]] = (
         "model",
         "models",
@@ -100,6 +103,7 @@ class GlueStage(GlueOptions):
 class ExportStage(ExportOptions):
     """How the distilled students are exported. Push one with kdnas export."""
 
+    STAGE: ClassVar[Stage] = "export"
     SET_BY_RUN: ClassVar[tuple[str, ...]] = ("model", "out", "push", "public")
 
     model: tyro.conf.Suppress[str] = "student"

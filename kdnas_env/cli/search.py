@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.corpus_notes import say_corpus
 from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
@@ -61,7 +62,7 @@ again, with
 
 
 def run_search(options: SearchOptions, go_on: str | None = None) -> int:
-    """Search, keep the best student, and say where it is; the exit status of the command.
+    """Search, keep the best student, and say where it is; the exit status of the command: 1 if there is none.
 
     An interrupted search (Ctrl-C, SIGTERM, SIGKILL) goes on with ``--resume``: the same seed makes the same proposals,
     and the store answers what was evaluated before.
@@ -88,7 +89,7 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     with working(console, folder, go_on or again) as work:
         outcome = _search(console, folder, work, options, settings, space, reward, fidelity, agent, rule)
     _say_where(console, folder, outcome)
-    return 0
+    return int(outcome.history.best is None)
 
 
 def _open_folder(options: SearchOptions) -> RunFolder:
@@ -161,6 +162,7 @@ def _search(
         budget=options.budget,
     )
     write_outcome(folder.path, outcome)
+    say_corpus(console, evaluator.workload.corpus, evaluator.workload.teacher.tokenizer, options)
     _keep_best(console, folder, options, outcome, evaluator, fidelity)
     return outcome
 

@@ -47,7 +47,12 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskDa
         return _read_task(spec, _fetch(spec), HUB)
     root = expanded(folder)
     if not os.path.isdir(root):
-        raise CorpusError(f"data folder {str(folder)!r} is not there; name the folder of GLUE, or none for the hub")
+        what = "is a file" if os.path.exists(root) else "is not there"
+        raise CorpusError(
+            f"data folder {str(folder)!r} {what}; name a folder that holds a folder for every task, such as "
+            f"{spec.name}/train.csv (layout of the hub) or {spec.folder}/train.tsv (original layout), or leave it out "
+            "to fetch them from the hub"
+        )
     return _read_task(spec, root, str(folder))
 
 

@@ -134,14 +134,14 @@ def test_values_out_of_range_name_their_flag(
 
 
 @pytest.mark.parametrize(
-    ("error", "kind", "stage", "said"),
+    ("error", "kind", "said"),
     [
-        (CorpusError("raise proxy_fraction=0.3"), SearchOptions, "", "raise --corpus.proxy-fraction=0.3"),
-        (CorpusError("max_length is 3"), StudyOptions, "", "--text.max-length is 3"),
-        (KDNASError("max_length is 3"), GlueOptions, "", "--max-length is 3"),
-        (LatencyError("batch_size is 0"), GlueOptions, "", "--latency.batch-size is 0"),
-        (KDNASError("batch_size is 0"), GlueOptions, "", "--batch-size is 0"),
-        (KDNASError("batch_size is 0"), GlueStage, "glue", "--glue.batch-size is 0"),
+        (CorpusError("raise proxy_fraction=0.3"), SearchOptions, "raise --corpus.proxy-fraction=0.3"),
+        (CorpusError("max_length is 3"), StudyOptions, "--text.max-length is 3"),
+        (KDNASError("max_length is 3"), GlueOptions, "--max-length is 3"),
+        (LatencyError("batch_size is 0"), GlueOptions, "--latency.batch-size is 0"),
+        (KDNASError("batch_size is 0"), GlueOptions, "--batch-size is 0"),
+        (KDNASError("batch_size is 0"), GlueStage, "--glue.batch-size is 0"),
         (
             CorpusError("give proxy_fraction"),
             PipelineOptions,
@@ -154,12 +154,12 @@ def test_values_out_of_range_name_their_flag(
             "",
             "'seed' in 'max_length.txt'",
         ),
-        (KDNASError("runs/max_length holds a seed"), SearchOptions, "", "runs/max_length holds a seed"),
-        (KDNASError("the epochs of some_thing"), SearchOptions, "", "the epochs of some_thing"),
+        (KDNASError("runs/max_length holds a seed"), SearchOptions, "runs/max_length holds a seed"),
+        (KDNASError("the epochs of some_thing"), SearchOptions, "the epochs of some_thing"),
     ],
 )
-def test_arguments_of_the_library_are_named_as_flags(error: KDNASError, kind: type, stage: str, said: str) -> None:
-    with pytest.raises(type(error)) as caught, naming_flags(kind, stage=stage):
+def test_arguments_of_the_library_are_named_as_flags(error: KDNASError, kind: type, said: str) -> None:
+    with pytest.raises(type(error)) as caught, naming_flags(kind):
         raise error
     assert str(caught.value) == said
 

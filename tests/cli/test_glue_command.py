@@ -190,7 +190,9 @@ def test_a_plain_encoder_and_more_models(
     rows = results(tmp_path / "run")["rows"]
     assert [row["name"] for row in rows] == ["student", "student-2", "random", "majority"]
     assert all(row["speedup"] is None and row["average"]["kept"] is None for row in rows)
-    assert "student-2: roberta" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "student-2: roberta" in printed
+    assert "name it with --teacher" in printed
     compared = replace(plain, teacher=str(tiny_teacher_dirs["bert"]), out=str(tmp_path / "compared"))
     assert run_glue(compared) == 0
     rows = results(tmp_path / "compared")["rows"]
@@ -209,6 +211,16 @@ def test_the_embedded_task_is_the_default_of_the_embedded_teacher(options: Optio
     assert set(score["metrics"]) == {"validation", "test"}
     assert score["score"] == score["metrics"]["test"]["accuracy"]
     assert score["details"]["train_samples"] == 8
+
+
+def test_a_comparison_without_a_score_of_the_model_came_to_nothing(
+    options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_glue(options(rows=("student",), seeds=1, learning_rate=1e30)) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "the model has no score" in said
+    assert "not finite" in said or "loss is" in said
+    assert not list((tmp_path / "run" / "cells").glob("*.checkpoints"))
 
 
 def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
@@ -233,6 +245,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
         ({"teacher": "/nowhere/teacher"}, "'/nowhere/teacher' cannot be loaded"),
         ({"tasks": ("rte", "sst-2")}, "unknown task 'sst-2'; choose from"),
         ({"data": "/nowhere/glue"}, "'/nowhere/glue' is not there"),
+        ({"data": __file__}, "is a file; name a folder that holds a folder for every task, such as rte/train.csv"),
         ({"rows": ("best",)}, "unknown row 'best'"),
         ({"pooling": "max"}, "unknown pooling 'max'"),
         ({"device": "gpu"}, "device 'gpu' cannot be used"),

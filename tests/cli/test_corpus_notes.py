@@ -1,0 +1,38 @@
+"""What is said of the text that a command read: nothing is left out, cut or unknown in silence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny_teachers
+
+from kdnas_env.cli import main
+
+Flags = Callable[..., list[str]]
+
+
+def test_searches_and_distillations_say_what_became_of_the_text(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tiny_teachers.sentences()
+    text = tmp_path / "text.jsonl"
+    text.write_text("".join(json.dumps({"text": one}) + "\n" for one in [*texts, "", " ", texts[0]]))
+    more = flags(corpus__source=text, budget=1, round_size=1)
+    assert main([*more, "--corpus.max-length", "8", "--corpus.proxy-fraction", "1"]) == 0
+    said = capsys.readouterr().out
+    report = json.loads((tmp_path / "run" / "run.json").read_text())["corpus"]
+    dropped = report["dropped_empty"] + report["dropped_duplicate"]
+    assert report["truncated"]
+    assert f"{report['truncated']} of {report['kept']} texts were cut to 8 tokens; raise --corpus.max-length" in said
+    assert f"corpus: {dropped} of {len(texts) + 3} rows were left out: 2 empty, {dropped - 2} duplicate" in said
+    distil = ["distill", str(tmp_path / "run"), "--epochs", "1", "--corpus.pair-fraction", "0", "--threads", "1"]
+    assert main([*distil, "--corpus.max-length", "9", "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert "texts were cut to 9 tokens; raise --corpus.max-length" in capsys.readouterr().out
+
+
+def test_nothing_is_said_of_a_text_that_is_taken_as_it_is(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(budget=1, round_size=1)) == 0
+    assert "corpus:" not in capsys.readouterr().out
