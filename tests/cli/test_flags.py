@@ -145,13 +145,11 @@ def test_values_out_of_range_name_their_flag(
         (
             CorpusError("give proxy_fraction"),
             PipelineOptions,
-            "",
             "give --search.corpus.proxy-fraction",
         ),
         (
             CorpusError("'seed' in 'max_length.txt'"),
             SearchOptions,
-            "",
             "'seed' in 'max_length.txt'",
         ),
         (KDNASError("runs/max_length holds a seed"), SearchOptions, "runs/max_length holds a seed"),
