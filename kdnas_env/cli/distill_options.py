@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from kdnas_env.cli.options import unconfigured, within
+from kdnas_env.cli.options import SourceOptions, unconfigured, within
 from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.files import expanded
@@ -17,17 +17,11 @@ Family = Literal["best", "all", "bert", "albert", "roberta"]
 
 
 @dataclass(frozen=True)
-class TextOptions:
+class TextOptions(SourceOptions):
     """What is distilled on."""
 
     source: str | None = None
     """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
-    config_name: str | None = None
-    """Configuration of the dataset, where it has several."""
-    split: str = "train"
-    """Split of the dataset."""
-    text_columns: tuple[str, ...] = ()
-    """The column with the text, or two for sentence pairs; found if not given."""
     max_length: int = 128
     """Longest sample in tokens: as long as what the student will be used on. Cut to what the teacher takes."""
     pair_fraction: float = 0.2
@@ -43,7 +37,7 @@ class TextOptions:
         """Return the options that have no effect beside others, and why."""
         if self.source is None:
             why = "without --corpus.source: the text is that of the search"
-            return dict.fromkeys(("config_name", "split", "text_columns"), why)
+            return {one.name: why for one in fields(SourceOptions) if one.name != "source"}
         pairs = {"pair_fraction": "where --corpus.text-columns names two: every sample is a pair"}
         return unconfigured(self.source) | (pairs if len(self.text_columns) == 2 else {})
 

@@ -46,7 +46,8 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
 def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:
     """Return a message with flags in the place of the names of arguments; what it quotes stays.
 
-    A name of several words is known by its underscores, and one of a single word where the message begins with it.
+    A name of several words is known by its underscores, and one of a single word where the message begins with it or an
+    equals sign follows.
 
     Args:
         message: The message.
@@ -57,11 +58,12 @@ def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequ
     flags = _flags(kind)
 
     def replaced(match: re.Match[str]) -> str:
-        name = match["name"] or match["first"]
+        name = match["name"] or match["first"] or match["equal"]
         return " or ".join(_meant(flags[name], groups, given)) if name in flags else match[0]
 
-    names = r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z]+)+)(?![\w(./])|^(?P<first>[a-z]+)(?= is | are |=)"
-    return re.sub(f"{_QUOTED}|{names}", replaced, message)
+    several = r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z]+)+)(?![\w(./])"
+    single = r"(?<![\w./-])(?P<equal>[a-z]+)(?==)|^(?P<first>[a-z]+)(?= is | are )"
+    return re.sub(f"{_QUOTED}|{several}|{single}", replaced, message)
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:

@@ -13,17 +13,36 @@ from kdnas_env.files import expanded
 
 
 @dataclass(frozen=True)
-class CorpusOptions:
+class SourceOptions:
+    """Where text comes from, and how its files are laid out."""
+
+    source: str | None = None
+    """Name of a hub dataset, folder or file."""
+    config_name: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = "train"
+    """Split of the dataset, or a part of it such as train[:10%]."""
+    text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for sentence pairs; found if not given. A field of a field is a.b."""
+    encoding: str | None = None
+    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
+    separator: str | None = None
+    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
+    quoted: bool | None = None
+    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
+    header: bool | None = None
+    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
+    a row that reads like text is refused."""
+    unit: Literal["line", "file"] | None = None
+    """Text of a txt file: each line (the default), or the whole file."""
+
+
+@dataclass(frozen=True)
+class CorpusOptions(SourceOptions):
     """Where the text comes from."""
 
     source: str = "demo"
     """Name of a hub dataset, folder or file (parquet, jsonl, json, csv, tsv, txt); demo: Rotten Tomatoes sentences."""
-    config_name: str | None = None
-    """Configuration of the dataset, where it has several."""
-    split: str = "train"
-    """Split of the dataset."""
-    text_columns: tuple[str, ...] = ()
-    """The column with the text, or two for sentence pairs; found if not given."""
     max_length: int = 50
     """Longest sentence in tokens; longer ones are cut."""
     max_samples: int | None = None

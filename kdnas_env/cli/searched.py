@@ -18,6 +18,7 @@ from kdnas_env.cli.shell import command
 from kdnas_env.distill.recipe import Recipe, resolve_recipe
 from kdnas_env.distill.student_folder import load_student, read_lineage, read_projection
 from kdnas_env.distill.teacher import Teacher
+from kdnas_env.distill.text_files import LAYOUT_OPTIONS
 from kdnas_env.errors import RunError
 from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
@@ -221,4 +222,5 @@ def searched_text(search: SearchOptions) -> dict[str, Any]:
         "config_name": corpus.config_name,
         "split": corpus.split,
         "text_columns": corpus.text_columns,
+        **{name: getattr(corpus, name) for name in LAYOUT_OPTIONS},
     }

@@ -7,16 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdnas_env.distill.sources import open_source, reading, resolve_text_columns
+from kdnas_env.distill.sources import TextRows, Texts, open_source, reading
+from kdnas_env.distill.text_files import TextLayout
 from kdnas_env.errors import CorpusError
-
-if TYPE_CHECKING:
-    from datasets import Dataset
 
 _CHUNK = 1024
 """Rows read and tokenised at a time."""
@@ -36,7 +34,7 @@ class CorpusReport:
         rows: Rows of the source.
         kept: Samples of the corpus.
         dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
-        dropped_duplicate: Rows that the tokenizer cannot tell from an earlier one.
+        dropped_duplicate: Rows whose text is that of an earlier one to the tokenizer, up to ``max_length``.
         dropped_non_string: Rows whose text is not a string.
         unused: Rows never looked at because ``max_samples`` was reached, and rows joined to one that was dropped.
         truncated: Samples cut to ``max_length``.
@@ -49,6 +47,7 @@ class CorpusReport:
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
         pair_fraction: Share of the samples that was to be two rows, one after the other.
         paired: Samples that are two rows.
+        unknown_fraction: Share of the tokens that stand for text which the tokenizer does not know.
     """
 
     source: str
@@ -71,6 +70,7 @@ class CorpusReport:
     seed: int
     pair_fraction: float = 0.0
     paired: int = 0
+    unknown_fraction: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -139,6 +139,41 @@ def token_rows(offsets: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArra
     return rows
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples of a corpus are made of rows, and split.
+
+    Attributes:
+        max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed: See
+            :func:`load_corpus`.
+
+    Raises:
+        CorpusError: If one of them is out of range.
+    """
+
+    max_length: int = 50
+    proxy_fraction: float = 0.3
+    heldout_fraction: float = 0.1
+    max_samples: int | None = None
+    min_samples: int = 32
+    pair_fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise CorpusError(f"seed={self.seed} must not be negative")
+        if not 0 < self.proxy_fraction <= 1:
+            raise CorpusError(f"proxy_fraction={self.proxy_fraction} is not in (0, 1]")
+        if not 0 < self.heldout_fraction < 1:
+            raise CorpusError(f"heldout_fraction={self.heldout_fraction} is not in (0, 1)")
+        if not 0 <= self.pair_fraction <= 1:
+            raise CorpusError(f"pair_fraction={self.pair_fraction} is not in [0, 1]")
+        if self.min_samples < 1:
+            raise CorpusError(f"min_samples={self.min_samples} must be at least 1")
+        if self.max_samples is not None and self.max_samples < 2:
+            raise CorpusError(f"max_samples={self.max_samples} must be at least 2: one to train on, one to hold out")
+
+
 def load_corpus(
     source: str | os.PathLike[str],
     tokenizer: Any,
@@ -146,6 +181,11 @@ def load_corpus(
     config_name: str | None = None,
     split: str = "train",
     text_columns: str | Sequence[str] | None = None,
+    encoding: str | None = None,
+    separator: str | None = None,
+    quoted: bool | None = None,
+    header: bool | None = None,
+    unit: str | None = None,
     max_length: int = 50,
     proxy_fraction: float = 0.3,
     heldout_fraction: float = 0.1,
@@ -156,19 +196,30 @@ def load_corpus(
 ) -> Corpus:
     """Read, clean, tokenise and split a corpus.
 
-    Rows without usable text and rows that the tokenizer cannot tell from an earlier one are counted and dropped, so
-    that no input is ever both trained on and held out. The held-out split is drawn from all samples, the proxy subset
-    from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples held out.
+    Rows without usable text and rows that repeat the text of an earlier one are counted and dropped. Texts are equal if
+    the tokenizer makes the same of them, up to ``max_length``: the case of letters may not count, but what it does not
+    know does. So no known input is ever both trained on and held out. The held-out split is drawn from all samples, the
+    proxy subset from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples
+    held out.
 
     Args:
         source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), ``"demo:all"``
             (both, in sentences for the most part: :func:`kdnas_env.distill.demo.demo_texts`), a local file (parquet,
-            jsonl, json, csv, tsv, txt with one text a line), a local folder of such files or in the layout of a hub
-            dataset, or the name of a hub dataset.
+            jsonl, json, csv, tsv, txt with one text a line; also compressed: gz, bz2, xz, zst), a local folder of such
+            files or in the layout of a hub dataset, a folder that ``save_to_disk`` of ``datasets`` has written, or the
+            name of a hub dataset. A path is that very file or folder, never a pattern.
         tokenizer: A fast tokenizer of transformers; the teacher's.
         config_name: Configuration of the dataset, where it has several.
         split: Split of the dataset, in the notation of ``datasets``.
-        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it.
+        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it. A field within
+            another is ``outer.inner``.
+        encoding: Encoding of local text files; None for UTF-8, or what a byte-order mark says.
+        separator: What separates the cells of local csv and tsv files; None for what the name of the file says.
+        quoted: Whether cells of local csv and tsv files may stand in double quotes; None for all but those separated by
+            tabs.
+        header: Whether the first row of local csv and tsv files names the columns, which are called ``1``, ``2``, ...
+            otherwise; None if it does, and is to be refused where it reads like text.
+        unit: What a row of a local txt file is, ``line`` or the whole ``file``; None for a line.
         max_length: Longest sample in tokens, special tokens included; longer ones are truncated.
         proxy_fraction: Share of the samples not held out that ``train`` takes, in (0, 1].
         heldout_fraction: Share of all samples that ``heldout`` takes, in (0, 1).
@@ -179,39 +230,64 @@ def load_corpus(
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
 
     Raises:
-        CorpusError: If the source cannot be read, a column is missing, an option is out of range, or too little
-            usable text is left.
+        CorpusError: If the source cannot be read, a split or a column is missing, an option is out of range or not for
+            this kind of source, or too little usable text is left.
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
-    name = os.fspath(source)
-    _check_options(proxy_fraction, heldout_fraction, pair_fraction, max_samples, min_samples, seed)
-    order_stream, split_stream, pair_stream = np.random.default_rng(seed).spawn(3)
-    with open_source(source, config_name=config_name, split=split) as dataset:
-        columns = resolve_text_columns(dataset, text_columns, name)
-        if pair_fraction and len(columns) == 2:
-            raise CorpusError(f"corpus {name!r} is read as pairs already; leave pair_fraction={pair_fraction} at 0")
-        _check_tokenizer(tokenizer, max_length, 2 if pair_fraction else len(columns))
-        rows = dataset.num_rows
-        units = _units(rows, pair_fraction, pair_stream)
-        if max_samples is not None:
-            units = units[order_stream.permutation(len(units))]
-        samples = _Samples(
-            tokenizer, max_length, rows if max_samples is None else max_samples, pairs_rows=pair_fraction > 0
+    sampling = Sampling(max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed)
+    layout = TextLayout(encoding, separator, quoted, header, unit)
+    with open_source(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout) as rows:
+        return corpus_of_rows(rows, tokenizer, sampling, source=os.fspath(source), config_name=config_name, split=split)
+
+
+def corpus_of_rows(
+    rows: TextRows, tokenizer: Any, sampling: Sampling, *, source: str, config_name: str | None, split: str
+) -> Corpus:
+    """Clean, tokenise and split the rows of a source.
+
+    Args:
+        rows: The rows.
+        tokenizer: A fast tokenizer of transformers; the teacher's.
+        sampling: How samples are made of them.
+        source: What the source is called.
+        config_name: Configuration of the dataset.
+        split: Split of the dataset.
+
+    Raises:
+        CorpusError: If they cannot be read, or too little usable text is left.
+    """
+    order_stream, split_stream, pair_stream = np.random.default_rng(sampling.seed).spawn(3)
+    if sampling.pair_fraction and len(rows.columns) == 2:
+        raise CorpusError(
+            f"corpus {source!r} is read as pairs already; leave pair_fraction={sampling.pair_fraction} at 0"
         )
-        with reading(name):
-            for texts in _read_texts(dataset.select_columns(list(columns)), columns, units):
-                if not samples.add(texts):
-                    break
+    _check_tokenizer(tokenizer, sampling.max_length, 2 if sampling.pair_fraction else len(rows.columns))
+    units = _units(len(rows), sampling.pair_fraction, pair_stream)
+    if sampling.max_samples is not None:
+        units = units[order_stream.permutation(len(units))]
+    samples = _Samples(
+        tokenizer,
+        sampling.max_length,
+        len(rows) if sampling.max_samples is None else sampling.max_samples,
+        pairs_rows=sampling.pair_fraction > 0,
+    )
+    with reading(source):
+        for texts in _read_texts(rows, units):
+            if not samples.add(texts):
+                break
     kept = len(samples.lengths)
     train, heldout, train_full = split_samples(
-        kept, proxy_fraction=proxy_fraction, heldout_fraction=heldout_fraction, generator=split_stream
+        kept,
+        proxy_fraction=sampling.proxy_fraction,
+        heldout_fraction=sampling.heldout_fraction,
+        generator=split_stream,
     )
-    if len(train) < min_samples or len(heldout) == 0:
-        share = f", or raise proxy_fraction={proxy_fraction}" if proxy_fraction < 1 else ""
+    if len(train) < sampling.min_samples or len(heldout) == 0:
+        share = f", or raise proxy_fraction={sampling.proxy_fraction}" if sampling.proxy_fraction < 1 else ""
         raise CorpusError(
-            f"corpus {name!r} is shorter than one batch: {kept} usable samples of {rows} rows "
+            f"corpus {source!r} is shorter than one batch: {kept} usable samples of {len(rows)} rows "
             f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) leave {len(train)} "
-            f"for training, {min_samples} are needed; give more text{share}"
+            f"for training, {sampling.min_samples} are needed; give more text{share}"
         )
     input_ids = np.concatenate(samples.ids)
     types = np.concatenate(samples.types) if samples.types else None
@@ -220,26 +296,27 @@ def load_corpus(
         if array is not None:
             array.setflags(write=False)
     report = CorpusReport(
-        source=name,
+        source=source,
         config_name=config_name,
         split=split,
-        text_columns=columns,
-        rows=rows,
+        text_columns=rows.columns,
+        rows=len(rows),
         kept=kept,
         dropped_empty=samples.empty,
         dropped_duplicate=samples.duplicate,
         dropped_non_string=samples.non_string,
-        unused=rows - kept - samples.paired - samples.empty - samples.duplicate - samples.non_string,
+        unused=len(rows) - kept - samples.paired - samples.empty - samples.duplicate - samples.non_string,
         truncated=samples.truncated,
         tokens=len(input_ids),
-        max_length=max_length,
-        proxy_fraction=proxy_fraction,
-        heldout_fraction=heldout_fraction,
+        max_length=sampling.max_length,
+        proxy_fraction=sampling.proxy_fraction,
+        heldout_fraction=sampling.heldout_fraction,
         train_samples=len(train),
         heldout_samples=len(heldout),
-        seed=seed,
-        pair_fraction=pair_fraction,
+        seed=sampling.seed,
+        pair_fraction=sampling.pair_fraction,
         paired=samples.paired,
+        unknown_fraction=float(np.mean(input_ids == tokenizer.unk_token_id)),
     )
     return Corpus(
         input_ids, types, offsets, train, heldout, train_full, report, token_fingerprint(input_ids, types, offsets)
@@ -275,13 +352,13 @@ class _Samples:
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._seen: set[bytes] = set()
 
-    def add(self, rows: list[tuple[Any, ...]]) -> bool:
+    def add(self, rows: list[Texts]) -> bool:
         """Take in rows of one or two texts; return whether more are wanted."""
         kept, usable = [], self._usable(rows)
         for texts, encoding in zip(usable, self._encode(usable), strict=True):
             if len(self.lengths) == self._limit:
                 break
-            if self._is_new(encoding):
+            if self._is_new(texts, encoding):
                 kept.append(encoding)
                 self.lengths.append(len(encoding.ids))
                 self.truncated += bool(encoding.overflowing)
@@ -291,13 +368,14 @@ class _Samples:
             self.types.append(np.fromiter(chain.from_iterable(encoding.type_ids for encoding in kept), np.int8))
         return len(self.lengths) < self._limit
 
-    def _usable(self, rows: list[tuple[Any, ...]]) -> list[tuple[str, ...]]:
+    def _usable(self, rows: list[Texts]) -> list[tuple[str, ...]]:
         usable = []
         for row in rows:
-            if any(text is None or (isinstance(text, str) and not text.strip()) for text in row):
+            texts = tuple(text for text in row if text is not None)
+            if not all(text.strip() for text in texts):
                 self.empty += 1
-            elif all(isinstance(text, str) for text in row):
-                usable.append(row)
+            elif len(texts) == len(row):
+                usable.append(texts)
             else:
                 self.non_string += 1
         return usable
@@ -319,17 +397,26 @@ class _Samples:
                 encodings[place] = encoding
         return encodings
 
-    def _is_new(self, encoding: Any) -> bool:
+    def _is_new(self, texts: tuple[str, ...], encoding: Any) -> bool:
         if all(encoding.special_tokens_mask):
             self.empty += 1
             return False
         types = encoding.type_ids if self._with_types else []
-        key = hashlib.blake2b(np.array([*encoding.ids, *types], dtype=np.int32).tobytes(), digest_size=16).digest()
-        if key in self._seen:
+        digest = hashlib.blake2b(np.array([*encoding.ids, *types], dtype=np.int32).tobytes(), digest_size=16)
+        digest.update("\0".join(self._unknown(texts, encoding)).encode())
+        if digest.digest() in self._seen:
             self.duplicate += 1
             return False
-        self._seen.add(key)
+        self._seen.add(digest.digest())
         return True
+
+    def _unknown(self, texts: tuple[str, ...], encoding: Any) -> list[str]:
+        """Return what the unknown tokens stand for: texts are not equal because none of their words is known."""
+        unknown = self._tokenizer.unk_token_id
+        if unknown not in encoding.ids:
+            return []
+        places = zip(encoding.ids, encoding.sequence_ids, encoding.offsets, strict=True)
+        return [texts[text][start:end] for id_, text, (start, end) in places if id_ == unknown and text is not None]
 
 
 def _units(rows: int, pair_fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -344,38 +431,13 @@ def _units(rows: int, pair_fraction: float, generator: np.random.Generator) -> N
     return units
 
 
-def _read_texts(
-    dataset: Dataset, columns: tuple[str, ...], units: NDArray[np.int64]
-) -> Iterator[list[tuple[Any, ...]]]:
+def _read_texts(rows: TextRows, units: NDArray[np.int64]) -> Iterator[list[Texts]]:
     for start in range(0, len(units), _CHUNK):
         chunk = units[start : start + _CHUNK]
         firsts, pairs = chunk[:, 0], chunk[:, 1] == 2
-        batch = dataset[np.concatenate([firsts, firsts[pairs] + 1])]
-        texts = list(zip(*(batch[column] for column in columns), strict=True))
+        texts = rows.take(np.concatenate([firsts, firsts[pairs] + 1]))
         seconds = iter(texts[len(chunk) :])
         yield [text + next(seconds) if pair else text for text, pair in zip(texts, pairs, strict=False)]
-
-
-def _check_options(
-    proxy_fraction: float,
-    heldout_fraction: float,
-    pair_fraction: float,
-    max_samples: int | None,
-    min_samples: int,
-    seed: int,
-) -> None:
-    if seed < 0:
-        raise CorpusError(f"seed={seed} must not be negative")
-    if not 0 < proxy_fraction <= 1:
-        raise CorpusError(f"proxy_fraction={proxy_fraction} is not in (0, 1]")
-    if not 0 < heldout_fraction < 1:
-        raise CorpusError(f"heldout_fraction={heldout_fraction} is not in (0, 1)")
-    if not 0 <= pair_fraction <= 1:
-        raise CorpusError(f"pair_fraction={pair_fraction} is not in [0, 1]")
-    if min_samples < 1:
-        raise CorpusError(f"min_samples={min_samples} must be at least 1")
-    if max_samples is not None and max_samples < 2:
-        raise CorpusError(f"max_samples={max_samples} must be at least 2: one to train on, one to hold out")
 
 
 def _check_tokenizer(tokenizer: Any, max_length: int, texts: int) -> None:

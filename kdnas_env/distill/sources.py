@@ -1,38 +1,97 @@
-"""Sources of text: hub datasets, local files and folders, the embedded default; all as a ``datasets.Dataset``."""
+"""Sources of text: local files and folders, hub datasets, the embedded default; as rows of one or two texts."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.distill.columns import Columns, choose_columns
 from kdnas_env.distill.demo import demo_texts
+from kdnas_env.distill.folders import Files, folder_files
 from kdnas_env.distill.libraries import one_line, quiet_datasets
+from kdnas_env.distill.splits import cut, splits_named
+from kdnas_env.distill.text_files import AS_NAMED, KINDS, TextLayout, columns_of, field_of, kind_of, read_rows
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.files import expanded
 from kdnas_env.scratch import scratch_folder
 
 if TYPE_CHECKING:
-    from datasets import Dataset, IterableDataset
+    from datasets import Dataset, DatasetBuilder, IterableDataset
 
-_BUILDERS: dict[str, tuple[str, dict[str, Any]]] = {
-    # Without keep_default_na=False pandas turns the texts "null", "NA" and "nan" into missing values.
-    ".csv": ("csv", {"keep_default_na": False}),
-    ".tsv": ("csv", {"keep_default_na": False, "sep": "\t"}),
-    ".json": ("json", {}),
-    ".jsonl": ("json", {}),
-    ".parquet": ("parquet", {}),
-    ".txt": ("text", {}),
-}
-_COMPRESSIONS = (".gz", ".bz2", ".xz", ".zst")
-_TEXT_NAMES = ("text", "sentence", "content", "document", "review")
+_BATCH = 1024
+
+Texts = tuple[str | None, ...]
+"""A row: one or two texts, empty where there is none, and None where there is something else."""
+
+
+@dataclass(frozen=True, eq=False)
+class TextRows:
+    """Rows of a source, by number.
+
+    Attributes:
+        columns: The one or two columns that they are of.
+        dataset: What holds them.
+        as_text: What makes texts of its values.
+    """
+
+    columns: tuple[str, ...]
+    dataset: Dataset
+    as_text: Callable[[Any], str | None]
+
+    def __len__(self) -> int:
+        return int(self.dataset.num_rows)
+
+    def take(self, rows: NDArray[np.int64]) -> list[Texts]:
+        """Return some rows, in the order given."""
+        batch = self.dataset[rows]
+        return list(zip(*(map(self.as_text, batch[column]) for column in self.columns), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class TextStream:
+    """Rows of a source that are read as they are iterated over, never as a whole.
+
+    Attributes:
+        columns: The one or two columns that they are of.
+        rows: Mappings with these columns.
+    """
+
+    columns: tuple[str, ...]
+    rows: IterableDataset
+
+    def texts(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Texts]:
+        """Return the texts of rows of the stream."""
+        return (tuple(as_text(field_of(row, column)) for column in self.columns) for row in rows)
+
+    def head(self, rows: int) -> TextRows:
+        """Return the first rows."""
+        from datasets import Dataset, Features, Value
+
+        taken = list(self.texts(islice(self.rows, rows)))
+        held = {column: [row[index] for row in taken] for index, column in enumerate(self.columns)}
+        features = Features(dict.fromkeys(self.columns, Value("large_string")))
+        return TextRows(self.columns, Dataset.from_dict(held, features), _as_it_is)
 
 
 @contextmanager
-def open_source(source: str | os.PathLike[str], *, config_name: str | None, split: str) -> Iterator[Dataset]:
-    """Open a corpus source as a ``datasets.Dataset``, valid inside the ``with`` block.
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    text_columns: str | Sequence[str] | None = None,
+    layout: TextLayout = AS_NAMED,
+) -> Iterator[TextRows]:
+    """Open a corpus source, valid inside the ``with`` block.
 
     Local files are converted into a private temporary folder, never into the user's ``datasets`` cache: nothing stale
     can come back, nothing is left behind, and any number of processes may read the same file.
@@ -41,58 +100,71 @@ def open_source(source: str | os.PathLike[str], *, config_name: str | None, spli
         source: See ``load_corpus``.
         config_name: Configuration of a hub dataset or of a folder in hub layout.
         split: Split name, in the notation of ``datasets`` (``"train"``, ``"train[:10%]"``).
+        text_columns: The column that holds the text, or two; None to find it.
+        layout: How local files are laid out.
 
     Raises:
-        CorpusError: If the source does not exist, cannot be reached or cannot be parsed.
+        CorpusError: If the source does not exist, cannot be reached or parsed, or lacks the split or a column.
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
+    name = os.fspath(source)
     with scratch_folder("corpus") as scratch, quiet_datasets():
-        try:
-            dataset = _load(os.fspath(source), config_name, split, str(scratch))
-        except (KDNASError, MemoryError):
-            raise
-        except Exception as error:
-            # Each format's reader has exceptions of its own: ArrowInvalid, UnicodeDecodeError, StopIteration ...
-            raise CorpusError(_unreadable(source, config_name, split, error)) from error
-        if dataset.num_rows == 0:
-            raise CorpusError(f"corpus {os.fspath(source)!r} is empty: split {split!r} holds no rows")
-        yield dataset
+        with _reporting(f"corpus {name!r} ({_asked(config_name, split)})"):
+            rows = _open(name, config_name, split, text_columns, layout, scratch)
+        if len(rows) == 0:
+            raise CorpusError(f"corpus {name!r} is empty: split {split!r} holds no rows")
+        yield rows
 
 
-def open_stream(source: str | os.PathLike[str], *, config_name: str | None, split: str) -> IterableDataset:
-    """Open a corpus source as a ``datasets.IterableDataset``, which is read as it is iterated over, never as a whole.
+def open_stream(
+    source: str | os.PathLike[str],
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    text_columns: str | Sequence[str] | None = None,
+    layout: TextLayout = AS_NAMED,
+) -> TextStream:
+    """Open a corpus source that is read as it is iterated over.
 
     Args:
         source: See ``load_corpus``.
         config_name: Configuration of a hub dataset or of a folder in hub layout.
-        split: Split name; a stream has no parts of splits.
+        split: Split name; a stream of files has no parts of splits.
+        text_columns: The column that holds the text, or two; None to find it.
+        layout: How local files are laid out.
 
     Raises:
-        CorpusError: If the source does not exist or cannot be reached.
+        CorpusError: If the source does not exist or cannot be reached, or lacks the split or a column.
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
-    from datasets import load_dataset
+    from datasets import IterableDataset, load_dataset
 
     name = os.fspath(source)
-    path = expanded(name)
-    try:
-        with quiet_datasets():
-            if name == "demo" or name.startswith("demo:") or _is_stored(path):
-                stored: Dataset = _load_demo(name, split) if name.startswith("demo") else _load_stored(path, split)
-                return stored.to_iterable_dataset()
-            if path.is_file():
-                builder, options = _builder_of(path)
-                return load_dataset(builder, data_files=str(path.resolve()), split=split, streaming=True, **options)
-            if not path.is_dir():
-                if _looks_like_path(name):
-                    raise CorpusError(f"corpus {name!r} is not there: no such file or folder")
-                _require_hub_dataset(name)
-            place = str(path.resolve()) if path.is_dir() else name
-            return load_dataset(place, config_name, split=split, streaming=True)
-    except KDNASError:
-        raise
-    except Exception as error:
-        raise CorpusError(_unreadable(source, config_name, split, error)) from error
+    with (
+        scratch_folder("corpus") as scratch,
+        quiet_datasets(),
+        _reporting(f"corpus {name!r} ({_asked(config_name, split)})"),
+    ):
+        located = _located(name, config_name, layout, scratch)
+        if isinstance(located, Files):
+            if split not in located.splits:
+                splits_named(split, located.splits, name)
+                raise CorpusError(
+                    f"split {split!r} is no whole split, which a stream is; name one of its splits, or do not stream"
+                )
+            files = located.splits[split]
+            columns = choose_columns(_columns(files, name, split, located.layout), text_columns, name)
+            reading = {"files": [str(file) for file in files], "columns": columns, "layout": located.layout}
+            return TextStream(columns, IterableDataset.from_generator(_file_rows, gen_kwargs=reading))
+        if isinstance(located, Mapping):
+            rows = cut(split, located, name).to_iterable_dataset()
+        elif located is not None:
+            rows = located.as_streaming_dataset(split=split)
+        else:
+            rows = load_dataset(name, config_name, split=split, streaming=True)
+        # Some formats tell their columns with the first row only.
+        rows = rows if rows.column_names is not None else rows._resolve_features()
+        return TextStream(choose_columns(_columns_of_features(rows.features), text_columns, name), rows)
 
 
 @contextmanager
@@ -102,116 +174,139 @@ def reading(source: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         CorpusError: If they cannot be read.
     """
-    try:
-        with quiet_datasets():
-            yield
-    except (KDNASError, MemoryError):
-        raise
-    except Exception as error:
-        raise CorpusError(f"corpus {os.fspath(source)!r} cannot be read: {one_line(error)}") from error
+    with quiet_datasets(), _reporting(f"corpus {os.fspath(source)!r}"):
+        yield
 
 
-def resolve_text_columns(
-    dataset: Dataset | IterableDataset, requested: str | Sequence[str] | None, source: str
-) -> tuple[str, ...]:
-    """Return the one or two columns that hold the text.
-
-    With ``requested=None``: the only string column, else the first of ``text``, ``sentence``, ``content``,
-    ``document`` and ``review`` that exists.
-
-    Raises:
-        CorpusError: If a requested column is missing, more than two are asked for, or none can be told apart.
-    """
-    columns: list[str] = dataset.column_names
-    if requested is not None:
-        names = (requested,) if isinstance(requested, str) else tuple(requested)
-        if not 1 <= len(names) <= 2 or len(set(names)) != len(names):
-            raise CorpusError(f"text_columns={list(names)} is not one column, or two different ones for sentence pairs")
-        missing = [name for name in names if name not in columns]
-        if missing:
-            raise CorpusError(f"corpus {source!r} has no column {missing[0]!r}; its columns are {columns}")
-        return names
-    strings = [name for name in columns if getattr(dataset.features[name], "dtype", "") in ("string", "large_string")]
-    if len(strings) == 1:
-        return (strings[0],)
-    for name in _TEXT_NAMES:
-        if name in columns:
-            return (name,)
-    raise CorpusError(
-        f"cannot tell which column of corpus {source!r} holds the text: its columns are {columns}, of which {strings} "
-        "hold strings; name one with text_columns, or two for sentence pairs"
-    )
+def as_text(value: Any) -> str | None:
+    """Return a value that is text as it is, nothing as an empty text, and all else as None."""
+    return "" if value is None else value if isinstance(value, str) else None
 
 
-def _load(source: str, config_name: str | None, split: str, scratch: str) -> Dataset:
+def _as_it_is(value: Any) -> str | None:
+    return value  # type: ignore[no-any-return]
+
+
+def _open(
+    name: str,
+    config_name: str | None,
+    split: str,
+    text_columns: str | Sequence[str] | None,
+    layout: TextLayout,
+    scratch: Path,
+) -> TextRows:
     from datasets import load_dataset
 
-    if source == "demo" or source.startswith("demo:"):
-        return _load_demo(source, split)
-    if not source:
+    located = _located(name, config_name, layout, scratch)
+    if isinstance(located, Files):
+        splits = {one: located.splits[one] for one in splits_named(split, located.splits, name)}
+        files = [file for of_split in splits.values() for file in of_split]
+        columns = choose_columns(_columns(files, name, split, located.layout), text_columns, name)
+        stored = {
+            one: _stored(_file_rows(of_split, columns, located.layout), columns, scratch / f"{number}.arrow")
+            for number, (one, of_split) in enumerate(splits.items())
+        }
+        return TextRows(columns, cut(split, stored, name), _as_it_is)
+    if isinstance(located, Mapping):
+        dataset = cut(split, located, name)
+    elif located is not None:
+        located.download_and_prepare()
+        dataset = located.as_dataset(split=split)
+    else:
+        dataset = load_dataset(name, config_name, split=split)
+    columns = choose_columns(_columns_of_features(dataset.features), text_columns, name)
+    within = any(column not in dataset.column_names for column in columns)
+    return TextRows(columns, (dataset.flatten() if within else dataset).select_columns(list(columns)), as_text)
+
+
+def _located(
+    name: str, config_name: str | None, layout: TextLayout, scratch: Path
+) -> Files | Mapping[str, Dataset] | DatasetBuilder | None:
+    """Return what a source is: files, datasets by split, or what reads others; None for a dataset of the hub."""
+    if not name:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
-    path = expanded(source)
-    if os.path.isfile(path):
-        return _load_file(path, split, scratch)
-    if path.is_dir():
-        return _load_folder(path, config_name, split, scratch)
-    if _looks_like_path(source):
-        raise CorpusError(f"corpus {source!r} is not there: no such file or folder")
-    _require_hub_dataset(source)
-    return load_dataset(source, config_name, split=split)
+    embedded = name == "demo" or name.startswith("demo:")
+    path = expanded(name)
+    if not embedded and os.path.isfile(path):
+        kind_of(path)
+        _refuse(name, {"config_name": config_name}, "a file")
+        return Files({"train": (Path(os.path.abspath(path)),)}, layout)
+    if not embedded and path.is_dir() and not _is_stored(path):
+        found = folder_files(path, config_name, layout, scratch)
+        if not isinstance(found, Files):
+            _refuse(name, layout.given(), f"a folder of files that are read as {found.name}")
+        return found
+    if embedded or path.is_dir():
+        _refuse(
+            name,
+            {"config_name": config_name, **layout.given()},
+            "an embedded corpus" if embedded else "a saved dataset",
+        )
+        return _embedded(name) if embedded else _saved(path)
+    if _looks_like_path(name):
+        raise CorpusError(f"corpus {name!r} is not there: no such file or folder")
+    _refuse(name, layout.given(), "a dataset of the hub")
+    _require_hub_dataset(name)
+    return None
 
 
-def _load_demo(source: str, split: str) -> Dataset:
-    from datasets import Dataset, ReadInstruction
-
-    texts = demo_texts(source)
-    parts = ReadInstruction.from_spec(split).to_absolute({"train": len(texts)})
-    return Dataset.from_dict({"text": [text for part in parts for text in texts[part.from_ : part.to]]})
+def _refuse(name: str, options: Mapping[str, Any], what: str) -> None:
+    for option, value in options.items():
+        if value is not None:
+            raise CorpusError(f"corpus {name!r} is {what}, for which {option}={value!r} says nothing; leave it out")
 
 
-def _load_file(path: Path, split: str, scratch: str) -> Dataset:
-    from datasets import load_dataset
+def _embedded(name: str) -> dict[str, Dataset]:
+    from datasets import Dataset
 
-    builder, options = _builder_of(path)
-    return load_dataset(builder, data_files=str(path.resolve()), split=split, cache_dir=scratch, **options)
-
-
-def _builder_of(path: Path) -> tuple[str, dict[str, Any]]:
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSIONS]
-    if not suffixes or suffixes[-1] not in _BUILDERS:
-        raise CorpusError(f"corpus file {str(path)!r} is of no known kind; expected one of {sorted(_BUILDERS)}")
-    if path.stat().st_size == 0:
-        raise CorpusError(f"corpus file {str(path)!r} is empty (0 bytes)")
-    return _BUILDERS[suffixes[-1]]
+    return {"train": Dataset.from_dict({"text": demo_texts(name)})}
 
 
 def _is_stored(path: Path) -> bool:
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
-def _load_stored(path: Path, split: str) -> Dataset:
+def _saved(path: Path) -> dict[str, Dataset]:
+    """Return the splits that ``save_to_disk`` has written; one without others is the training split, too."""
     from datasets import Dataset, load_from_disk
 
     stored = load_from_disk(str(path))
     if isinstance(stored, Dataset):
-        return stored
-    if split not in stored:
-        raise CorpusError(f"corpus folder {str(path)!r} has no split {split!r}; it has {sorted(stored)}")
-    return stored[split]
+        return {"train": stored, **({} if stored.split is None else {str(stored.split): stored})}
+    return dict(stored)
 
 
-def _load_folder(path: Path, config_name: str | None, split: str, scratch: str) -> Dataset:
-    from datasets import load_dataset_builder
+def _columns(files: Sequence[Path], name: str, split: str, layout: TextLayout) -> Columns:
+    for file in files:
+        columns = columns_of(file, layout)
+        if columns is not None:
+            return columns
+    raise CorpusError(f"corpus {name!r} is empty: split {split!r} holds no rows")
 
-    if _is_stored(path):
-        return _load_stored(path, split)
-    if not any(entry.is_file() for entry in path.rglob("*")):
-        raise CorpusError(f"corpus folder {str(path)!r} is empty")
-    builder = load_dataset_builder(str(path.resolve()), config_name, cache_dir=scratch)
-    if hasattr(builder.config, "keep_default_na"):
-        builder.config.keep_default_na = False
-    builder.download_and_prepare()
-    return builder.as_dataset(split=split)
+
+def _columns_of_features(features: Mapping[str, Any]) -> Columns:
+    textual = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+    within = features.flatten()  # type: ignore[attr-defined]
+    return Columns(tuple(dict.fromkeys([*features, *within])), tuple(textual))
+
+
+def _file_rows(files: Sequence[str | Path], columns: tuple[str, ...], layout: TextLayout) -> Iterator[dict[str, Any]]:
+    for file in files:
+        for _, values in read_rows(Path(file), columns, layout):
+            yield dict(zip(columns, values, strict=True))
+
+
+def _stored(rows: Iterator[Mapping[str, Any]], columns: tuple[str, ...], place: Path) -> Dataset:
+    """Write texts into a file that is mapped into memory."""
+    import pyarrow as pa
+    from datasets import Dataset
+
+    schema = pa.schema([(column, pa.large_string()) for column in columns])
+    with pa.OSFile(str(place), "wb") as file, pa.ipc.new_stream(file, schema) as writer:
+        while batch := list(islice(rows, _BATCH)):
+            texts = {column: [as_text(row[column]) for row in batch] for column in columns}
+            writer.write_batch(pa.RecordBatch.from_pydict(texts, schema=schema))
+    return Dataset.from_file(str(place))
 
 
 def _looks_like_path(source: str) -> bool:
@@ -219,7 +314,7 @@ def _looks_like_path(source: str) -> bool:
     return (
         path.is_absolute()
         or source.startswith((".", "~"))
-        or any(suffix in _BUILDERS for suffix in path.suffixes)
+        or any(suffix in KINDS for suffix in path.suffixes)
         or len(path.parts) > 2
     )
 
@@ -230,7 +325,7 @@ def _require_hub_dataset(source: str) -> None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 
-    cached = any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{source.replace('/', '___')}*"))
+    cached = any(Path(datasets.config.HF_DATASETS_CACHE).glob(f"{escape(source.replace('/', '___'))}*"))
     try:
         HfApi().dataset_info(source, timeout=10)
     except HFValidationError as error:
@@ -248,9 +343,17 @@ def _require_hub_dataset(source: str) -> None:
             ) from error
 
 
-def _unreadable(source: str | os.PathLike[str], config_name: str | None, split: str, error: Exception) -> str:
-    asked = f"split {split!r}" + ("" if config_name is None else f", config {config_name!r}")
-    if "corresponds to no data" in str(error):
-        return f"corpus {os.fspath(source)!r} is empty: {asked} holds no rows"
-    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-    return f"corpus {os.fspath(source)!r} ({asked}) cannot be read: {one_line(cause)}"
+@contextmanager
+def _reporting(what: str) -> Iterator[None]:
+    """Tell with the source what goes wrong in the block: each format and the hub have exceptions of their own."""
+    try:
+        yield
+    except (KDNASError, MemoryError):
+        raise
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        raise CorpusError(f"{what} cannot be read: {one_line(cause)}") from error
+
+
+def _asked(config_name: str | None, split: str) -> str:
+    return f"split {split!r}" + ("" if config_name is None else f", config {config_name!r}")

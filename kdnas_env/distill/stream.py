@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-from kdnas_env.distill.corpus import Corpus, load_corpus
+from kdnas_env.distill.corpus import Corpus, Sampling, corpus_of_rows
 from kdnas_env.distill.kd_data import Sample
-from kdnas_env.distill.sources import open_stream, reading, resolve_text_columns
+from kdnas_env.distill.sources import open_stream, reading
+from kdnas_env.distill.text_files import AS_NAMED, TextLayout
 from kdnas_env.errors import CorpusError
-from kdnas_env.scratch import scratch_folder
 
 _READ = 512
 _SHUFFLED = 10_000
@@ -41,6 +39,7 @@ class StreamedSamples(IterableDataset[Sample]):
         pair_fraction: Share of the samples that are two rows, in the order of the stream.
         skip: First rows that are left out: those that :func:`head_corpus` has read.
         seed: Seed of the order and of the pairs.
+        layout: How local files are laid out.
 
     Raises:
         CorpusError: If the source cannot be read, or holds no text.
@@ -59,12 +58,14 @@ class StreamedSamples(IterableDataset[Sample]):
         pair_fraction: float = 0.0,
         skip: int = 0,
         seed: int = 0,
+        layout: TextLayout = AS_NAMED,
     ) -> None:
         self._source, self._tokenizer, self._batch_size = source, tokenizer, batch_size
         self._max_length, self._pair_fraction, self._seed = max_length, pair_fraction, seed
-        self._rows = open_stream(source, config_name=config_name, split=split).skip(skip)
-        with reading(source):
-            self._columns = resolve_text_columns(_with_features(self._rows), text_columns, source)
+        self._stream = open_stream(
+            source, config_name=config_name, split=split, text_columns=text_columns, layout=layout
+        )
+        self._rows = self._stream.rows.skip(skip)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
 
     def __iter__(self) -> Iterator[Sample]:
@@ -106,15 +107,23 @@ class StreamedSamples(IterableDataset[Sample]):
 
     def _texts(self, epoch: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
         rows = self._rows.shuffle(seed=[self._seed, epoch], buffer_size=_SHUFFLED)
-        texts = (tuple(row[column] for column in self._columns) for row in rows)
-        usable = (row for row in texts if all(isinstance(text, str) and text.strip() for text in row))
+        filled = (tuple(text for text in row if text and text.strip()) for row in self._stream.texts(rows))
+        usable = (row for row in filled if len(row) == len(self._stream.columns))
         for row in usable:
             second = next(usable, ()) if self._pair_fraction and rng.random() < self._pair_fraction else ()
             yield row + second
 
 
 def head_corpus(
-    source: str, tokenizer: Any, *, rows: int, config_name: str | None = None, split: str = "train", **options: Any
+    source: str,
+    tokenizer: Any,
+    *,
+    rows: int,
+    config_name: str | None = None,
+    split: str = "train",
+    text_columns: str | Sequence[str] | None = None,
+    layout: TextLayout = AS_NAMED,
+    **sampling: Any,
 ) -> Corpus:
     """Load the first rows of a stream as a corpus: to start a student on, and to hold some out.
 
@@ -124,25 +133,16 @@ def head_corpus(
         rows: Rows to read.
         config_name: Configuration of the dataset.
         split: Split of the dataset.
-        **options: Further arguments of :func:`kdnas_env.distill.corpus.load_corpus`.
+        text_columns: The column that holds the text, or two for sentence pairs; None to find it.
+        layout: How local files are laid out.
+        **sampling: Further arguments of :class:`kdnas_env.distill.corpus.Sampling`.
 
     Raises:
         CorpusError: If the source cannot be read, or holds too little text.
     """
+    stream = open_stream(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout)
     with reading(source):
-        head = list(islice(open_stream(source, config_name=config_name, split=split), rows))
-    if not head:
+        head = stream.head(rows)
+    if len(head) == 0:
         raise CorpusError(f"corpus {source!r} is empty: split {split!r} holds no rows")
-    with scratch_folder("head") as folder:
-        path = folder / "head.jsonl"
-        path.write_text("".join(json.dumps(row, default=str) + "\n" for row in head), encoding="utf-8")
-        try:
-            corpus = load_corpus(path, tokenizer, **options)
-        except CorpusError as error:
-            raise CorpusError(str(error).replace(repr(str(path)), repr(source))) from error
-    return replace(corpus, report=replace(corpus.report, source=source, config_name=config_name, split=split))
-
-
-def _with_features(rows: Any) -> Any:
-    """Return a stream that knows its columns; some formats tell them with the first row only."""
-    return rows if rows.column_names is not None else rows._resolve_features()
+    return corpus_of_rows(head, tokenizer, Sampling(**sampling), source=source, config_name=config_name, split=split)

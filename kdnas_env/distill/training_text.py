@@ -15,6 +15,7 @@ from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.kd_data import CorpusSamples
 from kdnas_env.distill.stream import StreamedSamples, head_corpus
 from kdnas_env.distill.teacher import Teacher
+from kdnas_env.distill.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distill.workload import Workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import Fidelity
@@ -111,11 +112,9 @@ def prepare_text(
         source, limit = stream.pop("source"), stream.pop("max_samples", None)
         if limit is not None:
             raise KDNASError(f"max_samples is {limit}, but a stream is read to no end; leave it out, or do not stream")
-        head = {name: stream[name] for name in ("config_name", "split") if name in stream}
+        stream["layout"] = TextLayout(**{name: stream.pop(name) for name in LAYOUT_OPTIONS if name in stream})
         rows = _START_SAMPLES + round(heldout_samples / _HEAD_SHARE)
-        text = head_corpus(
-            source, teacher.tokenizer, rows=rows, **head, **whole, **{k: v for k, v in stream.items() if k not in head}
-        )
+        text = head_corpus(source, teacher.tokenizer, rows=rows, **whole, **stream)
         samples = StreamedSamples(source, teacher.tokenizer, batch_size=batch_size, skip=rows, **stream)
     else:
         text = load_corpus(options.pop("source"), teacher.tokenizer, **{**options, **whole})

@@ -8,12 +8,13 @@ import numpy as np
 
 from kdnas_env.distill.corpus import Corpus, load_corpus
 from kdnas_env.distill.demo import CORPUS_TITLES
+from kdnas_env.distill.text_files import LAYOUT_OPTIONS
 from kdnas_env.errors import KDNASError
 from kdnas_env.export.check import Batch, random_batch
 from kdnas_env.export.source import Source
 
 SENTENCES, _BATCH_SIZE = 256, 32
-_READING = ("config_name", "split", "text_columns", "max_length", "seed")
+_READING = ("config_name", "split", "text_columns", *LAYOUT_OPTIONS, "max_length", "seed")
 """Arguments of a corpus that say what is read."""
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,16 @@ import numpy as np
 
 from kdnas_env.distill.demo import demo_task
 from kdnas_env.distill.libraries import one_line
+from kdnas_env.distill.text_files import TextLayout, place_of, read_rows
 from kdnas_env.errors import CorpusError
 from kdnas_env.files import expanded
 from kdnas_env.glue.tasks import EMBEDDED_TASK, TRAIN, Split, TaskData, TaskSpec, task_spec
-from kdnas_env.plain import parse_json, shown
+from kdnas_env.plain import shown
 
 HUB = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
+
+_HUB_FILES = ("parquet", "jsonl", "csv")
 
 _Row = tuple[str, Sequence[Any]]
 """Where a row stands (for messages), and its texts and label."""
@@ -37,7 +39,7 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskDa
     Raises:
         KDNASError: If there is no such task.
         CorpusError: If it is not in the folder, the hub cannot be reached, a split or a column is missing, a split is
-            empty, a text is not text, or a label is not one of the task's.
+            empty, a text is not text or cannot be written in UTF-8, or a label is not one of the task's.
         DependencyError: If the task is the embedded one and the extra ``demo`` is not installed.
     """
     spec = task_spec(name)
@@ -127,7 +129,7 @@ def _label(spec: TaskSpec, place: str, value: Any) -> float:
 
 def _hub_files(folder: Path, split: str) -> list[Path]:
     """Return the files of a split in the layout of the hub; of all splits for an empty name."""
-    pattern = re.compile(rf"{re.escape(split) or '.*'}(-.*)?\.({'|'.join(_READERS)})")
+    pattern = re.compile(rf"{re.escape(split) or '.*'}(-.*)?\.({'|'.join(_HUB_FILES)})")
     return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
 
 
@@ -139,26 +141,9 @@ def _hub_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
             f"task {spec.name!r} has no split {split!r} in {str(folder)!r}; expected a file such as "
             f"{split}-00000-of-00001.parquet or {split}.jsonl"
         )
-    columns = (*spec.columns, "label")
     for path in files:
-        try:
-            for number, row in enumerate(_READERS[path.suffix[1:]](path), start=1):
-                if not isinstance(row, Mapping):
-                    raise CorpusError(f"{str(path)!r} holds {shown(row)} where a row was expected")
-                _check_columns(path, columns, row)
-                yield f"{path}, row {number}", [row[column] for column in columns]
-        except CorpusError:
-            raise
-        except (
-            Exception
-        ) as error:  # each format's reader has exceptions of its own: ArrowNotImplementedError, csv.Error
-            raise CorpusError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
-
-
-def _check_columns(path: Path, wanted: Sequence[str], found: Any) -> None:
-    missing = [column for column in wanted if column not in found]
-    if missing:
-        raise CorpusError(f"{str(path)!r} has no column {missing[0]!r}; its columns are {shown(list(found))}")
+        for number, values in read_rows(path, (*spec.columns, "label")):
+            yield place_of(path, number), values
 
 
 def _original_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
@@ -171,44 +156,7 @@ def _original_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | No
     path = root / spec.folder / f"{files[split]}.tsv"
     if not path.is_file():
         raise CorpusError(f"task {spec.name!r} has no split {split!r} in {str(path.parent)!r}; expected {path.name}")
-    try:
-        # Only line feeds end a row: the texts hold other line separators, and quotes that nothing closes.
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
-            lines = [line.rstrip("\r\n").split("\t") for line in file]
-    except (OSError, ValueError) as error:
-        raise CorpusError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
-    if not lines:
-        return
     headed = isinstance(spec.tsv_columns[0], str)
-    header: list[Any] = lines[0] if headed else list(range(len(lines[0])))
-    _check_columns(path, spec.tsv_columns, header)  # type: ignore[arg-type]
-    places = [header.index(column) for column in spec.tsv_columns]
-    for number, fields in enumerate(lines[headed:], start=1 + headed):
-        complete = len(fields) > max(places)
-        yield (f"{path}, line {number}", [fields[place] for place in places]) if complete else None
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for batch in pq.ParquetFile(path).iter_batches():
-        yield from batch.to_pylist()
-
-
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="\n") as file:
-        for line in file:
-            if line.strip():
-                yield parse_json(line)
-
-
-def _read_csv(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        yield from csv.DictReader(file)
-
-
-_READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
-    "parquet": _read_parquet,
-    "jsonl": _read_lines,
-    "csv": _read_csv,
-}
+    columns = [name if isinstance(name, str) else str(name + 1) for name in spec.tsv_columns]
+    for number, values in read_rows(path, columns, TextLayout(header=headed), ragged=True):
+        yield None if None in values else (place_of(path, number), values)

@@ -36,6 +36,7 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
         ([*DISTILL, "--corpus.split", "test"], "--corpus.split has no effect without --corpus.source"),
         ([*DISTILL, "--corpus.config-name", "x"], "--corpus.config-name has no effect without --corpus.source"),
         ([*DISTILL, "--corpus.text-columns", "x"], "--corpus.text-columns has no effect without --corpus.source"),
+        ([*DISTILL, "--corpus.separator", ";"], "--corpus.separator has no effect without --corpus.source"),
         ([*DISTILL, "--teacher", "loop", "--cache-gib", "2"], "--cache-gib has no effect with --teacher loop"),
         (
             [*DISTILL, "--corpus.source", "x", "--corpus.text-columns", "a", "b", "--corpus.pair-fraction", "0.5"],
@@ -136,6 +137,7 @@ def test_values_out_of_range_name_their_flag(
 @pytest.mark.parametrize(
     ("error", "kind", "said"),
     [
+        (CorpusError("say header=False"), SearchOptions, "say --corpus.header=False"),
         (CorpusError("raise proxy_fraction=0.3"), SearchOptions, "raise --corpus.proxy-fraction=0.3"),
         (CorpusError("max_length is 3"), StudyOptions, "--text.max-length is 3"),
         (KDNASError("max_length is 3"), GlueOptions, "--max-length is 3"),

@@ -13,7 +13,10 @@ import small_glue
 from safetensors.torch import load_file, save_file
 
 from kdnas_env.cli import main
-from kdnas_env.cli.searched import full_recipe
+from kdnas_env.cli.distill_options import DistillOptions, TextOptions
+from kdnas_env.cli.options import CorpusOptions, SearchOptions
+from kdnas_env.cli.search import mini_kd_settings
+from kdnas_env.cli.searched import corpus_options, full_recipe
 
 SPACE = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [32, 64]}
 
@@ -25,6 +28,27 @@ def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
     assert rates[1] == pytest.approx(2**0.5 * rates[0])
     assert rates[2] == rates[3] == rates[4]
     assert full_recipe(recipe, 128, learning_rate=0.01).learning_rate == 0.01
+
+
+def test_how_text_is_laid_out_goes_from_the_search_to_the_distillation() -> None:
+    search = SearchOptions(corpus=CorpusOptions("c.csv", separator=";", header=False))
+    assert mini_kd_settings(search).corpus["separator"] == ";"
+    text = corpus_options(DistillOptions(run="run"), search)
+    assert (text["source"], text["separator"], text["header"], text["encoding"]) == ("c.csv", ";", False, None)
+    other = corpus_options(DistillOptions(run="run", corpus=TextOptions("d.txt", unit="file")), search)
+    assert (other["source"], other["separator"], other["unit"]) == ("d.txt", None, "file")
+
+
+def test_what_a_search_reads_is_recorded_as_before_where_nothing_is_said_of_its_layout() -> None:
+    corpus = mini_kd_settings(SearchOptions()).corpus
+    assert corpus == {
+        "source": "demo",
+        "split": "train",
+        "max_length": 50,
+        "proxy_fraction": 0.3,
+        "heldout_fraction": 0.1,
+        "seed": 0,
+    }
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,28 @@ def test_only_line_feeds_end_a_row(original_layout: Path, tmp_path: Path) -> Non
     assert load_task("cola", tmp_path).train.texts[0][-1] == "one\u2028two\x85three"
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_a_column(ending: str, tmp_path: Path) -> None:
+    rows = small_glue.rows(TASKS["rte"], "train")
+    for split in ("train", "validation"):
+        path = small_glue.write_rows(tmp_path / "rte" / f"{split}.{ending}", rows)
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_task("rte", tmp_path).train.texts[0] == [row["sentence1"] for row in rows]
+
+
+def test_cells_of_any_length(tmp_path: Path) -> None:
+    rows = small_glue.rows(TASKS["rte"], "train")
+    rows[3]["sentence2"] = "word " * 50_000
+    for split in ("train", "validation"):
+        small_glue.write_rows(tmp_path / "rte" / f"{split}.csv", rows)
+    assert load_task("rte", tmp_path).train.texts[1][3] == rows[3]["sentence2"]
+
+
+def test_half_a_character_is_told_with_its_row(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"train\.jsonl, row 3 holds .ud800, half a character"):
+        load_task("rte", broken(tmp_path, sentence2="half \ud800"))
+
+
 def broken(tmp_path: Path, **change: Any) -> Path:
     """Write an RTE whose third training row differs."""
     rows = small_glue.rows(TASKS["rte"], "train")
@@ -98,7 +120,7 @@ def test_labels_out_of_range(tmp_path: Path, label: Any) -> None:
 
 
 def test_a_label_that_is_no_number(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match=r"train\.jsonl.*NaN.*not finite"):
+    with pytest.raises(CorpusError, match=r"train\.jsonl, row 3: label is nan"):
         load_task("rte", broken(tmp_path, label=float("nan")))
 
 
@@ -162,7 +184,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, content: bytes) -> None:
         folder = broken(tmp_path / ending)
         (folder / "rte" / "train.jsonl").unlink()
         (folder / "rte" / f"train.{ending}").write_bytes(content)
-        with pytest.raises(CorpusError, match=rf"train\.{ending}'"):
+        with pytest.raises(CorpusError, match=rf"train\.{ending}"):
             load_task("rte", folder)
 
 
@@ -189,11 +211,11 @@ def test_a_label_that_no_float_holds(tmp_path: Path) -> None:
         load_task("rte", broken(tmp_path, label=10**400))
 
 
-@pytest.mark.parametrize("line", ["3", '"sentence1 sentence2 label"', '["sentence1", "sentence2", "label"]', "null"])
+@pytest.mark.parametrize("line", ["3", '"sentence1 sentence2 label"', '[["sentence1", "sentence2", "label"]]', "null"])
 def test_rows_that_are_no_mapping(line: str, tmp_path: Path) -> None:
     folder = broken(tmp_path)
     (folder / "rte" / "train.jsonl").write_text(line + "\n")
-    with pytest.raises(CorpusError, match=r"train\.jsonl' holds .* where a row was expected"):
+    with pytest.raises(CorpusError, match=r"train\.jsonl, row 1 holds .* where a row was expected"):
         load_task("rte", folder)
 
 

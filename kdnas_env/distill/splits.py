@@ -1,0 +1,53 @@
+"""Splits of a source, whole or in parts, as ``datasets`` writes them: ``train``, ``train[:10%]``, ``train+test``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kdnas_env.errors import CorpusError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ALL = "all"
+_ANY_SIZE = 100
+
+
+def splits_named(split: str, names: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return those of a source's splits that a split is made of, each once.
+
+    Raises:
+        CorpusError: If there is no such split, or the notation is another.
+    """
+    return tuple(dict.fromkeys(part.splitname for part in _parts(split, dict.fromkeys(names, _ANY_SIZE), source)))
+
+
+def cut(split: str, splits: Mapping[str, Dataset], source: str) -> Dataset:
+    """Return what a split says of whole splits.
+
+    Raises:
+        CorpusError: If there is no such split, or the notation is another.
+    """
+    from datasets import concatenate_datasets
+
+    parts = _parts(split, {name: dataset.num_rows for name, dataset in splits.items()}, source)
+    pieces = [splits[part.splitname].select(range(part.from_, max(part.from_, part.to))) for part in parts]
+    return pieces[0] if len(pieces) == 1 else concatenate_datasets(pieces)
+
+
+def _parts(split: str, rows: Mapping[str, int], source: str) -> list[Any]:
+    from datasets import ReadInstruction
+
+    if split in rows or split == _ALL:
+        # Names may hold what the notation has no room for, such as hyphens.
+        names = [split] if split in rows else rows
+        return [part for name in names for part in ReadInstruction(name).to_absolute(dict(rows))]
+    try:
+        return list(ReadInstruction.from_spec(split).to_absolute(dict(rows)))
+    except ValueError as error:
+        told = "" if str(error).startswith("Unknown split") else f" ({error})"
+        raise CorpusError(
+            f"corpus {source!r} has no split {split!r}{told}; it has {sorted(rows)}, of which parts are written as "
+            "train[:10%]"
+        ) from error
