@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdnas_env.bench.styles import line_styles
+
 _TEMPLATE = Path(__file__).with_name("page.html")
 _PLACE = "{data}"
 
@@ -154,6 +156,7 @@ class Page:
             "title": self.title,
             "subtitle": self.subtitle,
             "agents": list(self.agents),
+            "styles": [vars(style) for style in line_styles(self.agents).values()],
             "facts": [list(fact) for fact in self.facts],
             "views": [
                 {

@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kdnas_env.bench.styles import line_styles
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = (
-    "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#555555", "#8c6bb1", "#a6761d", "#1b7837"
-)  # fmt: skip
-"""Colours of agents, in their order: those of Okabe and Ito (2008) first, told apart by all eyes."""
+FORMATS = ("png", "svg", "pdf")
+"""Formats in which pictures are written."""
+
+RANDOM_LABEL = "random search, exact median"
 
 _LEAST = 1e-3
 """Lowest regret of a logarithmic axis."""
@@ -27,54 +29,56 @@ def draw_curves(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
         summary: A summary of :func:`kdnas_env.bench.summary.summarise`.
         view: One of its views.
     """
-    figure, axes = _figure(8.0, 5.0)
+    figure, axes = _line_figure(summary["agents"])
     x = summary["spent"]
-    for agent, colour in _coloured(summary["agents"]):
+    for agent, line in _lines(summary["agents"]):
         curve = view["agents"][agent]["curve"]
         value, low, high = (np.maximum(curve[name], _LEAST) for name in ("value", "low", "high"))
-        axes.plot(x, value, color=colour, label=agent)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, np.maximum(view["random"], _LEAST), color="black", linestyle=":", label="random search, exact median")
+        axes.plot(x, value, **line)
+        axes.fill_between(x, low, high, color=line["color"], alpha=_band(summary), linewidth=0)
+    axes.plot(x, np.maximum(view["random"], _LEAST), color="black", linestyle=":", label=RANDOM_LABEL)
     axes.set(
         yscale="log",
         xlabel=f"{summary['unit']} spent",
         ylabel="normalised regret (IQM)",
-        title=f"{view['title']}: {summary['seeds']} seeds, bands of {summary['confidence']:.0%}",
+        title=f"{_plain(view['title'])}: {summary['seeds']} seeds, bands of {summary['confidence']:.0%}",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
     return figure
 
 
 def draw_profiles(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Figure:
     """Draw which share of the searches ends with a regret of at most so much, with bands."""
-    figure, axes = _figure(7.0, 4.5)
-    for agent, colour in _coloured(summary["agents"]):
+    figure, axes = _line_figure(summary["agents"])
+    x = summary["thresholds"]
+    for agent, line in _lines(summary["agents"]):
         profile = view["agents"][agent]["profile"]
-        axes.plot(summary["thresholds"], profile["value"], color=colour, label=agent)
-        axes.fill_between(summary["thresholds"], profile["low"], profile["high"], color=colour, alpha=0.15, linewidth=0)
+        axes.plot(x, profile["value"], **line)
+        axes.fill_between(x, profile["low"], profile["high"], color=line["color"], alpha=_band(summary), linewidth=0)
     axes.set(
         ylim=(0, 1.02),
         xlabel="normalised regret in the end, at most",
         ylabel="share of the searches",
-        title=f"{view['title']}: performance profile",
+        title=f"{_plain(view['title'])}: performance profile",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
     return figure
 
 
 def draw_targets(summary: Mapping[str, Any], view: Mapping[str, Any], target: str) -> Figure:
     """Draw which share of the searches has reached a target when so much was spent."""
-    figure, axes = _figure(7.0, 4.5)
-    for agent, colour in _coloured(summary["agents"]):
+    figure, axes = _line_figure(summary["agents"])
+    for agent, line in _lines(summary["agents"]):
         told = view["agents"][agent]["targets"][target]
-        axes.step(summary["spent"], told["ecdf"], where="post", color=colour, label=agent)
+        axes.step(summary["spent"], told["ecdf"], where="post", **line)
+    words = target.replace("_", " ").replace(" percent", " %")
     axes.set(
         ylim=(0, 1.02),
         xlabel=f"{summary['unit']} spent",
         ylabel="share of the searches",
-        title=f"{view['title']}: searches that have reached the {target.replace('_', ' ').replace(' percent', ' %')}",
+        title=f"{_plain(view['title'])}: searches that have reached the {words}",
     )
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside right upper", frameon=False, fontsize=8, handlelength=4)
     return figure
 
 
@@ -92,10 +96,10 @@ def draw_improvement(summary: Mapping[str, Any], view: Mapping[str, Any]) -> Fig
                 text = f"{cell['value']:.2f}\n{cell['low']:.2f}-{cell['high']:.2f}"
                 colour = "white" if abs(cell["value"] - 0.5) > 0.3 else "black"
                 axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(agents)), agents, rotation=45, ha="right", fontsize=8)
-    axes.set_yticks(range(len(agents)), agents, fontsize=8)
+    axes.set_xticks(range(len(agents)), [_plain(agent) for agent in agents], rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(agents)), [_plain(agent) for agent in agents], fontsize=8)
     axes.grid(visible=False)
-    axes.set_title(f"{view['title']}: probability that the row beats the column", fontsize=10)
+    axes.set_title(f"{_plain(view['title'])}: probability that the row beats the column", fontsize=10)
     return figure
 
 
@@ -110,5 +114,33 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _coloured(agents: Sequence[str]) -> list[tuple[str, str]]:
-    return [(agent, COLOURS[place % len(COLOURS)]) for place, agent in enumerate(agents)]
+def _line_figure(agents: Sequence[str]) -> tuple[Figure, Axes]:
+    """Return a figure with room for a legend beside the axes."""
+    widest = max(len(agent) for agent in (*agents, RANDOM_LABEL))
+    return _figure(7.5 + 0.065 * widest, max(4.5, 0.8 + 0.17 * len(agents)))
+
+
+def _lines(agents: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    """Return what matplotlib is told of the line of each agent."""
+    return [
+        (
+            agent,
+            {
+                "color": style.colour,
+                "linestyle": (0, style.dashes) if style.dashes else "solid",
+                "linewidth": 1.4,
+                "label": _plain(agent),
+            },
+        )
+        for agent, style in line_styles(agents).items()
+    ]
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib does not take for mathematics."""
+    return text.replace("$", r"\$")
+
+
+def _band(summary: Mapping[str, Any]) -> float:
+    """Return how opaque bands are: many shall not hide the lines."""
+    return min(0.15, 1 / len(summary["agents"]))

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
 
-_COLUMNS = (
+COLUMNS = (
     "agent",
     "regret at the end",
     "95 % from",
@@ -125,7 +125,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
         table=Standings(
             "standings",
             f"Less regret is better; p: Wilcoxon's test against {results['reference']}, corrected by Holm",
-            _COLUMNS,
+            COLUMNS,
             [_row(name, one) for name, one in agents.items()],
             sort=1,
         ),

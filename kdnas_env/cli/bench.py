@@ -14,8 +14,9 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from kdnas_env.bench.latex import standings_tex
 from kdnas_env.bench.leaderboard import join
-from kdnas_env.bench.pictures import draw_curves, draw_improvement, draw_profiles, draw_targets
+from kdnas_env.bench.pictures import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race import TRAJECTORIES, Race, race
 from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
 from kdnas_env.bench.runs import Runs, regrets_of
@@ -112,6 +113,9 @@ def wanted_race(options: BenchOptions) -> Race:
 def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write the results of a race, its page and its pictures into its folder.
 
+    Pictures are PNG, SVG and PDF, the standings a LaTeX table as well; of the first view without, of others with its
+    number.
+
     Raises:
         RunError: If a file cannot be written.
     """
@@ -120,10 +124,16 @@ def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
     write_text(folder / PAGE, race_page(results).to_html())
     for place, view in enumerate(summary["views"]):
         end = "" if not place else f"-{place}"
-        save_figure(draw_curves(summary, view), folder / f"curves{end}.png")
-        save_figure(draw_profiles(summary, view), folder / f"profiles{end}.png")
-        save_figure(draw_improvement(summary, view), folder / f"improvement{end}.png")
-        save_figure(draw_targets(summary, view, next(iter(TARGETS))), folder / f"targets{end}.png")
+        write_text(folder / f"standings{end}.tex", standings_tex(summary, view))
+        pictures = {
+            "curves": draw_curves(summary, view),
+            "profiles": draw_profiles(summary, view),
+            "improvement": draw_improvement(summary, view),
+            "targets": draw_targets(summary, view, next(iter(TARGETS))),
+        }
+        for name, figure in pictures.items():
+            for kind in FORMATS:
+                save_figure(figure, folder / f"{name}{end}.{kind}")
 
 
 def standings(summary: Mapping[str, Any], view: Mapping[str, Any]) -> tuple[Table, Table]:

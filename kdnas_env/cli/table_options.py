@@ -130,7 +130,7 @@ class TableInspectOptions:
     table: tyro.conf.Positional[str | None] = None
     """Name of a table of the package, or an npz file of a table or a surrogate."""
     to: str | None = None
-    """Draw its students to this PNG file: loss against latency."""
+    """Draw its students to this PNG, SVG or PDF file: loss against latency."""
     surrogate: bool = False
     """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
     json: str | None = None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.envs.history import Record, SearchHistory
+from kdnas_env.errors import RunError
 from kdnas_env.files import replacing
 from kdnas_env.pareto import pareto_front
 
@@ -30,6 +31,9 @@ LOSS_LABELS = {
     "train_raw": "training loss of the last epoch",
 }
 """What the losses that a ``KDReward`` may use are called in pictures."""
+
+_METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Formats of pictures, and what is left out of their metadata."""
 
 _BLUE, _ORANGE, _GREY, _RED = "#2c6fbb", "#e07b00", "#8a8a8a", "#c0392b"
 _HEADER = f"{'loss':>8} {'latency':>10} {'speed-up':>9} {'parameters':>11} {'reward':>8}  student"
@@ -152,13 +156,20 @@ def figure_to_rgb(figure: Figure) -> npt.NDArray[np.uint8]:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG; the file appears whole or not at all.
+    """Write a figure as PNG, SVG or PDF, by the end of the name; the file appears whole or not at all.
+
+    Equal figures give equal files: no dates, no random names.
 
     Raises:
-        RunError: If the file cannot be written.
+        RunError: If the name ends otherwise, or the file cannot be written.
     """
-    with replacing(path) as file:
-        figure.savefig(file, format="png")
+    import matplotlib
+
+    kind = Path(path).suffix.removeprefix(".").lower()
+    if kind not in _METADATA:
+        raise RunError(f"{str(path)!r} is no name of a picture; let it end in .png, .svg or .pdf")
+    with replacing(path) as file, matplotlib.rc_context({"svg.hashsalt": "kdnas"}):
+        figure.savefig(file, format=kind, metadata=_METADATA[kind])
     return Path(path)
 
 

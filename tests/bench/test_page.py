@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+from kdnas_env.bench.race_page import COLUMNS
 
 HOSTILE = '<img src=x onerror="document.title=\'taken\'"></script><script>document.title="taken"</script>&amp;'
 
@@ -108,7 +109,7 @@ def test_a_chart_tells_values_where_it_is_pointed_at(browser: Any, tmp_path: Pat
     from selenium.webdriver import ActionChains
 
     _open(browser, _page(), tmp_path)
-    (picture,) = _find(browser, "[data-chart=regret] svg")
+    (picture,) = _find(browser, "[data-chart=regret] svg[role=img]")
     browser.execute_script("arguments[0].scrollIntoView()", picture)
     ActionChains(browser).move_to_element_with_offset(picture, picture.size["width"] // 2 - 12, 0).perform()
     told = _find(browser, "[data-chart=regret] .readout")[0].text
@@ -130,3 +131,50 @@ def test_names_cannot_act(browser: Any, tmp_path: Path) -> None:
     _find(browser, "#tasks button")[1].click()
     assert browser.title == "A race"
     assert not _find(browser, "img")
+
+
+def _crowd() -> Page:
+    """A page of 20 agents, whose names hold settings, with all columns of a race."""
+    agents = [f"evolution:population_size={place},sample_size=5" for place in range(20)]
+    row = [0.123456, 0.0123, 0.456, 1.23, 10.5, 0.667, 27, 0.5, 0.943, 100, 100, -0.0000644, 0.401, 0, 0.594]
+    curve = Chart("regret", "Regret", "evaluations", "regret", [1, 50], [Series(one, [1.0, 0.5]) for one in agents])
+    cells = {one: {other: Interval(0.5, 0.25, 0.75) for other in agents if other != one} for one in agents}
+    standings = Standings("standings", "Less is better", COLUMNS, [[one, *row] for one in agents], sort=1)
+    facts = [("task " + "long" * 30, "A text of the task. " * 20), ("intervals", "95%"), ("machine", "a processor")]
+    view = View("all", "All.", standings, [curve], [Matrix("better", "Who is better", cells)])
+    return Page("A race", "twenty agents", agents, [view], facts)
+
+
+@pytest.mark.parametrize(("media", "width"), [("screen", 1400), ("print", 1047)])  # A4 across, less its margins
+def test_twenty_agents_fit(media: str, width: int, browser: Any, tmp_path: Path) -> None:
+    browser.set_window_size(width, 900)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+    try:
+        _open(browser, _crowd(), tmp_path)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+        edge = browser.execute_script("return document.documentElement.clientWidth")
+        for name in ("standings", "better"):
+            rights = browser.execute_script(
+                "return [...document.querySelectorAll(`[data-table=${arguments[0]}] :is(th, td)`)]"
+                ".map(cell => cell.getBoundingClientRect().right)",
+                name,
+            )
+            assert max(rights) <= edge, name
+        facts = _find(browser, "#facts td")
+        assert [cell.text for cell in facts[1:]] == ["95%", "a processor"]
+        assert all(cell.rect["x"] + cell.rect["width"] <= edge for cell in facts)
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_twenty_agents_are_told_apart(browser: Any, tmp_path: Path) -> None:
+    _open(browser, _crowd(), tmp_path)
+
+    def styles(selector: str) -> list[tuple[str, str]]:
+        return [
+            (line.get_attribute("stroke"), line.get_attribute("stroke-dasharray")) for line in _find(browser, selector)
+        ]
+
+    lines = styles("[data-chart=regret] path[fill=none]")
+    assert len(lines) == len(set(lines)) == 20
+    assert styles("[data-chart=regret] .legend line") == styles("#agents line") == lines

@@ -48,6 +48,8 @@ def test_a_race_is_run_told_and_kept(
     assert len(trajectories) == 9
     for picture in ("curves", "profiles", "improvement", "targets"):
         assert (tmp_path / "race" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        assert (tmp_path / "race" / f"{picture}.pdf").read_bytes().startswith(b"%PDF")
+        assert (tmp_path / "race" / f"{picture}.svg").exists()
     # Again, it is told from what is there.
     before = results
     assert main(command) == 0
@@ -64,6 +66,7 @@ def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None
     assert [view["title"] for view in results["views"]] == ["all 2 tasks", "small", "small:alpha=-0.2,seed=mean"]
     assert results["workers"] == 2
     assert (tmp_path / "race" / "curves-2.png").exists()
+    assert (tmp_path / "race" / "standings-2.tex").exists()
 
 
 def test_what_others_submit_stands_beside_ones_own(

@@ -146,6 +146,13 @@ def test_save_figure_writes_a_whole_png(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["search.png"]
 
 
+@pytest.mark.parametrize("name", ["search.jpg", "search"])
+def test_save_figure_refuses_names_of_other_formats(name: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=rf"{name}' is no name of a picture.*\.png, \.svg or \.pdf"):
+        save_figure(draw_search([]), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_save_figure_names_what_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"nowhere/search\.png' cannot be written.*name a file in a writable folder"):
         save_figure(draw_search([]), tmp_path / "nowhere" / "search.png")
