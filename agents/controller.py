@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agents.choice_rows import ChoiceRows
 from agents.ranking import Floats, Ints
 from agents.replay import NONE, QUERY, ROLES
 from kdnas_env.cores import pinned_threads
@@ -48,7 +49,8 @@ class Controller(nn.Module):
     """Embeddings of actions and an LSTM with a linear head.
 
     An element of the sequence is the concatenation of one embedding per dimension, the standardised reward (0 if
-    unknown) and its role, one-hot.
+    unknown) and its role, one-hot. In a wide dimension the embedding is a smooth function of the place on the scale
+    (:mod:`agents.wide`).
 
     Args:
         nvec: Choices per dimension.
@@ -66,15 +68,17 @@ class Controller(nn.Module):
     ) -> None:
         super().__init__()
         # Made without values, so that the layers' own initialisation does not draw from the global generator.
-        self.embedding = nn.Embedding(int(nvec.sum()), embedding_size, device="meta")
+        rows = ChoiceRows(nvec)
+        self.embedding = nn.Embedding(sum(rows.counts), embedding_size, device="meta")
         inputs = len(nvec) * embedding_size + 1 + ROLES
         self.lstm = nn.LSTM(inputs, hidden_size, batch_first=True, device="meta")
         self.head = nn.Linear(hidden_size, 1, device="meta")
         self.to_empty(device="cpu")
+        self._rows = rows
         self.register_buffer("offsets", torch.from_numpy(np.cumsum(nvec) - nvec), persistent=False)
         bound = 1.0 / math.sqrt(hidden_size)
         with torch.no_grad():
-            tables = [_embedding_table(int(n), embedding_size, ordinal, generator) for n in nvec]
+            tables = [_embedding_table(n, embedding_size, ordinal, generator) for n in rows.counts]
             self.embedding.weight.copy_(torch.cat(tables))
             for parameter in (*self.lstm.parameters(), *self.head.parameters()):
                 parameter.uniform_(-bound, bound, generator=generator)
@@ -99,7 +103,8 @@ class Controller(nn.Module):
         return predictions
 
     def _elements(self, actions: Tensor, rewards: Tensor, roles: Tensor) -> Tensor:
-        embedded = self.embedding(actions + self.offsets).flatten(-2)
+        table = self._rows(self.embedding.weight)
+        embedded = functional.embedding(actions + self.offsets, table).flatten(-2)
         embedded = embedded.masked_fill((roles == NONE)[..., None], 0.0)
         return torch.cat([embedded, rewards[..., None], functional.one_hot(roles, ROLES).float()], dim=-1)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from agents.ranking import Ints
+from agents.wide import coarse, coarse_counts
 
 
 def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
     """Choose points one after the other so that every choice of every dimension is tried about equally often.
+
+    In a wide dimension (:mod:`agents.wide`) that is every section of the scale.
 
     A Latin hypercube of the grid, grown greedily, so that it can be stopped after any point, goes on from what is
     known, and keeps to a pool of any shape. Of equally good points the one is taken that differs from its nearest
@@ -26,6 +29,7 @@ def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator
     """
     if not min(n, len(pool)):
         return np.empty(0, dtype=np.int64)
+    pool, known, nvec = coarse(pool, nvec), coarse(known, nvec), coarse_counts(nvec)
     offsets = np.cumsum(nvec) - nvec
     # A choice among few is tried more often than one among many, hence the weights.
     weights = np.repeat(nvec, nvec).astype(np.float64)

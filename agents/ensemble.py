@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from agents.choice_rows import ChoiceRows
 from agents.ranking import Ints
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ class Ensemble(nn.Module):
 
     A choice is read as its place among the choices of its dimension (evenly spaced, of mean 0) times a direction of the
     dimension, plus an embedding of its own: so that what is learned of one choice tells of its neighbours, as far as
-    the order matters. The features of an action are the last hidden state of the LSTM and, beside it, the
-    places and their squares, since a few rewards tell of little more than a slope ("wide and deep", Cheng et al. 2016,
-    arXiv:1606.07792). The head is the :class:`Posterior` of a linear model of these features.
+    the order matters. In a wide dimension the embedding is a smooth function of the place (:mod:`agents.wide`). The
+    features of an action are the last hidden state of the LSTM and, beside it, the places and their squares, since a
+    few rewards tell of little more than a slope ("wide and deep", Cheng et al. 2016, arXiv:1606.07792). The head is the
+    :class:`Posterior` of a linear model of these features.
 
     Args:
         nvec: Choices per dimension.
@@ -63,7 +65,8 @@ class Ensemble(nn.Module):
             return nn.Parameter(deviation * torch.randn(members, *shape, generator=generator))
 
         gates = 4 * hidden_size
-        self.embedding = normal(int(counts.sum()), embedding_size, deviation=math.sqrt(0.5))
+        self._rows = ChoiceRows(nvec)
+        self.embedding = normal(sum(self._rows.counts), embedding_size, deviation=math.sqrt(0.5))
         self.direction = normal(len(nvec), embedding_size, deviation=math.sqrt(0.5))
         self.input_weight = normal(embedding_size, gates, deviation=1 / math.sqrt(embedding_size))
         self.hidden_weight = normal(hidden_size, gates, deviation=1 / math.sqrt(hidden_size))
@@ -94,7 +97,8 @@ class Ensemble(nn.Module):
 
     def _read(self, actions: Tensor, places: Tensor) -> Tensor:
         """Return the last hidden states, float32 of shape ``(members, n, hidden_size)``."""
-        tokens = self.embedding[:, actions + self.offsets] + places[..., None] * self.direction[:, None]
+        embedded = self._rows(self.embedding)[:, actions + self.offsets]
+        tokens = embedded + places[..., None] * self.direction[:, None]
         inputs = torch.einsum("mnde,meg->dmng", tokens, self.input_weight) + self.gate_bias
         hidden = cell = inputs.new_zeros(*inputs.shape[1:3], self.hidden_weight.shape[1])
         for step in inputs:

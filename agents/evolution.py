@@ -12,6 +12,7 @@ import numpy as np
 from agents.ask_tell import AskTellAgent, Proposal
 from agents.grid import Seen
 from agents.ranking import Floats, Ints, RoundRecord
+from agents.wide import is_wide, strode
 from kdnas_env.settings import Settings
 
 
@@ -24,7 +25,8 @@ class EvolutionConfig(Settings):
             a fifth of the budget, at least 8 and at most 50.
         sample_size: Members that are drawn for each tournament, whose best is the parent.
         adjacent: Chance that a mutation moves to an adjacent choice and not to any other, in [0, 1]; above 0 if
-            neighbouring choices are expected to earn alike.
+            neighbouring choices are expected to earn alike. In a dimension of more than 64 it is the chance of a
+            stride, up or down, that is as often 1 to 2 choices long as 100 to 200.
         mutations: Mutations that a child may undergo until it is new; a random candidate takes the place of one that
             is not.
     """
@@ -110,7 +112,8 @@ def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: flo
         action: int64 of shape ``(dims,)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
         rng: Draws the dimension and the choice.
-        adjacent: Chance that the choice is one before or after the present one, in [0, 1].
+        adjacent: Chance that the choice is one before or after the present one, in [0, 1]; in a wide dimension, that it
+            is a stride away (:func:`agents.wide.strode`).
     """
     axes = np.flatnonzero(nvec > 1)
     child = action.copy()
@@ -119,6 +122,9 @@ def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: flo
     axis = rng.choice(axes)
     others = np.delete(np.arange(nvec[axis]), action[axis])
     if rng.random() < adjacent:
+        if is_wide(nvec[axis]):
+            child[axis] = strode(action[axis], int(nvec[axis]), rng)
+            return child
         others = others[np.abs(others - action[axis]) == 1]
     child[axis] = rng.choice(others)
     return child

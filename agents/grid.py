@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from agents.wide import choices_near
 from kdnas_env.errors import KDNASError
 from kdnas_env.plain import as_array, is_whole, shown
 
@@ -160,14 +161,16 @@ class Grid:
         return left
 
     def neighbours(self, action: Ints) -> Ints:
-        """Return the points that differ from an action in one dimension, int64 of shape ``(n, dims)``."""
+        """Return the points that differ from an action in one dimension, int64 of shape ``(n, dims)``.
+
+        In a wide dimension (:mod:`agents.wide`) they are 1, 8, 64, 512 and so on choices away.
+        """
         moved = []
         for axis, count in enumerate(self.nvec.tolist()):
-            for value in range(count):
-                if value != action[axis]:
-                    neighbour = action.copy()
-                    neighbour[axis] = value
-                    moved.append(neighbour)
+            for value in choices_near(int(action[axis]), count):
+                neighbour = action.copy()
+                neighbour[axis] = value
+                moved.append(neighbour)
         return np.array(moved, dtype=np.int64).reshape(len(moved), len(self.nvec))
 
     def listed(self) -> Ints:

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from agents.ask_tell import AskTellAgent, Proposal
-from agents.ranking import Ints, RoundRecord
+from agents.ranking import Bools, Ints, RoundRecord
+from agents.wide import is_wide
 from kdnas_env.settings import Settings
 
 
@@ -22,7 +23,8 @@ class LocalSearchConfig(Settings):
         move: When a climb moves to the best neighbour that is better: once all neighbours are evaluated (``best``), or
             after any round that has one (``first``).
         reach: How far a neighbour's choice may be away in the one dimension in which it differs; None: any choice, as
-            in the paper, which takes many more evaluations a move where dimensions have many choices.
+            in the paper, which takes many more evaluations a move where dimensions have many choices. In a dimension of
+            more than 64, neighbours are 1, 8, 64, 512 and so on choices away, whatever the reach.
     """
 
     starts: int = 16
@@ -135,4 +137,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         point = self._evaluated[position]
         around = self.grid.neighbours(point)
         reach = self.config.reach
-        return around if reach is None else around[np.abs(around - point).max(axis=1, initial=0) <= reach]
+        if reach is None:
+            return around
+        within: Bools = ((np.abs(around - point) <= reach) | is_wide(self.grid.nvec)).all(axis=1)
+        return around[within]

@@ -14,6 +14,7 @@ from agents.grid import Seen
 from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.replay import NONE, Scale, context_positions, remembered, settled
+from agents.wide import best_apart
 from kdnas_env.errors import KDNASError
 from kdnas_env.settings import Settings
 
@@ -128,7 +129,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         predict = self._predictor()
         pool = self._pool(seen)
         scores = predict(pool)
-        top = np.argsort(-scores, kind="stable")[: n - randoms]
+        top = best_apart(pool, scores, self._known(), self.grid.nvec, n - randoms)
         drawn = self.grid.draw(self.rng, randoms, seen.union(self.grid.numbers(pool[top])))
         return Proposal(
             actions=np.concatenate([pool[top], drawn]),
@@ -136,6 +137,10 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             predicted=np.concatenate([scores[top], predict(drawn)]),
             exploration=ratio,
         )
+
+    def _known(self) -> Ints:
+        """Return what was evaluated, as far as it is replayed, and what is pending, int64 ``(n, dims)``."""
+        return np.concatenate([self._evaluated[remembered(self.ranking, self.config.replay_size)], self.pending])
 
     def _pool(self, seen: Seen) -> Ints:
         return candidate_pool(

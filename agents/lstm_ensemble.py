@@ -13,6 +13,7 @@ from agents.exploration import Decay, check_exploration, exploration_ratio, rand
 from agents.pool import candidate_pool
 from agents.ranking import Bools, Floats, Ints, Ranking
 from agents.replay import Scale, remembered, settled
+from agents.wide import Spacing
 from kdnas_env.cores import pinned_threads
 from kdnas_env.settings import Settings
 
@@ -114,8 +115,9 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
         if self.ranking.global_best is None:
             explored = n
-        chosen = self._promising(pool, n - explored) if explored < n else _Chosen.none(len(pool))
-        known = np.concatenate([self._replay(self.ranking)[0], self.pending, pool[chosen.places]])
+        known = np.concatenate([self._replay(self.ranking)[0], self.pending])
+        chosen = self._promising(pool, known, n - explored) if explored < n else _Chosen.none(len(pool))
+        known = np.concatenate([known, pool[chosen.places]])
         left = np.setdiff1d(np.arange(len(pool)), chosen.places)
         others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
         places = np.concatenate([chosen.places, others])
@@ -127,8 +129,8 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         )
 
     @pinned_threads(1)  # over tensors this small more would only wait for each other
-    def _promising(self, pool: Ints, n: int) -> _Chosen:
-        """Choose up to ``n`` candidates of the pool, one after the other, by expected improvement."""
+    def _promising(self, pool: Ints, known: Ints, n: int) -> _Chosen:
+        """Choose up to ``n`` candidates of the pool, apart from what is known, by expected improvement one by one."""
         import torch
 
         from agents.ensemble import expected_improvement, features_of
@@ -139,11 +141,13 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
         features = features_of(ensemble, torch.from_numpy(pool))
         mean = posterior.mean(features)
-        free, places = torch.ones(len(pool), dtype=torch.bool), []
+        spacing, free, places = Spacing(pool, known, self.grid.nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
         for _ in range(min(n, len(pool))):
             improvement = expected_improvement(mean, posterior.deviation(features), targets.max()).mean(dim=0)
-            place = int(torch.where(free, improvement, -torch.inf).argmax())
+            eligible = torch.from_numpy(spacing.keeping(free))
+            place = int(torch.where(eligible, improvement, -torch.inf).argmax())
             free[place] = False
+            spacing.take(place)
             places.append(place)
             posterior = posterior.believing(features[:, place : place + 1])
         return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from agents.choice_rows import ChoiceRows
 from agents.ranking import Floats, Ints
 from kdnas_env.cores import pinned_threads
 
@@ -18,7 +19,8 @@ hundred evaluations affords, since the gradients of the LSTM are about as small 
 class Policy(nn.Module):
     """A distribution over actions: an LSTM reads the choices so far, a softmax of each dimension gives the next.
 
-    The controller of Zoph and Le 2017 (arXiv:1611.01578), with one layer.
+    The controller of Zoph and Le 2017 (arXiv:1611.01578), with one layer. Embeddings and logits of a wide dimension are
+    smooth functions of the place on the scale (:mod:`agents.wide`).
 
     Args:
         nvec: Choices per dimension.
@@ -29,13 +31,16 @@ class Policy(nn.Module):
 
     def __init__(self, nvec: Ints, *, embedding_size: int, hidden_size: int, generator: torch.Generator) -> None:
         super().__init__()
-        choices = int(nvec.sum())
+        rows = ChoiceRows(nvec)
+        total = sum(rows.counts)
         # Made without values, so that the layers' own initialisation does not draw from the global generator.
-        self.embedding = nn.Embedding(choices + 1, embedding_size, device="meta")  # the last stands for the beginning
+        self.embedding = nn.Embedding(total + 1, embedding_size, device="meta")  # the last stands for the beginning
         self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True, device="meta")
-        self.head = nn.Linear(hidden_size, choices, device="meta")
+        self.head = nn.Linear(hidden_size, total, device="meta")
         self.to_empty(device="cpu")
+        self._rows = rows
         self._bounds = [0, *np.cumsum(nvec).tolist()]
+        self._row_bounds = [0, *np.cumsum(rows.counts).tolist()]
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.uniform_(-_BOUND, _BOUND, generator=generator)
@@ -52,7 +57,7 @@ class Policy(nn.Module):
         """
         tokens = actions + torch.tensor(self._bounds[:-1])
         begin = torch.full((len(actions), 1), self._bounds[-1])
-        outputs, _ = self.lstm(self.embedding(torch.cat([begin, tokens[:, :-1]], dim=1)))
+        outputs, _ = self.lstm(functional.embedding(torch.cat([begin, tokens[:, :-1]], dim=1), self._table()))
         likelihood, entropy = torch.zeros(len(actions)), torch.zeros(len(actions))
         for axis in range(actions.shape[1]):
             logs = self._log_probabilities(outputs[:, axis], axis)
@@ -73,9 +78,9 @@ class Policy(nn.Module):
         """
         draws = torch.from_numpy(uniforms)
         token = torch.full((len(draws), 1), self._bounds[-1])
-        state, chosen = None, []
+        table, state, chosen = self._table(), None, []
         for axis in range(draws.shape[1]):
-            output, state = self.lstm(self.embedding(token), state)
+            output, state = self.lstm(functional.embedding(token, table), state)
             cumulated = self._log_probabilities(output[:, 0], axis).double().exp().cumsum(dim=1)
             # The last sum may be rounded to less than a draw, hence without it.
             choice = (cumulated[:, :-1] <= draws[:, axis, None]).sum(dim=1)
@@ -83,9 +88,15 @@ class Policy(nn.Module):
             token = (choice + self._bounds[axis])[:, None]
         return torch.stack(chosen, dim=1).numpy()
 
+    def _table(self) -> Tensor:
+        """Return the embedding of every choice, and of the beginning after them."""
+        rows, beginning = self.embedding.weight[:-1], self.embedding.weight[-1:]
+        return torch.cat([self._rows(rows), beginning])
+
     def _log_probabilities(self, hidden: Tensor, axis: int) -> Tensor:
-        rows = slice(*self._bounds[axis : axis + 2])
-        return functional.linear(hidden, self.head.weight[rows], self.head.bias[rows]).log_softmax(dim=1)
+        rows = slice(*self._row_bounds[axis : axis + 2])
+        logits = functional.linear(hidden, self.head.weight[rows], self.head.bias[rows])
+        return self._rows.of(axis, logits.mT).mT.log_softmax(dim=1)
 
 
 @pinned_threads(1)  # over tensors this small more would only wait for each other

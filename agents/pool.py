@@ -8,12 +8,16 @@ import numpy as np
 
 from agents.grid import Grid
 from agents.ranking import Ints, Ranking
+from agents.wide import is_wide, nearby
 
 
 def candidate_pool(
     grid: Grid, ranking: Ranking, rng: np.random.Generator, seen: Collection[int], *, whole_space: int, size: int
 ) -> Ints:
-    """Return all points that were not seen, or of a large space some random ones and the neighbours of the bests.
+    """Return all points that were not seen, or of a large space some random ones and those around the bests.
+
+    Around the bests are their neighbours, and where a dimension is wide half as many points as are drawn at random:
+    of its many choices those of the bests hardly ever come together with the right ones of other dimensions by chance.
 
     Args:
         grid: The space.
@@ -30,5 +34,8 @@ def candidate_pool(
         return grid.actions(grid.remaining(seen))
     drawn = grid.draw(rng, size, seen)
     bests = dict.fromkeys(best.action for best in (ranking.global_best, ranking.previous_best) if best)
-    near = [grid.neighbours(np.array(action, dtype=np.int64)) for action in bests]
+    around = [np.array(action, dtype=np.int64) for action in bests]
+    near = [grid.neighbours(action) for action in around]
+    if is_wide(grid.nvec).any():
+        near += [nearby(action, grid.nvec, size // 2, rng) for action in around]
     return grid.fresh(np.concatenate([drawn, *near]), seen)
