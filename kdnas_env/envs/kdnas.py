@@ -35,6 +35,8 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.history import SearchHistory
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.faults import FaultWatch
 from kdnas_env.reward import KDReward
 from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 
@@ -90,7 +92,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
     ## Rewards
 
     `(1 - loss) * (latency_ratio / beta) ** alpha`, see `KDReward`, in `[floor, upper_bound]`. A student that cannot
-    be built, diverges or does not fit in memory gets `floor`, and the search goes on.
+    be built, diverges or does not fit in memory gets `floor`, and the search goes on. Where the first students all fail
+    for one reason (3 of them; 8 for want of memory), that is raised as a `RunError`.
 
     An architecture that was answered before is never evaluated again. What it costs is set by `duplicates`:
 
@@ -200,6 +203,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._answers: dict[Fidelity, dict[tuple[int, ...], Answer]] = {}
         self._known: dict[tuple[StudentConfig, Fidelity], Known] = {}
         self._heard = False  # whether somebody listened to epochs, who may have stopped a student
+        self._faults = FaultWatch()
         self._episode = 0
         self._begin(self.checked_budget(budget))
         self._running = False
@@ -307,6 +311,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         Raises:
             SpaceError: If the action has the wrong shape or dtype, or is out of range.
             ResetNeeded: If no episode is running.
+            RunError: If the first evaluations all fail for one reason.
         """
         if not self._running:
             raise ResetNeeded(
@@ -358,6 +363,26 @@ class KDNASEnv(gym.Env[Observation, Action]):
         missing = [config for config in dict.fromkeys(affordable) if not self._knows(config, self._fidelity)]
         if missing:
             self._evaluate(missing, self._fidelity)
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Evaluate as one batch, and forget it; what cannot be built or is not allowed is ``invalid``.
+
+        Args:
+            configs: Architectures.
+            fidelity: The effort.
+            on_epoch: Passed to the evaluator.
+
+        Raises:
+            RunError: If the first evaluations all fail for one reason (:mod:`kdnas_env.faults`).
+        """
+        evaluations = evaluate_valid(self.evaluator, self.search_space, configs, fidelity, on_epoch)
+        # Of a store, answers may be remembered from before, and it watches itself. Tables answer as they were built.
+        if not isinstance(self.evaluator, StoredEvaluator) and not getattr(self.evaluator, "tabular", False):
+            for evaluation in evaluations:
+                self._faults.note(evaluation)
+        return evaluations
 
     def offer(self, evaluation: Evaluation) -> None:
         """Take an evaluation that was made elsewhere as the answer to the next step that asks for its architecture.
@@ -456,7 +481,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     def _evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity) -> None:
         self._heard |= self.on_epoch is not None
-        evaluations = evaluate_valid(self.evaluator, self.search_space, configs, fidelity, self.on_epoch)
+        evaluations = self.evaluate(configs, fidelity, self.on_epoch)
         for config, evaluation in zip(configs, evaluations, strict=True):
             self._learn(config, fidelity, evaluation)
 

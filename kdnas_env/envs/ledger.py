@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.architecture import StudentConfig
-from kdnas_env.envs.answers import evaluate_valid, evaluation_info, loss_curve
+from kdnas_env.envs.answers import evaluation_info, loss_curve
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.history import Record
 from kdnas_env.envs.kdnas import KDNASEnv
@@ -113,7 +113,7 @@ class Ledger:
         actions = [tuple(space.from_index(index).tolist()) for index in indices]
         configs = [space.decode(action) for action in actions]
         fresh = [config for config in dict.fromkeys(configs) if config not in self._first]
-        evaluations = evaluate_valid(env.evaluator, space, fresh, env.fidelity, on_epoch) if fresh else []
+        evaluations = env.evaluate(fresh, env.fidelity, on_epoch) if fresh else []
         evaluated = dict(zip(fresh, evaluations, strict=True))
         first_row = len(self.records)
         for row, (index, action, config) in enumerate(zip(indices, actions, configs, strict=True), start=first_row):

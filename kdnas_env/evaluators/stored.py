@@ -18,6 +18,7 @@ from typing import Any, cast
 from kdnas_env.architecture import StudentConfig
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.faults import FaultWatch
 
 SCHEMA_VERSION = 1
 
@@ -57,6 +58,9 @@ class StoredEvaluator:
     proposals of an uninterrupted one. A stopped record is kept for the audit but is never an answer: the point is
     evaluated anew, and the new record takes its place.
 
+    Where the first that are evaluated all fail for one reason, that is raised (:mod:`kdnas_env.faults`), after they
+    were committed.
+
     An instance can be pickled and survives a fork; the connection is opened where it is first used.
 
     Attributes:
@@ -80,6 +84,7 @@ class StoredEvaluator:
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
         self._inherited: list[sqlite3.Connection] = []
+        self._faults = FaultWatch()
         self._open()
 
     @property
@@ -109,7 +114,7 @@ class StoredEvaluator:
         A configuration asked for more than once is evaluated once. ``on_epoch`` hears of running evaluations only.
 
         Raises:
-            RunError: If the store cannot be read or written.
+            RunError: If the store cannot be read or written, or evaluations fail for a reason that all share.
         """
         wanted = [config.canonical() for config in configs]
         place: dict[StudentConfig, int] = {}
@@ -137,7 +142,11 @@ class StoredEvaluator:
         found = self._parsed(rows[0][0]) if rows else None
         if found is not None and (found.config.canonical(), found.fidelity) != (config.canonical(), fidelity):
             raise RunError(self._damaged(f"it is of {found.config}, and stands for {config}"))
-        return None if found is None or found.status is Status.STOPPED else found
+        if found is None or found.status is Status.STOPPED:
+            return None
+        if found.ok:
+            self._faults.note(found)
+        return found
 
     def add(self, evaluation: Evaluation) -> Evaluation:
         """Commit an evaluation that was made elsewhere.
@@ -146,7 +155,8 @@ class StoredEvaluator:
             What now stands in the store: another process's record, if that was first.
 
         Raises:
-            RunError: If the store cannot be written.
+            RunError: If the store cannot be written, or evaluations fail for a reason that all share; this one is then
+                committed.
         """
         key = (self.fingerprint, *_key(evaluation.config.canonical(), evaluation.fidelity))
         now = datetime.now(UTC).isoformat()
@@ -154,7 +164,9 @@ class StoredEvaluator:
         rows = self._execute(_SELECT, key)
         if not rows:
             raise RunError(self._damaged("what was just written is not there"))
-        return self._parsed(rows[0][0])
+        kept = self._parsed(rows[0][0])
+        self._faults.note(kept)
+        return kept
 
     def records(self) -> list[Evaluation]:
         """Return every record of this workload, stopped ones included, in the order they were first stored."""
