@@ -10,6 +10,8 @@ from rich.markup import escape
 from kdnas_env.cli.flags import typed
 from kdnas_env.distill.corpus import Corpus
 
+_MUCH_UNKNOWN = 0.01
+
 
 def say_corpus(console: Console, corpus: Corpus, tokenizer: Any, options: Any) -> None:
     """Say what was left out of a corpus, cut, and not known, where anything was.
@@ -40,4 +42,8 @@ def corpus_notes(corpus: Corpus, tokenizer: Any) -> list[str]:
         longer = report.max_length < tokenizer.model_max_length
         remedy = "raise max_length" if longer else "the teacher takes no more"
         notes.append(f"{report.truncated} of {report.kept} texts were cut to {report.max_length} tokens; {remedy}")
+    if report.unknown_fraction >= _MUCH_UNKNOWN:
+        notes.append(
+            f"{report.unknown_fraction:.0%} of the tokens stand for text that the teacher's tokenizer does not know"
+        )
     return notes

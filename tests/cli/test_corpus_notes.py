@@ -33,6 +33,15 @@ def test_searches_and_distillations_say_what_became_of_the_text(
     assert "texts were cut to 9 tokens; raise --corpus.max-length" in capsys.readouterr().out
 
 
+def test_unknown_text_is_said(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"the actor {chr(0x4E00 + number)}\n" for number in range(200)))
+    assert main(flags(corpus__source=text, budget=1, round_size=1)) == 0
+    said = capsys.readouterr().out
+    assert "corpus: 20% of the tokens stand for text that the teacher's tokenizer does not know" in said
+    assert "duplicate" not in said
+
+
 def test_nothing_is_said_of_a_text_that_is_taken_as_it_is(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(budget=1, round_size=1)) == 0
     assert "corpus:" not in capsys.readouterr().out
