@@ -225,24 +225,23 @@ def _located(
     """Return what a source is: files, datasets by split, or what reads others; None for a dataset of the hub."""
     if not name:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
-    embedded = name == "demo" or name.startswith("demo:")
     path = expanded(name)
-    if not embedded and os.path.isfile(path):
+    everything = {"config_name": config_name, **layout.given()}
+    if name == "demo" or name.startswith("demo:"):
+        _refuse(name, everything, "an embedded corpus")
+        return _embedded(name)
+    if os.path.isfile(path):
         kind_of(path)
         _refuse(name, {"config_name": config_name}, "a file")
         return Files({"train": (Path(os.path.abspath(path)),)}, layout)
-    if not embedded and path.is_dir() and not _is_stored(path):
+    if path.is_dir() and _is_stored(path):
+        _refuse(name, everything, "a saved dataset")
+        return _saved(path)
+    if path.is_dir():
         found = folder_files(path, config_name, layout, scratch)
         if not isinstance(found, Files):
             _refuse(name, layout.given(), f"a folder of files that are read as {found.name}")
         return found
-    if embedded or path.is_dir():
-        _refuse(
-            name,
-            {"config_name": config_name, **layout.given()},
-            "an embedded corpus" if embedded else "a saved dataset",
-        )
-        return _embedded(name) if embedded else _saved(path)
     if _looks_like_path(name):
         raise CorpusError(f"corpus {name!r} is not there: no such file or folder")
     _refuse(name, layout.given(), "a dataset of the hub")
