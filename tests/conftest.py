@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import tiny_teachers
 from hypothesis import settings
 
 from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.scratch import scratch_folder
 from kdnas_env.testing.planted import PLANTED_TEACHER
 
 # How long an example takes says more of what else the machine does than of the code.
@@ -32,12 +34,13 @@ def _isolate(config: pytest.Config) -> None:
     What the user has of the hub, or reaches of it, is not seen either, by libraries that are loaded after this.
     """
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps those of failed tests
-    own = tempfile.TemporaryDirectory(prefix="kdnas-", ignore_cleanup_errors=True)
-    config.add_cleanup(own.cleanup)
-    tempfile.tempdir = os.environ["TMPDIR"] = own.name
-    os.environ["KDNAS_CACHE"] = str(Path(own.name, "cache"))
-    os.environ["KDNAS_LOCK"] = str(Path(own.name, "cores.lock"))
-    os.environ["HF_HOME"] = str(Path(own.name, "hub"))
+    ending = ExitStack()
+    config.add_cleanup(ending.close)
+    own = ending.enter_context(scratch_folder("tests"))
+    tempfile.tempdir = os.environ["TMPDIR"] = str(own)
+    os.environ["KDNAS_CACHE"] = str(own / "cache")
+    os.environ["KDNAS_LOCK"] = str(own / "cores.lock")
+    os.environ["HF_HOME"] = str(own / "hub")
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
