@@ -95,8 +95,8 @@ def make_agent(name: str, **config: Any) -> Any:
         raise KDNASError(f"agent {name!r} is not made: {error}") from error
 
 
-def check_own_agents() -> Path:
-    """Return the folder of the package ``agents`` of kdnas, whose name is so common that others have it too.
+def check_own_agents() -> None:
+    """Check that ``agents`` is the package of kdnas, since the name is so common that others have it too.
 
     Raises:
         DependencyError: If an import of ``agents`` finds something else.
@@ -105,7 +105,7 @@ def check_own_agents() -> Path:
     spec = find_spec("agents")
     found = [] if spec is None else [Path(place) for place in spec.submodule_search_locations or [spec.origin or ""]]
     if own in [place.resolve() for place in found]:
-        return own
+        return
     other = f"is hidden by {' and '.join(repr(str(place)) for place in found)}" if found else "is not there"
     raise DependencyError(
         f"the package 'agents' of kdnas ({str(own)!r}) {other}. Give your own folder or file another name, or start "
