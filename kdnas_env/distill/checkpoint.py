@@ -13,7 +13,7 @@ from kdnas_env.distill.libraries import one_line, quiet_transformers
 from kdnas_env.errors import TeacherError
 
 _MOST_LAYERS = 1000
-_POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
+POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
 """Model types whose encoder takes ``add_pooling_layer``; the others have no pooler."""
 
 _FETCH_AGAIN = "if the file is cut short or a Git LFS pointer, fetch it again"
@@ -105,7 +105,7 @@ def load_encoder(
 def _load(what: str, folder: Path, config: Any, **options: Any) -> tuple[Any, dict[str, Any]]:
     from transformers import AutoModel
 
-    if config.model_type in _POOLED_TYPES:
+    if config.model_type in POOLED_TYPES:
         options["add_pooling_layer"] = False
     try:
         with quiet_transformers():

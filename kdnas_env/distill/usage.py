@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from kdnas_env.distill.checkpoint import POOLED_TYPES
 from kdnas_env.distill.student_folder import PROJECTION
 
 PLACEHOLDER = "path/to/this/folder"
 
 IN_A_FOLDER = f'folder = "{PLACEHOLDER}"'
 """The line of code that names the folder of the model."""
-
-_POOLED = ("bert", "roberta", "xlm-roberta", "albert")
-"""Model types that would make a pooler of random weights."""
 
 _WEIGHT, _BIAS = "projection.weight", "projection.bias"
 
@@ -110,7 +108,8 @@ def torch_code(folder: str, model_type: str, hidden: int, imitated: int | None) 
         hidden: Its width.
         imitated: See :func:`imitated_width`.
     """
-    options = ", add_pooling_layer=False" if model_type in _POOLED else ""
+    # They would make a pooler of random weights.
+    options = ", add_pooling_layer=False" if model_type in POOLED_TYPES else ""
     return _TORCH_CODE.format(folder=folder, options=options, hidden=hidden, **_projecting("torch", imitated))
 
 

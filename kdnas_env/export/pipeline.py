@@ -120,7 +120,7 @@ def _export(
     threads = 1 if latency is None else latency.threads
     forwards: dict[str, Forward] = {"torch": original}
     checks: dict[str, Check] = {}
-    notes: list[str | None] = [source.note]
+    notes: list[str | None] = [*source.notes]
     cost: QuantisationCost | None = None
     timings: tuple[Timing, ...] = ()
     with written_whole(target) as folder:

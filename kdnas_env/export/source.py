@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -31,6 +33,8 @@ _PRETRAINING = (
 )
 """What pretraining leaves beside the encoders of transformers; any other weights are of a head for a task."""
 
+_MODULES = "modules.json"
+
 
 @dataclass(frozen=True, eq=False)
 class Source:
@@ -40,13 +44,13 @@ class Source:
         encoder: Model, tokenizer and architecture.
         lineage: Where it comes from; None if its folder does not say.
         projection: What maps its hidden states to its teacher's; None if its folder has none.
-        note: What of its folder is not exported; None if all is.
+        notes: What of its folder is not exported.
     """
 
     encoder: Teacher
     lineage: Lineage | None
     projection: dict[str, Tensor] | None = None
-    note: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -90,10 +94,10 @@ def load_source(model: str | os.PathLike[str]) -> Source:
             f"the projection in {str(folder / PROJECTION)!r} is not of the model beside it; remove it, or export the "
             "folder as kdnas wrote it"
         )
-    return Source(encoder, read_lineage(folder), projection, _left_out(encoder))
+    return Source(encoder, read_lineage(folder), projection, tuple(_left_out(encoder, folder)))
 
 
-def _left_out(encoder: Teacher) -> str | None:
+def _left_out(encoder: Teacher, folder: Path) -> Iterator[str]:
     """Say what of a checkpoint is not exported.
 
     Raises:
@@ -108,7 +112,10 @@ def _left_out(encoder: Teacher) -> str | None:
             f"export its encoder without the head, save that first: AutoModel.from_pretrained({encoder.name!r})."
             f"save_pretrained(FOLDER) and AutoTokenizer.from_pretrained({encoder.name!r}).save_pretrained(FOLDER)"
         )
-    return f"exported without what belongs to its pretraining alone: {', '.join(parts)}" if parts else None
+    if parts:
+        yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
+    if os.path.isfile(folder / _MODULES):
+        yield f"exported without what Sentence Transformers does after the encoder ({_MODULES}: its pooling and the rest)"
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:

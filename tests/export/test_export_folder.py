@@ -92,13 +92,16 @@ def test_a_model_with_a_head_for_a_task_is_refused(head: str, part: str, tmp_pat
     export_safetensors(tmp_path / "encoder", tmp_path / "out", latency=None)
 
 
-def test_what_is_left_of_pretraining_is_left_out_and_told(tmp_path: Path) -> None:
-    report = export_safetensors(
-        save_with_head(tmp_path / "model", "AutoModelForPreTraining"), tmp_path / "out", latency=None
-    )
-    (note,) = report.notes
-    assert note.endswith("pretraining alone: pooler, cls")
-    assert note in (tmp_path / "out" / "README.md").read_text()
+def test_what_is_left_out_is_told(tmp_path: Path) -> None:
+    model = save_with_head(tmp_path / "model", "AutoModelForPreTraining")
+    (model / "modules.json").write_text("[]")
+    report = export_safetensors(model, tmp_path / "out", latency=None)
+    pretraining, modules = report.notes
+    assert pretraining.endswith("pretraining alone: pooler, cls")
+    assert "modules.json: its pooling" in modules
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert pretraining in card
+    assert modules in card
 
 
 def test_a_projection_of_another_model_is_refused(student: Path, tmp_path: Path) -> None:
