@@ -115,7 +115,7 @@ def _left_out(encoder: Teacher, folder: Path) -> Iterator[str]:
     if parts:
         yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
     if os.path.isfile(folder / _MODULES):
-        yield f"exported without what Sentence Transformers does after the encoder ({_MODULES}: its pooling and the rest)"
+        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {_MODULES})"
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:

@@ -98,7 +98,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     report = export_safetensors(model, tmp_path / "out", latency=None)
     pretraining, modules = report.notes
     assert pretraining.endswith("pretraining alone: pooler, cls")
-    assert "modules.json: its pooling" in modules
+    assert "its pooling, modules.json" in modules
     card = (tmp_path / "out" / "README.md").read_text()
     assert pretraining in card
     assert modules in card
