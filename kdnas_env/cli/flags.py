@@ -22,7 +22,7 @@ _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
 }
 """Groups of flags that the errors of a kind are about, where a name stands in several groups."""
 
-_QUOTED = r"'[^']*'|\"[^\"]*\""
+_QUOTED = r"(?<!\w)'[^']*'|\"[^\"]*\""
 
 
 @contextmanager

@@ -154,6 +154,11 @@ def test_values_out_of_range_name_their_flag(
             SearchOptions,
             "'seed' in 'max_length.txt'",
         ),
+        (
+            CorpusError("the teacher's max_length, not the text's"),
+            SearchOptions,
+            "the teacher's --corpus.max-length, not the text's",
+        ),
         (KDNASError("runs/max_length holds a seed"), SearchOptions, "runs/max_length holds a seed"),
         (KDNASError("the epochs of some_thing"), SearchOptions, "the epochs of some_thing"),
     ],
