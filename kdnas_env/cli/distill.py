@@ -32,7 +32,7 @@ from kdnas_env.cli.searched import (
     is_kept,
     mini_kd_student,
 )
-from kdnas_env.cli.shell import command
+from kdnas_env.cli.shell import command, default_of
 from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
@@ -42,7 +42,7 @@ from kdnas_env.distill.student_folder import Lineage, read_lineage, save_student
 from kdnas_env.distill.teacher import Teacher, load_teacher
 from kdnas_env.distill.training_text import TrainingText, prepare_text
 from kdnas_env.envs.render import draw_curve, save_figure
-from kdnas_env.errors import RunError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.files import expanded, read_json, write_json
 
 DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
@@ -75,6 +75,8 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     console = SafeConsole(quiet=not main_process)
     run = expanded(options.run)
     search, chosen = finished_search(run), choose(run, options.family, options.students)
+    if len(corpus_options(options, search)["text_columns"] or ()) == 2:
+        _check_pairs(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     missing = _missing(options, chosen, run)
@@ -88,6 +90,16 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     if main_process:
         print_distilled(console, options.folder, results)
     return 0
+
+
+def _check_pairs(options: DistillOptions) -> None:
+    """Refuse a share of pairs for a text that is of pairs.
+
+    Raises:
+        KDNASError: If one was given.
+    """
+    if options.corpus.pair_fraction not in (0.0, default_of(type(options), "corpus.pair_fraction")):
+        raise KDNASError("pair_fraction has no effect on a text of sentence pairs, as the search has it; leave it out")
 
 
 def _missing(options: DistillOptions, chosen: list[Chosen], run: Path) -> list[Chosen]:

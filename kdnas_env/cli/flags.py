@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from operator import attrgetter
 from typing import Any, get_origin, get_type_hints
@@ -13,6 +13,7 @@ from typing import Any, get_origin, get_type_hints
 import tyro
 
 from kdnas_env.cli.recorded import RecordedOptions, flag
+from kdnas_env.cli.shell import default_of
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
@@ -143,12 +144,5 @@ def check_effective(options: Any, earlier: RecordedOptions | None = None) -> Non
     for name, why in ineffective.items():
         value = attrgetter(name)(options)
         recorded = earlier is not None and name not in earlier.PLACES and value == attrgetter(name)(earlier)
-        if value != _default(type(options), name) and not recorded:
+        if value != default_of(type(options), name) and not recorded:
             raise KDNASError(f"{flag(name)} has no effect {why}")
-
-
-def _default(kind: type[Any], name: str) -> Any:
-    first, _, rest = name.partition(".")
-    field = next(field for field in fields(kind) if field.name == first)
-    value = field.default if field.default_factory is MISSING else field.default_factory()
-    return attrgetter(rest)(value) if rest else value

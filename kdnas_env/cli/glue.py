@@ -270,7 +270,7 @@ def _compute(console: Console, comparison: Comparison) -> dict[Cell, TaskScore]:
         def begin(cell: Cell) -> None:
             description = f"{titles[cell.row]}, {cell.task}, seed {cell.seed}"
             progress.reset(steps, description=escape(description))
-            pace.begin(f"{description} ({len(scores)} of {len(comparison.cells)} scores are there): steps")
+            pace.begin(f"{description} ({len(scores)} of {len(comparison.cells)} scores are there)")
 
         def advance(done: int, total: int) -> None:
             progress.update(steps, completed=done, total=total)

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from functools import reduce
+from operator import attrgetter
 from typing import Any
 
 
@@ -32,7 +33,7 @@ def flags(options: Any, names: Iterable[str]) -> list[str]:
         *path, last = name.split(".")
         owner = reduce(getattr, path, options)
         value = getattr(owner, last)
-        if value == _default(owner, last):
+        if value == default_of(type(owner), last):
             continue
         dashed = last.replace("_", "-")
         prefix = "".join(f"{part}." for part in path)
@@ -43,6 +44,9 @@ def flags(options: Any, names: Iterable[str]) -> list[str]:
     return words
 
 
-def _default(owner: Any, name: str) -> Any:
-    field = next(field for field in fields(owner) if field.name == name)
-    return field.default_factory() if field.default_factory is not MISSING else field.default
+def default_of(kind: type[Any], name: str) -> Any:
+    """Return the default of an option; its name has dots where it is a field of a field."""
+    first, _, rest = name.partition(".")
+    field = next(field for field in fields(kind) if field.name == first)
+    value = field.default if field.default_factory is MISSING else field.default_factory()
+    return attrgetter(rest)(value) if rest else value

@@ -158,6 +158,21 @@ def test_a_streamed_corpus_with_the_teacher_in_the_loop(
     assert record["unexplained"] < record["started_at"]
 
 
+def test_a_share_of_pairs_of_a_search_on_pairs_is_refused(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    recorded = json.loads((run / "config.json").read_text())
+    recorded["corpus"]["text_columns"] = ["one", "other"]
+    (pairs / "config.json").write_text(json.dumps(recorded))
+    for name in ("run.json", "results.json"):
+        (pairs / name).write_bytes((run / name).read_bytes())
+    said = complaint(["distill", str(pairs), "--corpus.pair-fraction", "0.5"], capsys)
+    assert "--corpus.pair-fraction has no effect on a text of sentence pairs" in said
+    assert not (pairs / "distill").exists()
+
+
 def test_the_teacher_in_the_loop_does_what_the_cache_does(flags: Flags, tmp_path: Path) -> None:
     assert main(flags(epochs=2, teacher="cache")) == 0
     assert main(flags(epochs=2, teacher="loop", out=tmp_path / "loop")) == 0

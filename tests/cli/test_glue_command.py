@@ -20,6 +20,7 @@ import small_glue
 import tyro
 from rich.console import Console
 
+from kdnas_env.cli import task_progress
 from kdnas_env.cli.glue import print_summaries, run_glue
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import LatencyOptions
@@ -221,6 +222,16 @@ def test_a_comparison_without_a_score_of_the_model_came_to_nothing(
     assert "the model has no score" in said
     assert "not finite" in said or "loss is" in said
     assert not list((tmp_path / "run" / "cells").glob("*.checkpoints"))
+
+
+def test_long_scorings_tell_how_far_they_are(
+    options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert run_glue(options(rows=("random",), seeds=1)) == 0
+    assert "random weights, rte, seed 0 (0 of 2 scores are there): 2 of 3, about" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
