@@ -24,7 +24,7 @@ MISSING_POLICIES = ("error", "failed")
 """What a masked cell is: an error, or a failed evaluation."""
 
 _OK = STATUSES.index(str(Status.OK))
-_COUNT, _RATIO = LATENCIES.index("count"), LATENCIES.index("ratio")
+_COUNT = LATENCIES.index("count")
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -223,7 +223,7 @@ class TabularEvaluator:
         table = self.table
         position = table.metadata.device_position(self.device)
         values = table.latencies[row, position].tolist()
-        if not np.isfinite(values).all() or values[_RATIO] <= 0:
+        if not np.isfinite(values).all():
             return None
         device = table.metadata.devices[position]
         measured = dict(zip(LATENCIES, values, strict=True))

@@ -73,9 +73,14 @@ def read_archive(
             f"{kind} {str(target)!r} cannot be read: {error}; it needs both its npz and JSON file"
         ) from error
     found_version = record.get("schema_version")
-    if not isinstance(found_version, int) or found_version > version:
+    if type(found_version) is not int or found_version < 1:
         raise TableError(
-            f"{kind} {str(target)!r} has schema {shown(found_version)}, this kdnas reads up to {version}; upgrade kdnas"
+            f"{kind} {str(target)!r} has schema_version {shown(found_version)}; expected a whole number from 1, so "
+            "restore the file from a copy"
+        )
+    if found_version > version:
+        raise TableError(
+            f"{kind} {str(target)!r} has schema {found_version}, this kdnas reads up to {version}; upgrade kdnas"
         )
     found = hashlib.sha256(data).hexdigest()
     if found != record.get("sha256"):

@@ -415,6 +415,10 @@ def _check_layout(surrogate: Surrogate) -> None:
         raise ValueError("the range of its students is not whole, or there is no device")
     if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
         raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
+    if trusted.max_parameters is not None and trusted.max_parameters < 1:
+        raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
+    if any(count < 0 for _, count in surrogate.tables):
+        raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
     width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
     if not 0 < surrogate.seeds < np.inf:
         raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")

@@ -35,6 +35,8 @@ CURVES = ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplaine
 LATENCIES = ("median_ms", "iqr_ms", "count", "teacher_median_ms", "teacher_iqr_ms", "ratio", "ratio_iqr")
 """Quantities by device: the last axis of ``Table.latencies``; the names are those of a ``Latency``."""
 
+_POSITIVE_LATENCIES = ("median_ms", "teacher_median_ms", "ratio")
+
 STATUSES = (*(str(status) for status in Status), "missing")
 """How a cell ended, by its code in ``Table.status``; the last is that of a cell that was never evaluated."""
 
@@ -99,6 +101,10 @@ class TableMetadata:
         noise: Agreement between seeds (:func:`kdnas_env.tables.noise.noise_ceiling`), by group of students.
         alike: What ``workload`` would be on other kinds of devices, where losses differ by rounding only.
         schema_version: Version of this format.
+
+    Raises:
+        TableError: If epochs or a seed are negative, a seed or the name of a device stands twice, or the version is
+            unknown.
     """
 
     name: str
@@ -118,6 +124,18 @@ class TableMetadata:
     alike: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
+    def __post_init__(self) -> None:
+        names = [device.name for device in self.devices]
+        wrong = {
+            "epochs": self.epochs < 0,
+            "seeds": min(self.seeds, default=0) < 0 or len(set(self.seeds)) < len(self.seeds),
+            "devices": len(set(names)) < len(names),
+            "schema_version": not 1 <= self.schema_version <= SCHEMA_VERSION,
+        }
+        for name in (name for name, is_wrong in wrong.items() if is_wrong):
+            told = names if name == "devices" else getattr(self, name)
+            raise TableError(f"table {self.name!r}: {name} is {shown(told)}, which is negative, unknown or not unique")
+
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data; :meth:`from_dict` restores it."""
         devices = [asdict(device) for device in self.devices]
@@ -133,8 +151,8 @@ class TableMetadata:
         known = {one.name for one in fields(cls)}
         try:
             made = restore(cls, {name: value for name, value in data.items() if name in known})
-            if made.epochs < 0 or min(made.seeds, default=0) < 0 or made.search_space.size > LARGEST_ENUMERATION:
-                raise ValueError(f"epochs {made.epochs}, seeds {list(made.seeds)} or the size of the space")
+            if made.search_space.size > LARGEST_ENUMERATION:
+                raise ValueError(f"its space has {made.search_space.size} points")
         except (TypeError, ValueError, AttributeError) as error:
             raise TableError(f"the table's metadata are malformed: {error}; restore the file from a copy") from error
         return made
@@ -203,8 +221,8 @@ class Table:
             architecture was not measured.
 
     Raises:
-        TableError: If shapes or dtypes disagree, a value is not finite where it should be, or an architecture is
-            not in the space.
+        TableError: If shapes or dtypes disagree, a value is not finite where it should be or beyond what its column
+            can hold, or an architecture is not in the space.
     """
 
     metadata: TableMetadata
@@ -241,16 +259,32 @@ class Table:
         self._check_values()
 
     def _check_values(self) -> None:
-        size = self.space.size
-        if len(self.index) and (np.any(np.diff(self.index) <= 0) or self.index[0] < 0 or self.index[-1] >= size):
-            raise TableError(f"table {self.metadata.name!r}: index is not rising within the space's {size} points")
-        if np.any(self.status >= len(STATUSES)):
-            raise TableError(f"table {self.metadata.name!r}: status holds a code beyond {MISSING}")
-        if not np.array_equal(np.isfinite(self.curves).all(axis=-1), self.valid):
-            raise TableError(f"table {self.metadata.name!r}: curves and valid disagree about what there is")
-        whole = self.valid.all(axis=-1)
-        if np.any((self.status == STATUSES.index(str(Status.OK))) & ~whole):
-            raise TableError(f"table {self.metadata.name!r}: status is ok where a curve is not whole")
+        """Refuse numbers beyond what their column can hold: all columns, and nowhere else."""
+        size, whole, missing = self.space.size, self.valid.all(axis=-1), self.status == MISSING
+        latencies, measured = self.latencies, np.isfinite(self.latencies).all(axis=-1)
+        positive = [LATENCIES.index(name) for name in _POSITIVE_LATENCIES]
+        there = self.curves[self.valid]
+        faults = {
+            f"index is not rising within the space's {size} points": len(self.index)
+            and (np.any(np.diff(self.index) <= 0) or self.index[0] < 0 or self.index[-1] >= size),
+            f"status holds a code beyond {MISSING}": np.any(self.status > MISSING),
+            "curves and valid disagree about what there is": not np.array_equal(
+                np.isfinite(self.curves).all(axis=-1), self.valid
+            ),
+            "a curve goes on after an epoch of which there is nothing": np.any(
+                self.valid[..., 1:] > self.valid[..., :-1]
+            ),
+            "status is ok where a curve is not whole": np.any((self.status == STATUSES.index(str(Status.OK))) & ~whole),
+            "status is missing where there is a curve": np.any(missing & self.valid.any(axis=-1)),
+            "curves hold a loss or seconds below 0": np.any(there < 0),
+            "parameters are not positive": np.any(self.parameters < 1),
+            "flops are not positive": np.any(self.flops < 1),
+            "latencies are neither measured nor NaN": np.any(~measured & ~np.isnan(latencies).all(axis=-1)),
+            "latencies hold a number below 0": np.any(latencies < 0),
+            f"latencies hold one of {list(_POSITIVE_LATENCIES)} that is 0": np.any(latencies[..., positive] == 0),
+        }
+        for fault in (fault for fault, is_there in faults.items() if is_there):
+            raise TableError(f"table {self.metadata.name!r}: {fault}; restore the file from a copy")
 
     @property
     def teacher(self) -> EncoderArchitecture:

@@ -38,7 +38,7 @@ from kdnas_env.tables.build import (
 )
 from kdnas_env.tables.latencies import LatencyFile, measure_latencies, model_latencies, modelled
 from kdnas_env.tables.merge import merge_builds, order_devices, unite_devices
-from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, LatencyDevice, Table
+from kdnas_env.tables.table import CURVES, LATENCIES, LatencyDevice, Table
 from kdnas_env.tables.verify import find_faults
 from kdnas_env.testing.planted import PLANTED_TEACHER
 
@@ -405,10 +405,9 @@ def sound() -> Table:
     [
         ("parameters", 3, 5, "parameters of 1 students are wrong, such as 5 of"),
         ("flops", 3, 5, "flops of 1 students are wrong"),
-        ("curves", (2, 1, 3, CURVES.index("heldout_loss")), -0.5, "heldout_loss is not positive in .* after epoch 3"),
+        ("curves", (2, 1, 3, CURVES.index("heldout_loss")), 0, "heldout_loss is not positive in .* after epoch 3"),
         ("curves", (2, 1, 3, CURVES.index("train_unexplained")), 40, "train_unexplained is above 10"),
         ("curves", (2, 1, 1, CURVES.index("epoch_seconds")), 0, "epoch_seconds is not positive"),
-        ("curves", (2, 1, 0, CURVES.index("epoch_seconds")), -1, "epoch 0 took less than no time"),
         (
             "curves",
             (2, 1, 2, CURVES.index("epoch_seconds")),
@@ -416,11 +415,8 @@ def sound() -> Table:
             "far longer with one seed .*: 10.* s; the machine slept",
         ),
         ("curves", (2, 1, 3, CURVES.index("heldout_unexplained")), 0.9, "noise ceiling in its JSON file is not that"),
-        ("status", (2, 1), MISSING, "1 cells have a curve though they are missing"),
-        ("latencies", (4, 0, LATENCIES.index("ratio")), 0, "ratio is not positive for 1 students"),
         ("latencies", (4, 0, LATENCIES.index("ratio")), 0.77, "latencies are not those of the model"),
         ("latencies", (4, 0, LATENCIES.index("teacher_median_ms")), 1e4, "was measured on a machine that was busy"),
-        ("latencies", (4, 0, LATENCIES.index("iqr_ms")), np.nan, "a latency is there in part"),
     ],
 )
 def test_faults_are_found(array: str, place: Any, value: float, message: str, sound: Table) -> None:

@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from small_tables import planted_table
 
 from kdnas_env.errors import TableError
-from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.reward import KDReward
 from kdnas_env.tables.storage import checksum, load_table, read_table, table_names, table_path, write_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, LatencyDevice, Table
 
@@ -37,7 +35,9 @@ def tables(draw: st.DrawFn) -> Table:
     reached = rng.integers(0, epochs + 2, (n, seeds))
     valid = np.arange(epochs + 1) < reached[..., None]
     status = rng.integers(0, MISSING + 1, (n, seeds)).astype(np.uint8)
-    status[(status == STATUSES.index("ok")) & (reached <= epochs)] = MISSING
+    status[(status == STATUSES.index("ok")) & (reached <= epochs)] = STATUSES.index("diverged")
+    status[reached == 0] = MISSING
+    status[(status == MISSING) & (reached > 0)] = STATUSES.index("failed")
     curves = (10.0 ** rng.uniform(-37, 37, (n, seeds, epochs + 1, len(CURVES)))).astype(np.float32)
     curves[~valid] = np.nan
     latencies = rng.random((n, devices, len(LATENCIES))).astype(np.float32)
@@ -54,7 +54,7 @@ def tables(draw: st.DrawFn) -> Table:
         noise={"tau": [rng.random()]},
     )
     index = np.sort(rng.choice(TABLE.space.size, n, replace=False)).astype(np.int64)
-    counts = [rng.integers(0, 2**62, n) for _ in range(2)]
+    counts = [rng.integers(1, 2**62, n) for _ in range(2)]
     return Table(meta, index, curves, valid, status, *counts, latencies)
 
 
@@ -129,7 +129,10 @@ def flipped(data: bytes, at: int) -> bytes:
         (lambda p: p.write_bytes(flipped(p.read_bytes(), 300)), "damaged, truncated or of another table"),
         (lambda p: change_record(p, sha256="0" * 64), "says 000000000000"),
         (lambda p: change_record(p, schema_version=2), "has schema 2, this kdnas reads up to 1; upgrade kdnas"),
-        (lambda p: change_record(p, schema_version="new"), "has schema 'new'"),
+        (lambda p: change_record(p, schema_version="new"), "has schema_version 'new'; expected a whole number from 1"),
+        (lambda p: change_record(p, schema_version=-1), "has schema_version -1; expected a whole number from 1"),
+        (lambda p: change_record(p, schema_version=True), "has schema_version True"),
+        (lambda p: change_record(p, schema_version=None), "has schema_version None"),
         (lambda p: change_record(p, seeds=None), "metadata are malformed"),
         (lambda p: change_record(p, devices=[{"nom": "torch"}]), "metadata are malformed"),
         (lambda p: change_record(p, epochs=7), r"curves is float32 .*, expected float32 \(24, 3, 8, 5\)"),
@@ -216,14 +219,17 @@ def test_a_table_is_an_npz_file(tmp_path: Path) -> None:
         ({"seeds": "012"}, "seeds is '012'; expected a list"),
         ({"seeds": [0, 1, float("1e300")]}, "expected a whole number"),
         ({"epochs": "3"}, "epochs is '3'"),
-        ({"epochs": -1}, "epochs -1"),
+        ({"epochs": -1}, "epochs is -1"),
+        ({"seeds": [0, -1, 2]}, r"seeds is \(0, -1, 2\)"),
+        ({"seeds": [0, 1, 1]}, r"seeds is \(0, 1, 1\)"),
+        ({"devices": [{"name": "a", "machine": "m", "runtime": "torch"}] * 2}, r"devices is \['a', 'a'\]"),
         ({"devices": [{"name": "a"}]}, "missing"),
         ({"devices": [{"name": "../evil", "machine": "m", "runtime": "torch"}]}, "the name of a device is '../evil'"),
         ({"devices": [{"name": "a", "machine": "m", "runtime": "torch", "threads": 0}]}, "threads of device 'a' is 0"),
         ({"architecture": {"family": "bert"}}, "missing"),
         ({"architecture": {**TABLE.metadata.architecture, "hidden_size": "x"}}, "hidden_size is 'x'"),
         ({"space": {"hidden_size": [384, "x"]}}, "hidden_size choice 'x'"),
-        ({"space": {"intermediate_size": list(range(1, 200_000))}}, "the size of the space"),
+        ({"space": {"intermediate_size": list(range(1, 200_000))}}, "its space has 199999 points"),
         ({"title": ["x"]}, r"title is \['x'\]"),
     ],
 )
@@ -245,10 +251,35 @@ def test_a_name_that_no_file_can_have(name: str) -> None:
         load_table(name)
 
 
-def test_a_latency_ratio_that_cannot_be_is_no_latency(tmp_path: Path) -> None:
-    latencies = TABLE.latencies.copy()
-    latencies[0, 0, LATENCIES.index("ratio")] = 0
-    damaged = replace(TABLE, latencies=latencies)
-    (one,) = TabularEvaluator(damaged).evaluate([damaged.configs()[0]], Fidelity(epochs=3))
-    assert one.latency is None
-    assert KDReward()(one).reward == KDReward().floor
+@pytest.mark.parametrize(
+    ("array", "place", "value", "message"),
+    [
+        ("parameters", 3, -5, "parameters are not positive"),
+        ("flops", 3, 0, "flops are not positive"),
+        ("index", 0, -1, "index is not rising"),
+        ("curves", (2, 1, 3, CURVES.index("heldout_loss")), -0.5, "a loss or seconds below 0"),
+        ("curves", (2, 1, 0, CURVES.index("epoch_seconds")), -1, "a loss or seconds below 0"),
+        ("curves", (2, 1, 3, CURVES.index("train_loss")), np.inf, "curves and valid disagree"),
+        ("curves", (2, 1, 3, CURVES.index("train_loss")), np.nan, "curves and valid disagree"),
+        ("status", (2, 1), MISSING, "status is missing where there is a curve"),
+        ("latencies", (4, 0, LATENCIES.index("ratio")), 0, "'ratio'.* that is 0"),
+        ("latencies", (4, 0, LATENCIES.index("median_ms")), -3, "latencies hold a number below 0"),
+        ("latencies", (4, 0, LATENCIES.index("iqr_ms")), np.nan, "neither measured nor NaN"),
+        ("latencies", (4, 0, LATENCIES.index("iqr_ms")), np.inf, "neither measured nor NaN"),
+    ],
+)
+def test_numbers_beyond_what_can_be_are_refused(array: str, place: Any, value: float, message: str, path: Path) -> None:
+    changed = getattr(TABLE, array).copy()
+    changed[place] = value
+    with pytest.raises(TableError, match=f"{message}.*restore the file from a copy"):
+        replace(TABLE, **{array: changed})
+    signed(path, arrays(path, **{array: changed}))
+    with pytest.raises(TableError, match=message):
+        load_table(path)
+
+
+def test_a_curve_has_no_holes() -> None:
+    curves, valid, status = TABLE.curves.copy(), TABLE.valid.copy(), TABLE.status.copy()
+    curves[0, 0, 1], valid[0, 0, 1], status[0, 0] = np.nan, False, STATUSES.index("failed")
+    with pytest.raises(TableError, match="goes on after an epoch of which there is nothing"):
+        replace(TABLE, curves=curves, valid=valid, status=status)
