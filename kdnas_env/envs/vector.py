@@ -57,8 +57,10 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
     ## Episode End
 
     Terminated in all seats when less than a round is left of the budget, which is thus never exceeded: of a budget of
-    100 evaluations, 8 seats spend 96. Truncated in all seats after 10 times as many answers as the budget allows, which
-    only uncounted duplicates can reach. What comes next is set by `autoreset_mode`:
+    100 evaluations, 8 seats spend 96, and `reset` warns that 4 are left. The last round is no partial one, since each
+    action of a vector environment is answered, and a learner would take a made-up answer for one. Truncated in all
+    seats after 10 times as many answers as the budget allows, which only uncounted duplicates can reach. What comes
+    next is set by `autoreset_mode`:
 
     | `autoreset_mode` | The step that ends a search                          | The step after it                    |
     |------------------|------------------------------------------------------|--------------------------------------|
@@ -181,6 +183,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
                 f"{self.num_envs} of them"
             )
         budget = self._checked_budget(options.get("budget", self.env.budget))
+        self._warn_of_rest(budget)
         self.env.draw_fidelity(self.np_random)
         _ = self.env.evaluator  # a bad teacher or corpus shall fail here, not in the first step
         self._ledger.open()
@@ -302,6 +305,14 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
                 f"{self._least}; raise the budget or lower num_envs"
             )
         return budget
+
+    def _warn_of_rest(self, budget: Budget) -> None:
+        rest = 0 if budget.unit == "seconds" else budget.amount % self._least
+        if rest:
+            gym.logger.warn(
+                f"{rest} of the budget of {budget.amount} {budget.unit} will not be spent, since a round of "
+                f"{self.num_envs} seats takes {self._least}; set budget={budget.amount - rest}, or another num_envs"
+            )
 
     def _spent_up(self) -> bool:
         """Whether there is no budget for another round."""

@@ -72,6 +72,7 @@ def actions(*indices: int, space: SearchSpace = SPACE) -> np.ndarray:
 # Equivalence with the scalar environment ------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*will not be spent:UserWarning")
 @settings(max_examples=40, deadline=None)
 @given(
     duplicates=st.sampled_from(DUPLICATES),
@@ -283,6 +284,7 @@ def test_the_end_of_a_search_under_same_step_is_told_as_sync_vector_env_does() -
     assert ours["status"].tolist() == ["none", "none"]
 
 
+@pytest.mark.filterwarnings("ignore:.*will not be spent:UserWarning")
 @pytest.mark.parametrize(("seats", "budget", "rounds"), [(3, 9, 3), (3, 10, 3), (4, 7, 1), (1, 2, 2)])
 def test_the_budget_is_spent_in_whole_rounds_and_never_exceeded(seats: int, budget: int, rounds: int) -> None:
     vector = make(seats, budget=budget)
@@ -293,6 +295,24 @@ def test_the_budget_is_spent_in_whole_rounds_and_never_exceeded(seats: int, budg
         assert terminations.all() == (step == rounds - 1)
     assert infos["evaluations"][0] <= budget
     assert infos["budget_left"][0] == budget - rounds * seats
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"budget": 10}, "1 of the budget of 10 evaluations will not be spent, since a round of 3 .* set budget=9"),
+        (
+            {"budget": 20, "budget_unit": "epochs", "epochs": 2},
+            "2 of the budget of 20 epochs will not be spent, since a round of 3 seats takes 6; set budget=18",
+        ),
+    ],
+)
+def test_a_budget_that_is_no_whole_rounds_is_warned_of(options: dict[str, Any], message: str) -> None:
+    vector = gym.make_vec("kdnas/Planted-v0", num_envs=3, **options)
+    with pytest.warns(UserWarning, match=message):
+        vector.reset(seed=0)
+    # Who searches with another budget is told of that one only; warnings are errors here.
+    vector.reset(seed=0, options={"budget": 12})
 
 
 def test_budgets_in_seconds_end_when_they_are_spent() -> None:

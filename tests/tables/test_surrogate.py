@@ -280,6 +280,9 @@ def test_damaged_surrogates_are_refused(tmp_path: Path) -> None:
     for change, message in (
         ({"schema_version": 2}, "has schema 2, this kdnas reads up to 1"),
         ({"processes": 9}, "is malformed: it has 3 processes, and the record says 9"),
+        ({"schema_version": -1}, "has schema_version -1; expected a whole number from 1"),
+        ({"max_parameters": -5}, "is malformed: max_parameters is -5"),
+        ({"tables": [["planted", -1]]}, "is malformed: tables gave"),
         ({"numbers": 3}, "is malformed"),
     ):
         path.with_suffix(".json").write_text(json.dumps({**described, **change}))
