@@ -70,7 +70,8 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
 @pytest.mark.parametrize("mode", ["rounds", "asynchronous"])
 def test_driver_and_workers_killed_at_once_it_goes_on(mode: str, flags: Flags, tmp_path: Path) -> None:
     more = ["--workers", "2", *(["--asynchronous"] if mode == "asynchronous" else [])]
-    arguments = [*flags(budget=8, round_size=4, epochs=20, threads=1), *more]
+    rounds = 4 if mode == "rounds" else None
+    arguments = [*flags(budget=8, round_size=rounds, epochs=20, threads=1), *more]
     folder = tmp_path / "run"
     driver = start(arguments)
     end = time.monotonic() + 120
