@@ -38,6 +38,10 @@ register(id="kdnas/Tabular-v0", **_TABULAR)
 register(id="kdnas/Surrogate-v0", **_SURROGATE)
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

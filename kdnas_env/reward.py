@@ -52,7 +52,9 @@ class KDReward:
         alpha: Exponent of the latency factor; negative, 0 ignores latency.
         beta: Target latency as a share of the teacher's. As in the source's formula, it multiplies all positive rewards
             by one constant, ``beta ** -alpha``, and so changes no choice; ``alpha`` says how much latency counts.
-        floor: Least reward; also the reward of a failed or invalid evaluation.
+        floor: Least reward.
+        penalty: Reward of a failed or invalid evaluation, in [floor, upper_bound]; None: the floor. Far below all other
+            rewards, as the floor is, it mostly teaches a learner without masks which students there are.
         loss: Which loss counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
             ``train_raw`` (last-epoch training loss, as the original text has it).
     """
@@ -61,6 +63,7 @@ class KDReward:
     beta: float = 0.6**6
     floor: float = -1.0
     loss: str = "heldout"
+    penalty: float | None = None
 
     MIN_RATIO = 1e-3
     MAX_RATIO = 1e3
@@ -87,6 +90,13 @@ class KDReward:
                 f"alpha is {self.alpha} and beta {self.beta}, with which rewards go beyond 1e{_LARGEST_POWER}; bring "
                 "alpha closer to 0"
             )
+        if self.penalty is not None and not (
+            is_number(self.penalty) and self.floor <= self.penalty <= self.upper_bound
+        ):
+            raise KDNASError(
+                f"penalty is {shown(self.penalty)}; expected None, or a number from the floor, {self.floor:g}, to the "
+                f"upper bound, {self.upper_bound:g}"
+            )
 
     @property
     def curve(self) -> str:
@@ -98,6 +108,11 @@ class KDReward:
         """Largest possible reward: a perfect student at the smallest latency ratio."""
         return float((self.MIN_RATIO / self.beta) ** self.alpha)
 
+    @property
+    def failure(self) -> float:
+        """Reward of a failed or invalid evaluation."""
+        return self.floor if self.penalty is None else self.penalty
+
     def score(self, loss: float, latency_ratio: float) -> float:
         """Return the reward of a loss and a student/teacher latency ratio."""
         quality = 1.0 - loss
@@ -108,11 +123,11 @@ class KDReward:
     def __call__(self, evaluation: Evaluation) -> RewardComponents:
         """Return the reward of an evaluation with its components.
 
-        Failures, and evaluations without a loss or a latency, get ``floor``.
+        Failures, and evaluations without a loss or a latency, get the penalty.
         """
         curve = getattr(evaluation, self.curve)
         if not evaluation.ok or not curve or evaluation.latency is None:
-            return RewardComponents(self.floor, 0.0, 1.0, 1.0, 1.0, 1.0)
+            return RewardComponents(self.failure, 0.0, 1.0, 1.0, 1.0, 1.0)
         loss, ratio = curve[-1], evaluation.latency.ratio
         return RewardComponents(
             reward=self.score(loss, ratio),

@@ -96,6 +96,13 @@ def test_failures_get_the_floor(status: Status) -> None:
     assert KDReward(floor=-2.0)(evaluation(status=status)).reward == -2.0
 
 
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.OK])
+def test_or_the_penalty_that_is_set(status: Status) -> None:
+    reward = KDReward(penalty=0.3)
+    assert reward(evaluation(status=status)).reward == reward.failure == 0.3
+    assert reward(evaluation()).reward == KDReward()(evaluation()).reward
+
+
 def test_missing_loss_or_latency_gets_the_floor() -> None:
     assert KDReward()(replace(evaluation(), latency=None)).reward == -1.0
     assert KDReward()(replace(evaluation(), heldout_unexplained=())).reward == -1.0
@@ -116,6 +123,9 @@ def test_the_loss_can_be_chosen(loss: str, value: float) -> None:
         ({"alpha": -400.0}, "with which rewards go beyond 1e30"),
         ({"beta": 10**400}, "beta is"),
         ({"floor": "low"}, "floor is 'low'"),
+        ({"penalty": -2.0}, "penalty is -2.0; expected None, or a number from the floor, -1, to the upper bound"),
+        ({"penalty": math.nan}, "penalty is nan"),
+        ({"penalty": True}, "penalty is True"),
         ({"loss": ["heldout"]}, r"loss is \['heldout'\]; expected one of"),
         ({"loss": "mse"}, r"loss is 'mse'; expected one of \['heldout', 'heldout_raw', 'train_raw'\]"),
     ],

@@ -55,6 +55,7 @@ class MiniKDEnv(KDNASEnv):
     | `latency`        | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
     | `alpha`          | `-0.06`     | exponent of the latency factor                                               |
     | `beta`           | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
+    | `penalty`        | `None`      | reward of what fails or cannot be built; None: -1                            |
     | `loss`           | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
     | `duplicates`     | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
     | `store`          | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
@@ -87,6 +88,7 @@ class MiniKDEnv(KDNASEnv):
         latency: str | Mapping[str, Any] = "torch",
         alpha: float = -0.06,
         beta: float = 0.6**6,
+        penalty: float | None = None,
         loss: str | None = None,
         duplicates: str = "charge",
         store: str | os.PathLike[str] | None = None,
@@ -110,7 +112,7 @@ class MiniKDEnv(KDNASEnv):
         super().__init__(
             resolve_space(space, load_teacher_architecture(teacher), families, max_parameters),
             partial(_make_mini_kd, settings, store, checked_count("workers", workers, "processes")),
-            reward=KDReward(alpha, beta, loss=loss or default_loss(recipe)),
+            reward=KDReward(alpha, beta, loss=loss or default_loss(recipe), penalty=penalty),
             fidelity=Fidelity(epochs=epochs, data_fraction=data_fraction, seed=seed),
             budget=budget,
             budget_unit=budget_unit,
@@ -143,6 +145,7 @@ class PlantedEnv(KDNASEnv):
     | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
     | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
     | `beta`           | `0.6**6`   | target latency; scales all positive rewards alike, changes no choice       |
+    | `penalty`        | `None`     | reward of what fails or cannot be built; None: -1                          |
     | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
     | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
 
@@ -166,6 +169,7 @@ class PlantedEnv(KDNASEnv):
         failures: float = 0.0,
         alpha: float = -0.06,
         beta: float = 0.6**6,
+        penalty: float | None = None,
         duplicates: str = "charge",
         render_mode: str | None = None,
     ) -> None:
@@ -175,7 +179,7 @@ class PlantedEnv(KDNASEnv):
         super().__init__(
             search_space,
             partial(_make_planted, search_space, noise, failures, seed),
-            reward=KDReward(alpha, beta),
+            reward=KDReward(alpha, beta, penalty=penalty),
             fidelity=Fidelity(epochs=epochs, seed=seed),
             budget=budget,
             budget_unit=budget_unit,
@@ -207,7 +211,8 @@ class TabularEnv(_TableEnv):
     """Search a table of real distillations, in microseconds per step.
 
     Every architecture of a space was distilled from a real teacher on real text, with several seeds, and timed; the
-    table of it comes with the package (`kdnas table inspect` lists them). Description, spaces, rewards, episode end
+    table of it comes with the package (`kdnas table inspect` lists them). 31 % of the points of its space are students
+    beyond 15 million parameters, which are answered with the penalty. Description, spaces, rewards, episode end
     and information are those of `KDNASEnv`; `env.unwrapped.evaluator.table` is the table.
 
     With `seed="sample"` an evaluation is noisy as a real one is: each episode draws, by the seed of `reset`, one of
@@ -227,6 +232,7 @@ class TabularEnv(_TableEnv):
     | `round_size`  | `8`                 | evaluations per round                                                     |
     | `alpha`       | `-0.06`             | exponent of the latency factor                                            |
     | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice      |
+    | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                         |
     | `loss`        | `"heldout"`         | loss of the reward                                                        |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`          |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                     |
@@ -249,6 +255,7 @@ class TabularEnv(_TableEnv):
         round_size: int = 8,
         alpha: float = -0.06,
         beta: float = 0.6**6,
+        penalty: float | None = None,
         loss: str = "heldout",
         duplicates: str = "charge",
         render_mode: str | None = None,
@@ -262,7 +269,7 @@ class TabularEnv(_TableEnv):
         super().__init__(
             evaluator.space,
             evaluator,
-            reward=KDReward(alpha, beta, loss=loss),
+            reward=KDReward(alpha, beta, loss=loss, penalty=penalty),
             fidelity=fidelity,
             budget=budget,
             budget_unit=budget_unit,
@@ -280,7 +287,8 @@ class SurrogateEnv(_TableEnv):
     students between those of the first; the fit to them comes with the package.
     It answers for any student within their range: by default all numbers of layers and of heads that divide the
     teacher's, widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
-    end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate.
+    end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate. 20 % of the
+    points of its space are students that cannot be built or are beyond 15 million parameters.
 
     With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
     over seeds, of the size that it has in the table. What the model itself does not know is never drawn.
@@ -300,6 +308,7 @@ class SurrogateEnv(_TableEnv):
     | `round_size`  | `8`                 | evaluations per round                                                    |
     | `alpha`       | `-0.06`             | exponent of the latency factor                                           |
     | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice     |
+    | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                        |
     | `loss`        | `"heldout"`         | loss of the reward                                                       |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
@@ -323,6 +332,7 @@ class SurrogateEnv(_TableEnv):
         round_size: int = 8,
         alpha: float = -0.06,
         beta: float = 0.6**6,
+        penalty: float | None = None,
         loss: str = "heldout",
         duplicates: str = "charge",
         render_mode: str | None = None,
@@ -342,7 +352,7 @@ class SurrogateEnv(_TableEnv):
         super().__init__(
             search_space,
             partial(_make_surrogate, source, settings),
-            reward=KDReward(alpha, beta, loss=loss),
+            reward=KDReward(alpha, beta, loss=loss, penalty=penalty),
             fidelity=fidelity,
             budget=budget,
             budget_unit=budget_unit,

@@ -157,7 +157,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
                 record = self._ledger.records[row]
                 reward = record.reward
                 if duplicate and self.env.duplicates == "reject":
-                    reward = replace(reward, reward=self.reward_function.floor)
+                    reward = replace(reward, reward=self.reward_function.failure)
                 history.add(record.action, record.evaluation, reward, counted=is_counted, duplicate=duplicate)
         return history
 
@@ -215,7 +215,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         counted = self._flags(True) if self.env.duplicates == "charge" else ~duplicates
         rewards = self._ledger.rewards.take(rows)
         if self.env.duplicates == "reject":
-            rewards[duplicates] = self.reward_function.floor
+            rewards[duplicates] = self.reward_function.failure
         self._rounds.append((rows, counted, duplicates))
         self._evaluations += int(np.count_nonzero(counted))
         self._spent += self._cost(rows, counted)

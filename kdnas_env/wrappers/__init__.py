@@ -1,4 +1,4 @@
-"""Gymnasium wrappers: other actions, masks and rewards for the same search.
+"""Gymnasium wrappers: other actions, masks, rewards, observations and infos for the same search.
 
 All wrap ``KDNASEnv`` or any environment with a one-dimensional ``MultiDiscrete`` action space that starts at 0. Wrap
 the reward first and the action last: ``SequentialChoice(ImprovementReward(env))``.
@@ -11,6 +11,8 @@ from kdnas_env.wrappers.linear_reward import LinearReward
 from kdnas_env.wrappers.local_moves import LocalMoves
 from kdnas_env.wrappers.multi_fidelity import MultiFidelity
 from kdnas_env.wrappers.multi_objective import MultiObjectiveReward
+from kdnas_env.wrappers.numeric_info import NumericInfo, NumericVectorInfo
+from kdnas_env.wrappers.ordinal_observation import OrdinalObservation
 from kdnas_env.wrappers.sequential import SequentialChoice
 
 __all__ = [
@@ -21,5 +23,8 @@ __all__ = [
     "LocalMoves",
     "MultiFidelity",
     "MultiObjectiveReward",
+    "NumericInfo",
+    "NumericVectorInfo",
+    "OrdinalObservation",
     "SequentialChoice",
 ]

@@ -19,10 +19,10 @@ def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
 
 
-def reward_floor(env: gym.Env[Any, Any]) -> float | None:
-    """Return the least reward of an environment, or None if it does not say."""
-    floor = getattr(env_attribute(env, "reward_function"), "floor", None)
-    return None if floor is None else float(floor)
+def failure_reward(env: gym.Env[Any, Any]) -> float | None:
+    """Return the reward of a failure in an environment, or None if it does not say."""
+    failure = getattr(env_attribute(env, "reward_function"), "failure", None)
+    return None if failure is None else float(failure)
 
 
 def wrapped_identity(wrapper: gym.Wrapper[Any, Any, Any, Any], **settings: Any) -> dict[str, Any] | None:

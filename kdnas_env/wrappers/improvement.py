@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.wrappers.common import Step, checked_number, reward_floor, wrapped_identity
+from kdnas_env.wrappers.common import Step, checked_number, failure_reward, wrapped_identity
 
 
 class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -28,7 +28,7 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     ## Rewards
 
     `max(reward - best, 0)`, where `best` is the greatest reward before the step. It begins at `start`; without one,
-    at the environment's least reward (`reward_function.floor`), which is that of a failure. Where the environment
+    at the environment's reward of a failure (`reward_function.failure`). Where the environment
     does not declare one, the first candidate is the start and earns 0.
 
     ## Information
@@ -44,7 +44,7 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     | Name    | Default | Meaning                                                         |
     |---------|---------|-----------------------------------------------------------------|
-    | `start` | `None`  | what has to be improved on first; None: the environment's floor |
+    | `start` | `None`  | what has to be improved on first; None: that of a failure        |
 
     Raises:
         KDNASError: If `start` is not a finite number.
@@ -53,7 +53,7 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], *, start: float | None = None) -> None:
         RecordConstructorArgs.__init__(self, start=start)
         gym.Wrapper.__init__(self, env)
-        self.start = reward_floor(env) if start is None else checked_number("start", start)
+        self.start = failure_reward(env) if start is None else checked_number("start", start)
         self._best = self.start
 
     @property

@@ -19,7 +19,7 @@ from kdnas_env.wrappers.common import (
     checked_number,
     extended_observation,
     extended_space,
-    reward_floor,
+    failure_reward,
 )
 from kdnas_env.wrappers.masks import ActionGrid, Bools, open_completions
 
@@ -81,7 +81,7 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     | Name                | Default | Meaning                                                              |
     |---------------------|---------|----------------------------------------------------------------------|
     | `exclude_evaluated` | `True`  | forbid points that were evaluated in the episode                     |
-    | `penalty`           | `None`  | reward of a rejected candidate; None: the environment's floor, or -1 |
+    | `penalty`           | `None`  | reward of a rejected candidate; None: that of a failure, or -1        |
     | `max_rejections`    | `1000`  | rejected candidates at which the episode is truncated                |
 
     Raises:
@@ -102,8 +102,8 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
         if isinstance(max_rejections, bool) or not isinstance(max_rejections, int) or max_rejections < 2:
             raise KDNASError(f"max_rejections is {max_rejections!r}; expected a whole number, at least 2")
-        floor = reward_floor(env)
-        default = _PENALTY if floor is None else floor
+        failure = failure_reward(env)
+        default = _PENALTY if failure is None else failure
         self.penalty = default if penalty is None else checked_number("penalty", penalty)
         self.exclude_evaluated = exclude_evaluated
         self.max_rejections = max_rejections

@@ -346,6 +346,38 @@ def test_an_architecture_that_cannot_be_built_is_answered_with_the_penalty() -> 
     assert env.evaluator is evaluator
 
 
+@pytest.mark.parametrize("seats", [0, 2])
+def test_the_penalty_can_be_set(seats: int) -> None:
+    options = {"space": AWKWARD, "budget": 8, "penalty": 0.3, "duplicates": "reject"}
+    invalid, valid = [0, 0, 0], [0, 1, 0]
+    if seats:
+        envs = gym.make_vec("kdnas/Planted-v0", num_envs=2, **options)
+        envs.reset()
+        rewards = np.concatenate([envs.step(np.array([invalid, valid]))[1] for _ in range(2)])
+        observed = envs.step(np.array([invalid, valid]))[0]["last_reward"][0, 0]
+    else:
+        env = planted(**options)
+        env.reset()
+        rewards = np.array([env.step(np.array(action))[1] for action in (invalid, valid, invalid, valid)])
+        observed = env.step(np.array(invalid))[0]["last_reward"][0]
+    assert rewards[[0, 2, 3]].tolist() == [0.3, 0.3, 0.3]
+    assert rewards[1] > 0.3
+    assert observed == np.float32(0.3)
+
+
+def test_the_share_of_students_that_cannot_be_built_is_documented() -> None:
+    tabular, surrogate = (gym.make(f"kdnas/{name}-v0").unwrapped for name in ("Tabular", "Surrogate"))
+    space, rng = surrogate.search_space, np.random.default_rng(0)
+    drawn = [space.decode(one) for one in rng.integers(space.nvec, size=(4000, len(space.nvec)))]
+    shares = {
+        tabular: 1 - len(tabular.valid_action_indices) / tabular.search_space.size,
+        surrogate: 1 - np.mean([space.is_valid(config) for config in drawn]),
+    }
+    for env, share in shares.items():
+        told = next(percent for percent in (31, 20) if f"{percent} % of the" in " ".join(env.__doc__.split()))
+        assert 100 * share == pytest.approx(told, abs=1.5)
+
+
 @pytest.mark.parametrize("status", [Status.DIVERGED, Status.OUT_OF_MEMORY, Status.FAILED, Status.STOPPED])
 def test_failures_are_penalised_and_the_search_goes_on(status: Status) -> None:
     env = make(Counting(broken={SPACE.decode(action(9)): status}), reward=KDReward(floor=-3.0))

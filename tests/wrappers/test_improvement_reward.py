@@ -29,6 +29,11 @@ def test_the_start_is_the_floor_or_else_the_first_candidate() -> None:
     assert episode(ImprovementReward(GridEnv([10])), [[4], [3], [6]]) == [0.0, 0.0, 2.0]
 
 
+def test_a_failure_is_no_improvement_where_it_costs_little() -> None:
+    env = ImprovementReward(planted(space={"num_attention_heads": [5, 12], "hidden_size": [384]}, penalty=0.2))
+    assert episode(env, [[0, 0]]) == [0.0]
+
+
 @given(st.lists(st.integers(0, 1199), min_size=1, max_size=20), st.none() | st.floats(-1, 0.5), st.integers(0, 3))
 def test_the_rewards_of_an_episode_sum_to_the_best_less_the_start(
     indices: list[int], start: float | None, seed: int

@@ -24,6 +24,8 @@ from kdnas_env.wrappers import (
     LinearReward,
     LocalMoves,
     MultiObjectiveReward,
+    NumericInfo,
+    OrdinalObservation,
     SequentialChoice,
 )
 
@@ -39,6 +41,8 @@ STACKS: dict[str, list[tuple[Callable[..., Env], dict[str, Any]]]] = {
     "improvement-defaults": [(ImprovementReward, {})],
     "moves": [(LocalMoves, {"cyclic": [0, 2]})],
     "moves-defaults": [(LocalMoves, {})],
+    "ordinal": [(OrdinalObservation, {})],
+    "numeric": [(NumericInfo, {})],
     "linear": [
         (MultiObjectiveReward, {"objectives": {"loss": (1, 0), "speedup": (0, 50)}}),
         (LinearReward, {"weights": [0.7, 0.01]}),
@@ -48,6 +52,8 @@ STACKS: dict[str, list[tuple[Callable[..., Env], dict[str, Any]]]] = {
         (LinearReward, {"weights": [1, 1]}),
         (ImprovementReward, {}),
         (SequentialChoice, {}),
+        (OrdinalObservation, {}),
+        (NumericInfo, {}),
     ],
 }
 VECTOR = [(MultiObjectiveReward, {})]
@@ -132,9 +138,11 @@ def test_what_is_returned_is_the_callers_own(stack: Any) -> None:
     one.action_space.seed(0)
     answers = one.reset(seed=0), other.reset(seed=0)
     for _ in range(12):
-        for data in (*answers[1][0].items(), *answers[1][-1].items()):
-            if isinstance(data[1], np.ndarray):
-                data[1][:] = 0
+        observation, *_, info = answers[1]
+        observed = observation.values() if isinstance(observation, dict) else [observation]
+        for data in (*observed, *info.values()):
+            if isinstance(data, np.ndarray):
+                data[:] = 0
         action = one.action_space.sample()
         answers = one.step(action), other.step(action)
         assert data_equivalence(*answers, exact=True)

@@ -1,0 +1,90 @@
+"""Infos without texts, for readers that store what they are given as arrays or tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import RecordConstructorArgs
+
+from kdnas_env.evaluation import Status
+from kdnas_env.wrappers.common import Step
+
+
+class NumericInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Tell in infos what is a number, as a NumPy scalar or array, and leave texts out.
+
+    ## Description
+
+    Some libraries, such as TorchRL, copy infos into tensors, which neither Python numbers (they have no `dtype`) nor
+    texts (`config`, `status`, `error`) can become. Wrap last, since other wrappers and the agents of this package read
+    `status`. `NumericVectorInfo` is the same for a vector environment.
+
+    ## Action Space, Observation Space, Rewards and Episode End
+
+    As in the wrapped environment.
+
+    ## Information
+
+    As in the wrapped environment, of the same keys in every step, but without texts; where there was a `status`,
+
+    | Key  | Type | Meaning                                                          |
+    |------|------|------------------------------------------------------------------|
+    | `ok` | bool | the evaluation succeeded; false, too, where nothing is evaluated |
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.Wrapper.__init__(self, env)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the wrapped environment."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return observation, numeric(info)
+
+    def step(self, action: Any) -> Step:
+        """Take a step."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return observation, reward, terminated, truncated, numeric(info)
+
+
+class NumericVectorInfo(gym.vector.VectorWrapper):
+    """Tell in infos of a vector environment what is a number, and leave texts out; see `NumericInfo`.
+
+    `final_info` of the autoreset mode `SameStep` is treated alike. Masks (the keys with a leading `_`) go with what
+    they belong to.
+    """
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the wrapped environment."""
+        observations, infos = self.env.reset(seed=seed, options=options)
+        return observations, numeric(infos)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Take a step in all seats."""
+        observations, rewards, terminations, truncations, infos = self.env.step(actions)
+        return observations, rewards, terminations, truncations, numeric(infos)
+
+
+def numeric(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an info, of one environment or of a vector, without texts; see :class:`NumericInfo`."""
+    told: dict[str, Any] = {}
+    for name, value in info.items():
+        if name == "status":
+            told["ok"] = (np.asarray(value) == str(Status.OK))[()]
+        elif name == "_status":
+            told["_ok"] = value
+        elif isinstance(value, Mapping):
+            told[name] = numeric(value)
+        elif not _is_text(value) and not _is_text(info.get(name.removeprefix("_"))):
+            told[name] = np.asarray(value)[()]
+    return told
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a value is a text, or an array of texts."""
+    if isinstance(value, np.ndarray) and value.dtype == object and value.size:
+        value = value.flat[0]
+    return isinstance(value, str)

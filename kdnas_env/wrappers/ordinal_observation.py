@@ -1,0 +1,81 @@
+"""A short vector of numbers in the place of a dict of choices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+
+from kdnas_env.errors import KDNASError
+
+Floats = npt.NDArray[np.float32]
+
+
+class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
+    """Observe one flat vector, in which a choice is one number: its place among the choices.
+
+    ## Description
+
+    `FlattenObservation` of Gymnasium writes every choice one-hot, which on a space with wide dimensions makes a long
+    vector: 15,192 numbers on `kdnas/Surrogate-v0`, where these are 67. The order of the choices is that of the space,
+    in which layers, heads and sizes rise; kinds, such as activations, are in an order, too, that means nothing.
+
+    ## Action Space, Rewards, Episode End and Information
+
+    As in the wrapped environment.
+
+    ## Observation Space
+
+    `Box(low, high, (n,), float32)`: the parts of a `Dict` in the order of its keys. A choice `i` of `MultiDiscrete` or
+    `Discrete` becomes `(i - start) / (n - 1)` in [0, 1], so that of `KDNASEnv` 0 stands for "none yet" and 1 for the
+    last choice; a `Box` or `MultiBinary` is taken as it is.
+
+    Raises:
+        KDNASError: If the observation has a part of another kind.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        bounds = [_bounds(part) for part in _parts(env.observation_space)]
+        low, high = (np.concatenate(one).astype(np.float32) for one in zip(*bounds, strict=True))
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+
+    def observation(self, observation: Any) -> Floats:
+        """Return an observation of the wrapped environment as a vector, float32 ``(n,)``."""
+        return np.concatenate(_scaled(self.env.observation_space, observation), dtype=np.float32)
+
+
+def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
+    """Return the spaces that a space consists of, in the order of their numbers."""
+    if isinstance(space, spaces.Dict):
+        return [part for one in space.values() for part in _parts(one)]
+    return [space]
+
+
+def _bounds(space: spaces.Space[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the least and the largest value of each number."""
+    if isinstance(space, spaces.Box):
+        return space.low.ravel(), space.high.ravel()
+    if isinstance(space, spaces.MultiDiscrete | spaces.Discrete | spaces.MultiBinary):
+        size = int(np.prod(space.shape or (1,)))
+        return np.zeros(size), np.ones(size)
+    raise KDNASError(
+        f"the observation has the part {space}; expected a Dict of MultiDiscrete, Discrete, MultiBinary and Box"
+    )
+
+
+def _scaled(space: spaces.Space[Any], observation: Any) -> list[npt.NDArray[Any]]:
+    """Return the numbers of an observation, part by part, each of shape ``(n,)``."""
+    if isinstance(space, spaces.Dict):
+        return [part for name, one in space.items() for part in _scaled(one, observation[name])]
+    numbers = np.ravel(observation)
+    if isinstance(space, spaces.MultiDiscrete):
+        numbers = (numbers - space.start.ravel()) / np.maximum(space.nvec.ravel() - 1, 1)
+    elif isinstance(space, spaces.Discrete):
+        numbers = (numbers - space.start) / max(int(space.n) - 1, 1)
+    return [numbers]
