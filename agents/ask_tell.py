@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from agents.base import (
+from kdnas_env.agents.base import (
     DEFAULT_ROUND_SIZE,
     Agent,
     ConfigT,
@@ -28,9 +28,9 @@ from agents.base import (
     prefetch,
     whole_number,
 )
-from agents.grid import Grid, Seen
-from agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
-from agents.state import read_state, write_state
+from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
+from kdnas_env.agents.state import read_state, write_state
+from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
 
 _STATE_VERSION = 1

@@ -14,9 +14,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
+from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
-from kdnas_env.plain import shown
+from kdnas_env.support.untrusted import shown
 
 ConfigT = TypeVar("ConfigT")
 Info = Mapping[str, Any]
@@ -88,7 +88,7 @@ class Agent(ABC, Generic[ConfigT]):
     """A search strategy with its hyper-parameters.
 
     Learners with a training loop of their own implement :meth:`search`; strategies that propose candidates and are
-    told their rewards derive from :class:`agents.ask_tell.AskTellAgent`, which implements it.
+    told their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
 
     Attributes:
         Config: Frozen dataclass of the hyper-parameters, every one with a default.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.ranking import Ints
-from agents.wide import coarse, coarse_counts
+from kdnas_env.agents.ranking import Ints
+from kdnas_env.core.wide_dimensions import coarse, coarse_counts
 
 
 def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
     """Choose points one after the other so that every choice of every dimension is tried about equally often.
 
-    In a wide dimension (:mod:`agents.wide`) that is every section of the scale.
+    In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) that is every section of the scale.
 
     A Latin hypercube of the grid, grown greedily, so that it can be stopped after any point, goes on from what is
     known, and keeps to a pool of any shape. Of equally good points the one is taken that differs from its nearest

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.errors import RunError
-from kdnas_env.files import replacing
-from kdnas_env.plain import parse_json
+from kdnas_env.support.atomic import replacing
+from kdnas_env.support.untrusted import parse_json
 
 _PLAIN = "json"
 _LARGEST_BYTES = 1 << 30

@@ -23,7 +23,7 @@ from rich.progress import track
 from rich.table import Table
 
 import kdnas_env
-from kdnas_env.files import write_json
+from kdnas_env.support.atomic import write_json
 
 
 @dataclass(frozen=True)

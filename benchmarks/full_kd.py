@@ -29,19 +29,19 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.searched import full_recipe
-from kdnas_env.distill.full_kd import FullKDSettings, distil
-from kdnas_env.distill.kd_data import CorpusSamples
-from kdnas_env.distill.libraries import quiet_transformers
-from kdnas_env.distill.mapping import map_layers
-from kdnas_env.distill.mini_kd import MiniKD
-from kdnas_env.distill.student import build_student
-from kdnas_env.distill.teacher import load_teacher
-from kdnas_env.distill.training_text import prepare_text
-from kdnas_env.distill.workload import Workload
-from kdnas_env.evaluation import Fidelity
-from kdnas_env.rng import preserved_rng
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distill.student.building import build_student
+from kdnas_env.distill.teacher.loading import load_teacher
+from kdnas_env.distill.text.training_text import prepare_text
+from kdnas_env.distill.training.full_kd import FullKDSettings, distil
+from kdnas_env.distill.training.kd_data import CorpusSamples
+from kdnas_env.distill.training.mapping import map_layers
+from kdnas_env.distill.training.mini_kd import MiniKD
+from kdnas_env.distill.training.workload import Workload
+from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.random_state import preserved_rng
 
 LOOPS = {"cached": "teacher cached", "in_loop": "teacher in loop", "plain": "plain Trainer"}
 MAX_LENGTH = 128

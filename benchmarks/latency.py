@@ -25,13 +25,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.distill.student import build_student
-from kdnas_env.distill.teacher import Teacher, load_teacher
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Latency
+from kdnas_env.distill.student.building import build_student
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.evaluation import Latency
-from kdnas_env.files import write_json
 from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.support.atomic import write_json
 
 STUDENTS = (StudentConfig(2, 4, 192, 768), StudentConfig(3, 12, 384, 1536))
 

@@ -29,7 +29,7 @@ from rich.table import Table
 from scipy.stats import wilcoxon
 
 import kdnas_env
-from kdnas_env.files import write_json
+from kdnas_env.support.atomic import write_json
 
 Searches = dict[str, dict[str, dict[str, float]]]
 """Best reward by landscape, agent and seed."""

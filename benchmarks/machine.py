@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import torch
 
-from kdnas_env.latency.machine import processor_name
+from kdnas_env.support.machine import processor_name
 
 
 def machine_facts() -> dict[str, Any]:

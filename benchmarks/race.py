@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.cli.bench import write_race
-from kdnas_env.cli.run_folder import RESULTS
-from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.budget import Budget
-from kdnas_env.files import write_json
+from kdnas_env.search.run_folder import RESULTS
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.progress import TaskProgress
 
 TUNING = "tuning"
 OURS = "lstm-ensemble"

@@ -39,10 +39,10 @@ from rich.progress import Progress
 from scale_out_report import KEPT, PENDING, draw, driver_table, growth_table, idle_table, memory_tables
 from simulated_searches import Enough, NoStore, Search, TimedAgent, askable, landscape, named, stop_at
 
-from kdnas_env.cores import pinned_threads
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.files import write_json
-from kdnas_env.workers.journal import Journal
+from kdnas_env.search.journal import Journal
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.cpu_lock import pinned_threads
 
 SHORTEST = 125
 """Evaluations of the first search of an agent; the next is twice as long, and so on."""

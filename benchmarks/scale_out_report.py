@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from simulated_searches import askable
 
-from kdnas_env.files import replacing
+from kdnas_env.support.atomic import replacing
 
 KEPT = ("nothing", "store", "store and journal")
 """What a search keeps on disk."""

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from landscapes import SPACE
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluation import Evaluation, Fidelity
-from kdnas_env.registry import agent_class, agent_names, make_agent
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
-from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.backend import Message, Ready, Task
-from kdnas_env.workers.journal import Journal
-from kdnas_env.workers.pool import WorkerPool
-from kdnas_env.workers.simulated import SimulatedBackend
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.execution.backend import Message, Ready, Task
+from kdnas_env.execution.simulated import SimulatedBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.search.journal import Journal
+from kdnas_env.search.registry import agent_class, agent_names, make_agent
 
 LARGE_SPACE = {**SPACE, "intermediate_size": list(range(100, 2100))}
 """Four million students: a million random ones are still less than half of them."""

@@ -37,19 +37,19 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.files import replacing, write_json
-from kdnas_env.registry import make_agent
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
-from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.journal import Journal
-from kdnas_env.workers.local import LocalBackend
-from kdnas_env.workers.pool import WorkerPool
-from kdnas_env.workers.simulated import SimulatedBackend
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.simulated import SimulatedBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.search.journal import Journal
+from kdnas_env.search.registry import make_agent
+from kdnas_env.support.atomic import replacing, write_json
 
 BYTES_PER_EVALUATION = 16.0
 """Growth that is still called flat: no Python object is that small, and a page now and then is no leak."""

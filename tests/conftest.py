@@ -12,9 +12,9 @@ import pytest
 import tiny_teachers
 from hypothesis import settings
 
-from kdnas_env.architecture import EncoderArchitecture
-from kdnas_env.scratch import scratch_folder
-from kdnas_env.testing.planted import PLANTED_TEACHER
+from kdnas_env.core.architecture import EncoderArchitecture
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
+from kdnas_env.support.scratch import scratch_folder
 
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("kdnas", deadline=None)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from kdnas_env.evaluation import Evaluation, Fidelity
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.assemble import MeasuredLatencies, assemble_table
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
 from kdnas_env.tables.table import LatencyDevice, Table, TableMetadata
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
+from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 6, 12],

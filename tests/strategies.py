@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from kdnas_env.architecture import FAMILIES, TEACHER_TYPES, EncoderArchitecture, StudentConfig
-from kdnas_env.evaluation import Evaluation, Fidelity, Latency, Status
+from kdnas_env.core.architecture import FAMILIES, TEACHER_TYPES, EncoderArchitecture, StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
 
 ACTIVATIONS = ("gelu", "gelu_python", "relu", "silu", "swish", "gelu_new")
 

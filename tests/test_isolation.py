@@ -17,8 +17,8 @@ import subprocess, sys
 WRITE = '''
 import tempfile
 import datasets
-from kdnas_env.cores import training_lock
-from kdnas_env.files import default_cache_directory
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.atomic import default_cache_directory
 
 with training_lock():
     default_cache_directory().mkdir(parents=True, exist_ok=True)

@@ -9,18 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Status
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import RunError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Status
+from kdnas_env.evaluators.faults import ENOUGH, FaultWatch
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.faults import ENOUGH, FaultWatch
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
-from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.pool import WorkerPool
-from kdnas_env.workers.simulated import SimulatedBackend
+from kdnas_env.execution.simulated import SimulatedBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.search.asynchronous import search_asynchronously
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 PLANTED = PlantedEvaluator(SPACE)
@@ -145,7 +145,7 @@ def test_tables_answer_as_they_were_built() -> None:
 
 @pytest.mark.parametrize("end", [FAILED, STARVED])
 def test_a_search_without_rounds_stops_too(end: tuple[Status, str], tmp_path: Path) -> None:
-    from agents.evolution import EvolutionAgent
+    from kdnas_env.agents.classic.evolution import EvolutionAgent
 
     evaluator = Broken([end])
     with StoredEvaluator(evaluator, tmp_path / "store.sqlite") as store:

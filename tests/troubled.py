@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import CacheError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 CONFIGS = list(SPACE)[::37][:24]

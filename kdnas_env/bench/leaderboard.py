@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.race import RACE, Race, read_race
-from kdnas_env.bench.run import Recorder
+from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.files import expanded, read_json
+from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.tables.storage import checksum, table_path
 
 Column = npt.NDArray[Any]

@@ -1,7 +1,8 @@
 """What a surrogate says of every student of its space, so that the optimum of a race on it is exact.
 
 A million and a half students take a minute or two of one core, and 40 MB in the folder of
-:func:`kdnas_env.files.default_cache_directory`, where a listing is kept by the fingerprint of all that it depends on.
+:func:`kdnas_env.support.atomic.default_cache_directory`, where a listing is kept by the fingerprint of all that it
+depends on.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import numpy.typing as npt
 
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+from kdnas_env.support.kept import kept
 from kdnas_env.tables.archive import check_arrays, read_archive, write_archive
-from kdnas_env.tables.kept import kept
-from kdnas_env.tables.surrogate import FIT_VERSION, PREDICTED_LATENCIES
+from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, PREDICTED_LATENCIES
 from kdnas_env.tables.table import CURVES
 
 Floats = npt.NDArray[np.float64]

@@ -12,19 +12,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from kdnas_env.bench.run import run_search
+from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.simulator import DecisionTime, askable, checked_decision_time, simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Task, Truth
-from kdnas_env.cores import pinned_threads
-from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.files import check_contained, expanded, read_json, write_json
-from kdnas_env.registry import make_agent
+from kdnas_env.search.registry import make_agent
+from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json
+from kdnas_env.support.child_processes import end_with_parent
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.libraries import installed_versions
 from kdnas_env.tables.storage import checksum, table_path
-from kdnas_env.worker_processes import end_with_parent
 
 TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
 

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from kdnas_env.bench.run import Recorder
+from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-from kdnas_env.registry import make_agent
+from kdnas_env.search.registry import make_agent
 
 DecisionTime = float | str
 """Simulated seconds of a decision: a number, ``zero``, or ``measured``: the processor time that the agent took."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.plain import is_number, shown
-from kdnas_env.settings import parse_settings, parse_value
+from kdnas_env.support.settings import parse_settings, parse_value
+from kdnas_env.support.untrusted import is_number, shown
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class AgentSpec:
     """An agent of a race.
 
     Attributes:
-        name: Its name; see :func:`kdnas_env.registry.agent_names`.
+        name: Its name; see :func:`kdnas_env.search.registry.agent_names`.
         settings: Hyper-parameters that differ from the defaults: plain data.
 
     Raises:
@@ -46,7 +46,7 @@ class AgentSpec:
 def parse_spec(text: str) -> tuple[str, dict[str, Any]]:
     """Split ``NAME:SETTING=VALUE,...`` into the name and the settings.
 
-    Values are those of :func:`kdnas_env.settings.parse_value`.
+    Values are those of :func:`kdnas_env.support.settings.parse_value`.
 
     Raises:
         KDNASError: If it is malformed.

@@ -16,7 +16,7 @@ from kdnas_env.bench.comparisons import (
     mean_ranks,
     paired_tests,
 )
-from kdnas_env.bench.runs import Runs
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.statistics import (
     area_under_curve,
     ecdf,
@@ -52,7 +52,7 @@ def summarise(
 ) -> dict[str, Any]:
     """Say everything that there is to say of a race.
 
-    Scores are normalised regrets; see :attr:`kdnas_env.bench.runs.Runs.regrets`. An estimate is a mapping of
+    Scores are normalised regrets; see :attr:`kdnas_env.bench.curves.Runs.regrets`. An estimate is a mapping of
     ``value``, ``low`` and ``high``, the ends of its 95 % interval by a bootstrap over seeds within every task.
 
     Args:

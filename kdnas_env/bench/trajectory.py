@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import RunError
-from kdnas_env.evaluation import Status
-from kdnas_env.files import replacing
-from kdnas_env.plain import parse_json, restore, shown
+from kdnas_env.support.atomic import replacing
+from kdnas_env.support.untrusted import parse_json, restore, shown
 from kdnas_env.tables.table import STATUSES
 
 SCHEMA_VERSION = 2

@@ -13,21 +13,21 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.bench.listing import OnProgress, list_students
 from kdnas_env.bench.specs import format_spec, number, parse_spec
 from kdnas_env.bench.statistics import hypervolume, random_search_quantile
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.pareto import pareto_front
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import Evaluation, Fidelity
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.pareto import pareto_front
-from kdnas_env.plain import shown
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
+from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path
-from kdnas_env.tables.surrogate import Surrogate, is_surrogate, load_source
+from kdnas_env.tables.surrogates.surrogate import Surrogate, is_surrogate, load_source
 from kdnas_env.tables.table import MISSING, Table
 
 Floats = npt.NDArray[np.float64]

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.registry import agent_class, agent_names
+from kdnas_env.search.registry import agent_class, agent_names
 
 _HEADINGS = {
     "action_space": "Acts in",

@@ -14,27 +14,27 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
+from kdnas_env.bench.curves import Runs, regrets_of
 from kdnas_env.bench.latex import standings_tex
 from kdnas_env.bench.leaderboard import join
-from kdnas_env.bench.pictures import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
+from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race import TRAJECTORIES, Race, race
 from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
-from kdnas_env.bench.runs import Runs, regrets_of
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
-from kdnas_env.cli.run_folder import RESULTS, new_run_path
-from kdnas_env.cli.shell import command, flags
-from kdnas_env.cli.task_progress import TaskProgress
-from kdnas_env.distill.libraries import require
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import write_json, write_text
-from kdnas_env.latency.machine import processor_name
+from kdnas_env.search.run_folder import RESULTS, new_run_path
+from kdnas_env.support.atomic import write_json, write_text
+from kdnas_env.support.libraries import require
+from kdnas_env.support.machine import processor_name
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command, flags
 
 PAGE = "race.html"
 

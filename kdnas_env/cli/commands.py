@@ -23,8 +23,6 @@ from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.pipeline_options import PipelineOptions
-from kdnas_env.cli.recorded import RecordedOptions
-from kdnas_env.cli.run_folder import CONFIG, recorded_options
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import (
     TableAgreementOptions,
@@ -35,6 +33,8 @@ from kdnas_env.cli.table_options import (
     TableVerifyOptions,
 )
 from kdnas_env.errors import KDNASError
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.search.run_folder import CONFIG, recorded_options
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),

@@ -13,14 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.corpus_notes import say_corpus
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.model_card import distilled_card
 from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.run_folder import CONFIG, STUDENT, RunFolder, package_versions
 from kdnas_env.cli.searched import (
     Chosen,
     check_as_searched,
@@ -32,18 +30,20 @@ from kdnas_env.cli.searched import (
     is_kept,
     mini_kd_student,
 )
-from kdnas_env.cli.shell import command, default_of
-from kdnas_env.cli.task_progress import TaskProgress
-from kdnas_env.distill.full_kd import FullKDResult, FullKDSettings, distil
-from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.mini_kd import MiniKD
-from kdnas_env.distill.recipe import Recipe
-from kdnas_env.distill.student_folder import Lineage, read_lineage, save_student
-from kdnas_env.distill.teacher import Teacher, load_teacher
-from kdnas_env.distill.training_text import TrainingText, prepare_text
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.student.folder import Lineage, read_lineage, save_student
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distill.text.training_text import TrainingText, prepare_text
+from kdnas_env.distill.training.full_kd import FullKDResult, FullKDSettings, distil
+from kdnas_env.distill.training.mini_kd import MiniKD
+from kdnas_env.distill.training.recipe import Recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.files import expanded, read_json, write_json
+from kdnas_env.search.run_folder import CONFIG, STUDENT, RunFolder, package_versions
+from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command, default_of
 
 DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
 

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from kdnas_env.cli.options import SourceOptions, unconfigured, within
-from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import expanded
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]
 

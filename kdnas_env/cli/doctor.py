@@ -12,8 +12,8 @@ from packaging.requirements import Requirement
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import DependencyError
+from kdnas_env.support.libraries import one_line
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,8 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
 
 def _agents() -> list[Finding]:
     """Return which agents can be made, and why others cannot, those with one reason together."""
-    from kdnas_env.registry import agent_names, check_own_agents, check_shared_agents, make_agent
+    from kdnas_env.search.registry import agent_names, make_agent
 
-    try:
-        check_own_agents()
-        check_shared_agents()
-    except DependencyError as error:
-        return [Finding("agents", "broken", str(error))]
     reasons: dict[str, list[str]] = {}
     for name in agent_names():
         try:
@@ -156,7 +151,7 @@ def _gpu() -> str:
 
 
 def _cache_folder(given: str | None) -> str:
-    from kdnas_env.files import default_cache_directory, expanded
+    from kdnas_env.support.atomic import default_cache_directory, expanded
 
     folder = expanded(given) if given else default_cache_directory()
     folder.mkdir(parents=True, exist_ok=True)
@@ -167,15 +162,15 @@ def _cache_folder(given: str | None) -> str:
 
 
 def _lock() -> str:
-    from kdnas_env.cores import default_lock_path, training_lock
+    from kdnas_env.support.cpu_lock import default_lock_path, training_lock
 
     with training_lock():
         return str(default_lock_path())
 
 
 def _embedded_default() -> str:
-    from kdnas_env.distill.corpus import load_corpus
-    from kdnas_env.distill.teacher import load_teacher
+    from kdnas_env.distill.teacher.loading import load_teacher
+    from kdnas_env.distill.text.corpus import load_corpus
 
     teacher = load_teacher("demo")
     corpus = load_corpus("demo", teacher.tokenizer, max_samples=256)

@@ -18,23 +18,23 @@ from rich.table import Table
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.run_folder import RESULTS, RunFolder, new_run_path
-from kdnas_env.cli.shell import command
-from kdnas_env.cli.task_progress import Pace
-from kdnas_env.cores import pinned_threads
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import write_json
-from kdnas_env.glue.comparison import Cell, CellStore, Comparison
-from kdnas_env.glue.data import load_task
-from kdnas_env.glue.encoding import resolve_device
-from kdnas_env.glue.finetuning import FinetuneSettings
-from kdnas_env.glue.rows import STUDENT, TEACHER, build_rows, lineage_teacher, load_model, teacher_name
-from kdnas_env.glue.scores import TaskScore, glue_metric
-from kdnas_env.glue.summary import Statistic, Summary, draw_comparison, summarise
-from kdnas_env.glue.tasks import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
 from kdnas_env.latency import LatencySettings
-from kdnas_env.settings import parse_value
+from kdnas_env.search.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.progress import Pace
+from kdnas_env.support.settings import parse_value
+from kdnas_env.support.shell import command
+from kdnas_env.tasks.comparison import Cell, CellStore, Comparison
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.finetuning import FinetuneSettings
+from kdnas_env.tasks.rows import STUDENT, TEACHER, build_rows, lineage_teacher, load_model, teacher_name
+from kdnas_env.tasks.scores import TaskScore, glue_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TaskData, task_spec
+from kdnas_env.tasks.summary import Statistic, Summary, draw_comparison, summarise
 
 CELLS, PICTURE = "cells", "glue.png"
 

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 import tyro
 
 from kdnas_env.cli.options import IN_PLACE, LatencyOptions
-from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.glue.tasks import EMBEDDED_TASK
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.tasks.specs import EMBEDDED_TASK
 
 
 @dataclass(frozen=True)

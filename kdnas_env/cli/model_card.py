@@ -7,12 +7,12 @@ from typing import Any
 
 from torch import Tensor
 
-from kdnas_env.architecture import StudentConfig, count_parameters
-from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
-from kdnas_env.distill.recipe import resolve_recipe
-from kdnas_env.distill.student_folder import Lineage
-from kdnas_env.distill.teacher import Teacher
-from kdnas_env.distill.usage import IN_A_FOLDER, imitated_width, torch_code, vectors_in_words
+from kdnas_env.core.architecture import StudentConfig, count_parameters
+from kdnas_env.distill.student.folder import Lineage
+from kdnas_env.distill.student.usage import IN_A_FOLDER, imitated_width, torch_code, vectors_in_words
+from kdnas_env.distill.teacher.loading import Teacher
+from kdnas_env.distill.text.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distill.training.recipe import resolve_recipe
 from kdnas_env.envs.history import Record
 
 _CARD = """---
@@ -67,7 +67,7 @@ def model_card(
         projection: State of the objective that it was trained with.
         agent: Name of the agent that found it.
         recipe: Name of the recipe.
-        reward: The :class:`kdnas_env.reward.KDReward`.
+        reward: The :class:`kdnas_env.core.reward.KDReward`.
         evaluations: Students that were tried.
     """
     evaluation, workload = record.evaluation, evaluator.workload

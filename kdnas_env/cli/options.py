@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import expanded
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
 
 
 @dataclass(frozen=True)

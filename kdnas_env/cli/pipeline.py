@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
@@ -23,19 +22,20 @@ from kdnas_env.cli.flags import naming_flags
 from kdnas_env.cli.glue import run_glue
 from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
-from kdnas_env.cli.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
-from kdnas_env.cli.shell import command
-from kdnas_env.cores import pinned_threads
-from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.teacher.loading import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import KDNASError
 from kdnas_env.export.folder import EXPORT
-from kdnas_env.files import expanded, read_json, write_json
-from kdnas_env.glue.scores import glue_metric
-from kdnas_env.glue.tasks import EMBEDDED_TASK, task_spec
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.search.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
+from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.shell import command
+from kdnas_env.tasks.scores import glue_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
 
 SUMMARY = "summary.json"
 

@@ -12,10 +12,10 @@ from kdnas_env.cli.distill_options import DistillOptions, Family, TextOptions
 from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import IN_PLACE, SearchOptions, within
-from kdnas_env.cli.recorded import RecordedOptions
-from kdnas_env.cli.shell import flags
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import expanded
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.shell import flags
 
 Stage = Literal["search", "distill", "glue", "export"]
 

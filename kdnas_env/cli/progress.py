@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TaskID
 
-from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.core.evaluation import EpochReport
 from kdnas_env.envs.history import SearchHistory
-from kdnas_env.evaluation import EpochReport
+from kdnas_env.support.progress import TaskProgress
 
 
 class SearchProgress(TaskProgress):

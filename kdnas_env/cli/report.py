@@ -11,12 +11,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kdnas_env.cli.run_folder import PICTURE, RESULTS
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.history import Record, SearchHistory, best_of
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
-from kdnas_env.evaluation import Status
-from kdnas_env.files import write_json
-from kdnas_env.reward import KDReward
+from kdnas_env.search.run_folder import PICTURE, RESULTS
+from kdnas_env.support.atomic import write_json
 
 _SHOWN = 5
 
@@ -27,7 +27,7 @@ class Outcome:
 
     Attributes:
         history: Every answer of the environment.
-        rounds: The agent's rounds (:class:`agents.ranking.RoundRecord`).
+        rounds: The agent's rounds (:class:`kdnas_env.agents.ranking.RoundRecord`).
         reward: The reward.
         teacher_name: Name of the teacher.
         teacher_parameters: Parameters of its encoder.

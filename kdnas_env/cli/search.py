@@ -18,29 +18,29 @@ from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
-from kdnas_env.cli.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
-from kdnas_env.cli.shell import command, python_command
-from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.cli.workers import check_workers, open_pool, with_threads
-from kdnas_env.distill.demo import check_demo, teacher_title
-from kdnas_env.distill.libraries import require
-from kdnas_env.distill.student_folder import save_student
-from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distill.student.folder import save_student
+from kdnas_env.distill.teacher.loading import load_teacher_architecture
+from kdnas_env.distill.text.demo import check_demo, teacher_title
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.tasks import default_loss, resolve_space
 from kdnas_env.errors import RunError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.latency.onnx_runtime import require_onnx
-from kdnas_env.registry import make_agent
-from kdnas_env.reward import KDReward
-from kdnas_env.settings import parse_settings
-from kdnas_env.space import SearchSpace
-from kdnas_env.workers.asynchronous import search_asynchronously
-from kdnas_env.workers.journal import Journal
-from kdnas_env.workers.stopping import StoppingRule
+from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.search.journal import Journal
+from kdnas_env.search.registry import make_agent
+from kdnas_env.search.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.search.stopping import StoppingRule
+from kdnas_env.support.libraries import require
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.settings import parse_settings
+from kdnas_env.support.shell import command, python_command
 
 _README = """# A run of `kdnas search`
 

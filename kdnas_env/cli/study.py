@@ -15,24 +15,24 @@ from rich.table import Table
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import aside, working
 from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
-from kdnas_env.cli.shell import command
 from kdnas_env.cli.study_options import StudyOptions
-from kdnas_env.cli.task_progress import TaskProgress
-from kdnas_env.distill.corpus import load_corpus
-from kdnas_env.distill.teacher import load_teacher
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distill.teacher.loading import load_teacher
+from kdnas_env.distill.text.corpus import load_corpus
 from kdnas_env.envs.render import save_figure
-from kdnas_env.evaluation import Fidelity
-from kdnas_env.files import expanded, write_json
-from kdnas_env.glue.data import load_task
-from kdnas_env.glue.scores import glue_metric
-from kdnas_env.places import local_path
-from kdnas_env.study.agreement import Correlation
+from kdnas_env.search.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
 from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
+from kdnas_env.study.rank_agreement import Correlation
 from kdnas_env.study.sample import stratified_sample
+from kdnas_env.support.atomic import expanded, write_json
+from kdnas_env.support.places import local_path
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.scores import glue_metric
 
 PICTURE = "proxy.png"
 

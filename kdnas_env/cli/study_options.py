@@ -8,10 +8,10 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import expanded
-from kdnas_env.glue.tasks import EMBEDDED_TASK
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
+from kdnas_env.tasks.specs import EMBEDDED_TASK
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,22 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
+from kdnas_env.bench.curves import Runs, regrets_of
 from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.runs import Runs, regrets_of
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import working
-from kdnas_env.cli.run_folder import RESULTS, new_run_path
-from kdnas_env.cli.shell import command, flags
 from kdnas_env.cli.table_options import TableAgreementOptions
 from kdnas_env.cli.table_report import grid
-from kdnas_env.cli.task_progress import TaskProgress
 from kdnas_env.envs.budget import Budget
-from kdnas_env.files import write_json
-from kdnas_env.tables.agreement import ranking_agreement
+from kdnas_env.search.run_folder import RESULTS, new_run_path
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command, flags
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
-from kdnas_env.tables.surrogate_table import surrogate_table
+from kdnas_env.tables.surrogates.predicted_table import surrogate_table
+from kdnas_env.tables.surrogates.prediction_quality import ranking_agreement
 from kdnas_env.tables.table import Table
 
 PREDICTED = "predicted-{table}.npz"

@@ -10,23 +10,25 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import MofNCompleteColumn
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.run_folder import CONFIG, RunFolder
-from kdnas_env.cli.shell import command
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
-from kdnas_env.cli.task_progress import TaskProgress, in_words
-from kdnas_env.distill.demo import check_demo, teacher_title
-from kdnas_env.distill.teacher import load_teacher_architecture
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distill.teacher.loading import load_teacher_architecture
+from kdnas_env.distill.text.demo import check_demo, teacher_title
 from kdnas_env.envs.tasks import resolve_space
-from kdnas_env.evaluation import Status
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
-from kdnas_env.files import expanded
 from kdnas_env.latency import LatencyProbe, LatencySettings
-from kdnas_env.latency.machine import processor_name
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.build import (
+from kdnas_env.search.run_folder import CONFIG, RunFolder
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.machine import processor_name
+from kdnas_env.support.progress import TaskProgress, in_words
+from kdnas_env.support.shell import command
+from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.table import MISSING, LatencyDevice, Table
+from kdnas_env.tabulation.build import (
     TableBuild,
     adopt_evaluations,
     adopt_latencies,
@@ -37,10 +39,8 @@ from kdnas_env.tables.build import (
     planned_students,
     record_workload,
 )
-from kdnas_env.tables.latencies import LatencyFile, OnProgress, measure_latencies, model_latencies
-from kdnas_env.tables.merge import merge_builds
-from kdnas_env.tables.storage import write_table
-from kdnas_env.tables.table import MISSING, LatencyDevice, Table
+from kdnas_env.tabulation.latencies import LatencyFile, OnProgress, measure_latencies, model_latencies
+from kdnas_env.tabulation.merge import merge_builds
 
 TELLING = 10
 """Students after which is said what the rest will take."""

@@ -8,15 +8,15 @@ from typing import Any
 from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.shell import command
 from kdnas_env.cli.table_options import TableFitOptions
 from kdnas_env.cli.table_report import fitted_in_words
 from kdnas_env.evaluators.surrogate import surrogate_space
+from kdnas_env.support.shell import command
 from kdnas_env.tables.archive import checked_path
-from kdnas_env.tables.fits import fitted
 from kdnas_env.tables.storage import load_table
-from kdnas_env.tables.surrogate import write_surrogate
-from kdnas_env.tables.surrogate_card import judge, judge_parts
+from kdnas_env.tables.surrogates.card import judge, judge_parts
+from kdnas_env.tables.surrogates.fits import fitted
+from kdnas_env.tables.surrogates.surrogate import write_surrogate
 
 
 def run_fit(options: TableFitOptions) -> int:

@@ -10,10 +10,10 @@ from typing import ClassVar, Literal
 import tyro
 
 from kdnas_env.cli.options import CorpusOptions, SpaceOptions, within
-from kdnas_env.cli.recorded import RecordedOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.files import expanded
-from kdnas_env.tables.build import check_name, parse_shard
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
+from kdnas_env.tabulation.build import check_name, parse_shard
 
 MEASURED = ("torch", "onnxruntime")
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from kdnas_env.tables.hardness import hardness, hardness_rows
-from kdnas_env.tables.surrogate import Surrogate
-from kdnas_env.tables.surrogate_card import RANDOM, card_rows, surrogate_card
+from kdnas_env.bench.hardness import hardness, hardness_rows
+from kdnas_env.tables.surrogates.card import RANDOM, card_rows, surrogate_card
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, Table
 
 _METRICS = {

@@ -13,19 +13,19 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.table_build import print_completeness
 from kdnas_env.cli.table_options import TableInspectOptions, TableVerifyOptions
 from kdnas_env.cli.table_report import describe_surrogate, grid, print_card, print_hardness
-from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.pareto import pareto_front
+from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import TableError
-from kdnas_env.evaluation import Evaluation, Fidelity
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.files import write_json
-from kdnas_env.pareto import pareto_front
-from kdnas_env.reward import KDReward
-from kdnas_env.tables.merge import corpus_in_words
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
-from kdnas_env.tables.surrogate import Surrogate, load_source
+from kdnas_env.tables.surrogates.surrogate import Surrogate, load_source
 from kdnas_env.tables.table import Table
-from kdnas_env.tables.verify import draw_cells, find_faults, open_live, replay
+from kdnas_env.tabulation.merge import corpus_in_words
+from kdnas_env.tabulation.verify import draw_cells, find_faults, open_live, replay
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ import torch
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
-from kdnas_env.workers.backend import Backend, Ready
-from kdnas_env.workers.local import LocalBackend
-from kdnas_env.workers.pool import WorkerPool
+from kdnas_env.execution.backend import Backend, Ready
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
 
 
 def with_threads(options: SearchOptions) -> SearchOptions:
@@ -53,7 +53,7 @@ def open_pool(options: SearchOptions, settings: MiniKDSettings, evaluator: MiniK
     if options.ray is None:
         backend = LocalBackend(make_evaluator)
     else:
-        from kdnas_env.workers.ray import RayBackend
+        from kdnas_env.execution.ray import RayBackend
 
         assert settings.threads is not None
         backend = RayBackend(make_evaluator, address=options.ray, cpus=settings.threads, gpus=options.gpus_per_worker)

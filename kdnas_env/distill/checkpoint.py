@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from kdnas_env.architecture import TEACHER_TYPES, EncoderArchitecture, count_parameters
-from kdnas_env.distill.libraries import one_line, quiet_transformers
+from kdnas_env.core.architecture import TEACHER_TYPES, EncoderArchitecture, count_parameters
 from kdnas_env.errors import TeacherError
+from kdnas_env.support.libraries import one_line, quiet_transformers
 
 _MOST_LAYERS = 1000
 POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
@@ -42,7 +42,7 @@ def read_architecture(config: Any) -> EncoderArchitecture:
     """Read the architecture off a configuration, and say what a model is that is no encoder of a supported type.
 
     Raises:
-        TeacherError: See :meth:`kdnas_env.architecture.EncoderArchitecture.from_pretrained_config`.
+        TeacherError: See :meth:`kdnas_env.core.architecture.EncoderArchitecture.from_pretrained_config`.
     """
     if config.model_type not in TEACHER_TYPES and not config.to_dict().get("is_encoder_decoder"):
         raise TeacherError(

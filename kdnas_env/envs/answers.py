@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.reward import KDReward, RewardComponents
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.history import Record
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.plain import shown
-from kdnas_env.reward import KDReward, RewardComponents
-from kdnas_env.space import SearchSpace
+from kdnas_env.support.untrusted import shown
 
 Observation = dict[str, npt.NDArray[Any]]
 

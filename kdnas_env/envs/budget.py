@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import Evaluation, Fidelity
-from kdnas_env.plain import shown
+from kdnas_env.support.untrusted import shown
 
 UNITS = ("evaluations", "epochs", "seconds")
 """What a budget is counted in."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, overload
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.evaluation import Evaluation
-from kdnas_env.reward import RewardComponents
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation
+from kdnas_env.core.reward import RewardComponents
 
 
 class Record(NamedTuple):

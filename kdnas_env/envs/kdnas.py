@@ -13,7 +13,10 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from kdnas_env.architecture import StudentConfig, count_parameters
+from kdnas_env.core.architecture import StudentConfig, count_parameters
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.envs.answers import (
     DUPLICATES,
     NEUTRAL_REWARD,
@@ -34,11 +37,8 @@ from kdnas_env.envs.answers import (
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.history import SearchHistory
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.evaluators.faults import FaultWatch
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.faults import FaultWatch
-from kdnas_env.reward import KDReward
-from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 
 Action = npt.NDArray[np.int64]
 
@@ -382,7 +382,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
             on_epoch: Passed to the evaluator.
 
         Raises:
-            RunError: If the first evaluations all fail for one reason (:mod:`kdnas_env.faults`).
+            RunError: If the first evaluations all fail for one reason (:mod:`kdnas_env.evaluators.faults`).
         """
         evaluations = evaluate_valid(self.evaluator, self.search_space, configs, fidelity, on_epoch)
         # Of a store, answers may be remembered from before, and it watches itself. Tables answer as they were built.

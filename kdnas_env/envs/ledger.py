@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback
 from kdnas_env.envs.answers import evaluation_info, loss_curve
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.history import Record
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluation import EpochCallback
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

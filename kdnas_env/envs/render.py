@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.core.pareto import pareto_front
 from kdnas_env.envs.history import Record, SearchHistory
 from kdnas_env.errors import RunError
-from kdnas_env.files import replacing
-from kdnas_env.pareto import pareto_front
+from kdnas_env.support.atomic import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.core.architecture import EncoderArchitecture
+from kdnas_env.core.evaluation import Evaluator, Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import checked_count
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.evaluation import Evaluator, Fidelity
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
 
 if TYPE_CHECKING:
-    from kdnas_env.tables.surrogate import Surrogate, TableNames
+    from kdnas_env.tables.surrogates.surrogate import Surrogate, TableNames
     from kdnas_env.tables.table import Table
 
 SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
@@ -98,7 +98,7 @@ class MiniKDEnv(KDNASEnv):
         workers: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        from kdnas_env.distill.teacher import load_teacher_architecture
+        from kdnas_env.distill.teacher.loading import load_teacher_architecture
 
         settings = {
             "teacher": teacher,
@@ -173,7 +173,7 @@ class PlantedEnv(KDNASEnv):
         duplicates: str = "charge",
         render_mode: str | None = None,
     ) -> None:
-        from kdnas_env.testing.planted import PLANTED_TEACHER
+        from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
         search_space = resolve_space(space, PLANTED_TEACHER, families, max_parameters)
         super().__init__(
@@ -338,7 +338,7 @@ class SurrogateEnv(_TableEnv):
         render_mode: str | None = None,
     ) -> None:
         from kdnas_env.evaluators.surrogate import check_seed, source_metadata
-        from kdnas_env.tables.surrogate import load_source
+        from kdnas_env.tables.surrogates.surrogate import load_source
 
         source = load_source(table)
         check_seed(seed)
@@ -444,7 +444,7 @@ def _make_mini_kd(settings: Mapping[str, Any], store: str | os.PathLike[str] | N
 
 
 def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) -> Evaluator:
-    from kdnas_env.testing.planted import PlantedEvaluator, random_failures
+    from kdnas_env.evaluators.planted import PlantedEvaluator, random_failures
 
     planted = random_failures(space, failures, np.random.default_rng(seed)) if failures else {}
     return PlantedEvaluator(space, noise, planted)
@@ -452,7 +452,7 @@ def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) 
 
 def _make_surrogate(source: Surrogate | Sequence[Table], settings: Mapping[str, Any]) -> Evaluator:
     from kdnas_env.evaluators.surrogate import SurrogateEvaluator
-    from kdnas_env.tables.fits import fitted
+    from kdnas_env.tables.surrogates.fits import fitted
 
     return SurrogateEvaluator(fitted(source), **settings)
 

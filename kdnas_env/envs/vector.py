@@ -12,6 +12,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
+from kdnas_env.core.evaluation import EpochCallback, Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import (
     NEUTRAL_REWARD,
     STEPS_PER_EVALUATION,
@@ -28,10 +31,7 @@ from kdnas_env.envs.history import SearchHistory
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.ledger import FLOATS, INTS, Ledger
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.evaluation import EpochCallback, Status
-from kdnas_env.plain import as_array, is_whole, shown
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
+from kdnas_env.support.untrusted import as_array, is_whole, shown
 
 Actions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from types import TracebackType
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
-from kdnas_env.workers.backend import MakeEvaluator
-from kdnas_env.workers.local import LocalBackend
-from kdnas_env.workers.pool import WorkerPool
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
+from kdnas_env.execution.backend import MakeEvaluator
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
 
 
 class ParallelEvaluator:

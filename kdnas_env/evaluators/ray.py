@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from kdnas_env.evaluators.parallel import ParallelEvaluator
-from kdnas_env.workers.backend import MakeEvaluator
-from kdnas_env.workers.pool import WorkerPool
-from kdnas_env.workers.ray import LOCAL, RayBackend
+from kdnas_env.execution.backend import MakeEvaluator
+from kdnas_env.execution.ray import LOCAL, RayBackend
+from kdnas_env.execution.worker_pool import WorkerPool
 
 
 class RayEvaluator(ParallelEvaluator):

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.faults import FaultWatch
+from kdnas_env.evaluators.faults import FaultWatch
 
 SCHEMA_VERSION = 1
 
@@ -58,8 +58,8 @@ class StoredEvaluator:
     proposals of an uninterrupted one. A stopped record is kept for the audit but is never an answer: the point is
     evaluated anew, and the new record takes its place.
 
-    Where the first that are evaluated all fail for one reason, that is raised (:mod:`kdnas_env.faults`), after they
-    were committed.
+    Where the first that are evaluated all fail for one reason, that is raised (:mod:`kdnas_env.evaluators.faults`),
+    after they were committed.
 
     An instance can be pickled and survives a fork; the connection is opened where it is first used.
 

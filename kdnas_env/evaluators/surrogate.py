@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
+from kdnas_env.core.space import ORDERED, SearchSpace
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
-from kdnas_env.space import ORDERED, SearchSpace
-from kdnas_env.tables.fits import fitted
-from kdnas_env.tables.surrogate import Range, Surrogate, TableNames, load_source
+from kdnas_env.tables.surrogates.fits import fitted
+from kdnas_env.tables.surrogates.surrogate import Range, Surrogate, TableNames, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
 FFN_STEP = 1
@@ -40,7 +40,7 @@ class SurrogateEvaluator:
         seed: ``"mean"``, the mean over seeds; a whole number: what that seed finds, which is the mean and a deviation
             drawn by student and seed alone; or ``"sample"``: the seed of the fidelity does that, so that all searches
             of one episode see the same draw, in whatever order they ask. What is drawn is the noise between seeds,
-            never the model's doubt, of which :meth:`kdnas_env.tables.surrogate.Surrogate.predict` tells.
+            never the model's doubt, of which :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.predict` tells.
         device: Name of the device whose latencies count; None: the table's first.
         extrapolate: Whether students beyond the table's numbers are answered as well.
         search_space: The space; None: the one of :func:`surrogate_space`.

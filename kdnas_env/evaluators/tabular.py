@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
-from kdnas_env.space import SearchSpace
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from kdnas_env.distill.demo import CORPUS_TITLES, teacher_title
-from kdnas_env.distill.student_folder import Lineage
-from kdnas_env.distill.usage import IN_A_FOLDER, onnx_code, torch_code, vectors_in_words
+from kdnas_env.distill.student.folder import Lineage
+from kdnas_env.distill.student.usage import IN_A_FOLDER, onnx_code, torch_code, vectors_in_words
+from kdnas_env.distill.text.demo import CORPUS_TITLES, teacher_title
 from kdnas_env.export.check import Check
 from kdnas_env.export.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.export.quantise import QuantisationCost

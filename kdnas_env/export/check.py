@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdnas_env.architecture import EncoderArchitecture
+from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.export.errors import ExportError
 
 TOLERANCE = 1e-4

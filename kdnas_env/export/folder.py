@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdnas_env.distill.libraries import one_line
 from kdnas_env.export.errors import ExportError
-from kdnas_env.files import expanded
-from kdnas_env.plain import parse_json
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.untrusted import parse_json
 
 EXPORT = "export.json"
 """What tells an export from other folders."""

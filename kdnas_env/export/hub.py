@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-from kdnas_env.distill.libraries import one_line
 from kdnas_env.export.errors import ExportError
-from kdnas_env.files import expanded
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
 
 _HUB_NAMES = {"demo": "sentence-transformers/all-MiniLM-L6-v2"}
 """What embedded teachers are called on the hub."""

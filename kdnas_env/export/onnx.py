@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdnas_env.distill.libraries import one_line
 from kdnas_env.export.check import random_batch
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.quantise import quantise
 from kdnas_env.export.source import Source
 from kdnas_env.latency.onnx_runtime import open_graph, write_graph
+from kdnas_env.support.libraries import one_line
 
 GRAPH, INT8_GRAPH = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where graphs lie in a folder: as Optimum, Transformers.js and Sentence Transformers look for them on the hub."""

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kdnas_env.cores import training_lock
-from kdnas_env.distill.libraries import installed_versions
 from kdnas_env.export.card import export_card
 from kdnas_env.export.check import RELOADED_TOLERANCE, Check, Forward, check_equal, graph_forward, torch_forward
 from kdnas_env.export.errors import ExportError
@@ -21,9 +19,11 @@ from kdnas_env.export.source import Source, load_source
 from kdnas_env.export.text import sample_text
 from kdnas_env.export.timing import Timing, time_export
 from kdnas_env.export.weights import WEIGHTS, write_weights
-from kdnas_env.files import write_json, write_text
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.support.atomic import write_json, write_text
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.libraries import installed_versions
 
 LATENCY = LatencySettings()
 """Batch 1, 50 tokens, one thread."""

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdnas_env.distill.recipe import resolve_recipe
-from kdnas_env.distill.student_folder import PROJECTION, Lineage, read_lineage, read_projection
-from kdnas_env.distill.teacher import Teacher, load_teacher
-from kdnas_env.distill.usage import fits, imitated_width
+from kdnas_env.distill.student.folder import PROJECTION, Lineage, read_lineage, read_projection
+from kdnas_env.distill.student.usage import fits, imitated_width
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distill.training.recipe import resolve_recipe
 from kdnas_env.errors import KDNASError, TeacherError
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.hub import hub_name
-from kdnas_env.files import expanded
+from kdnas_env.support.atomic import expanded
 
 _PRETRAINING = (
     "pooler",

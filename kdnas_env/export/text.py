@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdnas_env.distill.corpus import Corpus, load_corpus
-from kdnas_env.distill.demo import CORPUS_TITLES
-from kdnas_env.distill.text_files import LAYOUT_OPTIONS
+from kdnas_env.distill.text.corpus import Corpus, load_corpus
+from kdnas_env.distill.text.demo import CORPUS_TITLES
+from kdnas_env.distill.text.text_files import LAYOUT_OPTIONS
 from kdnas_env.errors import KDNASError
 from kdnas_env.export.check import Batch, random_batch
 from kdnas_env.export.source import Source

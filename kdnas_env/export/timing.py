@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kdnas_env.cores import pinned_threads, probe_lock, training_lock
-from kdnas_env.distill.libraries import one_line
-from kdnas_env.distill.teacher import Teacher
+from kdnas_env.distill.teacher.loading import Teacher
 from kdnas_env.export.check import Batch, Forward, graph_forward, random_batch, torch_forward
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.onnx import write_float_graph
 from kdnas_env.export.source import Source, load_lineage_teacher
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.scratch import scratch_folder
+from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.scratch import scratch_folder
 
 
 @dataclass(frozen=True)

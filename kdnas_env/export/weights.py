@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kdnas_env.distill.libraries import quiet_transformers
-from kdnas_env.distill.student_folder import write_lineage, write_projection
-from kdnas_env.distill.teacher import Teacher, load_teacher
+from kdnas_env.distill.student.folder import write_lineage, write_projection
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
 from kdnas_env.export.errors import ExportError
 from kdnas_env.export.source import Source
-from kdnas_env.files import write_json
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.libraries import quiet_transformers
 
 WEIGHTS = "model.safetensors"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig, student_embedding_size
-from kdnas_env.evaluation import Latency
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, student_embedding_size
+from kdnas_env.core.evaluation import Latency
 from kdnas_env.latency.settings import LatencySettings, ReferenceMachine
 
 _FLOAT_BYTES = 4

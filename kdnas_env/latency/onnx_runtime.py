@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnas_env.distill.libraries import one_line
 from kdnas_env.errors import DependencyError, LatencyError
 from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
-from kdnas_env.scratch import scratch_folder
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.scratch import scratch_folder
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that a graph may have, in order; each int64 ``(batch, sequence)``."""

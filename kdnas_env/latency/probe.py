@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
-from kdnas_env.cores import pinned_threads, probe_lock, training_lock
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.core.evaluation import Latency
 from kdnas_env.errors import LatencyError
-from kdnas_env.evaluation import Latency
 from kdnas_env.latency.analytic import analytic_latency
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,7 +23,7 @@ class LatencyProbe:
 
     Encoders only, without pooler and head, in eval and inference mode, on random token ids without padding. Every
     measurement times student and teacher interleaved, holds the cores of the machine for itself
-    (:func:`kdnas_env.cores.probe_lock`), and leaves models, thread counts and random states as they were.
+    (:func:`kdnas_env.support.cpu_lock.probe_lock`), and leaves models, thread counts and random states as they were.
 
     Attributes:
         architecture: The teacher's architecture.
@@ -65,7 +65,8 @@ class LatencyProbe:
     def measure(self, model: nn.Module | None, student: StudentConfig) -> Latency:
         """Find the latency of a student.
 
-        Call it outside of :func:`kdnas_env.cores.training_lock`. Out-of-memory errors pass through as they are.
+        Call it outside of :func:`kdnas_env.support.cpu_lock.training_lock`. Out-of-memory errors pass through as they
+        are.
 
         Args:
             model: The student's encoder of transformers, on any device and in any mode; None will do for runtime

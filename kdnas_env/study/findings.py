@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.reward import KDReward
-from kdnas_env.study.agreement import (
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.reward import KDReward
+from kdnas_env.study.proxy import Judgement, Kind
+from kdnas_env.study.rank_agreement import (
     Correlation,
     Floats,
     correlate,
@@ -20,7 +21,6 @@ from kdnas_env.study.agreement import (
     spearman_rho,
     within_groups,
 )
-from kdnas_env.study.proxy import Judgement, Kind
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

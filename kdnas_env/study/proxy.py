@@ -17,22 +17,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.cores import pinned_threads
-from kdnas_env.distill.full_kd import FullKDSettings, distil
-from kdnas_env.distill.initialise import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.libraries import is_out_of_memory, one_line
-from kdnas_env.distill.mini_kd import MiniKD
-from kdnas_env.distill.recipe import Recipe
-from kdnas_env.distill.training_text import TrainingText, prepare_text
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.text.training_text import TrainingText, prepare_text
+from kdnas_env.distill.training.full_kd import FullKDSettings, distil
+from kdnas_env.distill.training.mini_kd import MiniKD
+from kdnas_env.distill.training.recipe import Recipe
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
-from kdnas_env.files import read_json, write_json
-from kdnas_env.glue.data import load_task
-from kdnas_env.glue.finetuning import finetune
-from kdnas_env.glue.probing import linear_probe
-from kdnas_env.glue.tasks import TaskData
-from kdnas_env.worker_processes import follow_parent
+from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.child_processes import follow_parent
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.finetuning import finetune
+from kdnas_env.tasks.probing import linear_probe
+from kdnas_env.tasks.specs import TaskData
 
 Kind = Literal["mini-kd", "full-kd"]
 
@@ -44,7 +44,7 @@ class ProxyStudy:
     Attributes:
         mini: What students are distilled from shortly, and how.
         fidelity: Effort of the short distillation.
-        text: Arguments of :func:`kdnas_env.distill.corpus.load_corpus` for the long one.
+        text: Arguments of :func:`kdnas_env.distill.text.corpus.load_corpus` for the long one.
         recipe: Recipe of the long distillation.
         epochs: Passes of it over the text.
         task: Task that students are scored on.

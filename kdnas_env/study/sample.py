@@ -6,9 +6,9 @@ import itertools
 
 import numpy as np
 
-from kdnas_env.architecture import StudentConfig, forward_flops
+from kdnas_env.core.architecture import StudentConfig, forward_flops
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError
-from kdnas_env.space import SearchSpace
 
 _LENGTH = 50
 

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import TableError
-from kdnas_env.files import expanded, read_json, replacing, write_json
-from kdnas_env.plain import shown
+from kdnas_env.support.atomic import expanded, read_json, replacing, write_json
+from kdnas_env.support.untrusted import shown
 
 Arrays = dict[str, npt.NDArray[Any]]
 

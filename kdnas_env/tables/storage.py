@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from kdnas_env.errors import TableError
-from kdnas_env.files import expanded, read_json
+from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.tables.archive import checked_path, read_archive, write_archive
 from kdnas_env.tables.table import SCHEMA_VERSION, Table, TableMetadata
 

@@ -1,6 +1,6 @@
 """A table of evaluations: every architecture of a space, distilled with several seeds, epoch by epoch.
 
-Raw quantities only; the reward is computed when the table is asked (:mod:`kdnas_env.reward`). Nothing here imports
+Raw quantities only; the reward is computed when the table is asked (:mod:`kdnas_env.core.reward`). Nothing here imports
 torch.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.core.evaluation import Fidelity, Status
+from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.errors import TableError
-from kdnas_env.evaluation import Fidelity, Status
-from kdnas_env.plain import restore, shown
-from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
+from kdnas_env.support.untrusted import restore, shown
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -98,7 +98,7 @@ class TableMetadata:
         recipe: How students were distilled.
         trained_on: Where students were distilled, in words.
         versions: Versions of kdnas and of what it stands on.
-        noise: Agreement between seeds (:func:`kdnas_env.tables.noise.noise_ceiling`), by group of students.
+        noise: Agreement between seeds (:func:`kdnas_env.tables.noise_ceiling.noise_ceiling`), by group of students.
         alike: What ``workload`` would be on other kinds of devices, where losses differ by rounding only.
         schema_version: Version of this format.
 

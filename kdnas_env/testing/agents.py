@@ -5,8 +5,8 @@
         def make_agent(self):
             return MyAgent
 
-Agents that derive from :class:`agents.base.Agent` only are held to :class:`AgentConformance`, those that propose and
-are told to :class:`AskTellConformance`, which is more.
+Agents that derive from :class:`kdnas_env.agents.base.Agent` only are held to :class:`AgentConformance`, those that
+propose and are told to :class:`AskTellConformance`, which is more.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hid
 
 
 class AgentConformance:
-    """The contract of :class:`agents.base.Agent`, clause by clause.
+    """The contract of :class:`kdnas_env.agents.base.Agent`, clause by clause.
 
     A subclass provides the fixture ``make_agent`` and may set the class attributes.
 
@@ -276,7 +276,7 @@ class AgentConformance:
 
 
 class AskTellConformance(AgentConformance):
-    """The contract of :class:`agents.ask_tell.AskTellAgent`: it can be asked and told, stopped, saved and resumed."""
+    """The contract of :class:`kdnas_env.agents.ask_tell.AskTellAgent`: asked and told, stopped, saved and resumed."""
 
     @pytest.mark.parametrize("rounds", [0, 1, 4])
     @pytest.mark.parametrize("pending", [False, True])

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.testing.clauses import clause, global_states
 
 
 class EvaluatorConformance:
-    """The contract of :class:`kdnas_env.evaluation.Evaluator`, clause by clause.
+    """The contract of :class:`kdnas_env.core.evaluation.Evaluator`, clause by clause.
 
     A subclass provides the fixtures ``evaluator`` and ``configs``, and may change ``fidelity`` and ``impossible``.
     """

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.wrappers.common import Step
-from kdnas_env.wrappers.masks import ActionGrid, Bools, choice_counts, choice_positions
+from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, choice_counts, choice_positions
 
 
 class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

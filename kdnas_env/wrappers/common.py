@@ -9,7 +9,7 @@ import gymnasium as gym
 from gymnasium import spaces
 
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.plain import as_array, is_number, is_whole, shown
+from kdnas_env.support.untrusted import as_array, is_number, is_whole, shown
 
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
 

@@ -12,7 +12,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.wrappers.common import Step, checked_choice
-from kdnas_env.wrappers.masks import ActionGrid, Bools, Ints
+from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, Ints
 
 
 class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

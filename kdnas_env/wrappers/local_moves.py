@@ -11,10 +11,10 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
+from kdnas_env.core.space import ORDERED
 from kdnas_env.errors import KDNASError
-from kdnas_env.space import ORDERED
 from kdnas_env.wrappers.common import Step, checked_choice, env_attribute, extended_observation, extended_space
-from kdnas_env.wrappers.masks import ActionGrid, Bools, Ints, neighbour
+from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, Ints, neighbour
 
 
 class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

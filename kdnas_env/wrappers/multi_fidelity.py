@@ -12,9 +12,9 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.evaluation import Fidelity
-from kdnas_env.plain import as_array, is_whole
+from kdnas_env.support.untrusted import as_array, is_whole
 from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space, wrapped_identity
 
 

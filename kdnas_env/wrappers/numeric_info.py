@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.evaluation import Status
+from kdnas_env.core.evaluation import Status
 from kdnas_env.wrappers.common import Step
 
 

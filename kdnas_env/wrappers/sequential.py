@@ -21,7 +21,7 @@ from kdnas_env.wrappers.common import (
     extended_space,
     failure_reward,
 )
-from kdnas_env.wrappers.masks import ActionGrid, Bools, open_completions
+from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, open_completions
 
 _PENALTY = -1.0
 """Reward of a rejected candidate where the environment does not declare its least reward."""

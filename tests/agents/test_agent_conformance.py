@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 import kdnas_env
-from agents.ask_tell import AskTellAgent
-from kdnas_env.registry import agent_class
+from kdnas_env.agents.ask_tell import AskTellAgent
+from kdnas_env.search.registry import agent_class
 from kdnas_env.testing.agents import AskTellConformance, MakeAgent
 
 QUICK: dict[str, dict[str, Any]] = {

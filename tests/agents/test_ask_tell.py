@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.random import RandomAgent
-from agents.state import read_state, write_state
+from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.errors import KDNASError, RunError
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kdnas_env
-from agents.ask_tell import AskTellAgent
+from kdnas_env.agents.ask_tell import AskTellAgent
 
 CHEAP: dict[str, dict[str, Any]] = {
     "random": {},
@@ -47,8 +47,8 @@ def nvec(request: pytest.FixtureRequest) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def short_memories(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.reinforce._REMEMBERED", 32)
-    monkeypatch.setattr("agents.sb3_learners._RANKED", 32)
+    monkeypatch.setattr("kdnas_env.agents.lstm.reinforce._REMEMBERED", 32)
+    monkeypatch.setattr("kdnas_env.agents.sb3.learners._RANKED", 32)
 
 
 def rewards_of(actions: np.ndarray) -> list[float]:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import kdnas_env
-from kdnas_env.cores import pinned_threads
+from kdnas_env.support.cpu_lock import pinned_threads
 
 QUICK = {"lstm": {"epochs": 3}}
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.ranking import Best, Ranking, RoundRecord
+from kdnas_env.agents.ranking import Best, Ranking, RoundRecord
 
 candidates = st.tuples(
     st.tuples(st.integers(0, 3), st.integers(0, 3)),

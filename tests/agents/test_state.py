@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.state import read_state, write_state
+from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.errors import RunError
 
 STATE: dict[str, Any] = {

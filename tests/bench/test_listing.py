@@ -10,8 +10,8 @@ import pytest
 from kdnas_env.bench import listing
 from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import TableError
-from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.latex import standings_tex
-from kdnas_env.bench.pictures import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
+from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.styles import line_styles
 from kdnas_env.bench.summary import summarise

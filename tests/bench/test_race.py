@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from small_tables import planted_table
 
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.leaderboard import submit, verify
 from kdnas_env.bench.race import PARTS, RACE, TRAJECTORIES, Race, race, read_race
-from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import read_trajectories

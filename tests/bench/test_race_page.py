@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from small_tables import planted_table
 
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.race_page import race_page, ranking_notes, timing_in_words
-from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import Task, Truth

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.bench.run import Recorder, run_search
-from kdnas_env.bench.runs import Runs, regrets_of
+from kdnas_env.bench.curves import Runs, regrets_of
+from kdnas_env.bench.recorded_search import Recorder, run_search
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
@@ -75,7 +75,7 @@ def test_the_shortest_evaluation_is_charged(task: Task, unit: str) -> None:
 
 
 def test_real_time_does_not_leak_into_simulated(task: Task, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents.random import RandomAgent
+    from kdnas_env.agents.classic.random import RandomAgent
 
     quick = simulate(RANDOM, task, 0, Budget(12), 3, truth=truth)
     ask = RandomAgent.ask

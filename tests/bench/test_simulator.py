@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kdnas_env
-from kdnas_env.bench.run import Recorder
+from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
@@ -58,7 +58,7 @@ def test_workers_are_busy_and_never_too_many(task: Task, truth: Truth, workers: 
 
 
 def test_nothing_is_known_before_it_is_finished(task: Task, truth: Truth, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agents.random import RandomAgent
+    from kdnas_env.agents.classic.random import RandomAgent
 
     log: list[tuple[str, int]] = []
     ask, tell = RandomAgent.ask, RandomAgent.tell

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.runs import Runs
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import Trajectory

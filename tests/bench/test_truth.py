@@ -12,11 +12,11 @@ from small_tables import planted_table
 
 from kdnas_env.bench.statistics import hypervolume
 from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, TableError
-from kdnas_env.evaluation import Fidelity
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
-from kdnas_env.reward import KDReward
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.table import LATENCIES, STATUSES
 

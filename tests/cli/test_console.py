@@ -16,14 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 import kdnas_env.cli
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.progress import SearchProgress
-from kdnas_env.cli.task_progress import TaskProgress
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.history import SearchHistory
-from kdnas_env.evaluation import Evaluation, Fidelity, Status
-from kdnas_env.reward import KDReward
+from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tables.storage import write_table
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00\ud800"

@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_glue
+import small_tasks
 import tyro
 from rich.console import Console
 
-from kdnas_env.cli import task_progress
 from kdnas_env.cli.glue import print_summaries, run_glue
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import LatencyOptions
-from kdnas_env.cli.run_folder import recorded_options
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.glue.summary import Statistic, Summary
-from kdnas_env.glue.tasks import GLUE_TASKS
+from kdnas_env.search.run_folder import recorded_options
+from kdnas_env.support import progress as task_progress
+from kdnas_env.tasks.specs import GLUE_TASKS
+from kdnas_env.tasks.summary import Statistic, Summary
 from kdnas_env.testing.clauses import global_states
 
 Options = Callable[..., GlueOptions]
@@ -38,14 +38,14 @@ def student_folder(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     root = tmp_path_factory.mktemp("student")
-    return small_glue.save_tiny_student(
+    return small_tasks.save_tiny_student(
         root / "student", tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path_factory.mktemp("cache")
     )
 
 
 @pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_glue.write_original_layout(tmp_path_factory.mktemp("glue"))
+    return small_tasks.write_original_layout(tmp_path_factory.mktemp("glue"))
 
 
 @pytest.fixture
@@ -98,8 +98,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(
     assert run["tasks"][0] == {
         "name": "rte",
         "source": options().data,
-        "train": small_glue.TRAIN_ROWS,
-        "validation": small_glue.EVALUATION_ROWS,
+        "train": small_tasks.TRAIN_ROWS,
+        "validation": small_tasks.EVALUATION_ROWS,
         "skipped_rows": 0,
     }
     assert json.loads((folder / "config.json").read_text())["command"] == "glue"

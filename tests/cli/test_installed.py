@@ -41,7 +41,7 @@ def test_what_is_not_installed_is_told_before_anything_begins(
 ) -> None:
     places = {"TEACHER": str(tiny_teacher_dirs["bert"]), "CORPUS": str(tiny_corpus_file)}
     monkeypatch.setitem(sys.modules, absent, None)
-    for imports_it in ("agents.optuna_samplers", "kdnas_env.glue.metric"):
+    for imports_it in ("kdnas_env.agents.optuna.samplers", "kdnas_env.tasks.metric"):
         monkeypatch.delitem(sys.modules, imports_it, raising=False)
     monkeypatch.chdir(tmp_path)
     assert main([places.get(word, word) for word in command.split()]) == 2

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_glue
+import small_tasks
 import torch
 from complaints import complaint
 from transformers import AutoModel
@@ -38,7 +38,7 @@ def flags(
         "family": ["bert", "albert"],
     }
     space.write_text(json.dumps(choices))
-    data = small_glue.write_original_layout(root / "glue")
+    data = small_tasks.write_original_layout(root / "glue")
 
     def make(out: Path, **changes: Any) -> list[str]:
         values = {

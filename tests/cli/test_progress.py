@@ -10,7 +10,7 @@ import pytest
 
 from kdnas_env.cli import main, task_progress
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.task_progress import SECONDS_BETWEEN_LINES, Pace
+from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, Pace
 
 Lines = Callable[[], list[str]]
 

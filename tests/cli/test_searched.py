@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_glue
+import small_tasks
 from safetensors.torch import load_file, save_file
 
 from kdnas_env.cli import main
@@ -175,7 +175,7 @@ def test_what_another_search_distilled_is_not_taken_for_ones_own(
 def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = small_glue.write_original_layout(tmp_path / "glue")
+    data = small_tasks.write_original_layout(tmp_path / "glue")
     command = ["glue", str(tree / "run" / "student"), "--data", str(data), "--tasks", "rte", "--seeds", "1"]
     command += ["--no-finetune", "--device", "cpu", "--cache-dir", str(tree / "cache"), "--out", str(tmp_path / "out")]
     train_further(tree / "teacher")
@@ -186,7 +186,7 @@ def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
 
 
 def study(tree: Path, tmp_path: Path) -> list[str]:
-    data = small_glue.write_original_layout(tmp_path / "glue")
+    data = small_tasks.write_original_layout(tmp_path / "glue")
     values = {"n": 4, "repeated": 0, "mini-seeds": 1, "epochs": 1, "batch-size": 8, "text.max-length": 40}
     values |= {"task": "rte", "data": data, "threads": 1, "cache-dir": tree / "cache", "out": tmp_path / "study"}
     flat = (str(part) for name, value in values.items() for part in (f"--{name}", value))
@@ -219,7 +219,7 @@ def test_relative_names_are_found_again_from_elsewhere(
 ) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(relative, moved)
-    data = small_glue.write_original_layout(tmp_path / "glue")
+    data = small_tasks.write_original_layout(tmp_path / "glue")
     monkeypatch.setattr("huggingface_hub.snapshot_download", _no_hub)
     for root in (relative, moved):
         monkeypatch.chdir(tmp_path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_glue
+import small_tasks
 from complaints import complaint
 
 from kdnas_env.cli import main
@@ -28,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, finish_search: Callable[..., P
 
 @pytest.fixture(scope="module")
 def study_flags(run: Path, tiny_corpus_file: Path) -> Flags:
-    data = small_glue.write_hub_layout(run.parent / "glue")
+    data = small_tasks.write_hub_layout(run.parent / "glue")
 
     def make(**changes: Any) -> list[str]:
         values = {

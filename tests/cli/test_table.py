@@ -21,10 +21,10 @@ from complaints import complaint
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.cli import main
-from kdnas_env.tables.build import STORE
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.table import CURVES, MISSING, Table
-from kdnas_env.tables.verify import open_live
+from kdnas_env.tabulation.build import STORE
+from kdnas_env.tabulation.verify import open_live
 
 SPACE = {"num_hidden_layers": [1, 2, 3], "hidden_size": [16, 32], "intermediate_size": [16, 64]}
 STUDENTS, SEEDS = 12, 2

@@ -11,9 +11,9 @@ import plain_kd
 import pytest
 import tiny_teachers
 
-from kdnas_env.distill.corpus import load_corpus
-from kdnas_env.distill.teacher import load_teacher
-from kdnas_env.distill.workload import Workload
+from kdnas_env.distill.teacher.loading import load_teacher
+from kdnas_env.distill.text.corpus import load_corpus
+from kdnas_env.distill.training.workload import Workload
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.distill.cache import open_cache
-from kdnas_env.distill.corpus import Corpus
-from kdnas_env.distill.mapping import LayerPair
-from kdnas_env.distill.teacher import Teacher
-from kdnas_env.distill.workload import Workload
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.teacher.cache import open_cache
+from kdnas_env.distill.teacher.loading import Teacher
+from kdnas_env.distill.text.corpus import Corpus
+from kdnas_env.distill.training.mapping import LayerPair
+from kdnas_env.distill.training.workload import Workload
 
 Project = Callable[[Tensor, int], Tensor]
 

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import UNITS, Budget
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import Evaluation, Fidelity, Status
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 RECORD = Evaluation(StudentConfig(1, 1, 8, 8), Fidelity(3), Status.OK, wall_seconds=2.5)

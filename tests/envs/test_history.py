@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.history import Record, SearchHistory
-from kdnas_env.evaluation import Fidelity
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 CONFIGS = [SPACE.decode(SPACE.from_index(index)) for index in range(30)]

@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import DUPLICATES, KDNASEnv
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.evaluation import EpochCallback, Evaluation, Fidelity, Status
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hidden_act": ["gelu", "gelu_python"]}

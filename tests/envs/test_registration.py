@@ -14,7 +14,7 @@ from gymnasium.utils.env_checker import data_equivalence
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import SpaceError
-from kdnas_env.testing.planted import PLANTED_TEACHER
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
 IDS = sorted(spec.id for spec in gym.registry.values() if spec.namespace == "kdnas")
 HEAVY = ("torch", "transformers", "datasets", "matplotlib", "onnxruntime", "pandas", "scipy", "rich", "tyro")

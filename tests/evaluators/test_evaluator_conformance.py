@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.evaluation import Evaluator
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluator
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.space import SearchSpace
 from kdnas_env.testing.evaluators import EvaluatorConformance
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER, families=["bert", "albert"])
 

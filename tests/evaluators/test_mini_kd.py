@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from kdnas_env.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import CacheError, CorpusError, KDNASError, LatencyError, TeacherError
-from kdnas_env.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.space import SearchSpace
 
 STUDENT = StudentConfig(2, 2, 16, 32)
 Make = Callable[..., MiniKDEvaluator]

@@ -12,16 +12,16 @@ import psutil
 import pytest
 from troubled import CONFIGS, SPACE, Troubled, begun
 
-from agents.evolution import EvolutionAgent
-from agents.optuna import OptunaAgent, OptunaConfig
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.agents.classic.evolution import EvolutionAgent
+from kdnas_env.agents.optuna.agent import OptunaAgent, OptunaConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
+from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.testing.evaluators import EvaluatorConformance
-from kdnas_env.testing.planted import PlantedEvaluator
 
 FIDELITY = Fidelity(epochs=2)
 

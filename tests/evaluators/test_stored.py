@@ -21,12 +21,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import RunError
-from kdnas_env.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
 from kdnas_env.evaluators.stored import SCHEMA_VERSION, StoredEvaluator
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 CONFIGS = list(SPACE)[:40]
@@ -222,7 +222,7 @@ TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15, de
 
 PROLOGUE = f"""
 import os, sys
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.evaluators.stored import StoredEvaluator
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_stored import CONFIGS, Counting, SPACE

@@ -13,17 +13,17 @@ import pytest
 from small_tables import planted_table
 
 import kdnas_env
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluator, Fidelity, Status
+from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.envs.tasks import SurrogateEnv
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import Evaluator, Fidelity, Status
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator, surrogate_space
-from kdnas_env.space import LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.tables.storage import write_table
-from kdnas_env.tables.surrogate import Range, Surrogate, write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Range, Surrogate, write_surrogate
 from kdnas_env.testing.environments import EnvironmentConformance, MakeEnv
 from kdnas_env.testing.evaluators import EvaluatorConformance
-from kdnas_env.testing.planted import PLANTED_TEACHER
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 6, 12],

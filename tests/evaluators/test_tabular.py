@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tables import DEVICE, planted_evaluations, planted_metadata, planted_table
 
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochReport, Fidelity, Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import EpochReport, Fidelity, Status
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tables.table import LATENCIES, Table
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 
 TABLE = planted_table(noise=0.02)
 PLANTED = PlantedEvaluator(TABLE.space, noise=0.02)

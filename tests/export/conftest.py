@@ -9,10 +9,10 @@ import pytest
 import tiny_teachers
 import torch
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.distill.student import build_student
-from kdnas_env.distill.student_folder import Lineage, save_student
-from kdnas_env.distill.teacher import load_teacher
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.student.building import build_student
+from kdnas_env.distill.student.folder import Lineage, save_student
+from kdnas_env.distill.teacher.loading import load_teacher
 from kdnas_env.export import ExportReport, export_onnx
 
 

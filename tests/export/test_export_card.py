@@ -15,8 +15,8 @@ import torch
 from huggingface_hub import ModelCard
 from tiny_students import STUDENTS
 
-from kdnas_env.distill.student_folder import load_student, read_projection
-from kdnas_env.distill.usage import PLACEHOLDER, imitated_width, torch_code
+from kdnas_env.distill.student.folder import load_student, read_projection
+from kdnas_env.distill.student.usage import PLACEHOLDER, imitated_width, torch_code
 from kdnas_env.export import ExportReport
 from kdnas_env.export.card import export_card
 from kdnas_env.export.source import Source, load_source

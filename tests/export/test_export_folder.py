@@ -18,7 +18,7 @@ import torch
 import transformers
 from transformers import AutoModel, AutoTokenizer, BertModel
 
-from kdnas_env.distill.student_folder import read_lineage, read_projection, write_projection
+from kdnas_env.distill.student.folder import read_lineage, read_projection, write_projection
 from kdnas_env.errors import KDNASError
 from kdnas_env.export import ExportError, export_safetensors
 from kdnas_env.export.check import check_equal

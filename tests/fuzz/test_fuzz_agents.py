@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from fuzzing import BATCH, ODD, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
 
-from agents.ask_tell import AskTellAgent
-from agents.evolution import EvolutionAgent
-from agents.local_search import LocalSearchAgent
-from agents.random import RandomAgent
-from agents.state import read_state
+from kdnas_env.agents.ask_tell import AskTellAgent
+from kdnas_env.agents.classic.evolution import EvolutionAgent
+from kdnas_env.agents.classic.local_search import LocalSearchAgent
+from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.state import read_state
 
 AGENTS: tuple[type[AskTellAgent[Any]], ...] = (RandomAgent, EvolutionAgent, LocalSearchAgent)
 NVEC = [3, 2, 4]

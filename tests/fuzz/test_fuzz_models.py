@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 import tiny_teachers
 from fuzzing import fuzz, spoilt_bytes, spoilt_json, survive
-from small_glue import rows, write_rows
+from small_tasks import rows, write_rows
 
-from kdnas_env.distill.cache import open_cache
-from kdnas_env.distill.corpus import load_corpus
-from kdnas_env.distill.stream import StreamedSamples, head_corpus
-from kdnas_env.distill.student_folder import PROJECTION, load_student, read_projection
-from kdnas_env.distill.teacher import load_teacher, load_teacher_architecture
-from kdnas_env.glue.data import load_task
-from kdnas_env.glue.tasks import TASKS
-from kdnas_env.space import SearchSpace
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distill.student.folder import PROJECTION, load_student, read_projection
+from kdnas_env.distill.teacher.cache import open_cache
+from kdnas_env.distill.teacher.loading import load_teacher, load_teacher_architecture
+from kdnas_env.distill.text.corpus import load_corpus
+from kdnas_env.distill.text.stream import StreamedSamples, head_corpus
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.specs import TASKS
 
 SENTENCES = tiny_teachers.sentences()[:60]
 FAMILIES = ("bert", "roberta", "albert", "distilbert", "electra")
@@ -156,7 +156,7 @@ def _write_task(root: Path, name: str, ending: str) -> None:
         for split in ("train", *spec.splits):
             write_rows(root / name / f"{split}.{ending}", rows(spec, split))
         return
-    from small_glue import write_original_layout
+    from small_tasks import write_original_layout
 
     whole = root.with_name(f"{root.name}-all")
     write_original_layout(whole)

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from fuzzing import BATCH, INPUTS, LEAST, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Task
-from kdnas_env.evaluation import Evaluation, Fidelity, Latency, Status
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
-from kdnas_env.testing.planted import PLANTED_TEACHER
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
 STUDENT = StudentConfig(3, 4, 384, 1536, "gelu", "albert")
 PROBE = Latency(1.5, 0.1, 30, 4.0, 0.2, 0.375, 0.01, "torch")

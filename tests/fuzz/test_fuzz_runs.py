@@ -20,18 +20,18 @@ from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.pipeline_options import PipelineOptions
-from kdnas_env.cli.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
 from kdnas_env.cli.searched import choose
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import TableBuildOptions
-from kdnas_env.distill.kd_trainer import CURVE, read_curve
-from kdnas_env.distill.student_folder import LINEAGE, Lineage, read_lineage
-from kdnas_env.glue.comparison import Cell, CellStore
-from kdnas_env.glue.scores import TaskScore
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.build import WORKLOAD, read_workload
-from kdnas_env.testing.planted import PLANTED_TEACHER
-from kdnas_env.workers.journal import Journal
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distill.student.folder import LINEAGE, Lineage, read_lineage
+from kdnas_env.distill.training.kd_trainer import CURVE, read_curve
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
+from kdnas_env.search.journal import Journal
+from kdnas_env.search.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
+from kdnas_env.tabulation.build import WORKLOAD, read_workload
+from kdnas_env.tasks.comparison import Cell, CellStore
+from kdnas_env.tasks.scores import TaskScore
 
 OPTIONS: tuple[Any, ...] = (
     SearchOptions(),

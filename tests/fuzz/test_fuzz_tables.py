@@ -21,19 +21,19 @@ from fuzzing import BATCH, fuzz, spoilt_bytes, spoilt_json, survive
 from pyarrow import parquet
 from small_tables import DEVICE, planted_table
 
-from kdnas_env.architecture import StudentConfig
 from kdnas_env.bench.leaderboard import verify
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.reward import KDReward
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.latencies import LatencyFile
 from kdnas_env.tables.storage import checksum, read_table, write_table
-from kdnas_env.tables.surrogate import Surrogate, load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate, load_source, read_surrogate, write_surrogate
 from kdnas_env.tables.table import Table
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.tabulation.latencies import LatencyFile
 
 Arrays = dict[str, Any]
 

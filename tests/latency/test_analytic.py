@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import students, teachers
 
-from kdnas_env.architecture import EncoderArchitecture, StudentConfig
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
 from kdnas_env.latency.analytic import analytic_latency
 
@@ -82,8 +82,8 @@ def test_a_probe_needs_no_models(bert_base: EncoderArchitecture) -> None:
 def test_the_model_ranks_students_as_the_clock_does() -> None:
     from scipy.stats import spearmanr
 
-    from kdnas_env.distill.student import build_student
-    from kdnas_env.distill.teacher import load_teacher
+    from kdnas_env.distill.student.building import build_student
+    from kdnas_env.distill.teacher.loading import load_teacher
 
     teacher = load_teacher("demo")
     measured = LatencyProbe(teacher.model, teacher.architecture, LatencySettings(max_seconds=0.4))

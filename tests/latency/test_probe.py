@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas_env.architecture import StudentConfig
-from kdnas_env.cores import probe_lock, training_lock
-from kdnas_env.distill.student import build_student
-from kdnas_env.distill.teacher import Teacher, load_teacher
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.student.building import build_student
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import LatencyError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids
+from kdnas_env.support.cpu_lock import probe_lock, training_lock
 
 BRIEF = LatencySettings(max_rounds=5)
 STUDENT = StudentConfig(2, 4, 32, 64)
@@ -130,7 +130,7 @@ def test_an_error_passes_through_and_all_is_restored(
 def test_measuring_waits_for_training(teacher: Teacher, model: Any, own_cores_lock: Path) -> None:
     code = f"""
 import sys, time
-from kdnas_env.cores import training_lock
+from kdnas_env.support.cpu_lock import training_lock
 with training_lock({str(own_cores_lock)!r}):
     print("training", flush=True)
     sys.stdin.readline()

@@ -3,9 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kdnas_env.architecture import EncoderArchitecture, forward_flops
+from kdnas_env.core.architecture import EncoderArchitecture, forward_flops
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError
-from kdnas_env.space import SearchSpace
 from kdnas_env.study.sample import stratified_sample
 
 

@@ -11,10 +11,10 @@ from small_tables import planted_table
 
 from kdnas_env.envs.tasks import SurrogateEnv
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
-from kdnas_env.tables import fits
-from kdnas_env.tables.fits import SHIPPED, fit_path, fitted
 from kdnas_env.tables.storage import load_table
-from kdnas_env.tables.surrogate import Surrogate, read_surrogate
+from kdnas_env.tables.surrogates import fits
+from kdnas_env.tables.surrogates.fits import SHIPPED, fit_path, fitted
+from kdnas_env.tables.surrogates.surrogate import Surrogate, read_surrogate
 from kdnas_env.tables.table import Table
 
 OF_THE_ENVIRONMENT = ("rotten-tomatoes", "rotten-tomatoes-between")

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdnas_env.architecture import count_parameters
-from kdnas_env.tables.build import Cell
-from kdnas_env.tables.noise import noise_ceiling
+from kdnas_env.core.architecture import count_parameters
+from kdnas_env.tables.noise_ceiling import noise_ceiling
 from kdnas_env.tables.storage import DATA, load_table, table_names
-from kdnas_env.tables.surrogate import Surrogate
-from kdnas_env.tables.surrogate_card import judge, judge_parts
+from kdnas_env.tables.surrogates.card import judge, judge_parts
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import LATENCIES
-from kdnas_env.tables.verify import draw_cells, open_live, replay
+from kdnas_env.tabulation.build import Cell
+from kdnas_env.tabulation.verify import draw_cells, open_live, replay
 
 LARGEST_BYTES = 5_000_000
 

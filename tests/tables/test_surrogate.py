@@ -11,25 +11,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tables import planted_table
 
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.evaluation import Fidelity
-from kdnas_env.space import SearchSpace
-from kdnas_env.tables.agreement import (
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.tables.archive import write_archive
+from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.surrogates.card import RANDOM, TOP_DECILE, card_rows, judge, judge_parts, surrogate_card
+from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
+from kdnas_env.tables.surrogates.predicted_table import surrogate_table
+from kdnas_env.tables.surrogates.prediction_quality import (
     agreement,
     precision_at,
     ranking_agreement,
     resolved_tau,
     spearman,
 )
-from kdnas_env.tables.archive import write_archive
-from kdnas_env.tables.gaussian_process import GaussianProcess
-from kdnas_env.tables.seed_noise import SeedNoise
-from kdnas_env.tables.storage import write_table
-from kdnas_env.tables.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
-from kdnas_env.tables.surrogate_card import RANDOM, TOP_DECILE, card_rows, judge, judge_parts, surrogate_card
-from kdnas_env.tables.surrogate_table import surrogate_table
+from kdnas_env.tables.surrogates.seed_deviation import SeedNoise
+from kdnas_env.tables.surrogates.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, Table
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 4, 6, 9, 12],

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 from small_tables import DEVICE, planted_evaluations, planted_metadata, planted_table
 
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.bench.hardness import hardness
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.tables.assemble import MeasuredLatencies, assemble_table
-from kdnas_env.tables.hardness import hardness
 from kdnas_env.tables.storage import read_table, write_table
-from kdnas_env.tables.surrogate import Surrogate, write_surrogate
-from kdnas_env.tables.surrogate_card import surrogate_card
+from kdnas_env.tables.surrogates.card import surrogate_card
+from kdnas_env.tables.surrogates.surrogate import Surrogate, write_surrogate
 from kdnas_env.tables.table import CURVES
+from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.testing.clauses import global_states, shaken_generators
 
 SPACE = {
@@ -154,7 +154,7 @@ def refuse(*_, **__): raise AssertionError("a table asked for the network")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.evaluation import Fidelity
+from kdnas_env.core.evaluation import Fidelity
 for kind in (TabularEvaluator, SurrogateEvaluator):
     one = kind.of({str(path)!r})
     one.evaluate([one.space.decode(one.space.from_index(0))], Fidelity(epochs=3))

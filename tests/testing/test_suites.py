@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agents.ask_tell import Proposal
-from agents.random import RandomAgent, RandomConfig
-from kdnas_env.architecture import StudentConfig
+from kdnas_env.agents.ask_tell import Proposal
+from kdnas_env.agents.classic.random import RandomAgent, RandomConfig
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluation import Evaluation, Fidelity
-from kdnas_env.space import SearchSpace
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.testing.agents import AgentConformance, AskTellConformance
 from kdnas_env.testing.environments import EnvironmentConformance
 from kdnas_env.testing.evaluators import EvaluatorConformance
-from kdnas_env.testing.planted import PLANTED_TEACHER, PlantedEvaluator
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 CONFIGS = [SPACE.decode(SPACE.from_index(index)) for index in (0, 500, 999)]

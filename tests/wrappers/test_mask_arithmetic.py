@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdnas_env.wrappers import ActionMasks, FlatDiscrete, SequentialChoice
-from kdnas_env.wrappers.masks import ActionGrid, choice_counts, choice_positions, neighbour, open_completions
+from kdnas_env.wrappers.mask_arithmetic import ActionGrid, choice_counts, choice_positions, neighbour, open_completions
 
 
 @st.composite

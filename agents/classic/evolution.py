@@ -1,0 +1,130 @@
+"""Regularised evolution: the youngest candidates breed, whatever the oldest earned."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.ranking import Floats, Ints, RoundRecord
+from kdnas_env.core.grid import Seen
+from kdnas_env.core.wide_dimensions import is_wide, strode
+from kdnas_env.support.settings import Settings
+
+
+@dataclass(frozen=True)
+class EvolutionConfig(Settings):
+    """Hyper-parameters of regularised evolution.
+
+    Attributes:
+        population_size: Youngest candidates that may be parents, and random candidates that a search begins with. None:
+            a fifth of the budget, at least 8 and at most 50.
+        sample_size: Members that are drawn for each tournament, whose best is the parent.
+        adjacent: Chance that a mutation moves to an adjacent choice and not to any other, in [0, 1]; above 0 if
+            neighbouring choices are expected to earn alike. In a dimension of more than 64 it is the chance of a
+            stride, up or down, that is as often 1 to 2 choices long as 100 to 200.
+        mutations: Mutations that a child may undergo until it is new; a random candidate takes the place of one that
+            is not.
+    """
+
+    population_size: int | None = None
+    sample_size: int = 10
+    adjacent: float = 0.5
+    mutations: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("population_size", "sample_size", "mutations", least=1)
+        self.check_numbers("adjacent", least=0, most=1)
+
+
+class EvolutionAgent(AskTellAgent[EvolutionConfig]):
+    """Proposes mutations of the winners of tournaments among the youngest candidates.
+
+    Regularised (aging) evolution (Real et al. 2019, arXiv:1802.01548): of the population, which are the last
+    ``population_size`` candidates whose evaluation succeeded, some are drawn with replacement, and the best of them
+    has a child that differs in one dimension. A child that was evaluated already, or must not be proposed, mutates
+    further. All children of a round have their parents in the same population.
+
+    The population follows from the ranking, so that it is no part of the saved state.
+    """
+
+    Config = EvolutionConfig
+
+    @property
+    def population_size(self) -> int:
+        """Members of a full population."""
+        given = self.config.population_size
+        return min(max(self.budget // 5, 8), 50) if given is None else given
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._members.extend(np.flatnonzero(self.ranking.usable).tolist())
+
+    def _start(self) -> None:
+        self._members: deque[int] = deque(maxlen=self.population_size)
+
+    def _learn(self, record: RoundRecord) -> None:
+        begin = self.ranking.evaluations - len(record.rewards)
+        self._members.extend((begin + np.flatnonzero(record.usable)).tolist())
+
+    def _propose(self, n: int) -> Proposal:
+        seen = self.seen
+        parents, rewards = self._population()
+        founders = n if not len(parents) else min(max(self.population_size - len(seen), 0), n)
+        bred: list[Ints] = []
+        for _ in range(n - founders):
+            child = self._child(parents, rewards, seen)
+            seen.update(self.grid.numbers(child))
+            bred.extend(child)
+        children = np.array(bred, dtype=np.int64).reshape(-1, len(self.grid.nvec))
+        drawn = self.grid.draw(self.rng, n - len(children), seen)
+        return Proposal(
+            actions=np.concatenate([children, drawn]),
+            random=np.arange(len(children) + len(drawn)) >= len(children),
+            exploration=founders / n,
+        )
+
+    def _population(self) -> tuple[Ints, Floats]:
+        members = np.array(self._members, dtype=np.int64)
+        return self._evaluated[members], self.ranking.rewards[members]
+
+    def _child(self, parents: Ints, rewards: Floats, seen: Seen) -> Ints:
+        """Return a new child of the winner of a tournament, or none: int64 of shape ``(0 or 1, dims)``."""
+        drawn = self.rng.integers(len(parents), size=self.config.sample_size)
+        child = parents[drawn[np.argmax(rewards[drawn])]]
+        for _ in range(self.config.mutations):
+            child = mutated(child, self.grid.nvec, self.rng, adjacent=self.config.adjacent)
+            if len(fresh := self.grid.fresh(child[None], seen)):
+                return fresh
+        return np.empty((0, len(child)), dtype=np.int64)
+
+
+def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: float) -> Ints:
+    """Return an action that differs in one dimension; the same one if no dimension has another choice.
+
+    Args:
+        action: int64 of shape ``(dims,)``.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        rng: Draws the dimension and the choice.
+        adjacent: Chance that the choice is one before or after the present one, in [0, 1]; in a wide dimension, that it
+            is a stride away (:func:`kdnas_env.core.wide_dimensions.strode`).
+    """
+    axes = np.flatnonzero(nvec > 1)
+    child = action.copy()
+    if not len(axes):
+        return child
+    axis = rng.choice(axes)
+    others = np.delete(np.arange(nvec[axis]), action[axis])
+    if rng.random() < adjacent:
+        if is_wide(nvec[axis]):
+            child[axis] = strode(action[axis], int(nvec[axis]), rng)
+            return child
+        others = others[np.abs(others - action[axis]) == 1]
+    child[axis] = rng.choice(others)
+    return child

@@ -1,0 +1,73 @@
+"""Every point in order: the whole truth about a space that is small enough, or a table of it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.base import ConfigT
+from kdnas_env.agents.ranking import Ints
+from kdnas_env.core.grid import Grid
+from kdnas_env.support.settings import Settings
+
+
+@dataclass(frozen=True)
+class ExhaustiveConfig(Settings):
+    """Exhaustive search has no hyper-parameters."""
+
+
+class OrderedAgent(AskTellAgent[ConfigT]):
+    """An agent that goes through the points of the space in an order that is known from the start.
+
+    Subclasses say which point has which place in the order. The place of the search is all that is saved beside what
+    every agent saves.
+    """
+
+    def _start(self) -> None:
+        self._place = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with the place of the search in the order."""
+        return {**super().state_dict(), "place": self._place}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._place = state["place"]
+
+    def _propose(self, n: int) -> Proposal:
+        proposed = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
+        while len(proposed) < n and self._place < self.grid.size:
+            places = range(self._place, min(self._place + n - len(proposed), self.grid.size))
+            proposed = np.concatenate([proposed, self.grid.fresh(self._points(places), self.seen)])
+            self._place = places.stop
+        return Proposal(proposed)
+
+    @abstractmethod
+    def _points(self, places: range) -> Ints:
+        """Return the points at some places of the order, int64 of shape ``(n, dims)``."""
+
+
+class ExhaustiveAgent(OrderedAgent[ExhaustiveConfig]):
+    """Proposes every point in order, the last dimension fastest; the seed changes nothing."""
+
+    Config = ExhaustiveConfig
+
+    def _points(self, places: range) -> Ints:
+        if self.grid.allowed is not None:
+            return self.grid.actions(self.grid.allowed[places.start : places.stop])
+        return np.array([point(self.grid, number) for number in places], dtype=np.int64)
+
+
+def point(grid: Grid, number: int) -> Ints:
+    """Return the action of a point number, int64 of shape ``(dims,)``, however large the grid."""
+    action = []
+    for count in reversed(grid.nvec.tolist()):
+        number, value = divmod(number, count)
+        action.append(value)
+    return np.array(action[::-1], dtype=np.int64)

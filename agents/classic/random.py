@@ -1,0 +1,25 @@
+"""Random search without replacement: the baseline that every other agent has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.support.settings import Settings
+
+
+@dataclass(frozen=True)
+class RandomConfig(Settings):
+    """Random search has no hyper-parameters."""
+
+
+class RandomAgent(AskTellAgent[RandomConfig]):
+    """Draws candidates uniformly from the points that were not evaluated yet."""
+
+    Config = RandomConfig
+
+    def _propose(self, n: int) -> Proposal:
+        actions = self.grid.draw(self.rng, n, self.seen)
+        return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=1.0)

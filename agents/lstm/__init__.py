@@ -1,0 +1,1 @@
+"""Agents whose model is an LSTM."""

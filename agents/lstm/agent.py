@@ -1,0 +1,222 @@
+"""The controller of KD-NAS: an LSTM that learns which candidates are promising."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.lstm.candidates import candidate_pool
+from kdnas_env.agents.lstm.exploration import Decay, check_exploration, exploration_ratio, random_count
+from kdnas_env.agents.lstm.replay import NONE, Scale, context_positions, remembered, settled
+from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.core.grid import Seen
+from kdnas_env.core.wide_dimensions import best_apart
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdnas_env.agents.lstm.controller import Contexts, Controller
+
+WHOLE_SPACE = 100_000
+"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+
+_TRAINING = 1
+"""Key of the streams of random numbers that training draws from."""
+
+
+@dataclass(frozen=True)
+class LSTMConfig(Settings):
+    """Hyper-parameters of the LSTM controller.
+
+    Attributes:
+        context: What the controller reads before a candidate: the global best, the previous round's best, and
+            (``candidates``) all candidates of the previous round, or (``bests``) no more.
+        epsilon_start: Share of random candidates in the first round, in [0, 1].
+        epsilon_min: Least share of random candidates, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
+        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
+            subtracts ``epsilon_step`` per round.
+        epsilon_step: Fall per round of the decay ``step``.
+        min_random: Least number of random candidates per round, as long as one is left to the controller.
+        embedding_size: Width of the embedding of each dimension.
+        hidden_size: Width of the LSTM.
+        ordinal: Share of an embedding's initial variance that is linear in the choice's index, in [0, 1]; above 0 if
+            neighbouring choices are expected to earn alike.
+        context_dropout: Chance that a context is hidden in a training step, in [0, 1]. Contexts are few, so that the
+            controller would otherwise learn them by heart.
+        epochs: Passes over the replay before each round; 0 leaves the controller untrained, as a control.
+        batch_size: Evaluations per training step.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        pool_size: Random candidates that are scored where the space has more than 100,000 points.
+        replay_size: Youngest evaluations that the controller learns from, and the best, so that a round of a long
+            search takes no longer than one before it.
+        device: Device of the controller.
+    """
+
+    context: Literal["candidates", "bests"] = "candidates"
+    epsilon_start: float = 1.0
+    epsilon_min: float = 0.05
+    epsilon_decay: Decay = "linear"
+    epsilon_step: float = 0.05
+    min_random: int = 1
+    embedding_size: int = 16
+    hidden_size: int = 64
+    ordinal: float = 0.5
+    context_dropout: float = 0.5
+    epochs: int = 25
+    batch_size: int = 32
+    learning_rate: float = 0.01
+    weight_decay: float = 0.1
+    pool_size: int = 10_000
+    replay_size: int = 1_000
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_exploration(self)
+        self.check_numbers("ordinal", "context_dropout", least=0, most=1)
+        self.check_numbers("weight_decay", "min_random", "epochs", least=0)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size", least=1)
+
+
+class LSTMAgent(AskTellAgent[LSTMConfig]):
+    """Proposes the candidates that an LSTM predicts to earn most, beside a falling share of random ones.
+
+    The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a sequence of the global best, the previous
+    round's best and the previous round's candidates, each with its reward, then a candidate; the output is the
+    candidate's reward. Before each round, or every few small ones, it is trained afresh on every evaluation so far (of
+    a long search on the youngest), each under the context that it was proposed in. It scores every point of the space
+    that was not evaluated (of a large space a pool: random points and the neighbours of the bests). Until an evaluation
+    is usable all candidates are random.
+
+    The controller follows from the ranking and the seed, so that it is no part of the saved state.
+    """
+
+    Config = LSTMConfig
+
+    def _start(self) -> None:
+        import torch
+
+        try:
+            torch.empty(1, device=self.config.device)
+        except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails with an assertion
+            raise KDNASError(f"device is {self.config.device!r}, which cannot be used here: {error}") from error
+        self._predict: Callable[[Ints], Floats] | None = None
+        self._taught_rounds = 0
+
+    def _propose(self, n: int) -> Proposal:
+        config, seen = self.config, self.seen
+        ratio = exploration_ratio(
+            self.ranking.evaluations // self.round_size,
+            self.rounds,
+            start=config.epsilon_start,
+            minimum=config.epsilon_min,
+            decay=config.epsilon_decay,
+            step=config.epsilon_step,
+        )
+        randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
+        if randoms == n or self.ranking.global_best is None:
+            actions = self.grid.draw(self.rng, n, seen)
+            return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=ratio)
+
+        predict = self._predictor()
+        pool = self._pool(seen)
+        scores = predict(pool)
+        top = best_apart(pool, scores, self._known(), self.grid.nvec, n - randoms)
+        drawn = self.grid.draw(self.rng, randoms, seen.union(self.grid.numbers(pool[top])))
+        return Proposal(
+            actions=np.concatenate([pool[top], drawn]),
+            random=np.arange(len(top) + len(drawn)) >= len(top),
+            predicted=np.concatenate([scores[top], predict(drawn)]),
+            exploration=ratio,
+        )
+
+    def _known(self) -> Ints:
+        """Return what was evaluated, as far as it is replayed, and what is pending, int64 ``(n, dims)``."""
+        return np.concatenate([self._evaluated[remembered(self.ranking, self.config.replay_size)], self.pending])
+
+    def _pool(self, seen: Seen) -> Ints:
+        return candidate_pool(
+            self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
+        )
+
+    def _predictor(self) -> Callable[[Ints], Floats]:
+        """Return what predicts rewards, made anew whenever there is more to learn from (:func:`settled`)."""
+        taught = settled(self.ranking, self.round_size)
+        if self._predict is None or self._taught_rounds != len(taught.rounds):
+            self._predict, self._taught_rounds = self._learnt_from(taught), len(taught.rounds)
+        return self._predict
+
+    def _learnt_from(self, ranking: Ranking) -> Callable[[Ints], Floats]:
+        """Train on the replay of a search, and return what predicts rewards by it and under its last context."""
+        import torch
+
+        from kdnas_env.agents.lstm.controller import Contexts, predict
+
+        device = torch.device(self.config.device)
+        replay, now = remembered(ranking, self.config.replay_size), len(ranking.rounds)
+        known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
+        positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
+        # What was best or in the round before may be older than what is replayed.
+        told = np.union1d(replay, positions[roles != NONE])
+        earned, usable = self._lessons(ranking, told)
+        scale = Scale.of(earned, usable)
+        candidates = ranking.column("actions")
+        actions = torch.tensor(candidates[told], device=device)
+        rewards = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32, device=device)
+        places, parts = (torch.tensor(one, device=device) for one in (np.searchsorted(told, positions), roles))
+        contexts = Contexts(actions[places], rewards[places].masked_fill(parts == NONE, 0.0), parts)
+
+        _, first = np.unique(candidates[replay], axis=0, return_index=True)
+        unique = np.sort(first)
+        lessons = torch.tensor(np.searchsorted(told, replay[unique]), device=device)
+        context_rows = torch.tensor(rows[unique], device=device)
+        controller = self._trained(now, contexts, context_rows, actions[lessons], rewards[lessons])
+
+        def predict_rewards(candidates: Ints) -> Floats:
+            return scale.restore(predict(controller, contexts[-1:], torch.tensor(candidates, device=device)))
+
+        return predict_rewards
+
+    def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
+        """Return what the controller learns of the evaluations at some positions: rewards, and which are usable."""
+        return ranking.rewards[positions], ranking.usable[positions]
+
+    def _trained(
+        self, rounds: int, contexts: Contexts, context_rows: Tensor, actions: Tensor, targets: Tensor
+    ) -> Controller:
+        """Return a new controller, trained on unique evaluations with the context that each was proposed in."""
+        import torch
+
+        from kdnas_env.agents.lstm.controller import Controller, fit
+
+        config, stream = self.config, self._stream(_TRAINING, rounds)
+        generator = torch.Generator().manual_seed(int(stream.integers(2**63)))
+        controller = Controller(
+            self.grid.nvec,
+            embedding_size=config.embedding_size,
+            hidden_size=config.hidden_size,
+            ordinal=config.ordinal,
+            generator=generator,
+        ).to(config.device)
+        fit(
+            controller,
+            contexts,
+            context_rows,
+            actions,
+            targets,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            context_dropout=config.context_dropout,
+            generator=generator,
+        )
+        return controller

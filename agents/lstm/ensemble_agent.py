@@ -1,0 +1,210 @@
+"""A controller that knows how sure it is: an ensemble of LSTMs with Bayesian heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.design import spread
+from kdnas_env.agents.lstm.candidates import candidate_pool
+from kdnas_env.agents.lstm.exploration import Decay, check_exploration, exploration_ratio, random_count
+from kdnas_env.agents.lstm.replay import Scale, remembered, settled
+from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.core.wide_dimensions import Spacing
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.settings import Settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from kdnas_env.agents.lstm.ensemble import Ensemble
+
+WHOLE_SPACE = 10_000
+"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+
+Features = Literal["both", "deep", "wide"]
+"""What the heads of the ensemble see of a candidate."""
+
+_TRAINING = 1
+"""Key of the streams of random numbers that training draws from."""
+
+
+@dataclass(frozen=True)
+class LSTMEnsembleConfig(Settings):
+    """Hyper-parameters of the ensemble of LSTMs.
+
+    Attributes:
+        design: Candidates that are spread over the space before the ensemble chooses any; the first round at least.
+        epsilon_start: Share of exploring candidates in the first round after these, in [0, 1].
+        epsilon_min: Least share of them, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
+        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
+            subtracts ``epsilon_step`` per round.
+        epsilon_step: Fall per round of the decay ``step``.
+        members: LSTMs.
+        embedding_size: Width of the embedding of a choice.
+        hidden_size: Width of an LSTM.
+        features: What the heads see: the LSTM's hidden state (``deep``), the places of the choices and their squares
+            (``wide``, a control without an LSTM), or ``both``.
+        steps: Training steps before each round; 0 leaves the LSTMs untrained, as a control.
+        learning_rate: Learning rate of AdamW.
+        weight_decay: Weight decay of AdamW.
+        pool_size: Random candidates that are scored where the space has more than 10,000 points.
+        replay_size: Youngest evaluations that the ensemble learns from, and the best, so that a round of a long search
+            takes no longer than one before it.
+    """
+
+    design: int = 10
+    epsilon_start: float = 0.2
+    epsilon_min: float = 0.0
+    epsilon_decay: Decay = "linear"
+    epsilon_step: float = 0.05
+    members: int = 5
+    embedding_size: int = 8
+    hidden_size: int = 16
+    features: Features = "both"
+    steps: int = 40
+    learning_rate: float = 0.02
+    weight_decay: float = 0.02
+    pool_size: int = 2_000
+    replay_size: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_exploration(self)
+        self.check_numbers("weight_decay", "design", "steps", least=0)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("members", "embedding_size", "hidden_size", "pool_size", "replay_size", least=1)
+
+
+class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
+    """Proposes the candidates of the highest expected improvement, beside a falling share of exploring ones.
+
+    KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) has one LSTM predict rewards and takes the highest predictions. Here
+    small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
+    arXiv:1502.05700), so that each tells how sure it is, and where several of them disagree none is (Lakshminarayanan
+    et al. 2017, arXiv:1612.01474). A search begins with candidates that are spread over the space, and those that
+    explore later go on from there. Before each round the ensemble is trained afresh on every evaluation so far (of a
+    long search on the youngest), and scores every point that was not evaluated (of a large space a pool: random points
+    and the neighbours of the bests) by the mean of the members' expected improvements. The candidates of a round are
+    chosen one after the other, each as if those before it, and those that are pending, had earned what is expected of
+    them, so that a round does not ask the same thing twice (Ginsbourger et al. 2010).
+
+    The ensemble follows from the ranking and the seed, so that it is no part of the saved state. It lives on the CPU.
+    """
+
+    Config = LSTMEnsembleConfig
+
+    def _start(self) -> None:
+        self._ensemble: Ensemble | None = None
+        self._taught_rounds = 0
+
+    def _propose(self, n: int) -> Proposal:
+        config, seen = self.config, self.seen
+        pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
+        ratio = exploration_ratio(
+            self.ranking.evaluations // self.round_size,
+            self.rounds,
+            start=config.epsilon_start,
+            minimum=config.epsilon_min,
+            decay=config.epsilon_decay,
+            step=config.epsilon_step,
+        )
+        explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
+        if self.ranking.global_best is None:
+            explored = n
+        known = np.concatenate([self._replay(self.ranking)[0], self.pending])
+        chosen = self._promising(pool, known, n - explored) if explored < n else _Chosen.none(len(pool))
+        known = np.concatenate([known, pool[chosen.places]])
+        left = np.setdiff1d(np.arange(len(pool)), chosen.places)
+        others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
+        places = np.concatenate([chosen.places, others])
+        return Proposal(
+            actions=pool[places],
+            random=np.arange(len(places)) >= len(chosen.places),
+            predicted=chosen.predicted[places],
+            exploration=explored / n,
+        )
+
+    @pinned_threads(1)  # over tensors this small more would only wait for each other
+    def _promising(self, pool: Ints, known: Ints, n: int) -> _Chosen:
+        """Choose up to ``n`` candidates of the pool, apart from what is known, by expected improvement one by one."""
+        import torch
+
+        from kdnas_env.agents.lstm.ensemble import expected_improvement, features_of
+
+        ensemble = self._learnt()
+        actions, targets, scale = self._lessons(self.ranking)
+        posterior = ensemble.posterior(features_of(ensemble, actions), targets)
+        posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
+        features = features_of(ensemble, torch.from_numpy(pool))
+        mean = posterior.mean(features)
+        spacing, free, places = Spacing(pool, known, self.grid.nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
+        for _ in range(min(n, len(pool))):
+            improvement = expected_improvement(mean, posterior.deviation(features), targets.max()).mean(dim=0)
+            eligible = torch.from_numpy(spacing.keeping(free))
+            place = int(torch.where(eligible, improvement, -torch.inf).argmax())
+            free[place] = False
+            spacing.take(place)
+            places.append(place)
+            posterior = posterior.believing(features[:, place : place + 1])
+        return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
+
+    def _learnt(self) -> Ensemble:
+        """Return an ensemble trained on the search, anew whenever there is more to learn from (:func:`settled`)."""
+        import torch
+
+        from kdnas_env.agents.lstm.ensemble import Ensemble, fit
+
+        config, taught = self.config, settled(self.ranking, self.round_size)
+        rounds = len(taught.rounds)
+        if self._ensemble is None or self._taught_rounds != rounds:
+            generator = torch.Generator().manual_seed(int(self._stream(_TRAINING, rounds).integers(2**63)))
+            self._ensemble = Ensemble(
+                self.grid.nvec,
+                members=config.members,
+                embedding_size=config.embedding_size,
+                hidden_size=config.hidden_size,
+                features=config.features,
+                generator=generator,
+            )
+            actions, targets, _ = self._lessons(taught)
+            fit(
+                self._ensemble,
+                actions,
+                targets,
+                steps=config.steps,
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+            )
+            self._ensemble.requires_grad_(False)
+            self._taught_rounds = rounds
+        return self._ensemble
+
+    def _lessons(self, ranking: Ranking) -> tuple[Tensor, Tensor, Scale]:
+        """Return actions, int64 ``(n, dims)``, their rewards in units of the scale, float32 ``(n,)``, and the scale."""
+        import torch
+
+        replayed, earned, usable = self._replay(ranking)
+        scale = Scale.of(earned, usable)
+        return torch.tensor(replayed), torch.tensor(scale.standardise(earned, usable), dtype=torch.float32), scale
+
+    def _replay(self, ranking: Ranking) -> tuple[Ints, Floats, Bools]:
+        """Return what the ensemble knows of: actions, int64 ``(n, dims)``, rewards, and which of them are usable."""
+        positions = remembered(ranking, self.config.replay_size)
+        actions = ranking.column("actions").reshape(-1, len(self.grid.nvec))
+        return actions[positions], ranking.rewards[positions], ranking.usable[positions]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Places in a pool that were chosen, int64 ``(n,)``, and what the whole pool is predicted, float64 ``(pool,)``."""
+
+    places: Ints
+    predicted: Floats
+
+    @classmethod
+    def none(cls, pool: int) -> _Chosen:
+        return cls(np.empty(0, dtype=np.int64), np.full(pool, np.nan))

@@ -1,0 +1,398 @@
+"""Optuna as an agent: its samplers, pruners and storages behind ask and tell."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import gymnasium as gym
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.base import (
+    Capabilities,
+    Environment,
+    Info,
+    RoundCallback,
+    SearchResult,
+    action_counts,
+    env_attribute,
+    prefetch,
+)
+from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, STATUS, Identity, OptunaConfig
+from kdnas_env.agents.ranking import Ints, RoundRecord
+from kdnas_env.core.grid import Seen
+from kdnas_env.errors import DependencyError, KDNASError
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+    from optuna.trial import FrozenTrial, Trial, TrialState
+
+_logger = logging.getLogger(__name__)
+
+_SAMPLING, _DRAWING = 1, 2
+"""Keys of the streams of random numbers: of the samplers, and of candidates that are drawn in their place."""
+
+
+class OptunaAgent(AskTellAgent[OptunaConfig]):
+    """Proposes what a sampler of Optuna does (Akiba et al. 2019, arXiv:1907.10902), and no point twice.
+
+    Every proposal is a trial of a study (:attr:`study`), which has the reward, the status and, where the info tells
+    it, the architecture as user attributes. If a sampler proposes a point that is known or not allowed, the trial is
+    dismissed, with an attribute that says why, and the sampler is asked again, until a point is drawn at random.
+
+    With a pruner an evaluation is stopped when its loss after an epoch compares badly. For this the environment needs
+    the attribute ``on_epoch``, a callback that hears of each epoch and whose true answer stops the evaluation; one
+    that is set already is called as before.
+
+    For each trial the sampler is made anew and seeded by the search's seed and the trial's number; all else that it
+    knows is in the study. The saved state holds the whole of a study in memory, and the name of one in a storage.
+
+    What a search does that is started again with the same seed depends on where its study is kept:
+
+    | ``storage`` | ``study_name`` | ``worker`` | The search                                                      |
+    |-------------|----------------|------------|-----------------------------------------------------------------|
+    | None        |                |            | makes the same proposals                                        |
+    | given       | None           |            | makes the same proposals, in a new study (1)                    |
+    | given       | given          | None       | joins the study, and proposes what nobody has evaluated         |
+    | given       | given          | given      | proposes its own trials again without adding any, then goes on  |
+
+    (1) But for the pruner ``hyperband``, which deals trials out to brackets by the name of the study.
+
+    No point of a study is evaluated by two processes, provided that the storage shows each what the others have
+    written before (databases and journals on a local disk do). Two that meet at a point in the same instant may both
+    leave it; it can be proposed again. The trials of a process that was killed are left running, and their points
+    taken, until a search with the same ``worker`` is started, or the process has given no sign of life for
+    ``stale_after`` seconds: whoever looks at the study then tells it that they failed, and their points are proposed
+    again. Processes of kdnas 0.1 and of others give no signs, so that their trials must not take longer than that.
+
+    Rewards in a study have to be of one environment. What the environment tells of itself in ``identity`` is noted in
+    the study, and who tells something else is refused: ``KDNASEnv`` tells the choices of the space, teacher, text,
+    recipe, reward, fidelity, and wrappers that change rewards or actions. Of one that tells nothing, and of studies of
+    kdnas 0.1, names and numbers of choices are compared.
+
+    The samplers ``tpe`` and ``gp`` choose among the points that are left. Samplers and pruners look at the youngest
+    trials and the best, so that a proposal of a long search takes no longer than one before it; but a study in a
+    storage is read for each proposal, and ``hyperband`` goes through all trials.
+    """
+
+    Config = OptunaConfig
+    capabilities = Capabilities(multi_objective=True, fidelity=True)
+    _trials: dict[int, Trial | None]  # of the pending points by number; None: in the study it is evaluated already
+
+    def __init__(self, config: OptunaConfig | None = None) -> None:
+        super().__init__(config)
+        self._identity = Identity()
+        try:
+            from kdnas_env.agents.optuna.samplers import make_pruner, sampler_maker
+        except ImportError as error:
+            raise DependencyError(
+                f"the agent needs Optuna, which cannot be imported: {error}; pip install 'kdnas[optuna]'"
+            ) from error
+        # Options are checked now, before anything is loaded or evaluated.
+        make_pruner(self.config.pruner, self.config.pruner_options)
+        sampler_maker(self.config.sampler, self.config.sampler_options, {"x": 2}, lambda number: number)(0)
+
+    @property
+    def study(self) -> Study:
+        """The study of the search."""
+        self._check_started()
+        return self._book.study
+
+    @property
+    def pareto_front(self) -> list[FrozenTrial]:
+        """The trials that none beats in all objectives; without objectives, those with the highest reward."""
+        return [trial for trial in self.study.best_trials if DISMISSED not in trial.user_attrs]
+
+    def start(
+        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
+    ) -> None:
+        """Start a new search of an environment; see :meth:`AskTellAgent.start`.
+
+        The parameters are named by ``search_space.dimensions``, if the environment has that.
+
+        Raises:
+            RunError: Also if the study was made by another search, such as of another teacher.
+        """
+        action_counts(env)
+        names = getattr(env_attribute(env, "search_space"), "dimensions", None)
+        # Asked for before a study is made, since what an environment has to load for it may be missing.
+        content = None if self.config.storage is None else env_attribute(env, "identity")
+        self._identity = Identity(names=names if isinstance(names, tuple) else None, content=content)
+        try:
+            super().start(env, budget=budget, round_size=round_size, seed=seed)
+        finally:
+            self._identity = Identity()
+
+    def resume(self, env: Environment, *, on_round: RoundCallback | None = None) -> SearchResult:
+        """Go on with a search that was loaded or interrupted; see :meth:`AskTellAgent.resume`.
+
+        Raises:
+            KDNASError: Also if there is a pruner, but nothing in the environment to stop an evaluation by.
+            RunError: If the study is of another search, such as of another teacher.
+        """
+        action_counts(env)
+        if self.config.pruner != "none" and not _has_attribute(env, "on_epoch"):
+            raise KDNASError(
+                f"pruner {self.config.pruner!r} has to stop evaluations, but the environment has no attribute "
+                "'on_epoch'; use pruner='none'"
+            )
+        self._check_started()
+        if self._book.shared:
+            self._book.join(env_attribute(env, "identity"))
+        result = super().resume(env, on_round=on_round)
+        if self._book.shared and len(result.actions) < self.budget and (waiting := len(self._others())):
+            _logger.warning(
+                "the search of study %r ended after %d of %d evaluations, since %d points that are left are being "
+                "evaluated by other processes; those of dead processes can be proposed again after %g seconds",
+                *(self.study.study_name, len(result.actions), self.budget, waiting, self.config.stale_after),
+            )
+        return result
+
+    @property
+    def hear(self) -> Callable[[Ints, Any], bool] | None:
+        """What a search without rounds asks after each epoch of a candidate, to stop it; None without a pruner."""
+        return None if self.config.pruner == "none" else self._unwanted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as numpy arrays and values that JSON can hold. Infos are left out."""
+        state = super().state_dict()
+        trials = [self._trials[number] for number in self._pending]
+        return {
+            **state,
+            "study": self._book.to_state(),
+            "pending_trials": [None if trial is None else trial.number for trial in trials],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`.
+
+        Raises:
+            RunError: If it is of another agent, version or hyper-parameters, or its study is not in the storage.
+        """
+        study = state.get("study")
+        if study is not None:
+            self._identity = Identity(tuple(study["names"]), study["name"], study["worker"])
+        try:
+            super().load_state_dict(state)
+        finally:
+            self._identity = Identity()
+        self._book.restore(state["study"])
+        self._trials = {
+            number: None if trial is None else self._book.reopen(trial)
+            for number, trial in zip(self._pending, state["pending_trials"], strict=True)
+        }
+        self._own = deque(self._book.own(but=self.seen))
+
+    def _start(self) -> None:
+        from kdnas_env.agents.optuna.study import GridStudy
+
+        identity, self._identity = self._identity, Identity()
+        self._book = GridStudy.open(self.grid, self.config, identity, self._sampler_seed)
+        self._own = deque(self._book.own(but=()))
+        self._trials = {}
+
+    def _sampler_seed(self, number: int) -> int:
+        return int(self._stream(_SAMPLING, number).integers(2**32))
+
+    def _propose(self, n: int) -> Proposal:
+        all_random = self.config.sampler == "random"
+        taken = self.seen
+        actions: list[Ints] = []
+        drawn: list[bool] = []
+        while len(actions) < n and (found := self._next(taken)) is not None:
+            number, action, is_drawn = found
+            taken.add(number)
+            actions.append(action)
+            drawn.append(is_drawn or all_random)
+        return Proposal(
+            actions=np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec)),
+            random=np.array(drawn, dtype=np.bool_),
+            exploration=float(all_random),
+        )
+
+    def _next(self, taken: Seen) -> tuple[int, Ints, bool] | None:
+        """Return number and action of the next candidate and whether it was drawn at random; None: there is none."""
+        book = self._book
+        while self._own:
+            frozen = self._own.popleft()
+            trial = book.reopen(frozen.number)
+            if trial is None:
+                number = book.number(frozen.params)
+                self._trials[number] = None
+                return number, book.action(frozen.params), DRAWN in frozen.user_attrs
+            if self._claims(trial, taken):
+                return book.number(trial.params), book.action(trial.params), DRAWN in frozen.user_attrs
+        for attempt in count():
+            if book.shared:
+                taken.update(self._others())
+            if len(taken) >= self.grid.size and not len(self.grid.remaining(taken)):
+                break
+            trial, is_drawn = book.begin(), attempt > self.config.retries
+            if is_drawn:
+                trial.set_user_attr(DRAWN, True)
+            action = self.grid.draw(self._stream(_DRAWING, trial.number), 1, taken)[0] if is_drawn else None
+            if self._claims(trial, taken, action):
+                return book.number(trial.params), book.action(trial.params), is_drawn
+        return None
+
+    def _others(self, but: int | None = None) -> set[int]:
+        """Take in what processes that share the study have evaluated; return the points at which trials are running.
+
+        Args:
+            but: Number of a trial that is left out while it is running.
+        """
+        evaluated, running = self._book.others(but)
+        self._seen.update(evaluated)
+        return running
+
+    def _claims(self, trial: Trial, taken: Seen, action: Ints | None = None) -> bool:
+        """Decide the point of a trial; return whether it is to be evaluated, and dismiss the trial if not."""
+        book = self._book
+        action = book.decide(trial, action, taken)
+        number = book.number(trial.params)
+        # A trial that somebody has enqueued may be outside the grid.
+        if np.any((action < 0) | (action >= self.grid.nvec)) or not len(self.grid.fresh(action[None], ())):
+            reason = "not allowed"
+        elif number in taken or (book.shared and (number in self._others(but=trial.number) or number in taken)):
+            reason = "known"
+        else:
+            self._trials[number] = trial
+            return True
+        book.dismiss(trial, reason, with_value=self.config.duplicates == "value")
+        return False
+
+    def _learn(self, record: RoundRecord) -> None:
+        numbers = self.grid.numbers(record.actions)
+        infos = self._infos[len(self._infos) - len(numbers) :]
+        for number, action, reward, usable, info in zip(
+            numbers, record.actions, record.rewards.tolist(), record.usable.tolist(), infos, strict=True
+        ):
+            self._answered(action, info)
+            state, values = self._outcome(reward, usable, info)
+            attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
+            if math.isfinite(reward):
+                attributes["reward"] = reward
+            if "config" in info:
+                attributes["config"] = str(info["config"])
+            if number not in self._trials:
+                self._book.add(action, state, values, attributes)
+            elif (trial := self._trials.pop(number)) is not None:
+                self._book.finish(trial, state, values, attributes)
+
+    def _outcome(self, reward: float, usable: bool, info: Info) -> tuple[TrialState, list[float] | None]:
+        """Return the state and the values that an evaluation is told with."""
+        from optuna.trial import TrialState
+
+        if usable:
+            values = self._values(info) if self.config.objectives else [reward]
+            if all(map(math.isfinite, values)):
+                return TrialState.COMPLETE, values
+        elif info.get("status") == "stopped" and not self.config.objectives:
+            return TrialState.PRUNED, None
+        elif self.config.failures == "reward" and math.isfinite(reward):
+            return TrialState.COMPLETE, [reward]
+        return TrialState.FAIL, None
+
+    def _values(self, info: Info) -> list[float]:
+        """Return the objectives of an evaluation."""
+        for name in self.config.targets:
+            if isinstance(info.get(name), bool) or not isinstance(info.get(name), int | float | np.number):
+                numbers = [key for key, value in info.items() if isinstance(value, int | float | np.number)]
+                raise KDNASError(
+                    f"objective {name!r} is {info.get(name)!r} in the info; expected one of its numbers, {numbers}"
+                )
+        return [float(info[name]) for name in self.config.targets]
+
+    def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
+        with self._listening(env, actions):
+            prefetch(env, actions)
+        return super()._play(_Watched(env, self._listening, self._answered), actions)
+
+    def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
+        with self._listening(env, actions):
+            return super()._play_together(env, actions)
+
+    @contextmanager
+    def _listening(self, env: Environment, actions: Ints) -> Iterator[None]:
+        """Let the pruner hear the epochs of evaluations inside the block, beside whoever hears them already."""
+        if self.config.pruner == "none":
+            yield
+            return
+        before = env_attribute(env, "on_epoch")
+
+        def on_epoch(said: Any) -> bool:
+            stop = before is not None and bool(before(said))
+            # Of a batch that lacks some of the actions it is not known which they are.
+            if said.candidates != len(actions):
+                return stop
+            return self._unwanted(actions[said.candidate], said) or stop
+
+        _set_attribute(env, "on_epoch", on_epoch)
+        try:
+            yield
+        finally:
+            _set_attribute(env, "on_epoch", before)
+
+    def _unwanted(self, action: Ints, said: Any) -> bool:
+        """Report an epoch of a candidate; return whether the pruner wants it stopped."""
+        trial = self._trial(action)
+        last = said.epoch >= said.epochs
+        return trial is not None and self._book.report(trial, said.epoch, said.heldout_unexplained, last=last)
+
+    def _answered(self, action: Ints, info: Info) -> None:
+        """Check the info of an evaluation, and report those of its epochs that were not heard of.
+
+        A store answers without evaluating. Later trials are compared with the answer as with an evaluation.
+        """
+        if info.get("status", "ok") != "ok":
+            return
+        self._values(info)
+        trial = None if self.config.pruner == "none" else self._trial(action)
+        if trial is not None:
+            reached = [loss for loss in np.asarray(info.get("heldout_curve", ())).tolist() if loss >= 0]
+            heard = self._book.reported(trial)
+            for epoch, loss in enumerate(reached):
+                if epoch not in heard:
+                    self._book.report(trial, epoch, loss, last=epoch == len(reached) - 1)
+
+    def _trial(self, action: Ints) -> Trial | None:
+        (number,) = self.grid.numbers(action[None])
+        return self._trials.get(number)
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """Opens a block around each step, and passes the info on."""
+
+    def __init__(
+        self,
+        env: gym.Env[Any, Any],
+        around: Callable[[Environment, Ints], AbstractContextManager[None]],
+        answered: Callable[[Ints, Info], None],
+    ) -> None:
+        super().__init__(env)
+        self._around = around
+        self._answered = answered
+
+    def step(self, action: Ints) -> Any:
+        """Step."""
+        with self._around(self.env, action[None]):
+            answer = self.env.step(action)
+        self._answered(action, answer[4])
+        return answer
+
+
+def _has_attribute(env: Environment, name: str) -> bool:
+    return hasattr(env.unwrapped, name) if isinstance(env, gym.vector.VectorEnv) else env.has_wrapper_attr(name)
+
+
+def _set_attribute(env: Environment, name: str, value: Any) -> None:
+    if isinstance(env, gym.vector.VectorEnv):
+        setattr(env.unwrapped, name, value)
+    else:
+        env.set_wrapper_attr(name, value)

@@ -1,0 +1,213 @@
+"""Stable-Baselines3 as agents: its algorithms behind ask and tell."""
+
+from __future__ import annotations
+
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.base import Capabilities
+from kdnas_env.agents.ranking import Ranking, RoundRecord
+from kdnas_env.agents.sb3.config import (
+    A2CConfig,
+    DQNConfig,
+    MaskablePPOConfig,
+    PPOConfig,
+    QRDQNConfig,
+    RecurrentPPOConfig,
+    SB3Config,
+    TRPOConfig,
+)
+from kdnas_env.core.grid import Grid
+from kdnas_env.errors import DependencyError, KDNASError
+
+if TYPE_CHECKING:
+    from kdnas_env.agents.sb3.learners import Learner
+
+SB3ConfigT = TypeVar("SB3ConfigT", bound=SB3Config)
+
+_WEIGHTS, _TRAINING = 1, 2
+"""Keys of the streams of random numbers: of the initial weights, and of the training after each round."""
+
+_ONE_SHOT = Capabilities(action_space="MultiDiscrete")
+_ONE_BY_ONE = Capabilities(action_space="Discrete, one dimension a step")
+
+
+class SB3Agent(AskTellAgent[SB3ConfigT]):
+    """Proposes what the policy of an algorithm of Stable-Baselines3 does (Raffin et al. 2021), and no point twice.
+
+    A candidate is an episode that earns its reward in the last step. The algorithms differ in what a step is:
+
+    | Steps                         | Algorithms               | What was evaluated or cannot be built              |
+    |-------------------------------|--------------------------|----------------------------------------------------|
+    | one, ``MultiDiscrete``        | PPO, A2C, TRPO           | is sampled anew; after ``tries``, drawn at random  |
+    | one a dimension, ``Discrete`` | MaskablePPO              | is masked                                          |
+    | one a dimension, ``Discrete`` | RecurrentPPO, DQN, QRDQN | is left out in the choice; the policy has no masks |
+
+    What is learnt are not rewards but their ranks among all so far (of a long search the youngest), from -1 to 1. A
+    candidate that was drawn at random in the policy's place teaches an on-policy algorithm nothing.
+
+    The algorithm (:attr:`model`) follows from the ranking and the seed, so that it is no part of the saved state: after
+    loading it learns again, round by round, which takes as long as it did before, without evaluations.
+
+    To train an algorithm on an environment yourself, with its own ``learn``, see :mod:`kdnas_env.agents.sb3.vec_env`.
+    """
+
+    algorithm: ClassVar[str]
+    """Where the algorithm is, as ``module:class``."""
+
+    learner: ClassVar[str] = "kdnas_env.agents.sb3.learners:OnPolicyLearner"
+    """Where the class is that proposes and feeds the algorithm."""
+
+    def __init__(self, config: SB3ConfigT | None = None) -> None:
+        super().__init__(config)
+        self._learner: Learner | None = None
+        self._learnt = 0
+        try:
+            for name in (self.learner, self.algorithm):
+                resolve_name(name)
+        except ImportError as error:
+            raise DependencyError(
+                f"the agent needs Stable-Baselines3 and sb3-contrib, which cannot be imported: {error}; "
+                "pip install 'kdnas[sb3]'"
+            ) from error
+        folder, writer = self.config.tensorboard_log, resolve_name("stable_baselines3.common.logger:SummaryWriter")
+        if folder is not None and writer is None:
+            raise DependencyError(
+                f"tensorboard_log is {folder!r}, but TensorBoard cannot be imported; pip install tensorboard, or leave "
+                "tensorboard_log out"
+            )
+        # Options are checked now, before anything is loaded or evaluated.
+        self._make_learner(Grid.of([2, 2]), None, np.random.default_rng(0))
+
+    @property
+    def model(self) -> Any:
+        """The algorithm of the search, a ``stable_baselines3.common.base_class.BaseAlgorithm``."""
+        self._check_started()
+        return self._caught_up().model
+
+    def __getstate__(self) -> dict[str, Any]:
+        # It can be learnt again; a log of TensorBoard cannot be pickled.
+        return {**self.__dict__, "_learner": None, "_learnt": 0}
+
+    def _start(self) -> None:
+        self._learner, self._learnt = None, 0
+
+    def _propose(self, n: int) -> Proposal:
+        seen = self.seen
+        progress = min(1.0, self.ranking.evaluations / self.budget)
+        chosen = self._caught_up().sample(n, seen, progress, self.rng)
+        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
+        return Proposal(
+            actions=np.concatenate([chosen, drawn]),
+            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
+        )
+
+    def _learn(self, record: RoundRecord) -> None:
+        # What waits for the next proposals would be missing from the log of the last round.
+        if self.config.tensorboard_log is not None:
+            self._caught_up()
+
+    def _caught_up(self) -> Learner:
+        """Return the learner after it learnt from all rounds."""
+        learner, learnt = self._learner, self._learnt
+        # Training that is interrupted leaves a learner that is of no use.
+        self._learner, self._learnt = None, 0
+        if learner is None:
+            learner = self._make_learner(self.grid, self.config.tensorboard_log, self._stream(_WEIGHTS))
+        for end in range(learnt + 1, len(self.ranking.rounds) + 1):
+            learner.learn(Ranking(self.ranking.rounds.until(end)), self._stream(_TRAINING, end))
+        self._learner, self._learnt = learner, len(self.ranking.rounds)
+        return learner
+
+    def _make_learner(self, grid: Grid, tensorboard_log: str | None, rng: np.random.Generator) -> Learner:
+        """Return a learner that knows nothing.
+
+        Raises:
+            KDNASError: If the algorithm does not take the configuration, or the device cannot be used.
+        """
+        from kdnas_env.agents.sb3.learners import with_functions
+
+        config, algorithm = self.config, resolve_name(self.algorithm)
+        try:
+            learner: Learner = resolve_name(self.learner)(
+                algorithm,
+                grid,
+                arguments={
+                    **_chosen(config, config.ALGORITHM_FIELDS),
+                    **config.algorithm_kwargs,
+                    "policy_kwargs": {
+                        **_chosen(config, config.POLICY_FIELDS),
+                        **with_functions(config.policy_kwargs),
+                    },
+                },
+                device=config.device,
+                tensorboard_log=tensorboard_log,
+                rng=rng,
+                **_chosen(config, config.LEARNER_FIELDS),
+            )
+        except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
+            raise KDNASError(f"{algorithm.__name__} cannot be made with {config}: {error}") from error
+        return learner
+
+
+class PPOAgent(SB3Agent[PPOConfig]):
+    """Proximal policy optimisation (Schulman et al. 2017, arXiv:1707.06347)."""
+
+    Config = PPOConfig
+    capabilities = _ONE_SHOT
+    algorithm = "stable_baselines3:PPO"
+
+
+class A2CAgent(SB3Agent[A2CConfig]):
+    """Advantage actor-critic (Mnih et al. 2016, arXiv:1602.01783)."""
+
+    Config = A2CConfig
+    capabilities = _ONE_SHOT
+    algorithm = "stable_baselines3:A2C"
+
+
+class TRPOAgent(SB3Agent[TRPOConfig]):
+    """Trust region policy optimisation (Schulman et al. 2015, arXiv:1502.05477)."""
+
+    Config = TRPOConfig
+    capabilities = _ONE_SHOT
+    algorithm = "sb3_contrib:TRPO"
+
+
+class MaskablePPOAgent(SB3Agent[MaskablePPOConfig]):
+    """PPO whose policy knows what may be proposed (Huang and Ontanon 2020, arXiv:2006.14171)."""
+
+    Config = MaskablePPOConfig
+    capabilities = _ONE_BY_ONE
+    algorithm, learner = "sb3_contrib:MaskablePPO", "kdnas_env.agents.sb3.learners:MaskableLearner"
+
+
+class RecurrentPPOAgent(SB3Agent[RecurrentPPOConfig]):
+    """PPO whose policy is an LSTM (Hochreiter and Schmidhuber 1997) that remembers the choices it made."""
+
+    Config = RecurrentPPOConfig
+    capabilities = _ONE_BY_ONE
+    algorithm, learner = "sb3_contrib:RecurrentPPO", "kdnas_env.agents.sb3.learners:RecurrentLearner"
+
+
+class DQNAgent(SB3Agent[DQNConfig]):
+    """Deep Q-network (Mnih et al. 2015, doi:10.1038/nature14236)."""
+
+    Config = DQNConfig
+    capabilities = _ONE_BY_ONE
+    algorithm, learner = "stable_baselines3:DQN", "kdnas_env.agents.sb3.q_learner:QLearner"
+
+
+class QRDQNAgent(SB3Agent[QRDQNConfig]):
+    """Deep Q-network that learns quantiles of the return (Dabney et al. 2018, arXiv:1710.10044)."""
+
+    Config = QRDQNConfig
+    capabilities = _ONE_BY_ONE
+    algorithm, learner = "sb3_contrib:QRDQN", "kdnas_env.agents.sb3.q_learner:QLearner"
+
+
+def _chosen(config: SB3Config, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}

@@ -1,0 +1,387 @@
+"""How hard a task is to search: its landscape, and what the simplest searches need."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import ORDERED, SearchSpace
+from kdnas_env.errors import TableError
+from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.tables.surrogates.prediction_quality import correlation
+from kdnas_env.tables.table import MISSING, Table
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+
+TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
+"""Shares of the points that count as found, by name; at least the best point."""
+
+_LAGS = 10
+_NORMAL_95 = 1.959964
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """Rewards on the points of a grid, and which points are neighbours.
+
+    Attributes:
+        actions: The points, int64 ``(n, dims)``.
+        neighbours: Rows of the points one move away (:meth:`SearchSpace.neighbours`), int64 ``(n, most)``; -1: none.
+        rewards: float64 ``(n,)``.
+        ordered: Whether a dimension's choices are ordered numbers, bool ``(dims,)``.
+    """
+
+    actions: Ints
+    neighbours: Ints
+    rewards: Floats
+    ordered: Bools
+
+    @classmethod
+    def of(cls, space: SearchSpace, index: Ints, rewards: Floats) -> Landscape:
+        """Lay rewards out over a space.
+
+        Args:
+            space: The space.
+            index: Flat indices of the points, rising, int64 ``(n,)``.
+            rewards: Their rewards, float64 ``(n,)``.
+
+        Raises:
+            TableError: If there are fewer than two points, or a reward is not finite.
+        """
+        if len(index) < 2 or not np.isfinite(rewards).all():
+            raise TableError(f"{len(index)} rewards were given, or one is not finite; expected two or more numbers")
+        ordered = np.array([name in ORDERED for name in space.dimensions])
+        actions = np.stack(np.unravel_index(index, tuple(space.nvec)), axis=1).astype(np.int64)
+        return cls(actions, neighbour_rows(space, index), np.asarray(rewards, dtype=np.float64), ordered)
+
+    @property
+    def padded(self) -> Floats:
+        """Rewards of the neighbours, float64 ``(n, most)``; minus infinity where there is none."""
+        return np.where(self.neighbours >= 0, self.rewards[self.neighbours], -np.inf)
+
+    def steps_to(self, row: int) -> Ints:
+        """Return how many moves on the grid each point is away from one, int64 ``(n,)``."""
+        apart = np.abs(self.actions - self.actions[row])
+        return np.asarray(np.where(self.ordered, apart, apart > 0).sum(axis=1), dtype=np.int64)
+
+
+def hardness(
+    table: Table,
+    rng: np.random.Generator,
+    *,
+    reward: KDReward | None = None,
+    device: str | None = None,
+    tolerance: float | None = None,
+    starts: int = 300,
+) -> dict[str, Any]:
+    """Report how hard a table is to search, by the mean over its seeds.
+
+    Args:
+        table: The table; students that were never evaluated are left out.
+        rng: Draws the starts of the local searches.
+        reward: The reward; its default.
+        device: Name of the device whose latencies count; None: the table's first.
+        tolerance: Differences in reward that count as none for ``optima_beyond_noise`` and ``basin_beyond_noise``;
+            None: the standard error of a difference of two means over seeds.
+        starts: Simulated local searches.
+
+    Returns:
+        What :func:`landscape_report` says, with ``table``, and ``noise``: ``deviation`` of one student's reward between
+        seeds, ``resolution`` (the standard error of the difference of two means) and
+        ``indistinct_top_pairs``, the share of pairs of the best 1 % (at least three students) whose means differ by
+        less than 1.96 of these. None where the table has one seed only.
+    """
+    scored = reward or KDReward()
+    rows = np.flatnonzero((table.status != MISSING).any(axis=1))
+    means = rewards_of_table(table, scored, "mean", device)[rows]
+    seeds = [rewards_of_table(table, scored, seed, device)[rows] for seed in table.metadata.seeds]
+    noise = _noise(means, np.stack(seeds, axis=1), table.status[rows] != MISSING)
+    if tolerance is None:
+        tolerance = noise["resolution"] or 0.0
+    landscape = Landscape.of(table.space, table.index[rows], means)
+    return {
+        "table": table.metadata.name,
+        **landscape_report(landscape, rng, tolerance=tolerance, starts=starts),
+        "noise": noise,
+    }
+
+
+def landscape_report(
+    landscape: Landscape, rng: np.random.Generator, *, tolerance: float = 0.0, starts: int = 300
+) -> dict[str, Any]:
+    """Report how hard a landscape is to search.
+
+    Returns:
+        ``points``; ``local_optima`` (plateaus count once) and ``optima_beyond_noise``: those which every path to a
+        better point leaves by a descent of more than the tolerance; ``basin`` and ``basin_beyond_noise``: shares of
+        the points whose steepest ascent ends at the best reward, and within the tolerance of it;
+        ``fitness_distance_correlation`` of rewards with the moves to the nearest best point (-1: easy; Jones and
+        Forrest 1995); ``autocorrelation`` of rewards on a random walk, by lag from 1 (Weinberger 1990), and
+        ``correlation_length``; ``random_search`` and ``local_search``: evaluations to each of ``TARGETS``: expected
+        without replacement, and mean and median of simulations; and ``tolerance``.
+    """
+    rewards = landscape.rewards
+    depths = optimum_depths(landscape)
+    ends = rewards[steepest_ascent(landscape)]
+    best = float(rewards.max())
+    correlations = walk_autocorrelation(landscape, _LAGS)
+    first = correlations[0] if correlations else None
+    targets = {name: _target(rewards, share) for name, share in TARGETS.items()}
+    return {
+        "points": len(rewards),
+        "local_optima": len(depths),
+        "optima_beyond_noise": int((depths > tolerance).sum()),
+        "basin": float((ends == best).mean()),
+        "basin_beyond_noise": float((ends >= best - tolerance).mean()),
+        "fitness_distance_correlation": _fitness_distance(landscape),
+        "autocorrelation": correlations,
+        "correlation_length": -1 / math.log(first) if first is not None and 0 < first < 1 else None,
+        "random_search": {
+            name: random_search_evaluations(len(rewards), int(hit.sum())) for name, hit in targets.items()
+        },
+        "local_search": local_search_evaluations(landscape, targets, rng, starts),
+        "tolerance": tolerance,
+    }
+
+
+def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Lay a report out in rows of text: what it is, and how much."""
+    rows = [
+        ("points", str(report["points"])),
+        ("local optima", str(report["local_optima"])),
+        ("local optima beyond noise", str(report["optima_beyond_noise"])),
+        ("basin of the optimum", f"{report['basin']:.1%}"),
+        ("basin of the optimum, within noise", f"{report['basin_beyond_noise']:.1%}"),
+        ("fitness-distance correlation", _number(report["fitness_distance_correlation"])),
+        ("autocorrelation of a random walk, one move", _number(next(iter(report["autocorrelation"]), None))),
+        ("correlation length, moves", _number(report["correlation_length"])),
+    ]
+    for name in TARGETS:
+        words, local = name.replace("_", " "), report["local_search"][name]
+        rows.append((f"random search to the {words}, mean evaluations", _number(report["random_search"][name])))
+        rows.append((f"local search to the {words}, mean evaluations", _number(local["mean"])))
+        rows.append((f"local search to the {words}, median evaluations", _number(local["median"])))
+    noise = report.get("noise")
+    if noise is not None:
+        share = noise["indistinct_top_pairs"]
+        rows.append(("deviation between seeds", _number(noise["deviation"])))
+        rows.append(
+            ("pairs of the top 1 percent that seeds cannot tell apart", "-" if share is None else f"{share:.1%}")
+        )
+    return rows
+
+
+def rewards_of_table(table: Table, reward: KDReward, seed: int | str = "mean", device: str | None = None) -> Floats:
+    """Return the reward of every row, float64 ``(n,)``; that of a failure where a cell is masked."""
+    evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")
+    found = evaluator.evaluate(table.configs(), Fidelity(epochs=table.metadata.epochs))
+    return np.array([reward(one).reward for one in found])
+
+
+def neighbour_rows(space: SearchSpace, index: Ints) -> Ints:
+    """Return the neighbours of points as rows among them, int64 ``(n, most)``; -1 where there is none.
+
+    Args:
+        space: The space.
+        index: Flat indices of the points, rising, int64 ``(n,)``.
+    """
+    nvec = space.nvec
+    actions = np.stack(np.unravel_index(index, tuple(nvec)), axis=1)
+    strides = np.concatenate([np.cumprod(nvec[:0:-1])[::-1], [1]]).astype(np.int64)
+    columns = []
+    for axis, name in enumerate(space.dimensions):
+        here = actions[:, axis]
+        moves = (-1, 1) if name in ORDERED else tuple(range(1, int(nvec[axis])))
+        for move in moves:
+            there = here + move if name in ORDERED else (here + move) % nvec[axis]
+            inside = (there >= 0) & (there < nvec[axis])
+            wanted = index + (there - here) * strides[axis]
+            row = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
+            columns.append(np.where(inside & (index[row] == wanted), row, -1))
+    return np.stack(columns, axis=1).astype(np.int64)
+
+
+def optimum_depths(landscape: Landscape) -> Floats:
+    """Return how deep one must descend from each local optimum to reach a better point, float64 ``(optima,)``.
+
+    That is the persistence of the landscape's peaks, found by flooding it from above (Edelsbrunner et al. 2002).
+    Plateaus are one optimum, or none where they have an exit upwards. The best has infinite depth, as has the best of
+    any part that is not connected with it.
+    """
+    rewards, neighbours = landscape.rewards.tolist(), landscape.neighbours.tolist()
+    parent = [-1] * len(rewards)
+    depths: list[float] = []
+
+    def peak_of(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    for row in np.argsort(-landscape.rewards, kind="stable").tolist():
+        parent[row] = row
+        for other in neighbours[row]:
+            if other < 0 or parent[other] < 0:
+                continue
+            higher, lower = peak_of(other), peak_of(row)
+            if higher == lower:
+                continue
+            if rewards[higher] < rewards[lower]:
+                higher, lower = lower, higher
+            parent[lower] = higher
+            if rewards[lower] > rewards[row]:
+                depths.append(rewards[lower] - rewards[row])
+    summits = sum(parent[row] == row for row in range(len(rewards)))
+    return np.array([math.inf] * summits + depths)
+
+
+def steepest_ascent(landscape: Landscape) -> Ints:
+    """Return where the climb to the best neighbour ends from every point, int64 ``(n,)``; plateaus are crossed."""
+    rewards, neighbours = landscape.rewards, landscape.neighbours
+    n = len(rewards)
+    level = _plateaus(landscape)
+    padded = landscape.padded
+    place = padded.argmax(axis=1)
+    highest = padded[np.arange(n), place]
+    # A plateau is left by the best exit of all its points.
+    order = np.lexsort((-highest, level))
+    leaders = order[np.unique(level[order], return_index=True)[1]]
+    exits = np.arange(n)
+    exits[level[leaders]] = np.where(
+        highest[leaders] > rewards[leaders], neighbours[leaders, place[leaders]], level[leaders]
+    )
+    following = exits[level]
+    while True:
+        further = following[following]
+        if np.array_equal(further, following):
+            return np.asarray(following, dtype=np.int64)
+        following = further
+
+
+def walk_autocorrelation(landscape: Landscape, lags: int) -> list[float]:
+    """Return the autocorrelation of rewards on an endless random walk, by lag from 1; empty if it is not defined.
+
+    It is computed, not simulated: such a walk visits points in proportion to their neighbours.
+    """
+    there = landscape.neighbours >= 0
+    degree = there.sum(axis=1)
+    if not degree.any():
+        return []
+    visits = degree / degree.sum()
+    centred = landscape.rewards - float((visits * landscape.rewards).sum())
+    variance = float((visits * centred**2).sum())
+    if variance <= 0:
+        return []
+    found, ahead = [], centred
+    for _ in range(lags):
+        ahead = np.where(there, ahead[landscape.neighbours], 0.0).sum(axis=1) / np.maximum(degree, 1)
+        found.append(float((visits * centred * ahead).sum()) / variance)
+    return found
+
+
+def random_search_evaluations(points: int, targets: int) -> float:
+    """Return the expected evaluations of random search without replacement to the first of some targets."""
+    return (points + 1) / (targets + 1)
+
+
+def local_search_evaluations(
+    landscape: Landscape, targets: Mapping[str, Bools], rng: np.random.Generator, starts: int
+) -> dict[str, dict[str, float]]:
+    """Simulate hill climbing with random restarts, and return mean and median evaluations to each target.
+
+    As in White et al. 2021 (arXiv:2005.02960): all neighbours are evaluated, in random order; the climb moves to the
+    best if that is better, and begins at a random new point if not. Nothing is evaluated, or counted, twice.
+    """
+    counts = np.array([_local_search(landscape, list(targets.values()), rng) for _ in range(starts)])
+    return {
+        name: {"mean": float(column.mean()), "median": float(np.median(column))}
+        for name, column in zip(targets, counts.T, strict=True)
+    }
+
+
+def _local_search(landscape: Landscape, targets: list[Bools], rng: np.random.Generator) -> list[int]:
+    rewards = landscape.rewards
+    when = np.zeros(len(rewards), dtype=np.int64)
+    fresh = iter(rng.permutation(len(rewards)).tolist())
+    count, found = 0, [0] * len(targets)
+
+    def evaluate(row: int) -> bool:
+        """Evaluate a point, and return whether all targets are found."""
+        nonlocal count
+        if not when[row]:
+            count += 1
+            when[row] = count
+            for place, hit in enumerate(targets):
+                if hit[row] and not found[place]:
+                    found[place] = count
+        return all(found)
+
+    for start in fresh:
+        if when[start]:
+            continue
+        current = start
+        if evaluate(current):
+            return found
+        while True:
+            around = landscape.neighbours[current]
+            around = rng.permutation(around[around >= 0])
+            if any(evaluate(row) for row in around.tolist()):
+                return found
+            if not len(around) or rewards[around].max() <= rewards[current]:
+                break
+            current = int(around[rewards[around].argmax()])
+    raise AssertionError("every target is a point")
+
+
+def _plateaus(landscape: Landscape) -> Ints:
+    """Return the first row of the connected points of equal reward that each point belongs to, int64 ``(n,)``."""
+    equal = landscape.padded == landscape.rewards[:, None]
+    level = np.arange(len(landscape.rewards))
+    while True:
+        lowest = np.minimum(level, np.where(equal, level[landscape.neighbours], len(level)).min(axis=1))
+        lowest = lowest[lowest]
+        if np.array_equal(lowest, level):
+            return np.asarray(level, dtype=np.int64)
+        level = lowest
+
+
+def _fitness_distance(landscape: Landscape) -> float | None:
+    best = np.flatnonzero(landscape.rewards == landscape.rewards.max())
+    distance = np.min([landscape.steps_to(row) for row in best.tolist()], axis=0)
+    return correlation(landscape.rewards, distance.astype(np.float64))
+
+
+def _target(rewards: Floats, share: float) -> Bools:
+    count = max(1, math.ceil(share * len(rewards) - 1e-9))
+    threshold = np.partition(rewards, len(rewards) - count)[len(rewards) - count]
+    hit: Bools = rewards >= threshold
+    return hit
+
+
+def _noise(means: Floats, seeds: Floats, there: Bools) -> dict[str, float | None]:
+    several = there.all(axis=1)
+    count = seeds.shape[1]
+    if count < 2 or not several.any():
+        return {"deviation": None, "resolution": None, "indistinct_top_pairs": None}
+    deviation = float(np.sqrt(seeds[several].var(axis=1, ddof=1).mean()))
+    resolution = deviation * math.sqrt(2 / count)
+    top = np.sort(means)[-max(3, math.ceil(0.01 * len(means) - 1e-9)) :]
+    apart = np.abs(top[:, None] - top)[np.triu_indices(len(top), 1)]
+    return {
+        "deviation": deviation,
+        "resolution": resolution,
+        "indistinct_top_pairs": float((apart < _NORMAL_95 * resolution).mean()),
+    }
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,1 @@
+"""What a search is about: students, spaces, evaluations, rewards. Pure: no torch."""

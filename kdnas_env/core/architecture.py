@@ -1,0 +1,283 @@
+"""Encoder architectures: what a student is, what a teacher is, and what either costs.
+
+Pure data and arithmetic: nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from kdnas_env.errors import SpaceError, TeacherError
+from kdnas_env.support.untrusted import restore, shown
+
+FAMILIES = ("bert", "albert", "roberta")
+"""Student families that can be searched."""
+
+TEACHER_TYPES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra")
+"""``model_type`` values of transformers that can teach."""
+
+ALBERT_EMBEDDING_SIZE = 128
+"""Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
+
+LARGEST_SIZE = 2**20
+"""Largest number of anything in an architecture, the vocabulary aside; what is computed of several fits into 64 bits.
+"""
+
+_LARGEST_VOCABULARY = 2**31
+
+_SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
+_ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
+_PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)")
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
+
+
+@dataclass(frozen=True, order=True, slots=True)
+class StudentConfig:
+    """One point of a search space, in transformers' own field names.
+
+    Attributes:
+        num_hidden_layers: Transformer layers.
+        num_attention_heads: Attention heads; must divide ``hidden_size``.
+        hidden_size: Width of the residual stream.
+        intermediate_size: Width of the feed-forward layer.
+        hidden_act: Activation of the feed-forward layer (transformers' ``ACT2FN`` name).
+        family: One of ``FAMILIES``.
+    """
+
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str = "gelu"
+    family: str = "bert"
+
+    def canonical(self) -> StudentConfig:
+        """Return the one representative of all configurations that build the same network."""
+        return StudentConfig(
+            num_hidden_layers=int(self.num_hidden_layers),
+            num_attention_heads=int(self.num_attention_heads),
+            hidden_size=int(self.hidden_size),
+            intermediate_size=int(self.intermediate_size),
+            hidden_act=_ACTIVATION_ALIASES.get(self.hidden_act, self.hidden_act),
+            family=self.family,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StudentConfig:
+        """Build a configuration from plain data.
+
+        Raises:
+            SpaceError: If a field is missing, unknown or malformed.
+        """
+        try:
+            return restore(cls, data).check().canonical()
+        except ValueError as error:
+            raise SpaceError(f"incomplete or malformed student configuration {shown(data)}: {error}") from error
+
+    @classmethod
+    def parse(cls, text: str) -> StudentConfig:
+        """Read a student in the words in which it is printed, such as ``bert 3L/192h/6a/384f/gelu``.
+
+        Raises:
+            SpaceError: If the text is malformed.
+        """
+        found = _PRINTED.fullmatch(text.strip())
+        if found is None:
+            raise SpaceError(
+                f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
+            )
+        family, layers, width, heads, inner, activation = found.groups()
+        return cls(int(layers), int(heads), int(width), int(inner), activation, family).check().canonical()
+
+    def check(self) -> StudentConfig:
+        """Return the configuration itself if its sizes are such that a network can have.
+
+        Raises:
+            SpaceError: If one is not, or the family is unknown.
+        """
+        for name in _SIZES:
+            if not 0 < getattr(self, name) <= LARGEST_SIZE:
+                raise SpaceError(f"{name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}")
+        if self.family not in FAMILIES:
+            raise SpaceError(f"unknown student family {shown(self.family)}; choose from {list(FAMILIES)}")
+        return self
+
+    def __str__(self) -> str:
+        return (
+            f"{self.family} {self.num_hidden_layers}L/{self.hidden_size}h/"
+            f"{self.num_attention_heads}a/{self.intermediate_size}f/{self.hidden_act}"
+        )
+
+
+class _PretrainedConfig(Protocol):
+    model_type: str
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class EncoderArchitecture:
+    """A teacher's architecture, with the fields its students inherit.
+
+    Attributes:
+        family: The teacher's ``model_type`` (one of ``TEACHER_TYPES``).
+        max_length: Longest input in tokens (RoBERTa's reserved positions already taken off).
+        embedding_size: Width of the embedding tables; equals ``hidden_size`` unless factorised.
+        pad_token_id: Id of the padding token.
+
+    Raises:
+        TeacherError: If a number is not one that an encoder can have, or the type is not supported.
+    """
+
+    family: str
+    num_hidden_layers: int
+    num_attention_heads: int
+    hidden_size: int
+    intermediate_size: int
+    hidden_act: str
+    vocab_size: int
+    max_length: int
+    type_vocab_size: int
+    embedding_size: int
+    pad_token_id: int
+    layer_norm_eps: float
+
+    def __post_init__(self) -> None:
+        if self.family not in TEACHER_TYPES:
+            raise TeacherError(f"teacher of type {shown(self.family)} is not supported; choose {list(TEACHER_TYPES)}")
+        for name in (*_SIZES, "max_length", "type_vocab_size", "embedding_size"):
+            if not 0 < getattr(self, name) <= LARGEST_SIZE:
+                raise TeacherError(
+                    f"the teacher's {name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}"
+                )
+        if not 0 < self.vocab_size <= _LARGEST_VOCABULARY or not 0 <= self.pad_token_id < _LARGEST_VOCABULARY:
+            raise TeacherError(
+                f"the teacher's vocab_size is {shown(self.vocab_size)}, its pad_token_id {shown(self.pad_token_id)}; "
+                "expected a number of tokens, and one of them"
+            )
+        if self.hidden_size % self.num_attention_heads:
+            raise TeacherError(
+                f"the teacher's {self.num_attention_heads} heads do not divide its hidden_size {self.hidden_size}"
+            )
+
+    @classmethod
+    def from_pretrained_config(cls, config: _PretrainedConfig) -> EncoderArchitecture:
+        """Read the architecture off a ``transformers`` configuration.
+
+        Raises:
+            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type, has relative
+                positions or pruned heads, or its configuration lacks something or is malformed.
+        """
+        values = config.to_dict()
+        kind = config.model_type
+        choice = f"choose an encoder of type {list(TEACHER_TYPES)}"
+        if values.get("is_encoder_decoder"):
+            raise TeacherError(f"a model of type {kind!r} is encoder and decoder, and kdnas distils encoders; {choice}")
+        if values.get("is_decoder"):
+            raise TeacherError(
+                f"a model of type {kind!r} with is_decoder is a decoder, and kdnas distils encoders; {choice}"
+            )
+        if kind not in TEACHER_TYPES:
+            raise TeacherError(f"a model of type {kind!r} is not supported; {choice}")
+        positions = values.get("position_embedding_type") or "absolute"
+        if positions != "absolute":
+            raise TeacherError(
+                f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
+                "kdnas does not compute; choose a model whose positions are absolute"
+            )
+        if values.get("pruned_heads"):
+            raise TeacherError(
+                f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
+                "layers are not of one shape, which kdnas needs; choose the model as it was before"
+            )
+        try:
+            return restore(cls, _shape(kind, values))
+        except TeacherError:
+            raise
+        except (KeyError, TypeError, ValueError) as error:
+            raise TeacherError(f"the configuration of a teacher of type {kind!r} is malformed: {error}") from error
+
+    @property
+    def position_offset(self) -> int:
+        """First row of the position table that a token can use (RoBERTa starts past the padding id)."""
+        return self.pad_token_id + 1 if self.family in _OFFSET_POSITIONS else 0
+
+    def as_student(self) -> StudentConfig:
+        """Return the teacher's own shape as a student (in the nearest student family)."""
+        family = {"albert": "albert", "roberta": "roberta", "xlm-roberta": "roberta"}.get(self.family, "bert")
+        return StudentConfig(
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.hidden_size,
+            self.intermediate_size,
+            self.hidden_act,
+            family,
+        ).canonical()
+
+
+def _shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of an ``EncoderArchitecture`` from a configuration of transformers, unchecked."""
+    distil = kind == "distilbert"
+    hidden = values["dim"] if distil else values["hidden_size"]
+    pad = values.get("pad_token_id")
+    pad = 0 if pad is None else pad
+    positions = values["max_position_embeddings"]
+    return {
+        "family": kind,
+        "num_hidden_layers": values["n_layers"] if distil else values["num_hidden_layers"],
+        "num_attention_heads": values["n_heads"] if distil else values["num_attention_heads"],
+        "hidden_size": hidden,
+        "intermediate_size": values["hidden_dim"] if distil else values["intermediate_size"],
+        "hidden_act": values["activation"] if distil else values["hidden_act"],
+        "vocab_size": values["vocab_size"],
+        "max_length": positions - (pad + 1) if kind in _OFFSET_POSITIONS else positions,
+        "type_vocab_size": 1 if distil else values["type_vocab_size"],
+        "embedding_size": values.get("embedding_size") or hidden,
+        "pad_token_id": pad,
+        "layer_norm_eps": 1e-12 if distil else values["layer_norm_eps"],
+    }
+
+
+def student_embedding_size(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """Width of a student's embedding tables: factorised for ALBERT only."""
+    if student.family != "albert":
+        return student.hidden_size
+    factorised = teacher.embedding_size < teacher.hidden_size
+    return min(teacher.embedding_size if factorised else ALBERT_EMBEDDING_SIZE, student.hidden_size)
+
+
+def student_position_offset(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """First usable row of a student's position table."""
+    return teacher.pad_token_id + 1 if student.family == "roberta" else 0
+
+
+def count_parameters(student: StudentConfig, teacher: EncoderArchitecture) -> int:
+    """Count a student's parameters: embeddings and encoder, without pooler and heads."""
+    width, inner = student.hidden_size, student.intermediate_size
+    embedding = student_embedding_size(student, teacher)
+    rows = teacher.vocab_size + teacher.max_length + student_position_offset(student, teacher) + teacher.type_vocab_size
+    attention = 4 * (width * width + width)
+    feed_forward = width * inner + inner + inner * width + width
+    layer = attention + feed_forward + 4 * width
+    layers = 1 if student.family == "albert" else student.num_hidden_layers
+    mapping = embedding * width + width if student.family == "albert" else 0
+    return rows * embedding + 2 * embedding + mapping + layers * layer
+
+
+def forward_flops(student: StudentConfig, teacher: EncoderArchitecture, *, batch: int, length: int) -> int:
+    """Count the floating-point operations of one forward pass (a multiply-add is two).
+
+    Matrix products only: attention projections, scores and values, feed-forward, ALBERT's embedding map.
+    """
+    width, inner, tokens = student.hidden_size, student.intermediate_size, batch * length
+    dense = 2 * tokens * (4 * width * width + 2 * width * inner)
+    attention = 4 * batch * length * length * width
+    mapping = 2 * tokens * student_embedding_size(student, teacher) * width if student.family == "albert" else 0
+    return student.num_hidden_layers * (dense + attention) + mapping

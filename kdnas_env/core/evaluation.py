@@ -1,0 +1,280 @@
+"""The record of one evaluation, and the protocol of whatever produces it.
+
+An :class:`Evaluation` holds raw quantities only. The reward is computed from it at the end
+(:mod:`kdnas_env.core.reward`), so that a change of alpha, beta or clipping costs no new evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from enum import StrEnum
+from numbers import Integral
+from typing import Any, Protocol, runtime_checkable
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.untrusted import is_number, parse_json, restore, shown
+
+MOST_EPOCHS = 100_000
+"""Loss curves have an entry an epoch; who asks for more has mistaken something."""
+
+
+class Status(StrEnum):
+    """How an evaluation ended."""
+
+    OK = "ok"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    INVALID = "invalid"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How much effort one evaluation spends.
+
+    Attributes:
+        epochs: Passes over the proxy subset.
+        data_fraction: Share of the proxy subset that is used, in (0, 1].
+        seed: Seed of initialisation and data order, shared by all candidates (common random numbers).
+
+    Raises:
+        KDNASError: If a value is not of that kind.
+    """
+
+    epochs: int = 2
+    data_fraction: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_whole(self.epochs) or not 0 <= self.epochs <= MOST_EPOCHS:
+            raise KDNASError(
+                f"epochs is {shown(self.epochs)}; expected 0 (closed form only) or more, up to {MOST_EPOCHS:,}"
+            )
+        if not is_number(self.data_fraction) or not 0 < self.data_fraction <= 1:
+            raise KDNASError(f"data_fraction is {shown(self.data_fraction)}; expected a share in (0, 1]")
+        if not _is_whole(self.seed) or self.seed < 0:
+            raise KDNASError(f"seed is {shown(self.seed)}; expected a whole number, 0 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """One latency probe of a student and its teacher, interleaved.
+
+    Attributes:
+        median_ms: Median milliseconds of one forward pass of the student.
+        iqr_ms: Interquartile range of the same, in milliseconds.
+        count: Timed passes.
+        teacher_median_ms: Median of the teacher in the same probe, in milliseconds.
+        teacher_iqr_ms: Interquartile range of the teacher.
+        ratio: Median of the paired student/teacher ratios (robust against drift of the machine's clock).
+        ratio_iqr: Interquartile range of the paired ratios.
+        runtime: ``torch``, ``onnxruntime`` or ``analytic``.
+        device: Device of the probe.
+        threads: Threads of the runtime.
+        batch_size: Sequences per pass.
+        sequence_length: Tokens per sequence.
+    """
+
+    median_ms: float
+    iqr_ms: float
+    count: int
+    teacher_median_ms: float
+    teacher_iqr_ms: float
+    ratio: float
+    ratio_iqr: float
+    runtime: str
+    device: str = "cpu"
+    threads: int = 1
+    batch_size: int = 1
+    sequence_length: int = 50
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than the teacher."""
+        return 1.0 / self.ratio
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Raw outcome of evaluating one architecture.
+
+    Loss curves have one entry per epoch, the first of which (epoch 0) was taken before any optimiser step.
+    A failed evaluation keeps what it has; values that do not exist are absent, never NaN.
+
+    Attributes:
+        config: The canonical architecture.
+        fidelity: The effort that was asked for.
+        status: How it ended.
+        train_loss: Raw distillation loss on training tokens, per epoch.
+        heldout_loss: Raw distillation loss on held-out tokens in eval mode, per epoch.
+        train_unexplained: The same divided by the variance of the teacher's states (1 - R^2), training.
+        heldout_unexplained: The same, held-out. Its last entry is the reported quality.
+        epoch_seconds: Wall seconds of each epoch, evaluation included.
+        wall_seconds: Wall seconds of the whole evaluation, latency probe included.
+        latency: The latency probe, or None if it did not run.
+        parameters: Parameters of the student encoder, embeddings included.
+        flops: Floating-point operations of one forward pass at the probe's batch and length.
+        peak_memory_bytes: Peak resident memory (CPU) or allocated memory (CUDA) during training.
+        device: Device that trained.
+        error: Reason of a failure, or an empty string.
+        details: Further plain data (recipe, step counts, versions).
+    """
+
+    config: StudentConfig
+    fidelity: Fidelity
+    status: Status
+    train_loss: tuple[float, ...] = ()
+    heldout_loss: tuple[float, ...] = ()
+    train_unexplained: tuple[float, ...] = ()
+    heldout_unexplained: tuple[float, ...] = ()
+    epoch_seconds: tuple[float, ...] = ()
+    wall_seconds: float = 0.0
+    latency: Latency | None = None
+    parameters: int = 0
+    flops: int = 0
+    peak_memory_bytes: int = 0
+    device: str = "cpu"
+    error: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplained", "epoch_seconds"):
+            values = tuple(float(value) for value in getattr(self, name))
+            if not all(math.isfinite(value) for value in values):
+                raise KDNASError(f"{name} holds a value that is not finite: {values}; cut the curve and set status")
+            object.__setattr__(self, name, values)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the evaluation produced a usable quality."""
+        return self.status is Status.OK
+
+    def to_json(self) -> str:
+        """Serialise to JSON; :meth:`from_json` restores an equal record."""
+        return json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Evaluation:
+        """Restore a record written by :meth:`to_json`.
+
+        Raises:
+            KDNASError: If the text is no such record.
+        """
+        try:
+            made = restore(cls, parse_json(text))
+            made.config.check()
+            if made.latency is not None and made.latency.ratio <= 0:
+                raise ValueError(f"ratio is {made.latency.ratio}; expected a positive number")
+        except ValueError as error:
+            raise KDNASError(f"the text is no record of an evaluation: {error}") from error
+        return made
+
+    def with_details(self, **details: Any) -> Evaluation:
+        """Return a copy with more details."""
+        return replace(self, details={**self.details, **details})
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an evaluator says while it works.
+
+    Attributes:
+        config: The candidate in work.
+        candidate: Its position in the batch of candidates, from 0.
+        candidates: Size of the batch.
+        epoch: Finished epochs; 0 is the report before the first step.
+        epochs: Epochs that were asked for.
+        heldout_unexplained: Held-out loss over teacher variance so far.
+        seconds: Wall seconds since the candidate started.
+    """
+
+    config: StudentConfig
+    candidate: int
+    candidates: int
+    epoch: int
+    epochs: int
+    heldout_unexplained: float
+    seconds: float
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+EpochCallback = Callable[[EpochReport], bool | None]
+"""Called after each epoch; a true return value stops the candidate (status ``stopped``)."""
+
+
+def report_epochs(
+    config: StudentConfig,
+    candidate: int,
+    candidates: int,
+    epochs: int,
+    losses: Sequence[float],
+    seconds: Sequence[float],
+    on_epoch: EpochCallback | None,
+) -> int | None:
+    """Tell a callback of epochs whose outcome is known already, one after the other, until it stops the candidate.
+
+    Args:
+        config: The candidate.
+        candidate: Its position among the candidates.
+        candidates: Number of candidates.
+        epochs: Epochs that were asked for.
+        losses: Held-out loss over teacher variance by epoch, as far as the candidate got.
+        seconds: Seconds since the candidate started, by epoch.
+        on_epoch: The callback, or None.
+
+    Returns:
+        How many epochs there are, the one before the first step included, if it was stopped; else None. After the last
+        epoch there is nothing to stop.
+    """
+    if on_epoch is None:
+        return None
+    for epoch, loss in enumerate(losses):
+        report = EpochReport(config, candidate, candidates, epoch, epochs, loss, seconds[epoch])
+        if on_epoch(report) and epoch < epochs:
+            return epoch + 1
+    return None
+
+
+@runtime_checkable
+class Evaluator(Protocol):
+    """Turns architectures into evaluations, batch first.
+
+    An evaluator whose answers cost nothing and never change may say so by an attribute ``tabular = True``: environments
+    then remember its answers from one episode to the next. One that works on several students at once may say so by
+    ``parallel = True``: environments then hand it a round at once, as far as agents tell them ahead. It may have a
+    method ``evaluate_each`` of the same arguments, which yields places in the batch and records as they are finished.
+    One that can tell what a changed fingerprint is due to may have an attribute ``fingerprints``, a mapping of
+    ``teacher`` and ``corpus`` to fingerprints of these.
+
+    Attributes:
+        deterministic: Whether equal calls return equal results (wall seconds aside).
+        fingerprint: Identifies the workload: teacher, corpus, recipe and latency settings.
+    """
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls return equal results."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the workload, stable across processes."""
+        ...
+
+    def evaluate(
+        self,
+        configs: Sequence[StudentConfig],
+        fidelity: Fidelity,
+        *,
+        on_epoch: EpochCallback | None = None,
+    ) -> list[Evaluation]:
+        """Evaluate a batch; one record per config, in order. Failures are records, not exceptions."""
+        ...

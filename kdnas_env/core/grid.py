@@ -1,0 +1,266 @@
+"""The grid of actions that an agent searches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Set
+from dataclasses import dataclass
+from itertools import chain, compress
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.wide_dimensions import choices_near
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.untrusted import as_array, is_whole, shown
+
+Ints = npt.NDArray[np.int64]
+T = TypeVar("T")
+
+LISTABLE = 1_000_000
+"""Grids up to this many points are listed whole to draw from them; larger ones are drawn from by rejection, unless the
+points that may be proposed are listed anyway."""
+
+_MOST = int(np.iinfo(np.int64).max)
+_RECENT = 256
+"""Points that are seen before the list of those that are left is written anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """The points of a ``MultiDiscrete(nvec)`` space, numbered in mixed radix with the last dimension fastest.
+
+    Attributes:
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        allowed: Numbers of the points that may be proposed, sorted int64, or None for all.
+    """
+
+    nvec: Ints
+    allowed: Ints | None = None
+
+    @classmethod
+    def of(cls, nvec: npt.ArrayLike, allowed: npt.ArrayLike | None = None) -> Grid:
+        """Check and build a grid.
+
+        Raises:
+            KDNASError: If ``nvec`` is not a vector of positive whole numbers, or an allowed point is not on the grid.
+        """
+        counts = as_array(nvec)
+        if counts.ndim != 1 or not counts.size or not is_whole(counts) or counts.min() < 1 or counts.max() > _MOST:
+            raise KDNASError(
+                f"nvec is {shown(nvec)}; expected the number of choices of each dimension, each at least 1"
+            )
+        grid = cls(counts.astype(np.int64))
+        if allowed is None:
+            return grid
+        listed = as_array(allowed)
+        if not listed.size or not is_whole(listed):
+            raise KDNASError(
+                f"the allowed points are {shown(allowed)}; expected the numbers of one or more grid points"
+            )
+        points = np.unique(listed)
+        if points[0] < 0 or points[-1] >= grid.points:
+            raise KDNASError(
+                f"the allowed points range from {points[0]} to {points[-1]}, but the grid has {grid.points} points, "
+                "numbered from 0"
+            )
+        return cls(grid.nvec, points.astype(np.int64))
+
+    @property
+    def points(self) -> int:
+        """Points of the grid, allowed or not; a Python integer, however large."""
+        return math.prod(self.nvec.tolist())
+
+    @property
+    def size(self) -> int:
+        """Points that may be proposed."""
+        return self.points if self.allowed is None else len(self.allowed)
+
+    @property
+    def listable(self) -> bool:
+        """Whether the points that may be proposed can be listed."""
+        return self.allowed is not None or self.points <= LISTABLE
+
+    def numbers(self, actions: Ints) -> list[int]:
+        """Return the number of each action, as Python integers, since a grid may outgrow 64 bits."""
+        counts = self.nvec.tolist()
+        numbers = []
+        for action in actions.tolist():
+            number = 0
+            for count, value in zip(counts, action, strict=True):
+                number = number * count + value
+            numbers.append(number)
+        return numbers
+
+    def actions(self, numbers: Ints) -> Ints:
+        """Return the actions of point numbers, int64 of shape ``(n, dims)``; for listable grids."""
+        return np.stack(np.unravel_index(numbers, tuple(self.nvec)), axis=-1).astype(np.int64)
+
+    def check(self, actions: Any) -> Ints:
+        """Return actions as int64 of shape ``(n, dims)``.
+
+        Raises:
+            KDNASError: If the shape or dtype is wrong, or an index is out of range.
+        """
+        array = as_array(actions)
+        if array.ndim != 2 or array.shape[1] != len(self.nvec) or not is_whole(array):
+            raise KDNASError(
+                f"actions are {array.dtype} of shape {array.shape}; expected integers of shape (n, {len(self.nvec)})"
+            )
+        outside = ((array < 0) | (array >= self.nvec)).any(axis=1)
+        if outside.any():
+            raise KDNASError(
+                f"action {array[outside][0].tolist()} is out of range; expected indices from 0 to "
+                f"{(self.nvec - 1).tolist()}"
+            )
+        return array.astype(np.int64)
+
+    def remaining(self, seen: Collection[int]) -> Ints:
+        """Return the numbers of the allowed points that are not in ``seen``, sorted; for listable grids."""
+        return np.delete(*self._left(seen))
+
+    def draw(self, rng: np.random.Generator, n: int, seen: Collection[int]) -> Ints:
+        """Draw points uniformly, without replacement, that are not in ``seen``.
+
+        Returns:
+            int64 of shape ``(m, dims)``, where m is less than n only if no more points are left.
+        """
+        # Of a grid that is half seen rejection would take ever longer, and the list is no longer than what was seen.
+        if self.listable or 2 * (len(seen) + n) > self.points:
+            left, gone = self._left(seen)
+            size = len(left) - len(gone)
+            ranks = rng.choice(size, size=min(n, size), replace=False)
+            # A place in the list is the rank among what is left, and one more for each that is gone before it.
+            return self.actions(left[ranks + np.searchsorted(gone - np.arange(len(gone)), ranks, side="right")])
+        drawn: dict[int, Ints] = {}
+        while len(drawn) < n:
+            batch = rng.integers(self.nvec, size=(n - len(drawn), len(self.nvec)))
+            drawn.update(
+                (number, action)
+                for number, action in zip(self.numbers(batch), batch, strict=True)
+                if number not in seen and number not in drawn
+            )
+        return np.array([*drawn.values()], dtype=np.int64).reshape(n, len(self.nvec))
+
+    def fresh(self, actions: Ints, seen: Collection[int]) -> Ints:
+        """Return the actions that are allowed and not in ``seen``, each once, in order of first appearance."""
+        first: dict[int, Ints] = {}
+        for number, action in compress(
+            zip(self.numbers(actions), actions, strict=True), self.are_left(actions, seen).tolist()
+        ):
+            first.setdefault(number, action)
+        return np.array([*first.values()], dtype=np.int64).reshape(len(first), len(self.nvec))
+
+    def are_left(self, actions: Ints, seen: Collection[int]) -> npt.NDArray[np.bool_]:
+        """Return which of the actions are allowed and not in ``seen``, bool of shape ``(n,)``."""
+        numbers = self.numbers(actions)
+        left = np.array([number not in seen for number in numbers], dtype=np.bool_)
+        if self.allowed is not None:
+            left &= _found(self.allowed, np.array(numbers, dtype=np.int64))[1]
+        return left
+
+    def neighbours(self, action: Ints) -> Ints:
+        """Return the points that differ from an action in one dimension, int64 of shape ``(n, dims)``.
+
+        In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) they are 1, 8, 64, 512 and so on choices away.
+        """
+        moved = []
+        for axis, count in enumerate(self.nvec.tolist()):
+            for value in choices_near(int(action[axis]), count):
+                neighbour = action.copy()
+                neighbour[axis] = value
+                moved.append(neighbour)
+        return np.array(moved, dtype=np.int64).reshape(len(moved), len(self.nvec))
+
+    def listed(self) -> Ints:
+        """Return the numbers of the allowed points, sorted; for listable grids."""
+        return np.arange(self.points, dtype=np.int64) if self.allowed is None else self.allowed
+
+    def _left(self, seen: Collection[int]) -> tuple[Ints, Ints]:
+        """Return allowed points, sorted, and the places of those among them that were seen, sorted."""
+        left, gone = seen.left(self) if isinstance(seen, Seen) else (self.listed(), seen)
+        return left, _places(left, gone)
+
+
+class Seen(Set[int]):
+    """Numbers of the points of a grid that are not to be proposed again: a set that only grows, in the order of growth.
+
+    Neither a look-up, nor an addition, nor a draw from the points that are left takes longer the more was seen: what is
+    built on a set by :meth:`union` shares it, and of the points that are left a list is kept.
+
+    Args:
+        numbers: Numbers of points.
+        base: More of them; they are not copied, and what is added to them later belongs to this set too.
+    """
+
+    def __init__(self, numbers: Iterable[int] = (), base: Seen | None = None) -> None:
+        self._base = base
+        self._own: dict[int, None] = {}  # in the order of addition
+        self._left: Ints | None = None
+        self._recent: set[int] = set()
+        self.update(numbers)
+
+    def __contains__(self, number: object) -> bool:
+        return number in self._own or (self._base is not None and number in self._base)
+
+    def __iter__(self) -> Iterator[int]:
+        return chain(() if self._base is None else self._base, self._own)
+
+    def __reversed__(self) -> Iterator[int]:
+        return chain(reversed(self._own), () if self._base is None else reversed(self._base))
+
+    def __len__(self) -> int:
+        return len(self._own) + (0 if self._base is None else len(self._base))
+
+    @classmethod
+    def _from_iterable(cls, numbers: Iterable[T]) -> set[T]:
+        return set(numbers)
+
+    def add(self, number: int) -> None:
+        """Add a number."""
+        if number not in self:
+            self._own[number] = None
+            if self._left is not None:
+                self._recent.add(number)
+
+    def update(self, numbers: Iterable[int]) -> None:
+        """Add numbers."""
+        for number in numbers:
+            self.add(number)
+
+    def union(self, numbers: Iterable[int]) -> Seen:
+        """Return a set that has other numbers too; what is added to it does not change this one."""
+        return Seen(numbers, self)
+
+    def left(self, grid: Grid) -> tuple[Ints, set[int]]:
+        """Return numbers of allowed points, sorted: all that were not seen, and some that were.
+
+        Args:
+            grid: The same listable grid in all calls.
+
+        Returns:
+            The numbers, and those that were seen: all that are among the first, and maybe others.
+        """
+        if self._base is not None:
+            left, recent = self._base.left(grid)
+            return left, recent.union(self._own)
+        if self._left is None:
+            self._left, self._recent = grid.listed(), {*self._own}
+        if len(self._recent) > _RECENT:
+            self._left, self._recent = np.delete(self._left, _places(self._left, self._recent)), set()
+        return self._left, self._recent
+
+
+def _places(points: Ints, numbers: Collection[int]) -> Ints:
+    """Return the places in a sorted array of those of the numbers that are in it, sorted."""
+    places, there = _found(points, np.unique(np.fromiter(numbers, dtype=np.int64, count=len(numbers))))
+    return places[there]
+
+
+def _found(points: Ints, numbers: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+    """Return where numbers belong in a sorted array, and which of them are there."""
+    places = np.searchsorted(points, numbers)
+    there = places < len(points)
+    there[there] = points[places[there]] == numbers[there]
+    return places, there

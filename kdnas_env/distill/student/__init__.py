@@ -1,0 +1,1 @@
+"""Students: built, started from their teacher, saved."""

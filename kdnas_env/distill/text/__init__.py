@@ -1,0 +1,1 @@
+"""Corpora: text read, tokenised, split."""

@@ -1,0 +1,106 @@
+"""Which columns of a source hold its text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.errors import CorpusError
+from kdnas_env.support.untrusted import shown
+
+_TEXT_NAMES = ("text", "sentence", "content", "document", "review")
+_WORDS_OF_A_NAME = 4
+_OTHER_SEPARATORS = ";\t|"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of a source.
+
+    Attributes:
+        names: All of them; those within others as ``outer.inner``.
+        textual: Those that hold text, as far as is known.
+        doubt: Why the names may be none, in words.
+    """
+
+    names: tuple[str, ...]
+    textual: tuple[str, ...]
+    doubt: str | None = None
+
+
+def choose_columns(columns: Columns, requested: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
+    """Return the one or two columns that hold the text.
+
+    With ``requested=None``: the only column of texts, else the first of ``text``, ``sentence``, ``content``,
+    ``document`` and ``review`` that exists.
+
+    Raises:
+        CorpusError: If a requested column is missing, more than two are asked for, none can be told apart, or the names
+            are in doubt.
+    """
+    if requested is not None:
+        names = (requested,) if isinstance(requested, str) else tuple(requested)
+        if not 1 <= len(names) <= 2 or len(set(names)) != len(names):
+            raise CorpusError(f"text_columns={list(names)} is not one column, or two different ones for sentence pairs")
+        missing = [name for name in names if name not in columns.names]
+        if missing:
+            doubt = "" if columns.doubt is None else f"; {columns.doubt}"
+            raise CorpusError(
+                f"corpus {source!r} has no column {missing[0]!r}; its columns are {shown(list(columns.names))}{doubt}"
+            )
+        return names
+    if columns.doubt is not None:
+        raise CorpusError(f"corpus {source!r}: {columns.doubt}")
+    if len(columns.textual) == 1:
+        return columns.textual
+    for name in _TEXT_NAMES:
+        if name in columns.names:
+            return (name,)
+    raise CorpusError(
+        f"cannot tell which column of corpus {source!r} holds the text: its columns are {shown(list(columns.names))}, "
+        f"of which {shown(list(columns.textual))} hold strings; name one with text_columns, or two for sentence pairs"
+    )
+
+
+def holds_text(values: Iterable[Any]) -> bool:
+    """Whether some of a column's values are texts, beside numbers, truth values and dates that are written as texts."""
+    return any(isinstance(value, str) and value.strip() and not _is_data(value.strip()) for value in values)
+
+
+def doubt_of_header(path: Path, names: Sequence[str], textual: Sequence[str]) -> str | None:
+    """Return why the first row of a table may not name its columns: it reads like a row; None if it does not."""
+    other = next((separator for separator in _OTHER_SEPARATORS if len(names) == 1 and separator in names[0]), None)
+    if other is not None:
+        return f"the first row of {str(path)!r} is one cell, {shown(names[0])}; say separator={other!r} if it is more"
+    given = [name for name in names if name]
+    counted = given == [str(index) for index in range(len(given))]
+    for name in given:
+        number = _is_number(name) and name not in textual and not counted
+        sentence = len(name.split()) > 1 and name.rstrip().endswith((".", "!", "?"))
+        if number or sentence or len(name.split()) > _WORDS_OF_A_NAME:
+            return (
+                f"the first row of {str(path)!r} reads like text, not like names of columns: {shown(name)}; say "
+                "header=False if it is text, or name the columns that hold the text with text_columns"
+            )
+    return None
+
+
+def _is_data(text: str) -> bool:
+    if _is_number(text) or text.lower() in ("true", "false"):
+        return True
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

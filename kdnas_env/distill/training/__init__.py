@@ -1,0 +1,1 @@
+"""Distillation: recipes, objectives, mini-KD and full KD."""

@@ -1,0 +1,80 @@
+"""Checkpoints of transformers' Trainer: what a training that was killed goes on from."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer
+
+from kdnas_env.errors import RunError
+from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.support.untrusted import parse_json
+
+STATE = "trainer_state.json"
+
+
+class ResumableTrainer(Trainer):  # type: ignore[misc]
+    """A Trainer that names the checkpoint that it cannot read."""
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        with _readable(resume_from_checkpoint):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(checkpoint):
+            super()._load_rng_state(checkpoint)
+
+
+@contextmanager
+def _readable(checkpoint: str | None) -> Iterator[None]:
+    """Read a checkpoint in the block, of which PyTorch unpickles nothing but tensors and numbers.
+
+    Raises:
+        RunError: If it cannot be read.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"the checkpoint {checkpoint!r} cannot be read: {one_line(error)}; remove it to go on from the one before"
+        ) from error
+
+
+def unwritten(folder: Path, error: Exception) -> RunError | None:
+    """Return what an error of a training says of its checkpoints: that they cannot be written; None if it does not.
+
+    Args:
+        folder: Where they are written.
+        error: The error. PyTorch tells of a full disk by a RuntimeError of its writer.
+    """
+    if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
+        return None
+    return RunError(
+        f"checkpoints cannot be written to {str(folder)!r}: {one_line(error)}; free some space there, and go on"
+    )
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint, or None."""
+    numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    found = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
+    return found[-1] if found else None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove checkpoints that a killed process left half-written."""
+    for path in folder.glob("checkpoint-*"):
+        try:
+            parse_json((path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(path)

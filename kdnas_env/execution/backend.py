@@ -1,0 +1,120 @@
+"""What a pool of workers stands on: processes that evaluate one student at a time, and say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.support.libraries import is_out_of_memory, one_line
+
+MakeEvaluator = Callable[[], Evaluator]
+"""Makes a worker's evaluator. It travels to the worker, so that it must be picklable."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One student to evaluate.
+
+    Attributes:
+        config: The student.
+        fidelity: The effort.
+        stoppable: Whether the worker waits after each epoch for word on whether to stop.
+    """
+
+    config: StudentConfig
+    fidelity: Fidelity
+    stoppable: bool = False
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A worker has made its evaluator, and waits for a task.
+
+    Attributes:
+        fingerprint: The evaluator's.
+        deterministic: Whether equal calls of it return equal results.
+    """
+
+    fingerprint: str
+    deterministic: bool
+
+
+@dataclass(frozen=True)
+class Raised:
+    """An evaluator could not be made, or could evaluate no student at all.
+
+    Attributes:
+        error: Why.
+    """
+
+    error: str
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A worker is gone, with what it was doing.
+
+    Attributes:
+        reason: Why, as far as it is known.
+    """
+
+    reason: str
+
+
+Message = Ready | EpochReport | Evaluation | Raised | Lost
+"""What is heard of a worker. An epoch of a stoppable task waits for an answer; after ``Lost`` nothing comes."""
+
+
+def attempt(evaluator: Evaluator, task: Task, on_epoch: EpochCallback) -> Evaluation | Raised:
+    """Evaluate a task; what a worker does, wherever it is."""
+    try:
+        (evaluation,) = evaluator.evaluate([task.config], task.fidelity, on_epoch=on_epoch)
+    except Exception as error:  # whatever it is, it is told
+        if not is_out_of_memory(error):
+            return Raised(one_line(error))
+        # Which is the student's fault, not that of all.
+        return Evaluation(task.config.canonical(), task.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
+    return evaluation
+
+
+class Backend(Protocol):
+    """Starts workers, hands tasks to them, and hears from them. Workers go by numbers of the caller's choice.
+
+    None of the methods waits for a worker but :meth:`wait`. A worker that dies is heard of as :class:`Lost`, once;
+    what is said to it in the meantime is lost.
+    """
+
+    def start(self, worker: int) -> None:
+        """Begin to start a worker under a number that was never used; it says :class:`Ready` when it is."""
+        ...
+
+    def assign(self, worker: int, task: Task) -> None:
+        """Hand a task to a worker that is ready and has none."""
+        ...
+
+    def answer(self, worker: int, stop: bool) -> None:
+        """Say whether a worker stops that has reported an epoch of a stoppable task."""
+        ...
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once, whatever it does. Nothing more is heard of it."""
+        ...
+
+    def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
+        """Return what workers said, in the order in which it was heard of each; wait for it if there is nothing yet.
+
+        Args:
+            seconds: Longest time to wait; None for ever.
+        """
+        ...
+
+    def now(self) -> float:
+        """Return seconds of a clock that never goes backwards."""
+        ...
+
+    def close(self) -> None:
+        """End all workers."""
+        ...

@@ -1,0 +1,170 @@
+"""Workers that are processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from kdnas_env.core.evaluation import EpochCallback, EpochReport
+from kdnas_env.execution.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
+from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind
+from kdnas_env.support.libraries import one_line
+
+_FAREWELL_SECONDS = 2.0
+_LAST_BREATH_SECONDS = 5.0
+
+
+class LocalBackend:
+    """Processes, each with a pipe of its own: one that is killed at any instant leaves the others in peace.
+
+    They are spawned, not forked: threads and GPUs do not survive a fork. They end with this process, however it ends.
+
+    Args:
+        make_evaluator: Makes the evaluator of each.
+    """
+
+    def __init__(self, make_evaluator: MakeEvaluator) -> None:
+        self._make_evaluator = make_evaluator
+        self._context = multiprocessing.get_context("spawn")
+        self._workers: dict[int, _Worker] = {}
+
+    def start(self, worker: int) -> None:
+        """Begin to start a worker."""
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(
+            target=_work, args=(theirs, self._make_evaluator), name=f"kdnas-worker-{worker}", daemon=True
+        )
+        process.start()
+        theirs.close()
+        self._workers[worker] = _Worker(process, ours)
+
+    def assign(self, worker: int, task: Task) -> None:
+        """Hand a task to a worker."""
+        self._send(worker, task)
+
+    def answer(self, worker: int, stop: bool) -> None:
+        """Say whether a worker stops."""
+        self._send(worker, stop)
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once."""
+        gone = self._workers.pop(worker, None)
+        if gone is not None:
+            gone.join()
+
+    def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
+        """Return what workers said since the last call; wait for it if there is nothing yet."""
+        pipes: dict[Any, int] = {one.pipe: number for number, one in self._workers.items()}
+        heard: list[tuple[int, Message]] = []
+        # A pipe whose other end has died is ready as well, and says so when it is read.
+        for pipe in wait(list(pipes), seconds):
+            number = pipes[pipe]
+            heard.append((number, self._heard(number)))
+        return heard
+
+    def now(self) -> float:
+        """Return seconds of the monotonic clock."""
+        return time.monotonic()
+
+    def close(self) -> None:
+        """End all workers: the idle leave by themselves, the busy are killed."""
+        end = time.monotonic() + _FAREWELL_SECONDS
+        for one in self._workers.values():
+            one.pipe.close()
+        for one in self._workers.values():
+            one.join(max(0.0, end - time.monotonic()))
+        self._workers.clear()
+
+    def process_id(self, worker: int) -> int | None:
+        """Return the number that the operating system knows a worker by; None if it has ended."""
+        found = self._workers.get(worker)
+        return found.process.pid if found else None
+
+    def _send(self, worker: int, what: Task | bool) -> None:
+        # Of a worker that is dead is heard by the next wait.
+        with suppress(OSError):
+            self._workers[worker].pipe.send(what)
+
+    def _heard(self, worker: int) -> Message:
+        one = self._workers[worker]
+        try:
+            message: Message = one.pipe.recv()
+        except (EOFError, OSError):
+            del self._workers[worker]
+            one.join(_LAST_BREATH_SECONDS)  # its pipe is closed, but its exit status may be to come
+            return Lost(_cause(one.process.exitcode))
+        return message
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+
+    def join(self, patience: float = 0.0) -> None:
+        self.process.join(patience)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.pipe.close()
+
+
+def _cause(exit_code: int | None) -> str:
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        memory = ", perhaps for memory" if name == "SIGKILL" else ""
+        return f"the worker was killed by {name}{memory}"
+    return f"the worker ended with exit status {exit_code}"
+
+
+def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
+    """Evaluate one task after the other, until the pipe is closed; the body of a worker."""
+    follow_parent()
+    leave_nothing_behind()
+    driver = _Driver(pipe)
+    try:
+        evaluator = make_evaluator()
+        ready = Ready(evaluator.fingerprint, evaluator.deterministic)
+    except Exception as error:  # whatever it is, it is told
+        driver.say(Raised(one_line(error)))
+        return
+    driver.say(ready)
+    while True:
+        task: Task = driver.hear()
+        driver.say(attempt(evaluator, task, driver.listener(task)))
+
+
+class _Driver:
+    """The other end of a worker's pipe. When that is gone, so is the worker: no evaluator can take it for a failure."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def say(self, message: Message) -> None:
+        with self._or_exit():
+            self._pipe.send(message)
+
+    def hear(self) -> Any:
+        with self._or_exit():
+            return self._pipe.recv()
+
+    def listener(self, task: Task) -> EpochCallback:
+        def on_epoch(report: EpochReport) -> bool:
+            self.say(report)
+            return bool(self.hear()) if task.stoppable else False
+
+        return on_epoch
+
+    @contextmanager
+    def _or_exit(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, OSError) as error:
+            raise SystemExit(1) from error

@@ -1,0 +1,144 @@
+"""Workers on a simulated clock: a search on a thousand machines takes no longer than its decisions."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator
+from kdnas_env.errors import KDNASError
+from kdnas_env.execution.backend import Lost, Message, Ready, Task
+
+Seconds = Callable[[Evaluation, int], float]
+"""Seconds that a worker, by its number, takes for an evaluation."""
+
+
+def wall_seconds(evaluation: Evaluation, worker: int) -> float:
+    """Return the seconds that an evaluation says it took."""
+    return evaluation.wall_seconds
+
+
+class SimulatedBackend:
+    """Workers that evaluate in no time, and say so when their second has come. Equal calls give equal events.
+
+    Epochs are spoken of where an answer can stop the student, evenly spread over its seconds; else only the end.
+
+    Args:
+        evaluator: Evaluates, in this process.
+        seconds: How long an evaluation takes.
+        start_seconds: How long a worker takes to be ready.
+        dies: Whether a worker dies of a task, asked once a task with the number of the worker; it dies half way.
+
+    Attributes:
+        busy_seconds: Seconds that workers spent on evaluations, cut short ones included.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        seconds: Seconds = wall_seconds,
+        *,
+        start_seconds: float = 0.0,
+        dies: Callable[[Task, int], bool] | None = None,
+    ) -> None:
+        self.busy_seconds = 0.0
+        self._evaluator = evaluator
+        self._seconds = seconds
+        self._start_seconds = start_seconds
+        self._dies = dies
+        self._clock = 0.0
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, int, Message]] = []
+        self._alive: set[int] = set()
+        self._running: dict[int, _Running] = {}
+
+    def start(self, worker: int) -> None:
+        """Begin to start a worker."""
+        self._alive.add(worker)
+        self._say(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
+
+    def assign(self, worker: int, task: Task) -> None:
+        """Hand a task to a worker."""
+        reports: deque[EpochReport] = deque()
+        hears = reports.append if task.stoppable else None
+        (evaluation,) = self._evaluator.evaluate([task.config], task.fidelity, on_epoch=hears)
+        seconds = self._seconds(evaluation, worker)
+        if not 0 <= seconds < math.inf:
+            raise KDNASError(f"an evaluation takes {seconds!r} simulated seconds; expected 0 or more")
+        if self._dies is not None and self._dies(task, worker):
+            self._spend(worker, seconds / 2, Lost("the simulated worker died"))
+            return
+        self._running[worker] = _Running(task, evaluation, seconds / max(1, len(reports)), reports)
+        self._next(worker)
+
+    def answer(self, worker: int, stop: bool) -> None:
+        """Say whether a worker stops."""
+        running = self._running.get(worker)
+        if running is None:
+            return
+        if stop:
+            epoch = running.epochs - 1
+            (running.evaluation,) = self._evaluator.evaluate(
+                [running.task.config], running.task.fidelity, on_epoch=lambda report: report.epoch >= epoch
+            )
+            running.reports.clear()
+        self._next(worker)
+
+    def kill(self, worker: int) -> None:
+        """End a worker at once."""
+        self._alive.discard(worker)
+        self._running.pop(worker, None)
+
+    def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
+        """Return what is said next, and set the clock to it."""
+        end = math.inf if seconds is None else self._clock + seconds
+        while self._events and self._events[0][0] <= end:
+            self._clock, _, worker, message = heapq.heappop(self._events)
+            if worker in self._alive:
+                if isinstance(message, Lost):
+                    self.kill(worker)
+                return [(worker, message)]
+        if end == math.inf:
+            raise KDNASError("no simulated worker has anything to say, and nobody would ever stop to wait for it")
+        self._clock = end
+        return []
+
+    def now(self) -> float:
+        """Return seconds of the simulated clock."""
+        return self._clock
+
+    def close(self) -> None:
+        """End all workers."""
+        self._alive.clear()
+        self._running.clear()
+        self._events.clear()
+
+    def _next(self, worker: int) -> None:
+        """Go on to the next epoch, or to the end."""
+        running = self._running[worker]
+        if running.reports:
+            running.epochs += 1
+            self._spend(worker, running.seconds, running.reports.popleft())
+        else:
+            del self._running[worker]
+            self._spend(worker, 0.0 if running.epochs else running.seconds, running.evaluation)
+
+    def _spend(self, worker: int, seconds: float, message: Message) -> None:
+        self.busy_seconds += seconds
+        self._say(worker, seconds, message)
+
+    def _say(self, worker: int, seconds: float, message: Message) -> None:
+        heapq.heappush(self._events, (self._clock + seconds, next(self._order), worker, message))
+
+
+@dataclass
+class _Running:
+    task: Task
+    evaluation: Evaluation
+    seconds: float
+    reports: deque[EpochReport] = field(default_factory=deque)
+    epochs: int = 0

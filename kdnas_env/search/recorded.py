@@ -1,0 +1,112 @@
+"""Options of a command that are written down with a run, and are the defaults when it is gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
+from functools import cache
+from typing import Any, ClassVar, Self, get_type_hints
+
+from kdnas_env.errors import RunError
+from kdnas_env.support.places import same_place
+from kdnas_env.support.shell import flags
+from kdnas_env.support.untrusted import restore
+
+
+class RecordedOptions:
+    """Base of a dataclass of options, whose fields are plain data, tuples of such, or dataclasses of such.
+
+    Attributes:
+        COMMAND: Name of the command.
+        PLACES: Fields that say where things lie, and do not decide the outcome: they are not recorded.
+        PATHS: Fields that may name a file or folder to read from, with dots where they are fields of fields. What they
+            name decides the outcome; where it lay is recorded beside the name.
+    """
+
+    COMMAND: ClassVar[str]
+    PLACES: ClassVar[tuple[str, ...]] = ("out", "resume", "cache_dir")
+    PATHS: ClassVar[tuple[str, ...]] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data; where the run lies is left out."""
+        return {name: value for name, value in asdict(self).items() if name not in self.PLACES}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Restore options of :meth:`to_dict`.
+
+        Raises:
+            RunError: If they are of another version, malformed, or say where things lie: whoever was handed the folder
+                of a run shall not write elsewhere.
+        """
+        placed = _places(cls, data)
+        if placed:
+            raise RunError(f"the recorded options name {placed}, which is never recorded; take it out of the file")
+        try:
+            return restore(cls, {**_required_places(cls), **data})
+        except ValueError as error:
+            raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
+
+    def placed_as(self, other: Self) -> Self:
+        """Return these options with the places of others, which are not recorded."""
+        return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
+
+    def place_flags(self, *said: str) -> list[str]:
+        """Return the flags that whoever goes on has to give again, since they are not recorded.
+
+        Args:
+            *said: Fields that the command says otherwise.
+        """
+        return flags(self, [name for name in self.PLACES if name not in said])
+
+    def check_unchanged(self, recorded: Self) -> None:
+        """Refuse options that differ from those a run was made with.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
+        changes = [
+            f"{flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
+            for name in ours
+            if ours[name] != theirs[name] and not (name in self.PATHS and same_place(ours[name], theirs[name]))
+        ]
+        if changes:
+            raise RunError(
+                f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
+                "start a new run"
+            )
+
+
+def _required_places(kind: Any) -> dict[str, str]:
+    """Return empty places for those that have no default: whoever goes on says where."""
+    required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
+    return {name: "" for name in required if name in kind.PLACES}
+
+
+def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
+    """Return what data hold that is not recorded, in options within options too."""
+    unrecorded = (*getattr(kind, "PLACES", ()), *getattr(kind, "SET_BY_RUN", ()))
+    found = [name for name in data if name in unrecorded]
+    for name, inner in _within(kind).items():
+        if isinstance(data.get(name), Mapping):
+            found += [f"{name}.{place}" for place in _places(inner, data[name])]
+    return found
+
+
+@cache
+def _within(kind: Any) -> dict[str, Any]:
+    """Return the options within options, by name."""
+    return {name: hint for name, hint in get_type_hints(kind).items() if is_dataclass(hint)}
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in data.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
+
+
+def flag(name: str) -> str:
+    """Return the flag of an option, such as ``--corpus.max-length`` of ``corpus.max_length``."""
+    return "--" + name.replace("_", "-")

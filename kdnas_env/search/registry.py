@@ -1,0 +1,97 @@
+"""Agents by name, found through the entry-point group ``kdnas.agents``.
+
+Any installed package can add one: ``[project.entry-points."kdnas.agents"]`` maps a name to a class whose ``Config`` is
+a dataclass of its hyper-parameters and whose constructor takes one, as :class:`kdnas_env.agents.base.Agent` has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.untrusted import restore
+
+GROUP = "kdnas.agents"
+
+
+def agent_names() -> list[str]:
+    """Return the names of the installed agents, sorted; none of them is loaded."""
+    return sorted(entry_points(group=GROUP).names)
+
+
+def agent_class(name: str) -> type[Any]:
+    """Load the class of an agent.
+
+    Args:
+        name: One of :func:`agent_names`.
+
+    Raises:
+        KDNASError: If no agent has the name.
+        DependencyError: If the agent, or a package that it needs, cannot be imported.
+    """
+    found = tuple(entry_points(group=GROUP, name=name))
+    if not found:
+        raise KDNASError(
+            f"unknown agent {name!r}; known are {agent_names()}. Another package can add one under the entry-point "
+            f"group {GROUP!r}"
+        )
+    if len(found) > 1:
+        raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, found))}; uninstall all but one")
+    try:
+        loaded = found[0].load()
+    except Exception as error:  # a package may fail to import in any way
+        raise DependencyError(
+            f"agent {name!r} of {_origin(found[0])} cannot be imported: {one_line(error)}. {_remedy(error)}"
+        ) from error
+    if not isinstance(loaded, type) or not is_dataclass(getattr(loaded, "Config", None)):
+        raise DependencyError(
+            f"agent {name!r} of {_origin(found[0])} is {loaded!r}; expected a class with a dataclass 'Config'"
+        )
+    return loaded
+
+
+def make_agent(name: str, **config: Any) -> Any:
+    """Make an agent.
+
+    Args:
+        name: One of :func:`agent_names`, such as ``random`` or ``lstm``.
+        config: Hyper-parameters of the agent, of the types that its ``Config`` declares; those left out keep their
+            defaults.
+
+    Returns:
+        The agent, ready to ``search(env, budget=...)``; see :class:`kdnas_env.agents.base.Agent`.
+
+    Raises:
+        KDNASError: If no agent has the name, or a hyper-parameter is unknown or malformed.
+        DependencyError: If the agent, or a package that it needs, cannot be imported.
+    """
+    cls = agent_class(name)
+    known = [field.name for field in fields(cls.Config)]
+    unknown = sorted(set(config) - set(known))
+    if unknown:
+        raise KDNASError(f"agent {name!r} has no hyper-parameter(s) {unknown}; it has {known}")
+    try:
+        return cls(restore(cls.Config, config))
+    except KDNASError:
+        raise
+    except ValueError as error:
+        raise KDNASError(f"agent {name!r} is not made: {error}") from error
+
+
+def _remedy(error: Exception) -> str:
+    """Return what to do about an agent that cannot be imported."""
+    missing = error.name or "" if isinstance(error, ImportError) else ""
+    if missing.split(".")[0] == "agents":
+        return (
+            "It is written for kdnas 0.1, whose agents were imported from 'agents'; they are in 'kdnas_env.agents' "
+            "now: install a newer version of it, or change its imports"
+        )
+    return "Install what is missing; for the agents of kdnas: pip install 'kdnas[all]'"
+
+
+def _origin(entry_point: EntryPoint) -> str:
+    package = entry_point.dist.name if entry_point.dist else "an unnamed package"
+    return f"{package} ({entry_point.value})"

@@ -1,0 +1,99 @@
+"""Early stopping of students that do worse than others did at the same epoch, with the pruners of Optuna."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochReport, Evaluation, Status
+from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.libraries import log_level
+
+RULES = ("asha", "hyperband", "median")
+"""Asynchronous successive halving (Li et al. 2020, arXiv:1810.05934), Hyperband (Li et al. 2018, arXiv:1603.06560) of
+such, and the median rule (Golovin et al. 2017)."""
+
+_REDUCTION = 3
+_STARTUP = 4
+
+
+class StoppingRule:
+    """Compares the held-out loss of a student after each epoch with those of all students before it.
+
+    What is measured before the first step stops nobody, since it tells little of what a student can learn; neither
+    does the last epoch, since nothing is saved.
+
+    Args:
+        name: One of ``RULES``.
+        epochs: Epochs of an evaluation.
+
+    Raises:
+        KDNASError: If there is no such rule, or nothing to stop.
+        DependencyError: If Optuna is not installed.
+    """
+
+    def __init__(self, name: str, epochs: int) -> None:
+        if name not in RULES:
+            raise KDNASError(f"stop is {name!r}; expected one of {list(RULES)}")
+        if epochs < 2:
+            raise KDNASError(
+                f"stop is {name!r}, but an evaluation has {epochs} epoch(s); students are stopped between the first "
+                "and the last, so that two or more are needed"
+            )
+        try:
+            import optuna
+        except ImportError as error:
+            raise DependencyError(f"Optuna is not installed ({error}): pip install 'kdnas[optuna]'") from error
+        pruner: optuna.pruners.BasePruner
+        if name == "asha":
+            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION)
+        elif name == "hyperband":
+            pruner = optuna.pruners.HyperbandPruner(1, epochs, reduction_factor=_REDUCTION)
+        else:
+            pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP)
+        with log_level("optuna", logging.WARNING):
+            self._study = optuna.create_study(
+                study_name="kdnas", direction="minimize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
+            )
+        self._trials: dict[StudentConfig, Any] = {}
+        self._known: set[StudentConfig] = set()
+
+    def __call__(self, report: EpochReport) -> bool:
+        """Take in an epoch; return whether the student is to be stopped."""
+        if report.epoch == 0:
+            self._abandon(report.config)  # its worker died: it begins anew
+            self._trials[report.config] = self._study.ask()
+        trial = self._trials.get(report.config)
+        if trial is None or report.epoch == 0:
+            return False
+        trial.report(report.heldout_unexplained, step=report.epoch)
+        return report.epoch < report.epochs and bool(trial.should_prune())
+
+    def learn(self, evaluation: Evaluation) -> None:
+        """Take in a student that is done with, its epochs too if they were not heard of."""
+        from optuna.trial import TrialState
+
+        config, curve = evaluation.config, evaluation.heldout_unexplained
+        trial = self._trials.pop(config, None)
+        if config in self._known or not curve:
+            if trial is not None:
+                self._study.tell(trial, state=TrialState.FAIL)
+            return
+        self._known.add(config)
+        if trial is None:
+            trial = self._study.ask()
+            for epoch, loss in enumerate(curve[1:], start=1):
+                trial.report(loss, step=epoch)
+                trial.should_prune()  # which is how successive halving notes the rungs that a student has reached
+        if evaluation.status is Status.OK:
+            self._study.tell(trial, curve[-1])
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+    def _abandon(self, config: StudentConfig) -> None:
+        from optuna.trial import TrialState
+
+        trial = self._trials.pop(config, None)
+        if trial is not None:
+            self._study.tell(trial, state=TrialState.FAIL)

@@ -1,0 +1,56 @@
+"""What takes long to compute and is kept, in a folder that may be emptied at any time."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+from filelock import FileLock
+
+from kdnas_env.errors import RunError, TableError
+from kdnas_env.support.atomic import default_cache_directory
+
+T = TypeVar("T")
+
+
+def kept(name: str, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[T, Path], None]) -> T:
+    """Return what is kept under a name; if it is not there, or not whole, make and keep it.
+
+    It lies in the folder of :func:`kdnas_env.support.atomic.default_cache_directory`; where that cannot be written, a
+    warning says so. Of several processes one makes it, and the others wait.
+
+    Args:
+        name: Of the npz file; a fingerprint of all that it depends on is part of it.
+        read: Reads a file, or raises a ``TableError``.
+        make: Makes what is not there.
+        write: Writes it to a file.
+    """
+    path = default_cache_directory() / name
+    found = read_whole(path, read)
+    if found is not None:
+        return found
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            found = read_whole(path, read)
+            if found is None:
+                found = make()
+                write(found, path)
+    except (OSError, RunError) as error:
+        warnings.warn(
+            f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that "
+            "you may write",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    return make() if found is None else found
+
+
+def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:
+    """Return what a file holds; None if it is not there, or not whole."""
+    with suppress(TableError):
+        return read(path)
+    return None

@@ -1,0 +1,127 @@
+"""Names that stand for files and folders: written down so that they are found again from elsewhere.
+
+A name is recorded as it was given, and beside it, under ``places``, where the file or folder lay: relative to the
+folder of the record, so that a tree that was moved as a whole still holds together, and absolute. Whoever reads the
+record tries these in this order, then the name in the current folder. A name that once stood for a file or folder is
+never taken for one on a hub.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.errors import RunError
+from kdnas_env.support.atomic import expanded
+
+PLACES = "places"
+"""Where places stand in a record."""
+
+
+def local_path(name: str) -> Path | None:
+    """Return the absolute path that the name of a teacher or corpus stands for; None if it is no name of a path.
+
+    An absolute path is one whether or not something is there.
+    """
+    path = expanded(name)
+    if not name or name == "demo" or name.startswith("demo:"):
+        return None
+    return Path(os.path.abspath(path)) if path.is_absolute() or os.path.exists(path) else None
+
+
+def same_place(name: Any, other: Any) -> bool:
+    """Whether two names, or lists of names, stand for the same files and folders, however they are written."""
+    ours, theirs = ([local_path(one) or one for one in _listed(value)] for value in (name, other))
+    return bool(ours) and ours == theirs
+
+
+def with_places(
+    data: Mapping[str, Any], names: Iterable[str], folder: Path, *, absolute: bool = True
+) -> dict[str, Any]:
+    """Return a record with the places of what it names.
+
+    Args:
+        data: The record: plain data.
+        names: Its fields that may name one, or several in a list; with dots where they are fields of fields.
+        folder: Where the record is kept.
+        absolute: Whether absolute paths are recorded too, which tell of the machine.
+
+    Returns:
+        The record, and in it under ``places``, by field, the places of each name in the order in which they are tried.
+    """
+    found = {}
+    for field in names:
+        value = _get(data, field)
+        places = [_places_of(name, folder)[: 2 if absolute else 1] for name in _listed(value)]
+        if any(places):
+            found[field] = places
+    return {**data, PLACES: found} if found else dict(data)
+
+
+def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return a record without its places, with the names of files and folders as they are found now.
+
+    Args:
+        data: What :func:`with_places` returned, or a record that has no places.
+        folder: Where the record is kept.
+
+    Raises:
+        RunError: If the places are malformed.
+    """
+    found = dict(data)
+    places = found.pop(PLACES, {})
+    if not _well_formed(places):
+        raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is no mapping of lists of paths")
+    for field, of_names in places.items():
+        value = _get(found, field)
+        names = _listed(value)
+        if names and len(names) == len(of_names):  # else the record was edited
+            new = [_found(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
+            found = _with(found, field, new[0] if isinstance(value, str) else new)
+    return found
+
+
+def _places_of(name: str, folder: Path) -> list[str]:
+    path = local_path(name)
+    if path is None:
+        return []
+    # Links are followed up to the last part, as the system does for "..": what that stands for may change.
+    real = os.path.join(os.path.realpath(path.parent), path.name)
+    return [os.path.relpath(real, os.path.realpath(folder)), str(path)]
+
+
+def _found(name: str, places: Sequence[str], folder: Path) -> str:
+    if not places:
+        return name
+    candidates = [os.path.normpath(os.path.join(os.path.realpath(folder), place)) for place in places]
+    there = next((place for place in candidates if os.path.exists(place)), None)
+    if there is None:
+        there = os.path.abspath(expanded(name)) if os.path.exists(expanded(name)) else candidates[-1]
+    # As it was given, where that says the same.
+    return name if os.path.exists(expanded(name)) and os.path.samefile(expanded(name), there) else there
+
+
+def _listed(value: Any) -> list[str]:
+    several = value if isinstance(value, list | tuple) else [value]
+    return [one for one in several if isinstance(one, str)]
+
+
+def _get(data: Any, field: str) -> Any:
+    for name in field.split("."):
+        data = data.get(name) if isinstance(data, Mapping) else None
+    return data if isinstance(data, str | list | tuple) else None
+
+
+def _with(data: Mapping[str, Any], field: str, value: Any) -> dict[str, Any]:
+    name, _, rest = field.partition(".")
+    return {**data, name: _with(data[name], rest, value) if rest else value}
+
+
+def _well_formed(places: Any) -> bool:
+    return isinstance(places, Mapping) and all(
+        isinstance(of_names, list)
+        and all(isinstance(tried, list) and all(isinstance(place, str) for place in tried) for tried in of_names)
+        for of_names in places.values()
+    )

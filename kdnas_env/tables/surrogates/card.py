@@ -1,0 +1,241 @@
+"""How good a surrogate is: each student is predicted by a model that was fitted without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.errors import TableError
+from kdnas_env.tables.surrogates.prediction_quality import METRICS, agreement
+from kdnas_env.tables.surrogates.students import ended_well, without
+from kdnas_env.tables.surrogates.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Range, Surrogate
+from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+RANDOM = "random"
+TOP_DECILE = "best tenth"
+
+_LOSS = CURVES.index("heldout_unexplained")
+_OK = STATUSES.index(str(Status.OK))
+_RATIO = PREDICTED_LATENCIES.index("ratio")
+
+
+@dataclass(frozen=True)
+class _Split:
+    """Rows that are predicted without having been seen, by name of the split."""
+
+    name: str
+    unseen: tuple[Ints, ...]
+
+
+def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDReward | None = None) -> dict[str, Any]:
+    """Judge the surrogate of a table.
+
+    The splits are ``random`` (cross-validation); one for each number of layers and each width, all students of which
+    are left out, so that they are predicted from the others (as widths of a table are few, that is extrapolation); and
+    ``best tenth``: the students of the highest reward are left out.
+
+    Args:
+        table: The table; students count that ended well and were measured on its first device.
+        folds: Parts of the cross-validation.
+        seed: Draws the parts.
+        reward: The reward; its default.
+
+    Returns:
+        Plain data: ``table``, ``students``, ``seeds``, ``folds``, and ``splits``: for each split by quantity what
+        :func:`kdnas_env.tables.surrogates.prediction_quality.agreement` says. Quantities are ``reward``, the curves by
+        epoch (``heldout_unexplained@3``), the ``seconds`` of all epochs, and the latencies by device (``ratio@torch``).
+        Deviations hold doubt and the noise that is left in the mean over seeds. Splits of which too few students would
+        be left are absent.
+
+    Raises:
+        TableError: If too few students ended well and were measured on a device.
+    """
+    scored = reward or KDReward()
+    measured = np.isfinite(table.latencies).all(axis=-1) & (table.status == _OK).any(axis=1)[:, None]
+    for device, count in zip(table.metadata.devices, measured.sum(axis=0).tolist(), strict=True):
+        if count < 2 * LEAST_STUDENTS:
+            raise TableError(
+                f"table {table.metadata.name!r} has {count} students that ended well and were measured on "
+                f"{device.name!r}; a card needs {2 * LEAST_STUDENTS} at least"
+            )
+    usable = np.flatnonzero(measured[:, 0])
+    truth = _truth(table)
+    rewards = _rewards(truth, scored)
+    cells = (table.status[usable] == _OK).sum(axis=1)
+    splits = {}
+    for split in _splits(table, usable, rewards, folds, np.random.default_rng(seed)):
+        if any((np.delete(measured, part, axis=0).sum(axis=0) < LEAST_STUDENTS).any() for part in split.unseen):
+            continue
+        rows = np.concatenate(split.unseen)
+        parts = [_predicted(table, part, scored) for part in split.unseen]
+        told = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        splits[split.name] = {
+            name: _judged(values[rows], told[name], float(cells.mean()), largest=name == "reward")
+            for name, values in {"reward": rewards, **_flat(truth, table)}.items()
+        }
+    return {
+        "table": table.metadata.name,
+        "students": len(usable),
+        "seeds": float(cells.mean()),
+        "folds": min(folds, len(usable)),
+        "splits": splits,
+    }
+
+
+def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
+    """Judge a surrogate by a table of other students, which it was not fitted to.
+
+    Args:
+        surrogate: The surrogate.
+        table: A table of the same workload; students count that ended well, and of whose names the surrogate knows.
+
+    Returns:
+        What :func:`kdnas_env.tables.surrogates.prediction_quality.agreement` says of the held-out loss after the last
+        epoch.
+    """
+    rows = _known_rows(surrogate.range, table)
+    return _judged_losses(table, rows, _foretold(surrogate, table, rows))
+
+
+def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Judge what the surrogate of two tables says of the second's students by ones that were fitted without them.
+
+    Args:
+        first: The first table.
+        table: The second, of the same workload.
+        folds: Parts of the cross-validation, each of which is told by the first table and all other parts.
+        seed: Draws the parts.
+
+    Returns:
+        As :func:`judge`.
+    """
+    rows = _known_rows(Range.of(first), table)
+    parts = np.array_split(np.random.default_rng(seed).permutation(rows), max(1, min(folds, len(rows))))
+    told = [_foretold(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
+    return _judged_losses(table, np.concatenate(parts), np.concatenate(told, axis=1))
+
+
+def _known_rows(trusted: Range, table: Table) -> Ints:
+    configs, rows = table.configs(), np.flatnonzero(ended_well(table).any(axis=1))
+    return np.array([row for row in rows.tolist() if trusted.unknown_name(configs[row]) is None], dtype=np.int64)
+
+
+def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
+    """Return mean, noise and doubt of the last held-out loss of rows, float64 ``(3, m)``."""
+    configs = table.configs()
+    predicted = surrogate.predict([configs[row] for row in rows.tolist()], extrapolate=True)
+    return np.stack([one.curves[:, -1, _LOSS] for one in predicted])
+
+
+def _judged_losses(table: Table, rows: Ints, told: Floats) -> dict[str, Any]:
+    seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
+    return _judged(_truth(table).curves[rows, -1, _LOSS], told, seeds, largest=False)
+
+
+def card_rows(
+    card: Mapping[str, Any],
+    quantities: Sequence[str] | None = None,
+    *,
+    splits: Sequence[str] | None = None,
+    metrics: Sequence[str] = METRICS,
+) -> list[tuple[str, ...]]:
+    """Lay a card out in rows of text, the first of which is the head.
+
+    Args:
+        card: Of :func:`surrogate_card`.
+        quantities: Which to show; None: the reward, the losses after the last epoch, the seconds and the ratios.
+        splits: Which to show; None: all.
+        metrics: Which to show.
+    """
+    first = next(iter(card["splits"].values()))
+    if quantities is None:
+        last = max(int(name.rpartition("@")[2]) for name in first if name.startswith(CURVES[_LOSS]))
+        shown = ("reward", "seconds", *(f"{name}@{last}" for name in CURVES if name != "epoch_seconds"))
+        quantities = tuple(name for name in first if name in shown or name.startswith("ratio@"))
+    head = ("split", "quantity", "students", *(name.replace("_", " ") for name in metrics))
+    rows = [
+        (split, name, str(told[name]["students"]), *(_number(told[name][metric]) for metric in metrics))
+        for split, told in card["splits"].items()
+        if splits is None or split in splits
+        for name in quantities
+    ]
+    return [head, *rows]
+
+
+def _splits(table: Table, usable: Ints, rewards: Floats, folds: int, rng: np.random.Generator) -> Iterator[_Split]:
+    shuffled = rng.permutation(usable)
+    yield _Split(RANDOM, tuple(part for part in np.array_split(shuffled, min(folds, len(usable))) if len(part)))
+    configs = table.configs()
+    for name in ("num_hidden_layers", "hidden_size"):
+        values = np.array([getattr(configs[row], name) for row in usable])
+        for value in np.unique(values):
+            yield _Split(f"without {name} {value}", (usable[values == value],))
+    best = usable[np.argsort(-rewards[usable], kind="stable")[: max(2, len(usable) // 10)]]
+    yield _Split(TOP_DECILE, (best,))
+
+
+def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats]:
+    """Return mean, noise and doubt of every quantity of rows by a surrogate fitted without them, float64 ``(3, m)``."""
+    configs = table.configs()
+    fitted = Surrogate.fit(without(table, unseen))
+    mean, noise, doubt = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
+    parts = [_flat(one, table) for one in (mean, noise, doubt)]
+    told = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    # In one distillation all epochs are slow or fast together, so that deviations of the seconds add up.
+    factors = np.array([reward.score(0.0, ratio) for ratio in mean.latencies[:, 0, _RATIO].tolist()])
+    noisy, doubtful = (factors * one.curves[:, -1, _LOSS] for one in (noise, doubt))
+    relative = doubt.latencies[:, 0, _RATIO] / mean.latencies[:, 0, _RATIO]
+    by_latency = np.abs(reward.alpha) * relative * np.maximum(1 - mean.curves[:, -1, _LOSS], 0) * factors
+    told["reward"] = np.stack([_rewards(mean, reward), noisy, np.hypot(doubtful, by_latency)])
+    return told
+
+
+def _judged(truth: Floats, told: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
+    known = np.isfinite(truth)
+    truth, (mean, noise, doubt) = truth[known], told[:, known]
+    left = noise / np.sqrt(seeds)
+    # Two means over seeds that differ by less than this may well be equal.
+    resolution = float(np.sqrt(2 * (left**2).mean())) if len(left) else 0.0
+    return agreement(truth, mean, np.hypot(left, doubt), resolution, largest=largest)
+
+
+def _truth(table: Table) -> Quantities:
+    """Return the mean over the seeds that ended well, of all rows; NaN where there are none."""
+    good = (table.status == _OK)[..., None, None]
+    sums = np.where(good, table.curves, 0).sum(axis=1, dtype=np.float64)
+    count = good.sum(axis=1)
+    curves = np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)
+    kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
+    return Quantities(curves, table.latencies[..., kinds].astype(np.float64))
+
+
+def _rewards(quantities: Quantities, reward: KDReward) -> Floats:
+    losses, ratios = quantities.curves[:, -1, _LOSS], quantities.latencies[:, 0, _RATIO]
+    return np.array([reward.score(*pair) for pair in zip(losses.tolist(), ratios.tolist(), strict=True)])
+
+
+def _flat(quantities: Quantities, table: Table) -> dict[str, Floats]:
+    curves, latencies = quantities.curves, quantities.latencies
+    told = {
+        f"{name}@{epoch}": curves[:, epoch, place]
+        for place, name in enumerate(CURVES)
+        for epoch in range(curves.shape[1])
+    }
+    told["seconds"] = curves[..., CURVES.index("epoch_seconds")].sum(axis=1)
+    for position, device in enumerate(table.metadata.devices):
+        for place, name in enumerate(PREDICTED_LATENCIES):
+            told[f"{name}@{device.name}"] = latencies[:, position, place]
+    return told
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

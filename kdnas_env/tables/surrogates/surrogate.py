@@ -1,0 +1,435 @@
+"""A model of a table, for spaces that are too large to tabulate.
+
+Gaussian processes on the logarithms of a student's sizes predict the logarithms of what a table holds: losses and
+seconds epoch by epoch, and latencies by device, so that all of them are positive and the time never runs backwards.
+Two uncertainties are kept apart: what differs from seed to seed (noise), and what the model does not know (doubt).
+Inference is NumPy alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.space import DIMENSIONS, ORDERED
+from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.atomic import read_json
+from kdnas_env.support.untrusted import restore, shown
+from kdnas_env.tables.archive import read_archive, write_archive
+from kdnas_env.tables.storage import load_table, table_path
+from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
+from kdnas_env.tables.surrogates.seed_deviation import SeedNoise
+from kdnas_env.tables.surrogates.students import Students, ended_well
+from kdnas_env.tables.table import CURVES, LATENCIES, Table, TableMetadata
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+SURROGATE_SCHEMA_VERSION = 1
+
+FIT_VERSION = 1
+"""Raise it when :meth:`Surrogate.fit`, or what it stands on, makes anything else of the same tables: earlier fits that
+were kept (:mod:`kdnas_env.tables.surrogates.fits`) are then found no more."""
+
+TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A table or surrogate by its name or npz file, or several tables of one workload."""
+
+PREDICTED_LATENCIES = ("median_ms", "ratio")
+"""Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
+
+LEAST_STUDENTS = 12
+"""A surrogate is fitted to this many students at least."""
+
+_KIND = "surrogate"
+_NAMES = tuple(name for name in DIMENSIONS if name not in ORDERED)
+_SECONDS = CURVES.index("epoch_seconds")
+
+
+@dataclass(frozen=True, eq=False)
+class Quantities:
+    """What is predicted of ``m`` students.
+
+    Attributes:
+        curves: ``CURVES`` by student and epoch, float64 ``(m, epochs + 1, len(CURVES))``.
+        latencies: ``PREDICTED_LATENCIES`` by student and device, float64 ``(m, devices, 2)``.
+    """
+
+    curves: Floats
+    latencies: Floats
+
+
+@dataclass(frozen=True)
+class Range:
+    """What students a table has: a surrogate is trusted among them.
+
+    Attributes:
+        numbers: Least and largest value of each of ``ORDERED``.
+        names: Values of the other dimensions.
+        max_parameters: Largest student that was allowed, or None.
+    """
+
+    numbers: Mapping[str, tuple[int, int]]
+    names: Mapping[str, tuple[str, ...]]
+    max_parameters: int | None
+
+    @classmethod
+    def of(cls, *tables: Table) -> Range:
+        """Return the range that holds all students of some tables that ended well."""
+        configs = [
+            config
+            for table in tables
+            for config, cells in zip(table.configs(), ended_well(table), strict=True)
+            if cells.any()
+        ]
+        if len(set(configs)) < LEAST_STUDENTS:
+            raise TableError(
+                f"table {tables[0].metadata.name!r} has {len(set(configs))} students that ended well; a surrogate "
+                f"needs {LEAST_STUDENTS} at least"
+            )
+        values = {name: [getattr(config, name) for config in configs] for name in DIMENSIONS}
+        caps = [table.space.max_parameters for table in tables]
+        return cls(
+            {name: (min(values[name]), max(values[name])) for name in ORDERED},
+            {name: tuple(sorted(set(values[name]))) for name in _NAMES},
+            None if None in caps else max(cap for cap in caps if cap is not None),
+        )
+
+    def outside(self, config: StudentConfig) -> str | None:
+        """Say why a student is beyond the range; None if it is within."""
+        for name, (low, high) in self.numbers.items():
+            if not low <= getattr(config, name) <= high:
+                return f"{name} {getattr(config, name)} is beyond the table's {low} to {high}"
+        return self.unknown_name(config)
+
+    def unknown_name(self, config: StudentConfig) -> str | None:
+        """Say which name of a student the table never had, of which a surrogate can know nothing; None if none."""
+        for name, values in self.names.items():
+            if getattr(config, name) not in values:
+                return f"{name} {getattr(config, name)!r} is none of the table's {list(values)}"
+        return None
+
+
+@dataclass(frozen=True, eq=False)
+class Surrogate:
+    """A fitted model of a table, or of several of one workload.
+
+    Attributes:
+        metadata: What the first table is of.
+        range: What students the tables have.
+        seeds: Mean number of seeds that a student's curves are the mean of.
+        columns: Which outputs each process predicts, by process, int64 ``(k,)``; outputs are the curves, epoch by
+            epoch, and then the latencies, device by device.
+        processes: The processes, on logarithms.
+        noise: Between seeds, on logarithms of the curves.
+        tables: Names of the tables that it was fitted to, and how many students each of them gave.
+    """
+
+    metadata: TableMetadata
+    range: Range
+    seeds: float
+    columns: tuple[Ints, ...]
+    processes: tuple[GaussianProcess, ...]
+    noise: SeedNoise
+    tables: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def fit(cls, table: Table, *further: Table) -> Surrogate:
+        """Fit to a table; cells that are masked or did not end well are left out.
+
+        Args:
+            table: The table.
+            further: Tables of other students of the same workload, such as some between those of the table: a few make
+                a surrogate much better there.
+
+        Raises:
+            TableError: If fewer than ``LEAST_STUDENTS`` students ended well, or were measured on a device of the table;
+                or the tables are of different workloads, or disagree.
+        """
+        students = Students.of((table, *further))
+        trusted, good = Range.of(table, *further), students.good
+        inputs, groups = features(students.configs, table, trusted)
+        logs = np.full((*good.shape, students.curves.shape[2] * len(CURVES)), np.nan)
+        logs[good] = _log(students.curves[good].reshape(int(good.sum()), -1))
+        # Seconds are those of one machine only.
+        known = np.isfinite(students.curves) & good[..., None, None]
+        with np.errstate(invalid="ignore"):
+            means = np.where(known, students.curves, 0).sum(axis=1, dtype=np.float64) / known.sum(axis=1)
+        targets = _log(means.reshape(len(means), -1))
+        of_seconds = np.arange(targets.shape[1]) % len(CURVES) == _SECONDS
+        columns = [np.flatnonzero(~of_seconds), np.flatnonzero(of_seconds)]
+        processes = []
+        for part in columns:
+            rows = np.flatnonzero(np.isfinite(targets[:, part]).all(axis=1))
+            processes.append(GaussianProcess.fit(inputs[rows], targets[rows][:, part], groups))
+        kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
+        for position, device in enumerate(table.metadata.devices):
+            measured = np.flatnonzero(np.isfinite(students.latencies[:, position]).all(axis=-1))
+            if len(measured) < LEAST_STUDENTS:
+                raise TableError(
+                    f"table {table.metadata.name!r} has {len(measured)} latencies of {device.name!r}; a surrogate "
+                    f"needs at least {LEAST_STUDENTS}"
+                )
+            latencies = _log(students.latencies[measured, position][:, kinds])
+            columns.append(targets.shape[1] + len(kinds) * position + np.arange(len(kinds)))
+            processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
+        noise = SeedNoise.fit(inputs[:, : len(ORDERED)], logs)
+        gave = tuple((one.metadata.name, int(ended_well(one).any(axis=1).sum())) for one in (table, *further))
+        count = good.sum(axis=1)
+        return cls(
+            table.metadata, trusted, float(count[count > 0].mean()), tuple(columns), tuple(processes), noise, gave
+        )
+
+    def predict(
+        self, configs: Sequence[StudentConfig], *, extrapolate: bool = False
+    ) -> tuple[Quantities, Quantities, Quantities]:
+        """Predict students.
+
+        Args:
+            configs: ``m`` students.
+            extrapolate: Whether students beyond the table's numbers are predicted as well.
+
+        Returns:
+            The mean over seeds; the standard deviation between seeds (0 for latencies, which have none, and where the
+            table has one seed only); and the standard deviation of the model's doubt about the mean.
+
+        Raises:
+            SpaceError: If a student is beyond the table's range.
+        """
+        inputs = self.features(configs, extrapolate=extrapolate)
+        mean = np.exp(self.log_mean(inputs))
+        noise = np.zeros_like(mean)
+        noise[:, : self.curve_outputs] = self.log_noise(inputs)
+        doubt = self._log_doubt(inputs, noise)
+        return self._quantities(mean), self._quantities(mean * noise), self._quantities(mean * doubt)
+
+    def features(self, configs: Sequence[StudentConfig], *, extrapolate: bool = False) -> Floats:
+        """Return what the processes see of students, float64 ``(m, d)``.
+
+        Raises:
+            SpaceError: If a student is beyond the table's range.
+        """
+        reason_of = self.range.unknown_name if extrapolate else self.range.outside
+        for config in configs:
+            reason = reason_of(config)
+            if reason is not None:
+                hint = "" if extrapolate else "; extrapolate=True predicts numbers beyond it"
+                raise SpaceError(f"{config} is not for the surrogate of {self.metadata.name!r}: {reason}{hint}")
+        return features(configs, self, self.range)[0]
+
+    def log_mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Floats:
+        """Return the logarithms of all outputs, float64 ``(m, outputs)``; those not wanted, if any are, may be NaN."""
+        means = np.full((len(inputs), self._outputs), np.nan)
+        for part, process in zip(self.columns, self.processes, strict=True):
+            if wanted is None or np.isin(part, wanted).any():
+                means[:, part] = process.mean(inputs)
+        return means
+
+    def log_noise(self, inputs: Floats) -> Floats:
+        """Return the standard deviation between seeds of the logarithms of the curves, float64 ``(m, k)``."""
+        return self.noise.deviation(inputs[:, : len(ORDERED)])
+
+    def sampled(self, inputs: Floats, normals: Floats) -> Quantities:
+        """Return what single seeds would find.
+
+        Args:
+            inputs: Of :meth:`features`.
+            normals: Standard normals, one row a student, float64 ``(m, curve_outputs)``.
+        """
+        logs = self.log_mean(inputs)
+        logs[:, : self.curve_outputs] += self.log_noise(inputs) * self.noise.draw(normals)
+        return self._quantities(np.exp(logs))
+
+    def mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Quantities:
+        """Return the mean over seeds of students, by their :meth:`features`.
+
+        Args:
+            inputs: Of :meth:`features`.
+            wanted: Outputs (:meth:`output`) that are asked for; None: all. What else is not computed is NaN.
+        """
+        return self._quantities(np.exp(self.log_mean(inputs, wanted)))
+
+    def output(self, name: str, place: int) -> int:
+        """Return which output one of ``CURVES`` after an epoch is, or one of ``PREDICTED_LATENCIES`` of a device."""
+        if name in CURVES:
+            return len(CURVES) * place + CURVES.index(name)
+        return self.curve_outputs + len(PREDICTED_LATENCIES) * place + PREDICTED_LATENCIES.index(name)
+
+    @property
+    def teacher(self) -> EncoderArchitecture:
+        """The teacher's architecture."""
+        return self.metadata.encoder
+
+    @property
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All that was fitted, by name."""
+        fitted = {f"noise.{name}": getattr(self.noise, name) for name in SeedNoise.ARRAYS}
+        for number, (part, process) in enumerate(zip(self.columns, self.processes, strict=True)):
+            fitted[f"{number}.columns"] = part
+            fitted |= {f"{number}.{name}": getattr(process, name) for name in GaussianProcess.ARRAYS}
+        return fitted
+
+    @property
+    def curve_outputs(self) -> int:
+        """Outputs that are curves; those behind them are latencies."""
+        return len(CURVES) * (self.metadata.epochs + 1)
+
+    @property
+    def _outputs(self) -> int:
+        return self.curve_outputs + len(PREDICTED_LATENCIES) * len(self.metadata.devices)
+
+    def _log_doubt(self, inputs: Floats, noise: Floats) -> Floats:
+        doubt = np.empty((len(inputs), self._outputs))
+        for part, process in zip(self.columns, self.processes, strict=True):
+            # What the function leaves, beyond what the seeds explain, is a peculiarity of the student.
+            peculiar = np.maximum(process.noise**2 - noise[:, part] ** 2 / self.seeds, 0)
+            doubt[:, part] = np.sqrt(process.deviation(inputs) ** 2 + peculiar)
+        return doubt
+
+    def _quantities(self, outputs: Floats) -> Quantities:
+        curves, latencies = np.split(outputs, [self.curve_outputs], axis=1)
+        return Quantities(
+            curves.reshape(len(outputs), -1, len(CURVES)),
+            latencies.reshape(len(outputs), -1, len(PREDICTED_LATENCIES)),
+        )
+
+
+def features(configs: Sequence[StudentConfig], source: Table | Surrogate, trusted: Range) -> tuple[Floats, list[int]]:
+    """Describe students: logarithms of their numbers as fractions of the teacher's, and their names one-hot.
+
+    Returns:
+        float64 ``(m, d)``: layers, heads, width and feed-forward size; one column a name; parameters and operations.
+        And the length scale that each column has, -1 for those of the trend only.
+    """
+    teacher, device = source.teacher, source.metadata.devices[0]
+    batch, length = device.batch_size, device.sequence_length
+    own = teacher.as_student()
+    numbers = [[getattr(config, name) / getattr(own, name) for name in ORDERED] for config in configs]
+    costs = [
+        (count_parameters(config, teacher), forward_flops(config, teacher, batch=batch, length=length))
+        for config in configs
+    ]
+    columns, groups = [np.log(np.array(numbers, dtype=np.float64).reshape(-1, len(ORDERED)))], [*range(len(ORDERED))]
+    for name, values in trusted.names.items():
+        if len(values) > 1:
+            named = np.array([[getattr(config, name) == value for value in values] for config in configs])
+            columns.append(named.reshape(-1, len(values)))
+            groups += [max(groups) + 1] * len(values)
+    columns.append(np.log(np.array(costs, dtype=np.float64).reshape(-1, 2)))
+    return np.hstack([np.asarray(part, dtype=np.float64) for part in columns]), [*groups, -1, -1]
+
+
+def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
+    """Write a surrogate as ``path`` (npz) and its JSON file, as tables are written.
+
+    Raises:
+        TableError: If the path does not end in ``.npz``.
+        RunError: If a file cannot be written.
+    """
+    trusted = surrogate.range
+    record = {
+        "kind": _KIND,
+        "schema_version": SURROGATE_SCHEMA_VERSION,
+        "table": surrogate.metadata.to_dict(),
+        "numbers": {name: list(pair) for name, pair in trusted.numbers.items()},
+        "names": {name: list(values) for name, values in trusted.names.items()},
+        "max_parameters": trusted.max_parameters,
+        "seeds": surrogate.seeds,
+        "processes": len(surrogate.processes),
+        "tables": [list(pair) for pair in surrogate.tables],
+    }
+    write_archive(path, surrogate.arrays, record, _KIND)
+
+
+def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
+    """Read a surrogate, and check that it is whole.
+
+    Raises:
+        TableError: If a file is missing, damaged, no surrogate, or of a newer version.
+    """
+    record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
+    if record.get("kind") != _KIND:
+        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
+    try:
+        # As many as have arrays, lest a number that somebody wrote into the record is counted up to.
+        numbers = range(sum(name.endswith(".columns") for name in arrays))
+        if record["processes"] != len(numbers):
+            raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
+        found = Surrogate(
+            TableMetadata.from_dict(record["table"]),
+            restore(Range, {name: record[name] for name in ("numbers", "names", "max_parameters")}),
+            float(record["seeds"]),
+            tuple(arrays[f"{number}.columns"] for number in numbers),
+            tuple(
+                GaussianProcess(**{name: arrays[f"{number}.{name}"] for name in GaussianProcess.ARRAYS})
+                for number in numbers
+            ),
+            SeedNoise(**{name: arrays[f"noise.{name}"] for name in SeedNoise.ARRAYS}),
+            tuple((str(name), int(count)) for name, count in record["tables"]),
+        )
+        _check_layout(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"surrogate {str(path)!r} is malformed: {error}; restore the file from a copy") from error
+    return found
+
+
+def is_surrogate(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
+    path = table_path(name)
+    described = path.with_suffix(".json")
+    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
+    return files and read_json(described).get("kind") == _KIND
+
+
+def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
+    """Return a surrogate from its file, or the tables that one is to be fitted to.
+
+    Args:
+        names: Name of a table, or the npz file of a table or of a surrogate; or several tables of one workload.
+
+    Raises:
+        TableError: If there is no such file, or it is damaged or of a newer version.
+    """
+    if isinstance(names, (str, os.PathLike)):
+        return read_surrogate(table_path(names)) if is_surrogate(names) else (load_table(names),)
+    if not names:
+        raise TableError("no table is named; expected the name or npz file of one or more")
+    return tuple(load_table(name) for name in names)
+
+
+def _check_layout(surrogate: Surrogate) -> None:
+    """Refuse arrays that do not fit together, which would fail only when something is predicted.
+
+    Raises:
+        ValueError: If some do not.
+    """
+    trusted = surrogate.range
+    if set(trusted.numbers) != set(ORDERED) or set(trusted.names) != set(_NAMES) or not surrogate.metadata.devices:
+        raise ValueError("the range of its students is not whole, or there is no device")
+    if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
+        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
+    if trusted.max_parameters is not None and trusted.max_parameters < 1:
+        raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
+    if any(count < 0 for _, count in surrogate.tables):
+        raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
+    width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
+    if not 0 < surrogate.seeds < np.inf:
+        raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
+    predicted = np.sort(np.concatenate(surrogate.columns))
+    if len(predicted) != surrogate._outputs or not np.array_equal(predicted, np.arange(len(predicted))):
+        raise ValueError("its processes do not predict every output once")
+    surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
+    for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
+        process.check(width, len(part))
+
+
+def _log(values: npt.NDArray[Any]) -> Floats:
+    """Return logarithms; what is 0 because it is below what was resolved counts as next to nothing."""
+    return np.log(np.maximum(values.astype(np.float64), 1e-9))

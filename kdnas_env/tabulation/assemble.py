@@ -1,0 +1,101 @@
+"""Tables from evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.evaluation import Evaluation, Latency, Status
+from kdnas_env.errors import TableError
+from kdnas_env.tables.noise_ceiling import noise_ceiling
+from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, LatencyDevice, Table, TableMetadata
+
+
+@dataclass(frozen=True)
+class MeasuredLatencies:
+    """Latencies of students on one device.
+
+    Attributes:
+        device: The device.
+        latencies: What was measured, by architecture.
+    """
+
+    device: LatencyDevice
+    latencies: Mapping[StudentConfig, Latency]
+
+
+def assemble_table(
+    metadata: TableMetadata, evaluations: Iterable[Evaluation], measured: Sequence[MeasuredLatencies]
+) -> Table:
+    """Lay evaluations out as a table of all valid points of the space; cells without one are masked.
+
+    Args:
+        metadata: What the table is of; its devices and noise are taken from what is given here.
+        evaluations: Of any fidelity; those of other epochs, seeds or shares of the data are left out.
+        measured: Latencies, one entry a device, in order.
+
+    Raises:
+        TableError: If an evaluation or a latency is of an architecture outside the space, or no evaluation is left.
+    """
+    blank = _blank(metadata, measured)
+    curves, valid, status = blank.curves.copy(), blank.valid.copy(), blank.status.copy()
+    latencies = blank.latencies.copy()
+    found = 0
+    for evaluation in evaluations:
+        fidelity = evaluation.fidelity
+        stopped = evaluation.status is Status.STOPPED
+        if fidelity.epochs != metadata.epochs or fidelity.seed not in metadata.seeds or stopped:
+            continue
+        if fidelity.data_fraction != 1:
+            continue
+        row = _row(blank, evaluation.config)
+        seed = metadata.seeds.index(fidelity.seed)
+        length = len(evaluation.heldout_unexplained)
+        for position, name in enumerate(CURVES):
+            curves[row, seed, :length, position] = getattr(evaluation, name)[:length]
+        valid[row, seed, :length] = True
+        status[row, seed] = STATUSES.index(str(evaluation.status))
+        found += 1
+    if not found:
+        raise TableError(
+            f"no evaluation has {metadata.epochs} epochs and one of the seeds {list(metadata.seeds)}; evaluate some "
+            "first"
+        )
+    for position, one in enumerate(measured):
+        for config, latency in one.latencies.items():
+            latencies[_row(blank, config), position] = [getattr(latency, name) for name in LATENCIES]
+    table = replace(blank, curves=curves, valid=valid, status=status, latencies=latencies)
+    return replace(table, metadata=replace(table.metadata, noise=noise_ceiling(table)))
+
+
+def _row(table: Table, config: StudentConfig) -> int:
+    row = int(table.row_of[table.space.index(table.space.encode(config))]) if config in table.space else -1
+    if row < 0:
+        raise TableError(f"{config} is not a valid student of the table's space")
+    return row
+
+
+def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Table:
+    """Return a table of all valid points of the space without any evaluation."""
+    metadata = replace(metadata, devices=tuple(one.device for one in measured))
+    if not metadata.devices:
+        raise TableError("a table needs the latencies of one device at least")
+    space, teacher = metadata.search_space, metadata.encoder
+    index = np.sort(space.valid_indices)
+    n, seeds, epochs = len(index), len(metadata.seeds), metadata.epochs + 1
+    first = metadata.devices[0]
+    configs = [space.decode(space.from_index(number)) for number in index.tolist()]
+    flops = [forward_flops(c, teacher, batch=first.batch_size, length=first.sequence_length) for c in configs]
+    return Table(
+        metadata,
+        index=index,
+        curves=np.full((n, seeds, epochs, len(CURVES)), np.nan, dtype=np.float32),
+        valid=np.zeros((n, seeds, epochs), dtype=np.bool_),
+        status=np.full((n, seeds), MISSING, dtype=np.uint8),
+        parameters=np.array([count_parameters(config, teacher) for config in configs], dtype=np.int64),
+        flops=np.array(flops, dtype=np.int64),
+        latencies=np.full((n, len(metadata.devices), len(LATENCIES)), np.nan, dtype=np.float32),
+    )

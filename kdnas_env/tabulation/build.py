@@ -1,0 +1,322 @@
+"""Building a table: every student of a space is distilled with every seed, and kept as it ends."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Status
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.errors import RunError, TableError
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.execution.backend import Ready
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.tables.table import FILE_NAME, TableMetadata
+from kdnas_env.tabulation.latencies import LatencyFile, OnProgress, read_all_latencies
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+
+STORE, WORKLOAD = "evaluations.sqlite", "workload.json"
+"""Files in the folder of a build: the evaluations, and what they are of."""
+
+FACTS = "facts"
+"""Key of a table's corpus under which stands how it came to be; all else are arguments of ``load_corpus``."""
+
+_SHARD = re.compile(r"([0-9]+)/([0-9]+)")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One distillation of a table."""
+
+    student: StudentConfig
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class TableBuild:
+    """A table that is built.
+
+    Attributes:
+        settings: What students are distilled from, and how; its latency is ``analytic``, so that equal builds find
+            equal evaluations.
+        epochs: Epochs of every distillation.
+        folder: Where evaluations are kept.
+    """
+
+    settings: MiniKDSettings
+    epochs: int
+    folder: str
+
+    def store(self, evaluator: MiniKDEvaluator) -> StoredEvaluator:
+        """Open the store, which asks an evaluator for what it lacks."""
+        return StoredEvaluator(evaluator, Path(self.folder) / STORE)
+
+    def fidelity(self, cell: Cell) -> Fidelity:
+        """Return the effort of a distillation."""
+        return Fidelity(epochs=self.epochs, seed=cell.seed)
+
+
+def check_name(name: str) -> str:
+    """Return the name of a table.
+
+    Raises:
+        TableError: If it cannot be one.
+    """
+    if not FILE_NAME.fullmatch(name):
+        raise TableError(
+            f"name is {name!r}; expected letters, digits, '-', '_' and '.', since it becomes the name of a file"
+        )
+    return name
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """Return which part of how many ``I/N`` names, from 1.
+
+    Raises:
+        TableError: If it is none.
+    """
+    found = _SHARD.fullmatch(text)
+    part, parts = (int(number) for number in found.groups()) if found else (0, 0)
+    if not 1 <= part <= parts:
+        raise TableError(f"shard is {text!r}; expected I/N with I from 1 to N, such as 1/4 for the first of four")
+    return part, parts
+
+
+def planned_students(space: SearchSpace) -> list[StudentConfig]:
+    """Return all students of a space, in an order in which those of an unfinished table are a fair sample."""
+    order = np.random.default_rng(0).permutation(space.valid_indices)
+    return [space.decode(space.from_index(index)) for index in order.tolist()]
+
+
+def planned_cells(space: SearchSpace, seeds: Sequence[int], shard: tuple[int, int] = (1, 1)) -> list[Cell]:
+    """Return the distillations of a table or of a part of it, in order: all of the first seed first."""
+    students = planned_students(space)
+    part, parts = shard
+    return [Cell(student, seed) for seed in seeds for student in students][part - 1 :: parts]
+
+
+def describe_workload(
+    evaluator: MiniKDEvaluator, space: SearchSpace, *, name: str, title: str, seeds: Sequence[int], epochs: int
+) -> TableMetadata:
+    """Return what a table is of, before there is one: without devices and noise."""
+    from kdnas_env.support.libraries import installed_versions
+    from kdnas_env.support.machine import processor_name
+
+    settings, workload = evaluator.settings, evaluator.workload
+    corpus = {"source": settings.corpus} if isinstance(settings.corpus, str) else dict(settings.corpus)
+    lengths = workload.corpus.lengths
+    facts = {
+        "train_sentences": len(workload.train),
+        "heldout_sentences": len(workload.heldout),
+        "train_tokens": int(lengths[workload.train].sum()),
+        "heldout_tokens": int(lengths[workload.heldout].sum()),
+        **workload.corpus.report.to_dict(),
+    }
+    machine = processor_name()
+    if workload.device.type == "cuda":
+        import torch
+
+        machine = torch.cuda.get_device_name(workload.device)
+    return TableMetadata(
+        name=name,
+        title=title,
+        workload=evaluator.fingerprint,
+        teacher=settings.teacher,
+        architecture=asdict(workload.teacher.architecture),
+        space=space.to_dict(),
+        seeds=tuple(seeds),
+        epochs=epochs,
+        devices=(),
+        corpus={**corpus, FACTS: facts},
+        recipe=evaluator.recipe.to_dict(),
+        trained_on=f"{machine}, {evaluator.threads} thread{'s' if evaluator.threads > 1 else ''}",
+        versions=installed_versions("kdnas", "torch", "transformers", "tokenizers", "numpy", "onnxruntime"),
+        alike=evaluator.alike,
+    )
+
+
+def record_workload(folder: Path, described: TableMetadata) -> None:
+    """Write down what is distilled from; refuse to go on if that is not what it was.
+
+    Raises:
+        RunError: If it differs, or cannot be written.
+    """
+    path = folder / WORKLOAD
+    if path.exists():
+        before = read_workload(folder)
+        if before.workload != described.workload:
+            raise RunError(
+                f"the build {str(folder)!r} cannot go on: its workload is {before.workload[:12]}, and was made from "
+                f"another teacher, corpus, device or version than {described.workload[:12]} is; start a new build"
+            )
+        return
+    write_json(path, described.to_dict())
+
+
+def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
+    """Return what the folder of a build is of.
+
+    Raises:
+        RunError: If it is not the folder of a build.
+        TableError: If what it says is malformed.
+    """
+    path = expanded(folder) / WORKLOAD
+    if not os.path.isfile(path):
+        raise RunError(f"{str(folder)!r} holds no {WORKLOAD}; name a folder that kdnas table build has filled")
+    return TableMetadata.from_dict(read_json(path))
+
+
+@dataclass
+class RecordedEvaluator:
+    """Stands in a store for the evaluator whose answers it holds; evaluates nothing.
+
+    Attributes:
+        fingerprint: That of the evaluator.
+        deterministic: Whether equal calls return equal results.
+    """
+
+    fingerprint: str
+    deterministic: bool = True
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Refuse.
+
+        Raises:
+            RunError: Always.
+        """
+        raise RunError(f"the store has no evaluation of {configs[0]} with {fidelity}")
+
+
+def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
+    """Return all evaluations of a workload in the folder of a build.
+
+    Raises:
+        RunError: If the store is missing or damaged.
+    """
+    if not os.path.isfile(folder / STORE):
+        raise RunError(f"{str(folder)!r} holds no {STORE}; distil its students first, by kdnas table build")
+    with StoredEvaluator(RecordedEvaluator(workload), folder / STORE) as store:
+        return store.records()
+
+
+def adopt_evaluations(source: str | os.PathLike[str], folder: Path) -> None:
+    """Start a build from a copy of a store, which another process may be writing to; one that is there is kept.
+
+    Raises:
+        RunError: If it cannot be copied.
+    """
+    given, target = expanded(source), folder / STORE
+    if target.exists():
+        return
+    if not os.path.isfile(given):
+        raise RunError(f"there is no store {str(given)!r}; name the {STORE} of a build or a search")
+    partial = target.with_suffix(".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        theirs, ours = sqlite3.connect(given), sqlite3.connect(partial)
+        try:
+            theirs.backup(ours)
+        finally:
+            theirs.close()
+            ours.close()
+        partial.replace(target)
+    except (sqlite3.Error, OSError) as error:
+        raise RunError(f"store {str(given)!r} cannot be copied: {error}") from error
+
+
+def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
+    """Take over the latencies of another build, those on devices that this one has none of.
+
+    Raises:
+        RunError: If it is no build, or of students of a teacher of another architecture.
+    """
+    ours, theirs = read_workload(folder), read_workload(source)
+    if ours.architecture != theirs.architecture:
+        raise RunError(
+            f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, whose architecture is not that of "
+            f"{ours.teacher!r}, which this build has; name a build under one of the same"
+        )
+    for one in read_all_latencies(expanded(source)):
+        file = LatencyFile.open(folder, one.device)
+        if not file.latencies:
+            file.append(one.latencies)
+
+
+def distil_all(
+    build: TableBuild,
+    evaluator: MiniKDEvaluator,
+    cells: Sequence[Cell],
+    *,
+    workers: int = 1,
+    on_progress: OnProgress,
+) -> dict[Status, int]:
+    """Distil what was not distilled before; every evaluation is on disk before the next.
+
+    Args:
+        build: The build.
+        evaluator: Its evaluator, with hidden states computed: workers read them.
+        cells: What is distilled, in order.
+        workers: Processes; 1 for this one.
+        on_progress: Called with the number of cells that are there, and of all.
+
+    Returns:
+        How many of the cells ended how.
+
+    Raises:
+        RunError: If the store cannot be read or written.
+    """
+    with build.store(evaluator) as store:
+        known = {Cell(one.config, one.fidelity.seed): one.status for one in store.records() if _counts(build, one)}
+    found = {cell: known[cell] for cell in cells if cell in known}
+    on_progress(len(found), len(cells))
+    for cell, status in _distilled(build, evaluator, [cell for cell in cells if cell not in found], workers):
+        found[cell] = status
+        on_progress(len(found), len(cells))
+    return {status: sum(one is status for one in found.values()) for status in Status}
+
+
+def _counts(build: TableBuild, evaluation: Evaluation) -> bool:
+    whole = evaluation.fidelity == Fidelity(epochs=build.epochs, seed=evaluation.fidelity.seed)
+    return whole and evaluation.status is not Status.STOPPED
+
+
+def _distilled(
+    build: TableBuild, evaluator: MiniKDEvaluator, missing: Sequence[Cell], workers: int
+) -> Iterator[tuple[Cell, Status]]:
+    with build.store(evaluator) as store:
+        if workers == 1 or len(missing) < 2:
+            for cell in missing:
+                yield cell, store.evaluate([cell.student], build.fidelity(cell))[0].status
+            return
+        with _open_pool(build, evaluator, workers) as pool:
+            waiting = {pool.submit(cell.student, build.fidelity(cell)): cell for cell in missing}
+            while waiting:
+                for one in pool.wait():
+                    yield waiting.pop(one.ticket), store.add(one.evaluation).status
+
+
+def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> WorkerPool:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+    identity = Ready(evaluator.fingerprint, evaluator.deterministic)
+    return WorkerPool(LocalBackend(partial(MiniKDEvaluator, build.settings)), workers, identity=identity)
+
+
+def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:
+    """Return the corpus that a table's students were distilled on, as ``MiniKDSettings`` takes it."""
+    return {name: value for name, value in metadata.corpus.items() if name != FACTS}

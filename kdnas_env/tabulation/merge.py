@@ -1,0 +1,141 @@
+"""A table from the folders of builds: of one machine, or of several that shared the work."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Evaluation, Status
+from kdnas_env.errors import TableError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.tables.surrogates.students import TOLERANCE
+from kdnas_env.tables.table import CURVES, Table, TableMetadata
+from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
+from kdnas_env.tabulation.build import FACTS, Cell, read_evaluations, read_workload
+from kdnas_env.tabulation.latencies import read_all_latencies
+
+_SHARED = ("workload", "space", "epochs", "recipe", "architecture")
+_RUNTIMES = ("torch", "onnxruntime", "analytic")
+
+
+def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
+    """Return the table of some builds: cells and latencies of all of them, the first of those that several have.
+
+    Devices that were measured whole come first: torch, then others, then the modelled one.
+
+    Args:
+        folders: Folders of builds, of one workload.
+
+    Raises:
+        TableError: If there is no folder, two are of different workloads, two evaluations of one cell disagree, or
+            there is no evaluation or latency at all.
+        RunError: If a folder is not that of a build, or a file in it is damaged.
+    """
+    if not folders:
+        raise TableError("there is nothing to merge; name the folder of one build at least")
+    places = [expanded(folder) for folder in folders]
+    described = [read_workload(place) for place in places]
+    for place, other in zip(places[1:], described[1:], strict=True):
+        _check_same(described[0], other, places[0], place)
+    first = described[0]
+    seeds = tuple(sorted({seed for one in described for seed in one.seeds}))
+    metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(one.trained_on for one in described)))
+    space = first.search_space
+    students = {space.decode(space.from_index(index)) for index in space.valid_indices.tolist()}
+    measured = [one for place in places for one in read_all_latencies(place)]
+    return assemble_table(
+        metadata, _merged_cells(places, metadata, students), order_devices(unite_devices(measured), students)
+    )
+
+
+def unite_devices(measured: Iterable[MeasuredLatencies]) -> list[MeasuredLatencies]:
+    """Join latencies of equal devices, the first of each student; others of one name get names of their own."""
+    united: dict[Any, dict[StudentConfig, Any]] = {}
+    for one in measured:
+        known = united.setdefault(one.device, {})
+        united[one.device] = {**one.latencies, **known}
+    named, names = [], set()
+    for device, latencies in united.items():
+        candidates = (device.name if number == 1 else f"{device.name}-{number}" for number in range(1, len(united) + 1))
+        name = next(candidate for candidate in candidates if candidate not in names)
+        names.add(name)
+        named.append(MeasuredLatencies(replace(device, name=name), latencies))
+    return named
+
+
+def order_devices(measured: Sequence[MeasuredLatencies], students: set[StudentConfig]) -> list[MeasuredLatencies]:
+    """Put whole devices first, since the first is the default, then torch before others and the modelled one last.
+
+    Latencies of students that are not in the table are left out.
+    """
+    kept = [
+        MeasuredLatencies(one.device, {config: one.latencies[config] for config in one.latencies if config in students})
+        for one in measured
+    ]
+    return sorted(kept, key=lambda one: (len(one.latencies) < len(students), _RUNTIMES.index(one.device.runtime)))
+
+
+def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another: Path) -> None:
+    difference = first.difference(other, _SHARED)
+    if difference:
+        raise TableError(f"{str(place)!r} and {str(another)!r} cannot be merged: {difference}")
+
+
+def _merged_cells(
+    places: Sequence[Path], metadata: TableMetadata, students: set[StudentConfig]
+) -> Iterable[Evaluation]:
+    found: dict[Cell, tuple[Evaluation, Path]] = {}
+    for place in places:
+        for evaluation in read_evaluations(place, metadata.workload):
+            fidelity = evaluation.fidelity
+            wanted = fidelity.epochs == metadata.epochs and fidelity.data_fraction == 1
+            if not wanted or evaluation.status is Status.STOPPED or evaluation.config not in students:
+                continue
+            cell = Cell(evaluation.config, fidelity.seed)
+            if cell in found:
+                _check_agreement(*found[cell], evaluation, place)
+            else:
+                found[cell] = evaluation, place
+    return [evaluation for evaluation, _ in found.values()]
+
+
+def _check_agreement(first: Evaluation, place: Path, other: Evaluation, another: Path) -> None:
+    difference = largest_difference(first, other)
+    if difference > TOLERANCE:
+        raise TableError(
+            f"{str(place)!r} and {str(another)!r} disagree about {first.config} with seed {first.fidelity.seed}: "
+            f"{first.status} {list(first.heldout_unexplained)} and {other.status} {list(other.heldout_unexplained)}. "
+            "Distil it anew on one of the machines"
+        )
+
+
+def largest_difference(first: Evaluation, other: Evaluation) -> float:
+    """Return the largest relative difference of two evaluations' losses; infinite if they ended otherwise."""
+    if first.status is not other.status:
+        return float("inf")
+    differences = [0.0]
+    for name in CURVES[:-1]:  # all but the seconds
+        ours, theirs = np.array(getattr(first, name)), np.array(getattr(other, name))
+        if ours.shape != theirs.shape:
+            return float("inf")
+        scale = np.maximum(np.maximum(np.abs(ours), np.abs(theirs)), np.finfo(np.float64).tiny)
+        differences.extend((np.abs(ours - theirs) / scale).tolist())
+    return max(differences)
+
+
+def corpus_in_words(metadata: TableMetadata) -> str:
+    """Return what a table's students were distilled on, in a few words."""
+    facts = metadata.corpus.get(FACTS, {})
+    source = metadata.corpus.get("source", "unknown")
+    if not facts:
+        return str(source)
+    return (
+        f"{source}: {facts['train_sentences']:,} sentences ({facts['train_tokens']:,} tokens) trained on, "
+        f"{facts['heldout_sentences']:,} ({facts['heldout_tokens']:,} tokens) held out"
+    )

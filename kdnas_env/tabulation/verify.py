@@ -1,0 +1,214 @@
+"""Whether a table is what it says it is: its numbers by themselves, and beside distillations done anew."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.architecture import count_parameters, forward_flops
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.errors import TableError
+from kdnas_env.tables.noise_ceiling import noise_ceiling
+from kdnas_env.tables.surrogates.students import OTHER_KIND_TOLERANCE, ended_well
+from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
+from kdnas_env.tabulation.build import Cell, corpus_arguments
+from kdnas_env.tabulation.latencies import OnProgress, modelled
+from kdnas_env.tabulation.merge import largest_difference
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+REPLAY_TOLERANCE = 2e-3
+"""Relative difference between a loss of the table and one found anew, on another machine perhaps."""
+
+_LARGEST_UNEXPLAINED = 10.0
+"""A student that has learnt nothing explains nothing (1); before the first step it may be somewhat worse."""
+
+_LARGEST_DRIFT = 5.0
+"""The teacher's latency is measured beside every student's; a busy machine may slow it by so much."""
+
+_LARGEST_SPREAD, _LONGEST_PAUSE = 10.0, 60.0
+"""One seed may take so many times as long as another, or so many seconds longer, before it counts as interrupted."""
+
+_FLOAT32 = 1e-5
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """A cell of a table that was distilled anew.
+
+    Attributes:
+        cell: The cell.
+        difference: Largest relative difference of its losses; infinite if it ended otherwise.
+    """
+
+    cell: Cell
+    difference: float
+
+
+def find_faults(table: Table) -> list[str]:
+    """Return what is wrong with a table's numbers, in words; empty if nothing is.
+
+    What cannot be at all, such as negative times, is refused by the table itself.
+    """
+    return [*_faults_of_students(table), *_faults_of_curves(table), *_faults_of_latencies(table)]
+
+
+def open_live(
+    table: Table,
+    *,
+    device: str | None = None,
+    precision: str = "float32",
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> tuple[MiniKDEvaluator, float]:
+    """Return what distils a table's students anew, and the relative difference that its losses may have.
+
+    Raises:
+        KDNASError: If teacher or corpus cannot be had.
+        TableError: If they are not the table's.
+    """
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+
+    meta = table.metadata
+    settings = MiniKDSettings(
+        teacher=meta.teacher,
+        corpus=corpus_arguments(meta),
+        recipe=meta.recipe,
+        latency="analytic",
+        cache_dir=cache_dir,
+        device=device,
+        precision=precision,
+        threads=1,
+    )
+    live = MiniKDEvaluator(settings)
+    if live.fingerprint == meta.workload:
+        return live, REPLAY_TOLERANCE
+    if meta.workload in live.alike:
+        return live, OTHER_KIND_TOLERANCE
+    raise TableError(
+        f"teacher, corpus, precision or version are not the table's: the workload is {live.fingerprint[:12]}, its own "
+        f"{meta.workload[:12]}; nothing was distilled anew"
+    )
+
+
+def draw_cells(table: Table, count: int, rng: np.random.Generator) -> list[Cell]:
+    """Draw different cells of a table that were evaluated, at most as many as there are."""
+    rows, columns = np.nonzero(table.status != MISSING)
+    chosen = rng.permutation(len(rows))[:count]
+    configs = table.configs()
+    return [Cell(configs[rows[place]], table.metadata.seeds[columns[place]]) for place in chosen]
+
+
+def replay(table: Table, live: MiniKDEvaluator, cells: list[Cell], on_progress: OnProgress) -> list[Replayed]:
+    """Distil cells of a table anew and compare their losses."""
+    found = []
+    for cell in cells:
+        fidelity = Fidelity(epochs=table.metadata.epochs, seed=cell.seed)
+        (fresh,) = live.evaluate([cell.student], fidelity)
+        known = _recorded(table, cell)
+        found.append(Replayed(cell, largest_difference(known, fresh)))
+        on_progress(len(found), len(cells))
+    return found
+
+
+def _recorded(table: Table, cell: Cell) -> Evaluation:
+    row = int(table.row_of[table.space.index(table.space.encode(cell.student))])
+    column = table.metadata.seeds.index(cell.seed)
+    curves = table.curves[row, column][table.valid[row, column]].astype(np.float64)
+    status = Status(STATUSES[table.status[row, column]])
+    losses: dict[str, Any] = {name: tuple(curves[:, position].tolist()) for position, name in enumerate(CURVES)}
+    return Evaluation(cell.student, Fidelity(epochs=table.metadata.epochs, seed=cell.seed), status, **losses)
+
+
+def _faults_of_students(table: Table) -> Iterator[str]:
+    space, teacher, meta = table.space, table.teacher, table.metadata
+    if not np.array_equal(table.index, np.sort(space.valid_indices)):
+        yield f"its {len(table)} students are not the {len(space.valid_indices)} valid ones of its space"
+    configs = table.configs()
+    yield from _differing("parameters", [count_parameters(one, teacher) for one in configs], table.parameters, table)
+    if meta.devices:
+        batch, length = meta.devices[0].batch_size, meta.devices[0].sequence_length
+        flops = [forward_flops(one, teacher, batch=batch, length=length) for one in configs]
+        yield from _differing("flops", flops, table.flops, table)
+
+
+def _differing(name: str, expected: list[int], found: npt.NDArray[Any], table: Table) -> Iterator[str]:
+    wrong = np.flatnonzero(np.array(expected) != found)
+    if len(wrong):
+        row = int(wrong[0])
+        yield (
+            f"{name} of {len(wrong)} students are wrong, such as {int(found[row])} of {table.configs()[row]}, where "
+            f"{expected[row]} was expected"
+        )
+
+
+def _faults_of_curves(table: Table) -> Iterator[str]:
+    for name in CURVES:
+        curve, valid = table.curve(name), table.valid.copy()
+        if name == "epoch_seconds":
+            valid[..., 0] = False  # nothing is trained before the first step
+        low = (curve <= 0) & valid
+        if low.any():
+            yield f"{name} is not positive in {_cell(table, low)}, {int(low.sum())} in all"
+        high = (curve > _LARGEST_UNEXPLAINED) & valid
+        if name.endswith("unexplained") and high.any():
+            yield f"{name} is above {_LARGEST_UNEXPLAINED:g} in {_cell(table, high)}, {int(high.sum())} in all"
+    yield from _interrupted(table)
+    if table.metadata.noise and not _alike(table.metadata.noise, noise_ceiling(table)):
+        yield "the noise ceiling in its JSON file is not that of its curves"
+
+
+def _interrupted(table: Table) -> Iterator[str]:
+    """Seconds of a machine that slept would be charged to every search that meets the student."""
+    seconds = np.where(ended_well(table), table.curve("epoch_seconds").sum(axis=-1), np.nan)
+    least, most = np.fmin.reduce(seconds, axis=1), np.fmax.reduce(seconds, axis=1)
+    rows = np.flatnonzero((most > _LARGEST_SPREAD * least) & (most - least > _LONGEST_PAUSE))
+    if len(rows):
+        row = int(rows[0])
+        yield (
+            f"{len(rows)} students took far longer with one seed than with another, such as {table.configs()[row]}: "
+            f"{most[row]:.0f} s and {least[row]:.0f} s; the machine slept or was busy, distil them anew"
+        )
+
+
+def _alike(first: Any, other: Any) -> bool:
+    """Whether plain data are equal but for the last digits of their numbers."""
+    if isinstance(first, Mapping) and isinstance(other, Mapping):
+        return first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first)
+    if isinstance(first, list) and isinstance(other, list):
+        return len(first) == len(other) and all(map(_alike, first, other))
+    if isinstance(first, float) and isinstance(other, float):
+        return math.isclose(first, other, rel_tol=_FLOAT32, abs_tol=_FLOAT32)
+    return bool(first == other)
+
+
+def _cell(table: Table, wrong: npt.NDArray[Any]) -> str:
+    row, column, epoch = np.argwhere(wrong)[0].tolist()
+    return f"{table.configs()[row]} with seed {table.metadata.seeds[column]} after epoch {epoch}"
+
+
+def _faults_of_latencies(table: Table) -> Iterator[str]:
+    configs = table.configs()
+    for position, device in enumerate(table.metadata.devices):
+        values = table.latencies[:, position]
+        there = np.isfinite(values).all(axis=-1)
+        told = dict(zip(LATENCIES, values[there].T.astype(np.float64), strict=True))
+        unmeasured = int(np.sum(told["count"] == 0))
+        if device.runtime != "analytic" and unmeasured:
+            yield f"device {device.name!r}: {unmeasured} students have a latency that nothing was measured for"
+        teacher = told["teacher_median_ms"]
+        if len(teacher) and teacher.max() > _LARGEST_DRIFT * teacher.min() > 0:
+            yield (
+                f"device {device.name!r}: the teacher takes from {teacher.min():.2f} to {teacher.max():.2f} ms; it was "
+                "measured on a machine that was busy"
+            )
+        if device.runtime == "analytic":
+            ratios = [modelled(device, configs[row], table.teacher).ratio for row in np.flatnonzero(there)]
+            if not np.allclose(told["ratio"], ratios, rtol=_FLOAT32):
+                yield f"device {device.name!r}: latencies are not those of the model"

@@ -1,0 +1,108 @@
+"""What a student would be without its distillation: the same architecture, started otherwise."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distill.student.folder import Lineage
+from kdnas_env.distill.training.mini_kd import MiniKD
+from kdnas_env.distill.training.recipe import Recipe, resolve_recipe
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.support.random_state import preserved_rng
+
+RANDOM, EMBEDDINGS, CLOSED_FORMS = "random", "embeddings", "closed-forms"
+
+
+def random_encoder(config: Any, seed: int) -> nn.Module:
+    """Return an encoder with the random weights that transformers gives it, without pooler and in eval mode."""
+    from transformers import AutoModel
+
+    with preserved_rng():
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config)
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    encoder: nn.Module = model.eval()
+    return encoder
+
+
+@dataclass(frozen=True, eq=False)
+class Undistilled:
+    """Students that were started as one was, and not distilled.
+
+    Attributes:
+        lineage: Where that one comes from.
+        cache_dir: Folder of the teacher's hidden states; None for the user's.
+        device: Where they are started; None for the first GPU, or the CPU where there is none.
+    """
+
+    lineage: Lineage
+    cache_dir: str | os.PathLike[str] | None = None
+    device: str | None = None
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The starts that differ from one another."""
+        recipe = resolve_recipe(self.lineage.recipe)
+        sliced = recipe.layers == "teacher" and self.lineage.student.family != "albert"
+        return (EMBEDDINGS, CLOSED_FORMS) if sliced else (EMBEDDINGS,)
+
+    def encoder(self, start: str, seed: int) -> nn.Module:
+        """Build one.
+
+        Args:
+            start: ``embeddings`` (made from the teacher's, as the recipe says; layers are random) or ``closed-forms``
+                (mini-KD before its first step).
+            seed: Seed of what is random.
+
+        Raises:
+            TeacherError, CorpusError, CacheError: If what it was distilled from cannot be had.
+            RunError: If the teacher or the text is not what it was.
+        """
+        recipe = self._recipes[start]
+        fraction = next((stage["data_fraction"] for stage in self.lineage.stages if "data_fraction" in stage), 1.0)
+        kd = MiniKD(
+            self._workload,
+            self.lineage.student,
+            recipe,
+            Fidelity(epochs=0, data_fraction=fraction, seed=seed),
+            basis=self._basis,
+        )
+        model: nn.Module = kd.export()
+        return model
+
+    @cached_property
+    def _recipes(self) -> dict[str, Recipe]:
+        own = resolve_recipe(self.lineage.recipe)
+        if own.embeddings == "random":
+            own = replace(own, embeddings=Recipe.embeddings)
+        return {EMBEDDINGS: replace(own, layers="random"), CLOSED_FORMS: own}
+
+    @cached_property
+    def _basis(self) -> EmbeddingBasis:
+        return embedding_basis(self._workload, self._recipes[EMBEDDINGS].embeddings)
+
+    @cached_property
+    def _workload(self) -> Any:
+        lineage = self.lineage
+        evaluator = MiniKDEvaluator(
+            MiniKDSettings(
+                teacher=lineage.teacher,
+                corpus=lineage.corpus,
+                recipe=lineage.recipe,
+                latency="analytic",
+                cache_dir=self.cache_dir,
+                device=self.device,
+            )
+        )
+        lineage.check_teacher(evaluator.workload.teacher.fingerprint)
+        lineage.check_corpus(evaluator.text_fingerprint)
+        return evaluator.workload

@@ -1,0 +1,162 @@
+"""Reading tasks: the embedded one, folders in either of GLUE's layouts, and the hub."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.distill.text.demo import demo_task
+from kdnas_env.distill.text.text_files import TextLayout, place_of, read_rows
+from kdnas_env.errors import CorpusError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.untrusted import shown
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TRAIN, Split, TaskData, TaskSpec, task_spec
+
+HUB = "nyu-mll/glue"
+HIGHEST_SIMILARITY = 5.0
+
+_HUB_FILES = ("parquet", "jsonl", "csv")
+
+_Row = tuple[str, Sequence[Any]]
+"""Where a row stands (for messages), and its texts and label."""
+
+
+def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskData:
+    """Read a task.
+
+    Args:
+        name: One of :data:`kdnas_env.tasks.specs.TASKS`. The embedded task ``rotten_tomatoes`` needs no folder.
+        folder: Folder of GLUE, either in the layout of the hub (``cola/train-*.parquet``; jsonl and csv will do too)
+            or in the original one (``CoLA/train.tsv``); None for the hub (``nyu-mll/glue``).
+
+    Raises:
+        KDNASError: If there is no such task.
+        CorpusError: If it is not in the folder, the hub cannot be reached, a split or a column is missing, a split is
+            empty, a text is not text or cannot be written in UTF-8, or a label is not one of the task's.
+        DependencyError: If the task is the embedded one and the extra ``demo`` is not installed.
+    """
+    spec = task_spec(name)
+    if name == EMBEDDED_TASK:
+        return _embedded(spec)
+    if folder is None:
+        return _read_task(spec, _fetch(spec), HUB)
+    root = expanded(folder)
+    if not os.path.isdir(root):
+        what = "is a file" if os.path.exists(root) else "is not there"
+        raise CorpusError(
+            f"data folder {str(folder)!r} {what}; name a folder that holds a folder for every task, such as "
+            f"{spec.name}/train.csv (layout of the hub) or {spec.folder}/train.tsv (original layout), or leave it out "
+            "to fetch them from the hub"
+        )
+    return _read_task(spec, root, str(folder))
+
+
+def _embedded(spec: TaskSpec) -> TaskData:
+    splits = {}
+    for name in (TRAIN, *spec.splits):
+        texts, labels = demo_task(name)
+        splits[name] = Split((texts,), np.array(labels, dtype=np.int64))
+    return TaskData(spec, splits.pop(TRAIN), splits, "embedded")
+
+
+def _fetch(spec: TaskSpec) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(
+            snapshot_download(
+                HUB, repo_type="dataset", allow_patterns=[f"{spec.name}/{split}-*" for split in (TRAIN, *spec.splits)]
+            )
+        )
+    except Exception as error:
+        raise CorpusError(
+            f"task {spec.name!r}: the hub cannot be reached ({one_line(error)}) and no copy of {HUB} is cached; name a "
+            f"folder that holds GLUE, or take the task {EMBEDDED_TASK!r}"
+        ) from error
+
+
+def _read_task(spec: TaskSpec, root: Path, source: str) -> TaskData:
+    read = _hub_rows if (root / spec.name).is_dir() and _hub_files(root / spec.name, "") else _original_rows
+    splits, skipped = {}, 0
+    for name in (TRAIN, *spec.splits):
+        rows: list[_Row] = []
+        for row in read(spec, root, name):
+            if row is None:
+                skipped += 1
+            else:
+                rows.append(row)
+        if not rows:
+            raise CorpusError(f"task {spec.name!r}: split {name!r} in {source!r} is empty; give at least one row")
+        splits[name] = _split(spec, rows)
+    return TaskData(spec, splits.pop(TRAIN), splits, source, skipped)
+
+
+def _split(spec: TaskSpec, rows: list[_Row]) -> Split:
+    for place, values in rows:
+        for column, value in zip(spec.columns, values, strict=False):
+            if not isinstance(value, str):
+                raise CorpusError(f"{place}: {column} is {shown(value)}; expected text")
+    labels = [_label(spec, place, values[-1]) for place, values in rows]
+    texts = tuple([values[index] for _, values in rows] for index in range(len(spec.columns)))
+    return Split(texts, np.array(labels, dtype=np.float64 if spec.regression else np.int64))
+
+
+def _label(spec: TaskSpec, place: str, value: Any) -> float:
+    if isinstance(value, str) and value in spec.labels:
+        return spec.labels.index(value)
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if spec.regression:
+        if not 0 <= number <= HIGHEST_SIMILARITY:
+            raise CorpusError(f"{place}: label is {shown(value)}; expected a number from 0 to {HIGHEST_SIMILARITY:g}")
+        return number
+    if number not in range(len(spec.labels)):
+        words = "" if spec.labels[0] == "0" else f", or one of {list(spec.labels)}"
+        raise CorpusError(
+            f"{place}: label is {shown(value)}; expected a whole number from 0 to {len(spec.labels) - 1}{words}"
+        )
+    return number
+
+
+def _hub_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of a split in the layout of the hub; of all splits for an empty name."""
+    pattern = re.compile(rf"{re.escape(split) or '.*'}(-.*)?\.({'|'.join(_HUB_FILES)})")
+    return sorted(path for path in folder.iterdir() if pattern.fullmatch(path.name))
+
+
+def _hub_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
+    folder = root / spec.name
+    files = _hub_files(folder, split)
+    if not files:
+        raise CorpusError(
+            f"task {spec.name!r} has no split {split!r} in {str(folder)!r}; expected a file such as "
+            f"{split}-00000-of-00001.parquet or {split}.jsonl"
+        )
+    for path in files:
+        for number, values in read_rows(path, (*spec.columns, "label")):
+            yield place_of(path, number), values
+
+
+def _original_rows(spec: TaskSpec, root: Path, split: str) -> Iterator[_Row | None]:
+    if not (root / spec.folder).is_dir():
+        raise CorpusError(
+            f"task {spec.name!r} is not in {str(root)!r}; expected a folder {spec.name!r} (layout of the hub) or "
+            f"{spec.folder!r} (original layout)"
+        )
+    files = {TRAIN: TRAIN, **dict(zip(spec.splits, spec.files, strict=True))}
+    path = root / spec.folder / f"{files[split]}.tsv"
+    if not path.is_file():
+        raise CorpusError(f"task {spec.name!r} has no split {split!r} in {str(path.parent)!r}; expected {path.name}")
+    headed = isinstance(spec.tsv_columns[0], str)
+    columns = [name if isinstance(name, str) else str(name + 1) for name in spec.tsv_columns]
+    for number, values in read_rows(path, columns, TextLayout(header=headed), ragged=True):
+        yield None if None in values else (place_of(path, number), values)

@@ -1,0 +1,143 @@
+"""From texts to batches, and from batches to pooled states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.libraries import one_line
+from kdnas_env.tasks.specs import Split
+
+POOLINGS = ("mean", "cls")
+
+_PREDICTING_TOKENS = 4096
+
+Example = dict[str, list[int]]
+
+
+def resolve_device(name: str | None) -> torch.device:
+    """Return where models are run: the device of that name; by default the first GPU, or the CPU where there is none.
+
+    Raises:
+        KDNASError: If there is no such device, or it is a GPU other than the first.
+    """
+    try:
+        device = torch.empty(0, device=name or ("cuda" if torch.cuda.is_available() else "cpu")).device
+    except (RuntimeError, AssertionError) as error:
+        raise KDNASError(f"device {name!r} cannot be used: {one_line(error)}; try 'cpu'") from error
+    if device.index not in (None, 0):
+        raise KDNASError(f"device {name!r} is not the first GPU; choose it with CUDA_VISIBLE_DEVICES, and name 'cuda'")
+    return device
+
+
+def encode(tokenizer: Any, split: Split, max_length: int) -> list[Example]:
+    """Tokenise a split; sentence pairs together, as one sequence with segments where the model has them.
+
+    Args:
+        tokenizer: A fast tokenizer.
+        split: Texts.
+        max_length: Longest sequence in tokens; longer ones are cut, and so is what the tokenizer does not allow.
+
+    Returns:
+        For each sample the model's inputs, not padded.
+
+    Raises:
+        KDNASError: If no text fits.
+    """
+    longest = min(max_length, tokenizer.model_max_length)
+    special = tokenizer.num_special_tokens_to_add(pair=len(split.texts) == 2)
+    if longest < special + len(split.texts):
+        raise KDNASError(
+            f"max_length is {longest}, which leaves no room for text beside {special} special tokens; give at least "
+            f"{special + len(split.texts)}"
+        )
+    encoded = tokenizer(
+        *(list(column) for column in split.texts),
+        truncation=True,
+        max_length=longest,
+        padding=False,
+        return_attention_mask=True,
+    )
+    return [dict(zip(encoded, values, strict=True)) for values in zip(*encoded.values(), strict=True)]
+
+
+def pad(examples: Sequence[Mapping[str, Sequence[int]]], pad_token_id: int) -> dict[str, Tensor]:
+    """Stack samples into int64 tensors ``(samples, longest)``."""
+    longest = max(len(example["input_ids"]) for example in examples)
+    batch = {}
+    for name in examples[0]:
+        filler = pad_token_id if name == "input_ids" else 0
+        array = np.full((len(examples), longest), filler, dtype=np.int64)
+        for row, example in zip(array, examples, strict=True):
+            row[: len(example[name])] = example[name]
+        batch[name] = torch.from_numpy(array)
+    return batch
+
+
+class PooledEncoder(nn.Module):
+    """An encoder whose states are pooled to one vector a sequence.
+
+    Args:
+        encoder: Encoder of transformers.
+        pooling: ``mean`` over the real tokens, or ``cls`` for the first.
+
+    Raises:
+        KDNASError: If there is no such pooling.
+    """
+
+    def __init__(self, encoder: nn.Module, pooling: str = "mean") -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise KDNASError(f"unknown pooling {pooling!r}; choose from {list(POOLINGS)}")
+        self.encoder, self.pooling = encoder, pooling
+
+    @property
+    def width(self) -> int:
+        """Length of a pooled vector."""
+        config: Any = self.encoder.config
+        return int(config.hidden_size)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return the pooled states, ``(batch, width)``."""
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask, **segments).last_hidden_state
+        if self.pooling == "cls":
+            return states[:, 0]
+        real = attention_mask[:, :, None].to(states.dtype)
+        return (states * real).sum(1) / real.sum(1)
+
+
+@torch.inference_mode()
+def outputs(model: nn.Module, examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Tensor:
+    """Return a model's output for every sample, in their order, on the CPU: ``(samples, ...)``.
+
+    The model is put into eval mode and run on batches of samples of similar length.
+    """
+    model.eval()
+    lengths = np.array([len(example["input_ids"]) for example in examples])
+    found: Tensor | None = None
+    for samples in _batches(lengths):
+        batch = pad([examples[index] for index in samples], pad_token_id)
+        values = model(**{name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
+        if found is None:
+            found = values.new_empty(len(examples), *values.shape[1:])
+        found[torch.from_numpy(samples)] = values
+    assert found is not None
+    return found
+
+
+def _batches(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Yield sample numbers, shortest first, so many that a padded batch has a bounded number of tokens."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        while end < len(order) and (end + 1 - start) * lengths[order[end]] <= _PREDICTING_TOKENS:
+            end += 1
+        yield order[start:end]
+        start = end

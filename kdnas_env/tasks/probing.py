@@ -1,0 +1,126 @@
+"""Scoring an encoder as it is: a linear probe on frozen, pooled states."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kdnas_env.errors import DependencyError
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.tasks.encoding import PooledEncoder, encode, outputs, resolve_device
+from kdnas_env.tasks.scores import PROBED, TaskScore, glue_metric, score_predictions
+from kdnas_env.tasks.specs import TaskData
+
+FOLDS = 5
+INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""``C`` of the logistic regression; its inverses are the penalties of the ridge regression, per sample."""
+
+_MOST_ITERATIONS = 500
+
+
+def linear_probe(
+    encoder: nn.Module,
+    tokenizer: Any,
+    task_data: TaskData,
+    seed: int = 0,
+    *,
+    max_length: int = 128,
+    pooling: str = "mean",
+    device: str | None = None,
+) -> TaskScore:
+    """Fit a linear model on the pooled states of a frozen encoder, and score it.
+
+    Logistic regression, or ridge regression for similarities, on standardised states; the penalty is chosen by
+    cross-validation on the training split. Sentence pairs are encoded together, as in fine-tuning. Holds
+    :func:`kdnas_env.support.cpu_lock.training_lock`: call it outside of that.
+
+    Args:
+        encoder: Encoder of transformers; it does not change.
+        tokenizer: Its fast tokenizer.
+        task_data: The task.
+        seed: Seed of the folds.
+        max_length: Longest sequence in tokens; shorter where the tokenizer allows less.
+        pooling: ``mean`` over the real tokens, or ``cls``.
+        device: Where the encoder is run; None for the first GPU, or the CPU where there is none.
+
+    Raises:
+        FloatingPointError: If the states are not finite.
+        KDNASError: If no text fits into ``max_length``, there is no such pooling, or the device cannot be used.
+        DependencyError: If evaluate, scikit-learn or SciPy is missing.
+    """
+    glue_metric(task_data.name)  # Told now, not after the encoding.
+    began = time.perf_counter()
+    target = resolve_device(device)
+    model = PooledEncoder(copy.deepcopy(encoder), pooling).to(target)
+    with training_lock():
+        train, *others = [
+            _features(model, tokenizer, split, max_length, target)
+            for split in (task_data.train, *task_data.evaluation.values())
+        ]
+        fitted, chosen = _fit(train, task_data.train.labels, task_data.spec.regression, seed)
+    predictions = {name: fitted.predict(features) for name, features in zip(task_data.evaluation, others, strict=True)}
+    return TaskScore(
+        task=task_data.name,
+        method=PROBED,
+        seed=seed,
+        metrics=score_predictions(task_data, predictions),
+        details={
+            "max_length": max_length,
+            "pooling": pooling,
+            "train_samples": len(task_data.train),
+            "chosen": chosen,
+        },
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _features(model: nn.Module, tokenizer: Any, split: Any, max_length: int, device: torch.device) -> NDArray[Any]:
+    states = outputs(model, encode(tokenizer, split, max_length), tokenizer.pad_token_id, device).numpy()
+    if not np.isfinite(states).all():
+        raise FloatingPointError("the encoder's states are not finite")
+    return states
+
+
+def _fit(features: NDArray[Any], labels: NDArray[Any], regression: bool, seed: int) -> tuple[Any, dict[str, float]]:
+    """Return the fitted model, and the penalty that was chosen; empty where there was nothing to choose by."""
+    try:
+        from sklearn import (
+            dummy,
+            exceptions,
+            linear_model,
+            model_selection,
+            pipeline,
+            preprocessing,
+        )
+    except ImportError as error:
+        raise DependencyError(
+            f"the linear probe needs scikit-learn, which cannot be imported: {error}; pip install 'kdnas[glue]'"
+        ) from error
+    if regression:
+        folds, largest = model_selection.KFold, len(labels)
+        estimator: Any = linear_model.Ridge()
+        grid: dict[str, Any] = {"ridge__alpha": [len(labels) * 1e-3 / inverse for inverse in INVERSE_PENALTIES]}
+    else:
+        classes, counts = np.unique(labels, return_counts=True)
+        if len(classes) == 1:
+            return dummy.DummyClassifier().fit(features, labels), {}
+        folds, largest = model_selection.StratifiedKFold, int(counts.min())
+        estimator = linear_model.LogisticRegression(max_iter=_MOST_ITERATIONS)
+        grid = {"logisticregression__C": list(INVERSE_PENALTIES)}
+    model = pipeline.make_pipeline(preprocessing.StandardScaler(), estimator)
+    with warnings.catch_warnings():
+        # A fit that stops at the most iterations is one among others for the cross-validation to judge.
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        if largest < 2:
+            return model.fit(features, labels), {}
+        splitter = folds(n_splits=min(FOLDS, largest), shuffle=True, random_state=seed)
+        search = model_selection.GridSearchCV(model, grid, cv=splitter, scoring="r2" if regression else "accuracy")
+        search.fit(features, labels)
+    return search, {name: float(value) for name, value in search.best_params_.items()}

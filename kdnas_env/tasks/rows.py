@@ -1,0 +1,222 @@
+"""The rows of a comparison: models that are scored side by side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distill.student.folder import Lineage, read_lineage
+from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distill.text.demo import teacher_title
+from kdnas_env.errors import DependencyError, KDNASError, TeacherError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
+
+TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
+ROWS = (TEACHER, STUDENT, CLOSED_FORMS, EMBEDDINGS, RANDOM, MAJORITY)
+"""Rows by name, in the order they are shown."""
+
+_TITLES = {
+    CLOSED_FORMS: "closed forms",
+    EMBEDDINGS: "teacher's embeddings",
+    RANDOM: "random weights",
+    MAJORITY: "majority class",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model that was named to be scored.
+
+    Attributes:
+        encoder: Loaded, with its tokenizer and fingerprint.
+        lineage: Where it comes from, if it is a student that tells.
+        title: What it is called where people read.
+    """
+
+    encoder: Teacher
+    lineage: Lineage | None
+    title: str
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of a comparison.
+
+    Attributes:
+        name: One of ``ROWS``, or ``student-2`` and so on.
+        title: What it is called where people read.
+        identity: What decides its scores, beside data and settings.
+        encoder: Returns the encoder for a seed; None for the majority class.
+        tokenizer: The encoder's.
+        parameters: Of the encoder.
+        shape: The model whose size and speed it has; None for the majority class.
+    """
+
+    name: str
+    title: str
+    identity: str
+    encoder: Callable[[int], nn.Module] | None = None
+    tokenizer: Any = None
+    parameters: int = 0
+    shape: Model | None = None
+
+    @property
+    def tokenizer_identity(self) -> str:
+        """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
+        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        for name in ("truncation", "padding"):  # how it was used last
+            told.pop(name, None)
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def kind(self) -> str:
+        """The one of ``ROWS`` that it is of."""
+        return STUDENT if self.name.startswith(STUDENT) else self.name
+
+
+def load_model(name: str | os.PathLike[str]) -> Model:
+    """Load a model from a folder in hub layout, or from the hub.
+
+    Raises:
+        KDNASError: If it does not exist, or is not an encoder that kdnas knows.
+        RunError: If its lineage is malformed.
+    """
+    name = os.fspath(name)
+    lineage = read_lineage(expanded(name))
+    try:
+        encoder = load_teacher(name)
+    except DependencyError:
+        raise
+    except TeacherError as error:
+        raise KDNASError(f"the model {name!r} cannot be loaded as an encoder: {error}") from error
+    return Model(encoder, lineage, teacher_title(name) if lineage is None else str(lineage.student))
+
+
+def lineage_teacher(model: Model) -> Model | None:
+    """Load the teacher that a model was distilled from; None if it does not say.
+
+    Raises:
+        KDNASError: If it cannot be loaded.
+        RunError: If it is not what it was.
+    """
+    if model.lineage is None:
+        return None
+    teacher = load_model(model.lineage.teacher)
+    model.lineage.check_teacher(teacher.encoder.fingerprint)
+    return teacher
+
+
+def teacher_name(model: str | os.PathLike[str], given: str | None) -> str | None:
+    """Return the teacher to compare with: the one given, else that of the model's lineage, if any."""
+    lineage = read_lineage(expanded(model))
+    return given or (None if lineage is None else lineage.teacher)
+
+
+def build_rows(
+    models: Sequence[Model],
+    teacher: Model | None,
+    names: Sequence[str] = (),
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    device: str | None = None,
+) -> list[Row]:
+    """Return the rows of a comparison.
+
+    The undistilled rows are of the first model's architecture. The majority class is always among the rows: no score
+    can be read without it.
+
+    Args:
+        models: The models, the main one first.
+        teacher: Their teacher, if known.
+        names: Kinds of rows that are wanted; none for all there can be.
+        cache_dir: Folder of the teacher's hidden states.
+        device: Where undistilled students are started.
+
+    Raises:
+        KDNASError: If a name is unknown, or there can be no such row.
+    """
+    unknown = sorted(set(names) - set(ROWS))
+    if unknown:
+        raise KDNASError(f"unknown row {unknown[0]!r}; choose from {list(ROWS)}")
+    first = models[0]
+    undistilled = None if first.lineage is None else Undistilled(first.lineage, cache_dir, device)
+    possible = _possible(teacher, undistilled)
+    impossible = [name for name in names if name not in possible]
+    if impossible:
+        raise KDNASError(
+            f"there can be no row {impossible[0]!r}: "
+            + (
+                "no teacher is known; name it with --teacher"
+                if impossible[0] == TEACHER
+                else "the folder of the model does not say how it was distilled (kdnas.json), or its recipe has no "
+                "such start"
+            )
+        )
+    wanted = [name for name in ROWS if name in possible and (not names or name in names or name == MAJORITY)]
+    rows: list[Row] = []
+    for name in wanted:
+        if name == TEACHER:
+            assert teacher is not None
+            rows.append(_model_row(name, teacher))
+        elif name == STUDENT:
+            rows += [
+                _model_row(name if index == 1 else f"{name}-{index}", model)
+                for index, model in enumerate(models, start=1)
+            ]
+        elif name == MAJORITY:
+            rows.append(Row(name, _TITLES[name], name))
+        else:
+            rows.append(_undistilled_row(name, first, undistilled))
+    return rows
+
+
+def student_shape(model: Model) -> StudentConfig:
+    """Return the architecture of a model, in the nearest student family."""
+    return model.encoder.architecture.as_student()
+
+
+def _possible(teacher: Model | None, undistilled: Undistilled | None) -> set[str]:
+    starts = () if undistilled is None else undistilled.starts
+    return {STUDENT, MAJORITY, RANDOM, *starts, *((TEACHER,) if teacher is not None else ())}
+
+
+def _model_row(name: str, model: Model) -> Row:
+    encoder = model.encoder
+    return Row(
+        name,
+        model.title,
+        encoder.fingerprint,
+        encoder=lambda seed: encoder.model,
+        tokenizer=encoder.tokenizer,
+        parameters=_parameters(model),
+        shape=model,
+    )
+
+
+def _undistilled_row(name: str, model: Model, undistilled: Undistilled | None) -> Row:
+    config = model.encoder.model.config
+    return Row(
+        name,
+        _TITLES[name],
+        f"{name} of {model.encoder.fingerprint}",
+        encoder=(
+            (lambda seed: random_encoder(config, seed))
+            if undistilled is None or name == RANDOM
+            else (lambda seed: undistilled.encoder(name, seed))
+        ),
+        tokenizer=model.encoder.tokenizer,
+        parameters=_parameters(model),
+        shape=model,
+    )
+
+
+def _parameters(model: Model) -> int:
+    return sum(parameter.numel() for parameter in model.encoder.model.parameters())

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from large_space import chance_of_luck
+from scipy.stats import chisquare
+
+from kdnas_env.agents.lstm import reinforce as reinforce_module
+from kdnas_env.agents.lstm.policy import Policy, reinforce
+from kdnas_env.agents.lstm.reinforce import ReinforceAgent, ReinforceConfig, moving_average
+from kdnas_env.errors import KDNASError
+from kdnas_env.testing.bowl import BowlEnv
+
+NVEC = np.array([3, 1, 4])
+POINTS = np.stack(np.unravel_index(np.arange(12), (3, 1, 4)), axis=-1)
+
+
+def policy(seed: int = 0) -> Policy:
+    return Policy(NVEC, embedding_size=6, hidden_size=12, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def probabilities(model: Policy) -> np.ndarray:
+    return model(torch.from_numpy(POINTS))[0].exp().numpy().astype(np.float64)
+
+
+def trained(weights: np.ndarray, entropy_weight: float, steps: int = 200) -> Policy:
+    """Return a policy that was trained on all points at once, each with an advantage."""
+    model = policy()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    for _ in range(steps):
+        # Weighted by their probabilities, so that the estimate is the expectation itself.
+        advantages = weights * probabilities(model) * len(POINTS)
+        reinforce(model, optimizer, POINTS, advantages, entropy_weight=entropy_weight)
+    return model
+
+
+# The policy -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_samples_are_as_frequent_as_they_are_likely(train: bool) -> None:
+    model = trained(np.linspace(-1, 1, 12), 0.5, steps=20) if train else policy()
+    expected = probabilities(model)
+    assert expected.sum() == pytest.approx(1.0, abs=1e-5)
+    assert expected.std() > 0.002
+    drawn = model.sample(np.random.default_rng(0).random((5000, 3)))
+    counts = np.bincount(np.ravel_multi_index(tuple(drawn.T), (3, 1, 4)), minlength=12)
+    assert chisquare(counts, 5000 * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_the_entropies_add_up_to_that_of_the_policy() -> None:
+    model = trained(np.linspace(-1, 1, 12), 0.5, steps=20)
+    likely = probabilities(model)
+    with torch.no_grad():
+        along_the_way = model(torch.from_numpy(POINTS))[1].numpy()
+    assert (likely * along_the_way).sum() == pytest.approx(-(likely * np.log(likely)).sum(), rel=1e-4)
+
+
+def test_the_policy_learns_what_earns_most() -> None:
+    weights = np.zeros(12)
+    weights[7] = 1.0
+    before, after = probabilities(policy()), probabilities(trained(weights - weights.mean(), 0.0))
+    assert before[7] < 0.2
+    assert after[7] > 0.95
+
+
+def test_entropy_keeps_the_policy_open() -> None:
+    weights = np.eye(12)[7] - 1 / 12
+    spread = [-(p * np.log(p)).sum() for p in (probabilities(trained(weights, bonus)) for bonus in (0.02, 2.0))]
+    assert spread[0] < 0.5 * np.log(12)
+    assert spread[1] > 0.9 * np.log(12)
+
+
+def test_weights_follow_from_the_generator() -> None:
+    torch.manual_seed(1)
+    one = probabilities(policy(3))
+    torch.manual_seed(2)
+    assert (probabilities(policy(3)) == one).all()
+    assert (probabilities(policy(4)) != one).any()
+
+
+# The agent ------------------------------------------------------------------------------------------------------
+
+
+def test_it_learns() -> None:
+    assert chance_of_luck(ReinforceAgent()) < 0.01
+
+
+def test_it_needs_its_training() -> None:
+    assert chance_of_luck(ReinforceAgent(ReinforceConfig(learning_rate=1e-9))) > 0.1
+
+
+def test_failures_are_learned_to_be_avoided() -> None:
+    def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
+        return (np.nan, {"status": "out_of_memory"}) if action[0] >= 4 else (float(action[1]), {"status": "ok"})
+
+    result = ReinforceAgent().search(BowlEnv([8, 8, 8, 8], answer), budget=240)
+    failed = result.actions[:, 0] >= 4
+    assert failed[:40].mean() > 0.3
+    assert failed[-40:].mean() < 0.15
+
+
+def test_the_scale_of_the_reward_does_not_matter() -> None:
+    def search(scale: float) -> list[list[int]]:
+        env = BowlEnv([8] * 4)
+        env.answer = lambda step, action: (scale * env.reward(np.array(action)), {})
+        return ReinforceAgent().search(env, budget=64).actions.tolist()
+
+    assert search(1.0) == search(2.0**20)
+
+
+def test_what_is_sampled_again_and_again_gives_way_to_random_points() -> None:
+    agent = ReinforceAgent(ReinforceConfig(learning_rate=0.1, entropy_weight=0.0, tries=2))
+    result = agent.search(BowlEnv([6, 6]), budget=36)
+    random = np.concatenate([record.random for record in result.rounds])
+    assert not random[:8].any()
+    assert random[-8:].any()
+    assert len(np.unique(result.actions, axis=0)) == 36
+
+
+def test_random_points_teach_nothing() -> None:
+    agent, env = ReinforceAgent(), BowlEnv([2, 2])
+    agent.reset([2, 2], budget=4, round_size=4)
+    actions = agent.ask(3)
+    agent.tell(actions, [env.reward(action) for action in actions])
+    agent.load_state_dict({**agent.state_dict(), "random": np.ones(3, dtype=np.bool_)})
+    fresh = ReinforceAgent()
+    fresh.reset([2, 2], budget=4, round_size=4)
+    uniforms = np.random.default_rng(0).random((50, 2))
+    assert (agent._policy.sample(uniforms) == fresh._policy.sample(uniforms)).all()
+
+
+def test_loading_learns_the_same_again() -> None:
+    agent, env = ReinforceAgent(), BowlEnv([9, 9, 9])
+    agent.reset([9, 9, 9], budget=200, round_size=8, seed=3)
+    for _ in range(8):
+        batches = [agent.ask(5), agent.ask(3)]
+        for actions in batches[::-1]:
+            agent.tell(actions, [env.reward(action) for action in actions])
+    loaded = ReinforceAgent()
+    loaded.load_state_dict(agent.state_dict())
+    for one, other in zip(agent._policy.parameters(), loaded._policy.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert (agent.ask(8) == loaded.ask(8)).all()
+
+
+def test_what_reward_is_usual_is_told_by_the_youngest(monkeypatch: pytest.MonkeyPatch) -> None:
+    def search() -> list[list[int]]:
+        agent = ReinforceAgent(ReinforceConfig(hidden_size=8))
+        actions: list[list[int]] = agent.search(BowlEnv([6, 6, 6]), budget=48, round_size=8).actions.tolist()
+        return actions
+
+    everything = search()
+    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 48)
+    assert search() == everything
+    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 2)  # less than a round
+    assert search() != everything
+
+
+@pytest.mark.parametrize(
+    ("values", "decay", "expected"),
+    [([5.0], 0.9, 5.0), ([1.0, 2.0, 4.0], 0.0, 4.0), ([1.0, 2.0], 0.5, 5 / 3), ([3.0] * 2000, 0.9, 3.0)],
+)
+def test_the_moving_average_has_no_bias(values: list[float], decay: float, expected: float) -> None:
+    assert moving_average(np.array(values), decay) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"embedding_size": 0}, "embedding_size is 0; expected a whole number, at least 1"),
+        ({"hidden_size": True}, "hidden_size is True"),
+        ({"tries": 0}, "tries is 0; expected a whole number, at least 1"),
+        ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
+        ({"entropy_weight": -0.1}, "entropy_weight is -0.1; expected a number at least 0"),
+        ({"entropy_weight": float("nan")}, "entropy_weight is nan"),
+        ({"baseline_decay": 1.0}, r"baseline_decay is 1.0; expected a number at least 0 and below 1"),
+    ],
+)
+def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(KDNASError, match=message):
+        ReinforceConfig(**options)

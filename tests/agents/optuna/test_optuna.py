@@ -1,0 +1,950 @@
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from large_space import BUDGET, by_chance, environment
+from optuna.distributions import IntDistribution
+from optuna.trial import TrialState
+from scipy.stats import wilcoxon
+
+import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.agents.base import SearchResult
+from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna.agent import OptunaAgent, OptunaConfig
+from kdnas_env.agents.optuna.config import PRUNERS, SAMPLERS
+from kdnas_env.agents.optuna.samplers import quiet
+from kdnas_env.agents.optuna.storage import open_storage
+from kdnas_env.cli import main
+from kdnas_env.core.evaluation import EpochReport, Fidelity
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import DependencyError, KDNASError, RunError
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.testing.bowl import BowlEnv
+from kdnas_env.wrappers.improvement import ImprovementReward
+
+CMAES = find_spec("cmaes") is not None
+HERE = [name for name in SAMPLERS if name != "cmaes" or CMAES]
+SMALLER = {"num_hidden_layers": [5, 6], "intermediate_size": [512, 1024]}
+POPULATION = {"nsgaii": {"population_size": 8}, "nsgaiii": {"population_size": 8}}
+
+
+def make(**options: Any) -> OptunaAgent:
+    return OptunaAgent(OptunaConfig(**options))
+
+
+def points(result: SearchResult) -> list[tuple[int, ...]]:
+    return [tuple(action) for action in result.actions.tolist()]
+
+
+def evaluated(agent: OptunaAgent) -> list[optuna.trial.FrozenTrial]:
+    return [trial for trial in agent.study.trials if "status" in trial.user_attrs]
+
+
+def point(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
+    return tuple(trial.params.values())
+
+
+# Learning -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("choices", ["ordinal", pytest.param("categorical", marks=pytest.mark.slow)])
+def test_tpe_learns(choices: Any) -> None:
+    found = [
+        [agent.search(environment(), budget=100, seed=seed).best_reward for seed in range(6)]
+        for agent in (make(choices=choices), RandomAgent())
+    ]
+    assert wilcoxon(*found, alternative="greater").pvalue < 0.05
+
+
+@pytest.mark.slow
+def test_tpe_finds_more_in_a_large_space_than_random_search() -> None:
+    found = [make().search(environment(), seed=seed).best_reward for seed in range(2)]
+    assert BUDGET == 500
+    assert min(found) > np.median(by_chance())
+
+
+def test_several_objectives_are_learned() -> None:
+    """The hypervolume of the front, beyond a loss of 1 and the teacher's latency, is larger than chance makes it."""
+
+    def hypervolume(agent: Any, seed: int) -> float:
+        infos = agent.search(environment(), budget=160, seed=seed).infos
+        volume, least = 0.0, 1.0
+        for ratio, loss in sorted((info["latency_ratio"], info["loss"]) for info in infos):
+            if loss < least and ratio < 1:
+                volume += (1 - ratio) * (least - loss)
+                least = loss
+        return volume
+
+    agent = make(sampler="nsgaii", sampler_options={"population_size": 16}, objectives=["loss", "latency_ratio"])
+    found = [[hypervolume(one, seed) for seed in range(8)] for one in (agent, RandomAgent())]
+    assert wilcoxon(*found, alternative="greater").pvalue < 0.05
+
+
+# Proposing ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HERE)
+@pytest.mark.parametrize("nvec", [[2], [1, 5, 1, 4], [6, 5, 3]], ids=str)
+def test_every_sampler_searches_a_space_to_its_end(name: str, nvec: list[int]) -> None:
+    budget = 15 if name == "gp" else 90
+    options = {"sampler_options": POPULATION.get(name, {}), "retries": 2}
+    result = make(sampler=name, **options).search(BowlEnv(nvec), budget=budget, seed=2)
+    assert len(set(points(result))) == len(result.actions) == min(budget, np.prod(nvec))
+
+
+@pytest.mark.parametrize("name", HERE)
+def test_every_sampler_goes_on_from_a_saved_state_as_if_it_had_not_been_left(name: str, tmp_path: Path) -> None:
+    env, options = BowlEnv([7, 6, 5]), {"sampler": name, "sampler_options": POPULATION.get(name, {}), "retries": 2}
+    agent, loaded = make(**options), make(**options)
+    agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
+    for _ in range(2 if name == "gp" else 4):  # it is slow, and random no more after ten
+        actions = agent.ask(6)
+        agent.tell(actions, [env.reward(action) for action in actions])
+    agent.ask(2)
+    agent.save(tmp_path / "state.npz")
+    loaded.load(tmp_path / "state.npz")
+    for _ in range(2):
+        actions, same = agent.ask(3), loaded.ask(3)
+        assert actions.tolist() == same.tolist()
+        for one in (agent, loaded):
+            one.tell(actions, [env.reward(action) for action in actions])
+    ours, theirs = ([(t.state, t.values, t.params, t.user_attrs) for t in one.study.trials] for one in (agent, loaded))
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("options", [{}, {"duplicates": "fail"}, {"retries": 0}], ids=str)
+def test_every_proposal_is_a_trial_and_the_rest_is_dismissed(options: dict[str, Any]) -> None:
+    agent = make(
+        sampler_options={"multivariate": False}, **options
+    )  # which cannot choose among the points that are left
+    result = agent.search(BowlEnv([4, 4]), budget=16)
+    trials = evaluated(agent)
+    assert [point(trial) for trial in trials] == points(result)
+    assert [trial.value for trial in trials] == [trial.user_attrs["reward"] for trial in trials] == [*result.rewards]
+    dismissed = [trial for trial in agent.study.trials if "dismissed" in trial.user_attrs]
+    assert len(dismissed) + len(trials) == len(agent.study.trials)
+    assert {trial.user_attrs["dismissed"] for trial in dismissed} == {"known"}
+    earned = {point(trial): trial.value for trial in trials}
+    for trial in dismissed:
+        if options.get("duplicates") == "fail":
+            assert trial.state is TrialState.FAIL
+        elif trial.state is TrialState.COMPLETE:
+            assert trial.value == earned[point(trial)]
+    drawn = np.concatenate([record.random for record in result.rounds])
+    assert drawn.any()
+    assert drawn.tolist() == ["drawn" in trial.user_attrs for trial in trials]
+
+
+def test_points_that_are_not_allowed_are_dismissed() -> None:
+    agent = make(sampler="random")
+    agent.reset([5, 5], budget=6, round_size=3, candidates=[0, 7, 9, 13, 21, 24])
+    numbers = np.ravel_multi_index(tuple(agent.ask(6).T), (5, 5))
+    assert sorted(numbers) == [0, 7, 9, 13, 21, 24]
+    reasons = {trial.user_attrs.get("dismissed") for trial in agent.study.trials}
+    assert "not allowed" in reasons
+    assert len(agent.ask(1)) == 0
+
+
+@given(nvec=st.lists(st.integers(1, 5), min_size=1, max_size=3), data=st.data())
+@settings(max_examples=15, deadline=None)
+def test_what_is_told_without_having_been_asked_is_in_the_study(nvec: list[int], data: Any) -> None:
+    agent = make(sampler="random")
+    agent.reset(nvec, budget=5, round_size=2)
+    action = [data.draw(st.integers(0, count - 1)) for count in nvec]
+    agent.tell([action], [0.25])
+    (trial,) = agent.study.trials
+    assert [*trial.params.values()] == action
+    assert trial.value == 0.25
+    assert action not in agent.ask(5).tolist()
+
+
+def test_a_trial_that_somebody_enqueues_is_proposed_next() -> None:
+    agent = make()
+    agent.reset([6, 6], budget=20, round_size=4)
+    agent.study.enqueue_trial({"dim_0": 5, "dim_1": 2})
+    agent.study.enqueue_trial({"dim_0": 5, "dim_1": 2})
+    assert agent.ask(3)[0].tolist() == [5, 2]
+    assert len(np.unique(agent.pending, axis=0)) == 3
+
+
+def test_parameters_are_named_by_the_dimensions_of_the_space() -> None:
+    agent = make(sampler="random")
+    env = gym.make("kdnas/Planted-v0", budget=2)
+    agent.search(env)
+    assert [*agent.study.trials[0].params] == [*env.unwrapped.search_space.dimensions]
+    assert agent.study.trials[0].user_attrs["config"] == env.unwrapped.history[0].evaluation.config.__str__()
+    agent.search(BowlEnv([3, 3]), budget=2)
+    assert [*agent.study.trials[0].params] == ["dim_0", "dim_1"]
+
+
+def test_processes_that_share_a_seed_draw_by_the_number_of_the_trial() -> None:
+    agent = make(sampler="random")
+    agent.reset([50, 50], budget=9, round_size=3, seed=4)
+    before = agent.ask(2)
+    agent.reset([50, 50], budget=9, round_size=3, seed=4)
+    agent.study.ask()
+    assert agent.ask(1)[0].tolist() == before[1].tolist()
+
+
+def test_optuna_is_silent_and_its_verbosity_stays(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    for name in ("qmc", "grid", "nsgaiii"):
+        make(sampler=name, storage=f"{tmp_path}/{name}.log").search(BowlEnv([3, 3]), budget=9)
+    assert logger.level == level == logging.INFO
+    assert capfd.readouterr() == ("", "")
+    with pytest.raises(RuntimeError), quiet():
+        raise RuntimeError
+    assert logger.level == level
+
+
+# Failures -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failures", ["fail", "reward"])
+def test_failures_are_told(failures: Any) -> None:
+    def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
+        return (-3.0, {"status": "out_of_memory"}) if action[0] > 3 else None
+
+    agent = make(failures=failures)
+    agent.search(BowlEnv([6, 6], answer), budget=20)
+    failed = [trial for trial in evaluated(agent) if trial.user_attrs["status"] == "out_of_memory"]
+    assert failed
+    told = {"fail": (TrialState.FAIL, None), "reward": (TrialState.COMPLETE, [-3.0])}[failures]
+    assert {(trial.state, str(trial.values)) for trial in failed} == {(told[0], str(told[1]))}
+
+
+def test_rewards_that_are_not_finite_are_failures() -> None:
+    agent = make(failures="reward")
+    agent.search(BowlEnv([3, 3], lambda step, action: (float("nan"), {}) if step else None), budget=9)
+    assert [trial.state for trial in evaluated(agent)] == [TrialState.COMPLETE] + [TrialState.FAIL] * 8
+
+
+# Several objectives ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tpe", "nsgaii", "nsgaiii", "gp", "random", "qmc", "grid"])
+def test_the_front_is_what_none_beats(name: str) -> None:
+    budget = 16 if name == "gp" else 48
+    agent = make(sampler=name, sampler_options=POPULATION.get(name, {}), objectives=["loss", "-speedup"])
+    result = agent.search(gym.make("kdnas/Planted-v0", failures=0.1, budget=budget), seed=1)
+    assert [direction.name for direction in agent.study.directions] == ["MINIMIZE", "MAXIMIZE"]
+    ok = [
+        (tuple(action), info["loss"], -info["speedup"])
+        for action, info in zip(result.actions.tolist(), result.infos, strict=True)
+        if info["status"] == "ok"
+    ]
+    expected = {
+        action
+        for action, *values in ok
+        if not any(all(np.less_equal(other, values)) and other != values for _, *other in ok)
+    }
+    assert len(agent.pareto_front) == len(expected) > 1
+    assert {point(trial) for trial in agent.pareto_front} == expected
+    assert result.best_reward == result.rewards[[info["status"] == "ok" for info in result.infos]].max()
+
+
+def test_without_objectives_the_front_is_the_best() -> None:
+    agent = make()
+    result = agent.search(BowlEnv([4, 4]), budget=16)
+    assert [point(trial) for trial in agent.pareto_front] == [result.best.action]
+
+
+def test_several_objectives_are_saved(tmp_path: Path) -> None:
+    agent, loaded = (make(sampler="nsgaii", objectives=("loss", "parameters")) for _ in range(2))
+    agent.search(gym.make("kdnas/Planted-v0", budget=12), seed=1)
+    agent.save(tmp_path / "state.npz")
+    loaded.load(tmp_path / "state.npz")
+    assert [*map(point, loaded.pareto_front)] == [*map(point, agent.pareto_front)]
+    assert loaded.study.metric_names == ["loss", "parameters"]
+
+
+@pytest.mark.parametrize("missing", ["beauty", "config"])
+def test_an_objective_that_the_info_lacks_is_named_after_the_first_evaluation(missing: str) -> None:
+    env = gym.make("kdnas/Planted-v0", budget=12)
+    with pytest.raises(KDNASError, match=f"objective '{missing}' is .* expected one of its numbers, .*'loss'"):
+        make(objectives=["loss", missing]).search(env)
+    assert len(env.unwrapped.history) == 1
+
+
+# Pruning --------------------------------------------------------------------------------------------------------
+
+EPOCHS = 6
+PRUNING: dict[str, dict[str, Any]] = {
+    "median": {},
+    "percentile": {"percentile": 30.0},
+    "successive-halving": {"reduction_factor": 2},
+    "hyperband": {"reduction_factor": 2},
+    "threshold": {"lower": 0.4, "n_warmup_steps": 2},
+}
+
+
+def planted(**options: Any) -> gym.Env:
+    return gym.make("kdnas/Planted-v0", epochs=EPOCHS, **{"budget": 32, **options})
+
+
+@pytest.mark.parametrize("name", PRUNING)
+def test_a_pruner_stops_evaluations(name: str) -> None:
+    assert {"none", "patient", *PRUNING} == {*PRUNERS}
+    agent = make(sampler="random", pruner=name, pruner_options=PRUNING[name])
+    result = agent.search(planted(), seed=2)
+    states = {"stopped": TrialState.PRUNED, "ok": TrialState.COMPLETE}
+    assert {info["status"] for info in result.infos} == {*states}
+    for trial, info in zip(evaluated(agent), result.infos, strict=True):
+        assert trial.state is states[info["status"]]
+        curve = {epoch: 1 - loss for epoch, loss in enumerate(info["heldout_curve"]) if loss >= 0}
+        assert trial.intermediate_values == pytest.approx(curve)
+        assert (len(curve) == EPOCHS + 1) == (trial.state is TrialState.COMPLETE)
+    assert result.infos[result.best_index]["status"] == "ok"
+
+
+class Epochs(BowlEnv):
+    """Knows nothing of kdnas but the callback. The loss falls or, of some actions, rises after the second epoch."""
+
+    def __init__(self) -> None:
+        super().__init__([6, 6], self.epochs)
+        self.on_epoch: Any = None
+
+    def epochs(self, step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
+        for epoch in range(7):
+            loss = 0.9 - 0.1 * (epoch if action[0] < 3 else min(epoch, 4 - epoch))
+            said = SimpleNamespace(candidate=0, candidates=1, epoch=epoch, epochs=6, heldout_unexplained=loss)
+            if self.on_epoch is not None and self.on_epoch(said):
+                return -1.0, {"status": "stopped"}
+        return None
+
+
+@pytest.mark.parametrize("patience", [1, 2, 3])
+def test_patience_waits_for_the_loss_to_fall_again(patience: int) -> None:
+    agent = make(sampler="grid", pruner="patient", pruner_options={"patience": patience})
+    agent.search(Epochs(), budget=36)
+    for trial in evaluated(agent):
+        # After the last epoch there is nothing to stop.
+        stopped = trial.params["dim_0"] >= 3 and patience < 3
+        assert trial.state is (TrialState.PRUNED if stopped else TrialState.COMPLETE)
+        assert trial.last_step == (3 + patience if stopped else 6)
+
+
+def test_whoever_listens_already_is_still_told_may_stop_and_is_restored() -> None:
+    heard: list[EpochReport] = []
+
+    def listen(report: EpochReport) -> bool:
+        heard.append(report)
+        return len(heard) == 2
+
+    env = planted()
+    env.unwrapped.on_epoch = listen
+    agent = make(sampler="random", pruner="median")
+    result = agent.search(gym.wrappers.TimeLimit(env, 100), budget=20, seed=2)
+    assert env.unwrapped.on_epoch is listen
+    assert len(heard) == sum(int((info["heldout_curve"] >= 0).sum()) for info in result.infos)
+    assert agent.study.trials[0].state is TrialState.PRUNED
+    assert len(agent.study.trials[0].intermediate_values) == 2
+
+
+def test_whoever_listens_is_restored_after_an_error() -> None:
+    def complain(report: EpochReport) -> bool:
+        raise KeyboardInterrupt
+
+    env = planted()
+    env.unwrapped.on_epoch = complain
+    with pytest.raises(KeyboardInterrupt):
+        make(pruner="median").search(env)
+    assert env.unwrapped.on_epoch is complain
+
+
+def test_an_evaluation_that_was_cut_off_is_reported_once_more() -> None:
+    def interrupt(report: EpochReport) -> None:
+        heard.append(report)
+        if len(heard) == 4 * EPOCHS:
+            raise KeyboardInterrupt
+
+    heard: list[EpochReport] = []
+    env, options = planted(), {"sampler": "random", "pruner": "threshold", "pruner_options": {"lower": 0.0}}
+    env.unwrapped.on_epoch = interrupt
+    agent, whole = make(**options), make(**options)
+    with pytest.raises(KeyboardInterrupt):
+        agent.search(env, seed=2)
+    assert 0 < len(agent.study.trials[3].intermediate_values) < EPOCHS
+    assert points(agent.resume(planted())) == points(whole.search(planted(), seed=2))
+    assert [trial.intermediate_values for trial in agent.study.trials] == [
+        trial.intermediate_values for trial in whole.study.trials
+    ]
+
+
+def test_rounds_of_a_vector_environment_are_pruned() -> None:
+    env = gym.make_vec("kdnas/Planted-v0", num_envs=4, epochs=EPOCHS, budget=32)
+    agent = make(sampler="random", pruner="percentile", pruner_options=PRUNING["percentile"])
+    result = agent.search(env, seed=2)
+    assert {info["status"] for info in result.infos} == {"stopped", "ok"}
+    for trial, info in zip(evaluated(agent), result.infos, strict=True):
+        assert len(trial.intermediate_values) == (info["heldout_curve"] >= 0).sum()
+    assert env.unwrapped.on_epoch is None
+
+
+def test_a_pruner_needs_something_to_stop() -> None:
+    env = BowlEnv([4, 4])
+    with pytest.raises(KDNASError, match="pruner 'median' has to stop evaluations, but the environment has no attr"):
+        make(pruner="median").search(env, budget=4)
+    assert env.seeds == []
+
+
+@pytest.mark.parametrize("name", ["none", "median", "successive-halving", "hyperband"])
+def test_a_pruned_search_that_is_started_again_on_its_store_ends_the_same(name: str, tmp_path: Path) -> None:
+    """As ``kdnas search --resume`` does it: the store answers what was evaluated, and says nothing of epochs."""
+
+    class Interrupted(gym.Wrapper[Any, Any, Any, Any]):
+        left = 21
+
+        def step(self, action: Any) -> Any:
+            self.left -= 1
+            if not self.left:
+                raise KeyboardInterrupt
+            return super().step(action)
+
+    def env(store: str) -> KDNASEnv:
+        space = SearchSpace.from_teacher(PLANTED_TEACHER)
+        evaluator = StoredEvaluator(PlantedEvaluator(space), tmp_path / store)
+        return KDNASEnv(space, evaluator, fidelity=Fidelity(epochs=EPOCHS), budget=36)
+
+    whole, first, second = (make(pruner=name, pruner_options=PRUNING.get(name, {})) for _ in range(3))
+    expected = whole.search(env("whole"), seed=4)
+    with pytest.raises(KeyboardInterrupt):
+        first.search(Interrupted(env("interrupted")), seed=4)
+    found = second.search(env("interrupted"), seed=4)
+    assert points(found) == points(expected)
+    assert found.rewards.tolist() == expected.rewards.tolist()
+    assert [(t.state, t.intermediate_values) for t in second.study.trials] == [
+        (t.state, t.intermediate_values) for t in whole.study.trials
+    ]
+    assert ("stopped" in {info["status"] for info in expected.infos}) == (name != "none")
+
+
+def test_a_hyperband_search_goes_on_from_a_saved_state(tmp_path: Path) -> None:
+    options = {"pruner": "hyperband", "pruner_options": PRUNING["hyperband"]}
+    whole, agent, loaded = (make(**options) for _ in range(3))
+    expected = whole.search(planted(budget=40), seed=3)
+    agent.search(planted(budget=40), seed=3, on_round=lambda ranking: agent.save(tmp_path / f"{ranking.evaluations}"))
+    loaded.load(tmp_path / "24")
+    assert points(loaded.resume(planted(budget=40))) == points(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pruner", ["none", "median"])
+def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
+    pruner: str, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
+) -> None:
+    space = {"num_hidden_layers": [1, 2, 3], "num_attention_heads": [2, 4], "hidden_size": [16, 32]}
+    (tmp_path / "space.json").write_text(json.dumps({**space, "intermediate_size": [16, 32, 64]}))
+
+    def arguments(out: str) -> list[str]:
+        flags = {
+            "teacher": tiny_teacher_dirs["bert"],
+            "corpus.source": tiny_corpus_file,
+            "space.file": tmp_path / "space.json",
+            "agent": "optuna",
+            "budget": 14,
+            "round-size": 3,
+            "epochs": 3,
+            "data-fraction": 1.0,
+            "latency.runtime": "analytic",
+            "device": "cpu",
+            "threads": 1,
+            "cache-dir": tmp_path / "cache",
+            "out": tmp_path / out,
+        }
+        options = "{n_startup_trials: 2}"
+        settings = [f"pruner={pruner}", f"sampler_options={options}"]
+        if pruner != "none":
+            settings.append(f"pruner_options={options}")
+        return [
+            "search",
+            *(text for name, value in flags.items() for text in (f"--{name}", str(value))),
+            "--agent-settings",
+            *settings,
+        ]
+
+    def trail(out: str) -> list[tuple[Any, ...]]:
+        students = json.loads((tmp_path / out / "results.json").read_text())["students"]
+        return [(*one["student"].values(), one["status"], one["reward"]) for one in students]
+
+    assert main(arguments("whole")) == 0
+    code = "import sys; from kdnas_env.cli import main; sys.exit(main(sys.argv[1:]))"
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments("killed")], stdout=subprocess.DEVNULL)
+    store = tmp_path / "killed" / "evaluations.sqlite"
+    deadline, rows = time.monotonic() + 120, 0
+    while rows < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+        if store.exists():
+            with closing(sqlite3.connect(store)) as connection, suppress(sqlite3.OperationalError):
+                rows = connection.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0]
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
+    assert main(["search", "--resume", str(tmp_path / "killed"), "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert trail("killed") == trail("whole")
+    assert len(trail("whole")) == 14
+
+
+# Shared studies -------------------------------------------------------------------------------------------------
+
+SHARED = """
+import json, sys, time
+import gymnasium, kdnas_env
+
+config, log, pause = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+
+class Logged(gymnasium.Wrapper):
+    def step(self, action):
+        with open(log, "a") as file:
+            file.write(json.dumps(action.tolist()) + "\\n")
+        time.sleep(pause)
+        return super().step(action)
+
+agent = kdnas_env.make_agent("optuna", **config)
+print("ready", flush=True)
+sys.stdin.readline()
+agent.search(Logged(gymnasium.make("kdnas/Planted-v0", budget=24, round_size=4)), seed=3)
+"""
+
+
+def start(config: dict[str, Any], log: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+    """Start a search that waits for a line on its input."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", SHARED, json.dumps(config), str(log), str(pause)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def lines(log: Path) -> list[str]:
+    return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
+def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_path: Path) -> None:
+    storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
+    config = {"storage": storage, "study_name": "shared"}
+    processes = [start(config, tmp_path / name) for name in ("a", "b")]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+    asked = [*lines(tmp_path / "a"), *lines(tmp_path / "b")]
+    assert len(asked) == len(set(asked)) == 48
+
+    agent = make(**config)
+    agent.search(gym.make("kdnas/Planted-v0", budget=8))
+    trials = evaluated(agent)
+    assert len(trials) == len({point(trial) for trial in trials}) == 56
+    assert len({trial.user_attrs["worker"] for trial in trials}) == 3
+
+
+def test_where_others_have_evaluated_everything_there_is_nothing_to_ask(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    make(**place).search(BowlEnv([3, 2]), budget=4)
+    second, third = make(**place), make(**place)
+    assert len(second.search(BowlEnv([3, 2]), budget=6).actions) == 2
+    assert len(third.search(BowlEnv([3, 2]), budget=6).actions) == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_of_two_that_meet_at_a_point_the_later_one_leaves_it(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    first, second = (make(sampler="random", **place) for _ in range(2))
+    for agent in (first, second):
+        agent.reset([2], budget=1, round_size=1, seed=seed)
+    begin = second._book.begin
+
+    def begin_and_be_overtaken() -> Any:
+        trial = begin()
+        if not len(first.pending):
+            first.ask(1)
+        return trial
+
+    monkeypatch.setattr(second._book, "begin", begin_and_be_overtaken)
+    assert second.ask(1)[0, 0] == 1 - first.pending[0, 0]
+
+
+def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path: Path) -> None:
+    config = {"storage": str(tmp_path / "study.journal"), "study_name": "mine", "worker": "a"}
+    whole = make(**{**config, "study_name": "whole"})
+    expected = whole.search(gym.make("kdnas/Planted-v0", budget=24, round_size=4), seed=3)
+
+    log = tmp_path / "killed"
+    process = start(config, log, pause=0.05)
+    assert process.stdin is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    deadline = time.monotonic() + 60
+    while len(lines(log)) < 15 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert 15 <= len(lines(log)) < 24
+
+    agent = make(**config)
+    found = agent.search(gym.make("kdnas/Planted-v0", budget=24, round_size=4), seed=3)
+    assert points(found) == points(expected)
+    assert [(t.state, t.values, t.params) for t in agent.study.trials] == [
+        (t.state, t.values, t.params) for t in whole.study.trials
+    ]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """The clock of signs of life, and how far it is ahead; signs are given all the time."""
+    ahead = SimpleNamespace(seconds=0.0)
+    ahead.time = lambda: time.time() + ahead.seconds
+    monkeypatch.setattr("kdnas_env.agents.optuna.heartbeat.time", ahead)
+    monkeypatch.setattr("kdnas_env.agents.optuna.heartbeat._INTERVAL", 0.01)
+    return ahead
+
+
+def givers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "_give_signs" in thread.name]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def evaluate_all(agent: OptunaAgent, env: BowlEnv) -> set[tuple[int, ...]]:
+    return set(points(agent.search(env, budget=8, round_size=2)))
+
+
+@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
+def test_points_of_a_killed_process_are_tried_again(
+    place: str, clock: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
+    config = {"storage": storage, "study_name": "shared"}
+    code = f"""
+import time
+import kdnas_env
+agent = kdnas_env.make_agent("optuna", **{config!r})
+agent.reset([4, 2], budget=8, round_size=3)
+print(agent.ask(3).tolist(), flush=True)
+time.sleep(600)
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    asked = {tuple(action) for action in json.loads(process.stdout.readline())}
+    assert len(asked) == 3
+
+    # Its points are its own, and whoever ends without them says so.
+    others = {(one, two) for one in range(4) for two in range(2)} - asked
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == others
+    assert "ended after 5 of 8 evaluations, since 3 points that are left are being evaluated" in caplog.text
+    process.kill()
+    process.communicate()
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == set()
+    clock.seconds = 700
+    caplog.clear()
+    last = make(**config)
+    assert evaluate_all(last, BowlEnv([4, 2])) == asked
+    assert not caplog.text
+    abandoned = [trial for trial in last.study.trials if trial.user_attrs.get("dismissed") == "abandoned"]
+    assert {(trial.state, point(trial)) for trial in abandoned} == {(TrialState.FAIL, one) for one in asked}
+
+
+def test_a_process_that_gives_signs_of_life_keeps_its_points(clock: SimpleNamespace, tmp_path: Path) -> None:
+    """However long an evaluation takes; what it was told of, or whose search is dropped, needs no more signs."""
+    config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    slow = make(**config)
+    slow.reset([4, 2], budget=8, round_size=3)
+    asked = slow.ask(3)
+    clock.seconds = 10_000
+    sign = f"kdnas:alive:{slow._book.worker}"
+    until(lambda: slow.study.user_attrs[sign] > time.time() + 9_000)
+    assert len(evaluate_all(make(**config), BowlEnv([4, 2]))) == 5
+    slow.tell(asked, [1.0, 2.0, 3.0])
+    states = Counter(trial.state for trial in slow.study.trials if "dismissed" not in trial.user_attrs)
+    assert states == {TrialState.COMPLETE: 8}
+    until(lambda: not givers())
+
+    dropped = make(**{**config, "study_name": "dropped"})
+    dropped.reset([4, 2], budget=8, round_size=3)
+    dropped.ask(3)
+    assert len(givers()) == 1
+    del dropped
+    gc.collect()
+    until(lambda: not givers())
+
+
+def test_a_trial_of_somebody_who_gives_no_signs_is_given_up_by_its_age(clock: SimpleNamespace, tmp_path: Path) -> None:
+    config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
+    make(**config).reset([4, 2], budget=8, round_size=3)
+    with quiet():
+        study = optuna.load_study(study_name="shared", storage=open_storage(config["storage"]))
+        sizes = {"dim_0": 4, "dim_1": 2}
+        trial = study.ask({name: IntDistribution(0, size - 1) for name, size in sizes.items()})
+    clock.seconds = 500
+    assert len(evaluate_all(make(**config), BowlEnv([4, 2]))) == 7
+    clock.seconds = 700
+    assert evaluate_all(make(**config), BowlEnv([4, 2])) == {tuple(trial.params.values())}
+
+
+def test_a_search_in_a_storage_goes_on_from_a_saved_state(tmp_path: Path) -> None:
+    """Also if the process went on after it had saved, so that the study knows more than the state."""
+    env, options = BowlEnv([7, 6, 5]), {"storage": str(tmp_path / "study.log")}
+    agent, loaded = make(**options), make(**options)
+    agent.reset([7, 6, 5], budget=64, round_size=6, seed=5)
+
+    def play(one: OptunaAgent) -> list[list[int]]:
+        actions = one.ask(6)
+        one.tell(actions, [env.reward(action) for action in actions])
+        return actions.tolist()
+
+    for _ in range(3):
+        play(agent)
+    waiting = agent.ask(2)
+    agent.save(tmp_path / "state.npz")
+    told = waiting[:1]
+    agent.tell(told, [env.reward(told[0])])
+    later = [play(agent), agent.ask(4).tolist()]
+    trials = len(agent.study.trials)
+
+    loaded.load(tmp_path / "state.npz")
+    assert loaded.pending.tolist() == waiting.tolist()
+    loaded.tell(told, [env.reward(told[0])])
+    assert [play(loaded), loaded.ask(4).tolist()] == later
+    assert len(loaded.study.trials) == trials
+    assert len(optuna.get_all_study_names(loaded.study._storage)) == 1
+
+
+def test_without_a_name_every_search_has_its_own_study(tmp_path: Path) -> None:
+    agents = [make(storage=str(tmp_path / "study.log")) for _ in range(2)]
+    results = [agent.search(BowlEnv([5, 5]), budget=12, seed=1) for agent in agents]
+    assert points(results[0]) == points(results[1])
+    assert agents[0].study.study_name != agents[1].study.study_name
+    assert [len(evaluated(agent)) for agent in agents] == [12, 12]
+
+
+def test_a_study_that_searches_something_else_is_not_joined(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
+    make(**place).search(BowlEnv([4, 4]), budget=3)
+    for other, nvec in (({}, [4, 5]), ({"choices": "categorical"}, [4, 4])):
+        with pytest.raises(RunError, match=r"the study 'one' searches .* give another study_name"):
+            make(**place, **other).search(BowlEnv(nvec), budget=3)
+    with pytest.raises(RunError, match=r"to maximize, but this search is of .* to minimize and minimize"):
+        make(**place, objectives=["loss", "flops"]).search(gym.make("kdnas/Planted-v0", budget=3))
+
+
+def four_students(depths: tuple[int, ...] = (4, 6), **settings: Any) -> gym.Env[Any, Any]:
+    """An environment of four students."""
+    space = {"num_hidden_layers": list(depths), "intermediate_size": [512, 1024]}
+    return gym.make("kdnas/Planted-v0", space=space, budget=4, **settings)
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] there, \[3, 6\] here"),
+        (lambda: four_students(noise=0.1), r"workload is '\w+' there, '\w+' here"),
+        (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 there, -0.5 here"),
+        (lambda: four_students(epochs=5), r"fidelity epochs is \d there, 5 here"),
+        (lambda: ImprovementReward(four_students()), r"wrappers ImprovementReward is None there, {.start.: -1.0} here"),
+        (lambda: gym.make_vec("kdnas/Planted-v0", num_envs=2, space=SMALLER), r"space .* \[5, 6\] here"),
+    ],
+)
+@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
+def test_a_study_is_only_joined_for_the_same_students_and_rewards(
+    other: Callable[[], Any], said: str, place: str, tmp_path: Path
+) -> None:
+    """As many choices in dimensions of the same names are not enough."""
+    storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
+    agent = make(storage=storage, study_name="one")
+    agent.search(four_students(), budget=2)
+    agent.save(tmp_path / "state.npz")
+    before = (tmp_path / storage.rsplit("/", 1)[-1]).read_bytes()
+    with pytest.raises(RunError, match=rf"the study 'one' is of another search: .*{said}.*Give another study_name"):
+        make(storage=storage, study_name="one").search(other(), budget=2)
+    loaded = make(storage=storage, study_name="one")
+    loaded.load(tmp_path / "state.npz")
+    with pytest.raises(RunError, match=said):
+        loaded.resume(other())
+    assert (tmp_path / storage.rsplit("/", 1)[-1]).read_bytes() == before
+    again = make(storage=storage, study_name="one").search(four_students())
+    assert len(again.actions) == 2
+
+
+def test_an_environment_that_tells_nothing_is_compared_by_its_choices(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
+    for _ in range(2):
+        assert len(make(**place).search(BowlEnv([2, 2]), budget=2).actions) == 2
+    odd = BowlEnv([2, 2])
+    odd.identity = {"answer": odd}  # type: ignore[attr-defined]
+    with pytest.raises(KDNASError, match=r"the identity of the environment is .* no plain data"):
+        make(**place).search(odd, budget=2)
+
+
+def test_a_study_of_the_first_version_is_joined_and_then_kept_to_its_content(tmp_path: Path) -> None:
+    place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
+    with quiet():
+        old = optuna.create_study(storage=open_storage(place["storage"]), study_name="one", direction="maximize")
+    counts = {"num_hidden_layers": 2, "intermediate_size": 2}
+    old.set_user_attr("kdnas:searched", {"space": counts, "choices": "ordinal", "objectives": []})
+    assert len(make(**place).search(four_students(), budget=2).actions) == 2
+    with pytest.raises(RunError, match="is of another search"):
+        make(**place).search(four_students((3, 6)), budget=2)
+
+
+def test_a_state_whose_study_is_gone_is_refused(tmp_path: Path) -> None:
+    agent = make(storage=str(tmp_path / "study.log"))
+    agent.search(BowlEnv([4, 4]), budget=3)
+    agent.save(tmp_path / "state.npz")
+    (tmp_path / "study.log").unlink()
+    with pytest.raises(RunError, match=r"the saved search has the study 'kdnas-.*', which is not in the storage"):
+        make(storage=str(tmp_path / "study.log")).load(tmp_path / "state.npz")
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("nowhere/study.log", "cannot be opened"),
+        ("sqlite:///nowhere/study.db", "cannot be opened"),
+        ("oracle9i://study", "cannot be opened"),
+        ("redis://study", "cannot be opened"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_named(storage: str, message: str) -> None:
+    env = BowlEnv([4, 4])
+    with pytest.raises(RunError, match=f"storage '{storage}' {message}"):
+        make(storage=storage).search(env, budget=3)
+    assert env.seeds == []
+
+
+def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.log").write_text("dear diary\nnothing new\n")
+    with pytest.raises(RunError, match="cannot be opened"):
+        make(storage=str(tmp_path / "notes.log")).search(BowlEnv([4, 4]), budget=3)
+
+
+# What it is made of ---------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_in_a_saved_state_is_not_loaded(tmp_path: Path) -> None:
+    class Harm:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(tmp_path / "harm"),)
+
+    sampler = "cmaes" if CMAES else "tpe"
+    agent = make(sampler=sampler)
+    agent.search(BowlEnv([4, 4]), budget=4)
+    state = agent.state_dict()
+    state["study"]["trials"][-1]["system_attrs"]["cma:optimizer:0"] = pickle.dumps(Harm()).hex()
+    again = make(sampler=sampler)
+    again.load_state_dict(state)
+    assert len(again.ask(2)) == 2
+    assert not (tmp_path / "harm").exists()
+
+
+def test_optuna_is_imported_when_an_agent_is_made() -> None:
+    code = (
+        "import sys, kdnas_env.agents.optuna.agent as module\n"
+        "assert not {'optuna', 'torch', 'scipy'} & {*sys.modules}\n"
+        "sys.modules['optuna'] = None\n"
+        "from kdnas_env.errors import DependencyError\n"
+        "try:\n"
+        "    module.OptunaAgent()\n"
+        "except DependencyError as error:\n"
+        "    assert \"pip install 'kdnas[optuna]'\" in str(error)\n"
+        "else:\n"
+        "    raise AssertionError\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(CMAES, reason="the package is there")
+def test_a_package_that_a_sampler_needs_is_named() -> None:
+    with pytest.raises(DependencyError, match=r"sampler 'cmaes' needs the package 'cmaes', .*pip install 'kdnas\[opt"):
+        make(sampler="cmaes")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "magic"}, "sampler is 'magic'; expected one of .*'tpe'"),
+        ({"pruner": "bonsai"}, "pruner is 'bonsai'; expected one of .*'median'"),
+        ({"choices": "nominal"}, "choices is 'nominal'"),
+        ({"failures": "ignore"}, "failures is 'ignore'"),
+        ({"duplicates": "keep"}, "duplicates is 'keep'"),
+        ({"retries": -1}, "retries is -1; expected a whole number, at least 0"),
+        ({"sampler_options": [1]}, r"sampler_options is \[1\]; expected a mapping"),
+        ({"pruner_options": {"a": object()}}, "pruner_options is .*; expected plain data"),
+        ({"sampler_options": {"speed": 9}}, "sampler_options of sampler 'tpe' are {'speed': 9}: .*speed"),
+        ({"sampler_options": {"n_startup_trials": "5"}}, "n_startup_trials is '5'; expected a whole number"),
+        (
+            {"sampler": "nsgaii", "sampler_options": {"population_size": 8.5}},
+            "population_size is 8.5",
+        ),
+        ({"pruner": "median", "pruner_options": {"n_warmup_steps": "1"}}, "n_warmup_steps is '1'; expected a whole"),
+        ({"pruner": "patient", "pruner_options": {"patience": "1"}}, "patience is '1'; expected a whole number"),
+        ({"sampler_options": {"seed": 9}}, "sampler_options has a 'seed'; leave it out"),
+        ({"sampler": "nsgaii", "sampler_options": {"population_size": 1}}, "sampler_options of sampler 'nsgaii'"),
+        ({"pruner": "percentile"}, "pruner_options of pruner 'percentile' are {}: .*percentile"),
+        ({"pruner": "patient", "pruner_options": {"wrapped": "x"}}, "pruner is 'x'; expected one of"),
+        ({"objectives": "loss"}, "objectives is 'loss'; expected a list"),
+        ({"objectives": ["loss"]}, r"objectives is \['loss'\]; expected two or more different entries"),
+        ({"objectives": ["loss", "-loss"]}, "expected two or more different entries"),
+        ({"objectives": ["loss", "-"]}, "expected two or more different entries"),
+        ({"objectives": ["a", "b"], "sampler": "cmaes"}, "sampler 'cmaes' optimises a single number"),
+        ({"objectives": ["a", "b"], "failures": "reward"}, "failures 'reward' tells a single number"),
+        ({"objectives": ["a", "b"], "pruner": "median"}, "pruner 'median' compares a single number"),
+        ({"sampler": "cmaes", "choices": "categorical"}, "sampler 'cmaes' cannot search categorical choices"),
+        ({"storage": "study.txt"}, "storage is 'study.txt'; expected the URL of a database"),
+        ({"storage": ""}, "storage is ''; expected a text, or None"),
+        ({"study_name": "x"}, "study_name is 'x' without a storage"),
+        ({"storage": "x.log", "worker": "x"}, "worker is 'x' without a study_name"),
+        ({"stale_after": 9.0}, "stale_after is 9.0, but changes nothing: without a study_name"),
+        ({"storage": "x.log", "study_name": "x", "stale_after": 0}, "stale_after is 0.0; expected a number above 0"),
+        ({"sampler": "random", "replay_size": 9}, "replay_size is 9, but changes nothing: sampler 'random' learns"),
+    ],
+)
+def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(KDNASError, match=message):
+        make(**options)
+
+
+def test_a_space_too_large_for_a_grid_is_refused() -> None:
+    with pytest.raises(KDNASError, match="sampler 'grid' lists the whole space, which has 10000000000 points"):
+        make(sampler="grid").search(BowlEnv([10] * 10), budget=3)

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_tables import planted_table
+
+from kdnas_env.bench.hardness import (
+    Landscape,
+    hardness,
+    hardness_rows,
+    landscape_report,
+    local_search_evaluations,
+    neighbour_rows,
+    optimum_depths,
+    random_search_evaluations,
+    rewards_of_table,
+    steepest_ascent,
+    walk_autocorrelation,
+)
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.errors import TableError
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
+
+TABLE = planted_table(noise=0.02)
+
+
+def _line(rewards: list[float]) -> Landscape:
+    space = SearchSpace.from_dict({"intermediate_size": list(range(1, len(rewards) + 1))}, PLANTED_TEACHER)
+    return Landscape.of(space, np.arange(len(rewards)), np.array(rewards, dtype=np.float64))
+
+
+@pytest.mark.parametrize("cap", [None, 60_000_000])
+def test_neighbours_are_those_of_the_space(cap: int | None) -> None:
+    space = SearchSpace.from_dict(
+        {
+            "num_hidden_layers": [3, 6, 9],
+            "num_attention_heads": [4, 5, 12],
+            "hidden_size": [384, 768],
+            "hidden_act": ["gelu", "relu", "silu"],
+            "max_parameters": cap,
+        },
+        PLANTED_TEACHER,
+    )
+    index = np.sort(space.valid_indices)
+    found = neighbour_rows(space, index)
+    for row, here in enumerate(index.tolist()):
+        expected = {space.index(action) for action in space.neighbours(space.from_index(here))}
+        assert set(index[found[row][found[row] >= 0]].tolist()) == expected
+
+
+@pytest.mark.parametrize(
+    ("rewards", "depths"),
+    [
+        ([0, 1, 2, 3], [math.inf]),
+        ([3, 1, 2, 0], [math.inf, 1]),
+        ([5, 1, 4, 3, 4.5, 0], [math.inf, 3.5, 1]),
+        # A plateau is one optimum, or none where it has an exit upwards.
+        ([0, 2, 2, 2, 0, 3], [math.inf, 2]),
+        ([0, 2, 2, 3, 0], [math.inf]),
+        ([3, 1, 3], [math.inf, 2]),
+        ([1, 1, 1], [math.inf]),
+    ],
+)
+def test_depths_of_optima(rewards: list[float], depths: list[float]) -> None:
+    assert sorted(optimum_depths(_line(rewards)).tolist()) == sorted(depths)
+
+
+@given(st.lists(st.integers(0, 4), min_size=16, max_size=16))
+@settings(max_examples=100, deadline=None)
+def test_optima_are_the_plateaus_without_an_exit(values: list[int]) -> None:
+    space = SearchSpace.from_dict(
+        {"num_hidden_layers": [1, 2, 3, 4], "intermediate_size": [1, 2, 3, 4]}, PLANTED_TEACHER
+    )
+    landscape = Landscape.of(space, np.arange(16), np.array(values, dtype=np.float64))
+    neighbours = [[other for other in row if other >= 0] for row in landscape.neighbours.tolist()]
+    seen: set[int] = set()
+    optima = 0
+    for row in range(16):
+        if row in seen:
+            continue
+        plateau, waiting = {row}, [row]
+        while waiting:
+            equals = [other for other in neighbours[waiting.pop()] if values[other] == values[row]]
+            waiting += [other for other in equals if other not in plateau]
+            plateau |= set(equals)
+        seen |= plateau
+        optima += all(values[other] <= values[row] for one in plateau for other in neighbours[one])
+    assert len(optimum_depths(landscape)) == optima
+    ends = steepest_ascent(landscape)
+    assert len(np.unique(ends)) == optima
+    assert (landscape.rewards[ends] >= landscape.rewards).all()
+
+
+def test_ascents_take_the_steepest_way() -> None:
+    landscape = _line([4, 3, 2, 1, 2.5, 3.5])
+    assert steepest_ascent(landscape).tolist() == [0, 0, 0, 5, 5, 5]
+    report = landscape_report(landscape, np.random.default_rng(0), starts=20)
+    assert (report["local_optima"], report["basin"]) == (2, 0.5)
+    tolerant = landscape_report(landscape, np.random.default_rng(0), tolerance=2.5, starts=20)
+    assert (tolerant["optima_beyond_noise"], tolerant["basin_beyond_noise"]) == (1, 1)
+
+
+def test_fitness_distance_correlation_and_distances() -> None:
+    easy = landscape_report(_line([5, 4, 3, 2, 1, 0]), np.random.default_rng(0), starts=5)
+    assert easy["fitness_distance_correlation"] == pytest.approx(-1)
+    space = SearchSpace.from_dict(
+        {"num_hidden_layers": [1, 2, 3], "hidden_act": ["gelu", "relu", "silu"]}, PLANTED_TEACHER
+    )
+    landscape = Landscape.of(space, np.arange(9), np.arange(9.0))
+    # Numbers are apart by their steps, names by one.
+    assert landscape.steps_to(0).tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3]
+
+
+def test_the_autocorrelation_is_that_of_a_simulated_walk() -> None:
+    rng = np.random.default_rng(0)
+    table = rewards_of_table(TABLE, KDReward())
+    landscape = Landscape.of(TABLE.space, TABLE.index, table)
+    row, seen = 0, []
+    for _ in range(40_000):
+        seen.append(landscape.rewards[row])
+        around = landscape.neighbours[row]
+        row = int(rng.choice(around[around >= 0]))
+    walk = np.array(seen) - np.mean(seen)
+    found = walk_autocorrelation(landscape, 3)
+    assert found == pytest.approx([(walk[lag:] * walk[:-lag]).mean() / walk.var() for lag in (1, 2, 3)], abs=0.04)
+    assert walk_autocorrelation(_line([1, 1, 1]), 3) == []
+
+
+def test_random_search_without_replacement() -> None:
+    assert random_search_evaluations(9, 1) == 5
+    rng = np.random.default_rng(0)
+    found = [int(np.argmax(rng.permutation(40) < 3)) + 1 for _ in range(20_000)]
+    assert random_search_evaluations(40, 3) == pytest.approx(np.mean(found), rel=0.03)
+
+
+def test_local_search_is_exact_where_it_can_be_counted() -> None:
+    # From any start on a rising line, each point from there on is evaluated, and the one before the start.
+    count = 12
+    landscape = _line(list(range(count)))
+    hit = {"optimum": landscape.rewards == count - 1}
+    found = local_search_evaluations(landscape, hit, np.random.default_rng(0), 4000)["optimum"]
+    # The neighbour before the start may come after the optimum only where the start is next to it: half of the times.
+    exact = [1 if s == count - 1 else count - s + (s > 0) - (0.5 if s == count - 2 else 0) for s in range(count)]
+    assert found["mean"] == pytest.approx(np.mean(exact), rel=0.03)
+
+
+def test_local_search_without_neighbours_is_random_search() -> None:
+    space = SearchSpace.from_dict({"intermediate_size": list(range(1, 80))}, PLANTED_TEACHER)
+    index = np.arange(0, 79, 2)
+    landscape = Landscape.of(space, index, np.arange(40.0))
+    hit = {"best": landscape.rewards >= 37}
+    found = local_search_evaluations(landscape, hit, np.random.default_rng(0), 4000)["best"]
+    assert found["mean"] == pytest.approx(random_search_evaluations(40, 3), rel=0.05)
+
+
+def test_the_report_of_a_table() -> None:
+    report = hardness(TABLE, np.random.default_rng(0), starts=100)
+    assert (report["table"], report["points"]) == ("planted", 24)
+    means = rewards_of_table(TABLE, KDReward())
+    seeds = np.stack([rewards_of_table(TABLE, KDReward(), seed) for seed in (0, 1, 2)], axis=1)
+    assert report["noise"]["deviation"] == pytest.approx(np.sqrt(seeds.var(axis=1, ddof=1).mean()))
+    assert report["tolerance"] == report["noise"]["resolution"] == report["noise"]["deviation"] * np.sqrt(2 / 3)
+    assert 1 <= report["optima_beyond_noise"] <= report["local_optima"]
+    assert report["basin"] <= report["basin_beyond_noise"] <= 1
+    assert report["random_search"]["optimum"] == 12.5
+    assert 1 <= report["local_search"]["optimum"]["median"] <= 24
+    assert report["local_search"]["top_1_percent"] == report["local_search"]["optimum"]
+    assert hardness(TABLE, np.random.default_rng(0), starts=100) == report
+    top = np.sort(means)[-3:]
+    apart = np.array([top[1] - top[0], top[2] - top[0], top[2] - top[1]])
+    share = (apart < 1.959964 * report["noise"]["resolution"]).mean()
+    assert report["noise"]["indistinct_top_pairs"] == pytest.approx(share)
+
+
+def test_noise_hides_differences_at_the_top() -> None:
+    shares = [
+        hardness(planted_table(noise=noise), np.random.default_rng(0), starts=5)["noise"]["indistinct_top_pairs"]
+        for noise in (1e-5, 0.5)
+    ]
+    assert shares == [0, 1]
+    single = hardness(planted_table(seeds=(0,)), np.random.default_rng(0), starts=5)
+    assert set(single["noise"].values()) == {None}
+    assert single["tolerance"] == 0
+
+
+def test_the_rows_of_a_report() -> None:
+    report: dict[str, Any] = hardness(TABLE, np.random.default_rng(0), starts=5)
+    rows = dict(hardness_rows(report))
+    assert rows["points"] == "24"
+    assert rows["random search to the optimum, mean evaluations"] == "12.5"
+    assert all(isinstance(value, str) for value in rows.values())
+    without = dict(hardness_rows({name: value for name, value in report.items() if name != "noise"}))
+    assert "deviation between seeds" not in without
+
+
+def test_bad_landscapes_are_refused() -> None:
+    with pytest.raises(TableError, match="expected two or more numbers"):
+        _line([0.0, math.nan, 1.0])

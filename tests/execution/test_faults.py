@@ -1,0 +1,171 @@
+"""What may happen to a machine while it searches: no evaluation is lost, and none counted twice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from troubled import CONFIGS, SPACE, Troubled, begun
+
+from kdnas_env.agents.classic.evolution import EvolutionAgent
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.evaluators.parallel import ParallelEvaluator
+from kdnas_env.evaluators.planted import PlantedEvaluator
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.search.journal import TOLD, Journal, read_entries
+
+FIDELITY = Fidelity(epochs=2)
+BUDGET = 30
+
+_SEARCH = """
+import resource, signal, sys
+from kdnas_env.agents.classic.evolution import EvolutionAgent
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import RunError
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.evaluators.planted import PlantedEvaluator
+from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.search.journal import Journal
+from kdnas_env.execution.processes import LocalBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from troubled import SPACE, Troubled
+
+if __name__ == "__main__":
+    store_path, journal_path, begun, largest_file = sys.argv[1:]
+    if int(largest_file):
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python has it: the write fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file), int(largest_file)))
+    with StoredEvaluator(PlantedEvaluator(SPACE), store_path) as store:
+        env = KDNASEnv(SPACE, store, fidelity=Fidelity(epochs=2), budget=30)
+        with WorkerPool(LocalBackend(Troubled(0.01, begun)), 2) as pool, Journal(journal_path) as journal:
+            try:
+                search_asynchronously(EvolutionAgent(), env, store, pool, seed=7, journal=journal)
+            except RunError as error:
+                print("refused:", error)
+                sys.exit(3)
+    print("done")
+"""
+
+
+_BAR = """
+from tqdm import tqdm
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.evaluators.parallel import ParallelEvaluator
+from troubled import CONFIGS, SPACE
+from kdnas_env.evaluators.planted import PlantedEvaluator
+
+def with_bar():
+    list(tqdm([1], disable=True))
+    return PlantedEvaluator(SPACE)
+
+if __name__ == "__main__":
+    import psutil
+    with ParallelEvaluator.local(with_bar, 1) as evaluator:
+        evaluator.evaluate(CONFIGS[:1], Fidelity(epochs=1))
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+                child.wait()
+        evaluator.evaluate(CONFIGS[:2], Fidelity(epochs=1))
+    print("done")
+"""
+
+
+def start(folder: Path, name: str, largest_file: int = 0) -> subprocess.Popen[bytes]:
+    """Start a search of a name in a folder, whose store all its searches share."""
+    script = folder / "search.py"
+    script.write_text(_SEARCH)
+    (folder / "begun").mkdir(exist_ok=True)
+    places = [folder / "store.sqlite", folder / f"{name}.jsonl", folder / "begun", largest_file]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with (folder / f"{name}.txt").open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, str(script), *map(str, places)], stdout=output, stderr=output, env=environment
+        )
+
+
+def stored(folder: Path) -> list[Evaluation]:
+    with StoredEvaluator(PlantedEvaluator(SPACE), folder / "store.sqlite") as store:
+        return store.records()
+
+
+def told(path: Path) -> list[tuple[int, ...]]:
+    return [entry.action for entry in read_entries(path) if entry.kind == TOLD]
+
+
+def test_a_killed_worker_leaves_no_semaphore_behind(tmp_path: Path) -> None:
+    (tmp_path / "bar.py").write_text(_BAR)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(tmp_path / "bar.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "done\n", done.stderr
+    assert "leaked" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_search_and_it_goes_on_when_there_is_space(tmp_path: Path) -> None:
+    """Full for the process: the system refuses to let a file grow beyond a limit."""
+    assert start(tmp_path, "first", largest_file=50_000).wait(timeout=120) == 3
+    said = (tmp_path / "first.txt").read_text()
+    assert said.startswith("refused: ")
+    assert "store.sqlite" in said
+    before, already = stored(tmp_path), told(tmp_path / "first.jsonl")
+    assert 0 < len(before) < BUDGET
+    assert start(tmp_path, "first").wait(timeout=120) == 0
+    assert stored(tmp_path)[: len(before)] == before
+    assert told(tmp_path / "first.jsonl")[: len(already)] == already
+    assert len(set(told(tmp_path / "first.jsonl"))) == len(stored(tmp_path)) == BUDGET
+    # One was finished that could not be kept, and up to two were in work.
+    assert len(list((tmp_path / "begun").iterdir())) <= BUDGET + 3
+
+
+@pytest.mark.slow
+def test_two_searches_share_a_store(tmp_path: Path) -> None:
+    searches = [start(tmp_path, name) for name in ("first", "second")]
+    assert [search.wait(timeout=120) for search in searches] == [0, 0]
+    assert len(set(told(tmp_path / "first.jsonl"))) == len(set(told(tmp_path / "second.jsonl"))) == BUDGET
+    records = stored(tmp_path)
+    assert Counter(record.config for record in records).most_common(1)[0][1] == 1
+    both = {*told(tmp_path / "first.jsonl"), *told(tmp_path / "second.jsonl")}
+    assert {record.config for record in records} == {SPACE.decode(np.array(action)) for action in both}
+
+
+def test_out_of_memory_is_a_record_and_not_tried_again(tmp_path: Path) -> None:
+    with ParallelEvaluator.local(Troubled(folder=str(tmp_path), hungry=CONFIGS[2]), 2) as evaluator:
+        found = evaluator.evaluate(CONFIGS, FIDELITY)
+        assert evaluator.pool.replaced == 0
+    assert (found[2].config, found[2].status) == (CONFIGS[2].canonical(), Status.OUT_OF_MEMORY)
+    assert "MemoryError" in found[2].error
+    assert begun(tmp_path, CONFIGS[2]) == 1
+    others = CONFIGS[:2] + CONFIGS[3:]
+    assert found[:2] + found[3:] == PlantedEvaluator(SPACE).evaluate(others, FIDELITY)
+
+
+def test_a_clock_that_goes_backwards_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = time.time, 0
+
+    def backwards() -> float:
+        nonlocal calls
+        calls += 1
+        return real() - 3600.0 * calls
+
+    monkeypatch.setattr(time, "time", backwards)
+    with StoredEvaluator(PlantedEvaluator(SPACE), tmp_path / "store.sqlite") as store:
+        env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=BUDGET)
+        pool = WorkerPool(LocalBackend(Troubled(0.01)), 2, timeout=30.0)
+        with pool, Journal(tmp_path / "journal.jsonl") as journal:
+            search_asynchronously(EvolutionAgent(), env, store, pool, seed=7, journal=journal)
+        assert pool.replaced == 0
+        assert [record.config for record in store.records()] == [record.evaluation.config for record in env.history]
+    assert len(told(tmp_path / "journal.jsonl")) == BUDGET

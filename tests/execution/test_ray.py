@@ -1,0 +1,193 @@
+"""Evaluations on Ray, in processes of their own: Ray keeps global state, and warns of much."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from troubled import CONFIGS, begun
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+_HEAD = """
+import json, os, sys, threading, time
+from pathlib import Path
+from kdnas_env.core.evaluation import Fidelity, Status
+from kdnas_env.evaluators.ray import RayEvaluator
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.evaluators.planted import PlantedEvaluator
+from troubled import CONFIGS, SPACE, Troubled
+
+FOLDER = sys.argv[1]
+FIDELITY = Fidelity(epochs=2)
+HERE = {"PYTHONPATH": os.environ["PYTHONPATH"]}
+EXPECTED = PlantedEvaluator(SPACE).evaluate(CONFIGS, FIDELITY)
+"""
+
+_ONE_NODE = (
+    _HEAD
+    + """
+trouble = Troubled(0.02, FOLDER, deadly=CONFIGS[3], hanging=CONFIGS[5])
+heard = []
+with RayEvaluator(trouble, 2, cpus=0.5, timeout=10, environment=HERE) as evaluator:
+    note = lambda report: heard.append((report.candidate, report.epoch))
+    found = evaluator.evaluate(CONFIGS, FIDELITY, on_epoch=note)
+    (stopped,) = evaluator.evaluate(CONFIGS[:1], FIDELITY, on_epoch=lambda report: report.epoch == 1)
+    evaluator.close()
+    again = evaluator.evaluate(CONFIGS[6:8], FIDELITY)
+    print(json.dumps({
+        "again": again == EXPECTED[6:8],
+        "same": found[:3] + found[4:] == EXPECTED[:3] + EXPECTED[4:],
+        "failed": [found[3].status, found[3].error],
+        "stopped": stopped.status,
+        "heard": sorted(set(heard)) == [(c, e) for c in range(len(CONFIGS)) for e in range(3) if c != 3],
+        "replaced": evaluator.pool.replaced,
+        "deterministic": evaluator.deterministic,
+        "fingerprint": evaluator.fingerprint == PlantedEvaluator(SPACE).fingerprint,
+    }))
+"""
+)
+
+_TWO_NODES = (
+    _HEAD
+    + """
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+second = cluster.add_node(num_cpus=1)
+evaluator = RayEvaluator(Troubled(0.1, FOLDER), 2, address=cluster.address, cpus=1, environment=HERE)
+store = StoredEvaluator(evaluator, FOLDER + ".sqlite")
+reader = StoredEvaluator(PlantedEvaluator(SPACE), FOLDER + ".sqlite")
+
+
+def lose_a_node():
+    while reader.count() < 6:
+        time.sleep(0.05)
+    cluster.remove_node(second, allow_graceful=False)
+    while reader.count() < 14:
+        time.sleep(0.05)
+    cluster.add_node(num_cpus=1)
+
+
+thread = threading.Thread(target=lose_a_node)
+thread.start()
+found = store.evaluate(CONFIGS, FIDELITY)
+thread.join()
+print(json.dumps({"same": found == EXPECTED, "stored": store.count(), "replaced": evaluator.pool.replaced}))
+evaluator.close()
+cluster.shutdown()
+"""
+)
+
+_KILLED_DRIVER = (
+    _HEAD
+    + """
+import signal
+
+evaluator = RayEvaluator(Troubled(0.2, FOLDER), 2, cpus=0.5, environment=HERE)
+store = StoredEvaluator(evaluator, FOLDER + ".sqlite")
+reader = StoredEvaluator(PlantedEvaluator(SPACE), FOLDER + ".sqlite")
+
+
+def kill():
+    while reader.count() < 5:
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+if len(sys.argv) > 2:
+    threading.Thread(target=kill, daemon=True).start()
+found = store.evaluate(CONFIGS, FIDELITY)
+print(json.dumps({"same": found == EXPECTED, "stored": store.count()}))
+evaluator.close()
+"""
+)
+
+_LISTENING = (
+    _HEAD
+    + """
+import psutil
+
+with RayEvaluator(Troubled(0.0, FOLDER), 2, cpus=0.5, environment=HERE) as evaluator:
+    same = evaluator.evaluate(CONFIGS[:2], FIDELITY) == EXPECTED[:2]
+    here = psutil.Process()
+    listening = {
+        socket.laddr.ip
+        for process in [here, *here.children(recursive=True)]
+        for socket in process.net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    started = sorted(process.name() for process in here.children())
+print(json.dumps({"same": same, "listening": sorted(listening), "started": started}))
+"""
+)
+
+
+def run(code: str, folder: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
+    script = folder.with_suffix(".py")
+    script.write_text(code)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, str(script), str(folder), *more],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("{")))
+    return found
+
+
+def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    found = answer(run(_ONE_NODE, folder))
+    status, error = found.pop("failed")
+    assert status == "failed"
+    assert error.startswith("given up after 3 attempts: the worker's actor is gone (ActorDiedError")
+    assert found.pop("replaced") >= 4
+    assert found.pop("again")
+    assert found == {"same": True, "stopped": "stopped", "heard": True, "deterministic": True, "fingerprint": True}
+    tries = [begun(folder, config) for config in CONFIGS]
+    assert tries == [2, 1, 1, 3, 1, 2, 2, 2, *[1] * (len(CONFIGS) - 8)]
+
+
+def test_a_node_that_is_killed_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    found = answer(run(_TWO_NODES, tmp_path / "begun"))
+    assert found["replaced"] >= 1
+    assert (found["same"], found["stored"]) == (True, len(CONFIGS))
+    # What ran on the node was begun twice, all else once.
+    tries = [begun(tmp_path / "begun", config) for config in CONFIGS]
+    assert sum(tries) <= len(CONFIGS) + 2
+    assert min(tries) == 1
+
+
+def test_a_killed_driver_takes_its_actors_along_and_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "begun"
+    killed = run(_KILLED_DRIVER, folder, "kill")
+    assert killed.returncode == -9
+    before = sum(begun(folder, config) for config in CONFIGS)
+    found = answer(run(_KILLED_DRIVER, folder))
+    assert found == {"same": True, "stored": len(CONFIGS)}
+    assert sum(begun(folder, config) for config in CONFIGS) <= len(CONFIGS) + 2 + 2
+    assert before >= 5
+
+
+def test_a_cluster_of_ones_own_is_not_reached_from_elsewhere(tmp_path: Path) -> None:
+    """Nor does an address in the environment lead it to another."""
+    found = answer(run(_LISTENING, tmp_path / "begun", RAY_ADDRESS="203.0.113.1:6379"))
+    assert found["same"]
+    assert {"gcs_server", "raylet"} <= set(found["started"])
+    assert found["listening"]
+    assert all(ip.removeprefix("::ffff:").startswith("127.") or ip == "::1" for ip in found["listening"])

@@ -1,0 +1,46 @@
+"""A planted landscape of 99,792 points, of which random search sees too few."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from scipy.stats import wilcoxon
+
+import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.agents.base import Agent
+from kdnas_env.agents.classic.random import RandomAgent
+
+LARGE_SPACE: dict[str, list[Any]] = {
+    "num_hidden_layers": list(range(1, 13)),
+    "num_attention_heads": [1, 2, 3, 4, 6, 12],
+    "hidden_size": list(range(120, 769, 48)),
+    "intermediate_size": list(range(128, 3073, 92)),
+    "hidden_act": ["gelu", "relu", "silu"],
+}
+BUDGET = 500
+SEEDS = range(8)
+
+
+def chance_of_luck(agent: Agent[Any]) -> float:
+    """Return the p-value of "finds no more than random search", paired over seeds (Wilcoxon's signed ranks)."""
+    return float(wilcoxon(best_rewards(agent), by_chance(), alternative="greater", zero_method="zsplit").pvalue)
+
+
+def best_rewards(agent: Agent[Any]) -> np.ndarray:
+    """Return the best reward that each of some searches found."""
+    return np.array([agent.search(environment(), seed=seed).best_reward for seed in SEEDS])
+
+
+@cache
+def by_chance() -> np.ndarray:
+    """Return the best rewards of random search."""
+    return best_rewards(RandomAgent())
+
+
+@cache
+def environment() -> gym.Env:
+    """Return the environment; listing the space takes some tenths of a second, so that it is made once."""
+    return gym.make("kdnas/Planted-v0", space=LARGE_SPACE, budget=BUDGET)

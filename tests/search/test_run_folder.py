@@ -1,0 +1,166 @@
+"""The folder of a run: what is recorded in it, when, and what is not."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from rich.console import Console
+
+from kdnas_env.cli import main
+from kdnas_env.cli.interruption import Interrupted, working
+from kdnas_env.errors import RunError
+from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.search.run_folder import RUN, RunFolder
+
+Flags = Callable[..., list[str]]
+
+
+@dataclass(frozen=True)
+class Options(RecordedOptions):
+    COMMAND: ClassVar[str] = "test"
+    seed: int = 0
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Path:
+    """The folder of a finished run."""
+    with working(Console(quiet=True), RunFolder.create(tmp_path / "run", Options(), ""), "") as work:
+        work.begin({"teacher": "a" * 64, "text": "b" * 64})
+    return tmp_path / "run"
+
+
+def state(folder: Path) -> str:
+    found: str = json.loads((folder / RUN).read_text())["state"]
+    return found
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """Let no file of this process grow in the block."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_what_a_killed_process_left_is_removed_when_the_run_goes_on(finished: Path) -> None:
+    def killed(target: Path) -> None:
+        code = (
+            "import os, signal, sys\n"
+            "from kdnas_env.support.atomic import replacing\n"
+            "with replacing(sys.argv[1]):\n"
+            "    os.kill(os.getpid(), signal.SIGKILL)"
+        )
+        assert subprocess.run([sys.executable, "-c", code, str(target)]).returncode == -signal.SIGKILL
+
+    nested = finished / "distill"
+    (finished / "cells").mkdir()
+    nested.mkdir()
+    (nested / "config.json").write_text("{}")
+    (finished / ".notes.template").write_text("mine")
+    before = set(finished.rglob("*"))
+    for target in (finished / "search.png", finished / "cells" / "a.json"):
+        killed(target)
+    assert len(set(finished.rglob("*")) - before) == 2
+    killed(nested / "run.json")
+    (others,) = nested.glob(".run.json*")
+    RunFolder.reopen(finished).release()
+    assert set(finished.rglob("*")) - before == {others}, "another run may be at work in its folder"
+
+
+def test_a_refusal_changes_nothing(finished: Path) -> None:
+    before = (finished / RUN).read_bytes()
+    with (
+        pytest.raises(
+            RunError, match=r"cannot go on: the teacher is not what it was .*teacher: cccccccccccc, was aaaaaa"
+        ),
+        working(Console(quiet=True), RunFolder.reopen(finished), "") as work,
+    ):
+        work.begin({"teacher": "c" * 64, "text": "b" * 64})
+    assert (finished / RUN).read_bytes() == before
+    with (
+        pytest.raises(RunError, match="the teacher and the text are not what they were"),
+        working(Console(quiet=True), RunFolder.reopen(finished), "") as work,
+    ):
+        work.begin({"teacher": "c" * 64, "text": "c" * 64})
+    assert (finished / RUN).read_bytes() == before
+
+
+@pytest.mark.parametrize(("error", "raised"), [(RunError("no teacher"), RunError), (KeyboardInterrupt(), Interrupted)])
+def test_what_ends_before_the_work_begins_changes_nothing(
+    finished: Path, error: BaseException, raised: type[BaseException]
+) -> None:
+    before = (finished / RUN).read_bytes()
+    with pytest.raises(raised), working(Console(quiet=True), RunFolder.reopen(finished), ""):
+        raise error
+    assert (finished / RUN).read_bytes() == before
+
+
+def work_until(error: BaseException, folder: RunFolder, console: Console | None = None, *, full: bool = False) -> None:
+    with ExitStack() as stack, working(console or Console(quiet=True), folder, "") as work:
+        work.begin({"teacher": "a" * 64, "more": "d" * 64})
+        assert state(folder.path) == "running"
+        if full:
+            stack.enter_context(full_disk())
+        raise error
+
+
+@pytest.mark.parametrize(("error", "told"), [(RunError("no space"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_what_ends_the_work_is_recorded(finished: Path, error: BaseException, told: str) -> None:
+    with pytest.raises((RunError, Interrupted)):
+        work_until(error, RunFolder.reopen(finished))
+    assert state(finished) == told
+    names = json.loads((finished / RUN).read_text())["fingerprints"]
+    assert list(names) == ["teacher", "text", "more"], "what was recorded stays"
+
+
+def test_a_new_run_that_fails_before_it_begins_is_recorded(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", Options(), "")
+    with pytest.raises(RunError), working(Console(quiet=True), folder, ""):
+        raise RunError("no teacher")
+    assert state(tmp_path / "run") == "failed"
+
+
+def test_the_first_error_is_shown_where_the_state_cannot_be_recorded(finished: Path) -> None:
+    printed = io.StringIO()
+    with pytest.raises(RunError, match="the store cannot grow"):
+        work_until(
+            RunError("the store cannot grow"), RunFolder.reopen(finished), Console(file=printed, width=200), full=True
+        )
+    assert "besides" in printed.getvalue()
+    assert "run.json' cannot be written" in printed.getvalue()
+    assert state(finished) == "running"
+
+
+def test_a_finished_search_stays_finished_when_going_on_is_refused(
+    flags: Flags, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.jsonl"
+    shutil.copy(tiny_corpus_file, text)
+    assert main(flags(corpus__source=text, budget=2)) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    resume = ["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    assert main([*resume, "--seed", "5"]) == 2
+    assert "--seed is 5, the run has 0" in capsys.readouterr().err
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join(lines[:-1]) + "\n")
+    assert main(resume) == 2
+    assert "the corpus and the workload are not what they were" in capsys.readouterr().err
+    text.unlink()
+    assert main(resume) == 2
+    assert "is not there" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

@@ -1,0 +1,110 @@
+"""The metrics: against values worked out by hand, and against textbook formulas on anything else."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.tasks.scores import TaskScore, glue_metric
+
+BY_HAND = [
+    # tp 3, tn 1, fp 1, fn 1: mcc = (3 * 1 - 1 * 1) / sqrt(4 * 4 * 2 * 2)
+    ("cola", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1], {"matthews_correlation": 2 / 8}),
+    ("cola", [1, 1, 1, 1], [1, 0, 1, 0], {"matthews_correlation": 0.0}),
+    ("mrpc", [1, 1, 1, 0, 1, 0], [1, 1, 1, 0, 0, 1], {"accuracy": 4 / 6, "f1": 6 / 8}),
+    ("qqp", [0, 0, 0], [0, 0, 1], {"accuracy": 2 / 3, "f1": 0.0}),
+    ("stsb", [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 5.0], {"pearson": 6.5 / np.sqrt(5 * 8.75), "spearman": 1.0}),
+    ("stsb", [2.5, 2.5, 2.5], [1.0, 2.0, 5.0], {"pearson": 0.0, "spearman": 0.0}),
+    ("mnli", [0, 1, 2, 2], [0, 1, 2, 1], {"accuracy": 0.75}),
+    ("sst2", [1, 0], [1, 1], {"accuracy": 0.5}),
+    ("qnli", [1, 0], [1, 0], {"accuracy": 1.0}),
+    ("rte", [1, 0], [0, 1], {"accuracy": 0.0}),
+    ("wnli", [1, 0, 0], [0, 0, 0], {"accuracy": 2 / 3}),
+    ("rotten_tomatoes", [1, 0, 0, 1], [0, 0, 0, 1], {"accuracy": 0.75}),
+]
+
+
+@pytest.mark.parametrize(("task", "predictions", "references", "expected"), BY_HAND)
+def test_by_hand(task: str, predictions: list[int], references: list[int], expected: dict[str, float]) -> None:
+    found = glue_metric(task).compute(predictions=predictions, references=references)
+    assert found == pytest.approx(expected)
+
+
+classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40)
+
+
+@given(classes)
+def test_classification_follows_the_formulas(pairs: list[tuple[int, int]]) -> None:
+    predicted, annotated = np.array(pairs).T
+    tp, tn = int(np.sum(predicted & annotated)), int(np.sum((1 - predicted) & (1 - annotated)))
+    fp, fn = int(np.sum(predicted & (1 - annotated))), int(np.sum((1 - predicted) & annotated))
+    found = glue_metric("mrpc").compute(predictions=predicted, references=annotated)
+    assert found["accuracy"] == pytest.approx((tp + tn) / len(pairs))
+    assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp else 0.0)
+    assert found["f1"] == pytest.approx(f1_score(annotated, predicted, zero_division=0.0))
+    matthews = glue_metric("cola").compute(predictions=predicted, references=annotated)["matthews_correlation"]
+    area = np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
+    assert matthews == pytest.approx((tp * tn - fp * fn) / area if area else 0.0, abs=1e-9)
+
+
+scores = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=30)
+
+
+@given(scores)
+def test_correlations_are_bounded_and_follow_the_formula(pairs: list[tuple[int, int]]) -> None:
+    predicted, annotated = np.array(pairs, dtype=float).T / 10
+    found = glue_metric("stsb").compute(predictions=predicted, references=annotated)
+    assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in found.values())
+    if np.ptp(predicted) and np.ptp(annotated):
+        assert found["pearson"] == pytest.approx(np.corrcoef(predicted, annotated)[0, 1], abs=1e-9)
+        # A monotone change of the predictions leaves their ranks alone.
+        changed = glue_metric("stsb").compute(predictions=predicted**3, references=annotated)
+        assert changed["spearman"] == pytest.approx(found["spearman"], abs=1e-9)
+    else:
+        assert found == {"pearson": 0.0, "spearman": 0.0}
+
+
+def test_the_score_averages_as_glue_does() -> None:
+    both = {"validation": {"accuracy": 0.6, "f1": 0.8}}
+    assert TaskScore("mrpc", "fine-tuning", 0, both).score == pytest.approx(0.7)
+    halves = {"validation_matched": {"accuracy": 0.8}, "validation_mismatched": {"accuracy": 0.6}}
+    assert TaskScore("mnli", "fine-tuning", 0, halves).score == pytest.approx(0.7)
+    tested = {"validation": {"accuracy": 0.9}, "test": {"accuracy": 0.5}}
+    assert TaskScore("rotten_tomatoes", "fine-tuning", 0, tested).score == 0.5
+
+
+def test_a_score_survives_being_written() -> None:
+    score = TaskScore("rte", "fine-tuning", 3, {"validation": {"accuracy": 0.625}}, details={"steps": 3}, seconds=1.5)
+    assert TaskScore.from_dict(json.loads(json.dumps(score.to_dict()))) == score
+
+
+def test_unknown_task() -> None:
+    with pytest.raises(KDNASError, match="unknown task 'squad'"):
+        glue_metric("squad")
+
+
+@pytest.mark.parametrize("package", ["evaluate", "sklearn"])
+def test_a_missing_package_names_the_extra(package: str, tmp_path: Path) -> None:
+    """A package of that name that cannot be imported stands before the real one."""
+    (tmp_path / f"{package}.py").write_text("raise ImportError('not installed')")
+    code = (
+        "from kdnas_env.tasks.scores import glue_metric\n"
+        "from kdnas_env.errors import DependencyError\n"
+        "try:\n    glue_metric('rte')\nexcept DependencyError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "pip install 'kdnas[glue]'" in done.stdout
