@@ -120,3 +120,10 @@ def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
         "Requires-Python: >=3.11",
     ):
         assert f"\n{line}\n" in about
+
+
+def test_rllib_installs_beside_it() -> None:
+    """RLlib pins this release of Gymnasium; older ones let malformed actions through ``MultiDiscrete.contains``."""
+    declared = {one.name: one.specifier for one in map(Requirement, PROJECT["dependencies"])}
+    assert declared["gymnasium"].contains("1.2.2")
+    assert not declared["gymnasium"].contains("1.2.0")

@@ -57,6 +57,11 @@ class NumericVectorInfo(gym.vector.VectorWrapper):
     they belong to.
     """
 
+    @property
+    def autoreset_mode(self) -> Any:
+        """What follows the end of an episode, as the wrapped environment has it."""
+        return self.metadata["autoreset_mode"]
+
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment."""
         observations, infos = self.env.reset(seed=seed, options=options)

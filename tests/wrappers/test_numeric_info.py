@@ -53,6 +53,7 @@ def test_a_vector_environment_tells_numbers(mode: str) -> None:
     envs = NumericVectorInfo(
         gym.make_vec("kdnas/Planted-v0", num_envs=4, budget=8, autoreset_mode=mode, space=HEADS_AND_WIDTHS)
     )
+    assert envs.autoreset_mode is envs.unwrapped.autoreset_mode
     envs.action_space.seed(0)
     told = [envs.reset(seed=0)[1]]
     told += [envs.step(envs.action_space.sample())[-1] for _ in range(2)]
