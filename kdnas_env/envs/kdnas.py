@@ -100,7 +100,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
     `kdnas/Tabular-v0` and 20 % of `kdnas/Surrogate-v0`, whose tables end at 15 million parameters. The floor, -1, lies
     far below what the others earn there, 0.49 to 0.66 and 0.49 to 0.70. A learner that is not told which students there
     are learns that first, and little else in a short search. So use masks (`ActionMasks`, `SequentialChoice`,
-    `FlatDiscrete` of `kdnas_env.wrappers`); where an algorithm knows none, a milder penalty, such as `penalty=0.3`.
+    `FlatDiscrete` of `kdnas_env.wrappers`); where an algorithm knows none, set a penalty a little below what the others
+    earn, here `penalty=0.3`.
 
     An architecture that was answered before is never evaluated again. What it costs is set by `duplicates`:
 
