@@ -32,6 +32,7 @@ from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.untrusted import plain_copy
 
 _STATE_VERSION = 1
 
@@ -340,9 +341,10 @@ class AskTellAgent(Agent[ConfigT]):
         Raises:
             RunError: If it is of another agent, version or hyper-parameters.
         """
-        wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **asdict(cast(Any, self.config))}
+        own = plain_copy(asdict(cast(Any, self.config)))
+        wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **own}
         # A hyper-parameter that the state knows nothing of is younger than it, and changes nothing by default.
-        config = {**asdict(self.Config()), **state["config"]}
+        config = {**plain_copy(asdict(self.Config())), **plain_copy(state["config"])}
         found = {"version": state["version"], "agent": state["agent"], **config}
         for name in [*wanted, *(name for name in found if name not in wanted)]:
             if found.get(name) != wanted.get(name):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
@@ -25,6 +28,7 @@ _CONTENT = "kdnas:content"
 """The same: what its points stand for and what decides their rewards, as far as environments tell."""
 
 _CREATION_ATTEMPTS = 20
+_JOURNAL_START = b'{"op_code"'
 
 
 def open_storage(place: str | None) -> BaseStorage:
@@ -42,7 +46,7 @@ def open_storage(place: str | None) -> BaseStorage:
     try:
         if "://" in place:
             return _database(place)
-        return JournalStorage(JournalFileBackend(str(expanded(place))))
+        return _journal(expanded(place))
     except ImportError as error:
         raise DependencyError(f"storage {place!r} needs a driver that is not installed: {error}") from error
     except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
@@ -50,6 +54,29 @@ def open_storage(place: str | None) -> BaseStorage:
             f"storage {place!r} cannot be opened: {error}. Expected the URL of a database, such as "
             "sqlite:///search.db, or the path of a journal, in a folder that exists"
         ) from error
+
+
+def _journal(path: Path) -> BaseStorage:
+    """Open a journal, unless it is another file.
+
+    A last line that was cut off, as by a kill, is removed first: Optuna would write behind it, and never read on.
+    """
+    lock = JournalFileSymlinkLock(str(path))
+    if path.exists() and path.stat().st_size:
+        with path.open("rb") as file:
+            if not file.readline().startswith(_JOURNAL_START):
+                raise RunError(f"storage {str(path)!r} is no journal of Optuna; name another file")
+        if not _ends_whole(path):
+            with get_lock_file(lock):  # nobody is writing
+                if not _ends_whole(path):
+                    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+    return JournalStorage(JournalFileBackend(str(path), lock))
+
+
+def _ends_whole(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
 
 
 def _database(url: str) -> BaseStorage:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.errors import KDNASError
 from kdnas_env.search.registry import agent_class, agent_names
 
 _HEADINGS = {
@@ -54,7 +55,11 @@ def capability_rows(names: list[str]) -> list[list[str]]:
     """Return a table of agents and what they can do, read off their classes; the first row holds the headings."""
     rows = [["Agent", *_HEADINGS.values()]]
     for name in names:
-        capabilities = agent_class(name).capabilities
+        try:
+            capabilities = agent_class(name).capabilities
+        except KDNASError:  # of another package, which shall not hide the rest
+            rows.append([name, "cannot be used; kdnas doctor says why", *[""] * (len(_HEADINGS) - 1)])
+            continue
         values = [getattr(capabilities, field) for field in _HEADINGS]
         rows.append([name, *(value if isinstance(value, str) else "yes" if value else "no" for value in values)])
     return rows

@@ -11,6 +11,7 @@ from kdnas_env.cli.flags import typed
 from kdnas_env.distill.text.corpus import Corpus
 
 _MUCH_UNKNOWN = 0.01
+_FEW_HELD_OUT = 20
 
 
 def say_corpus(console: Console, corpus: Corpus, tokenizer: Any, options: Any) -> None:
@@ -46,4 +47,6 @@ def corpus_notes(corpus: Corpus, tokenizer: Any) -> list[str]:
         notes.append(
             f"{report.unknown_fraction:.0%} of the tokens stand for text that the teacher's tokenizer does not know"
         )
+    if report.heldout_samples < _FEW_HELD_OUT:
+        notes.append(f"only {report.heldout_samples} texts are held out, too few to rely on the loss; give more text")
     return notes

@@ -31,9 +31,10 @@ class Work:
 
     def __init__(self, folder: RunFolder | None) -> None:
         self._folder = folder
-        self._begun = False
+        self._begun = self._checked = False
         if folder is not None and folder.is_new:
             self.begin()
+            self._checked = False
 
     def check(self, fingerprints: Mapping[str, str]) -> None:
         """Refuse what was other when the run was started; see :meth:`kdnas_env.search.run_folder.RunFolder.check`."""
@@ -44,12 +45,17 @@ class Work:
         """Begin, or go on; see :meth:`kdnas_env.search.run_folder.RunFolder.begin`."""
         if self._folder is not None:
             self._folder.begin(fingerprints, **details)
-            self._begun = True
+            self._begun = self._checked = True
 
     def finish(self) -> None:
         """Record that the run is finished."""
         if self._folder is not None:
             self._folder.record("finished")
+
+    @property
+    def refused(self) -> bool:
+        """Whether the work ended before anything of a new run was checked and begun."""
+        return self._folder is not None and self._folder.created and not self._checked
 
     def stop(self, state: str, console: Console) -> None:
         """Record how the work ended too early. If that fails, it is told, and what ended the work stays the error."""
@@ -94,8 +100,11 @@ def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[
         if not isinstance(error, Interrupted):
             console.print(f"\nstopped; go on with\n\n    {escape(go_on)}\n", highlight=False, soft_wrap=True)
         raise Interrupted from error
-    except BaseException:
-        if work is not None:
+    except BaseException as error:
+        if work is not None and work.refused and isinstance(error, KDNASError) and folder is not None:
+            # Its settings cannot be changed by going on, so that it would only stand in the way of the next.
+            folder.discard()
+        elif work is not None:
             work.stop("failed", console)
         raise
     finally:

@@ -96,6 +96,15 @@ def print_outcome(console: Console, outcome: Outcome) -> None:
     console.print(table)
     statuses = [record.evaluation.status for record in outcome.history if not record.usable]
     stopped, tried = statuses.count(Status.STOPPED), len(outcome.history)
+    curves = [record.evaluation.heldout_unexplained for record in outcome.history if record.usable]
+    harmed = sum(curve[-1] > curve[0] for curve in curves if curve)
+    if harmed:
+        console.print(
+            f"{harmed} of {len(curves)} students imitate worse after their training than before it; give more text, or "
+            "--epochs 0",
+            style="yellow",
+            soft_wrap=True,
+        )
     if stopped:
         console.print(f"{stopped} of {tried} students were stopped early")
     if len(statuses) > stopped:

@@ -86,8 +86,8 @@ def _remedy(error: Exception) -> str:
     missing = error.name or "" if isinstance(error, ImportError) else ""
     if missing.split(".")[0] == "agents":
         return (
-            "It is written for kdnas 0.1, whose agents were imported from 'agents'; they are in 'kdnas_env.agents' "
-            "now: install a newer version of it, or change its imports"
+            "It imports 'agents', which is the former name of 'kdnas_env.agents': change its imports, or install a "
+            "newer version of it"
         )
     return "Install what is missing; for the agents of kdnas: pip install 'kdnas[all]'"
 

@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,10 +44,12 @@ class RunFolder:
     Attributes:
         path: Where it lies.
         lock: Held while a process works in it.
+        created: Whether this process made the run.
     """
 
     path: Path
     lock: FileLock
+    created: bool = False
 
     @classmethod
     def create(cls, path: str | os.PathLike[str], options: RecordedOptions, readme: str) -> RunFolder:
@@ -70,7 +73,7 @@ class RunFolder:
             again = f"go on with it by --resume {shlex.quote(str(path))}"
             hint = again if (path / CONFIG).exists() else "it is not a run of kdnas"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
-        folder = cls(path, _locked(path))
+        folder = cls(path, _locked(path), created=True)
         # First, since without it nobody can go on.
         folder.write_options(options)
         write_text(path / "README.md", readme.format(folder=shlex.quote(str(path))))
@@ -156,6 +159,13 @@ class RunFolder:
         """
         return read_run(self.path)
 
+    def discard(self) -> None:
+        """Take back a run that was refused before any work: what :meth:`create` made is removed."""
+        for name in (RUN, "README.md", CONFIG, ".lock"):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):  # something else is there
+            self.path.rmdir()
+
     def release(self) -> None:
         """Let other processes work in the folder."""
         self.lock.release()
@@ -214,6 +224,8 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
             f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )
     data = read_json(config)
+    if "model_type" in data:
+        raise RunError(f"{str(path)!r} is a model, no run; name the folder of the run that kdnas {kind.COMMAND} made")
     command = data.pop("command", SEARCH)
     if command != kind.COMMAND:
         raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.errors import KDNASError, RunError
@@ -102,6 +104,30 @@ def test_a_malformed_tell_is_refused_and_changes_nothing(actions: Any, rewards: 
         agent.tell(actions, rewards, infos)
     assert agent.ranking.evaluations == 0
     assert agent.pending.tolist() == pending
+
+
+@dataclass(frozen=True)
+class NamesConfig:
+    names: tuple[str, ...] = ("a",)
+    pairs: tuple[tuple[int, int], ...] = ((1, 2),)
+
+
+class NamesAgent(AskTellAgent[NamesConfig]):
+    Config = NamesConfig
+
+    def _propose(self, n: int) -> Proposal:
+        return Proposal(self.grid.draw(self.rng, n, self.seen))
+
+
+def test_a_state_with_settings_that_json_knows_no_type_of_is_loaded(tmp_path: Path) -> None:
+    agent = NamesAgent()
+    agent.reset([4, 3], budget=12, round_size=4)
+    agent.save(tmp_path / "state.npz")
+    loaded = NamesAgent()
+    loaded.load(tmp_path / "state.npz")
+    assert loaded.ask(3).tolist() == agent.ask(3).tolist()
+    with pytest.raises(RunError, match=r"the saved state has names \['a'\], but this agent has \['b'\]"):
+        NamesAgent(NamesConfig(names=("b",))).load(tmp_path / "state.npz")
 
 
 @pytest.mark.parametrize("n", [0, -1, 1.5, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,12 @@ def test_capabilities_are_those_of_the_classes() -> None:
     rows = {row[0]: row for row in capability_rows(["random", "lstm"])[1:]}
     assert rows["random"][1] == agent_class("random").capabilities.action_space
     assert rows["lstm"][-1] == "yes"
+
+
+def test_an_agent_that_cannot_be_used_hides_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kdnas_env.agents.lstm.agent", None)
+    rows = {row[0]: row[1] for row in capability_rows(["lstm", "random"])[1:]}
+    assert rows == {"lstm": "cannot be used; kdnas doctor says why", "random": "MultiDiscrete"}
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,20 @@ def test_unknown_text_is_said(flags: Flags, tmp_path: Path, capsys: pytest.Captu
     assert "duplicate" not in said
 
 
+def test_a_text_that_is_too_small_to_rely_on_is_told(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(tiny_teachers.sentences()[:60]))
+    more = flags(corpus__source=text, budget=2, round_size=2, recipe="seed", epochs=1)
+    assert main([*more, "--corpus.proxy-fraction", "1"]) == 0
+    said = capsys.readouterr().out
+    assert "corpus: only 6 texts are held out, too few to rely on the loss; give more text" in said
+    students = json.loads((tmp_path / "run" / "results.json").read_text())["students"]
+    harmed = sum(row["heldout_unexplained"][-1] > row["heldout_unexplained"][0] for row in students)
+    assert ("imitate worse after their training than before it" in said) == (harmed > 0)
+
+
 def test_nothing_is_said_of_a_text_that_is_taken_as_it_is(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(flags(budget=1, round_size=1)) == 0
     assert "corpus:" not in capsys.readouterr().out

@@ -223,7 +223,9 @@ def test_an_agent_written_for_the_first_version_is_told_the_new_name(
     monkeypatch.setattr(sys, "path", [place for place in sys.path if not Path(place or ".", "agents").exists()])
     module = f"written_with_{imported.replace('.', '_')}"
     site.install("old-search", {"greedy": f"{module}:Greedy"}, {module: f"import {imported}"})
-    with pytest.raises(DependencyError, match=r"agent 'greedy' of old-search .* in 'kdnas_env\.agents' now"):
+    with pytest.raises(
+        DependencyError, match=r"agent 'greedy' of old-search .* the former name of 'kdnas_env\.agents'"
+    ):
         make_agent("greedy")
 
 

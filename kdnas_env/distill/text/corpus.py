@@ -283,11 +283,18 @@ def corpus_of_rows(
         generator=split_stream,
     )
     if len(train) < sampling.min_samples or len(heldout) == 0:
+        read = " and ".join(map(repr, rows.columns))
+        if samples.non_string > kept:
+            raise CorpusError(
+                f"corpus {source!r} holds hardly any text in column {read}: {samples.non_string} of {len(rows)} rows "
+                "are of another type; name the column that holds the text with text_columns, a field within another "
+                "as 'outer.inner'"
+            )
         share = f", or raise proxy_fraction={sampling.proxy_fraction}" if sampling.proxy_fraction < 1 else ""
         raise CorpusError(
             f"corpus {source!r} is shorter than one batch: {kept} usable samples of {len(rows)} rows "
-            f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) leave {len(train)} "
-            f"for training, {sampling.min_samples} are needed; give more text{share}"
+            f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) of column {read} "
+            f"leave {len(train)} for training, {sampling.min_samples} are needed; give more text{share}"
         )
     input_ids = np.concatenate(samples.ids)
     types = np.concatenate(samples.types) if samples.types else None

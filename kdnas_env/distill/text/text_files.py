@@ -274,11 +274,13 @@ def _check_text(path: Path, number: int, text: str) -> None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         # Bytes that are no UTF-8 are decoded to these halves of characters.
-        what = f"byte 0x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}, half a character"
-        raise CorpusError(
-            f"{place_of(path, number)} holds {what}, which is no UTF-8; mend the text, or say which encoding the "
-            "file is in, such as encoding='latin-1'"
-        ) from None
+        told = (
+            f"byte 0x{code - 0xDC00:02x}, which is no UTF-8; mend the text, or say which encoding the file is in, such "
+            "as encoding='latin-1'"
+            if 0xDC80 <= code <= 0xDCFF
+            else f"\\u{code:04x}, half a character, which no encoding holds; mend the text"
+        )
+        raise CorpusError(f"{place_of(path, number)} holds {told}") from None
 
 
 # --- tables and lines ---

@@ -853,10 +853,26 @@ def test_a_storage_that_cannot_be_opened_is_named(storage: str, message: str) ->
     assert env.seeds == []
 
 
-def test_a_file_that_is_no_journal_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.log").write_text("dear diary\nnothing new\n")
-    with pytest.raises(RunError, match="cannot be opened"):
-        make(storage=str(tmp_path / "notes.log")).search(BowlEnv([4, 4]), budget=3)
+@pytest.mark.parametrize("text", ["dear diary\nnothing new\n", "hello", "{}\n"])
+def test_a_file_that_is_no_journal_is_named_and_left_alone(text: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.log"
+    notes.write_text(text)
+    with pytest.raises(RunError, match="is no journal of Optuna; name another file"):
+        make(storage=str(notes)).search(BowlEnv([4, 4]), budget=3)
+    assert notes.read_text() == text
+    assert [*tmp_path.iterdir()] == [notes]
+
+
+def test_a_journal_whose_last_line_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
+    journal = tmp_path / "study.log"
+    for seed in (0, 1):
+        make(storage=str(journal), study_name="shared").search(BowlEnv([8, 8]), budget=4, seed=seed)
+        written = journal.read_bytes()
+        whole = written[: written[:-1].rfind(b"\n") + 1]
+        journal.write_bytes(written[:-9])
+    make(storage=str(journal), study_name="shared").search(BowlEnv([8, 8]), budget=4, seed=2)
+    assert journal.read_bytes().startswith(whole), "no whole line is lost"
+    assert all(json.loads(line) for line in journal.read_text().splitlines())
 
 
 # What it is made of ---------------------------------------------------------------------------------------------

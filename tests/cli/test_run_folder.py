@@ -22,7 +22,7 @@ from kdnas_env.cli import main
 from kdnas_env.cli.interruption import Interrupted, working
 from kdnas_env.errors import RunError
 from kdnas_env.search.recorded import RecordedOptions
-from kdnas_env.search.run_folder import RUN, RunFolder
+from kdnas_env.search.run_folder import RUN, RunFolder, recorded_options
 
 Flags = Callable[..., list[str]]
 
@@ -128,11 +128,28 @@ def test_what_ends_the_work_is_recorded(finished: Path, error: BaseException, to
     assert list(names) == ["teacher", "text", "more"], "what was recorded stays"
 
 
-def test_a_new_run_that_fails_before_it_begins_is_recorded(tmp_path: Path) -> None:
+def test_a_new_run_that_is_refused_leaves_no_folder_in_the_way(tmp_path: Path) -> None:
+    for _ in range(2):
+        folder = RunFolder.create(tmp_path / "run", Options(), "")
+        with pytest.raises(RunError, match="no teacher"), working(Console(quiet=True), folder, ""):
+            raise RunError("no teacher")
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("error", "told"), [(ValueError("a fault"), "failed"), (KeyboardInterrupt(), "interrupted")])
+def test_a_new_run_that_ends_otherwise_before_it_begins_is_recorded(
+    error: BaseException, told: str, tmp_path: Path
+) -> None:
     folder = RunFolder.create(tmp_path / "run", Options(), "")
-    with pytest.raises(RunError), working(Console(quiet=True), folder, ""):
-        raise RunError("no teacher")
-    assert state(tmp_path / "run") == "failed"
+    with pytest.raises((ValueError, Interrupted)), working(Console(quiet=True), folder, ""):
+        raise error
+    assert state(tmp_path / "run") == told
+
+
+def test_a_model_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(RunError, match="is a model, no run; name the folder of the run"):
+        recorded_options(tmp_path, Options)
 
 
 def test_the_first_error_is_shown_where_the_state_cannot_be_recorded(finished: Path) -> None:
