@@ -16,3 +16,12 @@ def complaint(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
     return " ".join((captured.err + captured.out).replace("│", " ").split())
+
+
+def instead(words: list[str], given: list[str]) -> list[str]:
+    """Return a command with one flag and its values in the place of those that it has."""
+    if given[0] not in words:
+        return [*words, *given]
+    start = words.index(given[0])
+    end = next((place for place in range(start + 1, len(words)) if words[place].startswith("--")), len(words))
+    return [*words[:start], *words[end:], *given]

@@ -34,7 +34,7 @@ def options_of(arguments: list[str]) -> SearchOptions:
     """What a command line that begins with ``kdnas`` asks for; a flag that is not there ends the test."""
     program, *rest = arguments
     assert program == "kdnas"
-    _, options = parse(rest).args  # type: ignore[attr-defined]
+    _, options, *_ = parse(rest).args  # type: ignore[attr-defined]
     check_workers(options)
     assert options.ray == "auto"
     return options

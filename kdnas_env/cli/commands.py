@@ -18,7 +18,7 @@ from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.export_options import ExportOptions
-from kdnas_env.cli.flags import check_effective, naming_flags, swallowed
+from kdnas_env.cli.flags import check_effective, check_given_once, naming_flags, swallowed
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.options import SearchOptions
@@ -82,7 +82,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         SystemExit: If the arguments are malformed, or ask for help.
     """
     arguments = _spelled_out(arguments)
-    _check_given_once(arguments)
+    check_given_once(*_asked(arguments))
     with naming_flags(_asked(arguments)[0], given=arguments):
         # A model that must be given is told from the values of a list before it.
         options = _parse(arguments, None if "--resume" in arguments else GlueOptions(model=tyro.MISSING))
@@ -93,18 +93,6 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         check_effective(options, earlier)
     place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
     return partial(_run, place, options, arguments)
-
-
-def _check_given_once(arguments: Sequence[str]) -> None:
-    """Refuse a flag that is given twice, since only its last values would count.
-
-    Raises:
-        KDNASError: If there is one.
-    """
-    flags = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
-    for place, flag in enumerate(flags):
-        if flag in flags[:place]:
-            raise KDNASError(f"{flag} is given twice; give it once, a list with its values one after the other")
 
 
 def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:

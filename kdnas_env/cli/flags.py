@@ -103,6 +103,23 @@ def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def check_given_once(kind: type[Any], words: Sequence[str]) -> None:
+    """Refuse a list that is given twice, of which only the last values would count.
+
+    Args:
+        kind: Options of the command.
+        words: What follows the command.
+
+    Raises:
+        KDNASError: Naming the flag.
+    """
+    lists = {flag(name) for name, hint in _settable(kind).items() if get_origin(hint) is tuple}
+    given = [word.partition("=")[0].replace("_", "-") for word in words if word.startswith("--")]
+    for place, name in enumerate(given):
+        if name in lists and name in given[:place]:
+            raise KDNASError(f"{name} is given twice; give it once, with its values one after the other")
+
+
 def swallowed(kind: type[Any], words: Sequence[str]) -> str | None:
     """Return what to say where a flag that takes a list took what should stand on its own; None where that is not so.
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -112,6 +114,14 @@ def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[
             folder.release()
 
 
+def _within_destructor(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
+
+
 @contextmanager
 def terminable() -> Iterator[None]:
     """Let SIGTERM end the block like Ctrl-C does: what is done is kept."""
@@ -119,7 +129,10 @@ def terminable() -> Iterator[None]:
         yield
         return
 
-    def interrupt(number: int, frame: Any) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if _within_destructor(frame):
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()  # a little later: Python ignores errors there
+            return
         raise KeyboardInterrupt
 
     previous = signal.signal(signal.SIGTERM, interrupt)

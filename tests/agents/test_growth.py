@@ -121,7 +121,7 @@ def test_a_proposal_takes_no_longer_the_more_was_evaluated(name: str, nvec: list
 @pytest.mark.parametrize(("name", "module"), [("lstm", "controller"), ("lstm-ensemble", "ensemble")])
 def test_told_one_by_one_they_train_once_a_round(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     agent = kdnas_env.make_agent(name, **CHEAP[name])
-    trained = importlib.import_module(f"agents.{module}")
+    trained = importlib.import_module(f"kdnas_env.agents.lstm.{module}")
     fit, known = trained.fit, []
 
     def noted(*arguments: Any, **options: Any) -> None:

@@ -76,12 +76,12 @@ def test_a_corpus_without_text(flags: Flags, tmp_path: Path, capsys: pytest.Capt
     assert "with --corpus.text-columns, a field within another as 'outer.inner'" in said
 
 
-@pytest.mark.parametrize("again", [["--seed", "3"], ["--seed=3"], ["--agent-settings", "epochs=3"]])
-def test_a_flag_that_is_given_twice(
+@pytest.mark.parametrize("again", [["--agent-settings", "epochs=3"], ["--agent_settings=epochs=3"]])
+def test_a_list_that_is_given_twice(
     again: list[str], flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = complaint([*flags(seed=2, agent_settings="hidden_size=8"), *again], capsys)
-    assert f"{again[0].partition('=')[0]} is given twice; give it once" in said
+    assert "--agent-settings is given twice; give it once, with its values one after the other" in said
     assert not (tmp_path / "run").exists()
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import small_tasks
 import torch
-from complaints import complaint
+from complaints import complaint, instead
 from transformers import AutoModel
 
 from kdnas_env.cli import main
@@ -279,7 +279,7 @@ def test_bad_flags_before_anything_is_made(
 def test_malformed_flags(
     flags: Flags, tmp_path: Path, added: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in complaint([*flags(tmp_path / "run"), *added], capsys)
+    assert message in complaint(instead(flags(tmp_path / "run"), added), capsys)
     assert not (tmp_path / "run").exists()
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from kdnas_env.cli import main, task_progress
+from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.support import progress as task_progress
 from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, Pace
 
 Lines = Callable[[], list[str]]

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pytest
 from rich.console import Console
 
 from kdnas_env.cli import main
-from kdnas_env.cli.interruption import Interrupted, working
+from kdnas_env.cli.interruption import Interrupted, terminable, working
 from kdnas_env.errors import RunError
 from kdnas_env.search.recorded import RecordedOptions
 from kdnas_env.search.run_folder import RUN, RunFolder, recorded_options
@@ -144,6 +145,20 @@ def test_a_new_run_that_ends_otherwise_before_it_begins_is_recorded(
     with pytest.raises((ValueError, Interrupted)), working(Console(quiet=True), folder, ""):
         raise error
     assert state(tmp_path / "run") == told
+
+
+def test_an_interrupt_within_a_destructor_is_not_lost() -> None:
+    class Ends:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    def work() -> None:
+        with terminable():
+            Ends()
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
 
 
 def test_a_model_is_no_run(tmp_path: Path) -> None:

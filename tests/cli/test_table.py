@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from complaints import complaint
+from complaints import complaint, instead
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.cli import main
@@ -370,7 +370,7 @@ def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: py
 def test_bad_flags(
     arguments: list[str], message: str, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in complaint([*flags(tmp_path / "build"), *arguments], capsys)
+    assert message in complaint(instead(flags(tmp_path / "build"), arguments), capsys)
     assert not (tmp_path / "build").exists()
 
 

@@ -220,7 +220,7 @@ def test_other_agents_of_the_user_hide_nothing(other: str, tmp_path: Path) -> No
 def test_an_agent_written_for_the_first_version_is_told_the_new_name(
     site: Site, monkeypatch: pytest.MonkeyPatch, imported: str
 ) -> None:
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if not Path(place or ".", "agents").exists()])
+    monkeypatch.setitem(sys.modules, "agents", None)
     module = f"written_with_{imported.replace('.', '_')}"
     site.install("old-search", {"greedy": f"{module}:Greedy"}, {module: f"import {imported}"})
     with pytest.raises(

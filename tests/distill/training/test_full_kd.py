@@ -239,7 +239,7 @@ def test_a_folder_that_is_called_like_a_checkpoint_is_none(tmp_path: Path) -> No
 
 KILLED = """
 import sys
-sys.path[:0] = [{tests!r}, {tests!r} + "/distill"]
+sys.path[:0] = [{tests!r}, {tests!r} + "/distill", {tests!r} + "/distill/training"]
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -260,7 +260,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
 ) -> None:
     def code(folder: Path) -> str:
         return KILLED.format(
-            tests=str(Path(__file__).parent.parent),
+            tests=str(Path(__file__).parents[2]),
             teacher=str(tiny_teacher_dirs["bert"]),
             corpus=str(tiny_corpus_file),
             cache=str(tmp_path / "cache"),
