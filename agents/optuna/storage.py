@@ -47,6 +47,8 @@ def open_storage(place: str | None) -> BaseStorage:
         if "://" in place:
             return _database(place)
         return _journal(expanded(place))
+    except KDNASError:
+        raise
     except ImportError as error:
         raise DependencyError(f"storage {place!r} needs a driver that is not installed: {error}") from error
     except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
@@ -75,8 +77,8 @@ def _journal(path: Path) -> BaseStorage:
 
 def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        return file.read(1) in (b"\n", b"")
 
 
 def _database(url: str) -> BaseStorage:

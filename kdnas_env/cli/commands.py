@@ -82,8 +82,9 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         SystemExit: If the arguments are malformed, or ask for help.
     """
     arguments = _spelled_out(arguments)
-    check_given_once(*_asked(arguments))
-    with naming_flags(_asked(arguments)[0], given=arguments):
+    kind, words = _asked(arguments)
+    check_given_once(kind, words)
+    with naming_flags(kind, given=arguments):
         # A model that must be given is told from the values of a list before it.
         options = _parse(arguments, None if "--resume" in arguments else GlueOptions(model=tyro.MISSING))
         earlier = _earlier(options)

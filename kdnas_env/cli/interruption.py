@@ -33,10 +33,10 @@ class Work:
 
     def __init__(self, folder: RunFolder | None) -> None:
         self._folder = folder
-        self._begun = self._checked = False
+        self._checked = False
+        self._recorded = folder is not None and folder.is_new
         if folder is not None and folder.is_new:
-            self.begin()
-            self._checked = False
+            folder.begin()
 
     def check(self, fingerprints: Mapping[str, str]) -> None:
         """Refuse what was other when the run was started; see :meth:`kdnas_env.search.run_folder.RunFolder.check`."""
@@ -47,21 +47,27 @@ class Work:
         """Begin, or go on; see :meth:`kdnas_env.search.run_folder.RunFolder.begin`."""
         if self._folder is not None:
             self._folder.begin(fingerprints, **details)
-            self._begun = self._checked = True
+            self._recorded = self._checked = True
 
     def finish(self) -> None:
         """Record that the run is finished."""
         if self._folder is not None:
             self._folder.record("finished")
 
-    @property
-    def refused(self) -> bool:
-        """Whether the work ended before anything of a new run was checked and begun."""
-        return self._folder is not None and self._folder.created and not self._checked
+    def fail(self, error: BaseException, console: Console) -> None:
+        """Record that the work failed; take a new run back that was refused before it was begun.
+
+        Its settings could not be changed by going on, so that it would only stand in the way of the next.
+        """
+        refused = isinstance(error, KDNASError) and not self._checked
+        if self._folder is not None and self._folder.created and refused:
+            self._folder.discard()
+        else:
+            self.stop("failed", console)
 
     def stop(self, state: str, console: Console) -> None:
         """Record how the work ended too early. If that fails, it is told, and what ended the work stays the error."""
-        if self._folder is not None and self._begun:
+        if self._folder is not None and self._recorded:
             with aside(console):
                 self._folder.record(state)
 
@@ -103,11 +109,8 @@ def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[
             console.print(f"\nstopped; go on with\n\n    {escape(go_on)}\n", highlight=False, soft_wrap=True)
         raise Interrupted from error
     except BaseException as error:
-        if work is not None and work.refused and isinstance(error, KDNASError) and folder is not None:
-            # Its settings cannot be changed by going on, so that it would only stand in the way of the next.
-            folder.discard()
-        elif work is not None:
-            work.stop("failed", console)
+        if work is not None:
+            work.fail(error, console)
         raise
     finally:
         if folder is not None:
