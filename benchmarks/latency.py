@@ -27,8 +27,8 @@ from rich.table import Table
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Latency
-from kdnas_env.distill.student.building import build_student
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.student.building import build_student
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import write_json

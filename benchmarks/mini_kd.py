@@ -29,14 +29,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distill.student.building import student_pretrained_config
-from kdnas_env.distill.teacher.cache import open_cache
-from kdnas_env.distill.teacher.loading import load_teacher
-from kdnas_env.distill.text.corpus import load_corpus
-from kdnas_env.distill.training.mapping import map_layers
-from kdnas_env.distill.training.mini_kd import MiniKD
-from kdnas_env.distill.training.recipe import RECIPES, Recipe
-from kdnas_env.distill.training.workload import Workload, training_batches
+from kdnas_env.distillation.student.building import student_pretrained_config
+from kdnas_env.distillation.teacher.cache import open_cache
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.text.corpus import load_corpus
+from kdnas_env.distillation.training.mapping import map_layers
+from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.recipe import RECIPES, Recipe
+from kdnas_env.distillation.training.workload import Workload, training_batches
 
 STUDENTS = {
     "2 layers, 128 wide": StudentConfig(2, 4, 128, 512),

@@ -40,7 +40,7 @@ from scale_out_report import KEPT, PENDING, draw, driver_table, growth_table, id
 from simulated_searches import Enough, NoStore, Search, TimedAgent, askable, landscape, named, stop_at
 
 from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.search.journal import Journal
+from kdnas_env.searching.journal import Journal
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 

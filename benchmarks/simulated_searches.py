@@ -21,9 +21,9 @@ from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.execution.backend import Message, Ready, Task
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
-from kdnas_env.search.asynchronous import search_asynchronously
-from kdnas_env.search.journal import Journal
-from kdnas_env.search.registry import agent_class, agent_names, make_agent
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import Journal
+from kdnas_env.searching.registry import agent_class, agent_names, make_agent
 
 LARGE_SPACE = {**SPACE, "intermediate_size": list(range(100, 2100))}
 """Four million students: a million random ones are still less than half of them."""

@@ -46,9 +46,9 @@ from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
-from kdnas_env.search.asynchronous import search_asynchronously
-from kdnas_env.search.journal import Journal
-from kdnas_env.search.registry import make_agent
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import Journal
+from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.atomic import replacing, write_json
 
 BYTES_PER_EVALUATION = 16.0

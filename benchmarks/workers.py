@@ -36,7 +36,7 @@ from rich.table import Table
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.teacher.loading import load_teacher_architecture
+from kdnas_env.distillation.teacher.loading import load_teacher_architecture
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator

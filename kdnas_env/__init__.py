@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from kdnas_env.search.registry import agent_names, make_agent
+    from kdnas_env.searching.registry import agent_names, make_agent
 
 __all__ = ["agent_names", "make_agent"]
 
@@ -45,6 +45,6 @@ def __dir__() -> list[str]:
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kdnas_env.search import registry
+    from kdnas_env.searching import registry
 
     return getattr(registry, name)

@@ -119,7 +119,7 @@ def save_tiny_student(folder: Path, teacher: Path, corpus: Path, cache: Path, fa
     """Distil a student of a tiny teacher and save it with its lineage."""
     from kdnas_env.core.architecture import StudentConfig
     from kdnas_env.core.evaluation import Fidelity
-    from kdnas_env.distill.student.folder import save_student
+    from kdnas_env.distillation.student.folder import save_student
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 
     evaluator = MiniKDEvaluator(

@@ -19,7 +19,7 @@ from kdnas_env.bench.trajectory import Trajectory, read_trajectories, write_traj
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.search.registry import make_agent
+from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json
 from kdnas_env.support.child_processes import end_with_parent
 from kdnas_env.support.cpu_lock import pinned_threads

@@ -15,7 +15,7 @@ from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.core.evaluation import Status
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.registry import make_agent
+from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.libraries import one_line
 from kdnas_env.tables.table import STATUSES
 

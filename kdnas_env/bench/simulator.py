@@ -22,7 +22,7 @@ from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.registry import make_agent
+from kdnas_env.searching.registry import make_agent
 
 DecisionTime = float | str
 """Simulated seconds of a decision: a number, ``zero``, or ``measured``: the processor time that the agent took."""

@@ -17,7 +17,7 @@ class AgentSpec:
     """An agent of a race.
 
     Attributes:
-        name: Its name; see :func:`kdnas_env.search.registry.agent_names`.
+        name: Its name; see :func:`kdnas_env.searching.registry.agent_names`.
         settings: Hyper-parameters that differ from the defaults: plain data.
 
     Raises:

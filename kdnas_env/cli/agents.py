@@ -10,7 +10,7 @@ from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.registry import agent_class, agent_names
+from kdnas_env.searching.registry import agent_class, agent_names
 
 _HEADINGS = {
     "action_space": "Acts in",

@@ -29,7 +29,7 @@ from kdnas_env.cli.interruption import working
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.run_folder import RESULTS, new_run_path
+from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.libraries import require
 from kdnas_env.support.machine import processor_name

@@ -33,8 +33,8 @@ from kdnas_env.cli.table_options import (
     TableVerifyOptions,
 )
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
-from kdnas_env.search.run_folder import CONFIG, recorded_options
+from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.run_folder import CONFIG, recorded_options
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),

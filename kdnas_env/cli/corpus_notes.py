@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.cli.flags import typed
-from kdnas_env.distill.text.corpus import Corpus
+from kdnas_env.distillation.text.corpus import Corpus
 
 _MUCH_UNKNOWN = 0.01
 _FEW_HELD_OUT = 20

@@ -31,16 +31,16 @@ from kdnas_env.cli.searched import (
     mini_kd_student,
 )
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.student.folder import Lineage, read_lineage, save_student
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
-from kdnas_env.distill.text.training_text import TrainingText, prepare_text
-from kdnas_env.distill.training.full_kd import FullKDResult, FullKDSettings, distil
-from kdnas_env.distill.training.mini_kd import MiniKD
-from kdnas_env.distill.training.recipe import Recipe
+from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
+from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.search.run_folder import CONFIG, STUDENT, RunFolder, package_versions
+from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command, default_of

@@ -10,7 +10,7 @@ import tyro
 
 from kdnas_env.cli.options import SourceOptions, unconfigured, within
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]

@@ -118,7 +118,7 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
 
 def _agents() -> list[Finding]:
     """Return which agents can be made, and why others cannot, those with one reason together."""
-    from kdnas_env.search.registry import agent_names, make_agent
+    from kdnas_env.searching.registry import agent_names, make_agent
 
     reasons: dict[str, list[str]] = {}
     for name in agent_names():
@@ -169,8 +169,8 @@ def _lock() -> str:
 
 
 def _embedded_default() -> str:
-    from kdnas_env.distill.teacher.loading import load_teacher
-    from kdnas_env.distill.text.corpus import load_corpus
+    from kdnas_env.distillation.teacher.loading import load_teacher
+    from kdnas_env.distillation.text.corpus import load_corpus
 
     teacher = load_teacher("demo")
     corpus = load_corpus("demo", teacher.tokenizer, max_samples=256)

@@ -13,7 +13,7 @@ from typing import Any, get_origin, get_type_hints
 import tyro
 
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
-from kdnas_env.search.recorded import RecordedOptions, flag
+from kdnas_env.searching.recorded import RecordedOptions, flag
 from kdnas_env.support.shell import default_of
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {

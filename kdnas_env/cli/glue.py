@@ -21,7 +21,7 @@ from kdnas_env.cli.interruption import Work, working
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
-from kdnas_env.search.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import Pace

@@ -9,7 +9,7 @@ import tyro
 
 from kdnas_env.cli.options import IN_PLACE, LatencyOptions
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.tasks.specs import EMBEDDED_TASK
 
 

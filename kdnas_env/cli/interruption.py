@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.run_folder import RunFolder
+from kdnas_env.searching.run_folder import RunFolder
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,12 +39,12 @@ class Work:
             folder.begin()
 
     def check(self, fingerprints: Mapping[str, str]) -> None:
-        """Refuse what was other when the run was started; see :meth:`kdnas_env.search.run_folder.RunFolder.check`."""
+        """Refuse what was other when the run was started; see :meth:`.RunFolder.check`."""
         if self._folder is not None:
             self._folder.check(fingerprints)
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
-        """Begin, or go on; see :meth:`kdnas_env.search.run_folder.RunFolder.begin`."""
+        """Begin, or go on; see :meth:`kdnas_env.searching.run_folder.RunFolder.begin`."""
         if self._folder is not None:
             self._folder.begin(fingerprints, **details)
             self._recorded = self._checked = True

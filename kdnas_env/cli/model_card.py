@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters
-from kdnas_env.distill.student.folder import Lineage
-from kdnas_env.distill.student.usage import IN_A_FOLDER, imitated_width, torch_code, vectors_in_words
-from kdnas_env.distill.teacher.loading import Teacher
-from kdnas_env.distill.text.demo import CORPUS_TITLES, teacher_title
-from kdnas_env.distill.training.recipe import resolve_recipe
+from kdnas_env.distillation.student.folder import Lineage
+from kdnas_env.distillation.student.usage import IN_A_FOLDER, imitated_width, torch_code, vectors_in_words
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.envs.history import Record
 
 _CARD = """---

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 
 

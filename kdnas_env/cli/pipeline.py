@@ -25,12 +25,12 @@ from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage
 from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.distill.teacher.loading import load_teacher_architecture
+from kdnas_env.distillation.teacher.loading import load_teacher_architecture
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import KDNASError
-from kdnas_env.export.folder import EXPORT
+from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.latency.onnx_runtime import require_onnx
-from kdnas_env.search.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
+from kdnas_env.searching.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.shell import command

@@ -13,7 +13,7 @@ from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import IN_PLACE, SearchOptions, within
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import flags
 

@@ -15,7 +15,7 @@ from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.history import Record, SearchHistory, best_of
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
-from kdnas_env.search.run_folder import PICTURE, RESULTS
+from kdnas_env.searching.run_folder import PICTURE, RESULTS
 from kdnas_env.support.atomic import write_json
 
 _SHOWN = 5

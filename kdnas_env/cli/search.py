@@ -22,9 +22,9 @@ from kdnas_env.cli.workers import check_workers, open_pool, with_threads
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.student.folder import save_student
-from kdnas_env.distill.teacher.loading import load_teacher_architecture
-from kdnas_env.distill.text.demo import check_demo, teacher_title
+from kdnas_env.distillation.student.folder import save_student
+from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.tasks import default_loss, resolve_space
 from kdnas_env.errors import RunError
@@ -32,11 +32,11 @@ from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.latency.onnx_runtime import require_onnx
-from kdnas_env.search.asynchronous import search_asynchronously
-from kdnas_env.search.journal import Journal
-from kdnas_env.search.registry import make_agent
-from kdnas_env.search.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
-from kdnas_env.search.stopping import StoppingRule
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import Journal
+from kdnas_env.searching.registry import make_agent
+from kdnas_env.searching.run_folder import JOURNAL, PICTURE, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.settings import parse_settings

@@ -14,13 +14,13 @@ from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.core.architecture import FAMILIES, StudentConfig
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distill.student.folder import load_student, read_lineage, read_projection
-from kdnas_env.distill.teacher.loading import Teacher
-from kdnas_env.distill.text.text_files import LAYOUT_OPTIONS
-from kdnas_env.distill.training.recipe import Recipe, resolve_recipe
+from kdnas_env.distillation.student.folder import load_student, read_lineage, read_projection
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
+from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
-from kdnas_env.search.run_folder import RESULTS, STUDENT, check_fingerprints, read_run, recorded_options
+from kdnas_env.searching.run_folder import RESULTS, STUDENT, check_fingerprints, read_run, recorded_options
 from kdnas_env.support.atomic import read_json
 from kdnas_env.support.places import local_path
 from kdnas_env.support.shell import command

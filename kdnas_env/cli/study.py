@@ -19,14 +19,14 @@ from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distill.teacher.loading import load_teacher
-from kdnas_env.distill.text.corpus import load_corpus
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.envs.render import save_figure
-from kdnas_env.search.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
-from kdnas_env.study.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
-from kdnas_env.study.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
-from kdnas_env.study.rank_agreement import Correlation
-from kdnas_env.study.sample import stratified_sample
+from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
+from kdnas_env.studies.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
+from kdnas_env.studies.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
+from kdnas_env.studies.rank_agreement import Correlation
+from kdnas_env.studies.sample import stratified_sample
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.places import local_path
 from kdnas_env.support.progress import TaskProgress

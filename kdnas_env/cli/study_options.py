@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.specs import EMBEDDED_TASK
 

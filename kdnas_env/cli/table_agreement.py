@@ -20,7 +20,7 @@ from kdnas_env.cli.interruption import working
 from kdnas_env.cli.table_options import TableAgreementOptions
 from kdnas_env.cli.table_report import grid
 from kdnas_env.envs.budget import Budget
-from kdnas_env.search.run_folder import RESULTS, new_run_path
+from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command, flags

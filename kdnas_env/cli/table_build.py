@@ -16,12 +16,12 @@ from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.teacher.loading import load_teacher_architecture
-from kdnas_env.distill.text.demo import check_demo, teacher_title
+from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.latency import LatencyProbe, LatencySettings
-from kdnas_env.search.run_folder import CONFIG, RunFolder
+from kdnas_env.searching.run_folder import CONFIG, RunFolder
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import TaskProgress, in_words

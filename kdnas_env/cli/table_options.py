@@ -11,7 +11,7 @@ import tyro
 
 from kdnas_env.cli.options import CorpusOptions, SpaceOptions, within
 from kdnas_env.errors import KDNASError
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tabulation.build import check_name, parse_shard
 

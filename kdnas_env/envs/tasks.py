@@ -98,7 +98,7 @@ class MiniKDEnv(KDNASEnv):
         workers: int = 1,
         render_mode: str | None = None,
     ) -> None:
-        from kdnas_env.distill.teacher.loading import load_teacher_architecture
+        from kdnas_env.distillation.teacher.loading import load_teacher_architecture
 
         settings = {
             "teacher": teacher,

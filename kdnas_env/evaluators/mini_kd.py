@@ -18,14 +18,14 @@ from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
-from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.student.folder import Lineage
-from kdnas_env.distill.teacher.cache import open_cache
-from kdnas_env.distill.teacher.loading import load_teacher
-from kdnas_env.distill.text.corpus import Corpus, load_corpus
-from kdnas_env.distill.training.mini_kd import PRECISIONS, EpochResult, MiniKD
-from kdnas_env.distill.training.recipe import Recipe, resolve_recipe
-from kdnas_env.distill.training.workload import Workload
+from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.folder import Lineage
+from kdnas_env.distillation.teacher.cache import open_cache
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.text.corpus import Corpus, load_corpus
+from kdnas_env.distillation.training.mini_kd import PRECISIONS, EpochResult, MiniKD
+from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
+from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
@@ -47,8 +47,9 @@ class MiniKDSettings:
     Attributes:
         teacher: Name or folder of the teacher; ``demo`` for the embedded one.
         corpus: Name, folder or file of the corpus, or a mapping of arguments of
-            :func:`kdnas_env.distill.text.corpus.load_corpus`, with the first of them under ``source``.
-        recipe: Name of a recipe, or a mapping of changes (:func:`kdnas_env.distill.training.recipe.resolve_recipe`).
+            :func:`kdnas_env.distillation.text.corpus.load_corpus`, with the first of them under ``source``.
+        recipe: Name of a recipe, or a mapping of changes
+            (:func:`kdnas_env.distillation.training.recipe.resolve_recipe`).
         latency: A runtime, or a mapping of fields of :class:`kdnas_env.latency.LatencySettings`.
         cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
         cache_dtype: ``float16`` or ``float32``.
@@ -376,6 +377,6 @@ def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
     """Return a corpus as teacher and students see it: masked, if the recipe wants that."""
     if not recipe.mask_probability:
         return text
-    from kdnas_env.distill.text.masking import corrupt_corpus
+    from kdnas_env.distillation.text.masking import corrupt_corpus
 
     return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)

@@ -17,7 +17,7 @@ from kdnas_env.tables.table import LatencyDevice
 from kdnas_env.tabulation.assemble import MeasuredLatencies
 
 if TYPE_CHECKING:
-    from kdnas_env.distill.teacher.loading import Teacher
+    from kdnas_env.distillation.teacher.loading import Teacher
     from kdnas_env.latency import LatencyProbe
 
 FOLDER = "latencies"
@@ -146,7 +146,7 @@ def measure_latencies(
     Raises:
         RunError: If the file cannot be written.
     """
-    from kdnas_env.distill.student.building import build_student, special_tokens
+    from kdnas_env.distillation.student.building import build_student, special_tokens
     from kdnas_env.support.libraries import is_out_of_memory, one_line
 
     missing = [student for student in students if student not in file.latencies]

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distill.student.embeddings import EmbeddingBasis, embedding_basis
-from kdnas_env.distill.student.folder import Lineage
-from kdnas_env.distill.training.mini_kd import MiniKD
-from kdnas_env.distill.training.recipe import Recipe, resolve_recipe
+from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.folder import Lineage
+from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.support.random_state import preserved_rng
 

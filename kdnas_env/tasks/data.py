@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from kdnas_env.distill.text.demo import demo_task
-from kdnas_env.distill.text.text_files import TextLayout, place_of, read_rows
+from kdnas_env.distillation.text.demo import demo_task
+from kdnas_env.distillation.text.text_files import TextLayout, place_of, read_rows
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line

@@ -262,7 +262,7 @@ def _train(
     """
     from transformers import PrinterCallback, TrainingArguments
 
-    from kdnas_env.distill.training.resuming import ResumableTrainer, clear_checkpoints, last_checkpoint, unwritten
+    from kdnas_env.distillation.training.resuming import ResumableTrainer, clear_checkpoints, last_checkpoint, unwritten
 
     def collate(batch: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         inputs = [{name: value for name, value in example.items() if name != "labels"} for example in batch]

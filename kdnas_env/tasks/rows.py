@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.distill.student.folder import Lineage, read_lineage
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
-from kdnas_env.distill.text.demo import teacher_title
+from kdnas_env.distillation.student.folder import Lineage, read_lineage
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder

@@ -9,7 +9,7 @@ import pytest
 
 import kdnas_env
 from kdnas_env.agents.ask_tell import AskTellAgent
-from kdnas_env.search.registry import agent_class
+from kdnas_env.searching.registry import agent_class
 from kdnas_env.testing.agents import AskTellConformance, MakeAgent
 
 QUICK: dict[str, dict[str, Any]] = {

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from small_tables import planted_table
 
-import kdnas_env.search.registry
+import kdnas_env.searching.registry
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogates.surrogate import Surrogate, write_surrogate
@@ -53,11 +53,11 @@ def truth(task: Task) -> Truth:
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the agents ``raises``, ``resets`` and ``ponders``."""
-    real = kdnas_env.search.registry.entry_points
+    real = kdnas_env.searching.registry.entry_points
     places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders")}
 
     def offered(*, group: str, name: str) -> Any:
         place = places.get(name)
         return real(group=group, name=name) if place is None else [EntryPoint(name, place, group)]
 
-    monkeypatch.setattr(kdnas_env.search.registry, "entry_points", offered)
+    monkeypatch.setattr(kdnas_env.searching.registry, "entry_points", offered)

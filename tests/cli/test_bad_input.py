@@ -13,7 +13,7 @@ from complaints import complaint
 from kdnas_env.cli import main
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.pipeline_options import PipelineOptions
-from kdnas_env.search.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions
 
 Flags = Callable[..., list[str]]
 

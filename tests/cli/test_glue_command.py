@@ -24,7 +24,7 @@ from kdnas_env.cli.glue import print_summaries, run_glue
 from kdnas_env.cli.glue_options import GlueOptions
 from kdnas_env.cli.options import LatencyOptions
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.search.run_folder import recorded_options
+from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
 from kdnas_env.tasks.specs import GLUE_TASKS
 from kdnas_env.tasks.summary import Statistic, Summary

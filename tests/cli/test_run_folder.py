@@ -22,8 +22,8 @@ from rich.console import Console
 from kdnas_env.cli import main
 from kdnas_env.cli.interruption import Interrupted, terminable, working
 from kdnas_env.errors import RunError
-from kdnas_env.search.recorded import RecordedOptions
-from kdnas_env.search.run_folder import RUN, RunFolder, recorded_options
+from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.run_folder import RUN, RunFolder, recorded_options
 
 Flags = Callable[..., list[str]]
 

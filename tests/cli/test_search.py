@@ -109,7 +109,7 @@ def test_the_kept_student_is_the_evaluated_one(flags: Flags, tmp_path: Path) -> 
     """Its states explain the teacher's as well as was reported."""
     from transformers import AutoModel
 
-    from kdnas_env.distill.teacher.loading import load_teacher
+    from kdnas_env.distillation.teacher.loading import load_teacher
 
     assert main(flags()) == 0
     found = results(tmp_path / "run")["best"]

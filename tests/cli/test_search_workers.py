@@ -17,7 +17,7 @@ import pytest
 from complaints import complaint
 
 from kdnas_env.cli import main
-from kdnas_env.search.journal import TOLD, read_entries
+from kdnas_env.searching.journal import TOLD, read_entries
 
 Flags = Callable[..., list[str]]
 

@@ -16,7 +16,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.teacher.loading import load_teacher_architecture
+from kdnas_env.distillation.teacher.loading import load_teacher_architecture
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError, SpaceError, TeacherError
 

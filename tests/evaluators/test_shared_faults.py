@@ -20,7 +20,7 @@ from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
-from kdnas_env.search.asynchronous import search_asynchronously
+from kdnas_env.searching.asynchronous import search_asynchronously
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 PLANTED = PlantedEvaluator(SPACE)

@@ -21,8 +21,8 @@ from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
-from kdnas_env.search.asynchronous import search_asynchronously
-from kdnas_env.search.journal import TOLD, Journal, read_entries
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import TOLD, Journal, read_entries
 
 FIDELITY = Fidelity(epochs=2)
 BUDGET = 30
@@ -35,8 +35,8 @@ from kdnas_env.errors import RunError
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
-from kdnas_env.search.asynchronous import search_asynchronously
-from kdnas_env.search.journal import Journal
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import Journal
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
 from troubled import SPACE, Troubled

@@ -15,7 +15,7 @@ from small_tables import planted_table
 from test_fuzz_runs import OPTIONS, ROWS
 
 from kdnas_env.cli import main
-from kdnas_env.search.run_folder import CONFIG, RESULTS, RUN
+from kdnas_env.searching.run_folder import CONFIG, RESULTS, RUN
 from kdnas_env.tables.storage import write_table
 
 NOBODY = ("--teacher", "/nowhere/teacher")

@@ -16,11 +16,11 @@ from fuzzing import fuzz, spoilt_bytes, spoilt_json, survive
 from small_tasks import rows, write_rows
 
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.student.folder import PROJECTION, load_student, read_projection
-from kdnas_env.distill.teacher.cache import open_cache
-from kdnas_env.distill.teacher.loading import load_teacher, load_teacher_architecture
-from kdnas_env.distill.text.corpus import load_corpus
-from kdnas_env.distill.text.stream import StreamedSamples, head_corpus
+from kdnas_env.distillation.student.folder import PROJECTION, load_student, read_projection
+from kdnas_env.distillation.teacher.cache import open_cache
+from kdnas_env.distillation.teacher.loading import load_teacher, load_teacher_architecture
+from kdnas_env.distillation.text.corpus import load_corpus
+from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.specs import TASKS
 

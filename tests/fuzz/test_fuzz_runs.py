@@ -24,11 +24,11 @@ from kdnas_env.cli.searched import choose
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import TableBuildOptions
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.student.folder import LINEAGE, Lineage, read_lineage
-from kdnas_env.distill.training.kd_trainer import CURVE, read_curve
+from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
+from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
-from kdnas_env.search.journal import Journal
-from kdnas_env.search.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
+from kdnas_env.searching.journal import Journal
+from kdnas_env.searching.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
 from kdnas_env.tabulation.build import WORKLOAD, read_workload
 from kdnas_env.tasks.comparison import Cell, CellStore
 from kdnas_env.tasks.scores import TaskScore
@@ -143,7 +143,7 @@ def _gone_on(folder: Path, options: Any) -> None:
 
 
 def _told(folder: Path) -> None:
-    from kdnas_env.export.card import _lineage
+    from kdnas_env.exporting.card import _lineage
 
     found = read_lineage(folder)
     _lineage(found)

@@ -82,8 +82,8 @@ def test_a_probe_needs_no_models(bert_base: EncoderArchitecture) -> None:
 def test_the_model_ranks_students_as_the_clock_does() -> None:
     from scipy.stats import spearmanr
 
-    from kdnas_env.distill.student.building import build_student
-    from kdnas_env.distill.teacher.loading import load_teacher
+    from kdnas_env.distillation.student.building import build_student
+    from kdnas_env.distillation.teacher.loading import load_teacher
 
     teacher = load_teacher("demo")
     measured = LatencyProbe(teacher.model, teacher.architecture, LatencySettings(max_seconds=0.4))

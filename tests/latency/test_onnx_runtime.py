@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from kdnas_env.core.architecture import FAMILIES, TEACHER_TYPES, StudentConfig
-from kdnas_env.distill.student.building import build_student
-from kdnas_env.distill.teacher.loading import load_teacher
+from kdnas_env.distillation.student.building import build_student
+from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import DependencyError, LatencyError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.onnx_runtime import open_session

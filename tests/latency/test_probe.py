@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.distill.student.building import build_student
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.student.building import build_student
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import LatencyError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids

@@ -18,7 +18,7 @@ from small_tables import SPACE, planted_evaluations, planted_metadata
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import RunError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.stored import StoredEvaluator

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas_env.distill.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.encoding import PooledEncoder, encode, outputs, pad

@@ -1,0 +1,143 @@
+"""Building students: encoders of transformers with the vocabulary, positions and special tokens of their teacher."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from kdnas_env.core.architecture import (
+    FAMILIES,
+    EncoderArchitecture,
+    StudentConfig,
+    student_embedding_size,
+    student_position_offset,
+)
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.errors import SpaceError
+
+INITIALIZER_RANGE = 0.02
+"""Standard deviation of random weights (BERT's)."""
+
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+
+
+def special_tokens(teacher: Teacher) -> dict[str, int]:
+    """Return the ids of the teacher's special tokens, under the names that configurations of transformers use."""
+    ids = {name: getattr(teacher.tokenizer, name, None) for name in _SPECIAL_TOKENS}
+    return {name: int(value) for name, value in ids.items() if value is not None}
+
+
+def student_pretrained_config(
+    student: StudentConfig, teacher: EncoderArchitecture, special: Mapping[str, int] | None = None
+) -> Any:
+    """Return the transformers configuration of a student.
+
+    What is not searched is the teacher's: vocabulary, positions, segments, special tokens, LayerNorm epsilon.
+
+    Args:
+        student: The student.
+        teacher: Its teacher's architecture.
+        special: Ids of special tokens, as :func:`special_tokens` returns them.
+
+    Raises:
+        SpaceError: If a size is below 1, the heads do not divide the width, the family is unknown, or transformers
+            does not know the activation.
+    """
+    from transformers import AlbertConfig, BertConfig, RobertaConfig
+    from transformers.activations import ACT2FN
+
+    sizes = (
+        student.num_hidden_layers,
+        student.num_attention_heads,
+        student.hidden_size,
+        student.intermediate_size,
+    )
+    if min(sizes) < 1:
+        raise SpaceError(f"student {student} has a size below 1")
+    if student.family not in FAMILIES:
+        raise SpaceError(f"unknown student family {student.family!r}; choose from {list(FAMILIES)}")
+    if student.hidden_size % student.num_attention_heads:
+        raise SpaceError(f"{student.num_attention_heads} heads do not divide hidden_size {student.hidden_size}")
+    if student.hidden_act not in ACT2FN:
+        raise SpaceError(f"unknown activation {student.hidden_act!r}; transformers knows {sorted(ACT2FN)}")
+    kinds = {"bert": BertConfig, "albert": AlbertConfig, "roberta": RobertaConfig}
+    ids: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None, **(special or {})}
+    if student.family == "albert":
+        ids["embedding_size"] = student_embedding_size(student, teacher)
+    return kinds[student.family](
+        vocab_size=teacher.vocab_size,
+        hidden_size=student.hidden_size,
+        num_hidden_layers=student.num_hidden_layers,
+        num_attention_heads=student.num_attention_heads,
+        intermediate_size=student.intermediate_size,
+        hidden_act=student.hidden_act,
+        max_position_embeddings=teacher.max_length + student_position_offset(student, teacher),
+        type_vocab_size=teacher.type_vocab_size,
+        layer_norm_eps=teacher.layer_norm_eps,
+        pad_token_id=teacher.pad_token_id,
+        initializer_range=INITIALIZER_RANGE,
+        **ids,
+    )
+
+
+def build_student(
+    student: StudentConfig, teacher: EncoderArchitecture, *, seed: int, special: Mapping[str, int] | None = None
+) -> Any:
+    """Build a student with random weights: an ``AlbertModel``, ``BertModel`` or ``RobertaModel`` without pooler.
+
+    Matrices are normal with standard deviation ``INITIALIZER_RANGE``, biases 0, norms 1. Each parameter draws from a
+    stream of its own, named after it: students that share a layer's shape share its weights (common random numbers).
+
+    Args:
+        student: The student.
+        teacher: Its teacher's architecture.
+        seed: Seed of the weights.
+        special: Ids of special tokens.
+
+    Raises:
+        SpaceError: If the student cannot be built.
+    """
+    model = empty_student(student, teacher, special=special)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                stream = np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1, np.uint64)
+                generator = torch.Generator().manual_seed(int(stream[0] >> np.uint64(1)))
+                parameter.normal_(0.0, INITIALIZER_RANGE, generator=generator)
+        padding = model.embeddings.word_embeddings.padding_idx
+        if padding is not None:
+            model.embeddings.word_embeddings.weight[padding] = 0
+    return model
+
+
+def empty_student(
+    student: StudentConfig, teacher: EncoderArchitecture, *, special: Mapping[str, int] | None = None
+) -> Any:
+    """Build a student whose matrices are 0; as fast as memory, for whoever fills or only times it.
+
+    Raises:
+        SpaceError: If the student cannot be built.
+    """
+    from transformers import AlbertModel, BertModel, RobertaModel
+
+    kinds = {"bert": BertModel, "albert": AlbertModel, "roberta": RobertaModel}
+    config = student_pretrained_config(student, teacher, special)
+    # On the meta device transformers' own initialisation costs nothing and draws no global random numbers.
+    with torch.device("meta"):
+        model = kinds[student.family](config, add_pooling_layer=False)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        for module in model.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.weight.fill_(1.0)
+        # Buffers that are not saved with a model, so nobody else would fill them.
+        model.embeddings.position_ids.copy_(torch.arange(config.max_position_embeddings)[None])
+        model.embeddings.token_type_ids.zero_()
+    return model

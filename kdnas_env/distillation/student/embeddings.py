@@ -1,0 +1,147 @@
+"""Starting a student's embeddings from its teacher's, reduced to the student's width."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdnas_env.core.architecture import StudentConfig, student_position_offset
+from kdnas_env.distillation.student.layers import embedding_tables
+from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
+from kdnas_env.errors import KDNASError
+
+_SHRINKAGE = 2.0
+_LEAST_ENERGY = 1e-6
+"""Directions with less than this share of the largest variance are treated as noise."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingBasis:
+    """The teacher's embedding tables in coordinates ordered by importance; a student keeps the first of them.
+
+    Attributes:
+        word: float32 ``(vocabulary, coordinates)``.
+        position: float32 ``(max_length, coordinates)``, usable positions only.
+        segment: float32 ``(segments, coordinates)``.
+    """
+
+    word: Tensor
+    position: Tensor
+    segment: Tensor
+
+    def rotated(self, axes: Tensor) -> EmbeddingBasis:
+        """Return the tables in other coordinates, the columns of ``axes``."""
+        return EmbeddingBasis(self.word @ axes, self.position @ axes, self.segment @ axes)
+
+
+@torch.no_grad()
+def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
+    """Choose coordinates for the teacher's embeddings, by what occurs in the training samples.
+
+    - ``pca``: the principal components of the embeddings (sum of word, position and segment) of the training tokens.
+    - ``token_means``: the coordinates of reduced-rank regression (Izenman 1975), from which a linear map best predicts
+      the hidden states of all layers. Then the embedding of every token is moved towards the mean of the states it
+      takes in the training samples, in those coordinates: ``n / (n + 2)`` of the way after ``n`` occurrences.
+
+    Both are linear in the teacher's embeddings but for that last step, so a token that does not occur is placed well
+    too. The samples are read in small batches; nothing is kept of them.
+
+    Raises:
+        KDNASError: If there is no such method.
+    """
+    if method not in ("pca", "token_means"):
+        raise KDNASError(f"embeddings {method!r} are not made from the teacher's; choose 'pca' or 'token_means'")
+    tables = _teacher_tables(workload)
+    mean, covariance = _embedding_moments(workload, tables)
+    tables = EmbeddingBasis(tables.word - mean.float(), tables.position, tables.segment)
+    variances, components = torch.linalg.eigh(covariance)
+    if method == "pca":
+        return tables.rotated(components.flip(1).float())
+    variances = variances.clamp_min(_LEAST_ENERGY * float(variances[-1]))
+    whitener = (components * variances.rsqrt()) @ components.T
+    predictors = whitener @ _state_covariance(workload, tables)
+    energies, axes = torch.linalg.eigh(predictors @ predictors.T)
+    energies = energies.flip(0).clamp_min(_LEAST_ENERGY * float(energies[-1])).sqrt()
+    axes = axes.flip(1)
+    reduced = tables.rotated((whitener @ axes * energies).float())
+    loadings = (predictors.T @ axes / energies).float()
+    return EmbeddingBasis(reduced.word + _token_shifts(workload, reduced, loadings), reduced.position, reduced.segment)
+
+
+@torch.no_grad()
+def copy_embeddings(model: Any, student: StudentConfig, workload: Workload, basis: EmbeddingBasis) -> None:
+    """Write the first coordinates of a basis into a student's embedding tables.
+
+    Coordinates that the basis lacks are 0, as are rows that no token uses. Where the embeddings are factorised
+    (ALBERT), the map to the hidden size makes them its first coordinates.
+    """
+    tables = embedding_tables(model)
+    offset = student_position_offset(student, workload.teacher.architecture)
+    assert tables.segment is not None
+    for table, values, start in (
+        (tables.word, basis.word, 0),
+        (tables.position, basis.position, offset),
+        (tables.segment, basis.segment, 0),
+    ):
+        kept = min(table.embedding_dim, values.shape[1])
+        table.weight.zero_()
+        table.weight[start : start + len(values), :kept] = values[:, :kept].to(table.weight)
+    if tables.expansion is not None:
+        nn.init.eye_(tables.expansion.weight)
+
+
+def _teacher_tables(workload: Workload) -> EmbeddingBasis:
+    teacher = workload.teacher.architecture
+    tables = embedding_tables(workload.teacher.model)
+    word = tables.word.weight
+    position = tables.position.weight[teacher.position_offset :][: teacher.max_length]
+    segment = word.new_zeros(1, word.shape[1]) if tables.segment is None else tables.segment.weight
+    return EmbeddingBasis(word, position, segment)
+
+
+def _embedded(workload: Workload, tables: EmbeddingBasis) -> Iterator[tuple[TeachingBatch, Tensor, Tensor]]:
+    """Yield the training samples batch by batch, with token ids and embeddings ``(tokens, coordinates)``."""
+    vocabulary = torch.from_numpy(workload.vocabulary).to(workload.device)
+    for batch in workload.batches(measuring_batches(workload.corpus, workload.train)):
+        packed = batch.packed
+        ids = vocabulary[packed.input_ids]
+        embeddings = tables.word[ids] + tables.position[packed.positions]
+        embeddings = embeddings + tables.segment[0 if packed.segments is None else packed.segments]
+        yield batch, ids, embeddings
+
+
+def _embedding_moments(workload: Workload, tables: EmbeddingBasis) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance of the embeddings of the training tokens, float64."""
+    moments = Moments()
+    for _, _, embeddings in _embedded(workload, tables):
+        moments.add(embeddings, embeddings[:, :0])
+    gram, _, _ = moments.centred()
+    return moments.means()[0], gram / moments.count
+
+
+def _state_covariance(workload: Workload, tables: EmbeddingBasis) -> Tensor:
+    """Return the covariance of embeddings with the states of all layers side by side, float64."""
+    layers = range(1, workload.cache.num_layers + 1)
+    moments = [Moments() for _ in layers]
+    for batch, _, embeddings in _embedded(workload, tables):
+        for layer, moment in zip(layers, moments, strict=True):
+            moment.add(embeddings, workload.states((layer,), batch.rows))
+    return torch.cat([moment.centred()[1] for moment in moments], dim=1) / moments[0].count
+
+
+def _token_shifts(workload: Workload, reduced: EmbeddingBasis, loadings: Tensor) -> Tensor:
+    """Return how far each token's mean state, reduced by ``loadings``, lies from its embeddings; shrunken."""
+    layers = tuple(range(1, workload.cache.num_layers + 1))
+    means = workload.train_means[1:].flatten() @ loadings
+    sums = torch.zeros_like(reduced.word)
+    counts = reduced.word.new_zeros(len(reduced.word))
+    for batch, ids, embeddings in _embedded(workload, reduced):
+        states = workload.states(layers, batch.rows) @ loadings - means
+        sums.index_add_(0, ids, states - embeddings)
+        counts.index_add_(0, ids, torch.ones_like(ids, dtype=counts.dtype))
+    return sums / (counts + _SHRINKAGE)[:, None]

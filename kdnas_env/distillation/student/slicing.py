@@ -1,0 +1,158 @@
+"""Starting a student's layers from its teacher's, seen through least-squares maps between their hidden states.
+
+Where SliceGPT (Ashkboos et al. 2024, arXiv:2401.15024) rotates a network into its principal components and cuts, here
+the student's states are what its embeddings made them, and a ridge regression finds how the teacher's states follow
+from them. Each of the teacher's maps is then composed with that regression, and its output brought back by the
+regression's pseudo-inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdnas_env.distillation.student.layers import EncoderLayer, activation_function, encoder_layers
+from kdnas_env.distillation.training.mapping import map_layers
+from kdnas_env.distillation.training.packed import PackedEncoder, attention_block
+from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.workload import Workload, measuring_batches
+
+_RIDGE = 1e-2
+_LEAST_SINGULAR = 5e-2
+
+
+@torch.no_grad()
+def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np.int64]) -> None:
+    """Start every layer of a student from one of the teacher's: its strongest heads and feed-forward neurons.
+
+    Student layer i takes after the first of the teacher's layers whose place it takes (mapping ``skip``), whose input
+    is what the layer before it learns. A head is kept by the strength of what it writes, a neuron by the variance of
+    what it writes; what neurons that are left out write on average goes into the bias. A head is reduced to the size
+    of the student's heads by the best approximation of its bilinear forms; what a larger head has to spare is 0, and
+    stays so, as zeros on both sides get no gradient. A student head or neuron that is left over keeps its random
+    weights. A layer that a student shares (ALBERT) is started once, for its first place.
+
+    Args:
+        encoder: The student, its embeddings in place; changed.
+        workload: The teacher and its hidden states.
+        samples: Training samples to fit the maps on, int64; a few thousand tokens suffice.
+    """
+    teacher = workload.teacher
+    teacher_layers = encoder_layers(teacher.model)
+    teacher_heads = teacher.architecture.num_attention_heads
+    activation = activation_function(teacher.model)
+    batches = list(workload.batches(measuring_batches(workload.corpus, samples)))
+    student = [encoder.embed(batch.packed) for batch in batches]
+    started: set[nn.Linear] = set()
+    for layer, pair in zip(encoder.layers, map_layers("skip", len(encoder.layers), len(teacher_layers)), strict=True):
+        if layer.query in started:
+            break
+        started.add(layer.query)
+        index = pair.teacher[0] - 1
+        source = teacher_layers[index]
+        states = [workload.states((index,), batch.rows) for batch in batches]
+        _slice_attention(layer, encoder.heads, source, teacher_heads, _view(student, states))
+        student = [
+            attention_block(layer, encoder.heads, own, batch.packed)
+            for own, batch in zip(student, batches, strict=True)
+        ]
+        states = [
+            attention_block(source, teacher_heads, theirs, batch.packed)
+            for theirs, batch in zip(states, batches, strict=True)
+        ]
+        neurons = torch.cat([activation(source.ffn_in(theirs)) for theirs in states])
+        _slice_ffn(layer, source, neurons, _view(student, states))
+        student = [encoder.ffn_block(layer, own) for own in student]
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """The affine map that best gives the teacher's states from the student's, float64 on the CPU.
+
+    Attributes:
+        weight: ``(student_width, teacher_width)``.
+        bias: ``(teacher_width,)``.
+        inverse: Brings differences of the teacher's states back, ``(teacher_width, student_width)``.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    inverse: Tensor
+
+    def read(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Return weight ``(student_width, out)`` and bias of a teacher's map that is given the student's states."""
+        weight = _exact(linear.weight).T
+        return self.weight @ weight, self.bias @ weight + _exact(linear.bias)
+
+
+def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
+    moments = Moments()
+    for own, theirs in zip(student, teacher, strict=True):
+        moments.add(own, theirs)
+    fit = moments.solve(_RIDGE)
+    weight, bias = _exact(fit.weight), _exact(fit.bias)
+    return _View(weight, bias, torch.linalg.pinv(weight, rtol=_LEAST_SINGULAR))
+
+
+def _exact(values: Tensor) -> Tensor:
+    # On the CPU: a GPU takes longer to factorise matrices as small as these, and would find other factors.
+    return values.cpu().double()
+
+
+def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, teacher_heads: int, view: _View) -> None:
+    size = student.query.out_features // heads
+    teacher_size = teacher.query.out_features // teacher_heads
+    # With the bias as a last row, a map and its bias are reduced together.
+    maps = (torch.vstack(view.read(part)) for part in (teacher.query, teacher.key, teacher.value))
+    query, key, value = (part.chunk(teacher_heads, dim=1) for part in maps)
+    output = (_exact(teacher.attention_output.weight).T @ view.inverse).chunk(teacher_heads)
+    strength = torch.stack([torch.linalg.matrix_norm(v @ o) for v, o in zip(value, output, strict=True)])
+    # Scores are divided by the root of the head size, which differs.
+    scale = (size / teacher_size) ** 0.25
+    for place, head in enumerate(strength.argsort(descending=True)[:heads].tolist()):
+        rows = slice(place * size, (place + 1) * size)
+        query_part, key_part = _factors(query[head], key[head].T, size)
+        value_part, output_part = _factors(value[head], output[head], size)
+        for linear, weight in (
+            (student.query, query_part * scale),
+            (student.key, key_part.T * scale),
+            (student.value, value_part),
+        ):
+            linear.weight[rows] = weight[:-1].T.to(linear.weight)
+            linear.bias[rows] = weight[-1].to(linear.bias)
+        student.attention_output.weight[:, rows] = output_part.T.to(student.attention_output.weight)
+    student.attention_output.bias.copy_(_exact(teacher.attention_output.bias) @ view.inverse)
+
+
+def _slice_ffn(student: EncoderLayer, teacher: EncoderLayer, neurons: Tensor, view: _View) -> None:
+    weight, bias = view.read(teacher.ffn_in)
+    output = _exact(teacher.ffn_out.weight).T @ view.inverse
+    mean = neurons.mean(0)
+    # Far faster than var(0), which PyTorch computes column by column.
+    variance = _exact(neurons.square().mean(0) - mean.square()) * output.square().sum(1)
+    kept = variance.argsort(descending=True)[: student.ffn_in.out_features]
+    count = len(kept)
+    student.ffn_in.weight[:count] = weight[:, kept].T.to(student.ffn_in.weight)
+    student.ffn_in.bias[:count] = bias[kept].to(student.ffn_in.bias)
+    student.ffn_out.weight[:, :count] = output[kept].T.to(student.ffn_out.weight)
+    left_out = _exact(mean)
+    left_out[kept] = 0
+    student.ffn_out.bias.copy_(left_out @ output + _exact(teacher.ffn_out.bias) @ view.inverse)
+
+
+def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Return the best factors ``(rows, rank)`` and ``(rank, columns)`` of ``left @ right``, with zeros to spare."""
+    left_basis, left_inner = torch.linalg.qr(left)
+    right_basis, right_inner = torch.linalg.qr(right.T)
+    ours, values, theirs = torch.linalg.svd(left_inner @ right_inner.T)
+    kept = min(rank, len(values))
+    root = values[:kept].sqrt()
+    first, second = left.new_zeros(left.shape[0], rank), left.new_zeros(rank, right.shape[1])
+    first[:, :kept] = left_basis @ ours[:, :kept] * root
+    second[:kept] = root[:, None] * (theirs[:kept] @ right_basis.T)
+    return first, second

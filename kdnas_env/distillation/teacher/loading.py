@@ -1,0 +1,231 @@
+"""Teachers: frozen encoders of transformers, by hub name or from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdnas_env.core.architecture import EncoderArchitecture
+from kdnas_env.distillation.checkpoint import load_encoder, read_architecture, read_config
+from kdnas_env.distillation.text.demo import demo_teacher_directory
+from kdnas_env.errors import TeacherError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line, quiet_transformers
+
+_CONFIG_FILES = ("config.json",)
+_MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+_TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_FORWARD_FIELDS = ("position_embedding_type", "num_hidden_groups", "inner_group_num", "sinusoidal_pos_embds")
+"""Configuration fields that change the hidden states but are not part of ``EncoderArchitecture``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """A frozen encoder with its tokenizer.
+
+    Attributes:
+        model: Encoder without pooler and head: float32, ``eval()``, no parameter requires a gradient.
+        tokenizer: The fast tokenizer; its ``model_max_length`` is what tokenizer and model both allow, and it makes
+            ``token_type_ids`` if and only if the model has more than one segment.
+        architecture: Shape of the model.
+        name: What ``load_teacher`` was given.
+        fingerprint: SHA-256 (hex) of architecture and weights, the same wherever the teacher is loaded from.
+        device: Where the model is.
+        left_out: Names of the weights of its checkpoint that are no part of the encoder: of a pooler and of heads.
+    """
+
+    model: torch.nn.Module
+    tokenizer: Any
+    architecture: EncoderArchitecture
+    name: str
+    fingerprint: str
+    device: torch.device
+    left_out: tuple[str, ...] = ()
+
+    @torch.no_grad()
+    def hidden_states(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, ...]:
+        """Run the encoder.
+
+        Args:
+            input_ids: Token ids, int64 ``(batch, length)``.
+            attention_mask: 1 on real tokens, 0 on padding, ``(batch, length)``; None if there is no padding.
+            token_type_ids: Segments, int64 ``(batch, length)``; ignored by teachers with fewer than two.
+
+        Returns:
+            ``num_hidden_layers + 1`` float32 tensors ``(batch, length, hidden_size)`` on the teacher's device: the
+            embeddings, then the output of each layer. Rows of padding are undefined.
+        """
+        inputs: dict[str, Any] = {"input_ids": input_ids.to(self.device)}
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask.to(self.device)
+        if token_type_ids is not None and self.architecture.type_vocab_size > 1:
+            inputs["token_type_ids"] = token_type_ids.to(self.device)
+        states: tuple[torch.Tensor, ...] = self.model(**inputs, output_hidden_states=True).hidden_states
+        return states
+
+
+def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Teacher:
+    """Load a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder.
+
+    Checkpoints of any head class load; the head is left out. Only safetensors files are read and no code of the
+    checkpoint is run.
+
+    Args:
+        name: ``"demo"`` (all-MiniLM-L6-v2 of the extra ``demo``), a folder in hub layout, or a hub name.
+        device: Where to put the model.
+
+    Raises:
+        TeacherError: If the teacher cannot be found or read, is a decoder or of an unsupported type, lacks weights,
+            has weights that would not be used, or does not fit its tokenizer; or if the device does not exist.
+        DependencyError: If the name is ``"demo"`` and the extra is not installed.
+    """
+    name = os.fspath(name)
+    target = _check_device(device)
+    folder = _locate(name, (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS))
+    config = _read_config(name, folder)
+    architecture = _architecture(name, config)
+    # A teacher saved with these on would do more work than its students in every forward pass.
+    config.output_hidden_states = config.output_attentions = False
+    _check_files(name, folder)
+    model, left_out = load_encoder(f"teacher {name!r}", folder, config, architecture)
+    tokenizer = _load_tokenizer(name, folder, architecture)
+    model.requires_grad_(False)
+    model.to(target)
+    fingerprint = _fingerprint(model, architecture, config)
+    teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out)
+    try:
+        count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
+    except Exception as error:  # whatever an odd configuration makes the model do
+        raise TeacherError(f"teacher {name!r} cannot be run: {one_line(error)}") from error
+    if count != architecture.num_hidden_layers + 1:
+        raise TeacherError(
+            f"teacher {name!r} has {architecture.num_hidden_layers} layers but {count} hidden states instead of "
+            f"{architecture.num_hidden_layers + 1}; ALBERT with inner_group_num above 1 is not supported"
+        )
+    return teacher
+
+
+def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitecture:
+    """Read a teacher's architecture off its configuration; no weights are fetched or read.
+
+    Raises:
+        TeacherError: If the configuration cannot be found or read, or is not of a supported encoder.
+        DependencyError: If the name is ``"demo"`` and the extra is not installed.
+    """
+    name = os.fspath(name)
+    return _architecture(name, _read_config(name, _locate(name, _CONFIG_FILES)))
+
+
+def _check_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise TeacherError(f"device {str(device)!r} cannot be used: {one_line(error)}; try 'cpu'") from error
+    return target
+
+
+def _locate(name: str, patterns: Sequence[str]) -> Path:
+    """Return the folder that holds the teacher, fetched from the hub where needed."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if name == "demo":
+        return demo_teacher_directory()
+    path = expanded(name)
+    if os.path.isdir(path):  # unlike pathlib, false for what cannot be a path
+        return path
+    if os.path.isfile(path):
+        raise TeacherError(f"teacher {name!r} is a file; name the folder that holds config.json and model.safetensors")
+    if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
+        raise TeacherError(f"unknown teacher {name!r}: there is no such folder")
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
+    except HFValidationError as error:
+        raise TeacherError(f"unknown teacher {name!r}: no such folder, and not a hub name: {error}") from error
+    except RepositoryNotFoundError as error:
+        raise TeacherError(
+            f"unknown teacher {name!r}: there is no such folder, and the hub has no model of that name that "
+            "you may read"
+        ) from error
+    except Exception as error:
+        raise TeacherError(
+            f"unknown teacher {name!r}: there is no such folder, the hub cannot be reached ({one_line(error)}) and "
+            "no copy of a model of that name is cached; name a local folder, or 'demo'"
+        ) from error
+
+
+def _read_config(name: str, folder: Path) -> Any:
+    if not os.path.isfile(folder / "config.json"):
+        raise TeacherError(f"teacher {name!r}: folder {folder} holds no config.json")
+    return read_config(f"teacher {name!r}", folder)
+
+
+def _architecture(name: str, config: Any) -> EncoderArchitecture:
+    try:
+        return read_architecture(config)
+    except TeacherError as error:
+        raise TeacherError(f"{name!r} cannot teach: {error}") from error
+
+
+def _check_files(name: str, folder: Path) -> None:
+    if not any(folder.glob("model*.safetensors")):
+        raise TeacherError(
+            f"teacher {name!r} has no safetensors weights (model.safetensors) in {folder}; convert it once with "
+            f"AutoModel.from_pretrained({name!r}).save_pretrained(NEW_FOLDER), save its tokenizer there too, and name "
+            "that folder"
+        )
+    if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise TeacherError(
+            f"teacher {name!r} has no tokenizer in {folder}; save it there with tokenizer.save_pretrained(...)"
+        )
+
+
+def _load_tokenizer(name: str, folder: Path, architecture: EncoderArchitecture) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        largest = max(tokenizer.get_vocab().values())
+        longest = min(int(tokenizer.model_max_length), architecture.max_length)
+    except Exception as error:
+        raise TeacherError(f"the tokenizer of teacher {name!r} cannot be read: {one_line(error)}") from error
+    if not tokenizer.is_fast:
+        raise TeacherError(f"teacher {name!r} has no fast tokenizer (tokenizer.json), which kdnas needs")
+    if largest >= architecture.vocab_size:
+        raise TeacherError(
+            f"the tokenizer of teacher {name!r} makes ids up to {largest}, but the model embeds only "
+            f"{architecture.vocab_size}; tokenizer and weights are not of one model"
+        )
+    tokenizer.model_max_length = longest
+    # Encoders do not chat, and templates are saved under names that a checkpoint chooses.
+    tokenizer.chat_template = None
+    # The model decides: ALBERT embeds segments that its tokenizer does not ask for, RoBERTa has a single one.
+    segments = ["token_type_ids"] if architecture.type_vocab_size > 1 else []
+    tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
+    return tokenizer
+
+
+def _fingerprint(model: torch.nn.Module, architecture: EncoderArchitecture, config: Any) -> str:
+    values = config.to_dict()
+    shape = asdict(architecture) | {key: values[key] for key in _FORWARD_FIELDS if key in values}
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+    for key, tensor in sorted(model.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{key}{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view("uint8").data)
+    return digest.hexdigest()

@@ -1,0 +1,120 @@
+"""Compute a teacher's hidden states over a corpus and write them to a file, without ever holding them all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.corpus import Corpus
+from kdnas_env.errors import CacheError
+
+Progress = Callable[[int, int], None]
+"""Called with ``(done_tokens, total_tokens)`` after every batch."""
+
+FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+
+def write_states(
+    path: Path,
+    teacher: Teacher,
+    corpus: Corpus,
+    sample_ids: NDArray[np.int64],
+    *,
+    dtype: str,
+    batch_tokens: int,
+    on_progress: Progress | None = None,
+) -> None:
+    """Write the raw array ``(layers + 1, tokens, hidden_size)``: real tokens only, in the order of the samples.
+
+    Space is reserved before the first forward pass. The file is written with plain writes: through a memory map, a
+    disk that fills up would kill the process instead of raising.
+
+    Args:
+        path: File to create.
+        teacher: The teacher.
+        corpus: The corpus.
+        sample_ids: Samples to run, int64.
+        dtype: ``"float16"`` or ``"float32"``.
+        batch_tokens: Tokens per forward pass, padding included; a longer sample is run alone.
+        on_progress: Called with ``(done_tokens, total_tokens)`` after every batch.
+
+    Raises:
+        CacheError: If a state is not finite, or overflows float16.
+        OSError: If the file cannot be written.
+    """
+    lengths = corpus.lengths[sample_ids]
+    starts = np.cumsum(lengths) - lengths
+    total = int(lengths.sum())
+    row_bytes = teacher.architecture.hidden_size * np.dtype(dtype).itemsize
+    done = 0
+    with path.open("xb") as file:
+        _reserve(file, (teacher.architecture.num_hidden_layers + 1) * total * row_bytes)
+        for batch in length_sorted_batches(lengths, batch_tokens):
+            ends = np.cumsum(lengths[batch])
+            for layer, states in enumerate(_real_states(teacher, corpus, sample_ids[batch])):
+                block = _to_numpy(states, dtype, layer)
+                for start, end, size in zip(starts[batch], ends, lengths[batch], strict=True):
+                    file.seek((layer * total + int(start)) * row_bytes)
+                    file.write(block[end - size : end].data)
+            done += int(ends[-1])
+            if on_progress is not None:
+                on_progress(done, total)
+
+
+def length_sorted_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Group samples of similar length, longest first, into batches of at most ``batch_tokens`` padded tokens.
+
+    Yields:
+        Positions in ``lengths``, int64; every position once. A batch holds at least one sample.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        count = max(1, batch_tokens // int(lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
+
+
+def _real_states(teacher: Teacher, corpus: Corpus, sample_ids: NDArray[np.int64]) -> Iterator[torch.Tensor]:
+    """Yield the states of each layer, real tokens only, ``(tokens, hidden_size)``."""
+    ids, mask, types = corpus.padded(sample_ids, teacher.architecture.pad_token_id)
+    real = torch.from_numpy(mask).to(teacher.device)
+    padded = not mask.all()
+    layers = teacher.hidden_states(
+        torch.from_numpy(ids), real if padded else None, None if types is None else torch.from_numpy(types)
+    )
+    for states in layers:
+        yield states[real.bool()] if padded else states.flatten(0, 1)
+
+
+def _to_numpy(states: torch.Tensor, dtype: str, layer: int) -> NDArray[np.floating]:
+    peak = float(states.abs().max())
+    if not np.isfinite(peak):
+        raise CacheError(f"the teacher's layer {layer} produced states that are not finite (NaN or infinite)")
+    if dtype == "float16" and peak > FLOAT16_MAX:
+        raise CacheError(
+            f"the teacher's layer {layer} produced a state of magnitude {peak:.6g}, more than the {FLOAT16_MAX:.0f} "
+            "that float16 can hold; open the cache with dtype='float32'"
+        )
+    array: NDArray[np.floating] = states.to(getattr(torch, dtype)).cpu().numpy()
+    return np.ascontiguousarray(array)
+
+
+def _reserve(file: BinaryIO, size: int) -> None:
+    """Reserve disk space now, so that a full disk is found before hours of computing."""
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                raise
+    file.truncate(size)

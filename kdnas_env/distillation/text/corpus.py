@@ -1,0 +1,391 @@
+"""Corpora: text tokenised once, stored without padding, split with a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.distillation.text.samples import Samples
+from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
+from kdnas_env.distillation.text.text_files import TextLayout
+from kdnas_env.errors import CorpusError
+
+_CHUNK = 1024
+"""Rows read and tokenised at a time."""
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """How a corpus came to be, as plain data.
+
+    ``rows`` equals ``kept + paired + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
+
+    Attributes:
+        source: What ``load_corpus`` was given.
+        config_name: Configuration of the dataset, if any.
+        split: Split of the dataset.
+        text_columns: The one or two columns that were read.
+        rows: Rows of the source.
+        kept: Samples of the corpus.
+        dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
+        dropped_duplicate: Rows whose text is that of an earlier one to the tokenizer, up to ``max_length``.
+        dropped_non_string: Rows whose text is not a string.
+        unused: Rows never looked at because ``max_samples`` was reached, and rows joined to one that was dropped.
+        truncated: Samples cut to ``max_length``.
+        tokens: Tokens of all samples.
+        max_length: Longest sample allowed, in tokens, special tokens included.
+        proxy_fraction: Share of the samples not held out that the proxy subset takes.
+        heldout_fraction: Share of all samples that is held out.
+        train_samples: Samples of the proxy subset.
+        heldout_samples: Samples held out.
+        seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
+        pair_fraction: Share of the samples that was to be two rows, one after the other.
+        paired: Samples that are two rows.
+        unknown_fraction: Share of the tokens that stand for text which the tokenizer does not know.
+    """
+
+    source: str
+    config_name: str | None
+    split: str
+    text_columns: tuple[str, ...]
+    rows: int
+    kept: int
+    dropped_empty: int
+    dropped_duplicate: int
+    dropped_non_string: int
+    unused: int
+    truncated: int
+    tokens: int
+    max_length: int
+    proxy_fraction: float
+    heldout_fraction: float
+    train_samples: int
+    heldout_samples: int
+    seed: int
+    pair_fraction: float = 0.0
+    paired: int = 0
+    unknown_fraction: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Tokenised text. A sample id is a position in ``offsets``; all arrays are read-only.
+
+    Attributes:
+        input_ids: Token ids of all samples one after the other, int32 ``(tokens,)``.
+        token_type_ids: Segment of each token, int8 ``(tokens,)``, or None where the tokenizer makes none.
+        offsets: Sample ``i`` owns tokens ``offsets[i]:offsets[i + 1]``, int64 ``(samples + 1,)``.
+        train: Sample ids of the proxy subset, sorted, int64.
+        heldout: Sample ids held out, sorted, disjoint from ``train_full``, int64.
+        train_full: Every sample id not held out, sorted, int64; contains ``train``.
+        report: How the corpus came to be.
+        fingerprint: SHA-256 (hex) of token ids, segments and offsets.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int8] | None
+    offsets: NDArray[np.int64]
+    train: NDArray[np.int64]
+    heldout: NDArray[np.int64]
+    train_full: NDArray[np.int64]
+    report: CorpusReport
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens of each sample, int64 ``(samples,)``."""
+        lengths: NDArray[np.int64] = np.diff(self.offsets)
+        return lengths
+
+    def padded(
+        self, sample_ids: NDArray[np.int64], pad_token_id: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
+        """Stack samples into one batch, padded on the right to the longest of them.
+
+        Returns:
+            Token ids, attention mask (1 on real tokens) and segments (None where the corpus has none), each int64
+            ``(len(sample_ids), longest)``. Masked tokens in row order are those of ``token_rows(offsets, sample_ids)``.
+        """
+        lengths = self.lengths[sample_ids]
+        real = np.arange(lengths.max()) < lengths[:, None]
+        rows = token_rows(self.offsets, sample_ids)
+        ids = np.full(real.shape, pad_token_id, dtype=np.int64)
+        ids[real] = self.input_ids[rows]
+        types = None
+        if self.token_type_ids is not None:
+            types = np.zeros(real.shape, dtype=np.int64)
+            types[real] = self.token_type_ids[rows]
+        return ids, real.astype(np.int64), types
+
+
+def token_rows(offsets: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the positions of all tokens of ``samples``, sample by sample in the order given, int64 ``(tokens,)``."""
+    starts, lengths = offsets[samples], offsets[samples + 1] - offsets[samples]
+    firsts = np.cumsum(lengths) - lengths
+    rows: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
+    return rows
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the samples of a corpus are made of rows, and split.
+
+    Attributes:
+        max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed: See
+            :func:`load_corpus`.
+
+    Raises:
+        CorpusError: If one of them is out of range.
+    """
+
+    max_length: int = 50
+    proxy_fraction: float = 0.3
+    heldout_fraction: float = 0.1
+    max_samples: int | None = None
+    min_samples: int = 32
+    pair_fraction: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise CorpusError(f"seed={self.seed} must not be negative")
+        if not 0 < self.proxy_fraction <= 1:
+            raise CorpusError(f"proxy_fraction={self.proxy_fraction} is not in (0, 1]")
+        if not 0 < self.heldout_fraction < 1:
+            raise CorpusError(f"heldout_fraction={self.heldout_fraction} is not in (0, 1)")
+        if not 0 <= self.pair_fraction <= 1:
+            raise CorpusError(f"pair_fraction={self.pair_fraction} is not in [0, 1]")
+        if self.min_samples < 1:
+            raise CorpusError(f"min_samples={self.min_samples} must be at least 1")
+        if self.max_samples is not None and self.max_samples < 2:
+            raise CorpusError(f"max_samples={self.max_samples} must be at least 2: one to train on, one to hold out")
+
+
+def load_corpus(
+    source: str | os.PathLike[str],
+    tokenizer: Any,
+    *,
+    config_name: str | None = None,
+    split: str = "train",
+    text_columns: str | Sequence[str] | None = None,
+    encoding: str | None = None,
+    separator: str | None = None,
+    quoted: bool | None = None,
+    header: bool | None = None,
+    unit: str | None = None,
+    max_length: int = 50,
+    proxy_fraction: float = 0.3,
+    heldout_fraction: float = 0.1,
+    max_samples: int | None = None,
+    min_samples: int = 32,
+    pair_fraction: float = 0.0,
+    seed: int = 0,
+) -> Corpus:
+    """Read, clean, tokenise and split a corpus.
+
+    Rows without usable text and rows that repeat the text of an earlier one are counted and dropped. Texts are equal if
+    the tokenizer makes the same of them, up to ``max_length``: the case of letters may not count, but what it does not
+    know does. So no known input is ever both trained on and held out. The held-out split is drawn from all samples, the
+    proxy subset from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples
+    held out.
+
+    Args:
+        source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), ``"demo:all"``
+            (both, in sentences for the most part: :func:`kdnas_env.distillation.text.demo.demo_texts`), a local file
+            (parquet, jsonl, json, csv, tsv, txt with one text a line; also compressed: gz, bz2, xz, zst), a local
+            folder of such files or in the layout of a hub dataset, a folder that ``save_to_disk`` of ``datasets`` has
+            written, or the name of a hub dataset. A path is that very file or folder, never a pattern.
+        tokenizer: A fast tokenizer of transformers; the teacher's.
+        config_name: Configuration of the dataset, where it has several.
+        split: Split of the dataset, in the notation of ``datasets``.
+        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it. A field within
+            another is ``outer.inner``.
+        encoding: Encoding of local text files; None for UTF-8, or what a byte-order mark says.
+        separator: What separates the cells of local csv and tsv files; None for what the name of the file says.
+        quoted: Whether cells of local csv and tsv files may stand in double quotes; None for all but those separated by
+            tabs.
+        header: Whether the first row of local csv and tsv files names the columns, which are called ``1``, ``2``, ...
+            otherwise; None if it does, and is to be refused where it reads like text.
+        unit: What a row of a local txt file is, ``line`` or the whole ``file``; None for a line.
+        max_length: Longest sample in tokens, special tokens included; longer ones are truncated.
+        proxy_fraction: Share of the samples not held out that ``train`` takes, in (0, 1].
+        heldout_fraction: Share of all samples that ``heldout`` takes, in (0, 1).
+        max_samples: Keep at most this many samples, drawn with ``seed``; None for all.
+        min_samples: Fewest samples that ``train`` may have (one batch of training).
+        pair_fraction: Share of the samples that are two rows that follow each other, as a pair of sentences, in [0, 1];
+            for sources with one text a row.
+        seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
+
+    Raises:
+        CorpusError: If the source cannot be read, a split or a column is missing, an option is out of range or not for
+            this kind of source, or too little usable text is left.
+        DependencyError: If the source is ``"demo"`` and the extra is not installed.
+    """
+    sampling = Sampling(max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed)
+    layout = TextLayout(encoding, separator, quoted, header, unit)
+    with open_source(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout) as rows:
+        return corpus_of_rows(rows, tokenizer, sampling, source=os.fspath(source), config_name=config_name, split=split)
+
+
+def corpus_of_rows(
+    rows: TextRows, tokenizer: Any, sampling: Sampling, *, source: str, config_name: str | None, split: str
+) -> Corpus:
+    """Clean, tokenise and split the rows of a source.
+
+    Args:
+        rows: The rows.
+        tokenizer: A fast tokenizer of transformers; the teacher's.
+        sampling: How samples are made of them.
+        source: What the source is called.
+        config_name: Configuration of the dataset.
+        split: Split of the dataset.
+
+    Raises:
+        CorpusError: If they cannot be read, or too little usable text is left.
+    """
+    order_stream, split_stream, pair_stream = np.random.default_rng(sampling.seed).spawn(3)
+    if sampling.pair_fraction and len(rows.columns) == 2:
+        raise CorpusError(
+            f"corpus {source!r} is read as pairs already; leave pair_fraction={sampling.pair_fraction} at 0"
+        )
+    _check_tokenizer(tokenizer, sampling.max_length, 2 if sampling.pair_fraction else len(rows.columns))
+    units = _units(len(rows), sampling.pair_fraction, pair_stream)
+    if sampling.max_samples is not None:
+        units = units[order_stream.permutation(len(units))]
+    samples = Samples(
+        tokenizer,
+        sampling.max_length,
+        len(rows) if sampling.max_samples is None else sampling.max_samples,
+        pairs_rows=sampling.pair_fraction > 0,
+    )
+    with reading(source):
+        for texts in _read_texts(rows, units):
+            if not samples.add(texts):
+                break
+    kept = len(samples.lengths)
+    train, heldout, train_full = split_samples(
+        kept,
+        proxy_fraction=sampling.proxy_fraction,
+        heldout_fraction=sampling.heldout_fraction,
+        generator=split_stream,
+    )
+    if len(train) < sampling.min_samples or len(heldout) == 0:
+        read = " and ".join(map(repr, rows.columns))
+        if samples.non_string > kept:
+            raise CorpusError(
+                f"corpus {source!r} holds hardly any text in column {read}: {samples.non_string} of {len(rows)} rows "
+                "are of another type; name the column that holds the text with text_columns, a field within another "
+                "as 'outer.inner'"
+            )
+        share = f", or raise proxy_fraction={sampling.proxy_fraction}" if sampling.proxy_fraction < 1 else ""
+        raise CorpusError(
+            f"corpus {source!r} is shorter than one batch: {kept} usable samples of {len(rows)} rows "
+            f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) of column {read} "
+            f"leave {len(train)} for training, {sampling.min_samples} are needed; give more text{share}"
+        )
+    input_ids = np.concatenate(samples.ids)
+    types = np.concatenate(samples.types) if samples.types else None
+    offsets = np.concatenate([[0], np.cumsum(samples.lengths)]).astype(np.int64)
+    for array in (input_ids, types, offsets, train, heldout, train_full):
+        if array is not None:
+            array.setflags(write=False)
+    report = CorpusReport(
+        source=source,
+        config_name=config_name,
+        split=split,
+        text_columns=rows.columns,
+        rows=len(rows),
+        kept=kept,
+        dropped_empty=samples.empty,
+        dropped_duplicate=samples.duplicate,
+        dropped_non_string=samples.non_string,
+        unused=len(rows) - kept - samples.paired - samples.empty - samples.duplicate - samples.non_string,
+        truncated=samples.truncated,
+        tokens=len(input_ids),
+        max_length=sampling.max_length,
+        proxy_fraction=sampling.proxy_fraction,
+        heldout_fraction=sampling.heldout_fraction,
+        train_samples=len(train),
+        heldout_samples=len(heldout),
+        seed=sampling.seed,
+        pair_fraction=sampling.pair_fraction,
+        paired=samples.paired,
+        unknown_fraction=float(np.mean(input_ids == tokenizer.unk_token_id)),
+    )
+    return Corpus(
+        input_ids, types, offsets, train, heldout, train_full, report, token_fingerprint(input_ids, types, offsets)
+    )
+
+
+def split_samples(
+    samples: int, *, proxy_fraction: float, heldout_fraction: float, generator: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the held-out split, then the proxy subset from the rest.
+
+    Returns:
+        ``(train, heldout, train_full)``: sorted sample ids, int64. ``heldout`` and ``train_full`` partition
+        ``range(samples)``; ``train`` is a subset of ``train_full``. Each has at least one sample where ``samples > 1``.
+    """
+    shuffled = generator.permutation(samples)
+    held = min(max(1, round(heldout_fraction * samples)), max(samples - 1, 0))
+    rest = shuffled[held:]
+    proxy = min(max(1, round(proxy_fraction * len(rest))), len(rest))
+    return np.sort(rest[:proxy]), np.sort(shuffled[:held]), np.sort(rest)
+
+
+def _units(rows: int, pair_fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Cut rows into units of one or two that follow each other: first row and number of rows, int64 ``(units, 2)``."""
+    if not pair_fraction:
+        return np.stack([np.arange(rows), np.ones(rows, dtype=np.int64)], axis=1)
+    sizes = 1 + (generator.random(rows) < pair_fraction)
+    ends = np.cumsum(sizes)
+    count = int(np.searchsorted(ends, rows)) + 1
+    units = np.stack([ends - sizes, sizes], axis=1)[:count]
+    units[-1, 1] = rows - units[-1, 0]
+    return units
+
+
+def _read_texts(rows: TextRows, units: NDArray[np.int64]) -> Iterator[list[Texts]]:
+    for start in range(0, len(units), _CHUNK):
+        chunk = units[start : start + _CHUNK]
+        firsts, pairs = chunk[:, 0], chunk[:, 1] == 2
+        texts = rows.take(np.concatenate([firsts, firsts[pairs] + 1]))
+        seconds = iter(texts[len(chunk) :])
+        yield [text + next(seconds) if pair else text for text, pair in zip(texts, pairs, strict=False)]
+
+
+def _check_tokenizer(tokenizer: Any, max_length: int, texts: int) -> None:
+    if not getattr(tokenizer, "is_fast", False):
+        raise CorpusError(f"tokenizer {type(tokenizer).__name__} is not a fast tokenizer; load it with AutoTokenizer")
+    special = tokenizer.num_special_tokens_to_add(pair=texts == 2)
+    if max_length < special + texts:
+        raise CorpusError(
+            f"max_length={max_length} leaves no room for text: the tokenizer adds {special} special tokens, give at "
+            f"least {special + texts}"
+        )
+    if max_length > tokenizer.model_max_length:
+        raise CorpusError(
+            f"max_length={max_length} is longer than the {tokenizer.model_max_length} tokens that the teacher "
+            f"{tokenizer.name_or_path!r} takes"
+        )
+
+
+def token_fingerprint(ids: NDArray[np.int32], types: NDArray[np.int8] | None, offsets: NDArray[np.int64]) -> str:
+    """Return the SHA-256 (hex) of token ids, segments and offsets, as :class:`Corpus` has them."""
+    digest = hashlib.sha256()
+    for array in (ids, types, offsets):
+        digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()

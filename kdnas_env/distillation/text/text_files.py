@@ -1,0 +1,430 @@
+"""The one reader of text files: their rows, for corpora and for tasks, whole or streamed.
+
+A path is the very file, never a pattern. Rows end at line feeds, with a carriage return before them or not, and nowhere
+else: texts hold every other line separator. Cells may be of any length. Only the columns that are asked for are
+converted and checked. Tables are split here, since the libraries end rows at carriage returns, cut texts at NUL
+characters, or limit cells for the whole process.
+"""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.distillation.text.columns import Columns, doubt_of_header, holds_text
+from kdnas_env.errors import CorpusError
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.untrusted import parse_json, shown
+
+KINDS = {
+    ".csv": "table",
+    ".tsv": "table",
+    ".json": "json",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+"""Kinds of files by the ends of their names."""
+
+UNITS = ("line", "file")
+
+
+def _open_zstandard(path: Path, mode: str) -> io.BufferedReader:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path), mode), "zstd"))
+
+
+_COMPRESSED: Mapping[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstandard,
+}
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_APPLIES = {
+    "encoding": ("table", "json", "text"),
+    "separator": ("table",),
+    "quoted": ("table",),
+    "header": ("table",),
+    "unit": ("text",),
+}
+_LOOKED_AT = 1000
+"""Rows that tell which columns there are, and which of them hold text."""
+_BATCH = 1024
+_DEEPEST = 4
+_INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*+')
+
+
+@dataclass(frozen=True)
+class TextLayout:
+    r"""How files are laid out, where they do not tell it themselves.
+
+    Attributes:
+        encoding: Their encoding; None for UTF-8, or what a byte-order mark says.
+        separator: What separates the cells of csv and tsv files, one character (or ``\t``); None for what the name of
+            the file says.
+        quoted: Whether cells of csv and tsv files may stand in double quotes; None for all but those separated by tabs.
+        header: Whether the first row of csv and tsv files names the columns, which are called 1, 2, ... otherwise; None
+            if it does, and is to be refused where it reads like text.
+        unit: What a row of a txt file is, ``line`` or the whole ``file``; None for a line.
+
+    Raises:
+        CorpusError: If one of them is out of range.
+    """
+
+    encoding: str | None = None
+    separator: str | None = None
+    quoted: bool | None = None
+    header: bool | None = None
+    unit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.encoding is not None:
+            try:
+                "".encode(self.encoding)
+            except LookupError:
+                raise CorpusError(f"encoding={self.encoding!r} is unknown; name one such as 'latin-1'") from None
+        if self.separator == "\\t":
+            object.__setattr__(self, "separator", "\t")
+        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
+            raise CorpusError(f"separator={self.separator!r} is not one character between cells, such as ';' or '\\t'")
+        if self.unit not in (None, *UNITS):
+            raise CorpusError(f"unit={self.unit!r} is not one of {list(UNITS)}")
+
+    def given(self) -> dict[str, Any]:
+        """Return what is not left to the file."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+
+AS_NAMED = TextLayout()
+"""The layout that the name of a file says."""
+
+LAYOUT_OPTIONS = tuple(field.name for field in fields(TextLayout))
+"""Names of the options of a layout."""
+
+
+@dataclass(frozen=True)
+class _Table:
+    """An opened file: the names of its columns, and its rows, each with its number."""
+
+    names: Sequence[str]
+    rows: Iterator[tuple[int, Any]]
+
+
+def suffix_of(path: Path) -> str:
+    """Return the end of a file's name in lower case, that of its compression aside."""
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
+    return suffixes[-1] if suffixes else ""
+
+
+def field_of(row: Mapping[str, Any], name: str) -> Any:
+    """Return a field of a record, or a field of a field as ``outer.inner``; None if there is none."""
+    if name in row:
+        return row[name]
+    outer, _, inner = name.partition(".")
+    value = row.get(outer)
+    return field_of(value, inner) if inner and isinstance(value, Mapping) else None
+
+
+def kind_of(path: Path) -> str:
+    """Return which kind of file a path is of, by its name.
+
+    Raises:
+        CorpusError: If it is of no known kind.
+    """
+    suffix = suffix_of(path)
+    if suffix not in KINDS:
+        raise CorpusError(f"corpus file {str(path)!r} is of no known kind; expected one of {sorted(KINDS)}")
+    return KINDS[suffix]
+
+
+def place_of(path: Path, number: int) -> str:
+    """Return where a row stands, for messages."""
+    return f"{path}, {'line' if kind_of(path) in ('table', 'text') else 'row'} {number}"
+
+
+def columns_of(path: Path, layout: TextLayout) -> Columns | None:
+    """Return the columns of a file; None if it holds no rows.
+
+    Raises:
+        CorpusError: If it cannot be read, or an option of the layout is not for files of its kind.
+    """
+    if path.stat().st_size == 0:
+        raise CorpusError(f"corpus file {str(path)!r} is empty (0 bytes)")
+    kind = kind_of(path)
+    with _reporting(path):
+        table = _opened(path, layout, None)
+        head = [row for _, row in islice(table.rows, 1 if kind == "text" else _LOOKED_AT)]
+    if not head:
+        return None
+    names = tuple(table.names)
+    if kind == "text":
+        return Columns(names, names)
+    if kind == "table":
+        cells = {name: [row[index] for row in head if index < len(row)] for index, name in enumerate(names)}
+    else:
+        cells = {name: [row[name] for row in head if name in row] for name in names}
+    textual = tuple(name for name, values in cells.items() if holds_text(values))
+    doubtful = kind == "table" and layout.header is None
+    return Columns(names, textual, doubt_of_header(path, names, textual) if doubtful else None)
+
+
+def read_rows(
+    path: Path, columns: Sequence[str], layout: TextLayout = AS_NAMED, *, ragged: bool = False
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Read some columns of a file.
+
+    Args:
+        path: The file.
+        columns: The columns; ``outer.inner`` is a field of a field.
+        layout: How the file is laid out.
+        ragged: Whether rows of a table may have more cells than there are columns, which are left out.
+
+    Yields:
+        The number of a row (that of its line where rows are lines), and its values: None where it has none.
+
+    Raises:
+        CorpusError: If it cannot be read, a column is missing or a text cannot be written in UTF-8.
+    """
+    with _reporting(path):
+        table = _opened(path, layout, columns)
+        first = next(table.rows, None)
+        if first is None:
+            return
+        _check_columns(path, columns, table.names)
+        by_position = kind_of(path) in ("table", "text")
+        positions = [table.names.index(name) for name in columns] if by_position else []
+        for number, row in chain([first], table.rows):
+            if by_position:
+                if not ragged and any(row[len(table.names) :]):
+                    raise CorpusError(
+                        f"{place_of(path, number)} has {len(row)} cells; expected {len(table.names)}, as in the first; "
+                        "put texts that hold the separator into quotes (with quoted=True where it is a tab)"
+                    )
+                values = tuple(row[at] if at < len(row) else None for at in positions)
+            else:
+                values = tuple(field_of(row, name) for name in columns)
+            for value in values:
+                if isinstance(value, str):
+                    _check_text(path, number, value)
+            yield number, values
+
+
+def _opened(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
+    kind = kind_of(path)
+    foreign = [name for name in layout.given() if kind not in _APPLIES[name]]
+    if foreign:
+        option = foreign[0]
+        ends = [end for end, of in KINDS.items() if of in _APPLIES[option]]
+        raise CorpusError(
+            f"{option}={getattr(layout, option)!r} is for files that end in {ends}; {str(path)!r} does not"
+        )
+    return {"table": _open_table, "json": _open_json, "parquet": _open_parquet, "text": _open_text}[kind](
+        path, layout, columns
+    )
+
+
+@contextmanager
+def _reporting(path: Path) -> Iterator[None]:
+    """Tell with the file what goes wrong in the block: each format has exceptions of its own."""
+    try:
+        yield
+    except (CorpusError, MemoryError):
+        raise
+    except UnicodeError as error:
+        raise CorpusError(
+            f"{str(path)!r} cannot be read: {one_line(error)}; say which encoding it is in, such as encoding='latin-1'"
+        ) from error
+    except Exception as error:
+        raise CorpusError(f"{str(path)!r} cannot be read: {one_line(error)}") from error
+
+
+def _check_columns(path: Path, wanted: Iterable[str], names: Sequence[str]) -> None:
+    for column in wanted:
+        if column not in names:
+            raise CorpusError(f"{str(path)!r} has no column {column!r}; its columns are {shown(list(names))}")
+        if names.count(column) > 1:
+            raise CorpusError(
+                f"{str(path)!r} has more than one column {column!r}; its columns are {shown(list(names))}"
+            )
+
+
+def _check_text(path: Path, number: int, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        code = ord(text[error.start])
+        # Bytes that are no UTF-8 are decoded to these halves of characters.
+        told = (
+            f"byte 0x{code - 0xDC00:02x}, which is no UTF-8; mend the text, or say which encoding the file is in, such "
+            "as encoding='latin-1'"
+            if 0xDC80 <= code <= 0xDCFF
+            else f"\\u{code:04x}, half a character, which no encoding holds; mend the text"
+        )
+        raise CorpusError(f"{place_of(path, number)} holds {told}") from None
+
+
+# --- tables and lines ---
+
+
+def _open_table(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
+    separator = layout.separator or ("\t" if suffix_of(path) == ".tsv" else ",")
+    rows = _cells(
+        path, layout.encoding, separator, quoted=layout.quoted if layout.quoted is not None else separator != "\t"
+    )
+    first = next(rows, None)
+    if first is None:
+        return _Table((), iter(()))
+    if layout.header is False:
+        return _Table([str(index) for index in range(1, len(first[1]) + 1)], chain([first], rows))
+    for name in first[1]:
+        _check_text(path, first[0], name)
+    return _Table(first[1], rows)
+
+
+def _cells(path: Path, encoding: str | None, separator: str, *, quoted: bool) -> Iterator[tuple[int, list[str]]]:
+    lines = enumerate(_lines(path, encoding), start=1)
+    for number, line in lines:
+        if not line.strip("\r\n"):
+            continue
+        if not quoted or '"' not in line:
+            yield number, _chomped(line).split(separator)
+            continue
+        cells = _quoted_cells(line, lines, separator)
+        if cells is None:
+            raise CorpusError(
+                f"{place_of(path, number)} opens a quote that nothing closes; say quoted=False if it is text"
+            )
+        yield number, cells
+
+
+def _quoted_cells(line: str, following: Iterator[tuple[int, str]], separator: str) -> list[str] | None:
+    """Split a row that begins with a line, and may go on in the following ones; None if a quote is not closed."""
+    cells: list[str] = []
+    at = 0
+    while True:
+        inside = []
+        if line.startswith('"', at):
+            at += 1
+            while (end := _end_of_quotes(line, at)) == len(line):
+                inside.append(line[at:])
+                line, at = next(following, (0, ""))[1], 0
+                if not line:
+                    return None
+            inside.append(line[at:end])
+            at = end + 1
+        end = line.find(separator, at)
+        # What stands behind closed quotes belongs to the cell; so do quotes within a cell that does not begin with one.
+        cells.append("".join(inside).replace('""', '"') + (line[at:end] if end >= 0 else _chomped(line[at:])))
+        if end < 0:
+            return cells
+        at = end + 1
+
+
+def _end_of_quotes(line: str, start: int) -> int:
+    match = _INSIDE_QUOTES.match(line, start)
+    return match.end() if match is not None else start
+
+
+def _open_text(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
+    lines = _lines(path, layout.encoding)
+    if layout.unit == "file":
+        return _Table(("text",), iter([(1, ["".join(lines)])]))
+    return _Table(("text",), ((number, [_chomped(line)]) for number, line in enumerate(lines, start=1)))
+
+
+def _lines(path: Path, encoding: str | None) -> Iterator[str]:
+    """Yield the lines of a file with their ends; bytes that are no UTF-8 as halves of characters."""
+    with _open_bytes(path) as file:
+        start = file.peek(_BATCH)[:_BATCH]
+        marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
+        if marked is None and encoding is None and 4 * start.count(0) > len(start):
+            raise ValueError("it looks like UTF-16; say which encoding it is in, such as encoding='utf-16-le'")
+        chosen = marked or encoding or "utf-8"
+        errors = "surrogateescape" if codecs.lookup(chosen).name.startswith("utf-8") else "strict"
+        with io.TextIOWrapper(file, encoding=chosen, errors=errors, newline="\n") as lines:
+            yield from lines
+
+
+def _open_bytes(path: Path) -> Any:
+    return _COMPRESSED.get(path.suffix.lower(), open)(path, "rb")
+
+
+# --- records ---
+
+
+def _open_json(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
+    rows = _checked_records(path, _json_values(path, layout.encoding))
+    head = list(islice(rows, _LOOKED_AT))
+    names = dict.fromkeys(name for _, row in head for name in _paths(row))
+    return _Table(list(names), chain(head, rows))
+
+
+def _json_values(path: Path, encoding: str | None) -> Iterator[tuple[int, Any]]:
+    lines = ((number, line) for number, line in enumerate(_lines(path, encoding), start=1) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith("["):
+        for number, value in enumerate(parse_json("".join([first[1], *(line for _, line in lines)]), finite=False), 1):
+            yield number, {"text": value} if isinstance(value, str) else value
+        return
+    for number, line in chain([first], lines):
+        try:
+            value = parse_json(line, finite=False)
+        except ValueError as error:
+            if number == first[0] and path.suffix.lower() != ".jsonl":
+                # One object on several lines.
+                yield 1, parse_json("".join([line, *(further for _, further in lines)]), finite=False)
+                return
+            raise CorpusError(f"{place_of(path, number)} cannot be read: {one_line(error)}") from error
+        yield number, value
+
+
+def _checked_records(path: Path, rows: Iterable[tuple[int, Any]]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    for number, row in rows:
+        if not isinstance(row, Mapping):
+            raise CorpusError(f"{place_of(path, number)} holds {shown(row)} where a row was expected")
+        yield number, row
+
+
+def _open_parquet(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _Table:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    packed = path.suffix.lower() in _COMPRESSED
+    file = pq.ParquetFile(pa.BufferReader(_open_bytes(path).read()) if packed else path)
+    within = (file.schema.column(index).path for index in range(len(file.schema)))
+    names = list(dict.fromkeys([*file.schema_arrow.names, *within]))
+    batches = file.iter_batches(batch_size=_BATCH, columns=columns)
+    return _Table(names, enumerate((row for batch in batches for row in batch.to_pylist()), start=1))
+
+
+def _paths(row: Mapping[str, Any], depth: int = 1) -> Iterator[str]:
+    for name, value in row.items():
+        yield name
+        if isinstance(value, Mapping) and depth < _DEEPEST:
+            yield from (f"{name}.{inner}" for inner in _paths(value, depth + 1))
+
+
+def _chomped(line: str) -> str:
+    return line.removesuffix("\n").removesuffix("\r")

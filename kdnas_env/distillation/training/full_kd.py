@@ -1,0 +1,299 @@
+"""Full knowledge distillation: a student trained for long, on the Trainer of transformers.
+
+It is what :class:`kdnas_env.distillation.training.mini_kd.MiniKD` does, with the same student, objective, optimiser and
+schedule, on all of a corpus: in steps that can be interrupted at any moment, on one process or on several (``accelerate
+launch``).
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from kdnas_env.distillation.training.kd_data import CorpusSamples
+from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.packed import PackedEncoder
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
+from kdnas_env.support.random_state import preserved_rng
+
+if TYPE_CHECKING:
+    from kdnas_env.distillation.training.kd_trainer import KDTrainer
+
+IDENTITY = "identity.json"
+"""What a folder of checkpoints is of."""
+
+Progress = Callable[[int, int], None]
+"""Called with the steps done and their number."""
+
+OnEvaluation = Callable[[dict[str, float]], None]
+"""Called with a point of the curve."""
+
+_KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True)
+class FullKDSettings:
+    """How long a student is distilled, beside what its recipe says.
+
+    Attributes:
+        epochs: Passes over the samples; None for a stream, which has no end.
+        max_steps: Steps; None for as many as the epochs take.
+        accumulation: Parts that a batch is computed in, one after the other.
+        evaluations: How often the held-out loss is measured, projections are solved anew, and a checkpoint is written.
+        patience: Evaluations without improvement after which the training ends; None to go on to the end.
+
+    Raises:
+        KDNASError: If a number is out of range, or there is no end.
+    """
+
+    epochs: int | None = 3
+    max_steps: int | None = None
+    accumulation: int = 1
+    evaluations: int = 10
+    patience: int | None = 5
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_steps", "accumulation", "evaluations", "patience"):
+            value = getattr(self, name)
+            optional = name in ("epochs", "max_steps", "patience")
+            if not (value is None and optional) and (not isinstance(value, int) or value < 1):
+                raise KDNASError(f"{name} is {value!r}; expected a whole number, 1 or more")
+        if self.epochs is None and self.max_steps is None:
+            raise KDNASError("neither epochs nor max_steps is given, so the training has no end; give one of them")
+
+    def steps(self, samples: int | None, batch_size: int) -> int:
+        """Return the number of steps.
+
+        Args:
+            samples: Number of samples, or None if nobody knows.
+            batch_size: Samples per step, over all processes.
+
+        Raises:
+            KDNASError: If there is no end.
+        """
+        by_epochs = None if samples is None or self.epochs is None else self.epochs * math.ceil(samples / batch_size)
+        limits = [limit for limit in (by_epochs, self.max_steps) if limit is not None]
+        if not limits:
+            raise KDNASError("a stream has no end, so that epochs cannot be counted; give max_steps")
+        return min(limits)
+
+
+@dataclass(frozen=True, eq=False)
+class FullKDResult:
+    """A finished distillation.
+
+    Attributes:
+        model: The student as an encoder of transformers, on the CPU, in eval mode; that of the best evaluation, the one
+            before the first step included.
+        projection: State of the objective that goes with it.
+        curve: The losses, evaluation by evaluation: ``step``, ``epoch``, ``seconds``, ``unexplained`` (held-out),
+            ``raw`` (held-out) and, where a projection is solved, ``train_unexplained``.
+        stopped_early: Whether it ended for lack of improvement.
+        accumulation: Parts that a batch was computed in, in the end.
+    """
+
+    model: Any
+    projection: dict[str, torch.Tensor]
+    curve: list[dict[str, float]]
+    stopped_early: bool
+    accumulation: int
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The point of the curve that the student is of."""
+        return min(self.curve, key=lambda point: point["unexplained"])
+
+
+def distil(
+    kd: MiniKD,
+    samples: Any,
+    settings: FullKDSettings,
+    folder: Path,
+    *,
+    teacher_in_loop: bool,
+    carried: bool = False,
+    on_progress: Progress | None = None,
+    on_evaluation: OnEvaluation | None = None,
+    say: Callable[[str], None] = lambda message: None,
+) -> FullKDResult:
+    """Distil a student for long; a distillation that was interrupted goes on from its last checkpoint.
+
+    On the CPU, a distillation that was killed and goes on ends with the same student, bit for bit, as one that was not
+    (with the same number of threads and processes). If memory does not suffice for a batch it is computed in two parts,
+    then in four, from the last checkpoint on.
+
+    Args:
+        kd: The student as it is to be started, on a workload that is not trimmed. Its projections are solved on
+            ``kd.train``, its loss is measured on ``kd.heldout``. It is used up.
+        samples: What to train on: :class:`kdnas_env.distillation.training.kd_data.CorpusSamples`, or an iterable
+            dataset of :class:`kdnas_env.distillation.training.kd_data.Sample`.
+        settings: How long.
+        folder: Where checkpoints and the curve are written.
+        teacher_in_loop: Whether the teacher is run on every batch, rather than read from the cache.
+        carried: Whether the objective's projections are carried over from an earlier training, rather than solved anew
+            before the first step.
+        on_progress: Called after every step.
+        on_evaluation: Called with the last point of the curve as the training begins, then with each new one.
+        say: Called with a sentence where something happens that one wants to know of.
+
+    Raises:
+        FloatingPointError: If the loss is not finite; the last checkpoint is kept.
+        RunError: If a checkpoint is of another student or distillation, or there is no space left.
+        torch.OutOfMemoryError: If memory does not even suffice for one sample at a time.
+    """
+    from kdnas_env.distillation.training.resuming import unwritten
+
+    _check_identity(kd, settings, folder)
+    while True:
+        try:
+            with preserved_rng(), quiet_transformers():
+                return _distil(kd, samples, settings, folder, teacher_in_loop, carried, on_progress, on_evaluation)
+        except (MemoryError, RuntimeError, OSError) as error:
+            lost = unwritten(folder, error)
+            if lost is not None:
+                raise lost from error
+            if not is_out_of_memory(error) or 2 * settings.accumulation > kd.recipe.batch_size:
+                raise
+        settings = replace(settings, accumulation=2 * settings.accumulation)
+        say(f"out of memory: going on with every batch in {settings.accumulation} parts")
+        gc.collect()
+
+
+def _distil(
+    kd: MiniKD,
+    samples: Any,
+    settings: FullKDSettings,
+    folder: Path,
+    teacher_in_loop: bool,
+    carried: bool,
+    on_progress: Progress | None,
+    on_evaluation: OnEvaluation | None,
+) -> FullKDResult:
+    from kdnas_env.distillation.training.kd_trainer import read_curve
+    from kdnas_env.distillation.training.resuming import clear_checkpoints, last_checkpoint
+
+    trainer = _trainer(kd, samples, settings, folder, teacher_in_loop, on_progress, on_evaluation)
+    if trainer.is_world_process_zero():
+        clear_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(folder)
+    if checkpoint is None:
+        trainer.begin(solve=not carried)
+    if on_evaluation is not None:
+        on_evaluation(read_curve(folder)[-1])
+    with trainer.cores:
+        if checkpoint is None or not _exhausted(read_curve(folder), settings.patience):
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        else:
+            trainer.load_best(checkpoint)
+    curve = read_curve(folder)
+    if curve[0]["unexplained"] <= min(point["unexplained"] for point in curve):
+        trainer.load_start()
+    model = kd.export()
+    return FullKDResult(
+        model=model,
+        projection={name: tensor.detach().cpu().clone() for name, tensor in kd.objective.state_dict().items()},
+        curve=curve,
+        stopped_early=curve[-1]["step"] < trainer.steps,
+        accumulation=settings.accumulation,
+    )
+
+
+def _trainer(
+    kd: MiniKD,
+    samples: Any,
+    settings: FullKDSettings,
+    folder: Path,
+    teacher_in_loop: bool,
+    on_progress: Progress | None,
+    on_evaluation: OnEvaluation | None,
+) -> KDTrainer:
+    from transformers import TrainingArguments
+
+    from kdnas_env.distillation.training.kd_trainer import KDTrainer
+
+    recipe, teacher, on_cpu = kd.recipe, kd.workload.teacher, kd.workload.device.type == "cpu"
+    steps_of = settings.steps(len(samples) if isinstance(samples, CorpusSamples) else None, recipe.batch_size)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    every = max(1, math.ceil(steps_of / settings.evaluations))
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps_of,
+        per_device_train_batch_size=max(1, recipe.batch_size // (settings.accumulation * processes)),
+        gradient_accumulation_steps=settings.accumulation,
+        max_grad_norm=recipe.max_grad_norm or 0.0,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=_KEPT_CHECKPOINTS,
+        load_best_model_at_end=True,
+        metric_for_best_model="unexplained",
+        greater_is_better=False,
+        restore_callback_states_from_checkpoint=True,
+        logging_strategy="no",
+        logging_nan_inf_filter=False,
+        seed=kd.fidelity.seed,
+        use_cpu=on_cpu,
+        dataloader_pin_memory=not on_cpu,
+        remove_unused_columns=False,
+        # Batches are packed: they cannot be cut along their first dimension.
+        accelerator_config={"dispatch_batches": False, "split_batches": False},
+        ddp_find_unused_parameters=False,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    return KDTrainer(
+        kd,
+        samples,
+        arguments,
+        teacher=PackedEncoder(teacher.model, position_offset=teacher.architecture.position_offset)
+        if teacher_in_loop
+        else None,
+        steps=steps_of,
+        patience=settings.patience,
+        on_progress=on_progress,
+        on_evaluation=on_evaluation,
+    )
+
+
+def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
+    """Refuse to go on from checkpoints of something else; write down what they are of the first time.
+
+    Raises:
+        RunError: If they are of something else.
+    """
+    config = kd.encoder.model.config
+    shape = ("model_type", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")
+    now = {
+        "student": {name: getattr(config, name) for name in shape},
+        "teacher": kd.workload.teacher.fingerprint,
+        "corpus": kd.workload.corpus.fingerprint,
+        "recipe": kd.recipe.to_dict(),
+        "settings": {name: value for name, value in asdict(settings).items() if name != "accumulation"},
+        "seed": kd.fidelity.seed,
+    }
+    path = folder / IDENTITY
+    before = read_json(path) if path.exists() else now
+    changed = [name for name in now if before.get(name) != now[name]]
+    if changed:
+        raise RunError(
+            f"the checkpoints in {str(folder)!r} are of another {changed[0]}: {before.get(changed[0])} instead of "
+            f"{now[changed[0]]}; name another folder, or remove that one"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(path, now)
+
+
+def _exhausted(curve: list[dict[str, float]], patience: int | None) -> bool:
+    losses = [point["unexplained"] for point in curve[1:]]
+    return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience

@@ -1,0 +1,132 @@
+"""What full distillation trains on: samples of a corpus, in batches of similar length, with their teacher's states."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from kdnas_env.distillation.text.corpus import Corpus, token_rows
+from kdnas_env.distillation.training.packed import PackedBatch, pack_tokens
+from kdnas_env.distillation.training.workload import TeachingBatch, Workload, training_batches
+
+_CPU = torch.device("cpu")
+_NO_ROWS = np.empty(0, dtype=np.int64)
+_TAUGHT = "taught_"
+_ORDER = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The tokens of one sample.
+
+    Attributes:
+        ids: Token ids, int64 ``(tokens,)``.
+        segments: Their segments, or None for all 0.
+        rows: Their rows in the cache of the teacher's states, or None where these are not cached.
+    """
+
+    ids: NDArray[np.int64]
+    segments: NDArray[np.int64] | None
+    rows: NDArray[np.int64] | None = None
+
+
+class CorpusSamples(Dataset[Sample]):
+    """Samples of a corpus in memory.
+
+    Args:
+        workload: The corpus, and the teacher's states.
+        sample_ids: Which of them, int64.
+        cached: Whether the teacher's states on them are cached.
+    """
+
+    def __init__(self, workload: Workload, sample_ids: NDArray[np.int64], *, cached: bool) -> None:
+        self.workload, self.sample_ids, self.cached = workload, sample_ids, cached
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    def __getitem__(self, index: int) -> Sample:
+        corpus, sample = self.workload.corpus, self.sample_ids[index : index + 1]
+        rows = token_rows(corpus.offsets, sample)
+        types = corpus.token_type_ids
+        return Sample(
+            corpus.input_ids[rows].astype(np.int64),
+            None if types is None else types[rows].astype(np.int64),
+            self.workload.cache.token_rows(sample) if self.cached else None,
+        )
+
+
+class LengthGroupedOrder(Sampler[int]):
+    """An order of the samples in which those of a batch are of similar length; another one in every epoch.
+
+    Args:
+        corpus: The corpus.
+        sample_ids: The samples, int64.
+        batch_size: Samples per step, over all processes.
+        seed: Seed of the orders.
+
+    Attributes:
+        epoch: The epoch whose order is given, from 0; to be set before it begins.
+    """
+
+    def __init__(self, corpus: Corpus, sample_ids: NDArray[np.int64], batch_size: int, seed: int) -> None:
+        self.epoch = 0
+        self._corpus, self._sample_ids, self._batch_size, self._seed = corpus, sample_ids, batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self._sample_ids)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self._seed, _ORDER, self.epoch])
+        batches = training_batches(self._corpus, self._sample_ids, self._batch_size, rng)
+        # A short batch would shift the borders of those behind it.
+        batches.sort(key=lambda batch: len(batch) < self._batch_size)
+        yield from np.searchsorted(self._sample_ids, np.concatenate(batches)).tolist()
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Makes of some samples what :func:`teaching_batch` reads, on the CPU: tensors by name.
+
+    Attributes:
+        workload: Where cached states of the teacher are.
+        layers: Layers of the teacher that are needed.
+    """
+
+    workload: Workload
+    layers: tuple[int, ...]
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Collate."""
+        with_segments = samples[0].segments is not None
+        packed = pack_tokens(
+            np.concatenate([sample.ids for sample in samples]),
+            np.concatenate([sample.segments for sample in samples if sample.segments is not None])
+            if with_segments
+            else None,
+            np.array([len(sample.ids) for sample in samples]),
+            _CPU,
+        )
+        inputs = {field.name: getattr(packed, field.name) for field in fields(packed)}
+        rows = [sample.rows for sample in samples if sample.rows is not None]
+        if rows:
+            for layer in self.layers:
+                inputs[f"{_TAUGHT}{layer}"] = torch.from_numpy(self.workload.cached(layer, np.concatenate(rows)))
+        return {name: value for name, value in inputs.items() if value is not None}
+
+
+def teaching_batch(inputs: Mapping[str, Any]) -> TeachingBatch:
+    """Return the batch that a :class:`Collator` put into tensors, wherever these are now."""
+    taught: dict[int, Tensor] = {
+        int(name.removeprefix(_TAUGHT)): value for name, value in inputs.items() if name.startswith(_TAUGHT)
+    }
+    values: dict[str, Any] = {field.name: inputs.get(field.name) for field in fields(PackedBatch)}
+    packed = PackedBatch(**values)
+    return TeachingBatch(packed, _NO_ROWS, taught or None)

@@ -1,0 +1,318 @@
+"""Mini-KD: a short distillation that tells how good a student can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdnas_env.core.architecture import StudentConfig, student_position_offset
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distillation.student.building import build_student, special_tokens
+from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
+from kdnas_env.distillation.student.slicing import slice_layers
+from kdnas_env.distillation.training.mapping import LayerPair, map_layers
+from kdnas_env.distillation.training.objective import HiddenStateObjective, Objective, RelationObjective, Score
+from kdnas_env.distillation.training.packed import NO_DROPOUT, Dropout, PackedEncoder
+from kdnas_env.distillation.training.recipe import Recipe
+from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches, training_batches
+from kdnas_env.errors import KDNASError
+
+PRECISIONS = ("float32", "bfloat16")
+
+_SLICING_SAMPLES, _SLICING_TOKENS = 300, 1 << 14
+_CHECK_STEPS = 16
+_ORDER, _PROJECTION, _DROPOUT = range(3)
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """The losses after an epoch.
+
+    Attributes:
+        epoch: Finished epochs; 0 is before any step.
+        train: Loss on training tokens. Where a projection is solved in closed form, that of the solution; else the
+            mean over the steps of the epoch (before the first step: over the training tokens).
+        heldout: Loss on held-out tokens, without dropout.
+        seconds: Wall seconds of the epoch, measuring included; of epoch 0, what it took to start the student too.
+        peak_memory_bytes: Peak memory so far: resident (CPU) or allocated (CUDA).
+    """
+
+    epoch: int
+    train: Score
+    heldout: Score
+    seconds: float
+    peak_memory_bytes: int
+
+
+class MiniKD:
+    """The distillation of one student.
+
+    Args:
+        workload: Teacher, corpus and hidden states.
+        student: The student's architecture.
+        recipe: How it is distilled.
+        fidelity: Epochs, share of the training samples, and seed.
+        basis: Coordinates of the teacher's embeddings, to be shared by all students; None to compute them here.
+        precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
+        start: An encoder of that architecture to go on from, in place of the recipe's start; trained itself.
+
+    Attributes:
+        encoder: The student.
+        objective: What it is trained to do.
+        train: Samples trained on, int64.
+        heldout: Samples held out, int64.
+
+    Raises:
+        SpaceError: If the student cannot be built, or is deeper than its teacher.
+        KDNASError: If the precision is unknown.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        student: StudentConfig,
+        recipe: Recipe,
+        fidelity: Fidelity,
+        *,
+        basis: EmbeddingBasis | None = None,
+        precision: str = "float32",
+        start: Any | None = None,
+    ) -> None:
+        if precision not in PRECISIONS:
+            raise KDNASError(f"precision is {precision!r}; expected one of {list(PRECISIONS)}")
+        began = time.perf_counter()
+        if workload.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(workload.device)
+        self._peak_memory = 0
+        teacher = workload.teacher
+        pairs = map_layers(recipe.mapping, student.num_hidden_layers, teacher.architecture.num_hidden_layers)
+        self.workload, self.recipe, self.fidelity = workload, recipe, fidelity
+        self.train = workload.subset(fidelity.data_fraction, fidelity.seed)
+        self.heldout = workload.heldout[: recipe.heldout_samples]
+        self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
+        if not recipe.train_embeddings:
+            _freeze_tables(self.encoder)
+        self.objective = self._make_objective(pairs, student.hidden_size)
+        self._dropout = Dropout(recipe.dropout, _generator(fidelity.seed, _DROPOUT, workload.device))
+        self._width = student.hidden_size
+        self._precision = precision
+        self._starting_seconds = time.perf_counter() - began
+
+    def _started(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
+        workload, recipe = self.workload, self.recipe
+        teacher = workload.teacher
+        model = build_student(student, teacher.architecture, seed=self.fidelity.seed, special=special_tokens(teacher))
+        if recipe.embeddings != "random":
+            copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
+        encoder = self._packed(student, model)
+        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's.
+        if recipe.layers == "teacher" and student.family != "albert":
+            slice_layers(encoder, workload, _slicing_samples(workload, self.train))
+        return encoder
+
+    def _packed(self, student: StudentConfig, model: Any) -> PackedEncoder:
+        return PackedEncoder(
+            model.to(self.workload.device),
+            position_offset=student_position_offset(student, self.workload.teacher.architecture),
+            vocabulary=self.workload.vocabulary if self.workload.trimmed else None,
+        )
+
+    def epochs(self) -> Iterator[EpochResult]:
+        """Train, and yield the losses before the first step and after every epoch. To be iterated over once.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+            torch.OutOfMemoryError: If the device's memory is too small.
+        """
+        began = time.perf_counter() - self._starting_seconds
+        train = self.fit() if self.objective.solved else self.train_score()
+        yield self._result(0, train, began)
+        rng = np.random.default_rng([self.fidelity.seed, _ORDER])
+        optimiser = self.optimiser(train.unexplained if self.objective.solved else None)
+        steps = self.fidelity.epochs * -(-len(self.train) // self.recipe.batch_size)
+        step = 0
+        for epoch in range(1, self.fidelity.epochs + 1):
+            began = time.perf_counter()
+            plan = training_batches(self.workload.corpus, self.train, self.recipe.batch_size, rng)
+            train = self._train(plan, optimiser, step, steps)
+            step += len(plan)
+            if self.objective.solved:
+                train = self.fit()
+            yield self._result(epoch, train, began)
+
+    def carry_over(self, state: Mapping[str, Tensor]) -> bool:
+        """Take over the state of an earlier objective, such as its projections, if it fits; return whether it does."""
+        own = self.objective.state_dict()
+        fits = own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
+        if fits:
+            self.objective.load_state_dict(dict(state))
+        return fits
+
+    def export(self) -> Any:
+        """Return the student as an encoder of transformers with its whole vocabulary, on the CPU, in eval mode.
+
+        It is the one that was trained, not a copy: the last thing to ask for.
+        """
+        model = self.encoder.write_back()
+        model.requires_grad_(True)
+        return model.to("cpu").eval()
+
+    def _make_objective(self, pairs: Sequence[LayerPair], width: int) -> Objective:
+        recipe, workload = self.recipe, self.workload
+        if recipe.objective == "relations":
+            return RelationObjective(workload, self.encoder)
+        return HiddenStateObjective(
+            workload,
+            pairs,
+            width,
+            projection=recipe.projection,
+            shared=recipe.share_projection,
+            ridge=recipe.ridge,
+            generator=_generator(self.fidelity.seed, _PROJECTION, torch.device("cpu")),
+        )
+
+    def optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
+        """Return AdamW over what is trained, at its peak learning rate.
+
+        Args:
+            unexplained: Share of the teacher's variance that is unexplained before the first step; None where nothing
+                is solved in closed form.
+        """
+        decayed: list[nn.Parameter] = []
+        others = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        for name, parameter in self.encoder.named_trainable():
+            if parameter.requires_grad:
+                matrix = parameter.ndim > 1 and "embeddings." not in name
+                (decayed if matrix else others).append(parameter)
+        return torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": self.recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=self.recipe.peak_learning_rate(self._width, unexplained),
+            fused=True,
+        )
+
+    def _train(self, plan: list[NDArray[np.int64]], optimiser: torch.optim.Optimizer, step: int, steps: int) -> Score:
+        peak = optimiser.defaults["lr"]
+        parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+        total = torch.zeros((), dtype=torch.float64, device=self.workload.device)
+        terms = 0
+        for batch in self.workload.batches(plan):
+            rate = peak * schedule(step, steps, self.recipe.warmup_fraction)
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+            error, count = self.terms(batch, self._dropout)
+            optimiser.zero_grad()
+            torch.autograd.backward(error / count)
+            if self.recipe.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, self.recipe.max_grad_norm)
+            optimiser.step()
+            step += 1
+            total += error.detach()
+            terms += count
+            if step % _CHECK_STEPS == 0:
+                self._note_memory()
+                # On a GPU this waits for the step, so not after every one.
+                _check_finite(float(total), f"step {step} of {steps}")
+        return Score(float(total), self._train_reference, terms)
+
+    @torch.no_grad()
+    def fit(self) -> Score:
+        """Solve what the objective solves in closed form, on the training samples; the loss on them."""
+        error, count = self.objective.fit((self._states(batch), batch) for batch in self._passes(self.train))
+        return Score(error, self._train_reference, count)
+
+    def train_score(self) -> Score:
+        """Return the loss on the training samples, without dropout, with the projections as they are."""
+        return self._measure(self.train, self._train_reference)
+
+    def heldout_score(self) -> Score:
+        """Return the loss on the held-out samples, without dropout."""
+        return self._measure(self.heldout, self._heldout_reference)
+
+    @torch.no_grad()
+    def _measure(self, samples: NDArray[np.int64], reference: float) -> Score:
+        error, count = 0.0, 0
+        for batch in self._passes(samples):
+            batch_error, batch_count = self.terms(batch)
+            error += float(batch_error)
+            count += batch_count
+        return Score(error, reference, count)
+
+    @cached_property
+    def _train_reference(self) -> float:
+        return sum(self.objective.reference(batch) for batch in self._passes(self.train))
+
+    @cached_property
+    def _heldout_reference(self) -> float:
+        return sum(self.objective.reference(batch) for batch in self._passes(self.heldout))
+
+    def _passes(self, samples: NDArray[np.int64]) -> Iterator[TeachingBatch]:
+        return self.workload.batches(measuring_batches(self.workload.corpus, samples))
+
+    def terms(self, batch: TeachingBatch, dropout: Dropout = NO_DROPOUT) -> tuple[Tensor, int]:
+        """Return the sum of the loss' terms over the tokens of a batch, differentiable, and their number."""
+        with self._autocast():
+            return self.objective.terms(self.encoder(batch.packed, dropout), batch)
+
+    def _states(self, batch: TeachingBatch) -> list[Tensor]:
+        with self._autocast():
+            states: list[Tensor] = self.encoder(batch.packed)
+            return states
+
+    def _autocast(self) -> torch.autocast:
+        enabled = self._precision == "bfloat16"
+        return torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _result(self, epoch: int, train: Score, began: float) -> EpochResult:
+        heldout = self.heldout_score()
+        for name, score in (("training", train), ("held-out", heldout)):
+            _check_finite(score.error, f"the {name} loss of epoch {epoch}")
+        self._note_memory()
+        return EpochResult(epoch, train, heldout, time.perf_counter() - began, self._peak_memory)
+
+    def _note_memory(self) -> None:
+        device = self.workload.device
+        used = (
+            torch.cuda.max_memory_allocated(device)
+            if device.type == "cuda"
+            else int(psutil.Process().memory_info().rss)
+        )
+        self._peak_memory = max(self._peak_memory, used)
+
+
+def schedule(step: int, steps: int, warmup_fraction: float) -> float:
+    """Return the share of the peak learning rate at a step: a linear rise, then a linear fall to 0 after the last."""
+    warmup = max(1, round(warmup_fraction * steps))
+    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+
+def _freeze_tables(encoder: PackedEncoder) -> None:
+    tables = encoder.tables
+    for table in (encoder.word, tables.word.weight, tables.position.weight, tables.segment and tables.segment.weight):
+        if table is not None:
+            table.requires_grad_(False)
+
+
+def _slicing_samples(workload: Workload, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the first samples, as many as fit the least-squares maps well without filling the memory."""
+    first = samples[:_SLICING_SAMPLES]
+    tokens = np.cumsum(workload.corpus.lengths[first])
+    return first[: max(1, int(np.searchsorted(tokens, _SLICING_TOKENS)))]
+
+
+def _generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
+    state = np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(state >> np.uint64(1)))
+
+
+def _check_finite(value: float, what: str) -> None:
+    if not np.isfinite(value):
+        raise FloatingPointError(f"the loss is not finite: {what}")

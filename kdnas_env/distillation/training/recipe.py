@@ -1,0 +1,188 @@
+"""Recipes of mini-KD: how a student is started, what it learns, and how."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from kdnas_env.errors import KDNASError
+
+MAPPINGS = ("uniform", "skip", "last", "uniform+last", "tinybert")
+OBJECTIVES = ("hidden_states", "relations")
+PROJECTIONS = ("ridge", "gradient")
+EMBEDDINGS = ("random", "pca", "token_means")
+LAYERS = ("random", "teacher")
+
+_REFERENCE_WIDTH = 192
+_REFERENCE_DISTANCE = 0.3
+_LARGEST_DISTANCE_FACTOR = 2.0
+_OPTIONAL = ("max_grad_norm", "heldout_samples")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
+
+
+_Rule = tuple[Callable[[Any], bool], str]
+_FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
+_COUNT: _Rule = (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more")
+_POSITIVE: _Rule = (lambda value: _is_number(value) and value > 0, "a positive number")
+_NOT_NEGATIVE: _Rule = (lambda value: _is_number(value) and value >= 0, "a number, 0 or more")
+_SHARE: _Rule = (lambda value: _is_number(value) and 0 <= value < 1, "a share in [0, 1)")
+
+
+def _one_of(choices: tuple[str, ...]) -> _Rule:
+    return (lambda value: value in choices, f"one of {list(choices)}")
+
+
+_RULES: dict[str, _Rule] = {
+    "mapping": _one_of(MAPPINGS),
+    "objective": _one_of(OBJECTIVES),
+    "projection": _one_of(PROJECTIONS),
+    "share_projection": _FLAG,
+    "ridge": _NOT_NEGATIVE,
+    "embeddings": _one_of(EMBEDDINGS),
+    "layers": _one_of(LAYERS),
+    "train_embeddings": _FLAG,
+    "batch_size": _COUNT,
+    "learning_rate": _POSITIVE,
+    "width_scaling": _FLAG,
+    "distance_scaling": _FLAG,
+    "warmup_fraction": _SHARE,
+    "weight_decay": _NOT_NEGATIVE,
+    "max_grad_norm": _POSITIVE,
+    "dropout": _SHARE,
+    "mask_probability": _SHARE,
+    "heldout_samples": _COUNT,
+}
+"""What each field of a recipe may be, in code and in words."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student is distilled; the defaults are the recipe ``default``.
+
+    A student starts where closed forms can bring it: embeddings reduced from the teacher's hidden states, layers
+    sliced from the teacher's, projections solved by ridge regression, once before training and again after every
+    epoch. Gradient steps then do only what is left.
+
+    Attributes:
+        mapping: Which teacher layers a student layer learns
+            (:func:`kdnas_env.distillation.training.mapping.map_layers`).
+        objective: ``hidden_states`` (mean squared error through a projection) or ``relations`` (MiniLMv2).
+        projection: ``ridge`` (solved in closed form) or ``gradient`` (trained).
+        share_projection: One projection for all layers, or one each.
+        ridge: Penalty of the closed form, as a share of the student states' mean variance (at least 1e-5).
+        embeddings: ``random``, ``pca`` or ``token_means``
+            (:func:`kdnas_env.distillation.student.embeddings.embedding_basis`).
+        layers: ``random``, or ``teacher``: sliced from the teacher's
+            (:func:`kdnas_env.distillation.student.slicing.slice_layers`); the shared layer of an ALBERT student stays
+            random, which was measured to be better.
+        train_embeddings: Whether the embedding tables are trained.
+        batch_size: Sentences per step.
+        learning_rate: Peak learning rate of AdamW; where it is scaled, of a student 192 wide that starts with 0.3
+            of the teacher's variance unexplained.
+        width_scaling: Whether the learning rate falls with one over the student's width (Yang et al. 2022,
+            arXiv:2203.03466), so that one value serves a whole search space.
+        distance_scaling: Whether the learning rate is in proportion to what the closed forms leave unexplained (up to
+            twice ``learning_rate``): a student that starts near its teacher is only disturbed by large steps.
+        warmup_fraction: Share of the steps over which the learning rate rises, before it falls linearly to 0.
+        weight_decay: Of matrices other than embeddings.
+        max_grad_norm: Largest norm of a gradient, or None.
+        dropout: In the student, while training.
+        mask_probability: Share of the tokens that are corrupted as in masked language modelling, for teacher and
+            student alike.
+        heldout_samples: Held-out sentences that are looked at after every epoch, or None for all.
+    """
+
+    mapping: str = "uniform+last"
+    objective: str = "hidden_states"
+    projection: str = "ridge"
+    share_projection: bool = False
+    ridge: float = 1e-4
+    embeddings: str = "token_means"
+    layers: str = "teacher"
+    train_embeddings: bool = False
+    batch_size: int = 8
+    learning_rate: float = 2.6e-3
+    width_scaling: bool = True
+    distance_scaling: bool = True
+    warmup_fraction: float = 0.1
+    weight_decay: float = 0.01
+    max_grad_norm: float | None = 1.0
+    dropout: float = 0.0
+    mask_probability: float = 0.0
+    heldout_samples: int | None = 256
+
+    def __post_init__(self) -> None:
+        for name, (valid, expected) in _RULES.items():
+            value = getattr(self, name)
+            if not (valid(value) or (value is None and name in _OPTIONAL)):
+                raise KDNASError(f"{name} is {value!r}; expected {expected}")
+
+    def peak_learning_rate(self, width: int, unexplained: float | None = None) -> float:
+        """Return the peak learning rate of a student.
+
+        Args:
+            width: Its hidden size.
+            unexplained: Share of the teacher's variance that it does not explain before the first step; None where
+                nothing was solved in closed form.
+        """
+        rate = self.learning_rate
+        if self.width_scaling:
+            rate *= _REFERENCE_WIDTH / width
+        if self.distance_scaling and unexplained is not None:
+            rate *= min(unexplained / _REFERENCE_DISTANCE, _LARGEST_DISTANCE_FACTOR)
+        return rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+RECIPES = {
+    "default": Recipe(),
+    "seed": Recipe(
+        projection="gradient",
+        share_projection=True,
+        embeddings="random",
+        layers="random",
+        train_embeddings=True,
+        batch_size=32,
+        learning_rate=1e-3,
+        width_scaling=False,
+        distance_scaling=False,
+        dropout=0.1,
+    ),
+}
+"""Recipes by name. ``seed`` is that of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a random student with a shared
+projection, all learnt by gradient."""
+
+
+def resolve_recipe(recipe: str | Mapping[str, Any] | Recipe) -> Recipe:
+    """Return a recipe by name, or one made of changes to ``default`` (or to the recipe under the key ``base``).
+
+    Raises:
+        KDNASError: If the name or a field is unknown, or a value is not what its field may be.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str):
+        if recipe not in RECIPES:
+            raise KDNASError(f"unknown recipe {recipe!r}; choose from {sorted(RECIPES)}")
+        return RECIPES[recipe]
+    if not isinstance(recipe, Mapping):
+        raise KDNASError(f"recipe {recipe!r} is neither a name nor a mapping of fields")
+    base = resolve_recipe(recipe.get("base", "default"))
+    changes = {name: value for name, value in recipe.items() if name != "base"}
+    known = {field.name for field in fields(Recipe)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise KDNASError(f"unknown recipe field(s) {unknown}; known fields are {sorted(known)}")
+    return Recipe(**{**base.to_dict(), **changes})

@@ -1,0 +1,179 @@
+"""What all students of one search share: the teacher's states on the corpus, and what follows from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kdnas_env.distillation.teacher.cache import HiddenStateCache, read_rows
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.corpus import Corpus, token_rows
+from kdnas_env.distillation.training.packed import PackedBatch, pack_samples
+
+_MEASURING_TOKENS = 2048
+_RESIDENT_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class TeachingBatch:
+    """Some samples of the corpus, with the teacher's states of their tokens or where they are found.
+
+    Attributes:
+        packed: The tokens.
+        rows: Their rows in the cache, int64 ``(tokens,)``; of no meaning where ``taught`` is given.
+        taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, where they are at hand already.
+    """
+
+    packed: PackedBatch
+    rows: NDArray[np.int64]
+    taught: Mapping[int, Tensor] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Workload:
+    """A teacher, a corpus and the teacher's hidden states on it.
+
+    Attributes:
+        teacher: The teacher.
+        corpus: The corpus.
+        cache: The teacher's hidden states on ``train`` and ``heldout``.
+        train: Samples trained on, int64.
+        heldout: Samples held out, int64.
+        device: Where students are trained.
+        trimmed: Whether students are trained with the tokens that occur only.
+    """
+
+    teacher: Teacher
+    corpus: Corpus
+    cache: HiddenStateCache
+    train: NDArray[np.int64]
+    heldout: NDArray[np.int64]
+    device: torch.device
+    trimmed: bool = True
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of teacher, corpus, precision and splits."""
+        digest = hashlib.sha256(f"{self.teacher.fingerprint} {self.corpus.fingerprint} {self.cache.dtype}".encode())
+        for samples in (self.train, self.heldout):
+            digest.update(np.ascontiguousarray(samples, dtype=np.int64).tobytes() + b"|")
+        return digest.hexdigest()
+
+    @cached_property
+    def vocabulary(self) -> NDArray[np.int64]:
+        """Token ids that students are trained with, sorted: those that occur in the samples, or all."""
+        if not self.trimmed:
+            return np.arange(self.teacher.architecture.vocab_size)
+        rows = token_rows(self.corpus.offsets, np.concatenate([self.train, self.heldout]))
+        return np.unique(self.corpus.input_ids[rows]).astype(np.int64)
+
+    @cached_property
+    def train_means(self) -> Tensor:
+        """Mean of each layer's states over the training tokens, float32 ``(layers + 1, hidden_size)``."""
+        total = torch.zeros(self.cache.num_layers + 1, self.cache.hidden_size, dtype=torch.float64)
+        count = 0
+        for batch in self.batches(measuring_batches(self.corpus, self.train)):
+            for layer in range(self.cache.num_layers + 1):
+                total[layer] += self.states((layer,), batch.rows).sum(0, dtype=torch.float64).cpu()
+            count += len(batch.rows)
+        return (total / count).float().to(self.device)
+
+    def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
+        """Yield the batches of a plan of sample ids; tokens are numbered by their place in ``vocabulary``."""
+        for samples in plan:
+            packed = pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
+            yield TeachingBatch(packed, self.cache.token_rows(samples))
+
+    def taught(self, layers: Sequence[int], batch: TeachingBatch) -> Tensor:
+        """Return the teacher's states of a batch, like :meth:`states`."""
+        if batch.taught is None:
+            return self.states(layers, batch.rows)
+        return _side_by_side(batch.taught, layers)
+
+    def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
+        """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``.
+
+        Raises:
+            CacheError: If the file of the cache has been cut short.
+        """
+        if self._resident is None:
+            # Only the rows of the batch leave the disk.
+            parts = {layer: torch.from_numpy(self.cached(layer, rows)).to(self.device) for layer in set(layers)}
+        else:
+            places = torch.from_numpy(rows).to(self.device)
+            parts = {layer: self._resident[layer].index_select(0, places) for layer in set(layers)}
+        return _side_by_side(parts, layers)
+
+    def cached(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Read states of one layer as they are cached, ``(tokens, hidden_size)``.
+
+        Raises:
+            CacheError: If the file of the cache has been cut short.
+        """
+        return read_rows(self._maps[layer], rows)
+
+    def subset(self, fraction: float, seed: int) -> NDArray[np.int64]:
+        """Draw a share of the training samples; a larger share of the same seed holds the smaller ones."""
+        count = max(1, round(fraction * len(self.train)))
+        chosen: NDArray[np.int64] = np.sort(np.random.default_rng([seed, 1]).permutation(self.train)[:count])
+        return chosen
+
+    @cached_property
+    def _maps(self) -> list[np.memmap[Any, np.dtype[Any]]]:
+        return [self.cache.states(layer) for layer in range(self.cache.num_layers + 1)]
+
+    @cached_property
+    def _resident(self) -> list[Tensor] | None:
+        """All states on the GPU as they are cached, where they leave it most of its memory."""
+        if self.device.type != "cuda":
+            return None
+        free, _ = torch.cuda.mem_get_info(self.device)
+        if sum(states.nbytes for states in self._maps) > _RESIDENT_SHARE * free:
+            return None
+        # A copy, since the map is read-only, which PyTorch warns of.
+        every = np.arange(self.cache.tokens)
+        return [torch.from_numpy(read_rows(states, every)).to(self.device) for states in self._maps]
+
+    @cached_property
+    def _token_ids(self) -> NDArray[np.int64]:
+        places = np.full(self.teacher.architecture.vocab_size, -1, dtype=np.int64)
+        places[self.vocabulary] = np.arange(len(self.vocabulary))
+        return places
+
+
+def _side_by_side(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
+    """Join states of some layers, float32."""
+    # Converted before: automatic mixed precision on the CPU refuses to join float16.
+    states = [parts[layer].float() for layer in layers]
+    return torch.cat(states, dim=1) if len(states) > 1 else states[0]
+
+
+def measuring_batches(corpus: Corpus, samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Group samples of similar length into large batches, for passes without training."""
+    order = samples[np.argsort(corpus.lengths[samples], kind="stable")]
+    ends = np.cumsum(corpus.lengths[order]) // _MEASURING_TOKENS
+    return np.split(order, np.flatnonzero(np.diff(ends)) + 1)
+
+
+def training_batches(
+    corpus: Corpus, samples: NDArray[np.int64], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Cut samples into batches of similar length, in random order.
+
+    Samples of equal length are shuffled before, so batches differ from epoch to epoch.
+
+    Returns:
+        ``ceil(len(samples) / batch_size)`` arrays of sample ids; every sample is in one of them.
+    """
+    shuffled = rng.permutation(samples)
+    order = shuffled[np.argsort(corpus.lengths[shuffled], kind="stable")]
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [batches[index] for index in rng.permutation(len(batches))]

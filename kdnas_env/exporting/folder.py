@@ -1,0 +1,122 @@
+"""The folder of an export: written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from kdnas_env.exporting.errors import ExportError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
+from kdnas_env.support.untrusted import parse_json
+
+EXPORT = "export.json"
+"""What tells an export from other folders."""
+
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
+def checked_target(out: str | os.PathLike[str], model: str | os.PathLike[str]) -> Path:
+    """Return where an export goes.
+
+    Args:
+        out: The folder.
+        model: What is exported.
+
+    Raises:
+        ExportError: If the folder is a file, is or contains the model, or holds something that is not an export.
+    """
+    target, source = expanded(out).absolute(), expanded(model)
+    target = target.resolve() if target.is_symlink() else target
+    try:
+        if source.is_dir() and source.resolve().is_relative_to(target.resolve()):
+            raise ExportError(f"the export would replace the model {str(model)!r}; give another folder with --out")
+        if not target.exists():
+            return target
+        if not target.is_dir():
+            raise ExportError(f"{str(out)!r} is a file; give a folder with --out")
+        if any(target.iterdir()) and not _is_export(target):
+            raise ExportError(
+                f"the folder {str(out)!r} is not empty and not an export of kdnas; give another with --out"
+            )
+    except OSError as error:
+        raise _cannot_be_written(target, error) from error
+    return target
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Fill a temporary folder, which takes the place of the target when the block ends well, and goes if it does not.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        ExportError: If it cannot be written.
+    """
+    missing = [parent for parent in target.parents if not parent.exists()]
+    temporary, done = None, False
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+        yield temporary
+        _make_readable(temporary)
+        _take_place(temporary, target)
+        done = True
+    except Exception as error:
+        # Libraries that write in Rust or C++ tell of a full disk in words alone.
+        if isinstance(error, OSError) or (_NO_SPACE in str(error) and not isinstance(error, ExportError)):
+            raise _cannot_be_written(target, error) from error
+        raise
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if not done:
+            for parent in missing:
+                with suppress(OSError):
+                    parent.rmdir()
+
+
+def _is_export(folder: Path) -> bool:
+    try:
+        return "format" in parse_json((folder / EXPORT).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _make_readable(folder: Path) -> None:
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _take_place(new: Path, target: Path) -> None:
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.old."))
+    try:
+        target.rename(old / "export")
+        try:
+            new.rename(target)
+        except OSError:
+            (old / "export").rename(target)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _cannot_be_written(target: Path, error: Exception) -> ExportError:
+    if _NO_SPACE in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
+        return ExportError(
+            f"no space is left to write the export to {str(target)!r}; nothing was kept. free some, or give a folder "
+            "on another disk with --out"
+        )
+    return ExportError(
+        f"the export cannot be written to {str(target)!r}: {one_line(error)}; give a writable folder with --out"
+    )

@@ -1,0 +1,76 @@
+"""Names on the hub, and the way there."""
+
+from __future__ import annotations
+
+import os
+
+from kdnas_env.exporting.errors import ExportError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
+
+_HUB_NAMES = {"demo": "sentence-transformers/all-MiniLM-L6-v2"}
+"""What embedded teachers are called on the hub."""
+
+
+def hub_name(name: str) -> str | None:
+    """Return what a model is called on the hub, or None if its name is that of a folder."""
+    if name in _HUB_NAMES:
+        return _HUB_NAMES[name]
+    if expanded(name).exists() or name.startswith("~") or _complaint(name) is not None:
+        return None
+    return name
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Check the name of a model on the hub.
+
+    Raises:
+        ExportError: If it is none.
+    """
+    complaint = _complaint(repo_id)
+    if complaint is not None:
+        raise ExportError(f"{repo_id!r} is not the name of a model on the hub: {complaint}; write OWNER/NAME")
+
+
+def push_folder(
+    folder: str | os.PathLike[str], repo_id: str, *, private: bool = True, endpoint: str | None = None
+) -> str:
+    """Upload an export to the hub, with the credentials that ``hf auth login`` left.
+
+    Args:
+        folder: The export.
+        repo_id: Its name on the hub, OWNER/NAME; made if it does not exist.
+        private: Whether a new one is private.
+        endpoint: Address of the hub; None for the usual one.
+
+    Returns:
+        Where it lies.
+
+    Raises:
+        ExportError: If it cannot be pushed. The folder stays.
+    """
+    from huggingface_hub import HfApi
+
+    check_repo_id(repo_id)
+    try:
+        api = HfApi(endpoint=endpoint)
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=url.repo_id, folder_path=os.fspath(folder), commit_message="Export of kdnas")
+    except Exception as error:
+        # A missing login, a refused name and a network that is down have exceptions of their own.
+        raise ExportError(
+            f"the export in {os.fspath(folder)!r} is complete, but cannot be pushed to {repo_id!r}: {one_line(error)}; "
+            "check the network and the login (hf auth login), and push the folder with hf upload"
+        ) from error
+    return str(url)
+
+
+def _complaint(repo_id: str) -> str | None:
+    from huggingface_hub import utils
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        utils.validate_repo_id(repo_id)  # type: ignore[attr-defined]
+    except HFValidationError as error:
+        return str(error)
+    return None

@@ -1,0 +1,45 @@
+"""What is known of an export: plain data, written beside it and told in its model card."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kdnas_env.exporting.check import Check
+from kdnas_env.exporting.quantise import QuantisationCost
+from kdnas_env.exporting.timing import Timing
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """An export.
+
+    Attributes:
+        folder: Where it lies.
+        format: ``onnx`` or ``safetensors``.
+        model: What was exported, as it was named.
+        parameters: Its parameters, embeddings included, without pooler and heads.
+        files: Bytes of each weights file, by its path in the folder.
+        checks: What was compared with the model that was exported, by the path of the file.
+        int8: What quantisation costs; None without it.
+        timings: Latencies, the reference first; empty if none were measured.
+        probe: Batch size, sequence length and threads of the latencies.
+        notes: What could not be done, and why.
+        versions: Versions of kdnas and its libraries.
+    """
+
+    folder: str
+    format: str
+    model: str
+    parameters: int
+    files: dict[str, int]
+    checks: dict[str, Check]
+    int8: QuantisationCost | None
+    timings: tuple[Timing, ...]
+    probe: dict[str, int]
+    notes: tuple[str, ...]
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data, but for the folder, which may be moved."""
+        return {name: value for name, value in asdict(self).items() if name != "folder"}

@@ -1,0 +1,220 @@
+"""Searches without rounds: a worker that is free gets the agent's next proposal at once."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Status
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.searching.journal import ASKED, TOLD, Entry, Journal
+
+Action = tuple[int, ...]
+
+OnAnswer = Callable[[KDNASEnv], object]
+"""Called after every student that the agent was told of."""
+
+
+class AskableAgent(Protocol):
+    """An agent that can be asked for one candidate more before it is told of the last (``agents/ask_tell.py``)."""
+
+    def start(self, env: Any, *, budget: int | None = None, round_size: int | None = None, seed: int = 0) -> None:
+        """Start a new search of an environment, without a step of it."""
+        ...
+
+    def ask(self, n: int) -> npt.NDArray[np.int64]:
+        """Propose up to ``n`` candidates, int64 ``(m, dims)``."""
+        ...
+
+    def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Any = None) -> None:
+        """Take in what candidates earned."""
+        ...
+
+
+def search_asynchronously(
+    agent: AskableAgent,
+    env: KDNASEnv,
+    store: StoredEvaluator,
+    pool: WorkerPool,
+    *,
+    seed: int = 0,
+    journal: Journal | None = None,
+    stop: EpochCallback | None = None,
+    on_epoch: EpochCallback | None = None,
+    on_answer: OnAnswer | None = None,
+) -> None:
+    """Let an agent search an environment, always with as many students in work as there are workers.
+
+    The agent is asked for one student at a time, knows which others are pending, and is told each as it is finished.
+    The environment keeps the books, as in any search; what was found is in its history, and in the agent. Every
+    evaluation is in the store before the agent is told of it.
+
+    With a journal, a search that was killed goes on where it stood: it is lived again from journal and store, with the
+    same proposals, and what was in work is begun anew. If agent and evaluations are deterministic, what follows
+    depends on nothing but the order in which students are finished.
+
+    Args:
+        agent: An agent with ``start``, ``ask`` and ``tell``.
+        env: The environment; its evaluator is not asked.
+        store: Where evaluations are kept, of the pool's workload.
+        pool: The workers.
+        seed: Seed of the agent and of the environment's reset.
+        journal: What was asked and told so far.
+        stop: Early stopping: called after each epoch of each student, a true answer ends it. An agent that has a
+            method ``hear(action, report)`` is asked as well.
+        on_epoch: Called after each epoch of each student; what it returns is ignored.
+        on_answer: Called after each student that the agent was told of.
+
+    Raises:
+        KDNASError: If the agent cannot be asked and told, or the budget is not counted in evaluations.
+        RunError: If the journal is of another search, the store or the journal cannot be written, or the pool gives up.
+    """
+    missing = [name for name in ("start", "ask", "tell") if not callable(getattr(agent, name, None))]
+    if missing:
+        raise KDNASError(
+            f"agent {type(agent).__name__} has no {' and no '.join(missing)}; only agents with ask and tell can wait "
+            "for several evaluations. Search without --asynchronous"
+        )
+    if env.max_evaluations is None or env.budget_unit != "evaluations":
+        raise KDNASError(f"the budget is in {env.budget_unit}; an asynchronous search counts evaluations")
+    env.reset(seed=seed)
+    agent.start(env, round_size=1, seed=seed)
+    search = _Search(agent, env, store, pool, journal, stop, on_epoch, on_answer)
+    if journal is not None:
+        search.relive(journal)
+    search.go_on()
+
+
+@dataclass(eq=False)
+class _Search:
+    agent: AskableAgent
+    env: KDNASEnv
+    store: StoredEvaluator
+    pool: WorkerPool
+    journal: Journal | None
+    stop: EpochCallback | None
+    on_epoch: EpochCallback | None
+    on_answer: OnAnswer | None
+
+    def __post_init__(self) -> None:
+        self._hear = getattr(self.agent, "hear", None)
+        # A dict, since the order in which they were asked for is that in which they are begun again.
+        self._pending: dict[Action, None] = {}
+        self._running: dict[int, list[Action]] = {}
+        self._tickets: dict[Any, int] = {}
+        self._answered: deque[tuple[Action, Evaluation]] = deque()
+        self._asked = 0
+        self._over = False
+
+    def relive(self, journal: Journal) -> None:
+        """Ask and tell the agent what the journal says."""
+        for number, entry in enumerate(journal.entries, start=1):
+            if entry.kind == ASKED:
+                proposed = self._propose()
+                if proposed != entry.action:
+                    raise RunError(
+                        f"the search of journal {str(journal.path)!r} cannot go on: entry {number} asked for "
+                        f"{entry.action}, now the agent proposes {proposed}; it is another agent, seed, space or "
+                        "version of kdnas. Start a new run"
+                    )
+            elif entry.action not in self._pending:
+                raise RunError(
+                    f"entry {number} of journal {str(journal.path)!r} tells of {entry.action}, which was not asked "
+                    "for; restore the file from a copy, or start a new run"
+                )
+            else:
+                self._tell(entry.action, entry.evaluation or self._known_or_evaluated(entry.action))
+        for action in self._pending:
+            self._begin(action)
+
+    def go_on(self) -> None:
+        """Search until the budget is spent or the agent has no more to propose."""
+        while self._employ():
+            if not self._answered:
+                self._collect()
+            action, evaluation = self._answered.popleft()
+            stopped = evaluation if evaluation.status is Status.STOPPED else None
+            self._note(Entry(TOLD, action, stopped))
+            self._tell(action, evaluation)
+
+    def _employ(self) -> bool:
+        """Give all who are free something to do, as far as there is; return whether anything is pending."""
+        while self.pool.free and not self._over and self._asked < self.env.budget:
+            action = self._propose()
+            if action is None:
+                break  # until something more is known
+            self._note(Entry(ASKED, action))
+            self._begin(action)
+        return bool(self._pending) and not self._over
+
+    def _propose(self) -> Action | None:
+        proposal = self.agent.ask(1)
+        if not len(proposal):
+            return None
+        action = tuple(proposal[0].tolist())
+        self._asked += 1
+        self._pending[action] = None
+        return action
+
+    def _begin(self, action: Action) -> None:
+        """Have a student evaluated, unless its answer is known or on its way."""
+        config = self.env.search_space.decode(action)
+        violation = self.env.search_space.violation(config)
+        if violation is not None:
+            invalid = Evaluation(config, self.env.fidelity, Status.INVALID, error=violation)
+            self._answered.append((action, invalid))
+        elif config in self._tickets:
+            self._running[self._tickets[config]].append(action)
+        elif (found := self.store.find(config, self.env.fidelity)) is not None:
+            self._answered.append((action, found))
+        else:
+            ticket = self.pool.submit(
+                config,
+                self.env.fidelity,
+                on_epoch=lambda report: self._hears(action, report),
+                stoppable=self.stop is not None or self._hear is not None,
+            )
+            self._tickets[config] = ticket
+            self._running[ticket] = [action]
+
+    def _hears(self, action: Action, report: EpochReport) -> bool:
+        if self.on_epoch is not None:
+            self.on_epoch(report)
+        stops = bool(self.stop and self.stop(report))
+        return bool(self._hear and self._hear(np.array(action, dtype=np.int64), report)) or stops
+
+    def _collect(self) -> None:
+        """Wait for students that are finished, and keep them before anything else is done with them."""
+        for one in self.pool.wait():
+            evaluation = self.store.add(one.evaluation)
+            del self._tickets[one.evaluation.config]
+            self._answered += [(action, evaluation) for action in self._running.pop(one.ticket)]
+
+    def _tell(self, action: Action, evaluation: Evaluation) -> None:
+        del self._pending[action]
+        self.env.offer(evaluation)
+        array = np.array(action, dtype=np.int64)
+        _, reward, terminated, truncated, info = self.env.step(array)
+        self.agent.tell(array[None], [reward], [info])
+        self._over = terminated or truncated
+        if self.on_answer is not None:
+            self.on_answer(self.env)
+
+    def _known_or_evaluated(self, action: Action) -> Evaluation:
+        """Return what was told of an action; evaluate it again if the store has lost it."""
+        self._begin(action)
+        while not self._answered:
+            self._collect()
+        return self._answered.popleft()[1]
+
+    def _note(self, entry: Entry) -> None:
+        if self.journal is not None:
+            self.journal.write(entry)

