@@ -17,7 +17,6 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.corpus_notes import say_corpus
 from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.model_card import distilled_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.searched import (
     Chosen,
@@ -40,6 +39,7 @@ from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.exporting.cards.student import distilled_card
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.progress import TaskProgress

@@ -14,7 +14,6 @@ from rich.markup import escape
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.corpus_notes import say_corpus
 from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.model_card import model_card
 from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
@@ -31,6 +30,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.exporting.cards.student import model_card
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal

@@ -9,8 +9,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from kdnas_env.distillation.student.folder import PROJECTION, Lineage, read_lineage, read_projection
-from kdnas_env.distillation.student.usage import fits, imitated_width
+from kdnas_env.distillation.student.folder import (
+    PROJECTION,
+    Lineage,
+    fits,
+    imitated_width,
+    read_lineage,
+    read_projection,
+)
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import KDNASError, TeacherError

@@ -15,10 +15,10 @@ import torch
 from huggingface_hub import ModelCard
 from tiny_students import STUDENTS
 
-from kdnas_env.distillation.student.folder import load_student, read_projection
-from kdnas_env.distillation.student.usage import PLACEHOLDER, imitated_width, torch_code
+from kdnas_env.distillation.student.folder import imitated_width, load_student, read_projection
 from kdnas_env.exporting import ExportReport
-from kdnas_env.exporting.card import export_card
+from kdnas_env.exporting.cards.export import export_card
+from kdnas_env.exporting.cards.template import PLACEHOLDER, torch_code
 from kdnas_env.exporting.source import Source, load_source
 from kdnas_env.exporting.timing import Timing
 
@@ -135,3 +135,10 @@ def test_it_has_a_table_of_latencies(student_dir: StudentDir, exported: Exported
     card = export_card(load_source(student_dir("bert of bert")), report)
     assert "Batch 1, 50 tokens, 1 CPU thread(s)" in card
     assert "| student | onnxruntime | 2.00 ms | 0.10 ms | 4.00x |" in card
+
+
+def test_what_a_name_holds_is_not_taken_for_a_field(student_dir: StudentDir, exported: Exported) -> None:
+    source = load_source(student_dir("bert of bert"))
+    assert source.lineage is not None
+    source = Source(source.encoder, replace(source.lineage, teacher="/models/$shape-{title}"))
+    assert "distilled from **$shape-{title}** on" in export_card(source, exported("bert of bert"))

@@ -143,7 +143,7 @@ def _gone_on(folder: Path, options: Any) -> None:
 
 
 def _told(folder: Path) -> None:
-    from kdnas_env.exporting.card import _lineage
+    from kdnas_env.exporting.cards.export import lineage_section
 
     found = read_lineage(folder)
-    _lineage(found)
+    lineage_section(found)

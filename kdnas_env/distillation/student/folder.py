@@ -21,6 +21,8 @@ from kdnas_env.support.untrusted import restore
 
 LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
 
+_WEIGHT, _BIAS = "projection.weight", "projection.bias"
+
 _PATHS = ("teacher", "corpus.source")
 
 
@@ -193,3 +195,27 @@ def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:
     except (OSError, SafetensorError) as error:
         raise RunError(f"the projection in {str(path)!r} cannot be read: {error}") from error
     return state
+
+
+def imitated_width(projection: Mapping[str, Any] | None, mapping: str) -> int | None:
+    """Return the width of a teacher's last layer, if a projection maps a student's last layer to it; else None.
+
+    Args:
+        projection: State of the objective that the student was trained with, arrays or tensors by name.
+        mapping: The recipe's mapping of layers.
+    """
+    # Of "skip", the last layer learns from a lower one.
+    if not projection or _WEIGHT not in projection or mapping == "skip":
+        return None
+    return int(projection[_WEIGHT].shape[2]) // (2 if mapping == "uniform+last" else 1)
+
+
+def fits(projection: Mapping[str, Any], hidden: int) -> bool:
+    """Return whether the state of an objective is what a student of some width was trained with."""
+    if not projection.keys() <= {_WEIGHT, _BIAS}:
+        return False
+    shapes = [tuple(projection[name].shape) for name in (_WEIGHT, _BIAS) if name in projection]
+    match shapes:
+        case [(maps, inputs, outputs), (biases, targets)]:
+            return bool((maps, inputs, outputs) == (biases, hidden, targets))
+    return False

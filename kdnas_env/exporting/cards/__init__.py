@@ -1,0 +1,1 @@
+"""Model cards: their texts are Markdown templates beside these modules, which fill them."""
