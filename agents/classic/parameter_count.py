@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.agents.base import Environment, RoundCallback, SearchResult, env_attribute
+from kdnas_env.agents.base import Environment, env_attribute
 from kdnas_env.agents.classic.exhaustive import OrderedAgent
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.core.grid import Grid
@@ -70,12 +70,13 @@ class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
         super().reset(nvec, budget=budget, round_size=round_size, seed=seed, candidates=candidates)
         self._rank(candidates, parameter_counts)
 
-    def resume(self, env: Environment, *, on_round: RoundCallback | None = None) -> SearchResult:
-        """Go on with a search (as ``AskTellAgent`` does); a new one takes the counts of its environment."""
-        self._check_started()
-        if self._place == 0 and (counts := env_attribute(env, "parameter_counts")) is not None:
+    def start(
+        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
+    ) -> None:
+        """Start a new search of an environment (as ``AskTellAgent`` does) with its parameter counts."""
+        super().start(env, budget=budget, round_size=round_size, seed=seed)
+        if (counts := env_attribute(env, "parameter_counts")) is not None:
             self._rank(env_attribute(env, "valid_action_indices"), counts)
-        return super().resume(env, on_round=on_round)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the parameter counts."""

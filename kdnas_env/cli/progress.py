@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.progress import MofNCompleteColumn, TaskID
 
 from kdnas_env.core.evaluation import EpochReport
-from kdnas_env.envs.history import SearchHistory
+from kdnas_env.envs.book import Book
 from kdnas_env.support.progress import TaskProgress
 
 
@@ -38,7 +38,7 @@ class SearchProgress(TaskProgress):
             text = f"{escape(str(report.config))}  epoch {report.epoch}/{report.epochs}"
             self._progress.update(self._search, description=f"{text}  loss {report.heldout_unexplained:.4f}")
 
-    def record(self, history: SearchHistory) -> None:
+    def record(self, history: Book) -> None:
         """Show the student that was just evaluated."""
         last = history.last
         if last is None or self._search is None:

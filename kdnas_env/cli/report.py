@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
-from kdnas_env.envs.history import Record, SearchHistory, best_of
+from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
 from kdnas_env.searching.run_folder import PICTURE, RESULTS
 from kdnas_env.support.atomic import write_json
@@ -34,7 +34,7 @@ class Outcome:
         budget: Students that were to be evaluated.
     """
 
-    history: SearchHistory
+    history: Book
     rounds: Sequence[Any]
     reward: KDReward
     teacher_name: str

@@ -18,7 +18,7 @@ from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.workers import check_workers, open_pool, with_threads
-from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluator, Fidelity
+from kdnas_env.core.evaluation import Evaluator, Fidelity
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import save_student
@@ -131,6 +131,7 @@ def _search(
             fidelity=fidelity,
             budget=options.budget,
             round_size=options.round_size,
+            stop=rule,
         )
         if pool is None:
             progress.stage("embeddings", 0, 1)
@@ -145,14 +146,13 @@ def _search(
                 pool,
                 seed=options.seed,
                 journal=stack.enter_context(Journal(folder.path / JOURNAL)),
-                stop=rule,
                 on_epoch=progress.epoch,
                 on_answer=lambda env: progress.record(env.history),
             )
             rounds = agent.result().rounds
         else:
-            env.on_epoch = _both(progress.epoch, rule)
-            rounds = agent.search(_Announcer(env, progress, rule), seed=options.seed).rounds
+            env.on_epoch = progress.epoch
+            rounds = agent.search(_Announcer(env, progress), seed=options.seed).rounds
     outcome = Outcome(
         history=env.history,
         rounds=rounds,
@@ -168,34 +168,18 @@ def _search(
 
 
 class _Announcer(gym.Wrapper[Any, Any, Any, Any]):
-    """Shows every student as it is answered, and tells the rule of early stopping."""
+    """Shows every student as it is answered."""
 
-    def __init__(self, env: KDNASEnv, progress: SearchProgress, rule: StoppingRule | None) -> None:
+    def __init__(self, env: KDNASEnv, progress: SearchProgress) -> None:
         super().__init__(env)
         self._history_of = env
         self._progress = progress
-        self._rule = rule
 
     def step(self, action: Any) -> Any:
         """Step, and show the student."""
         answer = self.env.step(action)
-        history = self._history_of.history
-        self._progress.record(history)
-        if self._rule is not None and history.last is not None:
-            self._rule.learn(history.last.evaluation)
+        self._progress.record(self._history_of.history)
         return answer
-
-
-def _both(shown: EpochCallback, rule: StoppingRule | None) -> EpochCallback:
-    """Show each epoch, and answer as the rule says."""
-    if rule is None:
-        return shown
-
-    def on_epoch(report: EpochReport) -> bool:
-        shown(report)
-        return rule(report)
-
-    return on_epoch
 
 
 def _keep_best(

@@ -1,194 +1,259 @@
-"""What environments answer: observations and infos, and how their arrays are laid out."""
+"""What is known of the actions of a space, so that no student is evaluated twice."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.reward import KDReward, RewardComponents
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.history import Record
-from kdnas_env.errors import KDNASError
-from kdnas_env.support.untrusted import shown
+from kdnas_env.envs.layout import evaluation_info, loss_curve
 
-Observation = dict[str, npt.NDArray[Any]]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+Action = tuple[int, ...]
+Evaluate = Callable[[Sequence[StudentConfig]], Sequence[Evaluation]]
+"""Evaluates architectures as one batch."""
 
-DUPLICATES = ("charge", "free", "reject")
-"""What an action that was answered before costs."""
+FLOATS = ("quality", "loss", "latency_ratio", "latency_factor", "speedup", "latency_ms", "teacher_latency_ms")
+INTS = ("index", "parameters", "flops", "epochs")
 
-STEPS_PER_EVALUATION = 10
-"""An episode is truncated after this many steps per unit of the budget."""
-
-MOST_AT_ONCE = 100_000
-"""Observations hold all candidates of a round."""
-
-MISSING_LOSS = -1.0
-"""Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
-
-SINGLES = ("last", "previous_best", "global_best")
-"""Architectures in the observation, each with its reward under the same name and ``_reward``."""
-
-
-@dataclass(slots=True, eq=False)
-class Known:
-    """An evaluation with what it earned.
-
-    Attributes:
-        evaluation: The evaluation.
-        reward: Its reward.
-        heard: Number of the last episode in which its epochs could be heard of.
-        episode: Number of the last episode that it was answered in.
-    """
-
-    evaluation: Evaluation
-    reward: RewardComponents
-    heard: int
-    episode: int = 0
+_INT64 = np.dtype(np.int64)
+_LARGEST_ARRAY = 10_000_000
+"""Grids up to this many points are looked up in an array, larger ones in a dict."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """An action's answer in the form that steps return. Its arrays and its dict are copied before they leave.
+    """What an action is answered with. Its arrays and its dict are copied before they leave the environment.
 
     Attributes:
+        row: Its row among the answers.
+        first: Row of the first action with the same architecture.
         action: The action.
-        known: The evaluation and its reward.
+        evaluation: The evaluation.
+        reward: Its reward, with components.
+        value: The same as one number.
+        usable: Whether there is a student: its evaluation succeeded and its latency is known.
+        cost: What it costs, in the unit of the budget.
         tokens: The action as observations encode it, int64 ``(dims,)``.
-        reward: The reward as observations hold it, float32 ``(1,)``.
+        earned: The reward as observations hold it, float32 ``(1,)``.
         curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
         info: What does not depend on the state of the search.
     """
 
-    action: tuple[int, ...]
-    known: Known
-    tokens: npt.NDArray[np.int64]
-    reward: npt.NDArray[np.float32]
+    row: int
+    first: int
+    action: Action
+    evaluation: Evaluation
+    reward: RewardComponents
+    value: float
+    usable: bool
+    cost: float
+    tokens: Ints
+    earned: npt.NDArray[np.float32]
     curve: npt.NDArray[np.float64]
     info: dict[str, Any]
 
-    @classmethod
-    def of(cls, action: tuple[int, ...], known: Known, space: SearchSpace, epochs: int) -> Answer:
-        """Lay an evaluation out as the answer to an action, with room for the losses of ``epochs``."""
-        return cls(
-            action,
-            known,
-            np.array(action, dtype=np.int64) + 1,
-            np.array([known.reward.reward], dtype=np.float32),
-            loss_curve(known.evaluation, epochs),
-            evaluation_info(known.evaluation, known.reward, space.index(np.array(action))),
-        )
 
+class Answers:
+    """The answers at one fidelity: one row per action, in the order in which they were evaluated.
 
-def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
-    """Return the observation space of one environment; without a round size, there is no previous round in it."""
-    tokens, (low, high) = space.nvec + 1, (reward.floor, reward.upper_bound)
-    observation: dict[str, spaces.Space[Any]] = {}
-    for name in SINGLES:
-        observation[name] = spaces.MultiDiscrete(tokens)
-        observation[f"{name}_reward"] = spaces.Box(low, high, (1,), np.float32)
-    if round_size is not None:
-        observation["previous_round"] = spaces.MultiDiscrete(np.tile(tokens, round_size))
-        observation["previous_round_rewards"] = spaces.Box(low, high, (round_size,), np.float32)
-    observation["progress"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-    return spaces.Dict(observation)
+    They outlive an episode where an evaluator's answers cost nothing and never change. Which were given in an episode
+    is noted beside them.
 
-
-def nothing_yet(space: spaces.Dict) -> Observation:
-    """Return the observation before the first step: every token is "none yet", every reward 0."""
-    return {name: np.zeros(part.shape, dtype=part.dtype) for name, part in space.items() if part.shape is not None}
-
-
-def tokens_of(records: Sequence[Record]) -> npt.NDArray[np.int64]:
-    """Return architectures as observations encode them, one after the other, int64 ``(len(records) * dims,)``."""
-    return np.array([record.action for record in records], dtype=np.int64).ravel() + 1
-
-
-def rewards_of(records: Sequence[Record]) -> npt.NDArray[np.float32]:
-    """Return rewards as observations hold them, float32 ``(len(records),)``."""
-    return np.array([record.reward.reward for record in records], dtype=np.float32)
-
-
-def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:
-    """Return the held-out loss by epoch, float64 ``(epochs + 1,)``."""
-    curve = np.full(epochs + 1, MISSING_LOSS)
-    if evaluation is not None:
-        reached = evaluation.heldout_unexplained[: len(curve)]
-        curve[: len(reached)] = reached
-    return curve
-
-
-def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
-    """Return what an info says of an evaluation, its loss curve excepted; neutral values where there is none."""
-    latency = evaluation.latency if evaluation else None
-    return {
-        "config": str(evaluation.config) if evaluation else "",
-        "index": index,
-        "status": str(evaluation.status) if evaluation else "none",
-        "error": evaluation.error if evaluation else "",
-        "quality": reward.quality,
-        "loss": reward.loss,
-        "latency_ratio": reward.latency_ratio,
-        "latency_factor": reward.latency_factor,
-        "speedup": reward.speedup,
-        "latency_ms": float(latency.median_ms) if latency else 0.0,
-        "teacher_latency_ms": float(latency.teacher_median_ms) if latency else 0.0,
-        "parameters": int(evaluation.parameters) if evaluation else 0,
-        "flops": int(evaluation.flops) if evaluation else 0,
-        "epochs": evaluation.fidelity.epochs if evaluation else 0,
-    }
-
-
-NEUTRAL_REWARD = RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
-"""Stands in infos where nothing was evaluated."""
-
-
-def evaluate_valid(
-    evaluator: Evaluator,
-    space: SearchSpace,
-    configs: Sequence[StudentConfig],
-    fidelity: Fidelity,
-    on_epoch: EpochCallback | None,
-) -> list[Evaluation]:
-    """Evaluate as one batch what can be built and is allowed; the rest is ``invalid``, without asking the evaluator."""
-    violations = [space.violation(config) for config in configs]
-    valid = [config for config, violation in zip(configs, violations, strict=True) if violation is None]
-    evaluated = iter(evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
-    return [
-        next(evaluated) if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
-        for config, violation in zip(configs, violations, strict=True)
-    ]
-
-
-def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
-    """Return the options of a reset.
-
-    Raises:
-        KDNASError: If they are no mapping, or one is unknown.
+    Args:
+        space: The space of the actions.
+        reward: Turns evaluations into rewards.
+        fidelity: The effort of the evaluations.
+        cost: Returns what an evaluation costs.
+        epochs: Most epochs that loss curves have room for.
     """
-    if options is not None and not isinstance(options, Mapping):
-        raise KDNASError(f"the options of reset are {shown(options)}; expected a mapping, or None")
-    unknown = [name for name in options or () if name not in known]
-    if unknown:
-        told = "the only option is" if len(known) == 1 else "the options are"
-        raise KDNASError(f"unknown reset option(s) {shown(unknown)}; {told} {' and '.join(map(repr, known))}")
-    return dict(options or {})
 
+    def __init__(
+        self,
+        space: SearchSpace,
+        reward: KDReward,
+        fidelity: Fidelity,
+        cost: Callable[[Evaluation], float],
+        epochs: int,
+    ) -> None:
+        self.fidelity = fidelity
+        self.rows: list[Answer] = []
+        self._space, self._reward, self._cost, self._epochs = space, reward, cost, epochs
+        self._of_action: dict[bytes, Answer] = {}
+        self._first: dict[StudentConfig, int] = {}
+        self._given = np.zeros(0, dtype=np.int64)  # by row: the last episode in which its architecture was answered
+        self._earlier = 0  # rows of earlier episodes, whose epochs nobody can hear of any more
+        self._columns: Columns | None = None
 
-def checked_count(name: str, value: object, of: str = "evaluations") -> int:
-    """Return a whole number of evaluations (or what else) that observations have room for, at least 1.
+    @property
+    def columns(self) -> Columns:
+        """The answers in columns."""
+        if self._columns is None:
+            self._columns = Columns(self._space.size, self._epochs)
+        self._columns.extend(self.rows)
+        return self._columns
 
-    Raises:
-        KDNASError: If it is something else.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MOST_AT_ONCE:
-        raise KDNASError(
-            f"{name} is {shown(value)}; expected a whole number of {of}, at least 1 and up to {MOST_AT_ONCE:,}"
+    def find(self, action: Any) -> Answer | None:
+        """Return the answer to an action; None if it is not known, or is to be checked first."""
+        # A known action is not checked again, which would take as long as all the rest.
+        if type(action) is np.ndarray and action.dtype is _INT64 and action.ndim == 1:
+            return self._of_action.get(action.tobytes())
+        return None
+
+    def learn(self, actions: Sequence[Action], evaluate: Evaluate) -> list[Answer]:
+        """Return the answers to actions; architectures that are not known are evaluated.
+
+        Args:
+            actions: Actions of the space.
+            evaluate: Evaluates what is missing, as one batch; not called if nothing is.
+        """
+        keys = [np.array(action, dtype=np.int64).tobytes() for action in actions]
+        missing = {key: action for key, action in zip(keys, actions, strict=True) if key not in self._of_action}
+        configs = {key: self._space.decode(np.array(action)) for key, action in missing.items()}
+        new = [config for config in dict.fromkeys(configs.values()) if config not in self._first]
+        evaluated = dict(zip(new, evaluate(new), strict=True)) if new else {}
+        for key, config in configs.items():
+            evaluation = evaluated[config] if config in evaluated else self.rows[self._first[config]].evaluation
+            self._of_action[key] = self._append(missing[key], config, evaluation)
+        return [self._of_action[key] for key in keys]
+
+    def begin_episode(self) -> None:
+        """Note that what is known now was answered in earlier episodes."""
+        self._earlier = len(self.rows)
+
+    def forget_earlier(self, episode: int) -> None:
+        """Forget what was answered in earlier episodes only: who listens to epochs wants to hear those of every one."""
+        if not self._earlier:
+            return
+        self._earlier = 0
+        self._first = {config: row for config, row in self._first.items() if self._given[row] == episode}
+        kept = set(self._first.values())
+        self._of_action = {key: answer for key, answer in self._of_action.items() if answer.first in kept}
+        if self._columns is not None:
+            self._columns.keep([answer.row for answer in self._of_action.values()])
+
+    def give(self, answer: Answer, episode: int) -> bool:
+        """Note that an answer is given; return whether its architecture was answered before in the episode."""
+        given, first = self._given, answer.first
+        repeated: bool = given.item(first) == episode
+        given[first] = episode
+        return repeated
+
+    def give_all(self, rows: Ints, episode: int) -> Bools:
+        """Note that answers are given; return which repeat one of the episode, bool ``(n,)``."""
+        first = self.columns.first.take(rows)
+        # Of an index that is assigned to several times the last value stays: written backwards, the first.
+        places, scratch = np.arange(len(rows)), self.columns.scratch
+        scratch[first[::-1]] = places[::-1]
+        repeated: Bools = scratch.take(first) != places
+        repeated |= self._given.take(first) == episode
+        self._given[first] = episode
+        return repeated
+
+    def _append(self, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
+        row, reward, tokens = len(self.rows), self._reward(evaluation), np.array(action, dtype=np.int64) + 1
+        answer = Answer(
+            row=row,
+            first=self._first.setdefault(config, row),
+            action=action,
+            evaluation=evaluation,
+            reward=reward,
+            value=reward.reward,
+            usable=evaluation.ok and evaluation.latency is not None,
+            cost=self._cost(evaluation),
+            tokens=tokens,
+            earned=np.array([reward.reward], dtype=np.float32),
+            curve=loss_curve(evaluation, self._epochs),
+            info=evaluation_info(evaluation, reward, self._space.index(tokens - 1)),
         )
-    return int(value)
+        self.rows.append(answer)
+        self._given = with_room(self._given, len(self.rows))
+        return answer
+
+
+class Columns:
+    """Answers in columns, so that those to a whole round are gathered at once.
+
+    Args:
+        size: Points of the space.
+        epochs: Most epochs that loss curves have room for.
+
+    Attributes:
+        length: Rows. The arrays below may have more.
+        rewards: Rewards, float64.
+        costs: What they cost, in the unit of the budget, float64.
+        usable: Whether there is a student, bool.
+        floats: ``FLOATS``, then the held-out loss by epoch, float64 ``(rows, len(FLOATS) + epochs + 1)``.
+        ints: ``INTS``, int64 ``(rows, len(INTS))``.
+        configs: Architectures in words.
+        first: Row of the first action with the same architecture, int64.
+        scratch: Room to work in, int64.
+    """
+
+    def __init__(self, size: int, epochs: int) -> None:
+        self.length = 0
+        self.rewards = np.empty(0)
+        self.costs = np.empty(0)
+        self.usable = np.empty(0, dtype=np.bool_)
+        self.floats = np.empty((0, len(FLOATS) + epochs + 1))
+        self.ints = np.empty((0, len(INTS)), dtype=np.int64)
+        self.configs = np.empty(0, dtype=object)
+        self.first = np.empty(0, dtype=np.int64)
+        self.scratch = np.empty(0, dtype=np.int64)
+        self._row_of: Ints | dict[int, int] = {} if size > _LARGEST_ARRAY else np.full(size, -1, dtype=np.int64)
+
+    def rows(self, indices: Ints) -> Ints:
+        """Return the rows of actions by their flat indices, int64 ``(n,)``; -1: not known."""
+        if isinstance(self._row_of, dict):
+            return np.array([self._row_of.get(index, -1) for index in indices.tolist()], dtype=np.int64)
+        return self._row_of.take(indices)
+
+    def extend(self, answers: Sequence[Answer]) -> None:
+        """Take in the answers that it lacks."""
+        start, end = self.length, len(answers)
+        if start == end:
+            return
+        new = answers[start:]
+        columns: dict[str, list[Any]] = {
+            "rewards": [answer.value for answer in new],
+            "costs": [answer.cost for answer in new],
+            "usable": [answer.usable for answer in new],
+            "floats": [[*(answer.info[name] for name in FLOATS), *answer.curve] for answer in new],
+            "ints": [[answer.info[name] for name in INTS] for answer in new],
+            "configs": [answer.info["config"] for answer in new],
+            "first": [answer.first for answer in new],
+            "scratch": [0] * len(new),
+        }
+        for name, values in columns.items():
+            array = with_room(getattr(self, name), end)
+            array[start:end] = values
+            setattr(self, name, array)
+        for answer in new:
+            self._row_of[answer.info["index"]] = answer.row
+        self.length = end
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Look up no other rows from now on."""
+        indices = self.ints[list(rows), INTS.index("index")].tolist()
+        if isinstance(self._row_of, dict):
+            self._row_of = dict(zip(indices, rows, strict=True))
+        else:
+            self._row_of.fill(-1)
+            self._row_of[indices] = rows
+
+
+def with_room(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return an array with so many rows at least; it grows by doubling, so that a row costs the same however many."""
+    if len(array) >= rows:
+        return array
+    larger = np.zeros((max(rows, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger

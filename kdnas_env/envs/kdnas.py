@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any, cast
 
@@ -17,25 +17,19 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
-from kdnas_env.envs.answers import (
-    DUPLICATES,
+from kdnas_env.envs.answers import Answer, Answers
+from kdnas_env.envs.book import DUPLICATES, STEPS_PER_EVALUATION, Book, Stopping
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.layout import (
     NEUTRAL_REWARD,
-    STEPS_PER_EVALUATION,
-    Answer,
-    Known,
     Observation,
     checked_count,
     checked_options,
-    evaluate_valid,
     evaluation_info,
     loss_curve,
     nothing_yet,
     observation_space,
-    rewards_of,
-    tokens_of,
 )
-from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.history import SearchHistory
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.faults import FaultWatch
 from kdnas_env.evaluators.stored import StoredEvaluator
@@ -158,6 +152,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `budget_unit`  | "evaluations"| `evaluations`, `epochs` or `seconds`                            |
     | `round_size`   | `8`          | evaluations per round                                           |
     | `duplicates`   | `"charge"`   | `charge`, `free` or `reject`                                    |
+    | `stop`         | `None`       | early stopping, such as a `StoppingRule`                        |
     | `render_mode`  | `None`       | `ansi` or `rgb_array`                                           |
 
     ## Version History
@@ -168,6 +163,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         search_space: What is searched.
         reward_function: What turns evaluations into rewards.
         budget: What an episode may spend, in ``budget_unit``.
+        stop: Early stopping; it hears of every epoch and learns of every answer.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
     """
 
@@ -184,6 +180,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         budget_unit: str = "evaluations",
         round_size: int = 8,
         duplicates: str = "charge",
+        stop: Stopping | None = None,
         render_mode: str | None = None,
     ) -> None:
         if duplicates not in DUPLICATES:
@@ -197,6 +194,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self.budget_unit = budget_unit
         self.budget = self.checked_budget(budget).amount
         self.render_mode = render_mode
+        self.stop = stop
         self.on_epoch: EpochCallback | None = None
 
         # Not isinstance: that would compute the fingerprint, for which an evaluator may have to load its teacher.
@@ -208,14 +206,12 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._observation_space = observation_space(search_space, self.reward_function, self.round_size)
         self.observation_space = cast(spaces.Space[Any], self._observation_space)
 
-        self._answers: dict[Fidelity, dict[tuple[int, ...], Answer]] = {}
-        self._known: dict[tuple[StudentConfig, Fidelity], Known] = {}
-        self._heard = False  # whether somebody listened to epochs, who may have stopped a student
+        self._fidelity = fidelity or Fidelity()
+        self._memory: dict[Fidelity, Answers] = {}
+        self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
         self._faults = FaultWatch()
-        self._episode = 0
-        self._begin(self.checked_budget(budget))
+        self._begin(self.checked_budget(budget), episode=0)
         self._running = False
-        self.fidelity = fidelity or Fidelity()
 
     @property
     def evaluator(self) -> Evaluator:
@@ -279,9 +275,14 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return array
 
     @property
-    def history(self) -> SearchHistory:
+    def history(self) -> Book:
         """Every answer of the episode, in order, with the best students and the rounds."""
-        return self._history
+        return self._book
+
+    @property
+    def listener(self) -> EpochCallback | None:
+        """Whom evaluations report their epochs to: ``on_epoch`` and early stopping; None if there is neither."""
+        return self._book.listener(self.on_epoch)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -299,11 +300,12 @@ class KDNASEnv(gym.Env[Observation, Action]):
         super().reset(seed=seed)
         options = checked_options(options, ("budget",))
         budget = self.checked_budget(options.get("budget", self.budget))
+        fidelity = self.fidelity
         self.draw_fidelity(self.np_random)
         # A bad teacher or corpus shall fail here, not in the first step.
-        if self._heard or not getattr(self.evaluator, "tabular", False):
-            self._answers, self._known, self._heard = {}, {}, False
-        self._begin(budget)
+        if self._altered or not getattr(self.evaluator, "tabular", False) or self.fidelity != fidelity:
+            self._memory, self._altered = {}, False
+        self._begin(budget, self._book.episode + 1)
         return self._observation(), {
             **evaluation_info(None, NEUTRAL_REWARD, -1),
             "heldout_curve": loss_curve(None, self._most_epochs),
@@ -321,35 +323,32 @@ class KDNASEnv(gym.Env[Observation, Action]):
             ResetNeeded: If no episode is running.
             RunError: If the first evaluations all fail for one reason.
         """
-        if not self._running:
-            raise ResetNeeded(
-                "no search is running: call reset() before the first step and after the end of an episode"
-            )
-        answer = self._answer(action)
-        known, shown, history = answer.known, self._shown, self._history
-        duplicate = known.episode == self._episode
-        known.episode = self._episode
-        counted = not duplicate or self.duplicates == "charge"
-        reward, shown["last"], shown["last_reward"] = known.reward, answer.tokens, answer.reward
-        if duplicate and self.duplicates == "reject":
-            reward = replace(reward, reward=self.reward_function.failure)
-            shown["last_reward"] = np.array([reward.reward], dtype=np.float32)
-        record = history.add(answer.action, known.evaluation, reward, counted=counted, duplicate=duplicate)
-        if history.best is record:
-            shown["global_best"], shown["global_best_reward"] = answer.tokens, answer.reward
-        if counted:
-            self._spent += self._budget.cost(known.evaluation)
-            if not history.evaluations % self.round_size:
-                self._show_round()
-        terminated = self._spent >= self._budget.amount
-        truncated = not terminated and len(history) >= self._step_limit
-        self._running = not (terminated or truncated)
-        info = {
-            **answer.info,
-            "heldout_curve": answer.curve.copy(),
-            **self._progress_info(duplicate=duplicate, counted=counted),
-        }
-        return self._observation(), reward.reward, terminated, truncated, info
+        self._check_running()
+        answers = self._affordable_answers()
+        answer = answers.find(action)
+        if answer is None:
+            (answer,) = answers.learn([self._checked(action)], self._evaluate)
+        return self._respond(answer, answers)
+
+    def record(self, action: Action, evaluation: Evaluation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Answer an action as ``step`` does, with an evaluation that was made elsewhere.
+
+        An architecture that was answered in this episode is answered as before, whatever the evaluation says.
+
+        Args:
+            action: Index into each dimension's choices, integers of shape ``(dims,)``.
+            evaluation: What was found of its architecture, at the fidelity of the environment.
+
+        Raises:
+            SpaceError: If the action has the wrong shape or dtype, or is out of range.
+            ResetNeeded: If no episode is running.
+        """
+        self._check_running()
+        self._altered |= evaluation.status is Status.STOPPED
+        answers = self._affordable_answers()
+        answers.forget_earlier(self._book.episode)
+        (answer,) = answers.learn([self._checked(action)], lambda _: [evaluation])
+        return self._respond(answer, answers)
 
     def prefetch(self, actions: npt.ArrayLike) -> None:
         """Evaluate as one batch what coming steps will be asked for, if the evaluator works on several at once.
@@ -363,14 +362,11 @@ class KDNASEnv(gym.Env[Observation, Action]):
         Raises:
             SpaceError: If one has the wrong shape or dtype, or is out of range.
         """
-        ahead = self._running and self._budget.unit == "evaluations" and getattr(self.evaluator, "parallel", False)
-        if not ahead:
-            return
-        wanted = [self.search_space.decode(action) for action in np.asarray(actions)]
-        affordable = wanted[: int(self._budget.amount - self._spent)]
-        missing = [config for config in dict.fromkeys(affordable) if not self._knows(config, self._fidelity)]
-        if missing:
-            self._evaluate(missing, self._fidelity)
+        book = self._book
+        ahead = self._running and book.budget.unit == "evaluations" and getattr(self.evaluator, "parallel", False)
+        if ahead:
+            wanted = [self._checked(action) for action in np.asarray(actions)]
+            self._affordable_answers().learn(wanted[: int(book.left)], self._evaluate)
 
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None = None
@@ -385,22 +381,20 @@ class KDNASEnv(gym.Env[Observation, Action]):
         Raises:
             RunError: If the first evaluations all fail for one reason (:mod:`kdnas_env.evaluators.faults`).
         """
-        evaluations = evaluate_valid(self.evaluator, self.search_space, configs, fidelity, on_epoch)
+        refused = [self.refused(config, fidelity) for config in configs]
+        valid = [config for config, refusal in zip(configs, refused, strict=True) if refusal is None]
+        evaluated = iter(self.evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
+        evaluations = [next(evaluated) if refusal is None else refusal for refusal in refused]
         # Of a store, answers may be remembered from before, and it watches itself. Tables answer as they were built.
         if not isinstance(self.evaluator, StoredEvaluator) and not getattr(self.evaluator, "tabular", False):
             for evaluation in evaluations:
                 self._faults.note(evaluation)
         return evaluations
 
-    def offer(self, evaluation: Evaluation) -> None:
-        """Take an evaluation that was made elsewhere as the answer to the next step that asks for its architecture.
-
-        What was answered in this episode stays as it was.
-        """
-        known = self._known.get((evaluation.config, evaluation.fidelity))
-        if known is None or known.episode != self._episode:
-            self._heard |= evaluation.status is Status.STOPPED
-            self._learn(evaluation.config, evaluation.fidelity, evaluation)
+    def refused(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
+        """Return the evaluation of an architecture that cannot be built or is not allowed; None for all others."""
+        violation = self.search_space.violation(config)
+        return None if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
 
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Set the fidelity of a new episode, where it is drawn; here it stays as it is.
@@ -423,8 +417,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
             return None
         from kdnas_env.envs.render import render_search
 
-        budget = None if self.budget_unit != "evaluations" else int(self._budget.amount)
-        return render_search(self._history, self.render_mode, budget=budget, loss=self.reward_function.loss)
+        budget = None if self.budget_unit != "evaluations" else int(self._book.budget.amount)
+        return render_search(self._book, self.render_mode, budget=budget, loss=self.reward_function.loss)
 
     def close(self) -> None:
         """Close what the environment opened itself; an evaluator that was passed in stays open."""
@@ -454,66 +448,111 @@ class KDNASEnv(gym.Env[Observation, Action]):
         made_here = self._make_evaluator is not None
         return {**self.__dict__, "on_epoch": None} | ({"_evaluator": None} if made_here else {})
 
-    def _begin(self, budget: Budget) -> None:
-        self._budget = budget
-        self._spent: float = 0
+    def new_book(self, budget: Budget, *, round_size: int, least: int, episode: int) -> Book:
+        """Return the book of a new episode, with the duplicates policy, the penalty and early stopping of this one.
+
+        Args:
+            budget: What may be spent.
+            round_size: Evaluations per round.
+            least: What the next step costs at least, in the unit of the budget.
+            episode: Number of the episode, from 1.
+        """
         limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
-        self._step_limit = STEPS_PER_EVALUATION * limit
-        self._history = SearchHistory(self.round_size)
+        if self.stop is not None:
+            self.stop.begin()
+        return Book(
+            budget,
+            round_size=round_size,
+            duplicates=self.duplicates,
+            failure=self.reward_function.failure,
+            steps=STEPS_PER_EVALUATION * limit,
+            least=least,
+            stop=self.stop,
+            episode=episode,
+        )
+
+    def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
+        """Return where answers at a fidelity are kept, with the reward of this environment; none is known yet."""
+        return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs)
+
+    def _begin(self, budget: Budget, episode: int) -> None:
+        self._book = self.new_book(budget, round_size=self.round_size, least=1, episode=episode)
+        for answers in self._memory.values():
+            answers.begin_episode()
+        self._answers = self._answers_at(self._fidelity)
         self._shown = nothing_yet(self._observation_space)
-        self._episode += 1
         self._running = True
 
-    def _answer(self, action: Action) -> Answer:
-        fidelity = self._budget.affordable(self._fidelity, self._spent)
-        answers = self._answers.get(fidelity)
+    def _check_running(self) -> None:
+        if not self._running:
+            raise ResetNeeded(
+                "no search is running: call reset() before the first step and after the end of an episode"
+            )
+
+    def _affordable_answers(self) -> Answers:
+        """Return the answers at the effort that the budget still allows."""
+        fidelity = self._book.budget.affordable(self._fidelity, self._book.spent)
+        if fidelity is not self._answered_fidelity:
+            self._answers = self._answers_at(fidelity)
+        if self.on_epoch is not None or self.stop is not None:
+            self._answers.forget_earlier(self._book.episode)
+        return self._answers
+
+    def _answers_at(self, fidelity: Fidelity) -> Answers:
+        self._answered_fidelity = fidelity
+        answers = self._memory.get(fidelity)
         if answers is None:
-            answers = self._answers[fidelity] = {}
-        # An action that is known is not checked again, which would take as long as all the rest.
-        if isinstance(action, np.ndarray) and action.dtype.kind == "i" and action.ndim == 1:
-            found = answers.get(tuple(action.tolist()))
-            # Who listens to epochs wants to hear those of every episode.
-            if found is not None and (self.on_epoch is None or found.known.heard == self._episode):
-                return found
-        config = self.search_space.decode(action)
-        if not self._knows(config, fidelity):
-            self._evaluate([config], fidelity)
-        known = self._known[config, fidelity]
-        key = tuple(int(index) for index in action)
-        answers[key] = answer = Answer.of(key, known, self.search_space, self._most_epochs)
-        return answer
+            answers = self._memory[fidelity] = self.new_answers(fidelity, self._book.budget)
+        return answers
 
-    def _knows(self, config: StudentConfig, fidelity: Fidelity) -> bool:
-        known = self._known.get((config, fidelity))
-        return known is not None and (self.on_epoch is None or known.heard == self._episode)
+    def _checked(self, action: Any) -> tuple[int, ...]:
+        self.search_space.index(action)
+        return tuple(int(index) for index in action)
 
-    def _evaluate(self, configs: Sequence[StudentConfig], fidelity: Fidelity) -> None:
-        self._heard |= self.on_epoch is not None
-        evaluations = self.evaluate(configs, fidelity, self.on_epoch)
-        for config, evaluation in zip(configs, evaluations, strict=True):
-            self._learn(config, fidelity, evaluation)
+    def _evaluate(self, configs: Sequence[StudentConfig]) -> list[Evaluation]:
+        listener = self.listener
+        self._altered |= listener is not None
+        return self.evaluate(configs, self._answers.fidelity, listener)
 
-    def _learn(self, config: StudentConfig, fidelity: Fidelity, evaluation: Evaluation) -> None:
-        self._known[config, fidelity] = Known(evaluation, self.reward_function(evaluation), heard=self._episode)
+    def _respond(self, answer: Answer, answers: Answers) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        book, shown = self._book, self._shown
+        reward, counted, duplicate = book.add(answer, answers)
+        shown["last"] = answer.tokens
+        shown["last_reward"] = answer.earned if reward == answer.value else np.array([reward], dtype=np.float32)
+        if book.improved:
+            shown["global_best"], shown["global_best_reward"] = answer.tokens, shown["last_reward"]
+        if counted and not book.evaluations % self.round_size:
+            self._show_round()
+        self._running = not book.over
+        info = {
+            **answer.info,
+            "heldout_curve": answer.curve.copy(),
+            **self._progress_info(duplicate=duplicate, counted=counted),
+        }
+        return self._observation(), reward, book.terminated, book.truncated, info
 
     def _show_round(self) -> None:
-        history, shown = self._history, self._shown
-        shown["previous_round"] = tokens_of(history.previous_round)
-        shown["previous_round_rewards"] = rewards_of(history.previous_round)
-        best, empty = history.previous_best, nothing_yet(self._observation_space)
-        shown["previous_best"] = tokens_of([best]) if best else empty["previous_best"]
-        shown["previous_best_reward"] = rewards_of([best]) if best else empty["previous_best_reward"]
+        answers, shown = self._book.previous_answers, self._shown
+        shown["previous_round"] = np.concatenate([answer.tokens for answer in answers])
+        shown["previous_round_rewards"] = np.concatenate([answer.earned for answer in answers])
+        usable = [answer for answer in answers if answer.usable]
+        if usable:
+            best = max(usable, key=lambda answer: answer.value)
+            shown["previous_best"], shown["previous_best_reward"] = best.tokens, best.earned
+        else:
+            shown["previous_best"] = np.zeros_like(shown["last"])
+            shown["previous_best_reward"] = np.zeros_like(shown["last_reward"])
 
     def _observation(self) -> Observation:
-        self._shown["progress"][0] = min(self._spent / self._budget.amount, 1.0)
+        self._shown["progress"][0] = self._book.progress
         return {name: array.copy() for name, array in self._shown.items()}
 
     def _progress_info(self, *, duplicate: bool, counted: bool) -> dict[str, Any]:
-        history = self._history
+        book = self._book
         return {
-            "evaluations": history.evaluations,
-            "budget_left": self._budget.amount - self._spent,
-            "round": history.round,
+            "evaluations": book.evaluations,
+            "budget_left": book.left,
+            "round": book.round,
             "duplicate": duplicate,
             "counted": counted,
         }

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.pareto import pareto_front
-from kdnas_env.envs.history import Record, SearchHistory
+from kdnas_env.envs.book import Book, Record
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing
 
@@ -46,14 +46,14 @@ def pareto_records(records: Sequence[Record]) -> list[Record]:
     return [usable[index] for index in front]
 
 
-def render_search(history: SearchHistory, mode: str, *, budget: int | None, loss: str) -> str | npt.NDArray[np.uint8]:
+def render_search(history: Book, mode: str, *, budget: int | None, loss: str) -> str | npt.NDArray[np.uint8]:
     """Show a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``."""
     if mode == "ansi":
         return search_text(history, budget=budget)
     return figure_to_rgb(draw_search(history, budget=budget, round_size=history.round_size, loss=loss))
 
 
-def search_text(history: SearchHistory, *, budget: int | None) -> str:
+def search_text(history: Book, *, budget: int | None) -> str:
     """Describe a search in a few lines: progress, best and last student, Pareto front.
 
     Args:

@@ -14,8 +14,8 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.core.evaluation import Evaluator, Fidelity
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.answers import checked_count
 from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.layout import checked_count
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
 
@@ -203,7 +203,6 @@ class _TableEnv(KDNASEnv):
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Draw the seed of a new episode, if seeds are sampled."""
         if self._drawn:
-            self._answers, self._known = {}, {}
             self.fidelity = replace(self.fidelity, seed=int(rng.integers(2**31)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -12,12 +12,16 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from kdnas_env.core.evaluation import EpochCallback, Status
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.answers import (
+from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Ints
+from kdnas_env.envs.book import Book
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.layout import (
     NEUTRAL_REWARD,
-    STEPS_PER_EVALUATION,
     Observation,
     checked_count,
     checked_options,
@@ -26,20 +30,14 @@ from kdnas_env.envs.answers import (
     nothing_yet,
     observation_space,
 )
-from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.history import SearchHistory
-from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.ledger import FLOATS, INTS, Ledger
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
-Actions = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Infos = dict[str, Any]
 
 
-class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]]):
+class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     """Search a round a step: `num_envs` candidates are evaluated together, as one batch of the evaluator.
 
     ## Description
@@ -103,8 +101,9 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._counts = tuple(env.search_space.nvec.tolist())
-        self._ledger = Ledger(env)
-        self._begin(self._checked_budget(env.budget))
+        self._answers: Answers | None = None
+        self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
+        self._begin(self._checked_budget(env.budget), episode=0)
         self._running = self._ended = False
 
     @property
@@ -139,27 +138,19 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         return None if evaluations is None else evaluations - evaluations % self.num_envs
 
     @property
-    def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
+    def valid_action_indices(self) -> Ints | None:
         """As in ``KDNASEnv``."""
         return self.env.valid_action_indices
 
     @property
-    def parameter_counts(self) -> npt.NDArray[np.int64] | None:
+    def parameter_counts(self) -> Ints | None:
         """As in ``KDNASEnv``."""
         return self.env.parameter_counts
 
     @property
-    def history(self) -> SearchHistory:
+    def history(self) -> Book:
         """Every answer of the episode, in order, with the best students and the rounds."""
-        history = SearchHistory(self.num_envs)
-        for rows, counted, duplicates in self._rounds:
-            for row, is_counted, duplicate in zip(rows.tolist(), counted.tolist(), duplicates.tolist(), strict=True):
-                record = self._ledger.records[row]
-                reward = record.reward
-                if duplicate and self.env.duplicates == "reject":
-                    reward = replace(reward, reward=self.reward_function.failure)
-                history.add(record.action, record.evaluation, reward, counted=is_counted, duplicate=duplicate)
-        return history
+        return self._book
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
@@ -185,13 +176,14 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         budget = self._checked_budget(options.get("budget", self.env.budget))
         self._warn_of_rest(budget)
         self.env.draw_fidelity(self.np_random)
-        _ = self.env.evaluator  # a bad teacher or corpus shall fail here, not in the first step
-        self._ledger.open()
-        self._begin(budget)
+        tabular = getattr(self.env.evaluator, "tabular", False)  # a bad teacher or corpus shall fail here
+        if self._altered or not tabular or self._kept.fidelity != self.env.fidelity:
+            self._answers, self._altered = None, False
+        self._begin(budget, self._book.episode + 1)
         self._running, self._ended = True, False
         return self._observation(), self._empty_infos()
 
-    def step(self, actions: Actions) -> tuple[Observation, Floats, Bools, Bools, Infos]:
+    def step(self, actions: Ints) -> tuple[Observation, Floats, Bools, Bools, Infos]:
         """Evaluate a round of students.
 
         Args:
@@ -209,21 +201,12 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
             return observation, np.zeros(self.num_envs), self._flags(False), self._flags(False), infos
         if not self._running:
             raise ResetNeeded("no search is running: call reset() before the first step and after the end of a search")
-        actions = self._checked(actions)
-        rows = self._ledger.rows(self._flat(actions), self.on_epoch)
-        duplicates = self._ledger.mark(rows)
-        counted = self._flags(True) if self.env.duplicates == "charge" else ~duplicates
-        rewards = self._ledger.rewards.take(rows)
-        if self.env.duplicates == "reject":
-            rewards[duplicates] = self.reward_function.failure
-        self._rounds.append((rows, counted, duplicates))
-        self._evaluations += int(np.count_nonzero(counted))
-        self._spent += self._cost(rows, counted)
-        usable = self._ledger.usable.take(rows)
+        actions, book = self._checked(actions), self._book
+        rows = self._rows(self._flat(actions))
+        rewards, counted, duplicates = book.add_round(rows, self._kept)
+        usable = self._kept.columns.usable.take(rows)
         self._show(actions, rewards, usable)
-        terminated = self._spent_up()
-        truncated = not terminated and len(self._rounds) * self.num_envs >= self._step_limit
-        self._running, self._ended = not (terminated or truncated), terminated or truncated
+        self._running, self._ended = not book.over, book.over
         observation, infos = self._observation(), self._infos(rows, usable, counted, duplicates)
         if self._ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = {
@@ -234,7 +217,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
             }
             observation, infos = self.reset()
             infos |= final
-        return observation, rewards, self._flags(terminated), self._flags(truncated), infos
+        return observation, rewards, self._flags(book.terminated), self._flags(book.truncated), infos
 
     def render(self) -> tuple[Any, ...] | None:
         """Show the search so far, once per seat; see ``KDNASEnv.render``."""
@@ -242,7 +225,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
             return None
         from kdnas_env.envs.render import render_search
 
-        budget = None if self._budget.unit != "evaluations" else int(self._budget.amount)
+        budget = None if self.env.budget_unit != "evaluations" else int(self._book.budget.amount)
         frame = render_search(self.history, self.render_mode, budget=budget, loss=self.reward_function.loss)
         return (frame,) * self.num_envs
 
@@ -253,16 +236,41 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "on_epoch": None}
 
-    def _infos(self, rows: npt.NDArray[np.int64], usable: Bools, counted: Bools, duplicates: Bools) -> Infos:
-        ledger = self._ledger
-        floats, ints = ledger.floats.take(rows, axis=0), ledger.ints.take(rows, axis=0)
-        infos: Infos = {"config": ledger.configs.take(rows), "heldout_curve": floats[:, len(FLOATS) :]}
+    @property
+    def _kept(self) -> Answers:
+        """The answers that are known, at the fidelity of the environment."""
+        if self._answers is None:
+            self._answers = self.env.new_answers(self.env.fidelity, self._book.budget)
+        return self._answers
+
+    def _rows(self, indices: Ints) -> Ints:
+        """Return the rows of the answers to actions by their flat indices; what is not known is evaluated."""
+        answers = self._kept
+        if self.on_epoch is not None or self.env.stop is not None:
+            answers.forget_earlier(self._book.episode)
+        rows = answers.columns.rows(indices)
+        if rows.min() < 0:
+            missing = dict.fromkeys(indices[rows < 0].tolist())
+            answers.learn([tuple(self.search_space.from_index(index).tolist()) for index in missing], self._evaluate)
+            rows = answers.columns.rows(indices)
+        return rows
+
+    def _evaluate(self, configs: Sequence[StudentConfig]) -> list[Evaluation]:
+        listener = self._book.listener(self.on_epoch)
+        self._altered |= listener is not None
+        return self.env.evaluate(configs, self.env.fidelity, listener)
+
+    def _infos(self, rows: Ints, usable: Bools, counted: Bools, duplicates: Bools) -> Infos:
+        columns, answers = self._kept.columns, self._kept.rows
+        floats, ints = columns.floats.take(rows, axis=0), columns.ints.take(rows, axis=0)
+        infos: Infos = {"config": columns.configs.take(rows), "heldout_curve": floats[:, len(FLOATS) :]}
         infos |= zip(FLOATS, floats.T, strict=False)
         infos |= zip(INTS, ints.T, strict=True)
         if usable.all():
             infos["status"] = np.full(self.num_envs, str(Status.OK), dtype=object)
         else:
-            infos |= {"status": ledger.status(rows), "error": ledger.errors(rows)}
+            for name in ("status", "error"):
+                infos[name] = np.array([answers[row].info[name] for row in rows.tolist()], dtype=object)
         return self._masked(infos | {"duplicate": duplicates.copy(), "counted": counted.copy()})
 
     def _empty_infos(self) -> Infos:
@@ -278,19 +286,16 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
 
     def _masked(self, infos: Infos) -> Infos:
         """Add the state of the search, and the mask of every key."""
-        left = self._budget.amount - self._spent
-        state = {"evaluations": self._evaluations, "budget_left": left, "round": self._evaluations // self.num_envs}
+        book = self._book
+        state = {"evaluations": book.evaluations, "budget_left": book.left, "round": book.round}
         infos |= {name: np.full(self.num_envs, value) for name, value in state.items()}
         present = self._flags(True)
         return infos | {f"_{name}": present for name in infos}
 
-    def _begin(self, budget: Budget) -> None:
-        self._budget = budget
-        self._evaluations = 0
-        self._spent: float = 0
-        limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
-        self._step_limit = STEPS_PER_EVALUATION * limit
-        self._rounds: list[tuple[npt.NDArray[np.int64], Bools, Bools]] = []
+    def _begin(self, budget: Budget, episode: int) -> None:
+        self._book = self.env.new_book(budget, round_size=self.num_envs, least=self._least, episode=episode)
+        if self._answers is not None:
+            self._answers.begin_episode()
         self._best_reward = -np.inf
         self._shown = {
             name: np.tile(array, (self.num_envs, 1)) for name, array in nothing_yet(self._seat_space).items()
@@ -314,12 +319,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
                 f"{self.num_envs} seats takes {self._least}; set budget={budget.amount - rest}, or another num_envs"
             )
 
-    def _spent_up(self) -> bool:
-        """Whether there is no budget for another round."""
-        left = self._budget.amount - self._spent
-        return left <= 0 if self._budget.unit == "seconds" else left < self._least
-
-    def _checked(self, actions: Any) -> Actions:
+    def _checked(self, actions: Any) -> Ints:
         """Return actions as int64 of the shape that they have to have; those beyond 64 bits become negative."""
         array = as_array(actions)
         shape = (self.num_envs, len(self.search_space.dimensions))
@@ -327,22 +327,17 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
             raise SpaceError(f"actions are {array.dtype} of shape {array.shape}; expected integers of shape {shape}")
         return array.astype(np.int64)
 
-    def _flat(self, actions: Actions) -> npt.NDArray[np.int64]:
+    def _flat(self, actions: Ints) -> Ints:
         """Return the flat index of each action, or raise what the scalar environment would."""
         try:
-            flat: npt.NDArray[np.int64] = np.ravel_multi_index(tuple(actions.T), self._counts)
+            flat: Ints = np.ravel_multi_index(tuple(actions.T), self._counts)
         except ValueError:
             for action in actions:
                 self.search_space.index(action)
             raise
         return flat
 
-    def _cost(self, rows: npt.NDArray[np.int64], counted: Bools) -> float:
-        if self._budget.unit == "evaluations":
-            return int(np.count_nonzero(counted))
-        return float(self._ledger.costs.take(rows)[counted].sum())
-
-    def _show(self, actions: Actions, rewards: Floats, usable: Bools) -> None:
+    def _show(self, actions: Ints, rewards: Floats, usable: Bools) -> None:
         shown = self._shown
         shown["last"] = actions + 1
         shown["last_reward"] = rewards.astype(np.float32)[:, None]
@@ -353,9 +348,9 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Actions, npt.NDArray[Any]
         if found and rewards[best] > self._best_reward:
             self._best_reward = float(rewards[best])
             self._show_best("global_best", token, rewards[best])
-        shown["progress"] = np.full((self.num_envs, 1), min(self._spent / self._budget.amount, 1.0), dtype=np.float32)
+        shown["progress"] = np.full((self.num_envs, 1), self._book.progress, dtype=np.float32)
 
-    def _show_best(self, name: str, token: npt.NDArray[np.int64], reward: float) -> None:
+    def _show_best(self, name: str, token: Ints, reward: float) -> None:
         self._shown[name] = np.broadcast_to(token, (self.num_envs, len(token)))
         self._shown[f"{name}_reward"] = np.full((self.num_envs, 1), reward, dtype=np.float32)
 

@@ -47,7 +47,6 @@ def search_asynchronously(
     *,
     seed: int = 0,
     journal: Journal | None = None,
-    stop: EpochCallback | None = None,
     on_epoch: EpochCallback | None = None,
     on_answer: OnAnswer | None = None,
 ) -> None:
@@ -68,9 +67,8 @@ def search_asynchronously(
         pool: The workers.
         seed: Seed of the agent and of the environment's reset.
         journal: What was asked and told so far.
-        stop: Early stopping: called after each epoch of each student, a true answer ends it. An agent that has a
-            method ``hear(action, report)`` is asked as well.
-        on_epoch: Called after each epoch of each student; what it returns is ignored.
+        on_epoch: Called after each epoch of each student; what it returns is ignored. Who stops students is the
+            environment's early stopping, and an agent that has a method ``hear(action, report)``.
         on_answer: Called after each student that the agent was told of.
 
     Raises:
@@ -87,7 +85,7 @@ def search_asynchronously(
         raise KDNASError(f"the budget is in {env.budget_unit}; an asynchronous search counts evaluations")
     env.reset(seed=seed)
     agent.start(env, round_size=1, seed=seed)
-    search = _Search(agent, env, store, pool, journal, stop, on_epoch, on_answer)
+    search = _Search(agent, env, store, pool, journal, on_epoch, on_answer)
     if journal is not None:
         search.relive(journal)
     search.go_on()
@@ -100,7 +98,6 @@ class _Search:
     store: StoredEvaluator
     pool: WorkerPool
     journal: Journal | None
-    stop: EpochCallback | None
     on_epoch: EpochCallback | None
     on_answer: OnAnswer | None
 
@@ -167,10 +164,9 @@ class _Search:
     def _begin(self, action: Action) -> None:
         """Have a student evaluated, unless its answer is known or on its way."""
         config = self.env.search_space.decode(action)
-        violation = self.env.search_space.violation(config)
-        if violation is not None:
-            invalid = Evaluation(config, self.env.fidelity, Status.INVALID, error=violation)
-            self._answered.append((action, invalid))
+        refused = self.env.refused(config, self.env.fidelity)
+        if refused is not None:
+            self._answered.append((action, refused))
         elif config in self._tickets:
             self._running[self._tickets[config]].append(action)
         elif (found := self.store.find(config, self.env.fidelity)) is not None:
@@ -180,7 +176,7 @@ class _Search:
                 config,
                 self.env.fidelity,
                 on_epoch=lambda report: self._hears(action, report),
-                stoppable=self.stop is not None or self._hear is not None,
+                stoppable=self.env.stop is not None or self._hear is not None,
             )
             self._tickets[config] = ticket
             self._running[ticket] = [action]
@@ -188,7 +184,7 @@ class _Search:
     def _hears(self, action: Action, report: EpochReport) -> bool:
         if self.on_epoch is not None:
             self.on_epoch(report)
-        stops = bool(self.stop and self.stop(report))
+        stops = bool(self.env.stop and self.env.stop(report))
         return bool(self._hear and self._hear(np.array(action, dtype=np.int64), report)) or stops
 
     def _collect(self) -> None:
@@ -200,9 +196,8 @@ class _Search:
 
     def _tell(self, action: Action, evaluation: Evaluation) -> None:
         del self._pending[action]
-        self.env.offer(evaluation)
         array = np.array(action, dtype=np.int64)
-        _, reward, terminated, truncated, info = self.env.step(array)
+        _, reward, terminated, truncated, info = self.env.record(array, evaluation)
         self.agent.tell(array[None], [reward], [info])
         self._over = terminated or truncated
         if self.on_answer is not None:

@@ -45,16 +45,25 @@ class StoppingRule:
             import optuna
         except ImportError as error:
             raise DependencyError(f"Optuna is not installed ({error}): pip install 'kdnas[optuna]'") from error
-        pruner: optuna.pruners.BasePruner
+        self._pruner: optuna.pruners.BasePruner
         if name == "asha":
-            pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION)
+            self._pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=_REDUCTION)
         elif name == "hyperband":
-            pruner = optuna.pruners.HyperbandPruner(1, epochs, reduction_factor=_REDUCTION)
+            self._pruner = optuna.pruners.HyperbandPruner(1, epochs, reduction_factor=_REDUCTION)
         else:
-            pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP)
+            self._pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget all students: a new search begins."""
+        import optuna
+
         with log_level("optuna", logging.WARNING):
             self._study = optuna.create_study(
-                study_name="kdnas", direction="minimize", pruner=pruner, sampler=optuna.samplers.RandomSampler(seed=0)
+                study_name="kdnas",
+                direction="minimize",
+                pruner=self._pruner,
+                sampler=optuna.samplers.RandomSampler(seed=0),
             )
         self._trials: dict[StudentConfig, Any] = {}
         self._known: set[StudentConfig] = set()

@@ -22,7 +22,7 @@ from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.reward import KDReward
-from kdnas_env.envs.history import SearchHistory
+from kdnas_env.envs.book import Book
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tables.storage import write_table
 
@@ -62,7 +62,7 @@ def print_stage(console: SafeConsole) -> None:
 
 
 def print_failed_record(console: SafeConsole) -> None:
-    history, reward = SearchHistory(1), KDReward()
+    history, reward = Book(1), KDReward()
     failed = Evaluation(StudentConfig(1, 2, 16, 16), Fidelity(), Status.FAILED, error=HOSTILE)
     with SearchProgress(console, 1) as progress:
         progress.begin_search()

@@ -22,7 +22,7 @@ import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.answers import DUPLICATES
+from kdnas_env.envs.book import DUPLICATES
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
@@ -194,8 +194,8 @@ def test_what_is_known_is_seldom_copied_as_it_grows() -> None:
     arrays = []
     for index in range(500):
         envs.step(actions(index))
-        if not arrays or arrays[-1] is not envs._ledger.rewards:
-            arrays.append(envs._ledger.rewards)
+        if not arrays or arrays[-1] is not envs._kept.columns.rewards:
+            arrays.append(envs._kept.columns.rewards)
     assert len(arrays) <= 1 + np.ceil(np.log2(500))
 
 

@@ -13,7 +13,7 @@ from kdnas_env.distillation.student.folder import Lineage, imitated_width
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
 from kdnas_env.distillation.training.recipe import resolve_recipe
-from kdnas_env.envs.history import Record
+from kdnas_env.envs.book import Record
 from kdnas_env.exporting.cards.template import (
     IN_A_FOLDER,
     STUDENT_TAGS,

@@ -75,7 +75,6 @@ def test_the_largest_students_of_kdnas_come_first() -> None:
     assert largest == env.parameter_counts.max()
 
 
-@pytest.mark.xfail(strict=True, reason="the counts are read by a search in rounds only")
 def test_the_largest_come_first_without_rounds() -> None:
     env = gym.make("kdnas/Planted-v0", budget=60)
     agent = ParameterCountAgent()

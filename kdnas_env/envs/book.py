@@ -1,0 +1,293 @@
+"""The book of an episode: what was answered, what it cost, and when the search is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple, Protocol, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation
+from kdnas_env.core.reward import RewardComponents
+from kdnas_env.envs.answers import Answer, Answers, Bools, Ints
+from kdnas_env.envs.budget import Budget
+
+DUPLICATES = ("charge", "free", "reject")
+"""What an action that was answered before costs."""
+
+STEPS_PER_EVALUATION = 10
+"""An episode is truncated after this many answers per unit of the budget."""
+
+
+class Stopping(Protocol):
+    """Early stopping: hears of every epoch, and learns how every student ended."""
+
+    def begin(self) -> None:
+        """Forget what was learnt: a new search begins."""
+        ...
+
+    def __call__(self, report: EpochReport) -> bool:
+        """Take in an epoch; return whether the student is to be stopped."""
+        ...
+
+    def learn(self, evaluation: Evaluation) -> None:
+        """Take in a student that is finished, failed or stopped."""
+        ...
+
+
+class Record(NamedTuple):
+    """One answered action.
+
+    Attributes:
+        action: The action, one index per dimension.
+        evaluation: The evaluation, an earlier one where the action was a duplicate.
+        reward: The reward that was answered, with its components.
+        round: The round the action was answered in, from 0.
+        counted: Whether it was charged to the budget.
+        duplicate: Whether the architecture had been answered before, at the same effort.
+    """
+
+    action: tuple[int, ...]
+    evaluation: Evaluation
+    reward: RewardComponents
+    round: int
+    counted: bool
+    duplicate: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a student: its evaluation succeeded and its latency is known."""
+        return self.evaluation.ok and self.evaluation.latency is not None
+
+
+class Book(Sequence[Record]):
+    """All answers of one search, in order, and what follows from them: budget, duplicates, rounds and bests.
+
+    Every ``round_size`` counted answers make a round. Only usable students can be best; of equal rewards the first
+    stays best.
+
+    Args:
+        budget: What may be spent.
+        round_size: Counted answers per round.
+        duplicates: One of ``DUPLICATES``.
+        failure: Reward of a duplicate that is rejected.
+        steps: Most answers; then the search is truncated.
+        least: What the next step costs at least; with less left of a budget that is not in seconds, it is spent.
+        stop: Early stopping.
+        episode: Number of the episode, from 1.
+
+    Attributes:
+        budget: As above.
+        round_size: As above.
+        episode: As above.
+        evaluations: Answers charged to the budget.
+        spent: What they cost, in the unit of the budget.
+        terminated: Whether the budget is spent.
+        truncated: Whether the search ended before, after too many answers.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        round_size: int,
+        duplicates: str,
+        failure: float,
+        steps: int,
+        least: int = 1,
+        stop: Stopping | None = None,
+        episode: int = 1,
+    ) -> None:
+        self.budget = budget
+        self.round_size = round_size
+        self.episode = episode
+        self.evaluations = 0
+        self.spent: float = 0
+        self.terminated = self.truncated = False
+        self._charges, self._rejects = duplicates == "charge", duplicates == "reject"
+        self._failure = failure
+        self._steps = steps
+        self._least = least
+        self._stop = stop
+        self._length = 0
+        self._rounds: list[tuple[Answers, Ints, Bools, Bools]] = []  # not in the log yet
+        self._log: list[tuple[Answer, bool, bool]] = []
+        self._best: tuple[float, int] = (-np.inf, -1)  # reward and place in the log
+        self._round: list[int] = []
+        self._previous_round: list[int] = []
+        self._records: list[Record] = []
+        self._counted = 0  # of the records
+        self._first: dict[StudentConfig, Record] = {}
+        self._indexed = 0
+
+    # What is written
+
+    def add(self, answer: Answer, answers: Answers) -> tuple[float, bool, bool]:
+        """Write down the answer to one action.
+
+        Args:
+            answer: The answer.
+            answers: Those that it is one of.
+
+        Returns:
+            The reward, whether it is counted, and whether it is a duplicate.
+        """
+        duplicate = answers.give(answer, self.episode)
+        counted = not duplicate or self._charges
+        value = self._enter(answer, counted, duplicate)
+        if self._stop is not None:
+            self._stop.learn(answer.evaluation)
+        self._advance(1, int(counted), answer.cost if counted else 0)
+        return value, counted, duplicate
+
+    def add_round(self, rows: Ints, answers: Answers) -> tuple[npt.NDArray[np.float64], Bools, Bools]:
+        """Write down the answers to a whole round at once.
+
+        Args:
+            rows: Their rows, int64 ``(round_size,)``.
+            answers: Those that they are of.
+
+        Returns:
+            Rewards float64, which are counted and which are duplicates, bool, each ``(round_size,)``.
+        """
+        columns = answers.columns
+        duplicates = answers.give_all(rows, self.episode)
+        counted = np.ones(len(rows), dtype=np.bool_) if self._charges else ~duplicates
+        rewards = columns.rewards.take(rows)
+        if self._rejects:
+            rewards[duplicates] = self._failure
+        self._rounds.append((answers, rows, counted, duplicates))
+        if self._stop is not None:
+            for row in rows.tolist():
+                self._stop.learn(answers.rows[row].evaluation)
+        charged = int(np.count_nonzero(counted))
+        cost = charged if self.budget.unit == "evaluations" else float(columns.costs.take(rows)[counted].sum())
+        self._advance(len(rows), charged, cost)
+        return rewards, counted, duplicates
+
+    def listener(self, on_epoch: EpochCallback | None) -> EpochCallback | None:
+        """Return whom evaluations report their epochs to: early stopping and a callback, either or none."""
+        stop = self._stop
+        if stop is None or on_epoch is None:
+            return stop or on_epoch
+
+        def both(report: EpochReport) -> bool:
+            unwanted = bool(on_epoch(report))
+            return stop(report) or unwanted
+
+        return both
+
+    def _advance(self, answers: int, charged: int, cost: float) -> None:
+        self._length += answers
+        self.evaluations += charged
+        self.spent += cost
+        left = self.budget.amount - self.spent
+        self.terminated = left <= 0 or (left < self._least and self.budget.unit != "seconds")
+        self.truncated = not self.terminated and self._length >= self._steps
+
+    def _enter(self, answer: Answer, counted: bool, duplicate: bool) -> float:
+        """Append an answer to the log; return its reward."""
+        value = self._failure if duplicate and self._rejects else answer.value
+        if answer.usable and value > self._best[0]:
+            self._best = value, len(self._log)
+        if counted:
+            self._round.append(len(self._log))
+            if len(self._round) == self.round_size:
+                self._previous_round, self._round = self._round, []
+        self._log.append((answer, counted, duplicate))
+        return value
+
+    # What is read
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Record]: ...
+
+    def __getitem__(self, index: int | slice) -> Record | list[Record]:
+        return self._written()[index]
+
+    def find(self, config: StudentConfig) -> Record | None:
+        """Return the first answer for an architecture, or None."""
+        for record in self._written()[self._indexed :]:
+            self._first.setdefault(record.evaluation.config, record)
+        self._indexed = self._length
+        return self._first.get(config)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can be answered any more."""
+        return self.terminated or self.truncated
+
+    @property
+    def left(self) -> float:
+        """What is left of the budget, in its unit."""
+        return self.budget.amount - self.spent
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent, from 0 to 1."""
+        return min(self.spent / self.budget.amount, 1.0)
+
+    @property
+    def round(self) -> int:
+        """Round in progress, from 0; also the number of finished rounds."""
+        return self.evaluations // self.round_size
+
+    @property
+    def improved(self) -> bool:
+        """Whether the last answer was that of the best student of the search, of scalar steps."""
+        return self._best[1] == self._length - 1
+
+    @property
+    def previous_answers(self) -> list[Answer]:
+        """The counted answers of the last finished round, of scalar steps."""
+        return [self._log[place][0] for place in self._previous_round]
+
+    @property
+    def last(self) -> Record | None:
+        """The latest answer."""
+        return self[-1] if self._length else None
+
+    @property
+    def best(self) -> Record | None:
+        """The best student of the search."""
+        written = self._written()
+        return written[self._best[1]] if self._best[1] >= 0 else None
+
+    @property
+    def previous_round(self) -> list[Record]:
+        """The counted records of the last finished round; empty before the first is finished."""
+        written = self._written()
+        return [written[place] for place in self._previous_round]
+
+    @property
+    def previous_best(self) -> Record | None:
+        """The best student of the last finished round."""
+        return best_of(self.previous_round)
+
+    def _written(self) -> list[Record]:
+        """Return the records, which are made when they are first read."""
+        for answers, rows, *flags in self._rounds:
+            for row, counted, duplicate in zip(rows.tolist(), *(flag.tolist() for flag in flags), strict=True):
+                self._enter(answers.rows[row], counted, duplicate)
+        self._rounds.clear()
+        for answer, counted, duplicate in self._log[len(self._records) :]:
+            rejected = duplicate and self._rejects
+            reward = replace(answer.reward, reward=self._failure) if rejected else answer.reward
+            finished = self._counted // self.round_size
+            self._records.append(Record(answer.action, answer.evaluation, reward, finished, counted, duplicate))
+            self._counted += counted
+        return self._records
+
+
+def best_of(records: Iterable[Record]) -> Record | None:
+    """Return the usable record with the highest reward (the first, of equals), or None."""
+    return max((record for record in records if record.usable), key=lambda record: record.reward.reward, default=None)

@@ -1,0 +1,108 @@
+"""How observations and infos are laid out, and what arguments of environments have to be."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from kdnas_env.core.evaluation import Evaluation
+from kdnas_env.core.reward import KDReward, RewardComponents
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.untrusted import shown
+
+Observation = dict[str, npt.NDArray[Any]]
+
+MOST_AT_ONCE = 100_000
+"""Observations hold all candidates of a round."""
+
+MISSING_LOSS = -1.0
+"""Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
+
+SINGLES = ("last", "previous_best", "global_best")
+"""Architectures in the observation, each with its reward under the same name and ``_reward``."""
+
+
+def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
+    """Return the observation space of one environment; without a round size, there is no previous round in it."""
+    tokens, (low, high) = space.nvec + 1, (reward.floor, reward.upper_bound)
+    observation: dict[str, spaces.Space[Any]] = {}
+    for name in SINGLES:
+        observation[name] = spaces.MultiDiscrete(tokens)
+        observation[f"{name}_reward"] = spaces.Box(low, high, (1,), np.float32)
+    if round_size is not None:
+        observation["previous_round"] = spaces.MultiDiscrete(np.tile(tokens, round_size))
+        observation["previous_round_rewards"] = spaces.Box(low, high, (round_size,), np.float32)
+    observation["progress"] = spaces.Box(0.0, 1.0, (1,), np.float32)
+    return spaces.Dict(observation)
+
+
+def nothing_yet(space: spaces.Dict) -> Observation:
+    """Return the observation before the first step: every token is "none yet", every reward 0."""
+    return {name: np.zeros(part.shape, dtype=part.dtype) for name, part in space.items() if part.shape is not None}
+
+
+def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:
+    """Return the held-out loss by epoch, float64 ``(epochs + 1,)``."""
+    curve = np.full(epochs + 1, MISSING_LOSS)
+    if evaluation is not None:
+        reached = evaluation.heldout_unexplained[: len(curve)]
+        curve[: len(reached)] = reached
+    return curve
+
+
+def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
+    """Return what an info says of an evaluation, its loss curve excepted; neutral values where there is none."""
+    latency = evaluation.latency if evaluation else None
+    return {
+        "config": str(evaluation.config) if evaluation else "",
+        "index": index,
+        "status": str(evaluation.status) if evaluation else "none",
+        "error": evaluation.error if evaluation else "",
+        "quality": reward.quality,
+        "loss": reward.loss,
+        "latency_ratio": reward.latency_ratio,
+        "latency_factor": reward.latency_factor,
+        "speedup": reward.speedup,
+        "latency_ms": float(latency.median_ms) if latency else 0.0,
+        "teacher_latency_ms": float(latency.teacher_median_ms) if latency else 0.0,
+        "parameters": int(evaluation.parameters) if evaluation else 0,
+        "flops": int(evaluation.flops) if evaluation else 0,
+        "epochs": evaluation.fidelity.epochs if evaluation else 0,
+    }
+
+
+NEUTRAL_REWARD = RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
+"""Stands in infos where nothing was evaluated."""
+
+
+def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a reset.
+
+    Raises:
+        KDNASError: If they are no mapping, or one is unknown.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise KDNASError(f"the options of reset are {shown(options)}; expected a mapping, or None")
+    unknown = [name for name in options or () if name not in known]
+    if unknown:
+        told = "the only option is" if len(known) == 1 else "the options are"
+        raise KDNASError(f"unknown reset option(s) {shown(unknown)}; {told} {' and '.join(map(repr, known))}")
+    return dict(options or {})
+
+
+def checked_count(name: str, value: object, of: str = "evaluations") -> int:
+    """Return a whole number of evaluations (or what else) that observations have room for, at least 1.
+
+    Raises:
+        KDNASError: If it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MOST_AT_ONCE:
+        raise KDNASError(
+            f"{name} is {shown(value)}; expected a whole number of {of}, at least 1 and up to {MOST_AT_ONCE:,}"
+        )
+    return int(value)
