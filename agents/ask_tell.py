@@ -26,12 +26,12 @@ from kdnas_env.agents.base import (
     env_number,
     evaluation_limit,
     prefetch,
-    whole_number,
 )
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import plain_copy
 
 _STATE_VERSION = 1
@@ -102,9 +102,9 @@ class AskTellAgent(Agent[ConfigT]):
             KDNASError: If an argument is malformed.
         """
         self.grid = Grid.of(nvec, candidates)
-        self.budget = whole_number("budget", budget, 1)
-        self.round_size = whole_number("round_size", round_size, 1)
-        self.seed = whole_number("seed", seed, 0)
+        self.budget = check_whole("budget", budget, at_least=1)
+        self.round_size = check_whole("round_size", round_size, at_least=1)
+        self.seed = check_whole("seed", seed, at_least=0)
         self.rng = self._stream(0)
         self.ranking = Ranking()
         self._pending: dict[int, _Pending] = {}
@@ -164,7 +164,7 @@ class AskTellAgent(Agent[ConfigT]):
         """
         self._check_started()
         # There are no more, and agents count up to what they are asked for.
-        proposal = self._propose(min(whole_number("n", n, 1), self.grid.size))
+        proposal = self._propose(min(check_whole("n", n, at_least=1), self.grid.size))
         actions = self.grid.check(proposal.actions)
         m = len(actions)
         random = np.zeros(m, dtype=np.bool_) if proposal.random is None else proposal.random

@@ -16,7 +16,8 @@ from gymnasium import spaces
 
 from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.untrusted import shown
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.untrusted import is_integer
 
 ConfigT = TypeVar("ConfigT")
 Info = Mapping[str, Any]
@@ -135,13 +136,6 @@ class Agent(ABC, Generic[ConfigT]):
         """
 
 
-def whole_number(name: str, value: object, least: int) -> int:
-    """Return a whole number as int, or raise a ``KDNASError`` that names it."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise KDNASError(f"{name} is {shown(value)}; expected a whole number, at least {least}")
-    return int(value)
-
-
 def action_counts(env: Environment) -> Ints:
     """Return the choices per dimension of an environment's actions, int64 of shape ``(dims,)``.
 
@@ -188,7 +182,7 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
         KDNASError: If neither says.
     """
     allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
-    limits = [whole_number("budget", limit, 1) for limit in (budget, allowed) if limit is not None]
+    limits = [check_whole("budget", limit, at_least=1) for limit in (budget, allowed) if limit is not None]
     if not limits:
         raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
     return min(limits)
@@ -197,4 +191,4 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
 def env_number(env: Environment, name: str) -> int | None:
     """Return an attribute like :func:`env_attribute` if it is a whole number, else None."""
     value = env_attribute(env, name)
-    return int(value) if isinstance(value, int | np.integer) and not isinstance(value, bool) else None
+    return int(value) if is_integer(value) else None

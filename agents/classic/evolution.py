@@ -38,8 +38,8 @@ class EvolutionConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("population_size", "sample_size", "mutations", least=1)
-        self.check_numbers("adjacent", least=0, most=1)
+        self.check_numbers("population_size", "sample_size", "mutations", at_least=1)
+        self.check_numbers("adjacent", at_least=0, at_most=1)
 
 
 class EvolutionAgent(AskTellAgent[EvolutionConfig]):

@@ -33,7 +33,7 @@ class LocalSearchConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("starts", "reach", least=1)
+        self.check_numbers("starts", "reach", at_least=1)
 
 
 class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):

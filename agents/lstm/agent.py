@@ -80,10 +80,10 @@ class LSTMConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_exploration(self)
-        self.check_numbers("ordinal", "context_dropout", least=0, most=1)
-        self.check_numbers("weight_decay", "min_random", "epochs", least=0)
+        self.check_numbers("ordinal", "context_dropout", at_least=0, at_most=1)
+        self.check_numbers("weight_decay", "min_random", "epochs", at_least=0)
         self.check_numbers("learning_rate", above=0)
-        self.check_numbers("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size", least=1)
+        self.check_numbers("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size", at_least=1)
 
 
 class LSTMAgent(AskTellAgent[LSTMConfig]):

@@ -74,9 +74,9 @@ class LSTMEnsembleConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_exploration(self)
-        self.check_numbers("weight_decay", "design", "steps", least=0)
+        self.check_numbers("weight_decay", "design", "steps", at_least=0)
         self.check_numbers("learning_rate", above=0)
-        self.check_numbers("members", "embedding_size", "hidden_size", "pool_size", "replay_size", least=1)
+        self.check_numbers("members", "embedding_size", "hidden_size", "pool_size", "replay_size", at_least=1)
 
 
 class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):

@@ -20,8 +20,8 @@ def check_exploration(config: Any) -> None:
     Raises:
         KDNASError: If one is out of bounds, or they do not go together.
     """
-    config.check_numbers("epsilon_start", "epsilon_min", least=0, most=1)
-    config.check_numbers("epsilon_step", least=0)
+    config.check_numbers("epsilon_start", "epsilon_min", at_least=0, at_most=1)
+    config.check_numbers("epsilon_step", at_least=0)
     start, minimum = config.epsilon_start, config.epsilon_min
     if minimum > start:
         raise KDNASError(f"epsilon_min is {minimum:g}; expected at most epsilon_start, {start:g}")

@@ -52,10 +52,10 @@ class ReinforceConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("embedding_size", "hidden_size", "tries", least=1)
+        self.check_numbers("embedding_size", "hidden_size", "tries", at_least=1)
         self.check_numbers("learning_rate", above=0)
-        self.check_numbers("entropy_weight", least=0)
-        self.check_numbers("baseline_decay", least=0, below=1)
+        self.check_numbers("entropy_weight", at_least=0)
+        self.check_numbers("baseline_decay", at_least=0, below=1)
 
 
 class ReinforceAgent(AskTellAgent[ReinforceConfig]):

@@ -28,6 +28,7 @@ from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, STATUS, Identity, O
 from kdnas_env.agents.ranking import Ints, RoundRecord
 from kdnas_env.core.grid import Seen
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.untrusted import is_integer
 
 if TYPE_CHECKING:
     from optuna.study import Study
@@ -302,7 +303,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     def _values(self, info: Info) -> list[float]:
         """Return the objectives of an evaluation."""
         for name in self.config.targets:
-            if isinstance(info.get(name), bool) or not isinstance(info.get(name), int | float | np.number):
+            if not isinstance(info.get(name), float | np.floating) and not is_integer(info.get(name)):
                 numbers = [key for key, value in info.items() if isinstance(value, int | float | np.number)]
                 raise KDNASError(
                     f"objective {name!r} is {info.get(name)!r} in the info; expected one of its numbers, {numbers}"

@@ -81,8 +81,8 @@ class OptunaConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.make_plain("sampler_options", "pruner_options")
-        self.check_numbers("retries", least=0)
-        self.check_numbers("replay_size", least=1)
+        self.check_numbers("retries", at_least=0)
+        self.check_numbers("replay_size", at_least=1)
         self.check_numbers("stale_after", above=0)
         if self.sampler in FORGETFUL and self.pruner == "none":
             self.check_idle("replay_size", because=f"sampler {self.sampler!r} learns nothing from trials")

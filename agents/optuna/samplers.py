@@ -24,6 +24,7 @@ from kdnas_env.agents.optuna.recent import RecentNSGAIIISampler, RecentNSGAIISam
 from kdnas_env.agents.optuna.unevaluated import Left, LeftGPSampler, LeftSampler, LeftTPESampler
 from kdnas_env.core.grid import LISTABLE
 from kdnas_env.errors import DependencyError, KDNASError, RunError
+from kdnas_env.support.checks import check_choice
 from kdnas_env.support.untrusted import typed_arguments
 
 SamplerMaker = Callable[[int], BaseSampler]
@@ -194,8 +195,7 @@ def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
     Raises:
         KDNASError: If the name or an option is unknown or malformed.
     """
-    if name not in _PRUNERS:
-        raise KDNASError(f"pruner is {name!r}; expected one of {[*_PRUNERS]}")
+    check_choice("pruner", name, _PRUNERS)
     return _built("pruner", name, _PRUNERS[name], options)
 
 

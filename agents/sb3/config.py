@@ -54,7 +54,7 @@ class SB3Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("update_every", least=1)
+        self.check_numbers("update_every", at_least=1)
         self.check_numbers("learning_rate", above=0)
         if any(width < 1 for width in self.net_arch):
             raise KDNASError(f"net_arch is {self.net_arch!r}; expected the widths of the hidden layers, as in [64, 64]")
@@ -86,8 +86,8 @@ class A2CConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("ent_coef", least=0)
-        self.check_numbers("tries", least=1)
+        self.check_numbers("ent_coef", at_least=0)
+        self.check_numbers("tries", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class PPOConfig(A2CConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("n_epochs", least=1)
+        self.check_numbers("n_epochs", at_least=1)
         self.check_numbers("clip_range", above=0)
 
 
@@ -130,7 +130,7 @@ class TRPOConfig(SB3Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_numbers("target_kl", above=0)
-        self.check_numbers("tries", least=1)
+        self.check_numbers("tries", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class MaskablePPOConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("ent_coef", least=0)
-        self.check_numbers("n_epochs", least=1)
+        self.check_numbers("ent_coef", at_least=0)
+        self.check_numbers("n_epochs", at_least=1)
         self.check_numbers("clip_range", above=0)
 
 
@@ -174,7 +174,7 @@ class RecurrentPPOConfig(MaskablePPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("lstm_hidden_size", least=1)
+        self.check_numbers("lstm_hidden_size", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -209,9 +209,9 @@ class DQNConfig(SB3Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("batch_size", "gradient_steps", "replay_size", least=1)
-        self.check_numbers("exploration_initial_eps", "exploration_final_eps", least=0, most=1)
-        self.check_numbers("exploration_fraction", above=0, most=1)
+        self.check_numbers("batch_size", "gradient_steps", "replay_size", at_least=1)
+        self.check_numbers("exploration_initial_eps", "exploration_final_eps", at_least=0, at_most=1)
+        self.check_numbers("exploration_fraction", above=0, at_most=1)
 
 
 @dataclass(frozen=True)
@@ -228,4 +228,4 @@ class QRDQNConfig(DQNConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("n_quantiles", least=1)
+        self.check_numbers("n_quantiles", at_least=1)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from kdnas_env.bench.statistics import Floats, checked_scores
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.checks import check_number, check_whole
 
 LEAST_TASKS = 5
 """Tasks without which a critical difference means nothing: they are its unit, not the seeds."""
@@ -138,10 +139,8 @@ def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
         KDNASError: If there are fewer than two agents, or too few tasks.
         DependencyError: If scipy is not installed.
     """
-    if agents < 2:
-        raise KDNASError(f"agents is {agents}; expected 2 or more")
-    if not 0 < alpha < 1:
-        raise KDNASError(f"alpha is {alpha}; expected a number between 0 and 1")
+    check_whole("agents", agents, at_least=2)
+    check_number("alpha", alpha, above=0, below=1)
     _check_tasks(tasks, "a critical difference")
     studentized_range = _scipy().studentized_range
     q = float(studentized_range.ppf(1 - alpha, agents, np.inf)) / np.sqrt(2)

@@ -21,6 +21,7 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.child_processes import end_with_parent
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.libraries import installed_versions
@@ -63,9 +64,8 @@ class Race:
         _check_different("agents", self.agents)
         _check_different("tasks", self.tasks)
         for name in ("seeds", "simulated_workers"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise KDNASError(f"{name} is {value!r}; expected a whole number, at least 1")
+            if (value := getattr(self, name)) is not None:
+                check_whole(name, value, at_least=1)
         checked_decision_time(self.decision_time)
 
     @property
@@ -136,8 +136,7 @@ def race(
             trajectory.
         RunError: If the folder is of a race with another budget or table, or cannot be written.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise KDNASError(f"workers is {workers!r}; expected a whole number of processes, at least 1")
+    check_whole("workers", workers, of="processes", at_least=1)
     wanted.check_agents()
     tables = {task.table: checksum(table_path(task.table)) for task in wanted.tasks}
     for task in wanted.tasks:

@@ -23,6 +23,8 @@ from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.registry import make_agent
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.untrusted import is_number
 
 DecisionTime = float | str
 """Simulated seconds of a decision: a number, ``zero``, or ``measured``: the processor time that the agent took."""
@@ -62,8 +64,7 @@ def simulate(
     Raises:
         KDNASError: If there is no such agent or table, the agent has no ask and tell, or a number is malformed.
     """
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise KDNASError(f"workers is {workers!r}; expected a whole number, at least 1")
+    check_whole("workers", workers, at_least=1)
     seconds = checked_decision_time(decision_time)
     truth = truth or Truth.of(task)
     made = askable(agent)
@@ -106,7 +107,7 @@ def checked_decision_time(value: DecisionTime) -> float | None:
     """
     if value in ("zero", "measured"):
         return 0.0 if value == "zero" else None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+    if not is_number(value) or not value >= 0:
         raise KDNASError(f"decision_time is {value!r}; expected 'zero', 'measured' or seconds, 0 or more")
     return float(value)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.settings import parse_settings, parse_value
-from kdnas_env.support.untrusted import is_number, shown
+from kdnas_env.support.untrusted import shown
 
 
 @dataclass(frozen=True)
@@ -101,14 +101,3 @@ def _text(value: Any, name: str) -> str:
         raise KDNASError(f"a setting of {shown(name)} is {shown(value)}, which is not plain data: {error}") from error
     bare = isinstance(value, str) and value.replace("-", "_").isidentifier() and value.isascii()
     return value if bare and parse_value(value) == value else text
-
-
-def number(name: str, value: Any) -> float:
-    """Return a finite number as float.
-
-    Raises:
-        KDNASError: If it is something else.
-    """
-    if not is_number(value):
-        raise KDNASError(f"{name} is {shown(value)}; expected a number")
-    return float(value)

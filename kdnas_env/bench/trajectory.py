@@ -15,7 +15,7 @@ import numpy.typing as npt
 from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing
-from kdnas_env.support.untrusted import parse_json, restore, shown
+from kdnas_env.support.untrusted import is_integer, parse_json, restore, shown
 from kdnas_env.tables.table import STATUSES
 
 SCHEMA_VERSION = 2
@@ -242,7 +242,7 @@ def _trajectory(run: Sequence[Any], columns: dict[str, Any]) -> Trajectory:
 
 
 def _length(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_integer(value) or value < 0:
         raise ValueError(f"a run has {shown(value)} rows")
     return value
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.listing import OnProgress, list_students
-from kdnas_env.bench.specs import format_spec, number, parse_spec
+from kdnas_env.bench.specs import format_spec, parse_spec
 from kdnas_env.bench.statistics import hypervolume, random_search_quantile
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity
@@ -25,6 +25,7 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.support.checks import check_number
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.tables.surrogates.surrogate import Surrogate, is_surrogate, load_source
@@ -71,7 +72,7 @@ class Task:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
-            object.__setattr__(self, name, number(name, getattr(self, name)))
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
         self.reward  # noqa: B018  (checks alpha, beta and loss)
         format_spec(self.table, {})
 

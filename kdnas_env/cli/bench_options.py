@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_whole
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,7 @@ class BenchOptions:
 
     def __post_init__(self) -> None:
         for name in ("seeds", "workers", "repetitions"):
-            if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
+            check_whole(name, getattr(self, name), at_least=1)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

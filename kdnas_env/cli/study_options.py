@@ -11,6 +11,7 @@ import tyro
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.tasks.specs import EMBEDDED_TASK
 
 
@@ -77,12 +78,10 @@ class StudyOptions(RecordedOptions):
 
     def __post_init__(self) -> None:
         for name, least in (("n", 4), ("repeated", 0), ("mini_seeds", 1), ("epochs", 1), ("workers", 1)):
-            if getattr(self, name) < least:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, {least} or more")
+            check_whole(name, getattr(self, name), at_least=least)
         if self.repeated > self.n:
             raise KDNASError(f"repeated is {self.repeated}; expected at most n, {self.n}")
-        if not self.least_speedup > 0:
-            raise KDNASError(f"least_speedup is {self.least_speedup}; expected a positive number")
+        check_number("least_speedup", self.least_speedup, above=0)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

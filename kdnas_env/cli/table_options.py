@@ -13,6 +13,7 @@ from kdnas_env.cli.options import CorpusOptions, SpaceOptions, within
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_whole
 from kdnas_env.tabulation.build import check_name, parse_shard
 
 MEASURED = ("torch", "onnxruntime")
@@ -90,8 +91,7 @@ class TableBuildOptions(RecordedOptions):
         check_name(self.name)
         parse_shard(self.shard)
         for name in ("epochs", "threads", "workers"):
-            if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
+            check_whole(name, getattr(self, name), at_least=1)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise KDNASError(f"seeds are {list(self.seeds)}; expected one or more different numbers from 0")
         unknown = sorted(set(self.runtimes) - set(MEASURED))
@@ -179,8 +179,7 @@ class TableAgreementOptions:
 
     def __post_init__(self) -> None:
         for name in ("budget", "seeds", "workers"):
-            if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected a whole number, 1 or more")
+            check_whole(name, getattr(self, name), at_least=1)
         if len(set(self.agents)) < 2:
             raise KDNASError(f"agents are {list(self.agents)}; expected two or more, to be ranked")
 
@@ -208,8 +207,7 @@ class TableVerifyOptions:
     """Folder of the teacher's hidden states."""
 
     def __post_init__(self) -> None:
-        if self.replay < 0:
-            raise KDNASError(f"replay is {self.replay}; expected a number of cells, 0 or more")
+        check_whole("replay", self.replay, of="cells", at_least=0)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

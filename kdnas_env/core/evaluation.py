@@ -11,12 +11,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.untrusted import is_number, parse_json, restore, shown
+from kdnas_env.support.checks import check_number, check_whole
+from kdnas_env.support.untrusted import is_integer, parse_json, restore, shown
 
 MOST_EPOCHS = 100_000
 """Loss curves have an entry an epoch; who asks for more has mistaken something."""
@@ -51,14 +51,12 @@ class Fidelity:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_whole(self.epochs) or not 0 <= self.epochs <= MOST_EPOCHS:
+        if not is_integer(self.epochs) or not 0 <= self.epochs <= MOST_EPOCHS:
             raise KDNASError(
                 f"epochs is {shown(self.epochs)}; expected 0 (closed form only) or more, up to {MOST_EPOCHS:,}"
             )
-        if not is_number(self.data_fraction) or not 0 < self.data_fraction <= 1:
-            raise KDNASError(f"data_fraction is {shown(self.data_fraction)}; expected a share in (0, 1]")
-        if not _is_whole(self.seed) or self.seed < 0:
-            raise KDNASError(f"seed is {shown(self.seed)}; expected a whole number, 0 or more")
+        check_number("data_fraction", self.data_fraction, above=0, at_most=1)
+        check_whole("seed", self.seed, at_least=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +198,6 @@ class EpochReport:
     epochs: int
     heldout_unexplained: float
     seconds: float
-
-
-def _is_whole(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 EpochCallback = Callable[[EpochReport], bool | None]

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_number
 from kdnas_env.support.untrusted import is_number, shown
 
 _LARGEST_POWER = 30
@@ -75,8 +76,7 @@ class KDReward:
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta", "floor"):
-            if not is_number(getattr(self, name)):
-                raise KDNASError(f"{name} is {shown(getattr(self, name))}; expected a finite number")
+            check_number(name, getattr(self, name))
         if self.alpha > 0:
             raise KDNASError(f"alpha is {self.alpha}; expected 0 or less, since a positive alpha rewards slow students")
         if self.beta <= 0:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.architecture import FAMILIES, LARGEST_SIZE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.errors import SpaceError
-from kdnas_env.support.untrusted import as_array, is_whole, parse_yaml, shown
+from kdnas_env.support.untrusted import as_array, is_integer, is_whole, parse_yaml, shown
 
 DIMENSIONS = tuple(field.name for field in fields(StudentConfig))
 """Names a space may search, in action order."""
@@ -365,7 +365,7 @@ def _checked_choices(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_integer(value) and value > 0
 
 
 def _round_half_up(value: float) -> int:

@@ -17,6 +17,7 @@ from kdnas_env.core.pareto import pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.untrusted import is_number, shown
 
 Floats = npt.NDArray[np.float64]
@@ -85,8 +86,7 @@ class PlantedEvaluator:
                 f"{_LARGEST_NOISE}"
             )
         for config, status in self.failures.items():
-            if status not in _PLANTED_FAILURES:
-                raise KDNASError(f"{config} is to fail as {status!r}; expected one of {[*map(str, _PLANTED_FAILURES)]}")
+            check_choice(f"the failure of {config}", status, [*map(str, _PLANTED_FAILURES)])
         failures = {config.canonical(): Status(status) for config, status in self.failures.items()}
         object.__setattr__(self, "failures", failures)
 
@@ -228,8 +228,7 @@ def random_failures(space: SearchSpace, share: float, rng: np.random.Generator) 
         share: Chance of each configuration to fail, in [0, 1).
         rng: The source of the draw.
     """
-    if not is_number(share) or not 0 <= share < 1:
-        raise KDNASError(f"share of failures is {shown(share)}; expected a number in [0, 1)")
+    check_number("share of failures", share, at_least=0, below=1)
     draws = rng.random(space.size)
     return {
         config: _PLANTED_FAILURES[int(draw < share / 2)]

@@ -17,8 +17,9 @@ from typing import Any, cast
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.evaluators.faults import FaultWatch
+from kdnas_env.support.checks import check_whole
 
 SCHEMA_VERSION = 1
 
@@ -74,8 +75,7 @@ class StoredEvaluator:
     def __init__(
         self, inner: Evaluator, path: str | os.PathLike[str], *, chunk: int = 1, timeout: float = 60.0
     ) -> None:
-        if chunk < 1:
-            raise KDNASError(f"chunk is {chunk}; expected at least 1 configuration per call")
+        check_whole("chunk", chunk, of="configurations per call", at_least=1)
         self.inner = inner
         self.path = Path(path)
         self.chunk = chunk

@@ -17,6 +17,7 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters, forward
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.core.space import ORDERED, SearchSpace
 from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.untrusted import is_integer
 from kdnas_env.tables.surrogates.fits import fitted
 from kdnas_env.tables.surrogates.surrogate import Range, Surrogate, TableNames, load_source
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
@@ -252,8 +253,7 @@ def check_seed(seed: object) -> None:
     Raises:
         TableError: If it is none of ``"mean"``, ``"sample"`` and the whole numbers from 0.
     """
-    whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
-    if not whole and seed not in ("mean", "sample"):
+    if seed not in ("mean", "sample") and not (is_integer(seed) and seed >= 0):
         raise TableError(f"seed is {seed!r}; expected 'mean', 'sample', or a whole number from 0")
 
 

@@ -17,6 +17,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.checks import check_choice
+from kdnas_env.support.untrusted import is_integer
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 
@@ -62,8 +64,7 @@ class TabularEvaluator:
         known = not isinstance(self.seed, bool) and (self.seed in ("mean", "sample") or self.seed in seeds)
         if not known:
             raise TableError(f"seed is {self.seed!r}; expected 'mean', 'sample', or one of the table's {list(seeds)}")
-        if self.missing not in MISSING_POLICIES:
-            raise TableError(f"missing is {self.missing!r}; expected one of {list(MISSING_POLICIES)}")
+        check_choice("missing", self.missing, MISSING_POLICIES, error=TableError)
         self.table.metadata.device_position(self.device)
 
     @classmethod
@@ -99,7 +100,7 @@ class TabularEvaluator:
             TableError: If the epoch is beyond the last, or the cell is masked and masked cells are errors.
         """
         epochs = self.table.metadata.epochs if at is None else at
-        if isinstance(epochs, bool) or not isinstance(epochs, int | np.integer) or epochs < 0:
+        if not is_integer(epochs) or epochs < 0:
             raise TableError(f"at is {at!r}; expected an epoch from 0 to {self.table.metadata.epochs}")
         self.rows([config.canonical()])
         return self.evaluate([config], Fidelity(epochs=int(epochs), seed=seed))[0]

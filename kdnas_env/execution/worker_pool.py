@@ -12,6 +12,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Status
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.execution.backend import Backend, Lost, Message, Raised, Ready, Task
+from kdnas_env.support.checks import check_whole
 
 ATTEMPTS = 3
 """How often a student is tried whose worker dies, and workers are started whose evaluator cannot be made."""
@@ -70,8 +71,7 @@ class WorkerPool:
         attempts: int = ATTEMPTS,
     ) -> None:
         for name, value in (("workers", workers), ("attempts", attempts)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise KDNASError(f"{name} is {value!r}; expected a whole number, at least 1")
+            check_whole(name, value, at_least=1)
         if timeout is not None and not timeout > 0:
             raise KDNASError(f"timeout is {timeout!r}; expected seconds, or None for no limit")
         self.workers = workers

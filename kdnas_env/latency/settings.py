@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
-from typing import Any
 
 from kdnas_env.errors import LatencyError
+from kdnas_env.support.checks import check_number, check_whole
 
 RUNTIMES = ("torch", "onnxruntime", "analytic")
 
@@ -29,7 +28,8 @@ class ReferenceMachine:
     overhead_us: float = 29.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "gflops", "gigabytes_per_second", "overhead_us")
+        for name in ("gflops", "gigabytes_per_second", "overhead_us"):
+            check_number(name, getattr(self, name), above=0, error=LatencyError)
 
 
 @dataclass(frozen=True)
@@ -71,18 +71,10 @@ class LatencySettings:
         if self.runtime not in RUNTIMES:
             raise LatencyError(f"unknown runtime {self.runtime!r}; choose from {list(RUNTIMES)}")
         for name in ("batch_size", "sequence_length", "threads", "warmup_passes", "min_rounds", "max_rounds"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise LatencyError(f"{name} is {value!r}; expected a whole number from 1")
-        _check_positive(self, "max_seconds", "precision")
+            object.__setattr__(self, name, check_whole(name, getattr(self, name), at_least=1, error=LatencyError))
+        for name in ("max_seconds", "precision"):
+            check_number(name, getattr(self, name), above=0, error=LatencyError)
         if self.max_rounds < self.min_rounds:
             raise LatencyError(f"max_rounds is {self.max_rounds}; expected at least min_rounds, {self.min_rounds}")
         if self.runtime != "torch" and self.device != "cpu":
             raise LatencyError(f"runtime {self.runtime!r} knows no device {self.device!r}; choose 'cpu', or 'torch'")
-
-
-def _check_positive(settings: Any, *names: str) -> None:
-    for name in names:
-        value = getattr(settings, name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise LatencyError(f"{name} is {value!r}; expected a positive number")

@@ -8,6 +8,7 @@ from typing import Any
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Status
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.checks import check_choice
 from kdnas_env.support.libraries import log_level
 
 RULES = ("asha", "hyperband", "median")
@@ -34,8 +35,7 @@ class StoppingRule:
     """
 
     def __init__(self, name: str, epochs: int) -> None:
-        if name not in RULES:
-            raise KDNASError(f"stop is {name!r}; expected one of {list(RULES)}")
+        check_choice("stop", name, RULES)
         if epochs < 2:
             raise KDNASError(
                 f"stop is {name!r}, but an evaluation has {epochs} epoch(s); students are stopped between the first "

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable
 from dataclasses import MISSING, fields
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import Bounds, check_number, check_whole
 from kdnas_env.support.untrusted import parse_json, parse_yaml, plain_copy, settle, shown
 
 
@@ -71,14 +71,7 @@ class Settings:
         except ValueError as error:
             raise KDNASError(str(error)) from None
 
-    def check_numbers(
-        self,
-        *names: str,
-        least: float = -math.inf,
-        above: float = -math.inf,
-        most: float = math.inf,
-        below: float = math.inf,
-    ) -> None:
+    def check_numbers(self, *names: str, **bounds: Unpack[Bounds]) -> None:
         """Refuse numbers that are out of bounds; what is None is not looked at.
 
         Raises:
@@ -86,13 +79,10 @@ class Settings:
         """
         for name in names:
             value = getattr(self, name)
-            if value is None or (least <= value <= most and above < value < below):
-                continue
-            bounds = {f"at least {least:g}": least, f"above {above:g}": above}
-            bounds |= {f"at most {most:g}": most, f"below {below:g}": below}
-            wanted = " and ".join(words for words, bound in bounds.items() if math.isfinite(bound))
-            kind = "a whole number," if isinstance(value, int) else "a number"
-            raise KDNASError(f"{name} is {shown(value)}; expected {kind} {wanted}")
+            if isinstance(value, int):
+                check_whole(name, value, **bounds)
+            elif value is not None:
+                check_number(name, value, **bounds)
 
     def check_idle(self, *names: str, because: str) -> None:
         """Refuse settings that change nothing beside the others, unless they have their defaults.

@@ -18,7 +18,7 @@ from numbers import Integral, Real
 from pathlib import Path
 from reprlib import Repr
 from types import NoneType, SimpleNamespace, UnionType
-from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeGuard, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -124,7 +124,12 @@ def is_whole(array: npt.NDArray[Any]) -> bool:
     return array.dtype.kind in "iu"
 
 
-def is_number(value: object) -> bool:
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, of Python or numpy."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value is a finite number that a float can hold."""
     try:
         return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
@@ -301,7 +306,7 @@ def _text(value: Any) -> str:
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value).bit_length() > _LARGEST_BITS:
+    if not is_integer(value) or int(value).bit_length() > _LARGEST_BITS:
         raise _UnfitError("a whole number")
     return int(value)
 

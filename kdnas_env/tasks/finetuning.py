@@ -66,10 +66,10 @@ class FinetuneSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("batch_size", "epochs", "max_length", least=1)
+        self.check_numbers("batch_size", "epochs", "max_length", at_least=1)
         self.check_numbers("learning_rate", above=0)
-        self.check_numbers("dropout", "warmup_fraction", least=0, below=1)
-        self.check_numbers("weight_decay", least=0)
+        self.check_numbers("dropout", "warmup_fraction", at_least=0, below=1)
+        self.check_numbers("weight_decay", at_least=0)
         if self.pooling not in POOLINGS:
             raise KDNASError(f"unknown pooling {self.pooling!r}; choose from {list(POOLINGS)}")
 

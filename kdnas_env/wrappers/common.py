@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
 
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.support.untrusted import as_array, is_number, is_whole, shown
+from kdnas_env.support.untrusted import as_array, is_whole, shown
 
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
 
@@ -51,13 +51,6 @@ def checked_choice(action: object, count: int) -> int:
     if array.shape != () or not is_whole(array) or not 0 <= array < count:
         raise SpaceError(f"action is {shown(action)}; expected a whole number from 0 to {count - 1}")
     return int(array)
-
-
-def checked_number(name: str, value: object) -> float:
-    """Return a finite number as float, or raise a ``KDNASError`` that names it."""
-    if not is_number(value):
-        raise KDNASError(f"{name} is {shown(value)}; expected a finite number")
-    return float(cast(float, value))
 
 
 def extended_space(space: spaces.Space[Any], extra: Mapping[str, spaces.Space[Any]]) -> spaces.Dict:

@@ -7,7 +7,8 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.wrappers.common import Step, checked_number, failure_reward, wrapped_identity
+from kdnas_env.support.checks import check_number
+from kdnas_env.wrappers.common import Step, failure_reward, wrapped_identity
 
 
 class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -53,7 +54,7 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], *, start: float | None = None) -> None:
         RecordConstructorArgs.__init__(self, start=start)
         gym.Wrapper.__init__(self, env)
-        self.start = failure_reward(env) if start is None else checked_number("start", start)
+        self.start = failure_reward(env) if start is None else check_number("start", start)
         self._best = self.start
 
     @property

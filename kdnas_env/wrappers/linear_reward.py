@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.wrappers.common import Step, checked_number, env_attribute, wrapped_identity
+from kdnas_env.support.checks import check_number
+from kdnas_env.wrappers.common import Step, env_attribute, wrapped_identity
 
 
 class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -50,7 +51,7 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     """
 
     def __init__(self, env: gym.Env[Any, Any], weights: Sequence[float]) -> None:
-        numbers = [checked_number("a weight", weight) for weight in weights]
+        numbers = [check_number("a weight", weight) for weight in weights]
         RecordConstructorArgs.__init__(self, weights=numbers)
         gym.Wrapper.__init__(self, env)
         space = env_attribute(env, "reward_space")

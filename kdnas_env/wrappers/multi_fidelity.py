@@ -14,7 +14,7 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.support.untrusted import as_array, is_whole
+from kdnas_env.support.untrusted import as_array, is_integer, is_whole
 from kdnas_env.wrappers.common import Step, env_attribute, extended_observation, extended_space, wrapped_identity
 
 
@@ -134,7 +134,7 @@ def _checked_epochs(epochs: Sequence[int] | None, longest: int) -> tuple[int, ..
     if epochs is None:
         return tuple(sorted({*(2**power for power in range(longest.bit_length()) if 2**power < longest), longest}))
     choices = tuple(epochs)
-    whole = all(isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0 for value in choices)
+    whole = all(is_integer(value) and value >= 0 for value in choices)
     if not choices or not whole or list(choices) != sorted(set(choices)):
         raise KDNASError(f"epochs is {epochs!r}; expected whole numbers, 0 or more, in ascending order")
     if choices[-1] > longest:

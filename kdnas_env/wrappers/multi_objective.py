@@ -13,7 +13,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.wrappers.common import Step, checked_number, env_attribute, wrapped_identity
+from kdnas_env.support.checks import check_number
+from kdnas_env.wrappers.common import Step, env_attribute, wrapped_identity
 
 DEFAULT_OBJECTIVES: Mapping[str, tuple[float, float]] = {"quality": (-1.0, 1.0), "latency_ratio": (1.0, 0.0)}
 """Quantity of the information to its worst and best value."""
@@ -147,7 +148,7 @@ def _checked_objectives(objectives: Mapping[str, Sequence[float]]) -> list[_Obje
     for key, bounds in objectives.items():
         if not isinstance(bounds, Sequence) or len(bounds) != 2:
             raise KDNASError(f"objective {key!r} has the bounds {bounds!r}; expected its worst and its best value")
-        worst, best = (checked_number(f"a bound of objective {key!r}", bound) for bound in bounds)
+        worst, best = (check_number(f"a bound of objective {key!r}", bound) for bound in bounds)
         if worst == best:
             raise KDNASError(f"objective {key!r} is worst and best at {worst}; expected two different values")
         checked.append(_Objective(key, worst, best))

@@ -12,11 +12,10 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.wrappers.common import (
     Step,
     checked_choice,
-    checked_number,
     extended_observation,
     extended_space,
     failure_reward,
@@ -100,11 +99,10 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             self, exclude_evaluated=exclude_evaluated, penalty=penalty, max_rejections=max_rejections
         )
         gym.Wrapper.__init__(self, env)
-        if isinstance(max_rejections, bool) or not isinstance(max_rejections, int) or max_rejections < 2:
-            raise KDNASError(f"max_rejections is {max_rejections!r}; expected a whole number, at least 2")
+        check_whole("max_rejections", max_rejections, at_least=2)
         failure = failure_reward(env)
         default = _PENALTY if failure is None else failure
-        self.penalty = default if penalty is None else checked_number("penalty", penalty)
+        self.penalty = default if penalty is None else check_number("penalty", penalty)
         self.exclude_evaluated = exclude_evaluated
         self.max_rejections = max_rejections
         self._grid = ActionGrid.of(env)

@@ -113,4 +113,4 @@ def test_bad_input(changes: dict[str, Any], message: str, flags: Flags, capsys: 
 
 
 def test_flags_out_of_range(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--n is 3; expected a whole number, 4 or more" in complaint(flags(n=3), capsys)
+    assert "--n is 3; expected a whole number, at least 4" in complaint(flags(n=3), capsys)

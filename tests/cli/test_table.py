@@ -359,10 +359,10 @@ def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: py
     [
         (["--shard", "3/2"], "shard is '3/2'; expected I/N"),
         (["--seeds", "1", "1"], "seeds are [1, 1]; expected one or more different numbers"),
-        (["--epochs", "0"], "epochs is 0; expected a whole number, 1 or more"),
+        (["--epochs", "0"], "epochs is 0; expected a whole number, at least 1"),
         (["--workers", "0"], "workers is 0"),
         (["--runtimes", "torch", "tensorrt"], "runtimes name ['tensorrt']; expected some of ['torch', 'onnxruntime']"),
-        (["--latency.threads", "0"], "threads is 0; expected a whole number from 1"),
+        (["--latency.threads", "0"], "threads is 0; expected a whole number, at least 1"),
         (["--recipe", "cake"], "unknown recipe 'cake'"),
         (["--teacher", "nowhere/at-all/there"], "nowhere/at-all/there"),
     ],

@@ -51,8 +51,8 @@ def test_nan_never_reaches_a_file(record: Evaluation) -> None:
     ("arguments", "message"),
     [
         ({"epochs": -1}, "epochs is -1; expected 0"),
-        ({"data_fraction": 0.0}, r"data_fraction is 0.0; expected a share in \(0, 1\]"),
-        ({"data_fraction": 1.5}, r"data_fraction is 1.5; expected a share in \(0, 1\]"),
+        ({"data_fraction": 0.0}, r"data_fraction is 0.0; expected a number above 0 and at most 1"),
+        ({"data_fraction": 1.5}, r"data_fraction is 1.5; expected a number above 0 and at most 1"),
     ],
 )
 def test_bad_fidelities_are_refused(arguments: dict[str, float], message: str) -> None:

@@ -21,15 +21,15 @@ def test_settings_are_plain_data() -> None:
     ("wrong", "message"),
     [
         ({"runtime": "tensorrt"}, r"unknown runtime 'tensorrt'; choose from \['torch', 'onnxruntime', 'analytic'\]"),
-        ({"batch_size": 0}, "batch_size is 0; expected a whole number from 1"),
+        ({"batch_size": 0}, "batch_size is 0; expected a whole number, at least 1"),
         ({"sequence_length": 2.5}, "sequence_length is 2.5; expected a whole number"),
         ({"threads": True}, "threads is True; expected a whole number"),
         ({"warmup_passes": 0}, "warmup_passes is 0"),
         ({"min_rounds": -1}, "min_rounds is -1"),
         ({"min_rounds": 9, "max_rounds": 8}, "max_rounds is 8; expected at least min_rounds, 9"),
-        ({"max_seconds": 0.0}, "max_seconds is 0.0; expected a positive number"),
-        ({"precision": math.nan}, "precision is nan; expected a positive number"),
-        ({"precision": "fine"}, "precision is 'fine'; expected a positive number"),
+        ({"max_seconds": 0.0}, "max_seconds is 0.0; expected a number above 0"),
+        ({"precision": math.nan}, "precision is nan; expected a number above 0"),
+        ({"precision": "fine"}, "precision is 'fine'; expected a number above 0"),
         ({"runtime": "onnxruntime", "device": "cuda"}, "'onnxruntime' knows no device 'cuda'"),
         ({"runtime": "analytic", "device": "cuda:1"}, "'analytic' knows no device 'cuda:1'"),
     ],
@@ -42,5 +42,5 @@ def test_wrong_settings_are_named(wrong: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize("name", ["gflops", "gigabytes_per_second", "overhead_us"])
 @pytest.mark.parametrize("value", [0, -1.0, math.inf, math.nan])
 def test_a_reference_machine_has_positive_speeds(name: str, value: float) -> None:
-    with pytest.raises(LatencyError, match=f"{name} is {value}; expected a positive number"):
+    with pytest.raises(LatencyError, match=f"{name} is {value}; expected a number above 0"):
         ReferenceMachine(**{name: value})

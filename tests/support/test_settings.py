@@ -57,8 +57,8 @@ class Some(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("share", least=0, below=1)
-        self.check_numbers("count", above=1, most=9)
+        self.check_numbers("share", at_least=0, below=1)
+        self.check_numbers("count", above=1, at_most=9)
         self.check_idle("idle", because="nobody works")
 
 

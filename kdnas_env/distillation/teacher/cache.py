@@ -36,6 +36,7 @@ from kdnas_env.distillation.teacher.states import Progress, write_states
 from kdnas_env.distillation.text.corpus import Corpus, token_rows
 from kdnas_env.errors import CacheError
 from kdnas_env.support.atomic import default_cache_directory, expanded
+from kdnas_env.support.checks import check_choice, check_whole
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -176,8 +177,7 @@ def open_cache(
         CacheError: If the samples or the corpus do not fit, states overflow float16 or are not finite, or the folder
             cannot be written or is too small.
     """
-    if batch_tokens < 1:
-        raise CacheError(f"batch_tokens={batch_tokens} must be at least 1")
+    check_whole("batch_tokens", batch_tokens, at_least=1, error=CacheError)
     plan = _plan(teacher, corpus, sample_ids, dtype)
     root = default_cache_directory() if directory is None else expanded(directory)
     folder = root / f"states-{plan.key[:32]}"
@@ -220,8 +220,7 @@ class _Plan:
 
 
 def _plan(teacher: Teacher, corpus: Corpus, sample_ids: NDArray[np.int64] | None, dtype: str) -> _Plan:
-    if dtype not in DTYPES:
-        raise CacheError(f"dtype={dtype!r} is not one of {list(DTYPES)}")
+    check_choice("dtype", dtype, DTYPES, error=CacheError)
     architecture = teacher.architecture
     if int(corpus.input_ids.max()) >= architecture.vocab_size:
         raise CacheError(

@@ -15,6 +15,7 @@ from kdnas_env.distillation.text.samples import Samples
 from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
 from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import CorpusError
+from kdnas_env.support.checks import check_number, check_whole
 
 _CHUNK = 1024
 """Rows read and tokenised at a time."""
@@ -162,14 +163,10 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise CorpusError(f"seed={self.seed} must not be negative")
-        if not 0 < self.proxy_fraction <= 1:
-            raise CorpusError(f"proxy_fraction={self.proxy_fraction} is not in (0, 1]")
-        if not 0 < self.heldout_fraction < 1:
-            raise CorpusError(f"heldout_fraction={self.heldout_fraction} is not in (0, 1)")
-        if not 0 <= self.pair_fraction <= 1:
-            raise CorpusError(f"pair_fraction={self.pair_fraction} is not in [0, 1]")
-        if self.min_samples < 1:
-            raise CorpusError(f"min_samples={self.min_samples} must be at least 1")
+        check_number("proxy_fraction", self.proxy_fraction, above=0, at_most=1, error=CorpusError)
+        check_number("heldout_fraction", self.heldout_fraction, above=0, below=1, error=CorpusError)
+        check_number("pair_fraction", self.pair_fraction, at_least=0, at_most=1, error=CorpusError)
+        check_whole("min_samples", self.min_samples, at_least=1, error=CorpusError)
         if self.max_samples is not None and self.max_samples < 2:
             raise CorpusError(f"max_samples={self.max_samples} must be at least 2: one to train on, one to hold out")
 

@@ -19,6 +19,7 @@ from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice
 
 TEACHER_MODES = ("auto", "cache", "loop")
 
@@ -94,8 +95,7 @@ def prepare_text(
         CorpusError, CacheError: If one of them cannot be had.
         KDNASError: If the mode is unknown, or cannot be with a stream.
     """
-    if mode not in TEACHER_MODES:
-        raise KDNASError(f"teacher mode is {mode!r}; expected one of {list(TEACHER_MODES)}")
+    check_choice("teacher mode", mode, TEACHER_MODES)
     if streaming and mode == "cache":
         raise KDNASError("the teacher's states cannot be cached on a stream; leave the mode at 'auto'")
     on_stage("corpus", 0, 1)

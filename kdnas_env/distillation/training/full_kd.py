@@ -22,6 +22,7 @@ from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 
@@ -64,9 +65,8 @@ class FullKDSettings:
     def __post_init__(self) -> None:
         for name in ("epochs", "max_steps", "accumulation", "evaluations", "patience"):
             value = getattr(self, name)
-            optional = name in ("epochs", "max_steps", "patience")
-            if not (value is None and optional) and (not isinstance(value, int) or value < 1):
-                raise KDNASError(f"{name} is {value!r}; expected a whole number, 1 or more")
+            if value is not None or name not in ("epochs", "max_steps", "patience"):
+                check_whole(name, value, at_least=1)
         if self.epochs is None and self.max_steps is None:
             raise KDNASError("neither epochs nor max_steps is given, so the training has no end; give one of them")
 

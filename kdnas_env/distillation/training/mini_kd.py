@@ -24,7 +24,7 @@ from kdnas_env.distillation.training.objective import HiddenStateObjective, Obje
 from kdnas_env.distillation.training.packed import NO_DROPOUT, Dropout, PackedEncoder
 from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches, training_batches
-from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -87,8 +87,7 @@ class MiniKD:
         precision: str = "float32",
         start: Any | None = None,
     ) -> None:
-        if precision not in PRECISIONS:
-            raise KDNASError(f"precision is {precision!r}; expected one of {list(PRECISIONS)}")
+        check_choice("precision", precision, PRECISIONS)
         began = time.perf_counter()
         if workload.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(workload.device)

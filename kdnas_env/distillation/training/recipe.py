@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice, check_number, check_whole
+from kdnas_env.support.untrusted import shown
 
 MAPPINGS = ("uniform", "skip", "last", "uniform+last", "tinybert")
 OBJECTIVES = ("hidden_states", "relations")
@@ -18,50 +19,16 @@ LAYERS = ("random", "teacher")
 _REFERENCE_WIDTH = 192
 _REFERENCE_DISTANCE = 0.3
 _LARGEST_DISTANCE_FACTOR = 2.0
-_OPTIONAL = ("max_grad_norm", "heldout_samples")
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return (_is_whole(value) or isinstance(value, float)) and math.isfinite(value)
-
-
-_Rule = tuple[Callable[[Any], bool], str]
-_FLAG: _Rule = (lambda value: isinstance(value, bool), "true or false")
-_COUNT: _Rule = (lambda value: _is_whole(value) and value >= 1, "a whole number, 1 or more")
-_POSITIVE: _Rule = (lambda value: _is_number(value) and value > 0, "a positive number")
-_NOT_NEGATIVE: _Rule = (lambda value: _is_number(value) and value >= 0, "a number, 0 or more")
-_SHARE: _Rule = (lambda value: _is_number(value) and 0 <= value < 1, "a share in [0, 1)")
-
-
-def _one_of(choices: tuple[str, ...]) -> _Rule:
-    return (lambda value: value in choices, f"one of {list(choices)}")
-
-
-_RULES: dict[str, _Rule] = {
-    "mapping": _one_of(MAPPINGS),
-    "objective": _one_of(OBJECTIVES),
-    "projection": _one_of(PROJECTIONS),
-    "share_projection": _FLAG,
-    "ridge": _NOT_NEGATIVE,
-    "embeddings": _one_of(EMBEDDINGS),
-    "layers": _one_of(LAYERS),
-    "train_embeddings": _FLAG,
-    "batch_size": _COUNT,
-    "learning_rate": _POSITIVE,
-    "width_scaling": _FLAG,
-    "distance_scaling": _FLAG,
-    "warmup_fraction": _SHARE,
-    "weight_decay": _NOT_NEGATIVE,
-    "max_grad_norm": _POSITIVE,
-    "dropout": _SHARE,
-    "mask_probability": _SHARE,
-    "heldout_samples": _COUNT,
+_CHOICES = {
+    "mapping": MAPPINGS,
+    "objective": OBJECTIVES,
+    "projection": PROJECTIONS,
+    "embeddings": EMBEDDINGS,
+    "layers": LAYERS,
 }
-"""What each field of a recipe may be, in code and in words."""
+"""What the fields may be that are names."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +88,23 @@ class Recipe:
     heldout_samples: int | None = 256
 
     def __post_init__(self) -> None:
-        for name, (valid, expected) in _RULES.items():
-            value = getattr(self, name)
-            if not (valid(value) or (value is None and name in _OPTIONAL)):
-                raise KDNASError(f"{name} is {value!r}; expected {expected}")
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
+        for name in ("share_projection", "train_embeddings", "width_scaling", "distance_scaling"):
+            if not isinstance(flag := getattr(self, name), bool):
+                raise KDNASError(f"{name} is {shown(flag)}; expected true or false")
+        object.__setattr__(self, "batch_size", check_whole("batch_size", self.batch_size, at_least=1))
+        if self.heldout_samples is not None:
+            object.__setattr__(
+                self, "heldout_samples", check_whole("heldout_samples", self.heldout_samples, at_least=1)
+            )
+        check_number("learning_rate", self.learning_rate, above=0)
+        if self.max_grad_norm is not None:
+            check_number("max_grad_norm", self.max_grad_norm, above=0)
+        for name in ("ridge", "weight_decay"):
+            check_number(name, getattr(self, name), at_least=0)
+        for name in ("warmup_fraction", "dropout", "mask_probability"):
+            check_number(name, getattr(self, name), at_least=0, below=1)
 
     def peak_learning_rate(self, width: int, unexplained: float | None = None) -> float:
         """Return the peak learning rate of a student.

@@ -476,8 +476,8 @@ def test_states_that_are_not_numbers(tiny_teacher_dirs: dict[str, Path], corpus:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "bfloat16"}, r"dtype='bfloat16' is not one of \['float16', 'float32'\]"),
-        ({"batch_tokens": 0}, "batch_tokens=0"),
+        ({"dtype": "bfloat16"}, r"dtype is 'bfloat16'; expected one of \['float16', 'float32'\]"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; expected a whole number, at least 1"),
         ({"sample_ids": np.array([], dtype=np.int64)}, "sample_ids is empty"),
         ({"sample_ids": np.array([0, 210])}, "run from 0 to 210, the corpus from 0 to 209"),
         ({"sample_ids": np.array([-1, 3])}, "run from -1 to 3"),

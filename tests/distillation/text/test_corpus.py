@@ -466,11 +466,11 @@ def test_unknown_names(source: str, message: str, tokenizer: Any) -> None:
     [
         ({"max_length": 2}, "max_length=2 leaves no room.*at least 3"),
         ({"max_length": 65}, "max_length=65 is longer than the 64 tokens"),
-        ({"proxy_fraction": 0.0}, r"proxy_fraction=0.0 is not in \(0, 1\]"),
-        ({"proxy_fraction": float("nan")}, "proxy_fraction=nan"),
-        ({"heldout_fraction": 1.0}, r"heldout_fraction=1.0 is not in \(0, 1\)"),
+        ({"proxy_fraction": 0.0}, "proxy_fraction is 0.0; expected a number above 0 and at most 1"),
+        ({"proxy_fraction": float("nan")}, "proxy_fraction is nan"),
+        ({"heldout_fraction": 1.0}, "heldout_fraction is 1.0; expected a number above 0 and below 1"),
         ({"max_samples": 1}, "max_samples=1"),
-        ({"min_samples": 0}, "min_samples=0"),
+        ({"min_samples": 0}, "min_samples is 0; expected a whole number, at least 1"),
         ({"seed": -1}, "seed=-1"),
         ({"min_samples": 58}, "shorter than one batch: 210 usable samples of 210 rows .* leave 57 .* 58 are needed"),
     ],
@@ -557,7 +557,7 @@ def test_pairs_of_rows_of_pairs_are_refused(tmp_path: Path, tokenizer: Any) -> N
     path = write_jsonl(tmp_path / "pairs.jsonl", [{"a": text, "b": text} for text in TEXTS])
     with pytest.raises(CorpusError, match=r"read as pairs already; leave pair_fraction=0.5 at 0"):
         load_corpus(path, tokenizer, text_columns=("a", "b"), pair_fraction=0.5)
-    with pytest.raises(CorpusError, match=r"pair_fraction=1.5 is not in \[0, 1\]"):
+    with pytest.raises(CorpusError, match=r"pair_fraction is 1.5; expected a number at least 0 and at most 1"):
         load_corpus(path, tokenizer, pair_fraction=1.5)
 
 

@@ -388,7 +388,7 @@ def test_no_space_left_is_told_and_the_last_checkpoint_stays(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs is 0; expected a whole number, 1 or more"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number, at least 1"),
         ({"evaluations": 0}, "evaluations is 0"),
         ({"epochs": None}, "neither epochs nor max_steps is given"),
     ],

@@ -1,0 +1,85 @@
+"""Checks of arguments and settings: each names the value and says what was expected."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, TypedDict, Unpack
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.untrusted import is_integer, is_number, shown
+
+
+class Bounds(TypedDict, total=False):
+    """What a number is compared with."""
+
+    at_least: float
+    above: float
+    at_most: float
+    below: float
+
+
+def check_whole(
+    name: str, value: Any, *, of: str = "", error: type[KDNASError] = KDNASError, **bounds: Unpack[Bounds]
+) -> int:
+    """Return a whole number as int.
+
+    Args:
+        name: What messages call it.
+        value: The value.
+        of: What is counted, for the message.
+        error: Type of the error.
+        **bounds: What it is compared with.
+
+    Raises:
+        KDNASError: If it is something else or out of bounds; of the type that was given.
+    """
+    if not is_integer(value) or not _within(value, bounds):
+        kind = f"a whole number of {of}" if of else "a whole number"
+        raise error(f"{name} is {shown(value)}; expected {', '.join(filter(None, (kind, _words(bounds))))}")
+    return int(value)
+
+
+def check_number(name: str, value: Any, *, error: type[KDNASError] = KDNASError, **bounds: Unpack[Bounds]) -> float:
+    """Return a finite number as float.
+
+    Args:
+        name: What messages call it.
+        value: The value.
+        error: Type of the error.
+        **bounds: What it is compared with.
+
+    Raises:
+        KDNASError: If it is something else or out of bounds; of the type that was given.
+    """
+    if not is_number(value) or not _within(value, bounds):
+        expected = f"a number {_words(bounds)}" if bounds else "a finite number"
+        raise error(f"{name} is {shown(value)}; expected {expected}")
+    return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any], *, error: type[KDNASError] = KDNASError) -> None:
+    """Refuse a value that is none of some choices.
+
+    Raises:
+        KDNASError: Naming the choices; of the type that was given.
+    """
+    if value not in (known := list(choices)):
+        raise error(f"{name} is {shown(value)}; expected one of {known}")
+
+
+def _within(value: Any, bounds: Bounds) -> bool:
+    return (
+        ("at_least" not in bounds or value >= bounds["at_least"])
+        and ("above" not in bounds or value > bounds["above"])
+        and ("at_most" not in bounds or value <= bounds["at_most"])
+        and ("below" not in bounds or value < bounds["below"])
+    )
+
+
+def _words(bounds: Bounds) -> str:
+    """Return bounds as messages have them, such as ``at least 0 and below 1``."""
+    values: dict[str, Any] = {**bounds}
+    return " and ".join(
+        f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:g}'}"
+        for name, value in values.items()
+    )
