@@ -23,6 +23,7 @@ Evaluate = Callable[[Sequence[StudentConfig]], Sequence[Evaluation]]
 
 FLOATS = ("quality", "loss", "latency_ratio", "latency_factor", "speedup", "latency_ms", "teacher_latency_ms")
 INTS = ("index", "parameters", "flops", "epochs")
+TEXTS = ("config", "status", "error")
 
 _INT64 = np.dtype(np.int64)
 _LARGEST_ARRAY = 10_000_000
@@ -149,9 +150,9 @@ class Answers:
 
     def give_all(self, rows: Ints, episode: int) -> Bools:
         """Note that answers are given; return which repeat one of the episode, bool ``(n,)``."""
-        first = self.columns.first.take(rows)
+        columns = self.columns
+        first, scratch, places = columns.first.take(rows), columns.scratch, np.arange(len(rows))
         # Of an index that is assigned to several times the last value stays: written backwards, the first.
-        places, scratch = np.arange(len(rows)), self.columns.scratch
         scratch[first[::-1]] = places[::-1]
         repeated: Bools = scratch.take(first) != places
         repeated |= self._given.take(first) == episode
@@ -193,7 +194,7 @@ class Columns:
         usable: Whether there is a student, bool.
         floats: ``FLOATS``, then the held-out loss by epoch, float64 ``(rows, len(FLOATS) + epochs + 1)``.
         ints: ``INTS``, int64 ``(rows, len(INTS))``.
-        configs: Architectures in words.
+        texts: ``TEXTS``, arrays of objects by name.
         first: Row of the first action with the same architecture, int64.
         scratch: Room to work in, int64.
     """
@@ -205,7 +206,7 @@ class Columns:
         self.usable = np.empty(0, dtype=np.bool_)
         self.floats = np.empty((0, len(FLOATS) + epochs + 1))
         self.ints = np.empty((0, len(INTS)), dtype=np.int64)
-        self.configs = np.empty(0, dtype=object)
+        self.texts = {name: np.empty(0, dtype=object) for name in TEXTS}
         self.first = np.empty(0, dtype=np.int64)
         self.scratch = np.empty(0, dtype=np.int64)
         self._row_of: Ints | dict[int, int] = {} if size > _LARGEST_ARRAY else np.full(size, -1, dtype=np.int64)
@@ -228,7 +229,6 @@ class Columns:
             "usable": [answer.usable for answer in new],
             "floats": [[*(answer.info[name] for name in FLOATS), *answer.curve] for answer in new],
             "ints": [[answer.info[name] for name in INTS] for answer in new],
-            "configs": [answer.info["config"] for answer in new],
             "first": [answer.first for answer in new],
             "scratch": [0] * len(new),
         }
@@ -236,6 +236,9 @@ class Columns:
             array = with_room(getattr(self, name), end)
             array[start:end] = values
             setattr(self, name, array)
+        for name in TEXTS:
+            self.texts[name] = with_room(self.texts[name], end)
+            self.texts[name][start:end] = [answer.info[name] for answer in new]
         for answer in new:
             self._row_of[answer.info["index"]] = answer.row
         self.length = end

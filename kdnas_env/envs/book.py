@@ -85,6 +85,8 @@ class Book(Sequence[Record]):
         episode: As above.
         evaluations: Answers charged to the budget.
         spent: What they cost, in the unit of the budget.
+        left: What is left of the budget, in its unit.
+        round: Round in progress, from 0; also the number of finished rounds.
         terminated: Whether the budget is spent.
         truncated: Whether the search ended before, after too many answers.
     """
@@ -104,13 +106,14 @@ class Book(Sequence[Record]):
         self.budget = budget
         self.round_size = round_size
         self.episode = episode
-        self.evaluations = 0
+        self.evaluations = self.round = 0
         self.spent: float = 0
+        self.left = budget.amount
         self.terminated = self.truncated = False
         self._charges, self._rejects = duplicates == "charge", duplicates == "reject"
         self._failure = failure
         self._steps = steps
-        self._least = least
+        self._enough = 0 if budget.unit == "seconds" else least
         self._stop = stop
         self._length = 0
         self._rounds: list[tuple[Answers, Ints, Bools, Bools]] = []  # not in the log yet
@@ -140,7 +143,7 @@ class Book(Sequence[Record]):
         value = self._enter(answer, counted, duplicate)
         if self._stop is not None:
             self._stop.learn(answer.evaluation)
-        self._advance(1, int(counted), answer.cost if counted else 0)
+        self._advance(1, *((1, answer.cost) if counted else (0, 0)))
         return value, counted, duplicate
 
     def add_round(self, rows: Ints, answers: Answers) -> tuple[npt.NDArray[np.float64], Bools, Bools]:
@@ -159,7 +162,7 @@ class Book(Sequence[Record]):
         rewards = columns.rewards.take(rows)
         if self._rejects:
             rewards[duplicates] = self._failure
-        self._rounds.append((answers, rows, counted, duplicates))
+        self._rounds.append((answers, rows, counted.copy(), duplicates.copy()))
         if self._stop is not None:
             for row in rows.tolist():
                 self._stop.learn(answers.rows[row].evaluation)
@@ -184,8 +187,9 @@ class Book(Sequence[Record]):
         self._length += answers
         self.evaluations += charged
         self.spent += cost
-        left = self.budget.amount - self.spent
-        self.terminated = left <= 0 or (left < self._least and self.budget.unit != "seconds")
+        self.round = self.evaluations // self.round_size
+        self.left = left = self.budget.amount - self.spent
+        self.terminated = left <= 0 or left < self._enough
         self.truncated = not self.terminated and self._length >= self._steps
 
     def _enter(self, answer: Answer, counted: bool, duplicate: bool) -> float:
@@ -227,19 +231,9 @@ class Book(Sequence[Record]):
         return self.terminated or self.truncated
 
     @property
-    def left(self) -> float:
-        """What is left of the budget, in its unit."""
-        return self.budget.amount - self.spent
-
-    @property
     def progress(self) -> float:
         """Share of the budget that is spent, from 0 to 1."""
         return min(self.spent / self.budget.amount, 1.0)
-
-    @property
-    def round(self) -> int:
-        """Round in progress, from 0; also the number of finished rounds."""
-        return self.evaluations // self.round_size
 
     @property
     def improved(self) -> bool:

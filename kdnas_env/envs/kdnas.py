@@ -306,11 +306,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         if self._altered or not getattr(self.evaluator, "tabular", False) or self.fidelity != fidelity:
             self._memory, self._altered = {}, False
         self._begin(budget, self._book.episode + 1)
-        return self._observation(), {
-            **evaluation_info(None, NEUTRAL_REWARD, -1),
-            "heldout_curve": loss_curve(None, self._most_epochs),
-            **self._progress_info(duplicate=False, counted=False),
-        }
+        return self._observation(), self._info(None, counted=False, duplicate=False)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Evaluate one student.
@@ -524,12 +520,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         if counted and not book.evaluations % self.round_size:
             self._show_round()
         self._running = not book.over
-        info = {
-            **answer.info,
-            "heldout_curve": answer.curve.copy(),
-            **self._progress_info(duplicate=duplicate, counted=counted),
-        }
-        return self._observation(), reward, book.terminated, book.truncated, info
+        return self._observation(), reward, book.terminated, book.truncated, self._info(answer, counted, duplicate)
 
     def _show_round(self) -> None:
         answers, shown = self._book.previous_answers, self._shown
@@ -547,9 +538,11 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._shown["progress"][0] = self._book.progress
         return {name: array.copy() for name, array in self._shown.items()}
 
-    def _progress_info(self, *, duplicate: bool, counted: bool) -> dict[str, Any]:
+    def _info(self, answer: Answer | None, counted: bool, duplicate: bool) -> dict[str, Any]:
         book = self._book
         return {
+            **(evaluation_info(None, NEUTRAL_REWARD, -1) if answer is None else answer.info),
+            "heldout_curve": loss_curve(None, self._most_epochs) if answer is None else answer.curve.copy(),
             "evaluations": book.evaluations,
             "budget_left": book.left,
             "round": book.round,

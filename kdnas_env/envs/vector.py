@@ -13,10 +13,10 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.evaluation import EpochCallback, Evaluation, Status
+from kdnas_env.core.evaluation import EpochCallback, Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Ints
+from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Columns, Ints
 from kdnas_env.envs.book import Book
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
@@ -181,7 +181,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             self._answers, self._altered = None, False
         self._begin(budget, self._book.episode + 1)
         self._running, self._ended = True, False
-        return self._observation(), self._empty_infos()
+        nothing = {name: np.tile(array, (self.num_envs, 1)) for name, array in nothing_yet(self._seat_space).items()}
+        return nothing, self._empty_infos()
 
     def step(self, actions: Ints) -> tuple[Observation, Floats, Bools, Bools, Infos]:
         """Evaluate a round of students.
@@ -203,11 +204,12 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             raise ResetNeeded("no search is running: call reset() before the first step and after the end of a search")
         actions, book = self._checked(actions), self._book
         rows = self._rows(self._flat(actions))
+        columns = self._kept.columns
         rewards, counted, duplicates = book.add_round(rows, self._kept)
-        usable = self._kept.columns.usable.take(rows)
-        self._show(actions, rewards, usable)
+        usable = columns.usable.take(rows)
         self._running, self._ended = not book.over, book.over
-        observation, infos = self._observation(), self._infos(rows, usable, counted, duplicates)
+        observation, infos = self._observation(actions, rewards, usable), self._infos(columns, rows, usable)
+        infos = self._masked(infos | {"duplicate": duplicates, "counted": counted})
         if self._ended and self.autoreset_mode is AutoresetMode.SAME_STEP:
             final = {
                 "final_obs": _unbatched(observation, self.num_envs),
@@ -258,20 +260,18 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     def _evaluate(self, configs: Sequence[StudentConfig]) -> list[Evaluation]:
         listener = self._book.listener(self.on_epoch)
         self._altered |= listener is not None
-        return self.env.evaluate(configs, self.env.fidelity, listener)
+        return self.env.evaluate(configs, self._kept.fidelity, listener)
 
-    def _infos(self, rows: Ints, usable: Bools, counted: Bools, duplicates: Bools) -> Infos:
-        columns, answers = self._kept.columns, self._kept.rows
+    def _infos(self, columns: Columns, rows: Ints, usable: Bools) -> Infos:
+        """Return what the answers of a round say of their students."""
         floats, ints = columns.floats.take(rows, axis=0), columns.ints.take(rows, axis=0)
-        infos: Infos = {"config": columns.configs.take(rows), "heldout_curve": floats[:, len(FLOATS) :]}
+        infos: Infos = {name: columns.texts[name].take(rows) for name in ("config", "status")}
+        infos["heldout_curve"] = floats[:, len(FLOATS) :]
         infos |= zip(FLOATS, floats.T, strict=False)
         infos |= zip(INTS, ints.T, strict=True)
-        if usable.all():
-            infos["status"] = np.full(self.num_envs, str(Status.OK), dtype=object)
-        else:
-            for name in ("status", "error"):
-                infos[name] = np.array([answers[row].info[name] for row in rows.tolist()], dtype=object)
-        return self._masked(infos | {"duplicate": duplicates.copy(), "counted": counted.copy()})
+        if not usable.all():
+            infos["error"] = columns.texts["error"].take(rows)
+        return infos
 
     def _empty_infos(self) -> Infos:
         """Return what infos say before the first step: neutral values."""
@@ -296,10 +296,12 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         self._book = self.env.new_book(budget, round_size=self.num_envs, least=self._least, episode=episode)
         if self._answers is not None:
             self._answers.begin_episode()
-        self._best_reward = -np.inf
-        self._shown = {
-            name: np.tile(array, (self.num_envs, 1)) for name, array in nothing_yet(self._seat_space).items()
-        }
+        self._best = self._none_yet
+
+    @property
+    def _none_yet(self) -> tuple[Ints, float]:
+        """Tokens and reward that stand for no student."""
+        return np.zeros(len(self.search_space.dimensions), dtype=np.int64), -np.inf
 
     def _checked_budget(self, amount: Any) -> Budget:
         budget = self.env.checked_budget(amount)
@@ -337,25 +339,24 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             raise
         return flat
 
-    def _show(self, actions: Ints, rewards: Floats, usable: Bools) -> None:
-        shown = self._shown
-        shown["last"] = actions + 1
-        shown["last_reward"] = rewards.astype(np.float32)[:, None]
+    def _observation(self, actions: Ints, rewards: Floats, usable: Bools) -> Observation:
+        """Return what is to be seen after a round; every array is made anew."""
         best = int(np.where(usable, rewards, -np.inf).argmax())
-        found = bool(usable[best])
-        token = shown["last"][best] if found else np.zeros_like(shown["last"][best])
-        self._show_best("previous_best", token, rewards[best] if found else 0.0)
-        if found and rewards[best] > self._best_reward:
-            self._best_reward = float(rewards[best])
-            self._show_best("global_best", token, rewards[best])
-        shown["progress"] = np.full((self.num_envs, 1), self._book.progress, dtype=np.float32)
+        round_best = (actions[best] + 1, float(rewards[best])) if usable[best] else self._none_yet
+        if usable[best] and round_best[1] > self._best[1]:
+            self._best = round_best
+        observation: Observation = {"last": actions + 1, "last_reward": rewards.astype(np.float32)[:, None]}
+        for name, (tokens, reward) in (("previous_best", round_best), ("global_best", self._best)):
+            # Filled dimension by dimension, since rows of a few numbers are slow to repeat.
+            by_dimension = np.empty(actions.shape[::-1], dtype=np.int64)
+            by_dimension[:] = tokens[:, None]
+            observation[name] = by_dimension.T
+            observation[f"{name}_reward"] = self._column(0.0 if reward == -np.inf else reward)
+        observation["progress"] = self._column(self._book.progress)
+        return observation
 
-    def _show_best(self, name: str, token: Ints, reward: float) -> None:
-        self._shown[name] = np.broadcast_to(token, (self.num_envs, len(token)))
-        self._shown[f"{name}_reward"] = np.full((self.num_envs, 1), reward, dtype=np.float32)
-
-    def _observation(self) -> Observation:
-        return {name: array.copy() for name, array in self._shown.items()}
+    def _column(self, value: float) -> npt.NDArray[np.float32]:
+        return np.full((self.num_envs, 1), value, dtype=np.float32)
 
     def _flags(self, value: bool) -> Bools:
         return np.full(self.num_envs, value)
