@@ -19,6 +19,7 @@ from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.agents.optuna.samplers import quiet
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.identity import differences
 from kdnas_env.support.untrusted import plain_copy, shown
 
 _SEARCHED = "kdnas:searched"
@@ -136,19 +137,6 @@ def check_content(study: Study, content: Any) -> None:
     found = study.user_attrs.get(_CONTENT)
     if found is None:
         study.set_user_attr(_CONTENT, ours)
-    elif different := _differences(found, ours):
-        raise RunError(
-            f"the study {study.study_name!r} is of another search: {'; '.join(different)}. Give another study_name"
-        )
-
-
-def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[str]:
-    """Return in words what differs between what a study is of and what a search is of, in parts that both tell."""
-    return [text for part in ours if part in theirs for text in _different(part, theirs[part], ours[part])]
-
-
-def _different(name: str, theirs: Any, ours: Any) -> list[str]:
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        names = dict.fromkeys([*theirs, *ours])
-        return [text for key in names for text in _different(f"{name} {key}", theirs.get(key), ours.get(key))]
-    return [] if theirs == ours else [f"{name} is {shown(theirs)} there, {shown(ours)} here"]
+    elif different := differences(found, ours):
+        told = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
+        raise RunError(f"the study {study.study_name!r} is of another search: {told}. Give another study_name")

@@ -20,8 +20,9 @@ from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
-from kdnas_env.searching.run_folder import RESULTS, STUDENT, check_fingerprints, read_run, recorded_options
+from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run, recorded_options
 from kdnas_env.support.atomic import read_json
+from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import local_path
 from kdnas_env.support.shell import command
 
@@ -85,7 +86,7 @@ def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
     Raises:
         RunError: Naming what has changed.
     """
-    check_fingerprints(
+    check_same(
         read_run(run).get("fingerprints", {}),
         now,
         f"the search in {str(run)!r} cannot be built on",

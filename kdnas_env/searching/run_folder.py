@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from kdnas_env.errors import RunError
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import check_contained, expanded, read_json, sweep_temporary, write_json, write_text
+from kdnas_env.support.identity import check_same
 from kdnas_env.support.libraries import installed_versions
 from kdnas_env.support.places import found_again, with_places
 
@@ -116,7 +117,7 @@ class RunFolder:
             RunError: If something is not what it was, or ``run.json`` is malformed.
         """
         before = self.read_run().get("fingerprints", {})
-        check_fingerprints(before, fingerprints, f"the run {str(self.path)!r} cannot go on", "start a new run")
+        check_same(before, fingerprints, f"the run {str(self.path)!r} cannot go on", "start a new run")
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
         """Record that the run is running, and what it works with; the first time, or the same as before.
@@ -184,28 +185,6 @@ def read_run(path: Path) -> dict[str, Any]:
         if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
             raise RunError(f"{str(file)!r} is malformed: {name} is no mapping of names; restore it from a copy")
     return data
-
-
-def check_fingerprints(before: Mapping[str, str], now: Mapping[str, str], refusal: str, advice: str) -> None:
-    """Refuse what has other content under the same name than a run recorded; what it did not record is let pass.
-
-    Args:
-        before: Fingerprints that were recorded, by name.
-        now: Fingerprints of what is there.
-        refusal: What cannot be done.
-        advice: What to do instead.
-
-    Raises:
-        RunError: Naming all that differs.
-    """
-    changed = [name for name, value in now.items() if before.get(name, value) != value]
-    if changed:
-        was = "is not what it was" if len(changed) == 1 else "are not what they were"
-        told = "; ".join(f"{name}: {now[name][:12]}, was {before[name][:12]}" for name in changed)
-        raise RunError(
-            f"{refusal}: the {' and the '.join(changed)} {was} when the run was started (another device, version, or "
-            f"content under the same name: {told}); {advice}"
-        )
 
 
 def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> OptionsT:

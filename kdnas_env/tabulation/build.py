@@ -22,6 +22,7 @@ from kdnas_env.execution.backend import Ready
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.identity import check_same
 from kdnas_env.tables.table import FILE_NAME, TableMetadata
 from kdnas_env.tabulation.latencies import LatencyFile, OnProgress, read_all_latencies
 
@@ -156,12 +157,8 @@ def record_workload(folder: Path, described: TableMetadata) -> None:
     """
     path = folder / WORKLOAD
     if path.exists():
-        before = read_workload(folder)
-        if before.workload != described.workload:
-            raise RunError(
-                f"the build {str(folder)!r} cannot go on: its workload is {before.workload[:12]}, and was made from "
-                f"another teacher, corpus, device or version than {described.workload[:12]} is; start a new build"
-            )
+        before, now = ({"workload": one.workload} for one in (read_workload(folder), described))
+        check_same(before, now, f"the build {str(folder)!r} cannot go on", "start a new build")
         return
     write_json(path, described.to_dict())
 

@@ -15,6 +15,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.checkpoint import load_encoder, read_architecture, read_config
 from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.identity import check_same
 from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.places import found_again, with_places
 from kdnas_env.support.untrusted import restore
@@ -60,7 +61,7 @@ class Lineage:
         Raises:
             RunError: If its fingerprint is another.
         """
-        self._check(f"the teacher {self.teacher!r}", "from", self.teacher_fingerprint, fingerprint)
+        self._check(f"teacher {self.teacher!r}", self.teacher_fingerprint, fingerprint)
 
     def check_corpus(self, fingerprint: str) -> None:
         """Refuse a corpus that the student was not distilled on, where that is known.
@@ -69,15 +70,17 @@ class Lineage:
             RunError: If its fingerprint is another.
         """
         name = self.corpus.get("source")
-        self._check(f"the corpus {name!r}", "on", self.corpus_fingerprint or fingerprint, fingerprint)
+        self._check(f"corpus {name!r}", self.corpus_fingerprint or fingerprint, fingerprint)
 
     @staticmethod
-    def _check(what: str, how: str, before: str, now: str) -> None:
-        if now != before:
-            raise RunError(
-                f"{what} is not the one that the student was distilled {how} (fingerprint {now[:12]}, was "
-                f"{before[:12]}); put that one back, or name the rows that do not need it with --rows"
-            )
+    def _check(name: str, before: str, now: str) -> None:
+        check_same(
+            {name: before},
+            {name: now},
+            "the student cannot be compared with what it was made from",
+            "put that back, or name the rows that do not need it with --rows",
+            since="the student was distilled",
+        )
 
 
 def save_student(

@@ -20,9 +20,10 @@ import torch
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.packed import PackedEncoder
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.identity import check_same
 from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
 
@@ -283,12 +284,13 @@ def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
         "seed": kd.fidelity.seed,
     }
     path = folder / IDENTITY
-    before = read_json(path) if path.exists() else now
-    changed = [name for name in now if before.get(name) != now[name]]
-    if changed:
-        raise RunError(
-            f"the checkpoints in {str(folder)!r} are of another {changed[0]}: {before.get(changed[0])} instead of "
-            f"{now[changed[0]]}; name another folder, or remove that one"
+    if path.exists():
+        check_same(
+            read_json(path),
+            now,
+            f"the checkpoints in {str(folder)!r} are of something else",
+            "name another folder, or remove that one",
+            since="they were written",
         )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(path, now)

@@ -780,7 +780,7 @@ def four_students(depths: tuple[int, ...] = (4, 6), **settings: Any) -> gym.Env[
     ("other", "said"),
     [
         (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] there, \[3, 6\] here"),
-        (lambda: four_students(noise=0.1), r"workload is '\w+' there, '\w+' here"),
+        (lambda: four_students(noise=0.1), r"workload is '\w{12}' there, '\w{12}' here"),
         (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 there, -0.5 here"),
         (lambda: four_students(epochs=5), r"fidelity epochs is \d there, 5 here"),
         (lambda: ImprovementReward(four_students()), r"wrappers ImprovementReward is None there, {.start.: -1.0} here"),

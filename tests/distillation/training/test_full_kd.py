@@ -345,9 +345,9 @@ def test_memory_for_not_a_single_sample_is_an_error(workload: Workload, tmp_path
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"num_hidden_layers": 3}, "another student"),
-        ({"recipe": replace(RECIPE, learning_rate=1e-3)}, "another recipe"),
-        ({"settings": replace(LONG, epochs=7)}, "another settings"),
+        ({"num_hidden_layers": 3}, "student num_hidden_layers is"),
+        ({"recipe": replace(RECIPE, learning_rate=1e-3)}, "recipe learning_rate is"),
+        ({"settings": replace(LONG, epochs=7)}, "settings epochs is"),
     ],
 )
 def test_checkpoints_of_something_else_are_refused(
@@ -358,7 +358,7 @@ def test_checkpoints_of_something_else_are_refused(
         json.dumps({**json.loads((tmp_path / "identity.json").read_text()), "settings": _plain(LONG)})
     )
     settings = changes.pop("settings", LONG)
-    with pytest.raises(RunError, match=f"are of {what}: .*name another folder"):
+    with pytest.raises(RunError, match=f"are of something else: the {what} not what it was .*name another folder"):
         run(start(workload, **changes), tmp_path, settings)
 
 

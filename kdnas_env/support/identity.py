@@ -1,0 +1,63 @@
+"""Whether what is gone on with, or built on, is what it was: one comparison, and a refusal that names what differs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kdnas_env.errors import RunError
+from kdnas_env.support.untrusted import shown
+
+_FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return what differs between two descriptions of content, in parts that both have.
+
+    Args:
+        before: What was recorded, by name: plain data. Mappings are compared part by part.
+        now: What is there.
+
+    Returns:
+        Of each part that differs its name, what was recorded, and what is there; of fingerprints the first 12 digits.
+    """
+    return [part for name in now if name in before for part in _differing(name, before[name], now[name])]
+
+
+def check_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], refusal: str, advice: str, *, since: str = "the run was started"
+) -> None:
+    """Refuse what has other content under the same name than was recorded; what was not recorded is let pass.
+
+    Args:
+        before: See :func:`differences`.
+        now: See :func:`differences`.
+        refusal: What cannot be done.
+        advice: What to do instead.
+        since: When it was recorded.
+
+    Raises:
+        RunError: Naming all that differs.
+    """
+    changed = differences(before, now)
+    if changed:
+        names = " and the ".join(name for name, _, _ in changed)
+        was = "is not what it was" if len(changed) == 1 else "are not what they were"
+        told = "; ".join(f"{name}: {new}, was {old}" for name, old, new in changed)
+        raise RunError(
+            f"{refusal}: the {names} {was} when {since} (another device, version, or content under the same name: "
+            f"{told}); {advice}"
+        )
+
+
+def _differing(name: str, before: Any, now: Any) -> Iterator[tuple[str, str, str]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys([*before, *now]):
+            yield from _differing(f"{name} {key}", before.get(key), now.get(key))
+    elif before != now:
+        yield name, _short(before), _short(now)
+
+
+def _short(value: Any) -> str:
+    return shown(_FINGERPRINT.sub(r"\1", value) if isinstance(value, str) else value)
