@@ -358,7 +358,7 @@ def test_checkpoints_of_something_else_are_refused(
         json.dumps({**json.loads((tmp_path / "identity.json").read_text()), "settings": _plain(LONG)})
     )
     settings = changes.pop("settings", LONG)
-    with pytest.raises(RunError, match=f"are of something else: the {what} not what it was .*name another folder"):
+    with pytest.raises(RunError, match=f"are of something else: the {what} not .*name another folder"):
         run(start(workload, **changes), tmp_path, settings)
 
 
