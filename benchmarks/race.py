@@ -20,7 +20,6 @@ from typing import Any
 import tyro
 from machine import machine_facts
 from rich.console import Console
-from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
 from kdnas_env.bench.curves import Runs
@@ -140,7 +139,7 @@ class Options:
 def main(options: Options) -> None:
     """Race, print, write."""
     console = Console()
-    with TaskProgress(console, MofNCompleteColumn()) as progress:
+    with TaskProgress(console) as progress:
 
         def raced(name: str, agents: Sequence[AgentSpec], task: str, seeds: int, budget: int) -> dict[str, Any]:
             folder = Path(options.out) / name

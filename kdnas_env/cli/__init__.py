@@ -20,17 +20,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from kdnas_env.cli.commands import parse
     from kdnas_env.cli.console import SafeConsole
-    from kdnas_env.cli.interruption import Interrupted
     from kdnas_env.errors import KDNASError
+    from kdnas_env.pipeline.work import Interrupted
+    from kdnas_env.support.child_processes import is_main_process
 
     try:
         command = parse(sys.argv[1:] if arguments is None else list(arguments))
         return command()
-    except (KDNASError, ValueError, OSError) as error:
-        SafeConsole(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}")
+    except (KDNASError, ValueError, OSError, KeyboardInterrupt) as error:
+        console = SafeConsole(quiet=not is_main_process(), soft_wrap=True)
+        for note in getattr(error, "__notes__", ()):
+            console.print(escape(note), style="red")
+        if isinstance(error, Interrupted):
+            console.print(f"\nstopped; go on with\n\n    {escape(error.go_on)}\n")
+            return 130
+        errors = SafeConsole(stderr=True, soft_wrap=True)
+        if isinstance(error, KeyboardInterrupt):
+            errors.print("stopped")
+            return 130
+        errors.print(f"[bold red]error:[/] {escape(str(error))}")
         return 2
-    except Interrupted:
-        return 130
-    except KeyboardInterrupt:
-        SafeConsole(stderr=True).print("stopped")
-        return 130

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn
 from rich.table import Table
 
 from kdnas_env.bench.curves import Runs, regrets_of
@@ -25,10 +23,10 @@ from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import working
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.libraries import require
@@ -52,8 +50,11 @@ def run_bench(options: BenchOptions) -> int:
     own = [str(agent) for agent in wanted.agents]
     folder = options.folder or new_run_path("bench")
     go_on = command("bench", *flags(replace(options, out=str(folder)), [field.name for field in fields(options)]))
-    with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
-        truths = [Truth.of(task, partial(progress.stage, f"the optimum of {task}")) for task in wanted.tasks]
+    with working(None, go_on), TaskProgress(console) as progress:
+        truths = []
+        for task in wanted.tasks:
+            progress.begin(f"preparing the optimum of {task}")
+            truths.append(Truth.of(task, progress.advance))
         for truth in truths:  # a budget that leaves no regret is told before anything runs
             regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
         if options.submissions:

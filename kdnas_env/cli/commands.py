@@ -8,21 +8,15 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
 
 from kdnas_env.cli.agents import AgentsOptions
 from kdnas_env.cli.bench_options import BenchOptions
-from kdnas_env.cli.distill_options import DistillOptions
 from kdnas_env.cli.doctor import DoctorOptions
-from kdnas_env.cli.export_options import ExportOptions
-from kdnas_env.cli.flags import check_effective, check_given_once, naming_flags, swallowed
-from kdnas_env.cli.glue_options import GlueOptions
+from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
 from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
-from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import (
     TableAgreementOptions,
@@ -33,8 +27,12 @@ from kdnas_env.cli.table_options import (
     TableVerifyOptions,
 )
 from kdnas_env.errors import KDNASError
-from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.searching.run_folder import CONFIG, recorded_options
+from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.export import ExportOptions
+from kdnas_env.pipeline.options import completed
+from kdnas_env.pipeline.run import PipelineOptions
+from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.search import SearchOptions
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
@@ -73,9 +71,6 @@ _RAY = ("--ray", "--search.ray")
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
     """Return the command that the arguments ask for, ready to run.
 
-    If it goes on with an earlier run, the defaults of all flags are what that was started with, so that a flag which
-    differs must have been given.
-
     Raises:
         RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
         KDNASError: If an option is out of range, or has no effect.
@@ -86,12 +81,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
         # A model that must be given is told from the values of a list before it.
-        options = _parse(arguments, None if "--resume" in arguments else GlueOptions(model=tyro.MISSING))
-        earlier = _earlier(options)
-        if earlier is not None:
-            options = _parse(arguments, earlier)
-            options.check_unchanged(earlier)
-        check_effective(options, earlier)
+        missing = None if "--resume" in arguments else GlueOptions(model=tyro.MISSING)
+        options = completed(lambda defaults: _parse(arguments, defaults or missing))
     place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
     return partial(_run, place, options, arguments)
 
@@ -120,17 +111,6 @@ def _run(place: str, options: Any, arguments: Sequence[str]) -> int:
     with naming_flags(type(options), given=arguments):
         status: int = getattr(importlib.import_module(module), function)(options)
     return status
-
-
-def _earlier(options: Any) -> RecordedOptions | None:
-    """Return the options that the run in question was started with, or None if it is a new one."""
-    resume = getattr(options, "resume", None)
-    if resume is not None:
-        earlier: RecordedOptions = recorded_options(resume, type(options))
-        return earlier
-    folder: Path | None = getattr(options, "folder", None)
-    known = isinstance(options, RecordedOptions) and folder is not None and (folder / CONFIG).exists()
-    return recorded_options(folder, type(options)).placed_as(options) if known and folder is not None else None
 
 
 def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,6 @@ from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.corpus_notes import say_corpus
-from kdnas_env.cli.distill_options import DistillOptions
-from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.searched import (
     Chosen,
     check_as_searched,
@@ -40,8 +36,12 @@ from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
+from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.work import Work, working
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command, default_of
 
@@ -71,7 +71,7 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     Raises:
         KDNASError: For bad input.
     """
-    main_process = int(os.environ.get("RANK", "0")) == 0
+    main_process = is_main_process()
     console = SafeConsole(quiet=not main_process)
     run = expanded(options.run)
     search, chosen = finished_search(run), choose(run, options.family, options.students)
@@ -83,7 +83,7 @@ def run_distill(options: DistillOptions, go_on: str | None = None) -> int:
     # What can be refused is refused before a folder is made.
     teacher = _teacher(options, search, missing, run) if missing else None
     folder = _open_folder(options) if main_process else None
-    with working(console, folder, go_on or _command(options)) as work:
+    with working(folder, go_on or _command(options)) as work:
         if teacher is not None:
             _distill_all(console, work, options, search, missing, run, teacher, main_process)
         results = {one.name: read_json(options.folder / one.name / DISTILLED) for one in chosen}
@@ -176,7 +176,7 @@ def _distill_one(
     main_process: bool,
 ) -> None:
     folder = options.folder / one.name
-    progress.stage(f"student {one.name}: {one.config}", 0, 1)
+    progress.begin(f"preparing student {one.name}: {one.config}")
     start, projection = None, None
     if options.start == "mini-kd":
         start, projection = mini_kd_student(run, one.config, search, options)
@@ -250,7 +250,7 @@ def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, prog
         mode=options.teacher,
         largest_cache=options.cache_gib * 2**30,
         cache_dir=options.cache_dir,
-        on_stage=progress.stage,
+        progress=progress,
     )
 
 

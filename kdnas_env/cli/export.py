@@ -11,10 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.exporting import ExportReport, export_onnx, export_safetensors
 from kdnas_env.exporting.hub import check_repo_id, push_folder
 from kdnas_env.exporting.pipeline import LATENCY
+from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import TaskProgress
 

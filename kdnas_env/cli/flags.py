@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
-from operator import attrgetter
 from typing import Any, get_origin, get_type_hints
 
 import tyro
 
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
-from kdnas_env.searching.recorded import RecordedOptions, flag
-from kdnas_env.support.shell import default_of
+from kdnas_env.searching.recorded import flag
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
     CorpusError: ("corpus", "text"),
@@ -145,21 +143,3 @@ def swallowed(kind: type[Any], words: Sequence[str]) -> str | None:
     if not taken or words[starts[-1]] == taken[0]:
         return None
     return f"no {alone[0]} is named: {taken[0]} takes all of {' '.join(taken[1])!r}; put {alone[0]} before the flags"
-
-
-def check_effective(options: Any, earlier: RecordedOptions | None = None) -> None:
-    """Refuse an option that was given and has no effect, so that nobody believes it had.
-
-    Args:
-        options: Options of a command. What has no effect in them, by name, and why is what their ``ineffective`` says.
-        earlier: What a run that is gone on with was made with, which is not given anew.
-
-    Raises:
-        KDNASError: Naming the flag.
-    """
-    ineffective: dict[str, str] = getattr(options, "ineffective", dict)()
-    for name, why in ineffective.items():
-        value = attrgetter(name)(options)
-        recorded = earlier is not None and name not in earlier.PLACES and value == attrgetter(name)(earlier)
-        if value != default_of(type(options), name) and not recorded:
-            raise KDNASError(f"{flag(name)} has no effect {why}")

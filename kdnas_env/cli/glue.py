@@ -16,11 +16,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.interruption import Work, working
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
+from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.work import Work, working
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -86,7 +86,7 @@ def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
     again = command("glue", "--resume", folder.path, *options.place_flags("out", "resume"))
     with (
-        working(console, folder, go_on or again) as work,
+        working(folder, go_on or again) as work,
         pinned_threads(options.threads or torch.get_num_threads()),
     ):
         _begin(work, comparison)

@@ -20,8 +20,6 @@ from kdnas_env.cli.distill import DISTILLED, run_distill
 from kdnas_env.cli.export import run_export
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.cli.glue import run_glue
-from kdnas_env.cli.interruption import aside, working
-from kdnas_env.cli.pipeline_options import STAGES, PipelineOptions, Stage, stage_folder
 from kdnas_env.cli.search import check_installed, run_search
 from kdnas_env.cli.searched import choose
 from kdnas_env.core.architecture import StudentConfig
@@ -30,6 +28,8 @@ from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.pipeline.run import STAGES, PipelineOptions, Stage, stage_folder
+from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -134,7 +134,7 @@ def run_pipeline(options: PipelineOptions) -> int:
     run = _opened(options)
     wanted = [stage for stage in STAGES if stage in options.stages]
     with (
-        working(console, run.folder, run.command) as work,
+        working(run.folder, run.command) as work,
         pinned_threads(options.threads or torch.get_num_threads()),
     ):
         work.begin()
@@ -234,12 +234,12 @@ def _do(console: Console, run: _Run, stage: Stage) -> int:
     try:
         with naming_flags(type(getattr(run.options, stage))):
             status = _STAGES[stage](run)
-    except KeyboardInterrupt:
-        with aside(console):
+    except KeyboardInterrupt as error:
+        with noted(error):
             run.record("interrupted", stage)
         raise
-    except BaseException:
-        with aside(console):
+    except BaseException as error:
+        with noted(error):
             run.record("failed", stage)
         _say_failed(console, run, stage)
         raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn, TaskID
+from rich.progress import TaskID
 
 from kdnas_env.core.evaluation import EpochReport
 from kdnas_env.envs.book import Book
@@ -20,7 +20,7 @@ class SearchProgress(TaskProgress):
     """
 
     def __init__(self, console: Console, budget: int) -> None:
-        super().__init__(console, MofNCompleteColumn())
+        super().__init__(console)
         self._budget = budget
         self._search: TaskID | None = None
         self._best = float("-inf")
@@ -28,7 +28,7 @@ class SearchProgress(TaskProgress):
     def begin_search(self) -> None:
         """Show the bar of the search."""
         self.end()
-        self._search = self._progress.add_task("searching", total=self._budget)
+        self._search = self._bars.add_task("searching", total=self._budget)
         self._pace.begin("searching")
         self._console.print(f"[bold]{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student[/]")
 
@@ -36,14 +36,14 @@ class SearchProgress(TaskProgress):
         """Show an epoch of the student in work."""
         if self._search is not None:
             text = f"{escape(str(report.config))}  epoch {report.epoch}/{report.epochs}"
-            self._progress.update(self._search, description=f"{text}  loss {report.heldout_unexplained:.4f}")
+            self._bars.update(self._search, description=f"{text}  loss {report.heldout_unexplained:.4f}")
 
     def record(self, history: Book) -> None:
         """Show the student that was just evaluated."""
         last = history.last
         if last is None or self._search is None:
             return
-        self._progress.update(self._search, completed=history.evaluations)
+        self._bars.update(self._search, completed=history.evaluations)
         evaluation, reward = last.evaluation, last.reward
         if last.usable:
             numbers = (

@@ -13,8 +13,6 @@ from rich.markup import escape
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.corpus_notes import say_corpus
-from kdnas_env.cli.interruption import Work, working
-from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.progress import SearchProgress
 from kdnas_env.cli.report import Outcome, print_outcome, write_outcome
 from kdnas_env.cli.workers import check_workers, open_pool, with_threads
@@ -32,6 +30,8 @@ from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.exporting.cards.student import model_card
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.work import Work, working
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.registry import make_agent
@@ -86,7 +86,7 @@ def run_search(options: SearchOptions, go_on: str | None = None) -> int:
     settings = mini_kd_settings(options)
     folder = _open_folder(options)
     again = command("search", "--resume", folder.path, *options.place_flags("out", "resume"))
-    with working(console, folder, go_on or again) as work:
+    with working(folder, go_on or again) as work:
         outcome = _search(console, folder, work, options, settings, space, reward, fidelity, agent, rule)
     _say_where(console, folder, outcome)
     return int(outcome.history.best is None)
@@ -119,7 +119,7 @@ def _search(
         soft_wrap=True,
     )
     with SearchProgress(console, options.budget) as progress, ExitStack() as stack:
-        evaluator = MiniKDEvaluator(settings, on_stage=progress.stage)
+        evaluator = MiniKDEvaluator(settings, progress=progress)
         _begin(work, evaluator)
         pool = None if options.in_this_process else stack.enter_context(open_pool(options, settings, evaluator))
         inner: Evaluator = evaluator if pool is None else ParallelEvaluator(pool)
@@ -134,7 +134,7 @@ def _search(
             stop=rule,
         )
         if pool is None:
-            progress.stage("embeddings", 0, 1)
+            progress.begin("preparing embeddings")
             evaluator.warm_up()
         progress.begin_search()
         if options.asynchronous:

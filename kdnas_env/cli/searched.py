@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 
-from kdnas_env.cli.distill_options import DistillOptions
-from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.core.architecture import FAMILIES, StudentConfig
 from kdnas_env.core.evaluation import Fidelity
@@ -20,6 +18,8 @@ from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
+from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run, recorded_options
 from kdnas_env.support.atomic import read_json
 from kdnas_env.support.identity import check_same

@@ -13,8 +13,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import aside, working
-from kdnas_env.cli.options import SearchOptions
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
 from kdnas_env.cli.study_options import StudyOptions
@@ -22,6 +20,8 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.envs.render import save_figure
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.studies.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
 from kdnas_env.studies.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
@@ -75,16 +75,16 @@ def run_study(options: StudyOptions) -> int:
     def conclude() -> None:
         _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
 
-    with working(console, folder, again) as work:
+    with working(folder, again) as work:
         if now is not None:
             work.begin(now)
         try:
             with TaskProgress(console) as progress:
                 progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
                 judge_all(study, wanted, workers=options.workers, on_progress=progress.advance)
-        except BaseException:
+        except BaseException as error:
             # Of an unfinished study too: the order of the judgements is such that it tells something.
-            with aside(console):
+            with noted(error):
                 conclude()
             raise
         conclude()

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn
 
 from kdnas_env.bench.curves import Runs, regrets_of
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import working
 from kdnas_env.cli.table_options import TableAgreementOptions
 from kdnas_env.cli.table_report import grid
 from kdnas_env.envs.budget import Budget
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.progress import TaskProgress
@@ -46,7 +45,7 @@ def run_agreement(options: TableAgreementOptions) -> int:
     scores: dict[str, dict[str, list[float]]] = {}
     others = [field.name for field in fields(options) if field.name != "table"]
     go_on = command("table", "agreement", options.table, *flags(replace(options, out=str(folder)), others))
-    with working(console, None, go_on), TaskProgress(console, MofNCompleteColumn()) as progress:
+    with working(None, go_on), TaskProgress(console) as progress:
         for name in ("table", "surrogate"):
             source = options.table
             if name == "surrogate":

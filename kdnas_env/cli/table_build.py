@@ -8,10 +8,8 @@ from dataclasses import asdict
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.interruption import Work, working
 from kdnas_env.cli.table_options import TableBuildOptions, TableExportOptions
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Status
@@ -21,6 +19,7 @@ from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.tasks import resolve_space
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.pipeline.work import Work, working
 from kdnas_env.searching.run_folder import CONFIG, RunFolder
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.machine import processor_name
@@ -81,7 +80,7 @@ def run_build(options: TableBuildOptions) -> int:
     LatencySettings(runtime="analytic", **asdict(options.latency))
     resumed = (options.folder / CONFIG).exists()
     folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
-    with working(console, folder, command("table", "build", options.name, *options.place_flags())) as work:
+    with working(folder, command("table", "build", options.name, *options.place_flags())) as work:
         _build(console, work, options, build, space)
     export = command("table", "export", options.out, "--to", f"{options.name}.npz")
     console.print(
@@ -116,8 +115,8 @@ def _build(console: Console, work: Work, options: TableBuildOptions, build: Tabl
         highlight=False,
         soft_wrap=True,
     )
-    with TaskProgress(console, MofNCompleteColumn()) as progress:
-        evaluator = MiniKDEvaluator(build.settings, on_stage=progress.stage)
+    with TaskProgress(console) as progress:
+        evaluator = MiniKDEvaluator(build.settings, progress=progress)
         title = options.title or f"{teacher_title(options.teacher)} on {options.corpus.source}"
         described = describe_workload(
             evaluator, space, name=options.name, title=title, seeds=options.seeds, epochs=options.epochs
@@ -131,7 +130,7 @@ def _build(console: Console, work: Work, options: TableBuildOptions, build: Tabl
             adopt_evaluations(options.evaluations, options.folder)
         if options.latencies is not None:
             adopt_latencies(options.latencies, options.folder)
-        progress.stage("embeddings", 0, 1)
+        progress.begin("preparing embeddings")
         evaluator.warm_up()
         teacher = evaluator.workload.teacher
         model_latencies(LatencyFile.open(options.folder, _device(options, "analytic")), students, teacher.architecture)

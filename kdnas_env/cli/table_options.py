@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 import tyro
 
-from kdnas_env.cli.options import CorpusOptions, SpaceOptions, within
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import CorpusOptions, SpaceOptions, within
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import MofNCompleteColumn
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.table_build import print_completeness
@@ -231,7 +230,7 @@ def run_verify(options: TableVerifyOptions) -> int:
 
 def _replay(console: Console, options: TableVerifyOptions, table: Table) -> list[str]:
     cells = draw_cells(table, options.replay, np.random.default_rng(options.seed))
-    with TaskProgress(console, MofNCompleteColumn()) as progress:
+    with TaskProgress(console) as progress:
         progress.begin(f"distilling {len(cells)} cells anew")
         try:
             live, allowed = open_live(

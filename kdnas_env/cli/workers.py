@@ -9,12 +9,12 @@ from functools import partial
 
 import torch
 
-from kdnas_env.cli.options import SearchOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.execution.backend import Backend, Ready
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.pipeline.search import SearchOptions
 
 
 def with_threads(options: SearchOptions) -> SearchOptions:

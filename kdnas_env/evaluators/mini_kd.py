@@ -30,12 +30,10 @@ from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASErro
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.support.progress import SILENT, Progress
 
 FORMAT_VERSION = 2
 """Raised whenever equal settings would give other results than before."""
-
-Stage = Callable[[str, int, int], None]
-"""Called with what is being prepared, and how much of how much is done."""
 
 _SMALLEST_CORPUS = 32
 
@@ -105,7 +103,7 @@ class MiniKDEvaluator:
 
     Args:
         settings: What to distil from, and how.
-        on_stage: Called while the corpus is read and the teacher's hidden states are computed.
+        progress: Told of the preparations.
 
     Attributes:
         settings: The same.
@@ -122,29 +120,28 @@ class MiniKDEvaluator:
         KDNASError: If the recipe is malformed.
     """
 
-    def __init__(self, settings: MiniKDSettings, *, on_stage: Stage | None = None) -> None:
+    def __init__(self, settings: MiniKDSettings, *, progress: Progress = SILENT) -> None:
         self.settings = settings
         self.recipe: Recipe = resolve_recipe(settings.recipe)
         latency = _latency_settings(settings.latency)
         self.threads = settings.threads or torch.get_num_threads()
-        stage = on_stage or (lambda name, done, total: None)
-        stage("teacher", 0, 1)
+        progress.begin("preparing teacher")
         teacher = load_teacher(
             settings.teacher, device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
         device = teacher.device
-        stage("corpus", 0, 1)
+        progress.begin("preparing corpus")
         text = read_text(settings, teacher.tokenizer)
         self.text_fingerprint = text.fingerprint
         corpus = as_taught(text, self.recipe, teacher.tokenizer)
-        stage("hidden states", 0, 1)
+        progress.begin("preparing hidden states")
         with pinned_threads(self.threads):
             cache = open_cache(
                 teacher,
                 corpus,
                 settings.cache_dir,
                 dtype=settings.cache_dtype,
-                on_progress=lambda done, total: stage("hidden states", done, total),
+                on_progress=progress.advance,
             )
         self.workload = Workload(teacher, corpus, cache, corpus.train, corpus.heldout, device)
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)

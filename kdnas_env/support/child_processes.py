@@ -34,3 +34,8 @@ def _wait_for_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the only one of its work, or the first of those that torchrun started."""
+    return int(os.environ.get("RANK", "0")) == 0

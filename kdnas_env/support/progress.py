@@ -1,26 +1,61 @@
-"""What a long command shows while it works: stages, and a bar with an estimate, or a line now and then."""
+"""How far long work is: what the library tells, and how a console shows it."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import Literal, Protocol, Self
 
+import rich.progress
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 SECONDS_BETWEEN_LINES = 30.0
+
+Tone = Literal["plain", "good", "bad", "warning"]
+
+_STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", "warning": "yellow"}
+
+
+class Progress(Protocol):
+    """What long work tells while it goes on. Work follows work; none is nested."""
+
+    def begin(self, name: str) -> None:
+        """Say that work begins, and that the work before it is done."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Say how much of how much is done."""
+
+    def note(self, text: str) -> None:
+        """Say something that changes as the work goes on, such as a loss."""
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Say something that is to be kept, such as a result or a warning."""
+
+    def end(self) -> None:
+        """Say that the work is done and none follows yet."""
+
+
+class _Silence:
+    def begin(self, name: str) -> None:
+        pass
+
+    def advance(self, done: int, total: int) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+SILENT: Progress = _Silence()
+"""Shows nothing: the default of the library."""
 
 
 class Pace:
@@ -58,77 +93,71 @@ class Pace:
             self._told = now
             since, before = self._began
             left = f", about {in_words((now - since) / (done - before) * (total - done))} left" if done > before else ""
-            said = f"{self._name}: {done} of {total}{note and f', {note}'}{left}"
-            self._console.print(f"[dim]{escape(said)}[/]", soft_wrap=True)
+            line = f"{self._name}: {done} of {total}{note and f', {note}'}{left}"
+            self._console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
 
 class TaskProgress:
-    """Progress on a terminal; where there is none, one line per stage and one every half minute.
+    """Progress on a terminal or in a notebook; in a log, one line per piece of work and one every half minute.
 
     Args:
-        console: Where it is shown.
-        counter: Column that says how far it is; by default in percent.
+        console: Where it is shown; by default the standard output.
     """
 
-    def __init__(self, console: Console, counter: ProgressColumn | None = None) -> None:
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            counter or TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=False),
-            console=console,
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=24),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TimeElapsedColumn(),
+            rich.progress.TextColumn("left"),
+            rich.progress.TimeRemainingColumn(elapsed_when_finished=False),
+            console=self._console,
             transient=True,
         )
-        self._pace = Pace(console)
-        self._task: TaskID | None = None
-        self._name, self._description, self._note = "", "", ""
+        self._pace = Pace(self._console)
+        self._bar: rich.progress.TaskID | None = None
+        self._name, self._note = "", ""
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._progress.stop()
-
-    def stage(self, name: str, done: int, total: int) -> None:
-        """Show that something is prepared, and how far it is."""
-        if name != self._name:
-            self._show(name, f"preparing {name}")
-        self.advance(done, total)
+        self._bars.stop()
 
     def begin(self, name: str) -> None:
-        """Show that work on something begins, or that other work is next."""
-        self._show(name, name)
+        """Show that work begins, in the place of the work before it."""
+        self.end()
+        self._name, self._note = name, ""
+        self._pace.begin(name)
+        self._bar = self._bars.add_task(escape(name), total=None)
+        self._console.print(f"[dim]{escape(name)}[/]", highlight=False)
 
     def advance(self, done: int, total: int) -> None:
         """Show how far it is."""
-        if self._task is not None:
-            self._progress.update(self._task, completed=done, total=total)
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=done, total=total)
             self._pace.tell(done, total, self._note)
 
-    def note(self, note: str) -> None:
-        """Show something beside how far it is, such as a loss."""
-        if self._task is not None:
-            self._note = note
-            self._progress.update(self._task, description=escape(f"{self._description}  {note}"))
+    def note(self, text: str) -> None:
+        """Show something beside how far it is."""
+        if self._bar is not None:
+            self._note = text
+            self._bars.update(self._bar, description=escape(f"{self._name}  {text}".rstrip()))
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Print a line above the bar."""
+        self._console.print(escape(text), style=_STYLES[tone], highlight=False, soft_wrap=True)
 
     def end(self) -> None:
-        """Show no longer what was shown."""
-        if self._task is not None:
-            self._progress.remove_task(self._task)
-            self._task = None
-
-    def _show(self, name: str, description: str) -> None:
-        self.end()
-        self._name, self._description, self._note = name, description, ""
-        self._pace.begin(description)
-        self._task = self._progress.add_task(escape(description), total=None)
-        self._console.print(f"[dim]{escape(description)}[/]", highlight=False)
+        """Show no bar until work begins again."""
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+            self._bar = None
 
 
 def in_words(seconds: float) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kdnas_env.cli.export import run_export
-from kdnas_env.cli.export_options import ExportOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.export import ExportOptions
 
 
 def test_an_export_is_made_and_reported(

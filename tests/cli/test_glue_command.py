@@ -21,9 +21,9 @@ import tyro
 from rich.console import Console
 
 from kdnas_env.cli.glue import print_summaries, run_glue
-from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.options import LatencyOptions
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.pipeline.options import LatencyOptions
+from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
 from kdnas_env.tasks.specs import GLUE_TASKS
@@ -332,7 +332,7 @@ def start(whole: GlueOptions, folder: Path, options: Options) -> subprocess.Pope
         "import json, sys\n"
         "from dataclasses import replace\n"
         "from kdnas_env.cli.glue import run_glue\n"
-        "from kdnas_env.cli.glue_options import GlueOptions\n"
+        "from kdnas_env.pipeline.score import GlueOptions\n"
         "options, places = json.loads(sys.argv[1])\n"
         "sys.exit(run_glue(replace(GlueOptions.from_dict(options), **places)))"
     )

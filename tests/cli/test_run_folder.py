@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import shutil
@@ -17,11 +16,10 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from rich.console import Console
 
 from kdnas_env.cli import main
-from kdnas_env.cli.interruption import Interrupted, terminable, working
 from kdnas_env.errors import RunError
+from kdnas_env.pipeline.work import Interrupted, terminable, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RUN, RunFolder, recorded_options
 
@@ -37,7 +35,7 @@ class Options(RecordedOptions):
 @pytest.fixture
 def finished(tmp_path: Path) -> Path:
     """The folder of a finished run."""
-    with working(Console(quiet=True), RunFolder.create(tmp_path / "run", Options(), ""), "") as work:
+    with working(RunFolder.create(tmp_path / "run", Options(), ""), "") as work:
         work.begin({"teacher": "a" * 64, "text": "b" * 64})
     return tmp_path / "run"
 
@@ -89,13 +87,13 @@ def test_a_refusal_changes_nothing(finished: Path) -> None:
         pytest.raises(
             RunError, match=r"cannot go on: the teacher is not what it was .*teacher: 'cccccccccccc', was 'aaaaaa"
         ),
-        working(Console(quiet=True), RunFolder.reopen(finished), "") as work,
+        working(RunFolder.reopen(finished), "") as work,
     ):
         work.begin({"teacher": "c" * 64, "text": "b" * 64})
     assert (finished / RUN).read_bytes() == before
     with (
         pytest.raises(RunError, match="the teacher and the text are not what they were"),
-        working(Console(quiet=True), RunFolder.reopen(finished), "") as work,
+        working(RunFolder.reopen(finished), "") as work,
     ):
         work.begin({"teacher": "c" * 64, "text": "c" * 64})
     assert (finished / RUN).read_bytes() == before
@@ -106,13 +104,13 @@ def test_what_ends_before_the_work_begins_changes_nothing(
     finished: Path, error: BaseException, raised: type[BaseException]
 ) -> None:
     before = (finished / RUN).read_bytes()
-    with pytest.raises(raised), working(Console(quiet=True), RunFolder.reopen(finished), ""):
+    with pytest.raises(raised), working(RunFolder.reopen(finished), ""):
         raise error
     assert (finished / RUN).read_bytes() == before
 
 
-def work_until(error: BaseException, folder: RunFolder, console: Console | None = None, *, full: bool = False) -> None:
-    with ExitStack() as stack, working(console or Console(quiet=True), folder, "") as work:
+def work_until(error: BaseException, folder: RunFolder, *, full: bool = False) -> None:
+    with ExitStack() as stack, working(folder, "") as work:
         work.begin({"teacher": "a" * 64, "more": "d" * 64})
         assert state(folder.path) == "running"
         if full:
@@ -132,7 +130,7 @@ def test_what_ends_the_work_is_recorded(finished: Path, error: BaseException, to
 def test_a_new_run_that_is_refused_leaves_no_folder_in_the_way(tmp_path: Path) -> None:
     for _ in range(2):
         folder = RunFolder.create(tmp_path / "run", Options(), "")
-        with pytest.raises(RunError, match="no teacher"), working(Console(quiet=True), folder, ""):
+        with pytest.raises(RunError, match="no teacher"), working(folder, ""):
             raise RunError("no teacher")
         assert not (tmp_path / "run").exists()
 
@@ -142,7 +140,7 @@ def test_a_new_run_that_ends_otherwise_before_it_begins_is_recorded(
     error: BaseException, told: str, tmp_path: Path
 ) -> None:
     folder = RunFolder.create(tmp_path / "run", Options(), "")
-    with pytest.raises((ValueError, Interrupted)), working(Console(quiet=True), folder, ""):
+    with pytest.raises((ValueError, Interrupted)), working(folder, ""):
         raise error
     assert state(tmp_path / "run") == told
 
@@ -168,13 +166,11 @@ def test_a_model_is_no_run(tmp_path: Path) -> None:
 
 
 def test_the_first_error_is_shown_where_the_state_cannot_be_recorded(finished: Path) -> None:
-    printed = io.StringIO()
-    with pytest.raises(RunError, match="the store cannot grow"):
-        work_until(
-            RunError("the store cannot grow"), RunFolder.reopen(finished), Console(file=printed, width=200), full=True
-        )
-    assert "besides" in printed.getvalue()
-    assert "run.json' cannot be written" in printed.getvalue()
+    with pytest.raises(RunError, match="the store cannot grow") as caught:
+        work_until(RunError("the store cannot grow"), RunFolder.reopen(finished), full=True)
+    (note,) = caught.value.__notes__
+    assert note.startswith("besides, ")
+    assert "run.json' cannot be written" in note
     assert state(finished) == "running"
 
 

@@ -13,10 +13,11 @@ import small_tasks
 from safetensors.torch import load_file, save_file
 
 from kdnas_env.cli import main
-from kdnas_env.cli.distill_options import DistillOptions, TextOptions
-from kdnas_env.cli.options import CorpusOptions, SearchOptions
 from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.cli.searched import corpus_options, full_recipe
+from kdnas_env.pipeline.distill import DistillOptions, TextOptions
+from kdnas_env.pipeline.options import CorpusOptions
+from kdnas_env.pipeline.search import SearchOptions
 
 SPACE = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [32, 64]}
 

@@ -16,10 +16,6 @@ from test_fuzz_plain import PROBE, RECORD, STUDENT
 
 from kdnas_env.bench.race import RACE
 from kdnas_env.bench.race import _opened as opened_race
-from kdnas_env.cli.distill_options import DistillOptions
-from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.options import SearchOptions
-from kdnas_env.cli.pipeline_options import PipelineOptions
 from kdnas_env.cli.searched import choose
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import TableBuildOptions
@@ -27,6 +23,10 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
 from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
+from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.run import PipelineOptions
+from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RUN, RunFolder, recorded_options
 from kdnas_env.tabulation.build import WORKLOAD, read_workload

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_choice
+from kdnas_env.support.progress import SILENT, Progress
 
 TEACHER_MODES = ("auto", "cache", "loop")
 
@@ -29,9 +30,6 @@ _FIT_SAMPLES = 2048
 _HELDOUT_FRACTION = 0.05
 _HEAD_SHARE = 0.5
 _LEAST_SAMPLES = 32
-
-Stage = Callable[[str, int, int], None]
-"""Called with what is being prepared, and how much of how much is done."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +72,7 @@ def prepare_text(
     largest_cache: float = 16 * 2**30,
     cache_dir: str | os.PathLike[str] | None = None,
     cache_dtype: str = "float16",
-    on_stage: Stage = lambda name, done, total: None,
+    progress: Progress = SILENT,
 ) -> TrainingText:
     """Read the text, and the teacher's states as far as they are cached.
 
@@ -89,7 +87,7 @@ def prepare_text(
         largest_cache: Largest cache that ``auto`` makes, in bytes.
         cache_dir: Folder of the caches; None for the user's.
         cache_dtype: ``float16`` or ``float32``.
-        on_stage: Called while something is being prepared.
+        progress: Told of the preparations.
 
     Raises:
         CorpusError, CacheError: If one of them cannot be had.
@@ -98,7 +96,7 @@ def prepare_text(
     check_choice("teacher mode", mode, TEACHER_MODES)
     if streaming and mode == "cache":
         raise KDNASError("the teacher's states cannot be cached on a stream; leave the mode at 'auto'")
-    on_stage("corpus", 0, 1)
+    progress.begin("preparing corpus")
     options = {**corpus, "max_length": min(int(corpus.get("max_length", 128)), teacher.tokenizer.model_max_length)}
     seed = int(options.get("seed", 0))
     whole: dict[str, Any] = {
@@ -124,13 +122,14 @@ def prepare_text(
     size = cache_bytes(teacher, text, everything, cache_dtype)
     in_loop = streaming or mode == "loop" or (mode == "auto" and size > largest_cache)
     start = np.sort(rng.permutation(text.train_full)[:_START_SAMPLES]) if in_loop else text.train_full
+    progress.begin("preparing hidden states")
     cache = open_cache(
         teacher,
         text,
         cache_dir,
         sample_ids=np.concatenate([start, heldout]),
         dtype=cache_dtype,
-        on_progress=lambda done, total: on_stage("hidden states", done, total),
+        on_progress=progress.advance,
     )
     workload = Workload(teacher, text, cache, start, heldout, teacher.device, trimmed=False)
     if samples is None:

@@ -1,4 +1,4 @@
-"""The flags of ``kdnas distill``, which are also the record of a distillation."""
+"""The best students of a search, distilled for long."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 import tyro
 
-from kdnas_env.cli.options import SourceOptions, unconfigured, within
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import SourceOptions, TrainingOptions, unconfigured, within
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 
@@ -43,7 +43,7 @@ class TextOptions(SourceOptions):
 
 
 @dataclass(frozen=True)
-class DistillOptions(RecordedOptions):
+class DistillOptions(TrainingOptions, RecordedOptions):
     """Distil the best students of a search for long, on all text. Run it again to go on where it stopped."""
 
     COMMAND: ClassVar[str] = "distill"
@@ -80,12 +80,6 @@ class DistillOptions(RecordedOptions):
     """Largest cache that auto makes, in GiB."""
     seed: int | None = None
     """Seed of everything random; by default that of the search."""
-    device: str | None = None
-    """Where to train: cpu, cuda, cuda:1; by default a GPU if there is one."""
-    threads: int | None = None
-    """Threads that train; by default all."""
-    cache_dir: str | None = None
-    """Folder of the teacher's hidden states."""
     out: str | None = None
     """Folder of the distillation; by default distill in the run folder."""
 

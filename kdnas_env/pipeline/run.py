@@ -1,21 +1,25 @@
-"""The flags of ``kdnas run``, which are also the record of the whole run."""
+"""From a teacher's name to distilled, scored and exported students, in one run folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
 import tyro
 
-from kdnas_env.cli.distill_options import DistillOptions, Family, TextOptions
-from kdnas_env.cli.export_options import ExportOptions
-from kdnas_env.cli.glue_options import GlueOptions
-from kdnas_env.cli.options import IN_PLACE, SearchOptions, within
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
+from kdnas_env.pipeline.export import ExportOptions
+from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TrainingOptions, within
+from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import flags
+
+KindT = TypeVar("KindT")
 
 Stage = Literal["search", "distill", "glue", "export"]
 
@@ -23,97 +27,75 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 """In the order they are done in; each has a group of flags and a folder of its name."""
 
 
+def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
+    """Make options of a command those of a stage: what the run sets in them has no flag.
+
+    Args:
+        *names: Those options.
+        **values: More of them, with defaults that stand until the run sets them.
+    """
+    suppress: Any = tyro.conf.Suppress
+
+    def mark(kind: type[KindT]) -> type[KindT]:
+        hints = get_type_hints(kind)
+        for name in (*names, *values):
+            kind.__annotations__[name] = suppress[hints[name]]
+        for name, value in values.items():
+            setattr(kind, name, value)
+        kind.SET_BY_RUN = (*names, *values)  # type: ignore[attr-defined]
+        return kind
+
+    return mark
+
+
+_COMPUTE: dict[str, Any] = {"device": None, "threads": None, "cache_dir": None}
+
+
 @dataclass(frozen=True)
+@_set_by_run(teacher="demo", seed=0, **_COMPUTE, out=None, resume=None)
 class SearchStage(SearchOptions):
     """How the students are searched."""
 
     STAGE: ClassVar[Stage] = "search"
-    SET_BY_RUN: ClassVar[tuple[str, ...]] = ("teacher", "seed", "device", "threads", "cache_dir", "out", "resume")
-
-    teacher: tyro.conf.Suppress[str] = "demo"
-    seed: tyro.conf.Suppress[int] = 0
-    device: tyro.conf.Suppress[str | None] = None
-    threads: tyro.conf.Suppress[int | None] = None
-    cache_dir: tyro.conf.Suppress[str | None] = None
-    out: tyro.conf.Suppress[str | None] = None
-    resume: tyro.conf.Suppress[str | None] = None
 
 
 @dataclass(frozen=True)
+@_set_by_run("run", family=("best",), students=(), seed=None, **_COMPUTE, out=None)
 class DistillStage(DistillOptions):
     """How the best are distilled. On 12,000 samples by default, where kdnas distill takes all."""
 
     STAGE: ClassVar[Stage] = "distill"
-    SET_BY_RUN: ClassVar[tuple[str, ...]] = (
-        "run",
-        "family",
-        "students",
-        "seed",
-        "device",
-        "threads",
-        "cache_dir",
-        "out",
-    )
 
-    run: tyro.conf.Suppress[str] = ""
-    family: tyro.conf.Suppress[tuple[Family, ...]] = ("best",)
-    students: tyro.conf.Suppress[tuple[str, ...]] = ()
+    run: str = ""
     corpus: TextOptions = field(default_factory=lambda: TextOptions(max_samples=12_000))
-    seed: tyro.conf.Suppress[int | None] = None
-    device: tyro.conf.Suppress[str | None] = None
-    threads: tyro.conf.Suppress[int | None] = None
-    cache_dir: tyro.conf.Suppress[str | None] = None
-    out: tyro.conf.Suppress[str | None] = None
 
 
 @dataclass(frozen=True)
+@_set_by_run(model=None, models=(), teacher=None, seed=0, **_COMPUTE, out=None, resume=None)
 class GlueStage(GlueOptions):
     """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas glue."""
 
     STAGE: ClassVar[Stage] = "glue"
-    SET_BY_RUN: ClassVar[tuple[str, ...]] = (
-        "model",
-        "models",
-        "teacher",
-        "seed",
-        "device",
-        "threads",
-        "cache_dir",
-        "out",
-        "resume",
-    )
 
-    model: tyro.conf.Suppress[str | None] = None
-    models: tyro.conf.Suppress[tuple[str, ...]] = ()
-    teacher: tyro.conf.Suppress[str | None] = None
     rows: tuple[str, ...] = ("teacher", "student")
     """teacher, student, closed-forms, embeddings, random. The teacher gives speed-ups and shares of its score; the
     majority class is always there."""
     seeds: int = 1
     """Seeds per score; more tell how far a score is to be trusted."""
-    seed: tyro.conf.Suppress[int] = 0
-    device: tyro.conf.Suppress[str | None] = None
-    threads: tyro.conf.Suppress[int | None] = None
-    cache_dir: tyro.conf.Suppress[str | None] = None
-    out: tyro.conf.Suppress[str | None] = None
-    resume: tyro.conf.Suppress[str | None] = None
 
 
 @dataclass(frozen=True)
+@_set_by_run("model", out=None, push=None, public=False)
 class ExportStage(ExportOptions):
     """How the distilled students are exported. Push one with kdnas export."""
 
     STAGE: ClassVar[Stage] = "export"
-    SET_BY_RUN: ClassVar[tuple[str, ...]] = ("model", "out", "push", "public")
 
-    model: tyro.conf.Suppress[str] = "student"
-    out: tyro.conf.Suppress[str | None] = None
-    push: tyro.conf.Suppress[str | None] = None
-    public: tyro.conf.Suppress[bool] = False
+    model: str = "student"
 
 
 @dataclass(frozen=True)
-class PipelineOptions(RecordedOptions):
+class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Search, distill, score and export in one run folder, which goes on where it stopped.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched, the best distilled on
@@ -141,16 +123,6 @@ class PipelineOptions(RecordedOptions):
     distill: DistillStage = field(default_factory=DistillStage)
     glue: GlueStage = field(default_factory=GlueStage)
     export: ExportStage = field(default_factory=ExportStage)
-    seed: int = 0
-    """Seed of everything random."""
-    device: str | None = None
-    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
-    threads: int | None = None
-    """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
-    cache_dir: str | None = None
-    """Folder of the teacher's hidden states."""
-    out: str | None = None
-    """Run folder, made if it does not exist; by default a new one under runs."""
     resume: str | None = None
     """Run folder to go on with; all other flags are taken from it. Those of stages not begun may be changed."""
 

@@ -1,4 +1,4 @@
-"""The flags of ``kdnas export``."""
+"""A student in the form that others deploy."""
 
 from __future__ import annotations
 

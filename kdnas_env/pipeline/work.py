@@ -1,4 +1,4 @@
-"""Being stopped from outside without losing what is done."""
+"""Work in the folder of a run: its state is recorded, and what is done is kept when it is stopped from outside."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from rich.console import Console
-from rich.markup import escape
-
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.run_folder import RunFolder
 
 
 class Interrupted(KeyboardInterrupt):
-    """A command was interrupted, and has said how to go on."""
+    """Work was stopped by Ctrl-C or SIGTERM. What is done is kept.
+
+    Attributes:
+        go_on: The command that goes on with it.
+    """
+
+    def __init__(self, go_on: str) -> None:
+        super().__init__(f"stopped; go on with: {go_on}")
+        self.go_on = go_on
 
 
 class Work:
-    """A command at work in a run folder.
+    """Work in a run folder.
 
     Nothing is recorded in the folder of an earlier run before :meth:`begin`: what is refused until then leaves it as it
     was.
@@ -44,7 +49,7 @@ class Work:
             self._folder.check(fingerprints)
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
-        """Begin, or go on; see :meth:`kdnas_env.searching.run_folder.RunFolder.begin`."""
+        """Begin, or go on; see :meth:`.RunFolder.begin`."""
         if self._folder is not None:
             self._folder.begin(fingerprints, **details)
             self._recorded = self._checked = True
@@ -54,40 +59,35 @@ class Work:
         if self._folder is not None:
             self._folder.record("finished")
 
-    def fail(self, error: BaseException, console: Console) -> None:
-        """Record that the work failed; take a new run back that was refused before it was begun.
+    def stop(self, error: BaseException) -> None:
+        """Record that an error ended the work.
 
-        Its settings could not be changed by going on, so that it would only stand in the way of the next.
+        A new run that was refused before it was begun is taken back: its settings could not be changed by going on, so
+        that it would only stand in the way of the next.
         """
         refused = isinstance(error, KDNASError) and not self._checked
         if self._folder is not None and self._folder.created and refused:
             self._folder.discard()
-        else:
-            self.stop("failed", console)
-
-    def stop(self, state: str, console: Console) -> None:
-        """Record how the work ended too early. If that fails, it is told, and what ended the work stays the error."""
-        if self._folder is not None and self._recorded:
-            with aside(console):
-                self._folder.record(state)
+        elif self._folder is not None and self._recorded:
+            with noted(error):
+                self._folder.record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
 
 
 @contextmanager
-def aside(console: Console) -> Iterator[None]:
-    """Do in the block what is left to do after an error: what goes wrong with that is told, and does not replace it."""
+def noted(error: BaseException) -> Iterator[None]:
+    """Do in the block what is left to do after an error: what goes wrong with that is noted on the first error."""
     try:
         yield
-    except KDNASError as error:
-        console.print(f"besides, {escape(str(error))}", style="red", highlight=False, soft_wrap=True)
+    except KDNASError as second:
+        error.add_note(f"besides, {second}")
 
 
 @contextmanager
-def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[Work]:
-    """Work in a run folder: its state is written down, and it is free for others in the end.
+def working(folder: RunFolder | None, go_on: str) -> Iterator[Work]:
+    """Work in a run folder: its state is recorded, and it is free for others in the end.
 
     Args:
-        console: Where is said how to go on.
-        folder: The folder; None in a process that leaves it to another.
+        folder: The folder; None where there is none, or in a process that leaves it to another.
         go_on: The command that goes on with an interrupted run.
 
     Yields:
@@ -102,16 +102,15 @@ def working(console: Console, folder: RunFolder | None, go_on: str) -> Iterator[
             work = Work(folder)
             yield work
             work.finish()
-    except KeyboardInterrupt as error:
-        if work is not None:
-            work.stop("interrupted", console)
-        if not isinstance(error, Interrupted):
-            console.print(f"\nstopped; go on with\n\n    {escape(go_on)}\n", highlight=False, soft_wrap=True)
-        raise Interrupted from error
     except BaseException as error:
         if work is not None:
-            work.fail(error, console)
-        raise
+            work.stop(error)
+        if not isinstance(error, KeyboardInterrupt):
+            raise
+        interrupted = Interrupted(go_on)
+        for note in getattr(error, "__notes__", ()):
+            interrupted.add_note(note)
+        raise interrupted from error
     finally:
         if folder is not None:
             folder.release()

@@ -1,4 +1,4 @@
-"""The flags of ``kdnas glue``, which are also the record of a run."""
+"""Scores of students on tasks, beside their teacher."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from kdnas_env.cli.options import IN_PLACE, LatencyOptions
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.tasks.specs import EMBEDDED_TASK
 
 
 @dataclass(frozen=True)
-class GlueOptions(RecordedOptions):
+class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on GLUE beside its teacher, what it would be without distillation, and the majority class."""
 
     COMMAND: ClassVar[str] = "glue"
@@ -57,16 +57,6 @@ class GlueOptions(RecordedOptions):
     max_samples: int | None = None
     """Train on at most so many samples of a task, drawn at random."""
     latency: LatencyOptions = field(default_factory=LatencyOptions)
-    device: str | None = None
-    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
-    threads: int | None = None
-    """Threads that train; by default all. Recorded, since the last digits of the scores depend on it."""
-    cache_dir: str | None = None
-    """Folder of the teacher's hidden states."""
-    out: str | None = None
-    """Run folder, made if it does not exist; by default a new one under runs."""
-    resume: str | None = None
-    """Run folder of a comparison to go on with; all other flags are taken from it."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:

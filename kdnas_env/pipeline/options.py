@@ -1,0 +1,262 @@
+"""Options that commands share, and what becomes of options before a command is run.
+
+The options of a command are the flags of the command line, the keyword arguments of its function, and the record of a
+run: one dataclass.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.searching.recorded import RecordedOptions, flag
+from kdnas_env.searching.run_folder import CONFIG, recorded_options
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.shell import default_of
+from kdnas_env.support.untrusted import restore
+
+OptionsT = TypeVar("OptionsT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedOption:
+    """Base of options with a seed."""
+
+    seed: int = 0
+    """Seed of everything random."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOption:
+    """Base of options that say where models are run."""
+
+    device: str | None = None
+    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreadsOption:
+    """Base of options that say how many threads train."""
+
+    threads: int | None = None
+    """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOption:
+    """Base of options that say where the teacher's hidden states are kept."""
+
+    cache_dir: str | None = None
+    """Folder of the teacher's hidden states."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(DeviceOption, ThreadsOption, CacheOption):
+    """Base of the options of what trains."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Base of the options of what has a run folder of its own."""
+
+    out: str | None = None
+    """Run folder, made if it does not exist; by default a new one under runs."""
+    resume: str | None = None
+    """Run folder to go on with; all other flags are taken from it."""
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where text comes from, and how its files are laid out."""
+
+    source: str | None = None
+    """Name of a hub dataset, folder or file."""
+    config_name: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = "train"
+    """Split of the dataset, or a part of it such as train[:10%]."""
+    text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for sentence pairs; found if not given. A field of a field is a.b."""
+    encoding: str | None = None
+    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
+    separator: str | None = None
+    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
+    quoted: bool | None = None
+    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
+    header: bool | None = None
+    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
+    a row that reads like text is refused."""
+    unit: Literal["line", "file"] | None = None
+    """Text of a txt file: each line (the default), or the whole file."""
+
+
+@dataclass(frozen=True)
+class CorpusOptions(SourceOptions):
+    """Where the text comes from."""
+
+    source: str = "demo"
+    """Name of a hub dataset, folder or file (parquet, jsonl, json, csv, tsv, txt); demo: Rotten Tomatoes sentences."""
+    max_length: int = 50
+    """Longest sentence in tokens; longer ones are cut."""
+    max_samples: int | None = None
+    """Use at most so many sentences, drawn at random."""
+    proxy_fraction: float = 0.3
+    """Share of the sentences that mini-KD may train on."""
+    heldout_fraction: float = 0.1
+    """Share of the sentences that is held out to measure the loss."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return unconfigured(self.source)
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Which students are searched."""
+
+    file: str | None = None
+    """YAML or JSON file with the choices of each dimension; derived from the teacher if not given."""
+    families: tuple[str, ...] = ()
+    """Student families (bert, albert, roberta); the teacher's own if not given. More than one are mixed."""
+    max_parameters: int | None = None
+    """Largest student allowed, in parameters, embeddings included."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return {} if self.file is None else {"families": "beside --space.file; list them in that file, under 'family'"}
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """How students are timed beside the teacher."""
+
+    runtime: str = "torch"
+    """torch, onnxruntime, or analytic (a model of a reference machine; equal runs give equal results)."""
+    batch_size: int = 1
+    """Sentences per pass."""
+    sequence_length: int = 50
+    """Tokens per sentence."""
+    threads: int = 1
+    """Threads of the runtime."""
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
+
+    alpha: float = -0.06
+    """Exponent of the latency: how much it counts; 0 ignores it."""
+    beta: float = 0.6**6
+    """Target latency as a share of the teacher's. As in the paper's formula, it multiplies all positive rewards by one
+    constant and changes no choice; use alpha for that."""
+    loss: str | None = None
+    """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe seed train_raw."""
+
+
+IN_PLACE = "with --resume; a run goes on in its own folder"
+
+
+def within(group: str, ineffective: Mapping[str, str]) -> dict[str, str]:
+    """Return the options of a group that have no effect as those of the whole."""
+    return {f"{group}.{name}": why for name, why in ineffective.items()}
+
+
+def unconfigured(source: str | None) -> dict[str, str]:
+    """Return what has no effect where a text has no configurations: in a file, and in the embedded corpora."""
+    if source is None or not (source.partition(":")[0] == "demo" or os.path.isfile(expanded(source))):
+        return {}
+    return {"config_name": f"on {source!r}, which has no configurations"}
+
+
+def earlier_options(options: Any) -> RecordedOptions | None:
+    """Return the options that the run in question was started with, or None if it is a new one.
+
+    Raises:
+        RunError: If that run cannot be read.
+    """
+    resume = getattr(options, "resume", None)
+    if resume is not None:
+        earlier: RecordedOptions = recorded_options(resume, type(options))
+        return earlier
+    folder: Path | None = getattr(options, "folder", None)
+    known = isinstance(options, RecordedOptions) and folder is not None and (folder / CONFIG).exists()
+    return recorded_options(folder, type(options)).placed_as(options) if known and folder is not None else None
+
+
+def completed(make: Callable[[Any], OptionsT]) -> OptionsT:
+    """Make the options of a command. If it goes on with an earlier run, the defaults are what that was started with.
+
+    Args:
+        make: Makes the options, given their defaults, or None for those of the command.
+
+    Raises:
+        RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
+        KDNASError: If an option is out of range, or has no effect.
+    """
+    options: Any = make(None)
+    earlier = earlier_options(options)
+    if earlier is not None:
+        options = make(earlier)
+        options.check_unchanged(earlier)
+    check_effective(options, earlier)
+    return options  # type: ignore[no-any-return]
+
+
+def options_of(kind: type[OptionsT], settings: Mapping[str, Any]) -> OptionsT:
+    """Make the options of a command from keyword arguments.
+
+    Args:
+        kind: The options.
+        settings: Some of them, by name; groups as mappings or as dataclasses, tuples as lists too.
+
+    Raises:
+        RunError, KDNASError: See :func:`completed`; also if a setting is unknown or of another type.
+    """
+
+    def make(defaults: Any) -> OptionsT:
+        try:
+            return restore(kind, _merged({} if defaults is None else asdict(defaults), settings))
+        except KDNASError:
+            raise
+        except ValueError as error:
+            raise KDNASError(str(error)) from error
+
+    return completed(make)
+
+
+def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with defaults for those that are not there, in groups too."""
+    merged = dict(defaults)
+    for name, value in settings.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
+        if isinstance(value, os.PathLike):
+            value = os.fspath(value)
+        below = merged.get(name)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = _merged(below, value)
+        merged[name] = value
+    return merged
+
+
+def check_effective(options: Any, earlier: RecordedOptions | None = None) -> None:
+    """Refuse an option that was given and has no effect, so that nobody believes it had.
+
+    Args:
+        options: Options of a command. What has no effect in them, by name, and why is what their ``ineffective`` says.
+        earlier: What a run that is gone on with was made with, which is not given anew.
+
+    Raises:
+        KDNASError: Naming the flag.
+    """
+    ineffective: dict[str, str] = getattr(options, "ineffective", dict)()
+    for name, why in ineffective.items():
+        value = attrgetter(name)(options)
+        recorded = earlier is not None and name not in earlier.PLACES and value == attrgetter(name)(earlier)
+        if value != default_of(type(options), name) and not recorded:
+            raise KDNASError(f"{flag(name)} has no effect {why}")
