@@ -160,13 +160,16 @@ class StoredEvaluator:
         """
         key = (self.fingerprint, *_key(evaluation.config.canonical(), evaluation.fidelity))
         now = datetime.now(UTC).isoformat()
-        self._execute(_INSERT, (*key, str(evaluation.status), evaluation.to_json(), now))
-        rows = self._execute(_SELECT, key)
-        if not rows:
-            raise RunError(self._damaged("what was just written is not there"))
-        kept = self._parsed(rows[0][0])
-        self._faults.note(kept)
-        return kept
+        with self._explained():
+            values = (*key, str(evaluation.status), evaluation.to_json(), now)
+            written = self._open().execute(_INSERT, values).rowcount
+        if not written:  # another process was first
+            rows = self._execute(_SELECT, key)
+            if not rows:
+                raise RunError(self._damaged("what was just written is not there"))
+            evaluation = self._parsed(rows[0][0])
+        self._faults.note(evaluation)
+        return evaluation
 
     def records(self) -> list[Evaluation]:
         """Return every record of this workload, stopped ones included, in the order they were first stored."""

@@ -92,7 +92,7 @@ def test_chunks_go_to_the_inner_evaluator_together(tmp_path: Path) -> None:
         answers = store.evaluate(CONFIGS[:7], Fidelity())
     assert [len(call) for call in inner.calls] == [1, 4, 2]
     assert [answer.config for answer in answers] == CONFIGS[:7]
-    with pytest.raises(ValueError, match="chunk is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="chunk is 0; expected a whole number of configurations per call, at least 1"):
         StoredEvaluator(inner, tmp_path / "store.sqlite", chunk=0)
 
 
