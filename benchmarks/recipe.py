@@ -24,7 +24,6 @@ from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import kendalltau
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
@@ -35,6 +34,7 @@ from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import RECIPES, Recipe
 from kdnas_env.distillation.training.workload import Workload
+from kdnas_env.support.statistics import kendall_tau
 
 STUDENTS = (
     StudentConfig(2, 4, 192, 768, "gelu"),
@@ -93,7 +93,7 @@ def pairwise_tau(rows: list[list[float]]) -> float | None:
     """Return the mean Kendall tau of every two rankings, one row a seed."""
     if len(rows) < 2 or len(rows[0]) < 2:
         return None
-    return statistics.mean(kendalltau(one, other).statistic for one, other in itertools.combinations(rows, 2))
+    return statistics.mean(kendall_tau(first, second) for first, second in itertools.combinations(rows, 2))
 
 
 def ranking_figures(runs: dict[tuple[int, int], Run], students: int, seeds: int, epochs: int) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def ranking_figures(runs: dict[tuple[int, int], Run], students: int, seeds: int,
         },
         "tau_of_epoch_with_last": [
             statistics.mean(
-                kendalltau(losses(seed, epoch, everyone), losses(seed, -1, everyone)).statistic for seed in range(seeds)
+                kendall_tau(losses(seed, epoch, everyone), losses(seed, -1, everyone)) for seed in range(seeds)
             )
             for epoch in range(epochs + 1)
         ]

@@ -29,8 +29,8 @@ class OptunaConfig(Settings):
 
     Attributes:
         sampler: ``tpe`` (tree-structured Parzen estimator), ``gp`` (Gaussian process), ``cmaes``, ``nsgaii``,
-            ``nsgaiii``, ``qmc`` (quasi-Monte Carlo), ``grid`` or ``random``. ``gp`` and ``qmc`` need the package scipy,
-            ``cmaes`` the one of that name.
+            ``nsgaiii``, ``qmc`` (quasi-Monte Carlo), ``grid`` or ``random``. ``cmaes``
+            needs the package of that name.
         sampler_options: Keyword arguments of the sampler's class in Optuna, plain data; the seed is the search's. The
             ``population_size`` of the genetic ones is 50, too many for a budget of a hundred.
         choices: How the sampler sees the choices of a dimension: ``ordinal`` (whole numbers, of which neighbours are

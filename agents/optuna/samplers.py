@@ -42,7 +42,6 @@ _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "grid": samplers.GridSampler,
     "random": samplers.RandomSampler,
 }
-_PACKAGES = {"gp": ("scipy", "torch"), "qmc": ("scipy",), "cmaes": ("cmaes",)}
 _ONE_SEQUENCE = ("qmc", "grid")
 """Samplers whose seed chooses a sequence that all trials share."""
 
@@ -161,11 +160,10 @@ def sampler_maker(
         KDNASError: If an option is unknown or malformed, or the space is too large for a grid.
         DependencyError: If the sampler needs a package that is not installed.
     """
-    for package in _PACKAGES.get(name, ()):
-        if find_spec(package) is None:
-            raise DependencyError(
-                f"sampler {name!r} needs the package {package!r}, which is not installed: pip install 'kdnas[optuna]'"
-            )
+    if name == "cmaes" and find_spec("cmaes") is None:
+        raise DependencyError(
+            "sampler 'cmaes' needs the package 'cmaes', which is not installed: pip install 'kdnas[optuna]'"
+        )
     if "seed" in options:
         raise KDNASError("sampler_options has a 'seed'; leave it out, the seed of the search is used")
     make = _SAMPLERS[name]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.statistics import Floats, checked_scores
-from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_number, check_whole
+from kdnas_env.support.statistics import Floats, checked_scores
 
 LEAST_TASKS = 5
 """Tasks without which a critical difference means nothing: they are its unit, not the seeds."""
@@ -60,7 +59,6 @@ def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) 
 
     Raises:
         KDNASError: If shapes disagree.
-        DependencyError: If scipy is not installed.
     """
     first = checked_scores(reference, curves=False)
     found: dict[str, tuple[float, float]] = {}
@@ -113,7 +111,6 @@ def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
 
     Raises:
         KDNASError: If shapes disagree, or there are fewer than three agents or too few tasks.
-        DependencyError: If scipy is not installed.
     """
     stacked = _stacked(scores)
     agents, tasks = stacked.shape[:2]
@@ -123,7 +120,8 @@ def friedman(scores: Mapping[str, npt.ArrayLike]) -> FriedmanTest:
     by_task = _ranks(stacked).mean(axis=2)
     if np.ptp(by_task, axis=0).max() == 0:
         return FriedmanTest(0.0, 0.0, 1.0)
-    stats = _scipy()
+    from scipy import stats
+
     chi_squared = float(stats.friedmanchisquare(*by_task).statistic)
     largest = tasks * (agents - 1)
     # All tasks in one order leave no residual; rounding must not make it negative.
@@ -137,12 +135,12 @@ def critical_difference(agents: int, tasks: int, alpha: float = 0.05) -> float:
 
     Raises:
         KDNASError: If there are fewer than two agents, or too few tasks.
-        DependencyError: If scipy is not installed.
     """
     check_whole("agents", agents, at_least=2)
     check_number("alpha", alpha, above=0, below=1)
     _check_tasks(tasks, "a critical difference")
-    studentized_range = _scipy().studentized_range
+    from scipy.stats import studentized_range
+
     q = float(studentized_range.ppf(1 - alpha, agents, np.inf)) / np.sqrt(2)
     return float(q * np.sqrt(agents * (agents + 1) / (6 * tasks)))
 
@@ -157,34 +155,26 @@ def _check_tasks(tasks: int, what: str) -> None:
 
 def _ranks(stacked: Floats) -> Floats:
     """Return ranks among the agents, from 1, of scores ``(agents, tasks, seeds)``."""
-    less = (stacked[:, None] > stacked[None]).sum(axis=1)
-    equal = (stacked[:, None] == stacked[None]).sum(axis=1)
-    ranks: Floats = less + (equal + 1) / 2
-    return ranks
+    from scipy.stats import rankdata
+
+    return np.asarray(rankdata(stacked, axis=0), dtype=np.float64)
 
 
 def _signed_rank(differences: Floats) -> tuple[float, float]:
     """Return p and effect of reference minus other; equal pairs tell nothing."""
-    told = differences[differences != 0]
-    if not len(told):
+    from scipy.stats import rankdata, wilcoxon
+
+    unequal = differences[differences != 0]
+    if not len(unequal):
         return 1.0, 0.0
-    scipy = _scipy()
-    p = float(scipy.wilcoxon(told, method="approx" if len(told) > 25 else "auto").pvalue)
-    ranks = scipy.rankdata(np.abs(told))
-    return p, float((ranks * np.sign(told)).sum() / ranks.sum())
+    p = float(wilcoxon(unequal, method="approx" if len(unequal) > 25 else "auto").pvalue)
+    ranks = rankdata(np.abs(unequal))
+    return p, float((ranks * np.sign(unequal)).sum() / ranks.sum())
 
 
 def _stacked(scores: Mapping[str, npt.ArrayLike]) -> Floats:
-    arrays = {name: checked_scores(one, curves=False) for name, one in scores.items()}
-    shapes = {one.shape for one in arrays.values()}
+    arrays = {name: checked_scores(array, curves=False) for name, array in scores.items()}
+    shapes = {array.shape for array in arrays.values()}
     if len(shapes) != 1:
         raise KDNASError(f"scores have shapes {sorted(shapes)}; expected those of all agents to be one")
     return np.stack(list(arrays.values()))
-
-
-def _scipy() -> Any:
-    try:
-        from scipy import stats
-    except ImportError as error:
-        raise DependencyError('statistical tests need scipy; run: pip install "kdnas[bench]"') from error
-    return stats

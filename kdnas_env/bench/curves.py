@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.statistics import hitting_times, hypervolume_curve, incumbents, normalised_regret
+from kdnas_env.bench.scores import hitting_times, incumbents, normalised_regret
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
+from kdnas_env.core.pareto import hypervolume_curve
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
 

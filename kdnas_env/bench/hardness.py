@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.bench.truth import TARGETS
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import ORDERED, SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.tables.surrogates.prediction_quality import correlation
+from kdnas_env.support.statistics import expected_hit, pearson, top_threshold
 from kdnas_env.tables.table import MISSING, Table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
-
-TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
-"""Shares of the points that count as found, by name; at least the best point."""
 
 _LAGS = 10
 _NORMAL_95 = 1.959964
@@ -135,7 +133,7 @@ def landscape_report(
     best = float(rewards.max())
     correlations = walk_autocorrelation(landscape, _LAGS)
     first = correlations[0] if correlations else None
-    targets = {name: _target(rewards, share) for name, share in TARGETS.items()}
+    targets = {name: rewards >= top_threshold(rewards, share) for name, share in TARGETS.items()}
     return {
         "points": len(rewards),
         "local_optima": len(depths),
@@ -145,9 +143,7 @@ def landscape_report(
         "fitness_distance_correlation": _fitness_distance(landscape),
         "autocorrelation": correlations,
         "correlation_length": -1 / math.log(first) if first is not None and 0 < first < 1 else None,
-        "random_search": {
-            name: random_search_evaluations(len(rewards), int(hit.sum())) for name, hit in targets.items()
-        },
+        "random_search": {name: expected_hit(len(rewards), int(hit.sum())) for name, hit in targets.items()},
         "local_search": local_search_evaluations(landscape, targets, rng, starts),
         "tolerance": tolerance,
     }
@@ -288,11 +284,6 @@ def walk_autocorrelation(landscape: Landscape, lags: int) -> list[float]:
     return found
 
 
-def random_search_evaluations(points: int, targets: int) -> float:
-    """Return the expected evaluations of random search without replacement to the first of some targets."""
-    return (points + 1) / (targets + 1)
-
-
 def local_search_evaluations(
     landscape: Landscape, targets: Mapping[str, Bools], rng: np.random.Generator, starts: int
 ) -> dict[str, dict[str, float]]:
@@ -357,14 +348,8 @@ def _plateaus(landscape: Landscape) -> Ints:
 def _fitness_distance(landscape: Landscape) -> float | None:
     best = np.flatnonzero(landscape.rewards == landscape.rewards.max())
     distance = np.min([landscape.steps_to(row) for row in best.tolist()], axis=0)
-    return correlation(landscape.rewards, distance.astype(np.float64))
-
-
-def _target(rewards: Floats, share: float) -> Bools:
-    count = max(1, math.ceil(share * len(rewards) - 1e-9))
-    threshold = np.partition(rewards, len(rewards) - count)[len(rewards) - count]
-    hit: Bools = rewards >= threshold
-    return hit
+    correlation = pearson(landscape.rewards, distance)
+    return correlation if np.isfinite(correlation) else None
 
 
 def _noise(means: Floats, seeds: Floats, there: Bools) -> dict[str, float | None]:

@@ -17,19 +17,11 @@ from kdnas_env.bench.comparisons import (
     paired_tests,
 )
 from kdnas_env.bench.curves import Runs
-from kdnas_env.bench.statistics import (
-    area_under_curve,
-    ecdf,
-    improvement_interval,
-    iqm,
-    performance_profile,
-    probability_of_improvement,
-    profile_band,
-    stratified_bootstrap,
-)
+from kdnas_env.bench.scores import area_under_curve, ecdf, performance_profile, profile_band
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.statistics import improvement_interval, iqm, probability_of_improvement, stratified_bootstrap
 
 SCHEMA_VERSION = 2
 

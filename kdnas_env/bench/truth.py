@@ -15,10 +15,9 @@ import numpy.typing as npt
 
 from kdnas_env.bench.listing import OnProgress, list_students
 from kdnas_env.bench.specs import format_spec, parse_spec
-from kdnas_env.bench.statistics import hypervolume, random_search_quantile
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity
-from kdnas_env.core.pareto import pareto_front
+from kdnas_env.core.pareto import hypervolume, pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
@@ -26,6 +25,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.checks import check_number
+from kdnas_env.support.statistics import random_search_quantile, top_threshold
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.tables.surrogates.surrogate import Surrogate, is_surrogate, load_source
@@ -187,10 +187,7 @@ class Truth:
 
     def threshold(self, share: float) -> float:
         """Return the least reward of the best share of the students; of the share 0, that ties with the optimum."""
-        if not share:
-            return self.best - self.tolerance
-        count = max(1, math.ceil(share * len(self.reward) - 1e-9))
-        return float(self._ordered[-count])
+        return top_threshold(self.reward, share) if share else self.best - self.tolerance
 
     def random_median(self, evaluations: int) -> float:
         """Return the median of what random search finds if nothing is noisy, exactly."""

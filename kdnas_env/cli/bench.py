@@ -29,7 +29,6 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import write_json, write_text
-from kdnas_env.support.libraries import require
 from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command, flags
@@ -46,7 +45,6 @@ def run_bench(options: BenchOptions) -> int:
     console = SafeConsole()
     wanted = wanted_race(options)
     wanted.check_agents()
-    require("the comparison of a race", "bench", "scipy")
     own = [str(agent) for agent in wanted.agents]
     folder = options.folder or new_run_path("bench")
     go_on = command("bench", *flags(replace(options, out=str(folder)), [field.name for field in fields(options)]))

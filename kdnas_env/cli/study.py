@@ -25,12 +25,12 @@ from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.studies.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find
 from kdnas_env.studies.proxy import ProxyStudy, judge_all, judgements, read_judgements, unjudged
-from kdnas_env.studies.rank_agreement import Correlation
 from kdnas_env.studies.sample import stratified_sample
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.places import local_path
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
+from kdnas_env.support.statistics import Correlation
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.scores import glue_metric
 

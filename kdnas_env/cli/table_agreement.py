@@ -24,8 +24,7 @@ from kdnas_env.support.atomic import write_json
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command, flags
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
-from kdnas_env.tables.surrogates.predicted_table import surrogate_table
-from kdnas_env.tables.surrogates.prediction_quality import ranking_agreement
+from kdnas_env.tables.surrogates.agent_ranking import ranking_agreement, surrogate_table
 from kdnas_env.tables.table import Table
 
 PREDICTED = "predicted-{table}.npz"

@@ -7,20 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.reward import KDReward
 from kdnas_env.studies.proxy import Judgement, Kind
-from kdnas_env.studies.rank_agreement import (
-    Correlation,
-    Floats,
-    correlate,
-    kendall_tau,
-    latency_groups,
-    regret,
-    spearman_rho,
-    within_groups,
-)
+from kdnas_env.support.statistics import Correlation, Floats, correlate, correlation_within, kendall_tau, spearman_rho
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -126,7 +118,7 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], reward: KDReward, seed: 
             target,
             correlate(kendall_tau, columns[proxy], columns[target], rng),
             correlate(spearman_rho, columns[proxy], columns[target], rng),
-            within_groups(kendall_tau, columns[proxy], columns[target], latency_groups(at)) if students else None,
+            correlation_within(kendall_tau, columns[proxy], columns[target], latency_groups(at)) if students else None,
             {k: regret(columns[proxy], columns[target], k) for k in CHOSEN if students},
         )
         for proxy in PROXIES
@@ -141,6 +133,26 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], reward: KDReward, seed: 
         if both:
             noise[name] = float(np.sqrt(np.mean((first - second) ** 2) / 2))
     return Findings(students, columns, at, agreements, ceilings, noise, len(judged) - len(good))
+
+
+def latency_groups(ratios: Floats, students_per_group: int = 8) -> npt.NDArray[np.int64]:
+    """Return the group of each student among those of similar latency, int64: equally large, fastest first."""
+    order = np.argsort(np.argsort(ratios, kind="stable"), kind="stable")
+    groups = max(1, len(ratios) // students_per_group)
+    labels: npt.NDArray[np.int64] = (order * groups // len(ratios)).astype(np.int64)
+    return labels
+
+
+def regret(proxy: Floats, truth: Floats, k: int) -> float:
+    """Return how far the best of the ``k`` students that a proxy likes most falls short of the best of all.
+
+    Args:
+        proxy: What students are chosen by, more is better.
+        truth: What counts, more is better.
+        k: Students chosen.
+    """
+    chosen = np.argsort(-proxy, kind="stable")[:k]
+    return float(truth.max() - truth[chosen].max())
 
 
 def _columns(

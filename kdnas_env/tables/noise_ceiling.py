@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.evaluation import Status
+from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.table import STATUSES, Table
 
 Floats = npt.NDArray[np.float64]
@@ -23,7 +24,8 @@ def noise_ceiling(table: Table, curve: str = "heldout_unexplained") -> dict[str,
         ``students`` and ``seeds`` (how many were compared), ``deviation`` (of one student's loss between seeds, root
         mean square), ``spread`` (between students), and by epoch Kendall's tau (tau-b), the mean over pairs of
         seeds: ``tau`` and ``tau_within_width`` (mean over widths); ``tau_with_last``: of the mean over seeds with
-        that after the last epoch. Numbers are None where fewer than two seeds or students are there.
+        that after the last epoch. Losses that are all equal agree with nothing: their tau is 0.
+        Numbers are None where fewer than two seeds or students are there.
     """
     ended = table.status == STATUSES.index(str(Status.OK))
     seeds = np.flatnonzero(ended.any(axis=0))
@@ -43,22 +45,14 @@ def noise_ceiling(table: Table, curve: str = "heldout_unexplained") -> dict[str,
         "spread": float(mean[:, -1].std(ddof=1)),
         "tau": _by_epoch(losses) if several else None,
         "tau_within_width": _within(losses, widths) if several else None,
-        "tau_with_last": [kendall_tau(mean[:, epoch], mean[:, -1]) for epoch in range(mean.shape[1])],
+        "tau_with_last": [kendall_tau(mean[:, epoch], mean[:, -1], constant=0.0) for epoch in range(mean.shape[1])],
     }
-
-
-def kendall_tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Return Kendall's tau-b of two sequences of one length, in [-1, 1]; 0 where one of them is constant."""
-    x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    a, b = np.sign(x[:, None] - x), np.sign(y[:, None] - y)
-    scale = np.sqrt(np.abs(a).sum() * np.abs(b).sum())
-    return float((a * b).sum() / scale) if scale else 0.0
 
 
 def _by_epoch(losses: Floats) -> list[float]:
     pairs = list(itertools.combinations(range(losses.shape[1]), 2))
     return [
-        float(np.mean([kendall_tau(losses[:, a, epoch], losses[:, b, epoch]) for a, b in pairs]))
+        float(np.mean([kendall_tau(losses[:, a, epoch], losses[:, b, epoch], constant=0.0) for a, b in pairs]))
         for epoch in range(losses.shape[2])
     ]
 

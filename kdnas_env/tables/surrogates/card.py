@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import numpy.typing as npt
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.errors import TableError
-from kdnas_env.tables.surrogates.prediction_quality import METRICS, agreement
+from kdnas_env.support.statistics import kendall_tau, resolved_tau, spearman_rho
 from kdnas_env.tables.surrogates.students import ended_well, without
 from kdnas_env.tables.surrogates.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Range, Surrogate
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
@@ -22,6 +23,12 @@ Ints = npt.NDArray[np.int64]
 
 RANDOM = "random"
 TOP_DECILE = "best tenth"
+
+_LEVELS = {"coverage_50": 0.674490, "coverage_90": 1.644854, "coverage_95": 1.959964}
+"""Central intervals of a normal distribution, in standard deviations."""
+
+METRICS = ("r2", "rmse", "tau", "tau_resolved", "spearman", "precision_at_10", "precision_at_50", "nll", *_LEVELS)
+"""Keys of :func:`prediction_quality`, beside ``students``."""
 
 _LOSS = CURVES.index("heldout_unexplained")
 _OK = STATUSES.index(str(Status.OK))
@@ -51,7 +58,7 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
 
     Returns:
         Plain data: ``table``, ``students``, ``seeds``, ``folds``, and ``splits``: for each split by quantity what
-        :func:`kdnas_env.tables.surrogates.prediction_quality.agreement` says. Quantities are ``reward``, the curves by
+        :func:`prediction_quality` says. Quantities are ``reward``, the curves by
         epoch (``heldout_unexplained@3``), the ``seconds`` of all epochs, and the latencies by device (``ratio@torch``).
         Deviations hold doubt and the noise that is left in the mean over seeds. Splits of which too few students would
         be left are absent.
@@ -99,7 +106,7 @@ def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
         table: A table of the same workload; students count that ended well, and of whose names the surrogate knows.
 
     Returns:
-        What :func:`kdnas_env.tables.surrogates.prediction_quality.agreement` says of the held-out loss after the last
+        What :func:`prediction_quality` says of the held-out loss after the last
         epoch.
     """
     rows = _known_rows(surrogate.range, table)
@@ -139,6 +146,53 @@ def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
 def _judged_losses(table: Table, rows: Ints, told: Floats) -> dict[str, Any]:
     seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
     return _judged(_truth(table).curves[rows, -1, _LOSS], told, seeds, largest=False)
+
+
+def prediction_quality(
+    truth: Floats, mean: Floats, deviation: Floats, resolution: float, *, largest: bool
+) -> dict[str, Any]:
+    """Compare predictions of one quantity with the truth.
+
+    Args:
+        truth: What was found, float64 ``(n,)``.
+        mean: What was predicted, float64 ``(n,)``.
+        deviation: Standard deviation that was predicted, float64 ``(n,)``.
+        resolution: Differences below it are noise.
+        largest: Whether large values are the good ones.
+
+    Returns:
+        ``students``; ``r2``; ``rmse``; ``tau`` (Kendall's tau-b); ``tau_resolved``, over the pairs that truly
+        differ by more than the resolution; ``spearman``; ``precision_at_10`` and ``precision_at_50``: how
+        many of the predicted best are among the true best; ``nll``: mean negative log likelihood of a normal
+        distribution; and ``coverage_50``, ``coverage_90``, ``coverage_95``: how much of the truth lies in the
+        central intervals. None where it is not defined, as a correlation
+        with what is constant is not.
+    """
+    n = len(truth)
+    quality: dict[str, Any] = {"students": n, **dict.fromkeys(METRICS)}
+    if n < 2:
+        return quality
+    errors, spread = truth - mean, float(((truth - truth.mean()) ** 2).sum())
+    quality["r2"] = 1 - float((errors**2).sum()) / spread if spread > 0 else None
+    quality["rmse"] = float(np.sqrt((errors**2).mean()))
+    quality["tau"] = _defined(kendall_tau(truth, mean))
+    quality["tau_resolved"] = _defined(resolved_tau(truth, mean, resolution))
+    quality["spearman"] = _defined(spearman_rho(truth, mean))
+    for k in (10, 50):
+        if k <= n // 2:
+            quality[f"precision_at_{k}"] = precision_at(truth, mean, k, largest=largest)
+    if (deviation > 0).all():
+        standard = errors / deviation
+        quality["nll"] = float((0.5 * standard**2 + np.log(deviation)).mean() + 0.5 * math.log(2 * math.pi))
+        quality |= {name: float((np.abs(standard) <= bound).mean()) for name, bound in _LEVELS.items()}
+    return quality
+
+
+def precision_at(truth: Floats, mean: Floats, k: int, *, largest: bool) -> float:
+    """Return which share of the ``k`` that are predicted best are among the ``k`` truly best."""
+    sign = -1.0 if largest else 1.0
+    best, chosen = (np.argsort(sign * values, kind="stable")[:k] for values in (truth, mean))
+    return len(np.intersect1d(best, chosen)) / k
 
 
 def card_rows(
@@ -205,7 +259,7 @@ def _judged(truth: Floats, told: Floats, seeds: float, *, largest: bool) -> dict
     left = noise / np.sqrt(seeds)
     # Two means over seeds that differ by less than this may well be equal.
     resolution = float(np.sqrt(2 * (left**2).mean())) if len(left) else 0.0
-    return agreement(truth, mean, np.hypot(left, doubt), resolution, largest=largest)
+    return prediction_quality(truth, mean, np.hypot(left, doubt), resolution, largest=largest)
 
 
 def _truth(table: Table) -> Quantities:
@@ -235,6 +289,10 @@ def _flat(quantities: Quantities, table: Table) -> dict[str, Floats]:
         for place, name in enumerate(PREDICTED_LATENCIES):
             told[f"{name}@{device.name}"] = latencies[:, position, place]
     return told
+
+
+def _defined(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> str:

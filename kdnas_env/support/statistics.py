@@ -1,13 +1,14 @@
-"""What many searches say: aggregates with intervals, over tasks and seeds.
+"""Statistics on SciPy: rank correlations, aggregates of many runs with bootstrap intervals, what random draws find.
 
-Scores are float64 ``(tasks, seeds)``, or with further axes behind, such as ``(tasks, seeds, points)``. The score of a
-search is its normalised regret, of which less is better: 0 is the optimum, 1 what random search has at the same effort.
+Scores of runs are float64 ``(tasks, seeds)``, or with further axes behind, such as ``(tasks, seeds, points)``.
+SciPy is imported when a correlation is asked for: environments import without it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -19,49 +20,111 @@ Bools = npt.NDArray[np.bool_]
 Statistic = Callable[[Floats], Floats]
 """Takes scores ``(..., tasks, seeds)`` and returns one value for each of the leading axes."""
 
+RESAMPLES = 2000
+"""Bootstrap samples of a correlation."""
+
+_LEAST = 4
+"""Fewest pairs of which a correlation is worth an interval."""
+
 _CHUNK = 1 << 22
 
 
-def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float) -> Floats:
-    """Return how far values are from the optimum, in units of how far random search is; less is better.
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation with its 95 % bootstrap interval.
+
+    Attributes:
+        value: The correlation, in [-1, 1].
+        low: Lower end of the interval.
+        high: Upper end.
+        count: Pairs of values.
+    """
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def kendall_tau(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.nan) -> float:
+    """Return Kendall's tau-b of two sequences of one length, in [-1, 1].
 
     Args:
-        value: Values of what was found, more is better, any shape.
-        optimum: The best there is.
-        random_median: Median of what random search finds.
-
-    Raises:
-        KDNASError: If random search finds the optimum, or either is not finite.
+        x: Numbers ``(n,)``.
+        y: Numbers ``(n,)``.
+        constant: What is returned where one of them is constant, for which no correlation is defined.
     """
-    if not np.inf > optimum > random_median > -np.inf:
-        raise KDNASError(
-            f"the optimum is {optimum} and random search has {random_median} in the median; regret can be normalised "
-            "only where random search leaves some. Lower the budget, or take a larger task"
-        )
-    regret: Floats = (optimum - np.asarray(value, dtype=np.float64)) / (optimum - random_median)
-    return regret
+    from scipy.stats import kendalltau
+
+    return constant if _constant(x, y) else float(kendalltau(x, y).statistic)
 
 
-def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
-    """Return the true value of what was best by the observed values so far.
+def spearman_rho(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.nan) -> float:
+    """Return Spearman's rho, ties at their mean rank; see :func:`kendall_tau`."""
+    from scipy.stats import spearmanr
 
-    Of equals the earliest stays. What is not finite (a failure) is never best; before anything is, it is NaN.
+    return constant if _constant(x, y) else float(spearmanr(x, y).statistic)
+
+
+def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.nan) -> float:
+    """Return Pearson's correlation; see :func:`kendall_tau`."""
+    from scipy.stats import pearsonr
+
+    return constant if _constant(x, y) else float(pearsonr(x, y).statistic)
+
+
+def resolved_tau(truth: Floats, predicted: Floats, resolution: float = 0.0) -> float:
+    """Return Kendall's tau over the pairs that truly differ by more than a resolution; NaN if there are none."""
+    apart = truth[:, None] - truth
+    resolved = np.abs(apart) > resolution
+    count = int(np.count_nonzero(resolved))
+    agree = np.sign(apart) * np.sign(predicted[:, None] - predicted)
+    return float(agree[resolved].sum()) / count if count else math.nan
+
+
+def correlate(
+    statistic: Callable[[Floats, Floats], float], x: npt.ArrayLike, y: npt.ArrayLike, rng: np.random.Generator
+) -> Correlation | None:
+    """Return a correlation with its percentile bootstrap interval (pairs are drawn with replacement).
 
     Args:
-        observed: What was seen, more is better, ``(..., n)``.
-        true: What it is worth, ``(..., n)``.
+        statistic: :func:`kendall_tau`, :func:`spearman_rho` or :func:`pearson`.
+        x: Numbers ``(n,)``.
+        y: Numbers ``(n,)``.
+        rng: Source of the resamples.
+
+    Returns:
+        The correlation, or None if there are fewer than four pairs or one sequence is constant.
     """
-    seen, worth = np.asarray(observed, dtype=np.float64), np.asarray(true, dtype=np.float64)
-    if seen.shape != worth.shape or not seen.ndim:
-        raise KDNASError(f"observed has shape {seen.shape}, true {worth.shape}; expected one shape (..., n)")
-    usable = np.where(np.isfinite(seen), seen, -np.inf)
-    best_before = np.concatenate(
-        [np.full((*seen.shape[:-1], 1), -np.inf), np.maximum.accumulate(usable, axis=-1)[..., :-1]], axis=-1
-    )
-    places = np.where(usable > best_before, np.arange(seen.shape[-1]), -1)
-    places = np.maximum.accumulate(places, axis=-1)
-    chosen = np.take_along_axis(worth, np.maximum(places, 0), axis=-1)
-    return np.where(places >= 0, chosen, np.nan)
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    value = statistic(first, second) if len(first) >= _LEAST else math.nan
+    if not np.isfinite(value):
+        return None
+    draws = rng.integers(0, len(first), (RESAMPLES, len(first)))
+    resampled = np.array([statistic(first[draw], second[draw]) for draw in draws])
+    low, high = np.nanquantile(resampled, (0.025, 0.975))
+    return Correlation(value, float(low), float(high), len(first))
+
+
+def correlation_within(
+    statistic: Callable[[Floats, Floats], float], x: Floats, y: Floats, groups: npt.NDArray[np.int64]
+) -> float | None:
+    """Return the mean of a correlation within groups, weighted by the number of pairs; None if it is never defined."""
+    values, weights = [], []
+    for group in np.unique(groups):
+        members = groups == group
+        size = int(members.sum())
+        value = statistic(x[members], y[members]) if size > 1 else math.nan
+        if np.isfinite(value):
+            values.append(value)
+            weights.append(size * (size - 1) / 2)
+    return float(np.average(values, weights=weights)) if values else None
+
+
+def top_threshold(values: Floats, share: float) -> float:
+    """Return the least of the best share of values ``(n,)``, more being better; at least the best counts."""
+    count = max(1, math.ceil(share * len(values) - 1e-9))
+    return float(np.partition(values, len(values) - count)[len(values) - count])
 
 
 def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: float = 0.5) -> float:
@@ -77,7 +140,7 @@ def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: fl
     Raises:
         KDNASError: If values are no ``(n,)`` or hold NaN, or one of the numbers is out of its range.
     """
-    ordered = np.sort(_checked_axis(values, "values"))
+    ordered = np.sort(checked_axis(values, "values"))
     n = len(ordered)
     if not 1 <= evaluations <= n:
         raise KDNASError(f"evaluations is {evaluations}; expected 1 to the table's {n}")
@@ -182,140 +245,10 @@ def improvement_interval(
     draws = _times_drawn(first.shape, repetitions, rng)
     others = draws if first.shape == second.shape else _times_drawn(second.shape, repetitions, rng)
     # All pairs are compared once: drawing seeds again only changes how often each of them counts.
-    balance = np.stack([((draws[i] @ one) * others[i]).sum(axis=-1) for i, one in enumerate(_wins(first, second))])
+    balance = np.stack([((draws[i] @ wins) * others[i]).sum(axis=-1) for i, wins in enumerate(_wins(first, second))])
     found = 0.5 + 0.5 * balance.mean(axis=0) / (first.shape[1] * second.shape[1])
     low, high = np.quantile(found, tails)
     return float(low), float(high)
-
-
-def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Floats:
-    """Return the share of the runs with a score at or below each threshold, the mean over tasks, ``(thresholds,)``."""
-    array = checked_scores(scores)
-    below = array[..., None] <= _checked_axis(thresholds, "thresholds")
-    share: Floats = below.mean(axis=(0, 1))
-    return share
-
-
-def profile_band(
-    scores: npt.ArrayLike,
-    thresholds: npt.ArrayLike,
-    rng: np.random.Generator,
-    *,
-    repetitions: int = 2000,
-    confidence: float = 0.95,
-) -> tuple[Floats, Floats]:
-    """Return the stratified bootstrap band of :func:`performance_profile`, lower and upper ends ``(thresholds,)``.
-
-    It holds point by point, not for the whole profile at once.
-    """
-    array = checked_scores(scores, curves=False)
-    below = array[..., None] <= _checked_axis(thresholds, "thresholds")
-    return stratified_bootstrap(below, rng, statistic=mean, repetitions=repetitions, confidence=confidence)
-
-
-def area_under_curve(curves: npt.ArrayLike) -> Floats:
-    """Return the anytime score of searches: the mean of their scores over all evaluations.
-
-    Args:
-        curves: Score after each evaluation, ``(..., n)``, such as the regret of :func:`incumbents`; finite: an agent
-            that has found nothing yet has the worst score there is.
-
-    Returns:
-        float64 ``(...)``, less is better where that is so of the scores.
-
-    Raises:
-        KDNASError: If curves are empty or not all finite.
-    """
-    array = np.asarray(curves, dtype=np.float64)
-    if not array.ndim or not array.size:
-        raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
-    found: Floats = np.asarray(_checked_finite(array, "curves").mean(axis=-1))
-    return found
-
-
-def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.int64], Bools]:
-    """Return after how many evaluations the incumbent is worth a target.
-
-    Args:
-        curves: True value of the incumbent after each evaluation, ``(..., n)``; NaN where there is none.
-        target: What it has to be worth.
-
-    Returns:
-        Evaluations, from 1, int64 ``(...)``: n where it never is; and where it never is (the run is censored), bool.
-
-    Raises:
-        KDNASError: If curves have no evaluations, or the target is NaN.
-    """
-    array = np.asarray(curves, dtype=np.float64)
-    if not array.ndim or not array.shape[-1]:
-        raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
-    if np.isnan(target):
-        raise KDNASError("target is NaN; expected the value that an incumbent has to be worth")
-    reached = array >= target
-    hit: Bools = np.asarray(reached.any(axis=-1))
-    times = np.where(hit, reached.argmax(axis=-1) + 1, reached.shape[-1])
-    return np.asarray(times, dtype=np.int64), np.asarray(~hit)
-
-
-def ecdf(times: npt.ArrayLike, censored: npt.ArrayLike, grid: npt.ArrayLike) -> Floats:
-    """Return the share of the runs that reached a target by each number of evaluations, float64 ``(grid,)``.
-
-    All runs have the same budget, so that a censored one is simply one that did not reach it.
-    """
-    reached, missed = np.asarray(times, dtype=np.float64), np.asarray(censored, dtype=np.bool_)
-    if reached.shape != missed.shape or not reached.size:
-        raise KDNASError(
-            f"times have shape {reached.shape}, censored {missed.shape}; expected one shape, of one run or more"
-        )
-    hit = np.where(missed, np.inf, reached).ravel()
-    share: Floats = (hit[:, None] <= _checked_axis(grid, "grid")).mean(axis=0)
-    return share
-
-
-def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
-    """Return the area that points dominate, of which less is better in both, up to a reference point.
-
-    Args:
-        points: ``(n, 2)``; those that are not finite or beyond the reference count nothing.
-        reference: Worst value of either, finite.
-
-    Raises:
-        KDNASError: If points are no ``(n, 2)``, or the reference is not two finite numbers.
-    """
-    array = _checked_points(points, reference)
-    return _dominated_area(array[_inside(array, reference)], reference)
-
-
-def hypervolume_curve(points: npt.ArrayLike, reference: tuple[float, float]) -> Floats:
-    """Return the :func:`hypervolume` of all points so far after each one, float64 ``(n,)``, never falling.
-
-    Args:
-        points: What a search evaluated, in order, ``(n, 2)``; see there.
-        reference: Worst value of either, finite.
-    """
-    array = _checked_points(points, reference)
-    curve = np.zeros(len(array))
-    front, area = np.empty((0, 2)), 0.0
-    for place, (point, counts) in enumerate(zip(array, _inside(array, reference).tolist(), strict=True)):
-        # Most points of a search change nothing, and the rest only what is still undominated.
-        if counts and not (front <= point).all(axis=1).any():
-            front = np.vstack([front[~(point <= front).all(axis=1)], point])
-            area = _dominated_area(front, reference)
-        curve[place] = area
-    return curve
-
-
-def _inside(points: Floats, reference: tuple[float, float]) -> Bools:
-    return np.asarray((np.isfinite(points) & (points < reference)).all(axis=1), dtype=np.bool_)
-
-
-def _dominated_area(inside: Floats, reference: tuple[float, float]) -> float:
-    area, height = 0.0, float(reference[1])
-    for x, y in inside[np.lexsort((inside[:, 1], inside[:, 0]))].tolist():
-        if y < height:
-            area += (reference[0] - x) * (height - y)
-            height = y
-    return area
 
 
 def checked_scores(scores: npt.ArrayLike, *, curves: bool = True) -> Floats:
@@ -332,39 +265,34 @@ def checked_scores(scores: npt.ArrayLike, *, curves: bool = True) -> Floats:
     if array.ndim not in ((2, 3) if curves else (2,)) or not array.size:
         expected = "(tasks, seeds) or (tasks, seeds, points)" if curves else "(tasks, seeds)"
         raise KDNASError(f"scores have shape {array.shape}; expected {expected}, none of them 0")
-    return _checked_finite(array, "scores")
+    return checked_finite(array, "scores")
 
 
 def _checked_runs(scores: npt.ArrayLike) -> Floats:
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim < 2 or not array.size:
         raise KDNASError(f"scores have shape {array.shape}; expected (..., tasks, seeds), none of them 0")
-    return _checked_finite(array, "scores")
+    return checked_finite(array, "scores")
 
 
-def _checked_finite(array: Floats, name: str) -> Floats:
+def checked_finite(array: Floats, name: str) -> Floats:
+    """Return an array as it is; a KDNASError tells by its name that not all of it is finite."""
     # An infinite score less an infinite one is NaN, which would spread through every aggregate unseen.
     if not np.isfinite(array).all():
         raise KDNASError(f"{name} hold NaN or infinity; give a run that found nothing the worst finite score there is")
     return array
 
 
-def _checked_axis(values: npt.ArrayLike, name: str) -> Floats:
+def checked_axis(values: npt.ArrayLike, name: str) -> Floats:
+    """Return numbers as float64 ``(n,)``; a KDNASError tells by their name that they are none, or hold NaN."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1 or not array.size or np.isnan(array).any():
         raise KDNASError(f"{name} have shape {array.shape}; expected (n,) of one number or more, none of them NaN")
     return array
 
 
-def _checked_points(points: npt.ArrayLike, reference: tuple[float, float]) -> Floats:
-    array = np.asarray(points, dtype=np.float64)
-    if not array.size:
-        array = array.reshape(0, 2)
-    if array.ndim != 2 or array.shape[1] != 2:
-        raise KDNASError(f"points have shape {array.shape}; expected (n, 2), a row a point: transpose them if need be")
-    if np.shape(reference) != (2,) or not np.isfinite(reference).all():
-        raise KDNASError(f"reference is {reference}; expected two finite numbers, the worst of either cost")
-    return array
+def _constant(*sequences: npt.ArrayLike) -> bool:
+    return any(np.ptp(np.asarray(values)) == 0 for values in sequences)
 
 
 def _tails(repetitions: int, confidence: float) -> list[float]:

@@ -2,54 +2,35 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import spearmanr
 
-from kdnas_env.bench.statistics import (
-    area_under_curve,
-    ecdf,
-    expected_hit,
-    hitting_times,
-    hypervolume,
-    hypervolume_curve,
-    improvement_interval,
-    incumbents,
-    iqm,
-    mean,
-    normalised_regret,
-    performance_profile,
-    probability_of_improvement,
-    profile_band,
-    random_search_quantile,
-    stratified_bootstrap,
-)
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.statistics import (
+    correlate,
+    correlation_within,
+    expected_hit,
+    improvement_interval,
+    iqm,
+    kendall_tau,
+    mean,
+    pearson,
+    probability_of_improvement,
+    random_search_quantile,
+    resolved_tau,
+    spearman_rho,
+    stratified_bootstrap,
+    top_threshold,
+)
 
 NUMBERS = st.floats(-100, 100, allow_nan=False)
 SCORES = arrays(np.float64, st.tuples(st.integers(1, 3), st.integers(1, 12)), elements=NUMBERS)
-
-
-def test_regret_is_0_at_the_optimum_and_1_where_random_search_is() -> None:
-    assert normalised_regret([3.0, 2.0, 1.0], 3.0, 2.0).tolist() == [0.0, 1.0, 2.0]
-    with pytest.raises(KDNASError, match=r"the optimum is 2\.0 and random search has 2\.0"):
-        normalised_regret([1.0], 2.0, 2.0)
-
-
-@given(st.lists(st.one_of(st.integers(0, 4).map(float), st.just(math.nan), st.just(-math.inf)), min_size=1, max_size=9))
-def test_an_incumbent_is_the_first_of_the_best_seen(seen: list[float]) -> None:
-    true = [10.0 * place for place in range(len(seen))]
-    expected, best, worth = [], -math.inf, math.nan
-    for value, real in zip(seen, true, strict=True):
-        if math.isfinite(value) and value > best:
-            best, worth = value, real
-        expected.append(worth)
-    assert incumbents(seen, true) == pytest.approx(expected, nan_ok=True)
-    assert incumbents([seen, seen], [true, true])[1] == pytest.approx(expected, nan_ok=True)
+numbers = st.lists(st.floats(-1e3, 1e3), min_size=5, max_size=30)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=7), st.data())
@@ -147,68 +128,7 @@ def test_the_interval_of_an_improvement_is_that_of_drawing_runs() -> None:
     assert found == pytest.approx(np.quantile(drawn, [0.025, 0.975]))
 
 
-def test_the_band_of_a_profile_holds_it() -> None:
-    scores = np.random.default_rng(0).random((2, 50))
-    grid = [-1.0, 0.25, 0.5, 2.0]
-    low, high = profile_band(scores, grid, np.random.default_rng(1), repetitions=300)
-    profile = performance_profile(scores, grid)
-    assert np.all(low <= profile)
-    assert np.all(profile <= high)
-    # All or none of the runs leave nothing to chance; about half of 100 leave 0.05 of standard deviation.
-    assert (low[0], high[0], low[-1], high[-1]) == (0.0, 0.0, 1.0, 1.0)
-    assert high[2] - low[2] == pytest.approx(4 * 0.05, abs=0.06)
-
-
-def test_the_anytime_score_is_the_mean_over_evaluations() -> None:
-    assert area_under_curve([[1.0, 0.5, 0.0], [1.0, 1.0, 1.0]]).tolist() == [0.5, 1.0]
-    with pytest.raises(KDNASError, match="curves hold NaN"):
-        area_under_curve([math.nan, 1.0])
-    with pytest.raises(KDNASError, match=r"curves have shape \(2, 0\)"):
-        area_under_curve(np.empty((2, 0)))
-
-
-def test_profiles_and_times() -> None:
-    assert performance_profile([[0.0, 1.0], [2.0, 3.0]], [-1, 0, 1, 3]).tolist() == [0.0, 0.25, 0.5, 1.0]
-    times, censored = hitting_times([[math.nan, 1.0, 2.0], [0.0, 0.0, 0.0]], 2.0)
-    assert times.tolist() == [3, 3]
-    assert censored.tolist() == [False, True]
-    assert ecdf(times, censored, [1, 2, 3, 100]).tolist() == [0.0, 0.0, 0.5, 0.5]
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=8))
-def test_hypervolume_counts_the_cells_that_are_dominated(points: list[tuple[int, int]]) -> None:
-    cells = itertools.product(range(5), repeat=2)
-    dominated = sum(any(x <= a and y <= b for x, y in points) for a, b in cells)
-    assert hypervolume(np.array(points, dtype=float).reshape(-1, 2), (5, 5)) == dominated
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=12))
-def test_the_running_hypervolume_is_that_of_all_points_so_far(points: list[tuple[int, int]]) -> None:
-    array = np.array(points, dtype=float).reshape(-1, 2)
-    curve = hypervolume_curve(array, (5, 5))
-    assert curve.tolist() == [hypervolume(array[: place + 1], (5, 5)) for place in range(len(array))]
-
-
-def test_hypervolume_is_the_share_of_a_cloud_that_is_dominated() -> None:
-    rng = np.random.default_rng(0)
-    points, cloud = rng.random((20, 2)), rng.random((20000, 2))
-    dominated = (points[:, None] <= cloud[None]).all(axis=2).any(axis=0).mean()
-    assert hypervolume(points, (1, 1)) == pytest.approx(dominated, abs=0.02)
-
-
-def test_failures_add_no_hypervolume() -> None:
-    assert hypervolume_curve([[math.nan, 0], [0, math.inf], [1, 1], [3, 0]], (2, 2)).tolist() == [0, 0, 1, 1]
-
-
-@pytest.mark.parametrize("measure", [hypervolume, hypervolume_curve])
-def test_malformed_points_are_refused(measure: Callable[..., object]) -> None:
-    with pytest.raises(KDNASError, match=r"points have shape \(2, 3\); expected \(n, 2\)"):
-        measure([[1, 2, 3], [3, 2, 1]], (5, 5))
-    with pytest.raises(KDNASError, match=r"reference is .* two finite numbers"):
-        measure([[1, 2]], (5, math.inf))
-
-
-def test_malformed_settings_and_times_are_refused() -> None:
+def test_malformed_settings_are_refused() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(KDNASError, match="repetitions is 0"):
         stratified_bootstrap([[1.0, 2.0]], rng, repetitions=0)
@@ -216,26 +136,86 @@ def test_malformed_settings_and_times_are_refused() -> None:
         improvement_interval([[1.0]], [[2.0]], rng, confidence=2)
     with pytest.raises(KDNASError, match=r"values have shape \(2,\).* none of them NaN"):
         random_search_quantile([1.0, math.nan], 1)
-    with pytest.raises(KDNASError, match=r"times have shape \(3,\), censored \(1,\)"):
-        ecdf([1, 2, 3], [True], [1])
-    with pytest.raises(KDNASError, match="target is NaN"):
-        hitting_times([1.0], math.nan)
-    with pytest.raises(KDNASError, match=r"curves have shape \(2, 0\)"):
-        hitting_times(np.empty((2, 0)), 1.0)
     for average in (iqm, mean):
         with pytest.raises(KDNASError, match=r"shape \(2,\); expected \(\.\.\., tasks, seeds\)"):
             average([1.0, 2.0])
 
 
-@pytest.mark.parametrize(
-    ("scores", "message"),
-    [
-        ([1.0, 2.0], "shape"),
-        (np.empty((0, 3)), "shape"),
-        ([[1.0, math.nan]], "NaN"),
-        ([[1.0, math.inf]], "infinity"),
-    ],
-)
-def test_malformed_scores_are_refused(scores: list[float], message: str) -> None:
-    with pytest.raises(KDNASError, match=message):
-        performance_profile(scores, [0.0])
+@given(numbers, st.integers(0, 5))
+def test_correlations_depend_on_order_alone(values: list[float], seed: int) -> None:
+    one = np.unique(np.round(values, 3))
+    if len(one) < 4:
+        return
+    other = np.random.default_rng(seed).permutation(one)
+    for statistic in (kendall_tau, spearman_rho):
+        assert statistic(one, other) == pytest.approx(statistic(np.exp(one / 1e3), other**3))
+        assert statistic(one, one) == pytest.approx(1.0)
+        assert statistic(one, -one) == pytest.approx(-1.0)
+    assert spearman_rho(one, other) == pytest.approx(float(spearmanr(one, other).statistic))
+
+
+def test_intervals_hold_the_value_and_narrow_with_more_students() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (20, 200):
+        truth = rng.normal(size=count)
+        found = correlate(kendall_tau, truth, truth + rng.normal(size=count), rng)
+        assert found is not None
+        assert found.low <= found.value <= found.high
+        assert found.count == count
+        widths.append(found.high - found.low)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_too_few_or_equal_students_correlate_with_nothing() -> None:
+    rng = np.random.default_rng(0)
+    assert correlate(kendall_tau, [1.0, 2.0, 3.0], [1.0, 2.0, 3.0], rng) is None
+    assert correlate(spearman_rho, [1.0] * 6, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], rng) is None
+
+
+def test_agreement_within_groups_ignores_the_differences_between_them() -> None:
+    groups = np.repeat([0, 1], 4)
+    one = np.array([1.0, 2, 3, 4, 101, 102, 103, 104])
+    other = np.array([4.0, 3, 2, 1, 104, 103, 102, 101])
+    assert kendall_tau(one, other) > 0
+    assert correlation_within(kendall_tau, one, other, groups) == pytest.approx(-1.0)
+    assert correlation_within(kendall_tau, one, other, np.arange(8)) is None
+
+
+@given(pairs=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=12))
+def test_tau_is_what_counting_pairs_gives(pairs: list[tuple[int, int]]) -> None:
+    count = len(pairs)
+    concordant = discordant = ties_x = ties_y = 0
+    for i in range(count):
+        for j in range(i):
+            product = (pairs[i][0] - pairs[j][0]) * (pairs[i][1] - pairs[j][1])
+            concordant += product > 0
+            discordant += product < 0
+            ties_x += pairs[i][0] == pairs[j][0]
+            ties_y += pairs[i][1] == pairs[j][1]
+    total = count * (count - 1) // 2
+    scale = ((total - ties_x) * (total - ties_y)) ** 0.5
+    expected = (concordant - discordant) / scale if scale else math.nan
+    assert kendall_tau(*zip(*pairs, strict=True)) == pytest.approx(expected, nan_ok=True)
+
+
+def test_what_is_constant_correlates_with_nothing() -> None:
+    for statistic in (kendall_tau, spearman_rho, pearson):
+        assert math.isnan(statistic([1.0, 1.0], [1.0, 2.0]))
+        assert statistic([1.0, 1.0], [1.0, 2.0], constant=0.0) == 0.0
+    assert pearson([1.0, 2.0, 4.0], [3.0, 2.0, 0.0]) == pytest.approx(-1)
+
+
+def test_pairs_within_the_resolution_do_not_count() -> None:
+    truth = np.arange(20.0)
+    swapped = truth.reshape(-1, 2)[:, ::-1].ravel()
+    assert resolved_tau(truth, swapped) == pytest.approx(1 - 4 * 10 / (20 * 19))
+    assert resolved_tau(truth, swapped, 1.0) == 1
+    assert resolved_tau(truth, np.zeros(20)) == 0
+    assert math.isnan(resolved_tau(truth, truth, 30.0))
+
+
+@given(st.lists(st.integers(0, 9).map(float), min_size=1, max_size=30), st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]))
+def test_the_best_share_holds_one_value_at_least(values: list[float], share: float) -> None:
+    count = max(1, math.ceil(share * len(values) - 1e-9))
+    assert top_threshold(np.array(values), share) == sorted(values)[-count]

@@ -1,0 +1,147 @@
+"""What a search is worth: its regret, its curve, when it met a target, and the share of many searches that did.
+
+The score of a search is its normalised regret, of which less is better: 0 is the optimum, 1 what random search has at
+the same effort.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.statistics import (
+    Bools,
+    Floats,
+    checked_axis,
+    checked_finite,
+    checked_scores,
+    mean,
+    stratified_bootstrap,
+)
+
+
+def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float) -> Floats:
+    """Return how far values are from the optimum, in units of how far random search is; less is better.
+
+    Args:
+        value: Values of what was found, more is better, any shape.
+        optimum: The best there is.
+        random_median: Median of what random search finds.
+
+    Raises:
+        KDNASError: If random search finds the optimum, or either is not finite.
+    """
+    if not np.inf > optimum > random_median > -np.inf:
+        raise KDNASError(
+            f"the optimum is {optimum} and random search has {random_median} in the median; regret can be normalised "
+            "only where random search leaves some. Lower the budget, or take a larger task"
+        )
+    regret: Floats = (optimum - np.asarray(value, dtype=np.float64)) / (optimum - random_median)
+    return regret
+
+
+def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
+    """Return the true value of what was best by the observed values so far.
+
+    Of equals the earliest stays. What is not finite (a failure) is never best; before anything is, it is NaN.
+
+    Args:
+        observed: What was seen, more is better, ``(..., n)``.
+        true: What it is worth, ``(..., n)``.
+    """
+    seen, worth = np.asarray(observed, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if seen.shape != worth.shape or not seen.ndim:
+        raise KDNASError(f"observed has shape {seen.shape}, true {worth.shape}; expected one shape (..., n)")
+    usable = np.where(np.isfinite(seen), seen, -np.inf)
+    best_before = np.concatenate(
+        [np.full((*seen.shape[:-1], 1), -np.inf), np.maximum.accumulate(usable, axis=-1)[..., :-1]], axis=-1
+    )
+    places = np.where(usable > best_before, np.arange(seen.shape[-1]), -1)
+    places = np.maximum.accumulate(places, axis=-1)
+    chosen = np.take_along_axis(worth, np.maximum(places, 0), axis=-1)
+    return np.where(places >= 0, chosen, np.nan)
+
+
+def performance_profile(scores: npt.ArrayLike, thresholds: npt.ArrayLike) -> Floats:
+    """Return the share of the runs with a score at or below each threshold, the mean over tasks, ``(thresholds,)``."""
+    array = checked_scores(scores)
+    below = array[..., None] <= checked_axis(thresholds, "thresholds")
+    share: Floats = below.mean(axis=(0, 1))
+    return share
+
+
+def profile_band(
+    scores: npt.ArrayLike,
+    thresholds: npt.ArrayLike,
+    rng: np.random.Generator,
+    *,
+    repetitions: int = 2000,
+    confidence: float = 0.95,
+) -> tuple[Floats, Floats]:
+    """Return the stratified bootstrap band of :func:`performance_profile`, lower and upper ends ``(thresholds,)``.
+
+    It holds point by point, not for the whole profile at once.
+    """
+    array = checked_scores(scores, curves=False)
+    below = array[..., None] <= checked_axis(thresholds, "thresholds")
+    return stratified_bootstrap(below, rng, statistic=mean, repetitions=repetitions, confidence=confidence)
+
+
+def area_under_curve(curves: npt.ArrayLike) -> Floats:
+    """Return the anytime score of searches: the mean of their scores over all evaluations.
+
+    Args:
+        curves: Score after each evaluation, ``(..., n)``, such as the regret of :func:`incumbents`; finite: an agent
+            that has found nothing yet has the worst score there is.
+
+    Returns:
+        float64 ``(...)``, less is better where that is so of the scores.
+
+    Raises:
+        KDNASError: If curves are empty or not all finite.
+    """
+    array = np.asarray(curves, dtype=np.float64)
+    if not array.ndim or not array.size:
+        raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
+    found: Floats = np.asarray(checked_finite(array, "curves").mean(axis=-1))
+    return found
+
+
+def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.int64], Bools]:
+    """Return after how many evaluations the incumbent is worth a target.
+
+    Args:
+        curves: True value of the incumbent after each evaluation, ``(..., n)``; NaN where there is none.
+        target: What it has to be worth.
+
+    Returns:
+        Evaluations, from 1, int64 ``(...)``: n where it never is; and where it never is (the run is censored), bool.
+
+    Raises:
+        KDNASError: If curves have no evaluations, or the target is NaN.
+    """
+    array = np.asarray(curves, dtype=np.float64)
+    if not array.ndim or not array.shape[-1]:
+        raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
+    if np.isnan(target):
+        raise KDNASError("target is NaN; expected the value that an incumbent has to be worth")
+    reached = array >= target
+    hit: Bools = np.asarray(reached.any(axis=-1))
+    times = np.where(hit, reached.argmax(axis=-1) + 1, reached.shape[-1])
+    return np.asarray(times, dtype=np.int64), np.asarray(~hit)
+
+
+def ecdf(times: npt.ArrayLike, censored: npt.ArrayLike, grid: npt.ArrayLike) -> Floats:
+    """Return the share of the runs that reached a target by each number of evaluations, float64 ``(grid,)``.
+
+    All runs have the same budget, so that a censored one is simply one that did not reach it.
+    """
+    reached, missed = np.asarray(times, dtype=np.float64), np.asarray(censored, dtype=np.bool_)
+    if reached.shape != missed.shape or not reached.size:
+        raise KDNASError(
+            f"times have shape {reached.shape}, censored {missed.shape}; expected one shape, of one run or more"
+        )
+    hit = np.where(missed, np.inf, reached).ravel()
+    share: Floats = (hit[:, None] <= checked_axis(grid, "grid")).mean(axis=0)
+    return share

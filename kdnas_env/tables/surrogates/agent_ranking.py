@@ -1,0 +1,107 @@
+"""Whether a surrogate ranks agents as its table does: they race on the table, and on what surrogates say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.support.statistics import kendall_tau
+from kdnas_env.tables.surrogates.students import ended_well, without
+from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES, Surrogate
+from kdnas_env.tables.table import LATENCIES, Table
+
+Floats = npt.NDArray[np.float64]
+
+
+def surrogate_table(table: Table, rng: np.random.Generator, *, folds: int = 10) -> Table:
+    """Answer all students of a table by surrogates, each by one that was fitted without it.
+
+    That is what a surrogate makes of students between those of its table, only that here the truth is known. What is
+    masked or failed stays so, since surrogates know no failures.
+
+    Args:
+        table: The table.
+        rng: Draws the folds and the noise between seeds.
+        folds: Parts of the students, each of which is predicted from the others.
+
+    Raises:
+        TableError: If too few students ended well or were measured on a device.
+    """
+    good, configs = ended_well(table), table.configs()
+    curves, latencies = table.curves.copy(), table.latencies.copy()
+    rows = np.flatnonzero(good.any(axis=1))
+    kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
+    for part in np.array_split(rng.permutation(rows), min(folds, len(rows))):
+        surrogate = Surrogate.fit(without(table, part))
+        inputs = surrogate.features([configs[row] for row in part.tolist()], extrapolate=True)
+        for column in range(len(table.metadata.seeds)):
+            drawn = surrogate.sampled(inputs, rng.standard_normal((len(part), surrogate.curve_outputs)))
+            there = good[part, column]
+            curves[part[there], column] = drawn.curves[there]
+        predicted = surrogate.mean(inputs).latencies.astype(np.float32)
+        measured = np.isfinite(latencies[part]).all(axis=-1)[..., None]
+        latencies[part[:, None, None], np.arange(predicted.shape[1])[:, None], kinds] = np.where(
+            measured, predicted, latencies[part][..., kinds]
+        )
+    return replace(table, curves=curves, latencies=latencies)
+
+
+def ranking_agreement(
+    scores_table: Mapping[str, Sequence[float]],
+    scores_surrogate: Mapping[str, Sequence[float]],
+    rng: np.random.Generator,
+    *,
+    draws: int = 1000,
+) -> dict[str, Any]:
+    """Return how alike a table and its surrogate rank agents.
+
+    Args:
+        scores_table: Scores of the runs on the table, by agent.
+        scores_surrogate: The same of the runs on the surrogate, of the same agents.
+        rng: Draws the bootstrap, over runs within each agent.
+        draws: Bootstrap samples.
+
+    Returns:
+        ``agents``; ``tau``: Kendall's tau-b between the orders of mean scores; ``low`` and ``high``: its 95 % interval;
+        and ``ceiling``: mean tau between two bootstrap samples of the table itself, more than which cannot be asked
+        for. Scores that are all equal rank nothing: their tau is 0.
+
+    Raises:
+        ValueError: If the agents differ, fewer than two are given, or one has no runs.
+    """
+    agents = sorted(scores_table)
+    if agents != sorted(scores_surrogate) or len(agents) < 2:
+        raise ValueError(
+            f"the agents are {agents} and {sorted(scores_surrogate)}; expected the same two or more on both sides"
+        )
+    table, surrogate = (
+        [np.asarray(scores[agent], dtype=np.float64) for agent in agents] for scores in (scores_table, scores_surrogate)
+    )
+    empty = [agent for agent, a, b in zip(agents, table, surrogate, strict=True) if not (len(a) and len(b))]
+    if empty:
+        raise ValueError(f"agent {empty[0]!r} has no runs")
+    tables = [_resampled_means(table, rng, draws) for _ in range(2)]
+    surrogates = _resampled_means(surrogate, rng, draws)
+    taus = [kendall_tau(a, b, constant=0.0) for a, b in zip(tables[0], surrogates, strict=True)]
+    return {
+        "agents": len(agents),
+        "tau": kendall_tau(_means(table), _means(surrogate), constant=0.0),
+        "low": float(np.quantile(taus, 0.025)),
+        "high": float(np.quantile(taus, 0.975)),
+        "ceiling": float(np.mean([kendall_tau(a, b, constant=0.0) for a, b in zip(*tables, strict=True)])),
+    }
+
+
+def _means(runs: Sequence[Floats]) -> Floats:
+    return np.array([scores.mean() for scores in runs])
+
+
+def _resampled_means(runs: Sequence[Floats], rng: np.random.Generator, draws: int) -> Floats:
+    """Return mean scores of bootstrap samples, float64 ``(draws, agents)``."""
+    return np.stack(
+        [scores[rng.integers(len(scores), size=(draws, len(scores)))].mean(axis=1) for scores in runs], axis=1
+    )
