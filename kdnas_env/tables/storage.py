@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdnas_env.errors import TableError
 from kdnas_env.support.atomic import expanded, read_json
+from kdnas_env.support.places import found_again, with_places
 from kdnas_env.tables.archive import checked_path, read_archive, write_archive
 from kdnas_env.tables.table import SCHEMA_VERSION, Table, TableMetadata
 
@@ -48,7 +49,10 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> None:
         TableError: If the path does not end in ``.npz``.
         RunError: If a file cannot be written.
     """
-    write_archive(path, {name: getattr(table, name) for name in Table.ARRAYS}, table.metadata.to_dict(), _KIND)
+    folder = checked_path(path, _KIND).parent
+    # A table is handed on: absolute paths, which tell of the machine, are not written.
+    record = with_places(table.metadata.to_dict(), TableMetadata.PATHS, folder, absolute=False)
+    write_archive(path, {name: getattr(table, name) for name in Table.ARRAYS}, record, _KIND)
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
@@ -56,9 +60,10 @@ def read_table(path: str | os.PathLike[str]) -> Table:
 
     Raises:
         TableError: If a file is missing, damaged, does not belong to the other, or is of a newer version.
+        RunError: If the places of what it names are malformed.
     """
     record, arrays = read_archive(path, _KIND, SCHEMA_VERSION, Table.ARRAYS)
-    return Table(TableMetadata.from_dict(record), **arrays)
+    return Table(TableMetadata.from_dict(found_again(record, expanded(path).parent)), **arrays)
 
 
 def checksum(path: str | os.PathLike[str]) -> str:

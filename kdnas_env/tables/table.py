@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +123,9 @@ class TableMetadata:
     noise: Mapping[str, Any] = field(default_factory=dict)
     alike: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
+
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source")
+    """Fields that may name a file or folder, whose place is recorded beside the table."""
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]

@@ -23,6 +23,7 @@ from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.identity import check_same
+from kdnas_env.support.places import found_again, with_places
 from kdnas_env.tables.table import FILE_NAME, TableMetadata
 from kdnas_env.tabulation.latencies import LatencyFile, OnProgress, read_all_latencies
 
@@ -160,7 +161,7 @@ def record_workload(folder: Path, described: TableMetadata) -> None:
         before, now = ({"workload": one.workload} for one in (read_workload(folder), described))
         check_same(before, now, f"the build {str(folder)!r} cannot go on", "start a new build")
         return
-    write_json(path, described.to_dict())
+    write_json(path, with_places(described.to_dict(), TableMetadata.PATHS, folder))
 
 
 def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
@@ -173,7 +174,7 @@ def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
     path = expanded(folder) / WORKLOAD
     if not os.path.isfile(path):
         raise RunError(f"{str(folder)!r} holds no {WORKLOAD}; name a folder that kdnas table build has filled")
-    return TableMetadata.from_dict(read_json(path))
+    return TableMetadata.from_dict(found_again(read_json(path), path.parent))
 
 
 @dataclass

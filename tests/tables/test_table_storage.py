@@ -283,3 +283,20 @@ def test_a_curve_has_no_holes() -> None:
     curves[0, 0, 1], valid[0, 0, 1], status[0, 0] = np.nan, False, STATUSES.index("failed")
     with pytest.raises(TableError, match="goes on after an epoch of which there is nothing"):
         replace(TABLE, curves=curves, valid=valid, status=status)
+
+
+def test_what_a_table_was_made_from_is_found_again_from_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative name is never taken for one on the hub; no absolute path is written."""
+    (tmp_path / "models" / "teacher").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    table = planted_table()
+    write_table(replace(table, metadata=replace(table.metadata, teacher="models/teacher")), "table.npz")
+    assert read_table("table.npz").metadata.teacher == "models/teacher"
+    assert str(tmp_path) not in (tmp_path / "table.json").read_text()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert read_table("../table.npz").metadata.teacher == str(tmp_path / "models" / "teacher")
+    (tmp_path / "models").rename(tmp_path / "gone")
+    assert read_table("../table.npz").metadata.teacher == str(tmp_path / "models" / "teacher")
