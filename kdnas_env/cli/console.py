@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+import sys
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
+
+from kdnas_env.support.progress import STYLES, Tone
 
 
 def visible(text: str) -> str:
@@ -32,6 +38,17 @@ class SafeConsole(Console):
         """Print, as the base class does; markup in texts is obeyed."""
         super().print(*(_marked_up(one) if isinstance(one, str) else one for one in objects), **settings)
 
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Print a text as it is, without markup; a terminal breaks its lines, so that paths can be copied."""
+        super().print(Text(visible(text)), style=STYLES[tone], soft_wrap=True)
+
+    def on_broken_pipe(self) -> None:
+        """Print no more: whoever reads has read enough, as ``head`` has, and what is done goes on."""
+        self.quiet = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # what Python flushes in the end
+        os.close(nowhere)
+
     def render_str(self, text: str, **settings: Any) -> Text:
         """Return a text as the base class does, with its control characters written out."""
         return super().render_str(visible(text), **settings)
@@ -40,6 +57,28 @@ class SafeConsole(Console):
         """Render as the base class does; texts that are not made by it, such as a bar's, are shown alike."""
         for segment in super().render(renderable, options):
             yield segment if segment.control else segment._replace(text=visible(segment.text))
+
+
+def grid(
+    first: str, *numbers: str, left: Sequence[str] = (), title: str | None = None, caption: str | None = None
+) -> Table:
+    """Make an empty table.
+
+    Args:
+        first: Heading of the first column: names, which may be folded.
+        *numbers: Headings of columns of numbers, which are never folded.
+        left: Headings of further columns of texts.
+        title: What stands above.
+        caption: What stands below.
+    """
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.caption, table.caption_justify = caption, "left"
+    table.add_column(first, overflow="fold")
+    for heading in numbers:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in left:
+        table.add_column(heading, overflow="fold")
+    return table
 
 
 def _marked_up(text: str) -> Text:

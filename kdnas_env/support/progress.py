@@ -15,7 +15,8 @@ SECONDS_BETWEEN_LINES = 30.0
 
 Tone = Literal["plain", "good", "bad", "warning"]
 
-_STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", "warning": "yellow"}
+STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", "warning": "yellow"}
+"""How a console shows what is said."""
 
 
 class Progress(Protocol):
@@ -151,7 +152,7 @@ class TaskProgress:
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Print a line above the bar."""
-        self._console.print(escape(text), style=_STYLES[tone], highlight=False, soft_wrap=True)
+        self._console.print(escape(text), style=STYLES[tone], highlight=False, soft_wrap=True)
 
     def end(self) -> None:
         """Show no bar until work begins again."""

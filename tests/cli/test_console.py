@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import io
 import json
+import shlex
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -124,3 +127,25 @@ def test_going_on_with_a_run_of_a_stranger(
     captured = capsys.readouterr()
     assert not obeyed(captured.out + captured.err)
     assert r"\x1b[2J\x07\u202e[link=http://x]corpus" in captured.out + captured.err
+
+
+def test_what_is_said_is_no_markup_and_its_lines_are_not_broken(console: SafeConsole) -> None:
+    console.width = 20
+    console.say("[red]/a/long/path/[x]/that/is/copied", "bad")
+    assert printed(console) == "[red]/a/long/path/[x]/that/is/copied\n"
+
+
+def test_a_reader_that_has_read_enough_ends_nothing() -> None:
+    """As in ``kdnas ... | head``: what is done goes on, and ends as it would have."""
+    code = (
+        "from kdnas_env.cli.console import SafeConsole\n"
+        "import os, sys\n"
+        "console = SafeConsole()\n"
+        "for line in range(100_000):\n"
+        "    console.say(f'line {line}')\n"
+        "print('more')\n"
+        "os.write(2, b'done')\n"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -n 1; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "line 0\n", "done")
