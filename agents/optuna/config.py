@@ -1,13 +1,18 @@
-"""The hyper-parameters of the Optuna agent; light to import."""
+"""The hyper-parameters of the Optuna agent, and which searches may join a study; light to import."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.identity import differences
 from kdnas_env.support.settings import Settings
+from kdnas_env.support.untrusted import plain_copy, shown
+
+if TYPE_CHECKING:
+    from optuna.study import Study
 
 Sampler = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "random"]
 Pruner = Literal["none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient"]
@@ -21,6 +26,13 @@ JOURNALS = (".log", ".journal")
 STATUS, DISMISSED, DRAWN, WORKER = "status", "dismissed", "drawn", "worker"
 """User attributes of a trial: how its evaluation ended; why it was not evaluated; whether it was drawn at random in the
 place of the sampler; who asked for it."""
+
+
+_SEARCHED = "kdnas:searched"
+"""User attribute of a study: the grid that it searches, so that no search of another joins it."""
+
+_CONTENT = "kdnas:content"
+"""The same: what its points stand for and what decides their rewards, as far as environments tell."""
 
 
 @dataclass(frozen=True)
@@ -159,3 +171,49 @@ class Identity:
     study_name: str | None = None
     worker: str | None = None
     content: Mapping[str, Any] | None = None
+
+
+def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:
+    """Refuse to join a study that searches something else; of a new one, note what it searches.
+
+    Raises:
+        RunError: If it does.
+    """
+    searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
+    directions = [direction.name.lower() for direction in study.directions]
+    found = study.user_attrs.get(_SEARCHED, searched)
+    if found != searched or directions != [*config.directions]:
+        raise RunError(
+            f"the study {study.study_name!r} searches {found}, to {' and '.join(directions)}, but this search is of "
+            f"{searched}, to {' and '.join(config.directions)}; give another study_name"
+        )
+    if _SEARCHED not in study.user_attrs:
+        study.set_user_attr(_SEARCHED, searched)
+        if config.objectives:
+            study.set_metric_names([*config.targets])
+
+
+def check_content(study: Study, content: Any) -> None:
+    """Refuse to join a study that other rewards or points are in; of one that tells nothing, note what it is of.
+
+    Args:
+        study: The study.
+        content: What decides the rewards, by part, as plain data. Parts that one of both does not tell are not
+            compared. Anything but a mapping is no such thing, and not looked at.
+
+    Raises:
+        RunError: If it is of something else; nothing is changed then.
+        KDNASError: If the content is no plain data.
+    """
+    if not isinstance(content, Mapping):
+        return
+    try:
+        ours = plain_copy(content)
+    except ValueError as error:
+        raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
+    found = study.user_attrs.get(_CONTENT)
+    if found is None:
+        study.set_user_attr(_CONTENT, ours)
+    elif different := differences(found, ours):
+        told = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
+        raise RunError(f"the study {study.study_name!r} is of another search: {told}. Give another study_name")
