@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,22 +109,23 @@ class Answers:
             return self._of_action.get(action.tobytes())
         return None
 
-    def learn(self, actions: Sequence[Action], evaluate: Evaluate) -> list[Answer]:
+    def learn(self, actions: Mapping[int, Action], evaluate: Evaluate) -> list[Answer]:
         """Return the answers to actions; architectures that are not known are evaluated.
 
         Args:
-            actions: Actions of the space.
+            actions: Actions of the space, by their flat indices.
             evaluate: Evaluates what is missing, as one batch; not called if nothing is.
         """
-        keys = [np.array(action, dtype=np.int64).tobytes() for action in actions]
-        missing = {key: action for key, action in zip(keys, actions, strict=True) if key not in self._of_action}
-        configs = {key: self._space.decode(np.array(action)) for key, action in missing.items()}
+        keys = {index: np.array(action, dtype=np.int64).tobytes() for index, action in actions.items()}
+        configs = {
+            index: self._space.decode(actions[index]) for index, key in keys.items() if key not in self._of_action
+        }
         new = [config for config in dict.fromkeys(configs.values()) if config not in self._first]
         evaluated = dict(zip(new, evaluate(new), strict=True)) if new else {}
-        for key, config in configs.items():
+        for index, config in configs.items():
             evaluation = evaluated[config] if config in evaluated else self.rows[self._first[config]].evaluation
-            self._of_action[key] = self._append(missing[key], config, evaluation)
-        return [self._of_action[key] for key in keys]
+            self._of_action[keys[index]] = self._append(index, actions[index], config, evaluation)
+        return [self._of_action[key] for key in keys.values()]
 
     def begin_episode(self) -> None:
         """Note that what is known now was answered in earlier episodes."""
@@ -159,7 +160,7 @@ class Answers:
         self._given[first] = episode
         return repeated
 
-    def _append(self, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
+    def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
         row, reward, tokens = len(self.rows), self._reward(evaluation), np.array(action, dtype=np.int64) + 1
         answer = Answer(
             row=row,
@@ -173,7 +174,7 @@ class Answers:
             tokens=tokens,
             earned=np.array([reward.reward], dtype=np.float32),
             curve=loss_curve(evaluation, self._epochs),
-            info=evaluation_info(evaluation, reward, self._space.index(tokens - 1)),
+            info=evaluation_info(evaluation, reward, index),
         )
         self.rows.append(answer)
         self._given = with_room(self._given, len(self.rows))

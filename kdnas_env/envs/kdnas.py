@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, cast
@@ -323,7 +323,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         answers = self._affordable_answers()
         answer = answers.find(action)
         if answer is None:
-            (answer,) = answers.learn([self._checked(action)], self._evaluate)
+            (answer,) = answers.learn(self._by_index([action]), self._evaluate)
         return self._respond(answer, answers)
 
     def record(self, action: Action, evaluation: Evaluation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -343,7 +343,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._altered |= evaluation.status is Status.STOPPED
         answers = self._affordable_answers()
         answers.forget_earlier(self._book.episode)
-        (answer,) = answers.learn([self._checked(action)], lambda _: [evaluation])
+        (answer,) = answers.learn(self._by_index([action]), lambda _: [evaluation])
         return self._respond(answer, answers)
 
     def prefetch(self, actions: npt.ArrayLike) -> None:
@@ -361,8 +361,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
         book = self._book
         ahead = self._running and book.budget.unit == "evaluations" and getattr(self.evaluator, "parallel", False)
         if ahead:
-            wanted = [self._checked(action) for action in np.asarray(actions)]
-            self._affordable_answers().learn(wanted[: int(book.left)], self._evaluate)
+            affordable = np.asarray(actions)[: int(book.left)]
+            self._affordable_answers().learn(self._by_index(affordable), self._evaluate)
 
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None = None
@@ -501,9 +501,9 @@ class KDNASEnv(gym.Env[Observation, Action]):
             answers = self._memory[fidelity] = self.new_answers(fidelity, self._book.budget)
         return answers
 
-    def _checked(self, action: Any) -> tuple[int, ...]:
-        self.search_space.index(action)
-        return tuple(int(index) for index in action)
+    def _by_index(self, actions: Iterable[Any]) -> dict[int, tuple[int, ...]]:
+        """Return actions by their flat indices, or raise a ``SpaceError`` if one is none."""
+        return {self.search_space.index(action): tuple(int(choice) for choice in action) for action in actions}
 
     def _evaluate(self, configs: Sequence[StudentConfig]) -> list[Evaluation]:
         listener = self.listener

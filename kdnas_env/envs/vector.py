@@ -203,7 +203,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         if not self._running:
             raise ResetNeeded("no search is running: call reset() before the first step and after the end of a search")
         actions, book = self._checked(actions), self._book
-        rows = self._rows(self._flat(actions))
+        rows = self._rows(actions)
         columns = self._kept.columns
         rewards, counted, duplicates = book.add_round(rows, self._kept)
         usable = columns.usable.take(rows)
@@ -245,15 +245,16 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             self._answers = self.env.new_answers(self.env.fidelity, self._book.budget)
         return self._answers
 
-    def _rows(self, indices: Ints) -> Ints:
-        """Return the rows of the answers to actions by their flat indices; what is not known is evaluated."""
-        answers = self._kept
+    def _rows(self, actions: Ints) -> Ints:
+        """Return the rows of the answers to actions, int64 ``(num_envs,)``; what is not known is evaluated."""
+        answers, indices = self._kept, self._flat(actions)
         if self.on_epoch is not None or self.env.stop is not None:
             answers.forget_earlier(self._book.episode)
         rows = answers.columns.rows(indices)
-        if rows.min() < 0:
-            missing = dict.fromkeys(indices[rows < 0].tolist())
-            answers.learn([tuple(self.search_space.from_index(index).tolist()) for index in missing], self._evaluate)
+        missing = rows < 0
+        if missing.any():
+            new = zip(indices[missing].tolist(), map(tuple, actions[missing].tolist()), strict=True)
+            answers.learn(dict(new), self._evaluate)
             rows = answers.columns.rows(indices)
         return rows
 

@@ -32,7 +32,7 @@ def make(round_size: int, *, duplicates: str = "charge", budget: Budget | None =
 
 def answers_of(budget: Budget | None = None) -> Answers:
     answers = Answers(SPACE, KDReward(), Fidelity(), (budget or Budget(1)).cost, epochs=1)
-    answers.learn(ACTIONS, lambda configs: PLANTED.evaluate(configs, Fidelity()))
+    answers.learn(dict(enumerate(ACTIONS)), lambda configs: PLANTED.evaluate(configs, Fidelity()))
     return answers
 
 
