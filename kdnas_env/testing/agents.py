@@ -23,7 +23,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.execution.simulated import SimulatedBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.testing.bowl import BowlEnv
 from kdnas_env.testing.clauses import clause, global_states, shaken_generators
 
@@ -325,6 +332,19 @@ class AskTellConformance(AgentConformance):
         clause("interrupt", whole.actions[13:16].tolist() == waiting, "what was pending does not come first")
         clause("interrupt", len({*_points(whole)}) == len(whole.actions) == 40, "the budget is not spent")
 
+    def test_one_worker(self, make_agent: MakeAgent, tmp_path: Path) -> None:
+        """Clause *drivers*: without rounds, one worker searches as rounds of one do."""
+        env = gym.make("kdnas/Planted-v0", budget=9)
+        in_rounds = make_agent().search(env, round_size=1, seed=5)
+        without = _search_without_rounds(make_agent(), tmp_path, workers=1, budget=9, seed=5)
+        clause("drivers", _points(without) == _points(in_rounds), "other candidates than in rounds of one")
+        clause("drivers", without.rewards.tolist() == in_rounds.rewards.tolist(), "the rewards differ")
+
+    def test_several_workers(self, make_agent: MakeAgent, tmp_path: Path) -> None:
+        """Clause *drivers*: without rounds, several workers spend the budget on different candidates."""
+        result = _search_without_rounds(make_agent(), tmp_path, workers=3, budget=9, seed=5)
+        clause("drivers", len({*_points(result)}) == 9, f"{len({*_points(result)})} candidates with a budget of 9")
+
     def test_a_finished_search(self, make_agent: MakeAgent) -> None:
         """Clause *resume*: a finished search is not gone on with."""
         agent, env = make_agent(), BowlEnv([7, 6])
@@ -345,3 +365,15 @@ class AskTellConformance(AgentConformance):
 
 def _points(result: Any) -> list[tuple[int, ...]]:
     return [tuple(action) for action in result.actions.tolist()]
+
+
+def _search_without_rounds(agent: Any, folder: Path, *, workers: int, budget: int, seed: int) -> Any:
+    """Search the planted landscape on simulated workers; return the agent's result."""
+    space = SearchSpace.from_teacher(PLANTED_TEACHER)
+    planted = PlantedEvaluator(space)
+    with (
+        StoredEvaluator(planted, folder / "evaluations.sqlite") as store,
+        WorkerPool(SimulatedBackend(planted), workers) as pool,
+    ):
+        search_asynchronously(agent, KDNASEnv(space, store, budget=budget), store, pool, seed=seed)
+    return agent.result()

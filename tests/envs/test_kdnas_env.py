@@ -20,9 +20,12 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.kdnas import DUPLICATES, KDNASEnv
+from kdnas_env.envs.book import DUPLICATES
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.searching.stopping import StoppingRule
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hidden_act": ["gelu", "gelu_python"]}
@@ -573,3 +576,55 @@ def test_bad_reset_options_are_refused() -> None:
         env.reset(options={"bugdet": 3})
     with pytest.raises(KDNASError, match="budget is 0; expected"):
         env.reset(options={"budget": 0})
+
+
+# Evaluations from elsewhere, and early stopping -----------------------------------------------------------------
+
+
+def test_an_evaluation_that_was_made_elsewhere_is_answered_as_a_step_would() -> None:
+    stepped, recorded = make(), make()
+    evaluation = PlantedEvaluator(SPACE).evaluate([SPACE.decode(action(8))], Fidelity())[0]
+    answers = recorded.record(action(8), evaluation)
+    assert data_equivalence(answers, stepped.step(action(8)), exact=True)
+    assert recorded.evaluator.asked == []
+    # What was answered in the search stays as it was.
+    worse = replace(evaluation, heldout_unexplained=(1.0, 0.9))
+    _, reward, _, _, info = recorded.record(action(8), worse)
+    assert (reward, info["duplicate"]) == (answers[1], True)
+    with pytest.raises(SpaceError):
+        recorded.record(action(8) + 99, evaluation)
+
+
+def test_a_stopped_student_from_elsewhere_is_stopped_for_that_search_only() -> None:
+    evaluator = Counting()
+    evaluator.tabular = True  # type: ignore[attr-defined]
+    env = make(evaluator)
+    (whole,) = evaluator.planted.evaluate([SPACE.decode(action(5))], Fidelity())
+    assert env.record(action(5), replace(whole, status=Status.STOPPED, latency=None))[4]["status"] == "stopped"
+    env.reset()
+    assert env.step(action(5))[4]["status"] == "ok"
+
+
+@pytest.mark.parametrize("vector", [False, True])
+def test_early_stopping_compares_the_students_of_one_search(vector: bool) -> None:
+    """Whoever steps the environment, the rule hears of every epoch and learns how every student ended."""
+
+    def search() -> list[Status]:
+        env.reset(seed=0)
+        rng = np.random.default_rng(0)
+        points = rng.permutation(SPACE.size)[:24].tolist()
+        if vector:
+            for start in range(0, 24, 4):
+                env.step(np.array([action(index) for index in points[start : start + 4]]))
+        else:
+            for index in points:
+                env.step(action(index))
+        return [record.evaluation.status for record in env.history]
+
+    env: Any = make(budget=24, round_size=4, fidelity=Fidelity(epochs=4), stop=StoppingRule("median", 4))
+    if vector:
+        env = KDNASVectorEnv(env, 4)
+    first = search()
+    assert first.count(Status.STOPPED) >= 3
+    assert first.count(Status.OK) >= 3
+    assert search() == first
