@@ -22,6 +22,7 @@ from kdnas_env.agents.base import (
     RoundCallback,
     SearchResult,
     action_counts,
+    check_scalar,
     env_attribute,
     env_number,
     evaluation_limit,
@@ -200,6 +201,8 @@ class AskTellAgent(Agent[ConfigT]):
             raise KDNASError(
                 f"rewards or infos are malformed: {error}; expected a number and a mapping each"
             ) from error
+        if earned.ndim == 2 and len(earned) and earned.shape[1] > 1:
+            check_scalar(earned[0])
         if not all(isinstance(info, Mapping) for info in infos):
             raise KDNASError("an info is no mapping; expected what the environment said about each candidate")
         if not len(candidates) or earned.shape != (len(candidates),) or len(infos) != len(candidates):
@@ -254,6 +257,9 @@ class AskTellAgent(Agent[ConfigT]):
         The search ends when the budget is spent, the environment ends the episode, or the agent has no more to
         propose. If it is interrupted in the middle of a round, the agent is told what was evaluated before the
         exception goes on, and :meth:`result` returns it.
+
+        Raises:
+            KDNASError: Also if a reward is no number, as that of ``MultiObjectiveReward``.
         """
         self.start(env, budget=budget, round_size=round_size, seed=seed)
         return self.resume(env, on_round=on_round)
@@ -400,6 +406,7 @@ class AskTellAgent(Agent[ConfigT]):
         try:
             for action in actions:
                 _, reward, terminated, truncated, info = env.step(action.copy())
+                check_scalar(reward)
                 rewards.append(float(reward))
                 infos.append(dict(info))
                 if terminated or truncated:

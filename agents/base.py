@@ -17,7 +17,7 @@ from gymnasium import spaces
 from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_whole
-from kdnas_env.support.untrusted import is_integer
+from kdnas_env.support.untrusted import is_integer, shown
 
 ConfigT = TypeVar("ConfigT")
 Info = Mapping[str, Any]
@@ -156,6 +156,19 @@ def env_attribute(env: Environment, name: str) -> Any:
     if isinstance(env, gym.vector.VectorEnv):
         return getattr(env.unwrapped, name, None)
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def check_scalar(reward: Any) -> None:
+    """Refuse a reward that is a vector.
+
+    Raises:
+        KDNASError: If it is.
+    """
+    if getattr(reward, "ndim", 0) or isinstance(reward, Sequence):
+        raise KDNASError(
+            f"the reward is {shown(reward)}; expected a number. Wrap the environment with LinearReward, which weights "
+            "the parts of a vector"
+        )
 
 
 def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:

@@ -13,12 +13,17 @@ import numpy.typing as npt
 from kdnas_env.agents.base import Environment, env_attribute
 from kdnas_env.agents.classic.exhaustive import OrderedAgent
 from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.core.architecture import count_parameters
 from kdnas_env.core.grid import Grid
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.settings import Settings
 
-_TIES = 1
-"""Key of the stream of random numbers that orders equals."""
+_TIES, _SAMPLE = 1, 2
+"""Keys of the streams of random numbers: of the order of equals, and of the sample of a large space."""
+
+_SAMPLED = 10_000
+"""Students that are drawn of a space too large to list, or four times the budget, if that is more."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
 
     The number of parameters ranks language models well without any training (Javaheripi et al. 2022,
     arXiv:2203.02094). It is read from the attribute ``parameter_counts`` of the environment, int64 of shape ``(n,)``,
-    one number for each of its ``valid_action_indices``. Where the environment has none, or None, the size of a point is
-    the sum of its choices' indices, each divided by the highest of its dimension, as if a higher choice of any
-    dimension were a larger student.
+    one number for each of its ``valid_action_indices``. Where a ``search_space`` of students is too large to list, the
+    largest come first of a random sample of those that can be built. Where the environment has neither, the size of a
+    point is the sum of its choices' indices, each divided by the highest of its dimension, as if a higher choice of
+    any dimension were a larger student.
     """
 
     Config = ParameterCountConfig
@@ -75,8 +81,29 @@ class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
     ) -> None:
         """Start a new search of an environment (as ``AskTellAgent`` does) with its parameter counts."""
         super().start(env, budget=budget, round_size=round_size, seed=seed)
+        space = env_attribute(env, "search_space")
         if (counts := env_attribute(env, "parameter_counts")) is not None:
             self._rank(env_attribute(env, "valid_action_indices"), counts)
+        elif isinstance(space, SearchSpace) and np.array_equal(space.nvec, self.grid.nvec):
+            numbers, counts = self._sample(space)
+            self.reset(
+                self.grid.nvec,
+                budget=self.budget,
+                round_size=self.round_size,
+                seed=seed,
+                candidates=numbers,
+                parameter_counts=counts,
+            )
+
+    def _sample(self, space: SearchSpace) -> tuple[list[int], list[int]]:
+        """Draw students of a space; return the numbers of those that can be built, and their parameters."""
+        drawn = self.grid.draw(self._stream(_SAMPLE), max(_SAMPLED, 4 * self.budget), ())
+        counts = {
+            number: count_parameters(config, space.teacher)
+            for number, config in zip(self.grid.numbers(drawn), map(space.decode, drawn), strict=True)
+            if space.is_valid(config)
+        }
+        return [*counts], [*counts.values()]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state, with the parameter counts."""

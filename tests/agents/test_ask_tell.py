@@ -6,15 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import kdnas_env
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.wrappers.linear_reward import LinearReward
+from kdnas_env.wrappers.multi_objective import MultiObjectiveReward
 
 
 def started(nvec: Any = (4, 3), **options: Any) -> RandomAgent:
@@ -173,3 +177,19 @@ def test_a_search_goes_on_only_over_the_same_actions() -> None:
 
     with pytest.raises(KDNASError, match=r"the environment's actions are \[5 5\], but the search is over \[4 3\]"):
         started().resume(BowlEnv([5, 5]))
+
+
+@pytest.mark.parametrize("agent", ["random", "optuna"])
+def test_rewards_that_are_vectors_are_refused_at_once(agent: str) -> None:
+    env = MultiObjectiveReward(gym.make("kdnas/Planted-v0", budget=9))
+    with pytest.raises(KDNASError, match=r"the reward is array.*; expected a number. Wrap .* with LinearReward"):
+        kdnas_env.make_agent(agent).search(env)
+    assert len(env.unwrapped.history) == 1
+    assert len(kdnas_env.make_agent(agent).search(LinearReward(env, [1.0, 0.5])).actions) == 9
+
+
+def test_rewards_that_are_vectors_are_not_told() -> None:
+    agent = RandomAgent()
+    agent.reset([4, 4], budget=9, round_size=2)
+    with pytest.raises(KDNASError, match=r"expected a number. Wrap the environment with LinearReward"):
+        agent.tell([[0, 0]], [[1.0, 2.0]])
