@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.ranking import Bools, Ints, RoundRecord
-from kdnas_env.core.wide_dimensions import is_wide
+from kdnas_env.agents.ranking import Ints, RoundRecord
+from kdnas_env.core.grid import REACH
 from kdnas_env.support.settings import Settings
 
 
@@ -29,7 +29,7 @@ class LocalSearchConfig(Settings):
 
     starts: int = 16
     move: Literal["best", "first"] = "best"
-    reach: int | None = 2
+    reach: int | None = REACH
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -134,10 +134,4 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         return top if best is None or rewards[top] > rewards[best] else best
 
     def _neighbours(self, position: int) -> Ints:
-        point = self._evaluated[position]
-        around = self.grid.neighbours(point)
-        reach = self.config.reach
-        if reach is None:
-            return around
-        within: Bools = ((np.abs(around - point) <= reach) | is_wide(self.grid.nvec)).all(axis=1)
-        return around[within]
+        return self.grid.neighbours(self._evaluated[position], self.config.reach)

@@ -15,7 +15,7 @@ from gymnasium import spaces
 
 from kdnas_env.agents.ranking import Bools, Floats, Ints
 from kdnas_env.core.grid import Grid
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, open_completions
+from kdnas_env.wrappers.sequential import open_completions
 
 Observations = npt.NDArray[np.float32]
 Choose = Callable[[Ints, int, Bools], Ints]
@@ -179,17 +179,15 @@ def open_choices(grid: Grid, actions: Ints, step: int, closed: list[int]) -> Boo
     Returns:
         Bool of shape ``(n, max(nvec))``.
     """
-    points = ActionGrid(tuple(grid.nvec.tolist()), grid.allowed)
-    masks = np.zeros((len(actions), max(points.nvec)), dtype=np.bool_)
+    masks = np.zeros((len(actions), grid.nvec.max()), dtype=np.bool_)
     for mask, prefix in zip(masks, actions[:, :step].tolist(), strict=True):
-        mask[: points.nvec[step]] = open_completions(points, prefix, closed)
+        mask[: grid.nvec[step]] = open_completions(grid, prefix, closed)
     return masks
 
 
 def closed_points(grid: Grid, taken: Collection[int]) -> list[int]:
     """Return the numbers of those of the taken points that might have been proposed, sorted."""
-    points = ActionGrid(tuple(grid.nvec.tolist()), grid.allowed)
-    return sorted(number for number in set(taken) if points.allows(number))
+    return sorted(number for number in set(taken) if grid.allows(number))
 
 
 def close(closed: list[int], numbers: Collection[int], *, undo: bool = False) -> None:

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from kdnas_env.bench.truth import TARGETS
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.grid import REACH, Grid
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import ORDERED, SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.statistics import expected_hit, pearson, top_threshold
@@ -29,47 +29,39 @@ _NORMAL_95 = 1.959964
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """Rewards on the points of a grid, and which points are neighbours.
+    """Rewards of points, and which of them are neighbours: those that the agent ``local-search`` looks at.
 
     Attributes:
-        actions: The points, int64 ``(n, dims)``.
-        neighbours: Rows of the points one move away (:meth:`SearchSpace.neighbours`), int64 ``(n, most)``; -1: none.
+        neighbours: Rows of the points one move away (:meth:`Grid.neighbours`), int64 ``(n, most)``; -1: none.
         rewards: float64 ``(n,)``.
-        ordered: Whether a dimension's choices are ordered numbers, bool ``(dims,)``.
     """
 
-    actions: Ints
     neighbours: Ints
     rewards: Floats
-    ordered: Bools
 
     @classmethod
-    def of(cls, space: SearchSpace, index: Ints, rewards: Floats) -> Landscape:
-        """Lay rewards out over a space.
+    def of(cls, grid: Grid, index: Ints, rewards: Floats, reach: int = REACH) -> Landscape:
+        """Lay rewards out over a grid.
 
         Args:
-            space: The space.
-            index: Flat indices of the points, rising, int64 ``(n,)``.
+            grid: The grid.
+            index: Numbers of the points, rising, int64 ``(n,)``.
             rewards: Their rewards, float64 ``(n,)``.
+            reach: How far the choice of a neighbour may be away.
 
         Raises:
             TableError: If there are fewer than two points, or a reward is not finite.
         """
         if len(index) < 2 or not np.isfinite(rewards).all():
             raise TableError(f"{len(index)} rewards were given, or one is not finite; expected two or more numbers")
-        ordered = np.array([name in ORDERED for name in space.dimensions])
-        actions = np.stack(np.unravel_index(index, tuple(space.nvec)), axis=1).astype(np.int64)
-        return cls(actions, neighbour_rows(space, index), np.asarray(rewards, dtype=np.float64), ordered)
+        wanted = grid.neighbour_numbers(index, reach)
+        rows = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
+        return cls(np.where(index[rows] == wanted, rows, -1), np.asarray(rewards, dtype=np.float64))
 
     @property
     def padded(self) -> Floats:
         """Rewards of the neighbours, float64 ``(n, most)``; minus infinity where there is none."""
         return np.where(self.neighbours >= 0, self.rewards[self.neighbours], -np.inf)
-
-    def steps_to(self, row: int) -> Ints:
-        """Return how many moves on the grid each point is away from one, int64 ``(n,)``."""
-        apart = np.abs(self.actions - self.actions[row])
-        return np.asarray(np.where(self.ordered, apart, apart > 0).sum(axis=1), dtype=np.int64)
 
 
 def hardness(
@@ -105,7 +97,7 @@ def hardness(
     noise = _noise(means, np.stack(seeds, axis=1), table.status[rows] != MISSING)
     if tolerance is None:
         tolerance = noise["resolution"] or 0.0
-    landscape = Landscape.of(table.space, table.index[rows], means)
+    landscape = Landscape.of(table.space.grid, table.index[rows], means)
     return {
         "table": table.metadata.name,
         **landscape_report(landscape, rng, tolerance=tolerance, starts=starts),
@@ -181,29 +173,6 @@ def rewards_of_table(table: Table, reward: KDReward, seed: int | str = "mean", d
     evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")
     found = evaluator.evaluate(table.configs(), Fidelity(epochs=table.metadata.epochs))
     return np.array([reward(one).reward for one in found])
-
-
-def neighbour_rows(space: SearchSpace, index: Ints) -> Ints:
-    """Return the neighbours of points as rows among them, int64 ``(n, most)``; -1 where there is none.
-
-    Args:
-        space: The space.
-        index: Flat indices of the points, rising, int64 ``(n,)``.
-    """
-    nvec = space.nvec
-    actions = np.stack(np.unravel_index(index, tuple(nvec)), axis=1)
-    strides = np.concatenate([np.cumprod(nvec[:0:-1])[::-1], [1]]).astype(np.int64)
-    columns = []
-    for axis, name in enumerate(space.dimensions):
-        here = actions[:, axis]
-        moves = (-1, 1) if name in ORDERED else tuple(range(1, int(nvec[axis])))
-        for move in moves:
-            there = here + move if name in ORDERED else (here + move) % nvec[axis]
-            inside = (there >= 0) & (there < nvec[axis])
-            wanted = index + (there - here) * strides[axis]
-            row = np.minimum(np.searchsorted(index, wanted), len(index) - 1)
-            columns.append(np.where(inside & (index[row] == wanted), row, -1))
-    return np.stack(columns, axis=1).astype(np.int64)
 
 
 def optimum_depths(landscape: Landscape) -> Floats:
@@ -345,10 +314,21 @@ def _plateaus(landscape: Landscape) -> Ints:
         level = lowest
 
 
+def moves_to_best(landscape: Landscape) -> Ints:
+    """Return how many moves each point is away from the nearest best point, int64 ``(n,)``; -1 where no path leads."""
+    rewards, neighbours = landscape.rewards, landscape.neighbours
+    moves = np.where(rewards == rewards.max(), 0, -1)
+    while True:
+        near = ((neighbours >= 0) & (moves[neighbours] >= 0)).any(axis=1) & (moves < 0)
+        if not near.any():
+            return np.asarray(moves, dtype=np.int64)
+        moves[near] = moves.max() + 1
+
+
 def _fitness_distance(landscape: Landscape) -> float | None:
-    best = np.flatnonzero(landscape.rewards == landscape.rewards.max())
-    distance = np.min([landscape.steps_to(row) for row in best.tolist()], axis=0)
-    correlation = pearson(landscape.rewards, distance)
+    moves = moves_to_best(landscape)
+    reached = moves >= 0
+    correlation = pearson(landscape.rewards[reached], moves[reached])
     return correlation if np.isfinite(correlation) else None
 
 

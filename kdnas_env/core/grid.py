@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, compress
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.wide_dimensions import choices_near
+from kdnas_env.core.wide_dimensions import steps_near
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
@@ -21,6 +23,9 @@ T = TypeVar("T")
 LISTABLE = 1_000_000
 """Grids up to this many points are listed whole to draw from them; larger ones are drawn from by rejection, unless the
 points that may be proposed are listed anyway."""
+
+REACH = 2
+"""How far away the choice of a neighbour is at most where nothing else is said; see :meth:`Grid.neighbours`."""
 
 _MOST = int(np.iinfo(np.int64).max)
 _RECENT = 256
@@ -57,12 +62,12 @@ class Grid:
         listed = as_array(allowed)
         if not listed.size or not is_whole(listed):
             raise KDNASError(
-                f"the allowed points are {shown(allowed)}; expected the numbers of one or more grid points"
+                f"valid_action_indices is {shown(allowed)}; expected the numbers of one or more points, or None"
             )
         points = np.unique(listed)
         if points[0] < 0 or points[-1] >= grid.points:
             raise KDNASError(
-                f"the allowed points range from {points[0]} to {points[-1]}, but the grid has {grid.points} points, "
+                f"valid_action_indices range from {points[0]} to {points[-1]}, but the grid has {grid.points} points, "
                 "numbered from 0"
             )
         return cls(grid.nvec, points.astype(np.int64))
@@ -70,7 +75,7 @@ class Grid:
     @property
     def points(self) -> int:
         """Points of the grid, allowed or not; a Python integer, however large."""
-        return math.prod(self.nvec.tolist())
+        return math.prod(self._counts)
 
     @property
     def size(self) -> int:
@@ -82,20 +87,43 @@ class Grid:
         """Whether the points that may be proposed can be listed."""
         return self.allowed is not None or self.points <= LISTABLE
 
+    @cached_property
+    def strides(self) -> Ints:
+        """How far apart in number neighbouring choices are, int64 ``(dims,)``; for grids of 64 bits."""
+        return np.array([math.prod(self.nvec[axis + 1 :].tolist()) for axis in range(len(self.nvec))], dtype=np.int64)
+
+    def number(self, action: Iterable[int]) -> int:
+        """Return the number of an action; of the first dimensions only, the number among their combinations."""
+        number = 0
+        for count, choice in zip(self._counts, action, strict=False):
+            number = number * count + int(choice)
+        return number
+
     def numbers(self, actions: Ints) -> list[int]:
         """Return the number of each action, as Python integers, since a grid may outgrow 64 bits."""
-        counts = self.nvec.tolist()
-        numbers = []
-        for action in actions.tolist():
-            number = 0
-            for count, value in zip(counts, action, strict=True):
-                number = number * count + value
-            numbers.append(number)
+        if self.points > _MOST:
+            return [self.number(action) for action in actions.tolist()]
+        numbers: list[int] = (actions @ self.strides).tolist()
         return numbers
 
+    def action(self, number: int) -> Ints:
+        """Return the action of a point number, int64 of shape ``(dims,)``."""
+        choices = []
+        for count in reversed(self._counts):
+            number, choice = divmod(number, count)
+            choices.append(choice)
+        return np.array(choices[::-1], dtype=np.int64)
+
     def actions(self, numbers: Ints) -> Ints:
-        """Return the actions of point numbers, int64 of shape ``(n, dims)``; for listable grids."""
-        return np.stack(np.unravel_index(numbers, tuple(self.nvec)), axis=-1).astype(np.int64)
+        """Return the actions of point numbers, int64 of shape ``(n, dims)``; for grids of 64 bits."""
+        return numbers[:, None] // self.strides % self.nvec
+
+    def allows(self, number: int) -> bool:
+        """Return whether a point may be proposed."""
+        if self.allowed is None:
+            return True
+        place = bisect_left(self.allowed, number)
+        return place < len(self.allowed) and int(self.allowed[place]) == number
 
     def check(self, actions: Any) -> Ints:
         """Return actions as int64 of shape ``(n, dims)``.
@@ -160,18 +188,44 @@ class Grid:
             left &= _found(self.allowed, np.array(numbers, dtype=np.int64))[1]
         return left
 
-    def neighbours(self, action: Ints) -> Ints:
+    def neighbours(self, action: Ints, reach: int | None = None) -> Ints:
         """Return the points that differ from an action in one dimension, int64 of shape ``(n, dims)``.
 
-        In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) they are 1, 8, 64, 512 and so on choices away.
+        Args:
+            action: int64 of shape ``(dims,)``.
+            reach: How far the choice may be away; None: any choice. In a wide dimension
+                (:mod:`kdnas_env.core.wide_dimensions`) choices are 1, 8, 64, 512 and so on away, whatever the reach.
         """
-        moved = []
-        for axis, count in enumerate(self.nvec.tolist()):
-            for value in choices_near(int(action[axis]), count):
-                neighbour = action.copy()
-                neighbour[axis] = value
-                moved.append(neighbour)
-        return np.array(moved, dtype=np.int64).reshape(len(moved), len(self.nvec))
+        axes, steps = self._moves(reach)
+        places = action[axes] + steps
+        inside = (places >= 0) & (places < self.nvec[axes])
+        neighbours = np.tile(action, (int(inside.sum()), 1))
+        neighbours[np.arange(len(neighbours)), axes[inside]] = places[inside]
+        return neighbours
+
+    def neighbour_numbers(self, numbers: Ints, reach: int | None = None) -> Ints:
+        """Return the :meth:`neighbours` of many points, for grids of 64 bits.
+
+        Args:
+            numbers: Numbers of points, int64 of shape ``(n,)``.
+            reach: As there.
+
+        Returns:
+            Numbers of points, int64 of shape ``(n, most)``; -1 where a move would leave the grid.
+        """
+        axes, steps = self._moves(reach)
+        places = self.actions(numbers)[:, axes] + steps
+        inside = (places >= 0) & (places < self.nvec[axes])
+        return np.where(inside, numbers[:, None] + steps * self.strides[axes], -1)
+
+    def _moves(self, reach: int | None) -> tuple[Ints, Ints]:
+        """Return the dimension of each move and how far it goes, both int64 of shape ``(most,)``."""
+        steps = [steps_near(count, reach) for count in self._counts]
+        return np.repeat(np.arange(len(steps)), [len(row) for row in steps]), np.concatenate(steps)
+
+    @cached_property
+    def _counts(self) -> tuple[int, ...]:
+        return tuple(self.nvec.tolist())
 
     def listed(self) -> Ints:
         """Return the numbers of the allowed points, sorted; for listable grids."""

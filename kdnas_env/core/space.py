@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import FAMILIES, LARGEST_SIZE, EncoderArchitecture, StudentConfig, count_parameters
+from kdnas_env.core.grid import Grid
 from kdnas_env.errors import SpaceError
 from kdnas_env.support.untrusted import as_array, is_integer, is_whole, parse_yaml, shown
 
@@ -180,6 +181,11 @@ class SearchSpace:
         """Number of choices per dimension, int64 of shape ``(dims,)``."""
         return np.array([len(values) for values in self.choices.values()], dtype=np.int64)
 
+    @cached_property
+    def grid(self) -> Grid:
+        """The points, invalid ones included."""
+        return Grid(self.nvec)
+
     @property
     def size(self) -> int:
         """Points of the grid, invalid ones included."""
@@ -264,7 +270,7 @@ class SearchSpace:
 
     def index(self, action: npt.ArrayLike) -> int:
         """Return the flat index of an action (mixed radix, last dimension fastest)."""
-        return int(np.ravel_multi_index(tuple(self._checked_action(action)), tuple(self.nvec)))
+        return self.grid.number(self._checked_action(action).tolist())
 
     def from_index(self, index: int) -> Action:
         """Return the action of a flat index.
@@ -274,7 +280,7 @@ class SearchSpace:
         """
         if not 0 <= index < self.size:
             raise SpaceError(f"flat index {index} is out of range; the space has {self.size} points")
-        return np.array(np.unravel_index(index, tuple(self.nvec)), dtype=np.int64)
+        return self.grid.action(index)
 
     def violation(self, config: StudentConfig) -> str | None:
         """Say why a configuration cannot be built or is not allowed; None if it is valid."""
@@ -296,25 +302,6 @@ class SearchSpace:
     def is_valid(self, config: StudentConfig) -> bool:
         """Whether a configuration can be built and is allowed."""
         return self.violation(config) is None
-
-    def neighbours(self, action: npt.ArrayLike) -> Action:
-        """Return the actions one move away, int64 of shape ``(n, dims)``.
-
-        A move changes one dimension: by one step where choices are ordered numbers, to any other choice
-        where they are names. Invalid points are left out.
-        """
-        origin = self._checked_action(action)
-        moves = []
-        for axis, (name, values) in enumerate(self.choices.items()):
-            here = int(origin[axis])
-            targets = (here - 1, here + 1) if name in ORDERED else range(len(values))
-            for target in targets:
-                if target != here and 0 <= target < len(values):
-                    moved = origin.copy()
-                    moved[axis] = target
-                    if self.is_valid(self.decode(moved)):
-                        moves.append(moved)
-        return np.array(moves, dtype=np.int64).reshape(len(moves), len(self.choices))
 
     def sample(self, rng: np.random.Generator) -> Action:
         """Draw an action uniformly over the valid points (rejection from the grid)."""

@@ -41,13 +41,18 @@ def coarse_counts(nvec: Ints) -> Ints:
     return np.where(is_wide(nvec), KNOTS, nvec)
 
 
-def choices_near(place: int, choices: int) -> list[int]:
-    """Return the neighbours of a choice, ascending: all others, in a wide dimension those 1, 8, 64, 512 ... away."""
-    if choices <= WIDE:
-        return [other for other in range(choices) if other != place]
-    strides = [1 << power for power in range(0, (choices - 1).bit_length(), 3)]
-    around = [place - stride for stride in reversed(strides)] + [place + stride for stride in strides]
-    return [other for other in around if 0 <= other < choices]
+def steps_near(choices: int, reach: int | None = None) -> Ints:
+    """Return how far away the neighbours of a choice are, ascending, int64 ``(n,)``; some may be off the scale.
+
+    Args:
+        choices: How many the dimension has.
+        reach: Largest step; None: any. In a wide dimension the steps are 1, 8, 64, 512 and so on, whatever the reach.
+    """
+    if choices > WIDE:
+        up = [1 << power for power in range(0, (choices - 1).bit_length(), 3)]
+    else:
+        up = [*range(1, choices if reach is None else min(reach + 1, choices))]
+    return np.array([*(-step for step in reversed(up)), *up], dtype=np.int64)
 
 
 def strode(places: Ints, choices: int, rng: np.random.Generator) -> Ints:

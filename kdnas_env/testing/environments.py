@@ -24,6 +24,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
+from kdnas_env.core.grid import Grid
 from kdnas_env.testing.clauses import clause, global_states
 
 Env = gym.Env[Any, Any]
@@ -192,7 +193,7 @@ def _actions(env: Env, count: int) -> list[Any]:
     space = env.action_space
     if valid is not None and isinstance(space, spaces.MultiDiscrete):
         chosen = np.random.default_rng(7).permutation(valid)[:count]
-        return [np.array(np.unravel_index(index, tuple(space.nvec)), dtype=np.int64) for index in chosen]
+        return [*Grid.of(space.nvec).actions(chosen)]
     space.seed(7)
     return [space.sample() for _ in range(count)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
-from kdnas_env.wrappers.common import Step
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, choice_counts, choice_positions
+from kdnas_env.core.grid import Grid
+from kdnas_env.wrappers.common import Bools, Ints, Step, action_grid
+
+_COUNTLESS = 2**62
+"""Stands for any larger number of points, since a grid may outgrow 64 bits; no search evaluates as many."""
 
 
 class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -57,7 +61,7 @@ class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         RecordConstructorArgs.__init__(self, exclude_evaluated=exclude_evaluated)
         gym.Wrapper.__init__(self, env)
         self.exclude_evaluated = exclude_evaluated
-        self._grid = ActionGrid.of(env)
+        self._grid = action_grid(env)
         self._allowed = choice_counts(self._grid)
         self._open = self._allowed.copy()
         self._evaluated: set[int] = set()
@@ -89,3 +93,18 @@ class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     def _masked(self, info: dict[str, Any]) -> dict[str, Any]:
         return {**info, "action_mask": self.action_masks().astype(np.int8)}
+
+
+def choice_counts(grid: Grid) -> Ints:
+    """Count the allowed points that have each choice, int64 of shape ``(sum(nvec),)``, dimension by dimension."""
+    if grid.allowed is None:
+        counts = [np.full(count, min(grid.points // count, _COUNTLESS)) for count in grid.nvec.tolist()]
+    else:
+        columns = grid.actions(grid.allowed).T
+        counts = [np.bincount(column, minlength=n) for column, n in zip(columns, grid.nvec, strict=True)]
+    return np.concatenate(counts).astype(np.int64)
+
+
+def choice_positions(grid: Grid, action: Sequence[int] | Ints) -> Ints:
+    """Return where the choices of an action stand in :func:`choice_counts`, int64 of shape ``(dims,)``."""
+    return np.cumsum((0, *grid.nvec[:-1])) + np.asarray(action, dtype=np.int64)

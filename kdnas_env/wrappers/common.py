@@ -6,17 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
 from gymnasium import spaces
 
+from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
 
 
 def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
     """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
     return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def action_grid(env: gym.Env[Any, Any]) -> Grid:
+    """Return the grid of an environment's actions; allowed are the points of ``valid_action_indices``, if there is any.
+
+    Raises:
+        KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0, or the allowed points
+            are not numbers of its points.
+    """
+    space = env.action_space
+    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
+        raise KDNASError(
+            f"the action space is {space}; expected a one-dimensional MultiDiscrete that starts at 0. Apply the "
+            "wrapper before those that change the action"
+        )
+    return Grid.of(space.nvec, env_attribute(env, "valid_action_indices"))
 
 
 def failure_reward(env: gym.Env[Any, Any]) -> float | None:

@@ -11,8 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.wrappers.common import Step, checked_choice
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, Ints
+from kdnas_env.wrappers.common import Bools, Ints, Step, action_grid, checked_choice
 
 
 class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -58,7 +57,7 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], *, exclude_evaluated: bool = True, max_actions: int = 100_000) -> None:
         RecordConstructorArgs.__init__(self, exclude_evaluated=exclude_evaluated, max_actions=max_actions)
         gym.Wrapper.__init__(self, env)
-        self._grid = ActionGrid.of(env)
+        self._grid = action_grid(env)
         if self._grid.size > max_actions:
             raise KDNASError(
                 f"the environment has {self._grid.size} actions to number, but max_actions is {max_actions}; narrow "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,10 +11,19 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
+from kdnas_env.core.grid import Grid
 from kdnas_env.core.space import ORDERED
 from kdnas_env.errors import KDNASError
-from kdnas_env.wrappers.common import Step, checked_choice, env_attribute, extended_observation, extended_space
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, Ints, neighbour
+from kdnas_env.wrappers.common import (
+    Bools,
+    Ints,
+    Step,
+    action_grid,
+    checked_choice,
+    env_attribute,
+    extended_observation,
+    extended_space,
+)
 
 
 class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
@@ -82,7 +91,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def __init__(self, env: gym.Env[Any, Any], *, cyclic: Sequence[int] | None = None) -> None:
         RecordConstructorArgs.__init__(self, cyclic=None if cyclic is None else list(cyclic))
         gym.Wrapper.__init__(self, env)
-        self._grid = ActionGrid.of(env)
+        self._grid = action_grid(env)
         dims = len(self._grid.nvec)
         self.cyclic = frozenset(_unordered(env) if cyclic is None else cyclic)
         unknown = sorted(self.cyclic - set(range(dims)))
@@ -91,7 +100,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self._current: Ints | None = None
         self.action_space = spaces.Discrete(2 * dims)
         self.observation_space = extended_space(
-            env.observation_space, {"current": spaces.MultiDiscrete(list(self._grid.nvec))}
+            env.observation_space, {"current": spaces.MultiDiscrete(self._grid.nvec)}
         )
 
     @property
@@ -118,7 +127,8 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment and draw where to start."""
         observation, info = self.env.reset(seed=seed, options=options)
-        self._current = self._grid.draw(self.np_random)
+        grid, rng = self._grid, self.np_random
+        self._current = rng.integers(grid.nvec) if grid.allowed is None else grid.action(int(rng.choice(grid.allowed)))
         return self._extended(observation, info, moved=False)
 
     def step(self, action: Any) -> Step:
@@ -151,3 +161,23 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 def _unordered(env: gym.Env[Any, Any]) -> list[int]:
     dimensions = getattr(env_attribute(env, "search_space"), "dimensions", ())
     return [place for place, name in enumerate(dimensions) if name not in ORDERED]
+
+
+def neighbour(grid: Grid, point: Ints, move: int, cyclic: Collection[int] = ()) -> Ints | None:
+    """Return the allowed point that a move leads to, or None if there is none.
+
+    Args:
+        grid: The grid.
+        point: Where the move starts, int64 of shape ``(dims,)``.
+        move: ``2 * dimension`` for one choice down, ``2 * dimension + 1`` for one up.
+        cyclic: Dimensions whose last choice is followed by the first.
+    """
+    axis, up = divmod(move, 2)
+    choice = int(point[axis]) + (1 if up else -1)
+    if axis in cyclic:
+        choice %= grid.nvec[axis]
+    if choice == point[axis] or not 0 <= choice < grid.nvec[axis]:
+        return None
+    moved = point.copy()
+    moved[axis] = choice
+    return moved if grid.allows(grid.number(moved)) else None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import insort
+import math
+from bisect import bisect_left, insort
+from collections.abc import Sequence
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -12,15 +15,18 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
+from kdnas_env.core.grid import Grid
 from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.wrappers.common import (
+    Bools,
+    Ints,
     Step,
+    action_grid,
     checked_choice,
     extended_observation,
     extended_space,
     failure_reward,
 )
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, Bools, open_completions
 
 _PENALTY = -1.0
 """Reward of a rejected candidate where the environment does not declare its least reward."""
@@ -105,17 +111,18 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         self.penalty = default if penalty is None else check_number("penalty", penalty)
         self.exclude_evaluated = exclude_evaluated
         self.max_rejections = max_rejections
-        self._grid = ActionGrid.of(env)
+        self._grid = action_grid(env)
+        self._most = int(self._grid.nvec.max())
         self._prefix: tuple[int, ...] = ()
         self._evaluated: list[int] = []
         self._rejections = 0
         self._answer: tuple[Any, dict[str, Any]] | None = None
 
-        self.action_space = spaces.Discrete(max(self._grid.nvec))
+        self.action_space = spaces.Discrete(self._most)
         self.observation_space = extended_space(
             env.observation_space,
             {
-                "partial": spaces.MultiDiscrete(np.array(self._grid.nvec) + 1),
+                "partial": spaces.MultiDiscrete(self._grid.nvec + 1),
                 "dimension": spaces.Discrete(len(self._grid.nvec)),
             },
         )
@@ -128,7 +135,7 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     def action_masks(self) -> Bools:
         """Return which actions are allowed next, bool of shape ``(max(nvec),)``; never none."""
         evaluated = self._evaluated if len(self._evaluated) < self._grid.size else ()
-        mask = np.zeros(max(self._grid.nvec), dtype=np.bool_)
+        mask = np.zeros(self._most, dtype=np.bool_)
         mask[: self._grid.nvec[len(self._prefix)]] = open_completions(self._grid, self._prefix, evaluated)
         return mask
 
@@ -148,7 +155,7 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         """
         if self._answer is None:
             raise ResetNeeded("no episode is running: call reset() before the first step and after the end of one")
-        choice = checked_choice(action, max(self._grid.nvec))
+        choice = checked_choice(action, self._most)
         if not self.action_masks()[choice]:
             self._prefix = ()
             self._rejections += 1
@@ -186,3 +193,30 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             extended_observation(observation, {"partial": partial, "dimension": np.int64(len(self._prefix))}),
             {**info, "action_mask": mask, "complete": complete, "rejected": rejected},
         )
+
+
+def open_completions(grid: Grid, prefix: Sequence[int], evaluated: Sequence[int] = ()) -> Bools:
+    """Return which choices of the next dimension lead to an open point: one that is allowed and was not evaluated.
+
+    The points behind a choice are neighbours in number, so that two look-ups in a sorted list count them.
+
+    Args:
+        grid: The grid.
+        prefix: Choices of the first dimensions.
+        evaluated: Sorted numbers of the allowed points that are not open any more.
+
+    Returns:
+        Bool of shape ``(nvec[len(prefix)],)``.
+    """
+    count, *later = grid.nvec[len(prefix) :].tolist()
+    stride = math.prod(later)
+    first = grid.number(prefix) * count * stride
+    edges = [first + stride * choice for choice in range(count + 1)]
+    allowed = [stride] * count if grid.allowed is None else _between(grid.allowed, edges)
+    closed = _between(evaluated, edges)
+    return np.array([some > gone for some, gone in zip(allowed, closed, strict=True)], dtype=np.bool_)
+
+
+def _between(points: Sequence[int] | Ints, edges: Sequence[int]) -> list[int]:
+    places = [bisect_left(points, edge) for edge in edges]
+    return [end - start for start, end in pairwise(places)]

@@ -9,18 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_tables import planted_table
 
+from kdnas_env.agents.classic.local_search import LocalSearchConfig
 from kdnas_env.bench.hardness import (
     Landscape,
     hardness,
     hardness_rows,
     landscape_report,
     local_search_evaluations,
-    neighbour_rows,
+    moves_to_best,
     optimum_depths,
     rewards_of_table,
     steepest_ascent,
     walk_autocorrelation,
 )
+from kdnas_env.core.grid import Grid
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import TableError
@@ -32,14 +34,14 @@ TABLE = planted_table(noise=0.02)
 
 def _line(rewards: list[float]) -> Landscape:
     space = SearchSpace.from_dict({"intermediate_size": list(range(1, len(rewards) + 1))}, PLANTED_TEACHER)
-    return Landscape.of(space, np.arange(len(rewards)), np.array(rewards, dtype=np.float64))
+    return Landscape.of(space.grid, np.arange(len(rewards)), np.array(rewards, dtype=np.float64), reach=1)
 
 
 @pytest.mark.parametrize("cap", [None, 60_000_000])
-def test_neighbours_are_those_of_the_space(cap: int | None) -> None:
+def test_neighbours_are_those_of_local_search(cap: int | None) -> None:
     space = SearchSpace.from_dict(
         {
-            "num_hidden_layers": [3, 6, 9],
+            "num_hidden_layers": [3, 6, 9, 12],
             "num_attention_heads": [4, 5, 12],
             "hidden_size": [384, 768],
             "hidden_act": ["gelu", "relu", "silu"],
@@ -48,10 +50,11 @@ def test_neighbours_are_those_of_the_space(cap: int | None) -> None:
         PLANTED_TEACHER,
     )
     index = np.sort(space.valid_indices)
-    found = neighbour_rows(space, index)
+    found = Landscape.of(space.grid, index, np.zeros(len(index))).neighbours
+    reach = LocalSearchConfig().reach
     for row, here in enumerate(index.tolist()):
-        expected = {space.index(action) for action in space.neighbours(space.from_index(here))}
-        assert set(index[found[row][found[row] >= 0]].tolist()) == expected
+        around = space.grid.numbers(space.grid.neighbours(space.from_index(here), reach))
+        assert set(index[found[row][found[row] >= 0]].tolist()) == set(around) & set(index.tolist())
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_optima_are_the_plateaus_without_an_exit(values: list[int]) -> None:
     space = SearchSpace.from_dict(
         {"num_hidden_layers": [1, 2, 3, 4], "intermediate_size": [1, 2, 3, 4]}, PLANTED_TEACHER
     )
-    landscape = Landscape.of(space, np.arange(16), np.array(values, dtype=np.float64))
+    landscape = Landscape.of(space.grid, np.arange(16), np.array(values, dtype=np.float64))
     neighbours = [[other for other in row if other >= 0] for row in landscape.neighbours.tolist()]
     seen: set[int] = set()
     optima = 0
@@ -109,18 +112,15 @@ def test_ascents_take_the_steepest_way() -> None:
 def test_fitness_distance_correlation_and_distances() -> None:
     easy = landscape_report(_line([5, 4, 3, 2, 1, 0]), np.random.default_rng(0), starts=5)
     assert easy["fitness_distance_correlation"] == pytest.approx(-1)
-    space = SearchSpace.from_dict(
-        {"num_hidden_layers": [1, 2, 3], "hidden_act": ["gelu", "relu", "silu"]}, PLANTED_TEACHER
-    )
-    landscape = Landscape.of(space, np.arange(9), np.arange(9.0))
-    # Numbers are apart by their steps, names by one.
-    assert landscape.steps_to(0).tolist() == [0, 1, 1, 1, 2, 2, 2, 3, 3]
+    assert moves_to_best(_line([0, 5, 0, 0, 5, 0, 0, 0])).tolist() == [1, 0, 1, 1, 0, 1, 2, 3]
+    apart = Landscape.of(Grid.of([6]), np.array([0, 1, 4, 5]), np.array([1.0, 2, 0, 0]), reach=2)
+    assert moves_to_best(apart).tolist() == [1, 0, -1, -1]
 
 
 def test_the_autocorrelation_is_that_of_a_simulated_walk() -> None:
     rng = np.random.default_rng(0)
     table = rewards_of_table(TABLE, KDReward())
-    landscape = Landscape.of(TABLE.space, TABLE.index, table)
+    landscape = Landscape.of(TABLE.space.grid, TABLE.index, table)
     row, seen = 0, []
     for _ in range(40_000):
         seen.append(landscape.rewards[row])
@@ -144,12 +144,12 @@ def test_local_search_is_exact_where_it_can_be_counted() -> None:
 
 
 def test_local_search_without_neighbours_is_random_search() -> None:
-    space = SearchSpace.from_dict({"intermediate_size": list(range(1, 80))}, PLANTED_TEACHER)
-    index = np.arange(0, 79, 2)
-    landscape = Landscape.of(space, index, np.arange(40.0))
-    hit = {"best": landscape.rewards >= 37}
+    space = SearchSpace.from_dict({"intermediate_size": list(range(1, 65))}, PLANTED_TEACHER)
+    index = np.arange(0, 64, 2)
+    landscape = Landscape.of(space.grid, index, np.arange(32.0), reach=1)
+    hit = {"best": landscape.rewards >= 29}
     found = local_search_evaluations(landscape, hit, np.random.default_rng(0), 4000)["best"]
-    assert found["mean"] == pytest.approx(expected_hit(40, 3), rel=0.05)
+    assert found["mean"] == pytest.approx(expected_hit(32, 3), rel=0.05)
 
 
 def test_the_report_of_a_table() -> None:

@@ -28,7 +28,8 @@ def test_points_are_numbered_in_mixed_radix(nvec: list[int]) -> None:
     grid = Grid.of(nvec)
     actions = grid.actions(grid.remaining(()))
     assert actions.tolist() == [action_of(number, nvec) for number in range(grid.points)]
-    assert grid.numbers(actions) == list(range(grid.points))
+    assert grid.numbers(actions) == list(range(grid.points)) == [grid.number(action) for action in actions.tolist()]
+    assert [grid.action(number).tolist() for number in range(grid.points)] == actions.tolist()
 
 
 def test_numbers_may_outgrow_64_bits() -> None:
@@ -140,6 +141,16 @@ def test_neighbours_are_all_points_that_differ_in_one_dimension(data: st.DataObj
     everything = grid.actions(grid.remaining(()))
     expected = everything[(everything != action).sum(axis=1) == 1]
     assert sorted(grid.numbers(grid.neighbours(action))) == grid.numbers(expected)
+    near = expected[(np.abs(expected - action) <= 2).all(axis=1)]
+    assert sorted(grid.numbers(grid.neighbours(action, reach=2))) == grid.numbers(near)
+
+
+@given(nvec=nvecs, reach=st.none() | st.integers(1, 3))
+def test_neighbours_of_all_points_are_those_of_each(nvec: list[int], reach: int | None) -> None:
+    grid = Grid.of(nvec)
+    numbers = grid.neighbour_numbers(grid.listed(), reach)
+    for action, row in zip(grid.actions(grid.listed()), numbers, strict=True):
+        assert row[row >= 0].tolist() == grid.numbers(grid.neighbours(action, reach))
 
 
 def test_fresh_keeps_the_first_of_each() -> None:
@@ -157,8 +168,8 @@ def test_malformed_counts_are_refused(nvec: Any) -> None:
 @pytest.mark.parametrize(
     ("allowed", "message"),
     [
-        ([], "expected the numbers of one or more grid points"),
-        ([0.5], "expected the numbers of one or more grid points"),
+        ([], "expected the numbers of one or more points"),
+        ([0.5], "expected the numbers of one or more points"),
         ([-1, 2], "range from -1 to 2, but the grid has 6 points"),
         ([6], "range from 6 to 6, but the grid has 6 points"),
     ],
@@ -199,5 +210,5 @@ def test_actions_of_other_types_are_refused(actions: Any) -> None:
 
 @pytest.mark.parametrize("allowed", [[[0], [0, 1]], [{}], "ab", [0.5]])
 def test_points_of_other_types_are_refused(allowed: Any) -> None:
-    with pytest.raises(KDNASError, match="expected the numbers of one or more grid points"):
+    with pytest.raises(KDNASError, match="expected the numbers of one or more points"):
         Grid.of([2, 2], allowed)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import teachers
 
 from kdnas_env.core.architecture import FAMILIES, EncoderArchitecture, StudentConfig, count_parameters
-from kdnas_env.core.space import DIMENSIONS, LARGEST_ENUMERATION, ORDERED, SearchSpace
+from kdnas_env.core.space import DIMENSIONS, LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.errors import SpaceError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
@@ -84,31 +84,6 @@ def test_encode_of_an_alias_names_the_same_network(bert_base: EncoderArchitectur
         config = space.decode(space.from_index(index))
         assert config == config.canonical()
         assert space.decode(space.encode(config)) == config
-
-
-@given(teacher=teachers(), seed=st.integers(0, 2**32))
-@settings(max_examples=50, deadline=None)
-def test_neighbours_are_symmetric_and_one_move_away(teacher: EncoderArchitecture, seed: int) -> None:
-    space = SearchSpace.from_teacher(teacher, families=FAMILIES)
-    origin = space.sample(np.random.default_rng(seed))
-    neighbours = space.neighbours(origin)
-    assert neighbours.dtype == np.int64
-    assert neighbours.shape[1] == len(space.nvec)
-    assert len(np.unique(neighbours, axis=0)) == len(neighbours)
-    for neighbour in neighbours:
-        (axis,) = np.flatnonzero(neighbour != origin)
-        if space.dimensions[axis] in ORDERED:
-            assert abs(neighbour[axis] - origin[axis]) == 1
-        assert origin.tolist() in space.neighbours(neighbour).tolist()
-
-
-def test_neighbours_leave_out_invalid_points(bert_base: EncoderArchitecture) -> None:
-    space = awkward_space(bert_base)
-    for index in space.valid_indices:
-        origin = space.from_index(int(index))
-        near = space.neighbours(origin)
-        assert all(space.is_valid(space.decode(action)) for action in near)
-        assert all(origin.tolist() in space.neighbours(action).tolist() for action in near)
 
 
 def test_valid_indices_are_unique_networks(bert_base: EncoderArchitecture) -> None:
@@ -212,7 +187,7 @@ def test_unreadable_files_are_refused(tmp_path: Path, bert_base: EncoderArchitec
     ],
 )
 def test_malformed_actions_are_refused(space: SearchSpace, action: list[object], message: str) -> None:
-    for call in (space.decode, space.index, space.neighbours):
+    for call in (space.decode, space.index):
         with pytest.raises(SpaceError) as error:
             call(action)  # type: ignore[operator]
         assert message in str(error.value)

@@ -15,7 +15,7 @@ from kdnas_env.agents.classic.evolution import mutated
 from kdnas_env.agents.design import spread
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
 from kdnas_env.core.grid import Grid
-from kdnas_env.core.wide_dimensions import KNOTS, WIDE, Spacing, best_apart, bumps, choices_near, coarse, nearby, strode
+from kdnas_env.core.wide_dimensions import KNOTS, WIDE, Spacing, best_apart, bumps, coarse, nearby, steps_near, strode
 from kdnas_env.testing.bowl import BowlEnv
 
 # Learning -------------------------------------------------------------------------------------------------------
@@ -77,9 +77,12 @@ def test_strides_are_of_every_length() -> None:
 
 
 def test_neighbours_on_a_scale_are_few_and_reach_far() -> None:
-    assert choices_near(10, CHOICES) == [2, 9, 11, 18, 74, 522]
-    assert choices_near(1, 4) == [0, 2, 3]
-    assert len(Grid.of([CHOICES, 3]).neighbours(np.array([700, 1]))) == 8 + 2
+    assert steps_near(CHOICES).tolist() == steps_near(CHOICES, reach=2).tolist() == [-512, -64, -8, -1, 1, 8, 64, 512]
+    assert steps_near(4).tolist() == [-3, -2, -1, 1, 2, 3]
+    assert steps_near(4, reach=2).tolist() == [-2, -1, 1, 2]
+    scale = Grid.of([CHOICES, 3])
+    assert scale.neighbours(np.array([10, 1]))[:, 0].tolist() == [2, 9, 11, 18, 74, 522, 10, 10]
+    assert len(scale.neighbours(np.array([700, 1]))) == 8 + 2
 
 
 def test_a_mutation_moves_along_a_scale() -> None:

@@ -10,26 +10,29 @@ from grid_envs import GridEnv, grid_points
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdnas_env.core.grid import Grid
 from kdnas_env.wrappers import ActionMasks, FlatDiscrete, SequentialChoice
-from kdnas_env.wrappers.mask_arithmetic import ActionGrid, choice_counts, choice_positions, neighbour, open_completions
+from kdnas_env.wrappers.action_masks import choice_counts, choice_positions
+from kdnas_env.wrappers.local_moves import neighbour
+from kdnas_env.wrappers.sequential import open_completions
 
 
 @st.composite
-def grids(draw: st.DrawFn) -> ActionGrid:
+def grids(draw: st.DrawFn) -> Grid:
     nvec = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
     points = int(np.prod(nvec))
     numbers = draw(st.none() | st.sets(st.integers(0, points - 1), min_size=1))
-    return ActionGrid(nvec, None if numbers is None else np.array(sorted(numbers), dtype=np.int64))
+    return Grid.of(nvec, None if numbers is None else sorted(numbers))
 
 
-def allowed_points(grid: ActionGrid) -> list[tuple[int, ...]]:
+def allowed_points(grid: Grid) -> list[tuple[int, ...]]:
     return [
         point for number, point in enumerate(grid_points(grid.nvec)) if grid.allowed is None or number in grid.allowed
     ]
 
 
 @given(grids())
-def test_numbers_and_actions_are_inverse(grid: ActionGrid) -> None:
+def test_numbers_and_actions_are_inverse(grid: Grid) -> None:
     points = grid_points(grid.nvec)
     assert grid.points == len(points)
     assert grid.size == len(allowed_points(grid))
@@ -40,7 +43,7 @@ def test_numbers_and_actions_are_inverse(grid: ActionGrid) -> None:
 
 
 @given(grids(), st.data())
-def test_a_completion_is_open_if_an_open_point_begins_with_it(grid: ActionGrid, data: st.DataObject) -> None:
+def test_a_completion_is_open_if_an_open_point_begins_with_it(grid: Grid, data: st.DataObject) -> None:
     allowed = allowed_points(grid)
     evaluated = data.draw(st.sets(st.sampled_from(allowed)))
     prefix = data.draw(st.sampled_from(grid_points(grid.nvec)))[: data.draw(st.integers(0, len(grid.nvec) - 1))]
@@ -53,7 +56,7 @@ def test_a_completion_is_open_if_an_open_point_begins_with_it(grid: ActionGrid, 
 
 
 @given(grids())
-def test_choices_are_counted(grid: ActionGrid) -> None:
+def test_choices_are_counted(grid: Grid) -> None:
     expected = [
         sum(point[axis] == choice for point in allowed_points(grid))
         for axis, count in enumerate(grid.nvec)
@@ -67,7 +70,7 @@ def test_choices_are_counted(grid: ActionGrid) -> None:
 
 
 @given(grids(), st.data())
-def test_neighbours_differ_by_one_choice(grid: ActionGrid, data: st.DataObject) -> None:
+def test_neighbours_differ_by_one_choice(grid: Grid, data: st.DataObject) -> None:
     allowed = allowed_points(grid)
     point = data.draw(st.sampled_from(allowed))
     cyclic = data.draw(st.sets(st.integers(0, len(grid.nvec) - 1)))
@@ -84,7 +87,7 @@ def test_neighbours_differ_by_one_choice(grid: ActionGrid, data: st.DataObject) 
 
 
 @given(grids(), st.data())
-def test_the_masks_of_the_wrappers_are_those_of_brute_force(grid: ActionGrid, data: st.DataObject) -> None:
+def test_the_masks_of_the_wrappers_are_those_of_brute_force(grid: Grid, data: st.DataObject) -> None:
     """A whole episode: every mask says what is open, and all are open again at the end."""
     allowed = allowed_points(grid)
     order = data.draw(st.permutations(allowed))[:12]
@@ -110,9 +113,7 @@ def test_the_masks_of_the_wrappers_are_those_of_brute_force(grid: ActionGrid, da
         assert set(np.flatnonzero(sequence.action_masks())) == {point[0] for point in allowed}
 
 
-def assert_masks(
-    grid: ActionGrid, flat: FlatDiscrete, masks: ActionMasks, still_open: list[Any], allowed: list[Any]
-) -> None:
+def assert_masks(grid: Grid, flat: FlatDiscrete, masks: ActionMasks, still_open: list[Any], allowed: list[Any]) -> None:
     assert flat.action_masks().tolist() == [point in still_open for point in allowed]
     assert masks.action_masks().tolist() == [
         any(point[axis] == choice for point in still_open)
@@ -122,7 +123,7 @@ def assert_masks(
 
 
 def test_grids_beyond_64_bits() -> None:
-    grid = ActionGrid((1000,) * 8)
+    grid = Grid.of((1000,) * 8)
     assert grid.size == 1000**8
     assert grid.action(grid.points - 1).tolist() == [999] * 8
     assert open_completions(grid, (), [5]).all()

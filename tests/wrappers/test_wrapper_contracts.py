@@ -178,7 +178,7 @@ def test_the_actions_to_wrap_must_be_a_grid(wrapper: Callable[..., Env]) -> None
     for bad, message in (
         ([], r"valid_action_indices is \[\]; expected the numbers of one or more points"),
         ([0.5], "expected the numbers of one or more points"),
-        ([0, 6], "range from 0 to 6, but the action space has 6 points, numbered from 0"),
+        ([0, 6], "range from 0 to 6, but the grid has 6 points, numbered from 0"),
         ([-1], "range from -1 to -1"),
     ):
         with pytest.raises(KDNASError, match=message):
