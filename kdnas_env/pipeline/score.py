@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from typing import Annotated, ClassVar
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
+from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions
+from kdnas_env.latency import LatencySettings
+from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.tasks.specs import EMBEDDED_TASK
+from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.shell import command
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.scores import TaskScore, glue_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kdnas_env.tasks.comparison import Cell, Comparison
+    from kdnas_env.tasks.summary import Summary
+
+_FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", "dropout", "device")
+"""Options that are settings of fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -78,3 +100,178 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why
+
+
+CELLS, PICTURE = "cells", "glue.png"
+
+_README = """# A run of `kdnas glue`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
+| `cells/` | every score (row, task, seed) and latency, written as it was found; a checkpoint of an unfinished one |
+| `results.json` | the table: means and standard deviations over seeds, and every score |
+| `glue.png` | score against speed-up in a picture |
+
+Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
+
+    kdnas glue --resume {{folder}}
+
+Scores are by {method}.
+"""
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Models scored side by side.
+
+    Attributes:
+        folder: The run folder.
+        tasks: Names of the tasks.
+        method: How models were scored.
+        seeds: Seeds per score.
+        rows: Models and baselines, with means over seeds.
+        scores: Every single score.
+    """
+
+    folder: Path
+    tasks: tuple[str, ...]
+    method: str
+    seeds: int
+    rows: tuple[Summary, ...]
+    scores: Mapping[Cell, TaskScore]
+
+    @property
+    def failure(self) -> str | None:
+        """Why the model has no score at all; None if it has one."""
+        own = [score for cell, score in self.scores.items() if cell.row == "student"]
+        return own[0].error if own and not any(score.ok for score in own) else None
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a model or baseline: its size and speed, its mean score on each task, and their average."""
+        return [
+            {
+                **{name: getattr(row, name) for name in ("name", "title", "parameters", "speedup", "latency_ms")},
+                **{task: row.tasks[task].mean if task in row.tasks else None for task in self.tasks},
+                "average": None if row.average is None else row.average.mean,
+                "kept": None if row.average is None else row.average.kept,
+                "failed": row.failed,
+            }
+            for row in self.rows
+        ]
+
+    def plot(self) -> Figure:
+        """Draw score against speed-up; where no speed was measured, against parameters."""
+        from kdnas_env.tasks.summary import draw_comparison
+
+        title = self.tasks[0] if len(self.tasks) == 1 else f"average of {len(self.tasks)} tasks"
+        return draw_comparison(self.rows, title=title, method=self.method)
+
+
+def score(model: str | os.PathLike[str] | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
+    """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
+
+    What is scored is kept in a run folder; an interrupted run goes on with ``resume``.
+
+    Args:
+        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; None with ``resume``.
+        progress: Told how far it is.
+        **settings: Fields of :class:`GlueOptions`, such as ``tasks``, ``data``, ``seeds`` and ``device``.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    named = {} if model is None else {"model": os.fspath(model)}
+    return run_score(options_of(GlueOptions, {**settings, **named}), progress)
+
+
+def run_score(options: GlueOptions, progress: Progress = SILENT, *, go_on: str | None = None) -> Scores:
+    """Score what the options name; see :func:`score`.
+
+    Args:
+        options: What is asked for.
+        progress: Told how far it is.
+        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    import torch
+
+    from kdnas_env.tasks.comparison import CellStore
+    from kdnas_env.tasks.encoding import resolve_device
+    from kdnas_env.tasks.rows import default_tasks
+    from kdnas_env.tasks.summary import summarise
+
+    threads = options.threads or torch.get_num_threads()
+    options = replace(options, threads=threads)
+    # What is cheap to check is checked before a folder is made.
+    if options.model is None:
+        raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
+    names = tuple(dict.fromkeys(options.tasks)) or default_tasks(options.model, options.teacher, options.data)
+    glue_metric(names[0])
+    resolve_device(options.device)
+    latency = LatencySettings(**asdict(options.latency))
+    comparison = _comparison(options, names)
+    folder = _open_folder(options, comparison.method)
+    comparison = replace(comparison, store=CellStore(folder.path / CELLS))
+    again = command("glue", "--resume", folder.path, *options.place_flags("out", "resume"))
+    with working(folder, go_on or again) as work, pinned_threads(threads):
+        described = [task.describe() for task in comparison.tasks]
+        work.begin(comparison.fingerprints, tasks=described)
+        scores = comparison.run(progress)
+        rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
+        found = Scores(folder.path, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
+        write_json(
+            folder.path / RESULTS,
+            {
+                "model": options.model,
+                "method": found.method,
+                "finetuned": options.finetune,
+                "seeds": list(comparison.seeds),
+                "tasks": described,
+                "rows": [row.to_dict() for row in rows],
+                "scores": [
+                    {**asdict(cell), "score": one.score if one.ok else None, **one.to_dict()}
+                    for cell, one in scores.items()
+                ],
+            },
+        )
+        save_figure(found.plot(), folder.path / PICTURE)
+    return found
+
+
+def _comparison(options: GlueOptions, tasks: Sequence[str]) -> Comparison:
+    from kdnas_env.tasks.comparison import CellStore, Comparison
+    from kdnas_env.tasks.finetuning import FinetuneSettings
+    from kdnas_env.tasks.rows import TEACHER, build_rows, lineage_teacher, load_model
+
+    assert options.model is not None
+    for name in tasks:
+        task_spec(name)
+    common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
+    settings = common.by_task(tasks, options.task_settings)
+    models = [load_model(name) for name in (options.model, *options.models)]
+    teacher = None
+    if not options.rows or TEACHER in options.rows:
+        teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
+    return Comparison(
+        rows=build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device),
+        tasks=[load_task(name, options.data).limited(options.max_samples, options.seed) for name in tasks],
+        seeds=range(options.seed, options.seed + options.seeds),
+        settings=settings if options.finetune else None,
+        store=CellStore(Path(os.devnull)),
+        max_length=options.max_length,
+        pooling=options.pooling,
+        device=options.device,
+    )
+
+
+def _open_folder(options: GlueOptions, method: str) -> RunFolder:
+    if options.resume is not None:
+        return RunFolder.reopen(options.resume)
+    name = Path(str(options.model)).name or "model"
+    return RunFolder.create(options.out or new_run_path(name, "glue"), options, _README.format(method=method))

@@ -13,6 +13,9 @@ from rich.markup import escape
 
 SECONDS_BETWEEN_LINES = 30.0
 
+OnProgress = Callable[[int, int], object]
+"""Called with how much is done, and of how much: what work tells that needs no name, such as ``Progress.advance``."""
+
 Tone = Literal["plain", "good", "bad", "warning"]
 
 STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", "warning": "yellow"}

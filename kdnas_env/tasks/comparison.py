@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,13 @@ from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.probing import linear_probe
 from kdnas_env.tasks.rows import MAJORITY, TEACHER, Row, student_shape
 from kdnas_env.tasks.scores import CONSTANT, FINETUNED, PROBED, TaskScore, majority_class
 from kdnas_env.tasks.specs import TaskData
-
-StepProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -135,6 +134,15 @@ class Comparison:
         return PROBED if self.settings is None else FINETUNED
 
     @property
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the scores, beside the settings, by name."""
+        return {
+            **{f"row {row.name}": row.identity for row in self.rows},
+            **{f"tokenizer of row {row.name}": row.tokenizer_identity for row in self.rows if row.tokenizer},
+            **{f"task {task.name}": task.fingerprint for task in self.tasks},
+        }
+
+    @property
     def cells(self) -> list[Cell]:
         """All cells, in the order they are computed: task by task, so that a first table is there early."""
         return [
@@ -144,18 +152,15 @@ class Comparison:
             for seed in (self.seeds[:1] if row.encoder is None else self.seeds)
         ]
 
-    def run(
-        self, on_cell: Callable[[Cell], None] | None = None, on_progress: StepProgress | None = None
-    ) -> Iterator[tuple[Cell, TaskScore]]:
-        """Yield every cell with its score: kept ones as they are, the others computed and kept.
+    def run(self, progress: Progress = SILENT) -> dict[Cell, TaskScore]:
+        """Return the score of every cell: kept ones as they are, the others computed and kept.
 
         A fine-tuning keeps a checkpoint an epoch, from which it goes on if it was killed.
 
         What goes wrong with a model is a score with a status; what the caller must put right is raised.
 
         Args:
-            on_cell: Called before a cell is computed.
-            on_progress: Called while a model is fine-tuned.
+            progress: Told of every cell, of its score, and of the steps of fine-tuning.
 
         Raises:
             KDNASError: If a teacher or corpus that a row is started from cannot be had, a library is missing, or the
@@ -163,15 +168,22 @@ class Comparison:
         """
         rows = {row.name: row for row in self.rows}
         tasks = {task.name: task for task in self.tasks}
-        for cell in self.cells:
-            score = self.store.get(cell)
+        cells, scores = self.cells, dict[Cell, TaskScore]()
+        for cell in cells:
+            row, score = rows[cell.row], self.store.get(cell)
             if score is None:
-                if on_cell is not None:
-                    on_cell(cell)
-                score = self._score(rows[cell.row], tasks[cell.task], cell, on_progress)
+                progress.begin(
+                    f"{row.title}, {cell.task}, seed {cell.seed} ({len(scores)} of {len(cells)} scores are there)"
+                )
+                score = self._score(row, tasks[cell.task], cell, progress)
                 self.store.put(cell, score)
             shutil.rmtree(self.store.checkpoints(cell), ignore_errors=True)
-            yield cell, score
+            scores[cell] = score
+            value = f"{100 * score.score:6.2f}" if score.ok else f"{score.status} ({score.error})"
+            line = f"{cell.task:<16} seed {cell.seed}  {value}  {row.title}"
+            progress.say(line, "plain" if score.ok else "bad")
+        progress.end()
+        return scores
 
     def latencies(self, settings: LatencySettings) -> dict[str, Latency]:
         """Return the latency of every row beside the teacher's; empty if there is no teacher.
@@ -198,7 +210,7 @@ class Comparison:
             found[id(row.shape)] = latencies[row.name] = latency
         return latencies
 
-    def _score(self, row: Row, task: TaskData, cell: Cell, on_progress: StepProgress | None) -> TaskScore:
+    def _score(self, row: Row, task: TaskData, cell: Cell, progress: Progress) -> TaskScore:
         seed = cell.seed
         try:
             if row.encoder is None:
@@ -221,7 +233,7 @@ class Comparison:
                 self.settings[task.name],
                 seed,
                 checkpoints=self.store.checkpoints(cell),
-                on_progress=on_progress,
+                on_progress=progress.advance,
             )
         except KDNASError:
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,15 +18,13 @@ from torch.nn import functional
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.scratch import scratch_folder
-from kdnas_env.support.settings import Settings
+from kdnas_env.support.settings import Settings, parse_value
 from kdnas_env.tasks.encoding import POOLINGS, Example, PooledEncoder, encode, outputs, pad, resolve_device
 from kdnas_env.tasks.scores import FINETUNED, TaskScore, glue_metric, score_predictions
 from kdnas_env.tasks.specs import TaskData
-
-Progress = Callable[[int, int], None]
-"""Called with the steps done and their number."""
 
 _REFERENCE_RATE, _REFERENCE_WIDTH, _HIGHEST_RATE = 5e-5, 768, 1e-3
 _EPOCHS, _TINY_TASKS, _TINY_EPOCHS = 3, ("mrpc", "wnli"), 5
@@ -84,6 +82,31 @@ class FinetuneSettings(Settings):
         if unknown:
             raise KDNASError(f"unknown setting {unknown[0]!r} of fine-tuning; known are {known}")
         return FinetuneSettings(**{**asdict(self), **changes})
+
+    def by_task(self, tasks: Sequence[str], settings: Sequence[str]) -> dict[str, FinetuneSettings]:
+        """Return the settings of each task.
+
+        Args:
+            tasks: Names of the tasks.
+            settings: What is other for single tasks, each as ``TASK.NAME=VALUE``.
+
+        Raises:
+            KDNASError: If one is malformed, of no such task, given twice, unknown, or out of range.
+        """
+        changes: dict[str, dict[str, Any]] = {task: {} for task in tasks}
+        for setting in settings:
+            place, equals, value = setting.partition("=")
+            task, dot, name = place.strip().partition(".")
+            if not (equals and dot):
+                raise KDNASError(
+                    f"task setting {setting!r} is malformed; write it as TASK.NAME=VALUE, as in rte.epochs=10"
+                )
+            if task not in changes:
+                raise KDNASError(f"task setting {setting!r} is of no task of this run; its tasks are {list(tasks)}")
+            if name in changes[task]:
+                raise KDNASError(f"task setting {task}.{name} is given twice; keep one of them")
+            changes[task][name] = parse_value(value)
+        return {task: self.changed(changes[task]) for task in tasks}
 
 
 def default_learning_rate(hidden_size: int) -> float:
@@ -165,7 +188,7 @@ def finetune(
     seed: int = 0,
     *,
     checkpoints: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress = SILENT.advance,
 ) -> TaskScore:
     """Fine-tune a copy of an encoder on a task, and score it after the last step; nothing is chosen on what is scored.
 
@@ -253,7 +276,7 @@ def _train(
     seed: int,
     device: torch.device,
     checkpoints: Path | None,
-    on_progress: Progress | None,
+    on_progress: OnProgress,
 ) -> tuple[list[float], int]:
     """Train in place, from the last checkpoint on; return the mean loss of each epoch, and the number of steps.
 
@@ -269,7 +292,7 @@ def _train(
         return {**pad(inputs, pad_token_id), "labels": torch.tensor([example["labels"] for example in batch])}
 
     keeping = scratch_folder("glue") if checkpoints is None else nullcontext(checkpoints)
-    with keeping as folder, preserved_rng(), _turns() as turns:
+    with keeping as folder, preserved_rng(), _turns(on_progress) as turns:
         clear_checkpoints(folder)
         arguments = TrainingArguments(
             output_dir=str(folder),
@@ -295,7 +318,6 @@ def _train(
             arguments._n_gpu = 1  # More would each take a share of every batch, and change what is trained.
         trainer = ResumableTrainer(model, arguments, data_collator=collate, train_dataset=examples, callbacks=[turns])
         trainer.remove_callback(PrinterCallback)
-        turns.on_progress = on_progress
         checkpoint = last_checkpoint(folder)
         try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -309,21 +331,19 @@ def _train(
 
 
 @contextmanager
-def _turns() -> Iterator[Any]:
+def _turns(on_progress: OnProgress) -> Iterator[Any]:
     """Yield a callback that holds the cores while an epoch lasts, sees to the losses, and keeps no last checkpoint."""
     from transformers import TrainerCallback
 
     class Turns(TrainerCallback):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.on_progress: Progress | None = None
             self.held = ExitStack()
 
         def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.held.enter_context(training_lock())
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if self.on_progress is not None:
-                self.on_progress(state.global_step, state.max_steps)
+            on_progress(state.global_step, state.max_steps)
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.held.close()

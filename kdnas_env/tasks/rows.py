@@ -18,6 +18,7 @@ from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
+from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
 ROWS = (TEACHER, STUDENT, CLOSED_FORMS, EMBEDDINGS, RANDOM, MAJORITY)
@@ -118,6 +119,18 @@ def teacher_name(model: str | os.PathLike[str], given: str | None) -> str | None
     """Return the teacher to compare with: the one given, else that of the model's lineage, if any."""
     lineage = read_lineage(expanded(model))
     return given or (None if lineage is None else lineage.teacher)
+
+
+def default_tasks(model: str | os.PathLike[str], teacher: str | None, data: str | None) -> tuple[str, ...]:
+    """Return the tasks that a model is scored on unless some are named.
+
+    Args:
+        model: The model.
+        teacher: Its teacher; None for that of its lineage.
+        data: Folder of GLUE, if one is named.
+    """
+    embedded = data is None and "demo" in (os.fspath(model), teacher_name(model, teacher))
+    return (EMBEDDED_TASK,) if embedded else GLUE_TASKS
 
 
 def build_rows(

@@ -153,6 +153,11 @@ class TaskData:
             digest.update(json.dumps([name, split.texts, split.labels.tolist()]).encode())
         return digest.hexdigest()
 
+    def describe(self) -> dict[str, Any]:
+        """Return name, source and sizes, as plain data."""
+        sizes = {name: len(split) for name, split in {TRAIN: self.train, **self.evaluation}.items()}
+        return {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped}
+
     def limited(self, samples: int | None, seed: int = 0) -> TaskData:
         """Return the task with at most so many training samples, drawn at random; all of them for None.
 

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 import small_tasks
 import tyro
-from rich.console import Console
 
-from kdnas_env.cli.glue import print_summaries, run_glue
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.glue import print_scores, run_glue
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.pipeline.options import LatencyOptions
-from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.score import GlueOptions, Scores
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
 from kdnas_env.tasks.specs import GLUE_TASKS
@@ -122,12 +122,12 @@ def test_a_run_leaves_a_folder_that_explains_itself(
 
 def test_the_tables_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
     score = Statistic(0.8123, 0.0123, 3, 0.934)
-    rows = [
+    rows = tuple(
         Summary(name, title, 22_000_000, 9.53, 1.2, dict.fromkeys(GLUE_TASKS, score), {}, score, 0)
         for name, title in (("teacher", "all-MiniLM-L6-v2"), ("student", "bert 2L/192h/6a/768f/gelu"))
-    ]
+    )
     for tasks in (GLUE_TASKS, GLUE_TASKS[:2], GLUE_TASKS[:1]):
-        print_summaries(Console(width=80), rows, tasks, "fine-tuning", 3)
+        print_scores(SafeConsole(width=80), Scores(Path(), tasks, "fine-tuning", 3, rows, {}))
         printed = capsys.readouterr().out
         assert "\u2026" not in printed, printed
         for expected in ("81.2 ± 1.2", "93.4%", "9.53x", "22.00M", *tasks):

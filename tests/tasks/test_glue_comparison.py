@@ -14,6 +14,7 @@ import small_tasks
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from progress_log import ProgressLog
 from torch import nn
 
 from kdnas_env.core.evaluation import Status
@@ -125,15 +126,16 @@ def comparison(rows: list[Row], hub_layout: Path, folder: Path, **changes: Any) 
 def test_cells_are_kept_and_never_computed_twice(models: tuple[Model, Model], hub_layout: Path, tmp_path: Path) -> None:
     student, teacher = models
     wanted = comparison(build_rows([student], teacher, ["teacher", "student"]), hub_layout, tmp_path)
-    first = {}
-    for number, (cell, score) in enumerate(wanted.run()):
-        first[cell] = score
-        assert len(list((tmp_path / "cells").iterdir())) == number + 1
-    assert len(first) == 5  # The majority class has no seeds.
+    kept: list[int] = []
+    log = ProgressLog(on_say=lambda: kept.append(len(list((tmp_path / "cells").iterdir()))))
+    first = wanted.run(log)
+    assert kept == [1, 2, 3, 4, 5]  # The majority class has no seeds.
+    assert list(first) == wanted.cells
     (tmp_path / "cells" / "student-rte-1.json").unlink()
-    computed: list[Cell] = []
-    again = dict(wanted.run(computed.append))
-    assert computed == [Cell("student", "rte", 1)]
+    log = ProgressLog()
+    again = wanted.run(log)
+    assert log.begun == [f"{student.title}, rte, seed 1 (3 of 5 scores are there)"]
+    assert len(log.said) == 5
     assert {cell: score.metrics for cell, score in again.items()} == {
         cell: score.metrics for cell, score in first.items()
     }
@@ -145,7 +147,7 @@ def test_a_damaged_cell_is_told(models: tuple[Model, Model], hub_layout: Path, t
     for content in ("{", "{}"):
         (tmp_path / "cells" / "random-rte-0.json").write_text(content)
         with pytest.raises(RunError, match=r"cannot be read|not of this version"):
-            list(wanted.run())
+            wanted.run()
 
 
 class Exhausting(nn.Module):
@@ -172,11 +174,11 @@ def test_what_goes_wrong_with_a_model_is_recorded(
         Row("majority", "majority class", ""),
     ]
     wanted = comparison(rows, hub_layout, tmp_path, seeds=range(1), settings=settings)
-    scores = dict(wanted.run())
+    scores = wanted.run()
     statuses = [score.status for score in scores.values()]
     assert statuses == [Status.DIVERGED, Status.OUT_OF_MEMORY, Status.FAILED, Status.OK]
     assert all(score.error for score in scores.values() if not score.ok)
-    assert dict(wanted.run()) == scores
+    assert wanted.run() == scores
     summaries = summarise(rows, ["rte"], scores, {})
     assert [(row.failed, row.average is None) for row in summaries] == [(1, True)] * 3 + [(0, False)]
     draw_comparison(summaries, title="rte", method="fine-tuning")
