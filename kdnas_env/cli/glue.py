@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.pipeline.score import PICTURE, GlueOptions, Scores, run_score
+from kdnas_env.pipeline.score import PICTURE, GlueOptions, Scores, score
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.summary import Statistic
@@ -11,21 +11,16 @@ from kdnas_env.tasks.summary import Statistic
 _TASKS_BESIDE = 2
 
 
-def run_glue(options: GlueOptions, go_on: str | None = None) -> int:
-    """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score.
-
-    Args:
-        options: What is asked for.
-        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
-    """
+def run_glue(options: GlueOptions) -> int:
+    """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
-        found = run_score(options, progress, go_on=go_on)
+        found = score(options, progress=progress)
     print_scores(console, found)
     if not options.rows and all(row.name != TEACHER for row in found.rows):
         console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
-    console.say(f"run folder: {found.folder}")
-    console.say(f"picture:    {found.folder / PICTURE}")
+    console.say(f"run folder: {found.path}")
+    console.say(f"picture:    {found.path / PICTURE}")
     if found.failure is not None:
         console.say(f"the model has no score: {found.failure}", "bad")
     return 0 if found.failure is None else 1

@@ -284,7 +284,7 @@ def _distill(run: _Run) -> int:
 def _glue(run: _Run) -> int:
     first, *others = (str(run.student(name)) for name in run.names())
     options = replace(run.options.glue, model=first, models=tuple(others), **run.shared, **run.placed("glue"))
-    return run_glue(options, go_on=run.command)
+    return run_glue(options)
 
 
 def _export(run: _Run) -> int:

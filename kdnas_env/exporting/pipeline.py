@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,10 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.progress import SILENT, Progress
 
 LATENCY = LatencySettings()
 """Batch 1, 50 tokens, one thread."""
-
-Stage = Callable[[str], None]
-"""Called with what is being done."""
 
 _PROBE = ("batch_size", "sequence_length", "threads")
 
@@ -43,7 +40,7 @@ def export_onnx(
     int8: bool = False,
     latency: LatencySettings | None = LATENCY,
     repo_id: str | None = None,
-    on_stage: Stage | None = None,
+    progress: Progress = SILENT,
 ) -> ExportReport:
     """Export an encoder for ONNX Runtime, beside its weights, in hub layout.
 
@@ -58,7 +55,7 @@ def export_onnx(
         int8: Whether to quantise too.
         latency: How latencies are measured; None for not at all. The runtime is not taken from here: all are measured.
         repo_id: Name that the export will have on the hub, for its model card.
-        on_stage: Called with what is being done.
+        progress: Told what is being done.
 
     Raises:
         ExportError: If the model is no encoder that can be exported or has a head for a task, the export does not
@@ -67,7 +64,7 @@ def export_onnx(
         RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
     """
     require_onnx("an export to ONNX")
-    return _export("onnx", model, out, int8=int8, latency=latency, repo_id=repo_id, on_stage=on_stage)
+    return _export("onnx", model, out, int8=int8, latency=latency, repo_id=repo_id, progress=progress)
 
 
 def export_safetensors(
@@ -76,7 +73,7 @@ def export_safetensors(
     *,
     latency: LatencySettings | None = LATENCY,
     repo_id: str | None = None,
-    on_stage: Stage | None = None,
+    progress: Progress = SILENT,
 ) -> ExportReport:
     """Export an encoder as a clean folder in hub layout: weights, configuration, tokenizer, card, lineage, projection.
 
@@ -87,14 +84,14 @@ def export_safetensors(
         out: Folder of the export; an older export is replaced.
         latency: How latencies in PyTorch are measured; None for not at all.
         repo_id: Name that the export will have on the hub, for its model card.
-        on_stage: Called with what is being done.
+        progress: Told what is being done.
 
     Raises:
         ExportError: If the model is no supported encoder or has a head for a task, or the export cannot be written or
             read. Nothing is left behind.
         RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
     """
-    return _export("safetensors", model, out, int8=False, latency=latency, repo_id=repo_id, on_stage=on_stage)
+    return _export("safetensors", model, out, int8=False, latency=latency, repo_id=repo_id, progress=progress)
 
 
 def _export(
@@ -105,11 +102,10 @@ def _export(
     int8: bool,
     latency: LatencySettings | None,
     repo_id: str | None,
-    on_stage: Stage | None,
+    progress: Progress,
 ) -> ExportReport:
-    stage = on_stage or (lambda name: None)
     target = checked_target(out, model)
-    stage("loading the model")
+    progress.begin("loading the model")
     source = load_source(model)
     architecture, names = source.encoder.architecture, source.input_names
     if latency is not None and latency.sequence_length > architecture.max_length:
@@ -124,26 +120,26 @@ def _export(
     cost: QuantisationCost | None = None
     timings: tuple[Timing, ...] = ()
     with written_whole(target) as folder:
-        stage("writing weights and tokenizer")
+        progress.begin("writing weights and tokenizer")
         reloaded = torch_forward(write_weights(source, folder).model)
         checks[WEIGHTS] = check_equal(
             f"the written {WEIGHTS}", reloaded, original, architecture, names, tolerance=RELOADED_TOLERANCE
         )
         if format == "onnx":
-            stage("exporting the graph")
+            progress.begin("exporting the graph")
             with training_lock():
                 graph = graph_forward(write_float_graph(source, folder, threads))
                 checks[GRAPH] = check_equal("the graph", graph, original, architecture, names)
             forwards["onnxruntime"] = graph
         if int8:
-            stage("quantising to int8")
+            progress.begin("quantising to int8")
             with training_lock():
                 quantised = graph_forward(write_int8_graph(source, folder, threads))
                 cost, note = _cost(source, folder, quantised, graph)
             forwards["onnxruntime int8"] = quantised
             notes.append(note)
         if latency is not None:
-            stage("measuring latencies")
+            progress.begin("measuring latencies")
             timings, note = time_export(source, forwards, latency)
             notes.append(note)
         report = ExportReport(
@@ -161,6 +157,7 @@ def _export(
         )
         write_json(folder / EXPORT, report.to_dict())
         write_text(folder / "README.md", export_card(source, report, repo_id))
+    progress.end()
     return report
 
 

@@ -26,6 +26,7 @@ class ExportReport:
         probe: Batch size, sequence length and threads of the latencies.
         notes: What could not be done, and why.
         versions: Versions of kdnas and its libraries.
+        url: Where it lies on the hub; None if it was not pushed.
     """
 
     folder: str
@@ -39,7 +40,20 @@ class ExportReport:
     probe: dict[str, int]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data, but for the folder, which may be moved."""
-        return {name: value for name, value in asdict(self).items() if name != "folder"}
+        """Return the fields as plain data, but for where it lies: it may be moved."""
+        return {name: value for name, value in asdict(self).items() if name not in ("folder", "url")}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a file: its bytes, how far it deviates from the model, and how far it may."""
+        return [
+            {
+                "file": name,
+                "bytes": size,
+                "max_abs_error": self.checks[name].max_abs_error if name in self.checks else None,
+                "tolerance": self.checks[name].tolerance if name in self.checks else None,
+            }
+            for name, size in self.files.items()
+        ]

@@ -22,6 +22,7 @@ from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import KDNASError, TeacherError
 from kdnas_env.exporting.errors import ExportError
 from kdnas_env.exporting.hub import hub_name
+from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 
 _PRETRAINING = (
@@ -85,9 +86,10 @@ def load_source(model: str | os.PathLike[str]) -> Source:
 
     Raises:
         ExportError: If it cannot be had, is no such encoder, or has a head for a task.
-        RunError: If its lineage is malformed.
+        RunError: If it is the folder of a run, or its lineage is malformed.
         DependencyError: If it is ``demo``, and the extra is not installed.
     """
+    check_is_no_run(model)
     try:
         encoder = load_teacher(model)
     except TeacherError as error:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import options_of
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from kdnas_env.exporting.report import ExportReport
 
 FORMATS = ("onnx", "safetensors")
 
@@ -48,3 +57,42 @@ class ExportOptions:
         if self.push is None:
             why["public"] = "without --push: nothing is uploaded"
         return why
+
+
+def export(
+    model: str | os.PathLike[str] | ExportOptions, *, progress: Progress = SILENT, **settings: Any
+) -> ExportReport:
+    """Export a student, or another supported encoder, for use elsewhere: checked, measured, with a model card.
+
+    Args:
+        model: Folder of a student, folder of another encoder in hub layout, or a name on the hub; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`ExportOptions` by name, such as ``to="safetensors"``, ``int8=True`` or ``out``.
+
+    Raises:
+        KDNASError: For bad input, or if the export does not compute what the model computes; nothing is left behind.
+    """
+    from kdnas_env.exporting.hub import check_repo_id, push_folder
+    from kdnas_env.exporting.pipeline import LATENCY, export_onnx, export_safetensors
+
+    options = options_of(ExportOptions, settings, model=model)
+    if options.push is not None:
+        check_repo_id(options.push)
+    out = _default_out(options) if options.out is None else Path(options.out)
+    latency = replace(LATENCY, sequence_length=options.sequence_length) if options.latency else None
+    shared: dict[str, Any] = {"latency": latency, "repo_id": options.push, "progress": progress}
+    if options.to == "onnx":
+        report = export_onnx(options.model, out, int8=options.int8, **shared)
+    else:
+        report = export_safetensors(options.model, out, **shared)
+    if options.push is not None:
+        progress.begin(f"pushing to {options.push}")
+        report = replace(report, url=push_folder(report.folder, options.push, private=not options.public))
+    return report
+
+
+def _default_out(options: ExportOptions) -> Path:
+    """Return a folder beside the model's; in the working folder for a name."""
+    model = expanded(options.model)
+    name = f"{model.resolve().name if model.is_dir() else model.name}-{options.to}"
+    return model.resolve().parent / name if model.is_dir() else Path(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -207,16 +207,21 @@ def completed(make: Callable[[Any], OptionsT]) -> OptionsT:
     return options  # type: ignore[no-any-return]
 
 
-def options_of(kind: type[OptionsT], settings: Mapping[str, Any]) -> OptionsT:
-    """Make the options of a command from keyword arguments.
+def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) -> OptionsT:
+    """Make the options of a command from the arguments of its function.
 
     Args:
         kind: The options.
         settings: Some of them, by name; groups as mappings or as dataclasses, tuples as lists too.
+        **first: The first argument: one option more, None to leave it out; or all options.
 
     Raises:
         RunError, KDNASError: See :func:`completed`; also if a setting is unknown or of another type.
     """
+    for name, value in first.items():
+        if isinstance(value, kind):
+            return replace(value, **settings)  # type: ignore[type-var]
+        settings = settings if value is None else {name: value, **settings}
 
     def make(defaults: Any) -> OptionsT:
         try:

@@ -127,7 +127,8 @@ class Scores:
     """Models scored side by side.
 
     Attributes:
-        folder: The run folder.
+        path: Its run folder.
+        options: What was asked for.
         tasks: Names of the tasks.
         method: How models were scored.
         seeds: Seeds per score.
@@ -135,7 +136,8 @@ class Scores:
         scores: Every single score.
     """
 
-    folder: Path
+    path: Path
+    options: GlueOptions
     tasks: tuple[str, ...]
     method: str
     seeds: int
@@ -169,31 +171,18 @@ class Scores:
         return draw_comparison(self.rows, title=title, method=self.method)
 
 
-def score(model: str | os.PathLike[str] | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
+def score(
+    model: str | os.PathLike[str] | GlueOptions | None = None, *, progress: Progress = SILENT, **settings: Any
+) -> Scores:
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
-    What is scored is kept in a run folder; an interrupted run goes on with ``resume``.
+    Every score is kept in a run folder as it is found; an interrupted run goes on with ``resume``.
 
     Args:
-        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; None with ``resume``.
-        progress: Told how far it is.
-        **settings: Fields of :class:`GlueOptions`, such as ``tasks``, ``data``, ``seeds`` and ``device``.
-
-    Raises:
-        KDNASError: For bad input.
-        Interrupted: After Ctrl-C or SIGTERM.
-    """
-    named = {} if model is None else {"model": os.fspath(model)}
-    return run_score(options_of(GlueOptions, {**settings, **named}), progress)
-
-
-def run_score(options: GlueOptions, progress: Progress = SILENT, *, go_on: str | None = None) -> Scores:
-    """Score what the options name; see :func:`score`.
-
-    Args:
-        options: What is asked for.
-        progress: Told how far it is.
-        go_on: The command that goes on with it, to be named when it is interrupted; by default its own.
+        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`GlueOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
+            ``resume="runs/..."``.
 
     Raises:
         KDNASError: For bad input.
@@ -206,6 +195,7 @@ def run_score(options: GlueOptions, progress: Progress = SILENT, *, go_on: str |
     from kdnas_env.tasks.rows import default_tasks
     from kdnas_env.tasks.summary import summarise
 
+    options = options_of(GlueOptions, settings, model=model)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)
     # What is cheap to check is checked before a folder is made.
@@ -219,12 +209,12 @@ def run_score(options: GlueOptions, progress: Progress = SILENT, *, go_on: str |
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
     again = command("glue", "--resume", folder.path, *options.place_flags("out", "resume"))
-    with working(folder, go_on or again) as work, pinned_threads(threads):
+    with working(folder, again) as work, pinned_threads(threads):
         described = [task.describe() for task in comparison.tasks]
         work.begin(comparison.fingerprints, tasks=described)
         scores = comparison.run(progress)
         rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
-        found = Scores(folder.path, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
+        found = Scores(folder.path, options, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
         write_json(
             folder.path / RESULTS,
             {

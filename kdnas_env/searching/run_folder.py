@@ -211,6 +211,23 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
     return kind.from_dict(found_again(data, config.parent))
 
 
+def check_is_no_run(model: str | os.PathLike[str]) -> None:
+    """Refuse the folder of a run where a model is wanted.
+
+    Raises:
+        RunError: Naming the folders of the students in it.
+    """
+    folder = expanded(model)
+    if not (os.path.isfile(folder / RUN) and os.path.isfile(folder / CONFIG)):
+        return
+    students = sorted(str(path.parent) for path in folder.glob(f"**/{STUDENT}/config.json"))
+    advice = f"name the folder of a student in it, {' or '.join(map(repr, students[:3]))}"
+    raise RunError(
+        f"{os.fspath(model)!r} is the folder of a run, no model; "
+        + (advice if students else "it has no student yet, so finish the run, or name the folder of a model")
+    )
+
+
 def new_run_path(*parts: object) -> Path:
     """Return where a new run lies unless it is told: under ``runs``, named by the time and some parts."""
     return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])

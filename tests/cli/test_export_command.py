@@ -73,3 +73,16 @@ def test_what_is_no_encoder_in_safetensors_is_refused(tiny_teacher_dirs: dict[st
         with pytest.raises(KDNASError, match=message):
             run_export(ExportOptions(str(model), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_folder_of_a_run_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    for name in ("config.json", "run.json", "student/config.json"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(
+        KDNASError, match=r"the folder of a run, no model; name the folder of a student in it, '.*/student'"
+    ):
+        run_export(ExportOptions(str(tmp_path)))
+    (tmp_path / "student" / "config.json").unlink()
+    with pytest.raises(KDNASError, match="it has no student yet"):
+        run_export(ExportOptions(str(tmp_path)))

@@ -127,7 +127,7 @@ def test_the_tables_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> N
         for name, title in (("teacher", "all-MiniLM-L6-v2"), ("student", "bert 2L/192h/6a/768f/gelu"))
     )
     for tasks in (GLUE_TASKS, GLUE_TASKS[:2], GLUE_TASKS[:1]):
-        print_scores(SafeConsole(width=80), Scores(Path(), tasks, "fine-tuning", 3, rows, {}))
+        print_scores(SafeConsole(width=80), Scores(Path(), GlueOptions(), tasks, "fine-tuning", 3, rows, {}))
         printed = capsys.readouterr().out
         assert "\u2026" not in printed, printed
         for expected in ("81.2 ± 1.2", "93.4%", "9.53x", "22.00M", *tasks):
