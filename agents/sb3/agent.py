@@ -136,17 +136,14 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
                 algorithm,
                 grid,
                 arguments={
-                    **_chosen(config, config.ALGORITHM_FIELDS),
+                    **config.arguments_of("algorithm"),
                     **config.algorithm_kwargs,
-                    "policy_kwargs": {
-                        **_chosen(config, config.POLICY_FIELDS),
-                        **with_functions(config.policy_kwargs),
-                    },
+                    "policy_kwargs": {**config.arguments_of("policy"), **with_functions(config.policy_kwargs)},
                 },
                 device=config.device,
                 tensorboard_log=tensorboard_log,
                 rng=rng,
-                **_chosen(config, config.LEARNER_FIELDS),
+                **config.arguments_of("learner"),
             )
         except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
             raise KDNASError(f"{algorithm.__name__} cannot be made with {config}: {error}") from error
@@ -198,7 +195,7 @@ class DQNAgent(SB3Agent[DQNConfig]):
 
     Config = DQNConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "stable_baselines3:DQN", "kdnas_env.agents.sb3.q_learner:QLearner"
+    algorithm, learner = "stable_baselines3:DQN", "kdnas_env.agents.sb3.learners:QLearner"
 
 
 class QRDQNAgent(SB3Agent[QRDQNConfig]):
@@ -206,8 +203,4 @@ class QRDQNAgent(SB3Agent[QRDQNConfig]):
 
     Config = QRDQNConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "sb3_contrib:QRDQN", "kdnas_env.agents.sb3.q_learner:QLearner"
-
-
-def _chosen(config: SB3Config, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
+    algorithm, learner = "sb3_contrib:QRDQN", "kdnas_env.agents.sb3.learners:QLearner"

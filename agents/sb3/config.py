@@ -6,10 +6,11 @@ Names are those of Stable-Baselines3. The defaults are for searches of 50 to 2,0
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import Bounds
 from kdnas_env.support.settings import Settings
 
 _SET_BY_THE_AGENT = {
@@ -17,6 +18,23 @@ _SET_BY_THE_AGENT = {
     *("n_steps", "batch_size", "buffer_size"),
 }
 """Arguments of the algorithms that follow from how candidates are proposed."""
+
+_OWNERS = {
+    **dict.fromkeys(("update_every", "tries", "gradient_steps", "replay_size"), "learner"),
+    **dict.fromkeys(("net_arch", "lstm_hidden_size", "n_quantiles"), "policy"),
+    **dict.fromkeys(("policy_kwargs", "algorithm_kwargs", "device", "tensorboard_log"), "agent"),
+}
+"""Whose arguments the hyper-parameters are; all others are the algorithm's."""
+
+_COUNTS = ("update_every", "tries", "n_epochs", "batch_size", "gradient_steps", "replay_size")
+_BOUNDS: dict[tuple[str, ...], Bounds] = {
+    (*_COUNTS, "lstm_hidden_size", "n_quantiles"): {"at_least": 1},
+    ("learning_rate", "clip_range", "target_kl"): {"above": 0},
+    ("ent_coef",): {"at_least": 0},
+    ("exploration_initial_eps", "exploration_final_eps"): {"at_least": 0, "at_most": 1},
+    ("exploration_fraction",): {"above": 0, "at_most": 1},
+}
+"""What the hyper-parameters are compared with, of whichever algorithm."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +61,25 @@ class SB3Config(Settings):
     device: str = "cpu"
     tensorboard_log: str | None = None
 
-    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = ("update_every",)
-    """Fields that say how the algorithm is used."""
-
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = ("learning_rate",)
-    """Fields that are arguments of the algorithm."""
-
-    POLICY_FIELDS: ClassVar[tuple[str, ...]] = ("net_arch",)
-    """Fields that are arguments of the policy."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("update_every", at_least=1)
-        self.check_numbers("learning_rate", above=0)
+        own = {field.name for field in fields(self)}
+        for names, bounds in _BOUNDS.items():
+            self.check_numbers(*(name for name in names if name in own), **bounds)
         if any(width < 1 for width in self.net_arch):
             raise KDNASError(f"net_arch is {self.net_arch!r}; expected the widths of the hidden layers, as in [64, 64]")
         self.make_plain("policy_kwargs", "algorithm_kwargs")
-        for name, own in (
-            ("policy_kwargs", {*self.POLICY_FIELDS}),
-            ("algorithm_kwargs", {*self.ALGORITHM_FIELDS} | _SET_BY_THE_AGENT),
+        for name, set_here in (
+            ("policy_kwargs", {*self.arguments_of("policy")}),
+            ("algorithm_kwargs", {*self.arguments_of("algorithm")} | _SET_BY_THE_AGENT),
         ):
-            if clash := sorted(getattr(self, name).keys() & own):
+            if clash := sorted(getattr(self, name).keys() & set_here):
                 raise KDNASError(f"{name} has {clash}, which the agent sets; use its hyper-parameters, if it has them")
+
+    def arguments_of(self, owner: Literal["learner", "policy", "algorithm"]) -> dict[str, Any]:
+        """Return the hyper-parameters that are arguments of the algorithm, of its policy, or of who uses it."""
+        names = [field.name for field in fields(self) if _OWNERS.get(field.name, "algorithm") == owner]
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -81,14 +96,6 @@ class A2CConfig(SB3Config):
     ent_coef: float = 0.01
     tries: int = 20
 
-    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.LEARNER_FIELDS, "tries")
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.ALGORITHM_FIELDS, "ent_coef")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("ent_coef", at_least=0)
-        self.check_numbers("tries", at_least=1)
-
 
 @dataclass(frozen=True)
 class PPOConfig(A2CConfig):
@@ -101,13 +108,6 @@ class PPOConfig(A2CConfig):
 
     n_epochs: int = 10
     clip_range: float = 0.2
-
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = (*A2CConfig.ALGORITHM_FIELDS, "n_epochs", "clip_range")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("n_epochs", at_least=1)
-        self.check_numbers("clip_range", above=0)
 
 
 @dataclass(frozen=True)
@@ -123,14 +123,6 @@ class TRPOConfig(SB3Config):
     net_arch: Sequence[int] = (32,)
     target_kl: float = 0.1
     tries: int = 20
-
-    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.LEARNER_FIELDS, "tries")
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.ALGORITHM_FIELDS, "target_kl")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("target_kl", above=0)
-        self.check_numbers("tries", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -148,14 +140,6 @@ class MaskablePPOConfig(SB3Config):
     n_epochs: int = 20
     clip_range: float = 0.2
 
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = PPOConfig.ALGORITHM_FIELDS
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("ent_coef", at_least=0)
-        self.check_numbers("n_epochs", at_least=1)
-        self.check_numbers("clip_range", above=0)
-
 
 @dataclass(frozen=True)
 class RecurrentPPOConfig(MaskablePPOConfig):
@@ -169,12 +153,6 @@ class RecurrentPPOConfig(MaskablePPOConfig):
     net_arch: Sequence[int] = ()
     n_epochs: int = 10
     lstm_hidden_size: int = 32
-
-    POLICY_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.POLICY_FIELDS, "lstm_hidden_size")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("lstm_hidden_size", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -198,21 +176,6 @@ class DQNConfig(SB3Config):
     exploration_final_eps: float = 0.05
     exploration_fraction: float = 0.5
 
-    LEARNER_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.LEARNER_FIELDS, "gradient_steps", "replay_size")
-    ALGORITHM_FIELDS: ClassVar[tuple[str, ...]] = (
-        *SB3Config.ALGORITHM_FIELDS,
-        "batch_size",
-        "exploration_initial_eps",
-        "exploration_final_eps",
-        "exploration_fraction",
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("batch_size", "gradient_steps", "replay_size", at_least=1)
-        self.check_numbers("exploration_initial_eps", "exploration_final_eps", at_least=0, at_most=1)
-        self.check_numbers("exploration_fraction", above=0, at_most=1)
-
 
 @dataclass(frozen=True)
 class QRDQNConfig(DQNConfig):
@@ -223,9 +186,3 @@ class QRDQNConfig(DQNConfig):
     """
 
     n_quantiles: int = 20
-
-    POLICY_FIELDS: ClassVar[tuple[str, ...]] = (*SB3Config.POLICY_FIELDS, "n_quantiles")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check_numbers("n_quantiles", at_least=1)

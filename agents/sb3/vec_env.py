@@ -1,4 +1,8 @@
-"""Gymnasium's vector environments for Stable-Baselines3, so that its algorithms have a round evaluated as one batch."""
+"""Gymnasium's vector environments for the algorithms of Stable-Baselines3, which then evaluate a round as one batch.
+
+For those who train an algorithm themselves, with its own ``learn``. The agents do not need it: they step a vector
+environment as all agents do, and put what was earned into the algorithm's buffer.
+"""
 
 from __future__ import annotations
 

@@ -1,0 +1,94 @@
+"""Names of Stable-Baselines3 and sb3-contrib beyond what they document, each with what breaks when it changes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
+from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common import logger
+from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
+from stable_baselines3.common.vec_env import VecEnv
+
+from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, SpacesEnv
+from kdnas_env.core.grid import Grid
+
+EPISODES = {MaskablePPO: OneByOne, RecurrentPPO: Remembered, DQN: OneByOne, QRDQN: OneByOne}
+SMALL: dict[Any, dict[str, Any]] = {
+    **{kind: {"n_steps": 2, "batch_size": 2} for kind in (PPO, TRPO, MaskablePPO, RecurrentPPO)},
+    A2C: {"n_steps": 2},
+    **{kind: {"buffer_size": 1} for kind in (DQN, QRDQN)},
+}
+
+
+def made(kind: Any) -> Any:
+    policy = "MlpLstmPolicy" if kind is RecurrentPPO else "MlpPolicy"
+    return kind(policy, SpacesEnv(EPISODES.get(kind, OneShot)(Grid.of([3, 2]).nvec)), device="cpu", **SMALL[kind])
+
+
+@pytest.mark.parametrize("kind", [A2C, PPO, TRPO, MaskablePPO, RecurrentPPO])
+def test_rollout_buffer(kind: Any) -> None:
+    """An on-policy algorithm would train on an empty buffer instead of on what was proposed."""
+    model = made(kind)
+    assert isinstance(model.rollout_buffer, RolloutBuffer)
+    assert "rollout_buffer" in inspect.getsource(kind.train)
+    assert hasattr(model, "gae_lambda")
+
+
+@pytest.mark.parametrize("kind", [PPO, TRPO, MaskablePPO, RecurrentPPO])
+def test_batch_size(kind: Any) -> None:
+    """An epoch would no longer be one step over all that was proposed."""
+    assert made(kind).batch_size == 2
+    assert "self.batch_size" in inspect.getsource(kind.train)
+
+
+@pytest.mark.parametrize("kind", [DQN, QRDQN])
+def test_replay_buffer_and_exploration(kind: Any) -> None:
+    """Q-learning would train on an empty buffer, and not explore less as the budget is spent."""
+    model = made(kind)
+    assert "self.replay_buffer" in inspect.getsource(kind.train)
+    assert model.exploration_schedule(1.0) > model.exploration_schedule(0.0)
+
+
+@pytest.mark.parametrize(("kind", "net"), [(DQN, "q_net"), (QRDQN, "quantile_net")])
+def test_networks_of_values(kind: Any, net: str) -> None:
+    """Choices could not be compared by what they are expected to earn."""
+    assert callable(getattr(made(kind), net))
+
+
+def test_returns_over_several_steps() -> None:
+    """Values would be learnt from other values instead of from what a candidate earned."""
+    assert {"n_steps", "gamma"} <= inspect.signature(NStepReplayBuffer).parameters.keys()
+
+
+def test_masks_of_the_policy() -> None:
+    """Masked PPO would propose what is known or not allowed."""
+    policy = made(MaskablePPO).policy
+    assert "action_masks" in inspect.signature(policy.forward).parameters
+    assert "action_masks" in inspect.signature(policy.evaluate_actions).parameters
+
+
+def test_states_of_the_recurrent_policy() -> None:
+    """Recurrent PPO could not choose step by step, nor be trained on it."""
+    policy = made(RecurrentPPO).policy
+    assert len(policy.lstm_hidden_state_shape) == 3
+    assert [*inspect.signature(policy.get_distribution).parameters] == ["obs", "lstm_states", "episode_starts"]
+
+
+def test_writer_of_tensorboard() -> None:
+    """Without TensorBoard a search would fail at its end instead of at its start."""
+    assert hasattr(logger, "SummaryWriter")
+
+
+@pytest.mark.parametrize("name", ["_seeds", "_options"])
+def test_what_a_reset_is_given(name: str) -> None:
+    """``BatchVecEnv`` would reset without the seeds or options that it was given."""
+    assert f"self.{name}" in inspect.getsource(VecEnv)
+
+
+@pytest.mark.parametrize("name", ["_reset_seeds", "_reset_options", "_get_indices"])
+def test_helpers_of_vector_environments(name: str) -> None:
+    """``BatchVecEnv`` would use seeds and options again in the next reset, or not find its seats."""
+    assert callable(getattr(VecEnv, name))
