@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,8 @@ from kdnas_env.core.evaluation import EpochReport, Evaluator
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.execution.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
 from kdnas_env.support.libraries import one_line
+
+_REACHABLE_SECONDS = 10.0
 
 LOCAL, AUTO = "local", "auto"
 """Addresses: a Ray of one's own, which no other machine can reach; the cluster that this machine is part of."""
@@ -195,6 +199,7 @@ def _cause(error: Exception) -> str:
 def _connect(ray: Any, address: str) -> None:
     local = address == LOCAL
     try:
+        _check_reachable(os.environ.get("RAY_ADDRESS") or address)
         with _loopback(ray) if local else nullcontext():
             ray.init(
                 address=address,
@@ -202,12 +207,23 @@ def _connect(ray: Any, address: str) -> None:
                 logging_level="warning",
                 log_to_driver=False,
             )
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         raise RunError(
             f"there is no Ray cluster at {address!r}, or it wants another token: {one_line(error)}. Start one by 'ray "
             f"start --head', or use {LOCAL!r} for this machine; where the cluster was started with a token, set "
             "RAY_AUTH_MODE=token and have the token in ~/.ray/auth_token"
         ) from error
+
+
+def _check_reachable(address: str) -> None:
+    """Try whether anybody listens at an address of the form HOST:PORT: Ray itself tries for minutes.
+
+    Raises:
+        OSError: If nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_REACHABLE_SECONDS).close()
 
 
 @contextmanager
