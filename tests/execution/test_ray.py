@@ -19,7 +19,7 @@ _HEAD = """
 import json, os, sys, threading, time
 from pathlib import Path
 from kdnas_env.core.evaluation import Fidelity, Status
-from kdnas_env.evaluators.ray import RayEvaluator
+from kdnas_env.evaluators.parallel import RayEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
 from troubled import CONFIGS, SPACE, Troubled
