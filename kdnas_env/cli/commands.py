@@ -13,10 +13,8 @@ from typing import Annotated, Any, Union
 import tyro
 
 from kdnas_env.cli.agents import AgentsOptions
-from kdnas_env.cli.bench_options import BenchOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
-from kdnas_env.cli.leaderboard_options import SubmitOptions, VerifyOptions
 from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.cli.table_options import (
     TableAgreementOptions,
@@ -30,6 +28,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.options import completed
+from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
@@ -48,8 +47,8 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table agreement": (TableAgreementOptions, "kdnas_env.cli.table_agreement:run_agreement"),
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table_show:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
-    "bench submit": (SubmitOptions, "kdnas_env.cli.leaderboard:run_submit"),
-    "bench verify": (VerifyOptions, "kdnas_env.cli.leaderboard:run_verify"),
+    "bench submit": (SubmitOptions, "kdnas_env.cli.bench:run_submit"),
+    "bench verify": (VerifyOptions, "kdnas_env.cli.bench:run_verify"),
     "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
 }

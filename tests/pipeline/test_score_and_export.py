@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_tasks
@@ -16,7 +17,7 @@ def test_a_model_is_scored(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     data = small_tasks.write_original_layout(tmp_path / "glue")
-    settings = {"data": str(data), "rows": ["student"], "seeds": 1, "finetune": False, "device": "cpu"}
+    settings: dict[str, Any] = {"data": str(data), "rows": ["student"], "seeds": 1, "finetune": False, "device": "cpu"}
     found = score(tiny_teacher_dirs["bert"], tasks=["rte", "mrpc"], out=tmp_path / "run", **settings)
     assert capfd.readouterr().out == ""
     assert found.path == tmp_path / "run"

@@ -1,0 +1,276 @@
+"""Races of agents on tables, and what others submit to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from kdnas_env.bench import race as races
+from kdnas_env.bench.curves import Runs, regrets_of
+from kdnas_env.bench.latex import standings_tex
+from kdnas_env.bench.leaderboard import join
+from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
+from kdnas_env.bench.race_page import race_page
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.summary import summarise
+from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.render import save_figure
+from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.work import working
+from kdnas_env.searching.run_folder import RESULTS, new_run_path
+from kdnas_env.support.atomic import expanded, write_json, write_text
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.machine import processor_name
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.shell import command, flags
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE = "race.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchesOptions:
+    """Base of the options of what runs many searches of agents."""
+
+    agents: tuple[str, ...] = ("random", "local-search", "evolution", "lstm", "optuna")
+    """Agents, each as NAME or NAME:SETTING=VALUE,..., such as optuna:sampler=gp; kdnas agents lists them."""
+    seeds: int = 20
+    """Searches of each agent on each task."""
+    workers: int = os.cpu_count() or 1
+    """Processes."""
+    out: str | None = None
+    """Folder, made if it does not exist; by default a new one under runs."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "workers"):
+            check_whole(name, getattr(self, name), at_least=1)
+
+    def placed(self, name: str) -> tuple[Path, list[str]]:
+        """Return the folder, and the flags of a command that goes on in it."""
+        folder = new_run_path(name) if self.out is None else expanded(self.out)
+        here = replace(self, out=str(folder))
+        return folder, flags(here, [field.name for field in fields(here) if field.default is not MISSING])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(SearchesOptions):
+    """Race agents on tables of evaluations: regret, intervals, tests and pictures. Run it again to go on or add agents.
+
+    A table answers in microseconds what distillation would find in minutes.
+    """
+
+    tasks: tuple[str, ...] = ("rotten-tomatoes",)
+    """Tables, each as NAME or FILE.npz, or with settings: NAME:alpha=-0.2,device=torch; kdnas table inspect lists them.
+    FILE.npz may be a surrogate of kdnas table fit as well, all students of which are listed first, in a minute or two.
+    Settings are alpha, beta, loss, device, epochs, duplicates, and seed: sample (noisy), mean, or one of the table."""
+    budget: float = 100
+    """What each search may spend."""
+    budget_unit: str = "evaluations"
+    """evaluations, epochs, or seconds as they would be."""
+    simulated_workers: int | None = None
+    """Evaluations at a time on a simulated clock, for agents with ask and tell; by default rounds as agents like."""
+    decision_time: str = "zero"
+    """Of a simulation, what a decision costs: zero, measured, or seconds."""
+    submissions: tuple[str, ...] = ()
+    """Files of kdnas bench submit: agents of others, whose searches are replayed and stand beside those of the race."""
+    reference: str | None = None
+    """Agent that the others are tested against; by default random, if it is there, else the first."""
+    repetitions: int = 2000
+    """Bootstrap repetitions."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("repetitions", self.repetitions, at_least=1)
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return {} if self.simulated_workers else {"decision_time": "without --simulated-workers N: there is no clock"}
+
+    def to_race(self) -> races.Race:
+        """Return the race that is asked for.
+
+        Raises:
+            KDNASError: If an agent, task or number is malformed.
+        """
+        whole = self.budget_unit != "seconds" and float(self.budget).is_integer()
+        word = self.decision_time
+        try:
+            decision = word if word in ("zero", "measured") else float(word)
+        except ValueError:
+            raise KDNASError(f"decision-time is {word!r}; expected zero, measured or seconds") from None
+        return races.Race(
+            tuple(AgentSpec.parse(agent) for agent in self.agents),
+            tuple(Task.parse(task) for task in self.tasks),
+            self.seeds,
+            Budget(int(self.budget) if whole else self.budget, self.budget_unit),
+            self.simulated_workers,
+            decision,
+        )
+
+
+@dataclass(frozen=True)
+class SubmitOptions:
+    """Write the searches of an agent as a submission, which others compare with theirs without running them again."""
+
+    race: Annotated[str, tyro.conf.Positional]
+    """Folder of a race."""
+    agent: str
+    """The agent, as the race has it."""
+    to: str
+    """File to write (parquet)."""
+    description: str = ""
+    """What the agent is, and where its code is to be found."""
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """Replay every search of a submission against the tables that are installed here."""
+
+    submission: Annotated[str, tyro.conf.Positional]
+    """File of kdnas bench submit."""
+
+
+@dataclass(frozen=True, eq=False)
+class RaceResults:
+    """A race and what came of it.
+
+    Attributes:
+        path: Its folder.
+        summary: What :func:`kdnas_env.bench.summary.summarise` says. Its first view is of all tasks, others of one.
+    """
+
+    path: Path
+    summary: Mapping[str, Any]
+
+    def table(self, view: int = 0) -> list[dict[str, Any]]:
+        """Return a row an agent, the least regret first.
+
+        Args:
+            view: Which of the views; the first is of all tasks.
+        """
+        told, reference = self.summary["views"][view], self.summary["reference"]
+        rows = [
+            {
+                "agent": name,
+                "regret": agent["final"]["value"],
+                "regret_low": agent["final"]["low"],
+                "regret_high": agent["final"]["high"],
+                "regret_on_the_way": agent["area"]["value"],
+                "wins": (told["improvement"][name].get(reference) or {}).get("value"),
+                "p": None if agent["test"] is None else agent["test"]["corrected"],
+                "mean_rank": agent["mean_rank"],
+                "top_1_percent": agent["targets"]["top_1_percent"]["reached"],
+                "top_1_percent_after": agent["targets"]["top_1_percent"]["median"],
+                "optimum": agent["targets"]["optimum"]["reached"],
+                "hypervolume": agent["hypervolume"]["value"],
+                "duplicates": agent["duplicates"],
+                "agent_ms": agent["agent_ms"],
+                "failures": agent["failures"],
+            }
+            for name, agent in told["agents"].items()
+        ]
+        return sorted(rows, key=lambda row: float(row["regret"]))
+
+    def plot(self, view: int = 0) -> Figure:
+        """Draw the regret of each agent over the budget.
+
+        Args:
+            view: Which of the views; the first is of all tasks.
+        """
+        return draw_curves(self.summary, self.summary["views"][view])
+
+
+def race(
+    agents: Sequence[str] | BenchOptions | None = None,
+    table: str | Sequence[str] | None = None,
+    *,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> RaceResults:
+    """Race agents on tables, compare them, and write it down. By the same call again a race goes on.
+
+    Args:
+        agents: The agents, each as ``NAME`` or ``NAME:SETTING=VALUE,...``; or all options.
+        table: The table or tables that are searched, each by name or file.
+        progress: Told what is done.
+        **settings: Options of :class:`BenchOptions` by name, such as ``budget=50``, ``seeds=10`` or ``out``.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    if table is not None:
+        settings["tasks"] = [table] if isinstance(table, str) else list(table)
+    options = options_of(BenchOptions, settings, agents=agents)
+    wanted = options.to_race()
+    wanted.check_agents()
+    own = [str(agent) for agent in wanted.agents]
+    folder, again = options.placed("bench")
+    with working(None, command("bench", *again)):
+        truths = []
+        for task in wanted.tasks:
+            progress.begin(f"preparing the optimum of {task}")
+            truths.append(Truth.of(task, progress.advance))
+        for truth in truths:  # a budget that leaves no regret is told before anything runs
+            regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
+        if options.submissions:
+            progress.begin("replaying what was submitted")
+        guests, submitted = join(options.submissions, wanted, truths)
+        reference = _reference(options.reference, [*own, *submitted])
+        tasks = ", ".join(str(task) for task in wanted.tasks)
+        progress.begin(f"racing {len(own)} agents on {tasks} with {wanted.seeds} seeds: {folder}")
+        trajectories = races.race(wanted, folder, workers=options.workers, on_progress=progress.advance)
+        progress.begin("comparing")
+        summary = summarise(
+            Runs.of([*trajectories, *guests], truths),
+            reference=reference,
+            repetitions=options.repetitions,
+            submitted=submitted,
+        )
+    write_race(folder, summary)
+    return RaceResults(folder, summary)
+
+
+def write_race(folder: Path, summary: Mapping[str, Any]) -> None:
+    """Write the results of a race, its page and its pictures into its folder.
+
+    Pictures are PNG, SVG and PDF, the standings a LaTeX table as well; of the first view without, of others with its
+    number.
+
+    Raises:
+        RunError: If a file cannot be written.
+    """
+    results = {**summary, "machine": processor_name()}
+    write_json(folder / RESULTS, results)
+    write_text(folder / PAGE, race_page(results).to_html())
+    for place, view in enumerate(summary["views"]):
+        end = "" if not place else f"-{place}"
+        write_text(folder / f"standings{end}.tex", standings_tex(summary, view))
+        pictures = {
+            "curves": draw_curves(summary, view),
+            "profiles": draw_profiles(summary, view),
+            "improvement": draw_improvement(summary, view),
+            "targets": draw_targets(summary, view, next(iter(TARGETS))),
+        }
+        for name, figure in pictures.items():
+            for kind in FORMATS:
+                save_figure(figure, folder / f"{name}{end}.{kind}")
+
+
+def _reference(wanted: str | None, agents: Sequence[str]) -> str | None:
+    """Return the name that the race has of the reference."""
+    if wanted is None or wanted in agents:
+        return wanted
+    name = str(AgentSpec.parse(wanted))
+    if name not in agents:
+        raise KDNASError(f"reference is {wanted!r}; expected one of {list(agents)}")
+    return name
