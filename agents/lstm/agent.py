@@ -9,14 +9,20 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.candidates import candidate_pool
-from kdnas_env.agents.lstm.exploration import Decay, check_exploration, exploration_ratio, random_count
-from kdnas_env.agents.lstm.replay import NONE, Scale, context_positions, remembered, settled
+from kdnas_env.agents.lstm.common import (
+    NONE,
+    PredictorConfig,
+    Scale,
+    candidate_pool,
+    context_positions,
+    random_count,
+    remembered,
+    settled,
+)
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import best_apart
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,59 +37,35 @@ _TRAINING = 1
 
 
 @dataclass(frozen=True)
-class LSTMConfig(Settings):
-    """Hyper-parameters of the LSTM controller.
+class LSTMConfig(PredictorConfig):
+    """Hyper-parameters of the LSTM controller, beside those of every predictor of rewards.
 
     Attributes:
         context: What the controller reads before a candidate: the global best, the previous round's best, and
             (``candidates``) all candidates of the previous round, or (``bests``) no more.
-        epsilon_start: Share of random candidates in the first round, in [0, 1].
-        epsilon_min: Least share of random candidates, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
-        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
-            subtracts ``epsilon_step`` per round.
-        epsilon_step: Fall per round of the decay ``step``.
         min_random: Least number of random candidates per round, as long as one is left to the controller.
-        embedding_size: Width of the embedding of each dimension.
-        hidden_size: Width of the LSTM.
         ordinal: Share of an embedding's initial variance that is linear in the choice's index, in [0, 1]; above 0 if
             neighbouring choices are expected to earn alike.
         context_dropout: Chance that a context is hidden in a training step, in [0, 1]. Contexts are few, so that the
             controller would otherwise learn them by heart.
         epochs: Passes over the replay before each round; 0 leaves the controller untrained, as a control.
         batch_size: Evaluations per training step.
-        learning_rate: Learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        pool_size: Random candidates that are scored where the space has more than 100,000 points.
-        replay_size: Youngest evaluations that the controller learns from, and the best, so that a round of a long
-            search takes no longer than one before it.
         device: Device of the controller.
     """
 
     context: Literal["candidates", "bests"] = "candidates"
-    epsilon_start: float = 1.0
-    epsilon_min: float = 0.05
-    epsilon_decay: Decay = "linear"
-    epsilon_step: float = 0.05
     min_random: int = 1
-    embedding_size: int = 16
-    hidden_size: int = 64
     ordinal: float = 0.5
     context_dropout: float = 0.5
     epochs: int = 25
     batch_size: int = 32
-    learning_rate: float = 0.01
-    weight_decay: float = 0.1
-    pool_size: int = 10_000
-    replay_size: int = 1_000
     device: str = "cpu"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_exploration(self)
         self.check_numbers("ordinal", "context_dropout", at_least=0, at_most=1)
-        self.check_numbers("weight_decay", "min_random", "epochs", at_least=0)
-        self.check_numbers("learning_rate", above=0)
-        self.check_numbers("embedding_size", "hidden_size", "batch_size", "pool_size", "replay_size", at_least=1)
+        self.check_numbers("min_random", "epochs", at_least=0)
+        self.check_numbers("batch_size", at_least=1)
 
 
 class LSTMAgent(AskTellAgent[LSTMConfig]):
@@ -113,14 +95,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
-        ratio = exploration_ratio(
-            self.ranking.evaluations // self.round_size,
-            self.rounds,
-            start=config.epsilon_start,
-            minimum=config.epsilon_min,
-            decay=config.epsilon_decay,
-            step=config.epsilon_step,
-        )
+        ratio = config.exploration(self.ranking.evaluations // self.round_size, self.rounds)
         randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
         if randoms == n or self.ranking.global_best is None:
             actions = self.grid.draw(self.rng, n, seen)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
-from kdnas_env.agents.lstm.replay import NONE, QUERY, ROLES
+from kdnas_env.agents.lstm.common import NONE, QUERY, ROLES
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
@@ -26,7 +26,7 @@ class Contexts:
     Attributes:
         actions: int64 of shape ``(contexts, length, dims)``.
         rewards: Standardised rewards, float32 of shape ``(contexts, length)``.
-        roles: Role of each element, see :mod:`kdnas_env.agents.lstm.replay`, int64 of shape ``(contexts, length)``.
+        roles: Role of each element, see :mod:`kdnas_env.agents.lstm.common`, int64 of shape ``(contexts, length)``.
     """
 
     actions: Tensor

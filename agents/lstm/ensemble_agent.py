@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.design import spread
-from kdnas_env.agents.lstm.candidates import candidate_pool
-from kdnas_env.agents.lstm.exploration import Decay, check_exploration, exploration_ratio, random_count
-from kdnas_env.agents.lstm.replay import Scale, remembered, settled
+from kdnas_env.agents.lstm.common import (
+    PredictorConfig,
+    Scale,
+    candidate_pool,
+    random_count,
+    remembered,
+    settled,
+    spread,
+)
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.core.wide_dimensions import Spacing
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,50 +37,33 @@ _TRAINING = 1
 
 
 @dataclass(frozen=True)
-class LSTMEnsembleConfig(Settings):
-    """Hyper-parameters of the ensemble of LSTMs.
+class LSTMEnsembleConfig(PredictorConfig):
+    """Hyper-parameters of the ensemble of LSTMs, beside those of every predictor of rewards.
 
     Attributes:
         design: Candidates that are spread over the space before the ensemble chooses any; the first round at least.
-        epsilon_start: Share of exploring candidates in the first round after these, in [0, 1].
-        epsilon_min: Least share of them, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
-        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
-            subtracts ``epsilon_step`` per round.
-        epsilon_step: Fall per round of the decay ``step``.
         members: LSTMs.
-        embedding_size: Width of the embedding of a choice.
-        hidden_size: Width of an LSTM.
         features: What the heads see: the LSTM's hidden state (``deep``), the places of the choices and their squares
             (``wide``, a control without an LSTM), or ``both``.
         steps: Training steps before each round; 0 leaves the LSTMs untrained, as a control.
-        learning_rate: Learning rate of AdamW.
-        weight_decay: Weight decay of AdamW.
-        pool_size: Random candidates that are scored where the space has more than 10,000 points.
-        replay_size: Youngest evaluations that the ensemble learns from, and the best, so that a round of a long search
-            takes no longer than one before it.
     """
 
-    design: int = 10
-    epsilon_start: float = 0.2
-    epsilon_min: float = 0.0
-    epsilon_decay: Decay = "linear"
-    epsilon_step: float = 0.05
-    members: int = 5
     embedding_size: int = 8
     hidden_size: int = 16
-    features: Features = "both"
-    steps: int = 40
     learning_rate: float = 0.02
+    epsilon_start: float = 0.2
+    epsilon_min: float = 0.0
     weight_decay: float = 0.02
     pool_size: int = 2_000
-    replay_size: int = 1_000
+    design: int = 10
+    members: int = 5
+    features: Features = "both"
+    steps: int = 40
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_exploration(self)
-        self.check_numbers("weight_decay", "design", "steps", at_least=0)
-        self.check_numbers("learning_rate", above=0)
-        self.check_numbers("members", "embedding_size", "hidden_size", "pool_size", "replay_size", at_least=1)
+        self.check_numbers("design", "steps", at_least=0)
+        self.check_numbers("members", at_least=1)
 
 
 class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
@@ -104,14 +91,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
         pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
-        ratio = exploration_ratio(
-            self.ranking.evaluations // self.round_size,
-            self.rounds,
-            start=config.epsilon_start,
-            minimum=config.epsilon_min,
-            decay=config.epsilon_decay,
-            step=config.epsilon_step,
-        )
+        ratio = config.exploration(self.ranking.evaluations // self.round_size, self.rounds)
         explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
         if self.ranking.global_best is None:
             explored = n

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.replay import Scale
+from kdnas_env.agents.lstm.common import NetworkConfig, Scale
 from kdnas_env.agents.ranking import Floats, Ranking, RoundRecord
-from kdnas_env.support.settings import Settings
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -29,13 +28,10 @@ _WEIGHTS = 1
 
 
 @dataclass(frozen=True)
-class ReinforceConfig(Settings):
-    """Hyper-parameters of REINFORCE.
+class ReinforceConfig(NetworkConfig):
+    """Hyper-parameters of REINFORCE, beside those of all agents with LSTMs; Adam takes one step per round.
 
     Attributes:
-        embedding_size: Width of the embedding of a choice.
-        hidden_size: Width of the LSTM.
-        learning_rate: Learning rate of Adam, which takes one step per round.
         entropy_weight: What a nat of the policy's entropy is worth, in standard deviations of the reward.
         baseline_decay: What the weight of a reward in the moving average is multiplied by for each one after it, in
             [0, 1).
@@ -43,8 +39,6 @@ class ReinforceConfig(Settings):
             takes the place of one that is missing.
     """
 
-    embedding_size: int = 16
-    hidden_size: int = 64
     learning_rate: float = 0.03
     entropy_weight: float = 0.3
     baseline_decay: float = 0.9
@@ -52,8 +46,7 @@ class ReinforceConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("embedding_size", "hidden_size", "tries", at_least=1)
-        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("tries", at_least=1)
         self.check_numbers("entropy_weight", at_least=0)
         self.check_numbers("baseline_decay", at_least=0, below=1)
 

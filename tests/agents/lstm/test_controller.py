@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from kdnas_env.agents.lstm.common import GLOBAL_BEST, NONE, PREVIOUS_BEST, PREVIOUS_CANDIDATE, ROLES
 from kdnas_env.agents.lstm.controller import Contexts, Controller, fit, predict
-from kdnas_env.agents.lstm.replay import GLOBAL_BEST, NONE, PREVIOUS_BEST, PREVIOUS_CANDIDATE, ROLES
 
 NVEC = np.array([4, 3, 5])
 TRAINING: dict[str, Any] = {

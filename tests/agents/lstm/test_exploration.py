@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_env.agents.lstm.exploration import Decay, exploration_ratio, random_count
+from kdnas_env.agents.lstm.common import Decay, exploration_ratio, random_count
 
 DECAYS: list[Decay] = ["linear", "exponential", "step"]
 

@@ -14,8 +14,8 @@ from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.lstm import agent as lstm
 from kdnas_env.agents.lstm import controller
 from kdnas_env.agents.lstm.agent import LSTMAgent, LSTMConfig
+from kdnas_env.agents.lstm.common import exploration_ratio, random_count
 from kdnas_env.agents.lstm.controls import ShuffledLSTMAgent
-from kdnas_env.agents.lstm.exploration import exploration_ratio, random_count
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.testing.bowl import BowlEnv
 

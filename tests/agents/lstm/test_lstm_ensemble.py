@@ -14,12 +14,10 @@ from torch import nn
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.base import Agent
 from kdnas_env.agents.classic.random import RandomAgent
-from kdnas_env.agents.design import spread
 from kdnas_env.agents.lstm import ensemble_agent as lstm_ensemble
-from kdnas_env.agents.lstm.candidates import candidate_pool
+from kdnas_env.agents.lstm.common import candidate_pool, exploration_ratio, random_count, spread
 from kdnas_env.agents.lstm.ensemble import Ensemble, Posterior, expected_improvement, features_of, fit
 from kdnas_env.agents.lstm.ensemble_agent import Features, LSTMEnsembleAgent, LSTMEnsembleConfig
-from kdnas_env.agents.lstm.exploration import exploration_ratio, random_count
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_env.agents.lstm.replay import (
+from kdnas_env.agents.lstm.common import (
     GLOBAL_BEST,
     NONE,
     PREVIOUS_BEST,

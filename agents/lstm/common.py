@@ -1,0 +1,294 @@
+"""What the agents with LSTMs share: hyper-parameters, exploration, the candidates to choose from, and the replay.
+
+Light to import: networks stand in modules of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kdnas_env.agents.base import DEFAULT_ROUND_SIZE
+from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.core.grid import Grid
+from kdnas_env.core.wide_dimensions import coarse, coarse_counts, is_wide, nearby
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.settings import Settings
+
+Decay = Literal["linear", "exponential", "step"]
+"""How an exploration ratio falls: straight or by a constant factor to its minimum in the last round, or by a step."""
+
+GLOBAL_BEST, PREVIOUS_BEST, PREVIOUS_CANDIDATE, QUERY, NONE = range(5)
+"""Roles of the elements of a sequence. ``NONE`` stands where there is nothing yet."""
+
+ROLES = 5
+_OFTEN = 32
+"""Share of the evaluations, at most, that is new when a controller learns again."""
+_WHISKER = 1.5
+_ROUNDING = 1e-12
+"""Relative deviation that equal rewards may show, since their mean is rounded."""
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Settings):
+    """Hyper-parameters of all agents with LSTMs.
+
+    Attributes:
+        embedding_size: Width of the embedding of a choice.
+        hidden_size: Width of an LSTM.
+        learning_rate: Learning rate of the optimizer.
+    """
+
+    embedding_size: int = 16
+    hidden_size: int = 64
+    learning_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("embedding_size", "hidden_size", at_least=1)
+        self.check_numbers("learning_rate", above=0)
+
+
+@dataclass(frozen=True)
+class PredictorConfig(NetworkConfig):
+    """Hyper-parameters of those that predict rewards.
+
+    Attributes:
+        epsilon_start: Share of exploring candidates in the first round, in [0, 1].
+        epsilon_min: Least share of them, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
+        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
+            subtracts ``epsilon_step`` per round.
+        epsilon_step: Fall per round of the decay ``step``.
+        weight_decay: Weight decay of the optimizer.
+        pool_size: Random candidates that are scored where the space is too large to be scored whole.
+        replay_size: Youngest evaluations that are learnt from, and the best, so that a round of a long search takes no
+            longer than one before it.
+    """
+
+    epsilon_start: float = 1.0
+    epsilon_min: float = 0.05
+    epsilon_decay: Decay = "linear"
+    epsilon_step: float = 0.05
+    weight_decay: float = 0.1
+    pool_size: int = 10_000
+    replay_size: int = 1_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("epsilon_start", "epsilon_min", at_least=0, at_most=1)
+        self.check_numbers("epsilon_step", "weight_decay", at_least=0)
+        self.check_numbers("pool_size", "replay_size", at_least=1)
+        if self.epsilon_min > self.epsilon_start:
+            raise KDNASError(
+                f"epsilon_min is {self.epsilon_min:g}; expected at most epsilon_start, {self.epsilon_start:g}"
+            )
+        if self.epsilon_decay == "exponential" and self.epsilon_min == 0:
+            raise KDNASError("epsilon_min is 0, which an exponential decay never reaches; expected more")
+        if self.epsilon_decay != "step":
+            self.check_idle("epsilon_step", because=f"epsilon_decay is {self.epsilon_decay!r}, not 'step'")
+
+    def exploration(self, index: int, rounds: int) -> float:
+        """Return the share of a round that explores; see :func:`exploration_ratio`."""
+        return exploration_ratio(
+            index,
+            rounds,
+            start=self.epsilon_start,
+            minimum=self.epsilon_min,
+            decay=self.epsilon_decay,
+            step=self.epsilon_step,
+        )
+
+
+def exploration_ratio(
+    index: int, rounds: int, *, start: float, minimum: float, decay: Decay = "linear", step: float = 0.0
+) -> float:
+    """Return the share of a round that is random.
+
+    Args:
+        index: Number of the round, from 0. Rounds past the last have the ratio of the last.
+        rounds: Rounds of the whole search.
+        start: Ratio of round 0.
+        minimum: Least ratio; that of the last round, unless ``decay`` is ``step``.
+        decay: How the ratio falls.
+        step: Fall per round of ``decay="step"``.
+    """
+    if decay == "step":
+        return max(minimum, start - step * index)
+    progress = min(index / (rounds - 1), 1.0) if rounds > 1 else 0.0
+    if decay == "exponential" and start > 0:
+        return float(start * (minimum / start) ** progress)
+    return start + (minimum - start) * progress
+
+
+def random_count(ratio: float, n: int, *, least: int = 0) -> int:
+    """Return how many of ``n`` candidates are random: ``ratio * n``, halves rounded up, and at least ``least``."""
+    # Rounded to 9 digits first: 0.7 * 5 may come as 3.4999999999999996, which is meant to be a half.
+    return min(n, max(math.floor(round(ratio * n, 9) + 0.5), least))
+
+
+def candidate_pool(
+    grid: Grid, ranking: Ranking, rng: np.random.Generator, seen: Collection[int], *, whole_space: int, size: int
+) -> Ints:
+    """Return all points that were not seen, or of a large space some random ones and those around the bests.
+
+    Around the bests are their neighbours, and where a dimension is wide half as many points as are drawn at random:
+    of its many choices those of the bests hardly ever come together with the right ones of other dimensions by chance.
+
+    Args:
+        grid: The space.
+        ranking: The search, with the bests.
+        rng: Draws the random points; not read where the space is returned whole.
+        seen: Numbers of the points to leave out.
+        whole_space: Spaces up to this many points are returned whole.
+        size: Random points of a larger one.
+
+    Returns:
+        int64 of shape ``(n, dims)``, each point once.
+    """
+    if grid.size <= whole_space:
+        return grid.actions(grid.remaining(seen))
+    drawn = grid.draw(rng, size, seen)
+    bests = dict.fromkeys(best.action for best in (ranking.global_best, ranking.previous_best) if best)
+    around = [np.array(action, dtype=np.int64) for action in bests]
+    near = [grid.neighbours(action) for action in around]
+    if is_wide(grid.nvec).any():
+        near += [nearby(action, grid.nvec, size // 2, rng) for action in around]
+    return grid.fresh(np.concatenate([drawn, *near]), seen)
+
+
+def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
+    """Choose points one after the other so that every choice of every dimension is tried about equally often.
+
+    In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) that is every section of the scale.
+
+    A Latin hypercube of the grid, grown greedily, so that it can be stopped after any point, goes on from what is
+    known, and keeps to a pool of any shape. Of equally good points the one is taken that differs from its nearest
+    neighbour in most dimensions, and of these any.
+
+    Args:
+        pool: Points to choose from, each once, int64 of shape ``(points, dims)``.
+        known: Points that were tried already, int64 of shape ``(known, dims)``.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        n: How many to choose.
+        rng: Breaks ties.
+
+    Returns:
+        Their places in the pool, int64 of shape ``(m,)``, where m is less than n only if the pool has less.
+    """
+    if not min(n, len(pool)):
+        return np.empty(0, dtype=np.int64)
+    pool, known, nvec = coarse(pool, nvec), coarse(known, nvec), coarse_counts(nvec)
+    offsets = np.cumsum(nvec) - nvec
+    # A choice among few is tried more often than one among many, hence the weights.
+    weights = np.repeat(nvec, nvec).astype(np.float64)
+    tried = np.bincount((known + offsets).ravel(), minlength=int(nvec.sum())) * weights
+    nearest = np.full(len(pool), len(nvec))
+    for point in known:
+        nearest = np.minimum(nearest, (pool != point).sum(axis=1))
+    free, chosen = np.ones(len(pool), dtype=np.bool_), []
+    for _ in range(min(n, len(pool))):
+        worn = np.where(free, tried[pool + offsets].sum(axis=1), np.inf)
+        place = int(np.lexsort((rng.random(len(pool)), -nearest, worn))[0])
+        chosen.append(place)
+        free[place] = False
+        tried[pool[place] + offsets] += weights[pool[place] + offsets]
+        nearest = np.minimum(nearest, (pool != pool[place]).sum(axis=1))
+    return np.array(chosen, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The affine map between rewards and what the controller predicts.
+
+    Attributes:
+        mean: Reward that is predicted as 0.
+        deviation: Reward that one unit stands for; positive.
+        least: Rewards below it, and failed evaluations, count as this.
+    """
+
+    mean: float
+    deviation: float
+    least: float
+
+    @classmethod
+    def of(cls, rewards: Floats, usable: Bools) -> Scale:
+        """Fit the scale to the usable rewards, of which there must be one.
+
+        The least reward is Tukey's lower fence (1.5 interquartile ranges below the first quartile), or the worst
+        usable reward above it: so neither a failure nor one dreadful candidate sets the scale of the others.
+        """
+        good = rewards[usable]
+        lower, upper = np.quantile(good, (0.25, 0.75))
+        fence = lower - _WHISKER * (upper - lower)
+        least = float(good[good >= fence].min())
+        kept = np.maximum(good, least)
+        deviation = float(kept.std())
+        all_equal = deviation <= _ROUNDING * float(np.abs(kept).max())
+        return cls(float(kept.mean()), 1.0 if all_equal else deviation, least)
+
+    def standardise(self, rewards: Floats, usable: Bools) -> Floats:
+        """Return rewards in units of the controller; failures are as bad as the least."""
+        kept = np.where(usable, rewards, self.least)
+        standardised: Floats = (np.maximum(kept, self.least) - self.mean) / self.deviation
+        return standardised
+
+    def restore(self, predictions: Floats) -> Floats:
+        """Return predictions in units of the reward."""
+        return self.mean + self.deviation * predictions
+
+
+def settled(ranking: Ranking, round_size: int) -> Ranking:
+    """Return a search as of when a controller learns from it: after every round, or every few of small ones.
+
+    The more was evaluated, the less another evaluation tells. In rounds of less than eight, as where each evaluation is
+    told alone, a controller learns each time until there are 64 evaluations, and then less and less often, from 256
+    on after every eight. What was evaluated since is left out, unless nothing before was usable.
+    """
+    evaluations = ranking.evaluations
+    power = 1 << max(0, evaluations.bit_length() - 1)
+    step = max(round_size, min(DEFAULT_ROUND_SIZE, power // _OFTEN))
+    whole = evaluations // step * step
+    if not whole:
+        return ranking
+    taught = Ranking(ranking.rounds.until(int(np.searchsorted(ranking.rounds.ends, whole)) + 1))
+    return ranking if taught.global_best is None else taught
+
+
+def remembered(ranking: Ranking, size: int) -> Ints:
+    """Return the positions of the youngest evaluations, and before them that of the best, if it is older; int64."""
+    begin, best = max(0, ranking.evaluations - size), ranking.global_best
+    youngest = np.arange(begin, ranking.evaluations)
+    return youngest if best is None or best.index >= begin else np.insert(youngest, 0, best.index)
+
+
+def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: bool) -> tuple[Ints, Ints]:
+    """Say which evaluations were known, and as what, after some numbers of rounds.
+
+    Args:
+        ranking: The search.
+        known_rounds: Numbers of finished rounds, one per context, int64 ``(contexts,)``.
+        with_candidates: Whether the candidates of the last known round belong to a context, beside the bests.
+
+    Returns:
+        Positions in the order of evaluation, 0 where there is nothing, and roles; both int64 of shape
+        ``(contexts, length)``. The first two elements are the global best and the previous round's best.
+    """
+    rows = []
+    for known in known_rounds.tolist():
+        row = [(0, NONE), (0, NONE)]
+        if known:
+            record = ranking.rounds[known - 1]
+            for place, role, best in ((0, GLOBAL_BEST, record.global_best), (1, PREVIOUS_BEST, record.best)):
+                if best is not None:
+                    row[place] = (best.index, role)
+            if with_candidates:
+                end = int(ranking.rounds.ends[known - 1])
+                row += [(position, PREVIOUS_CANDIDATE) for position in range(end - len(record.rewards), end)]
+        rows.append(row)
+    length = max(map(len, rows))
+    padded = np.array([row + [(0, NONE)] * (length - len(row)) for row in rows], dtype=np.int64)
+    return padded[..., 0], padded[..., 1]
