@@ -79,7 +79,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
 
 
 def test_an_unknown_setting_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(KDNASError, match=r"agent 'lstm' has no hyper-parameter\(s\) \['depth'\]; it has \['embedding_size', "):
+    with pytest.raises(KDNASError, match=r"agent 'lstm' has no hyper-parameter\(s\) \['depth'\]; it has \['embedd"):
         make_agent("lstm", depth=3)
     with pytest.raises(KDNASError, match=r"agent 'random' has no hyper-parameter\(s\) \['seed'\]; it has \[\]"):
         make_agent("random", seed=3)
