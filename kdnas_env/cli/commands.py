@@ -16,15 +16,8 @@ from kdnas_env.cli.agents import AgentsOptions
 from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
 from kdnas_env.cli.study_options import StudyOptions
-from kdnas_env.cli.table_options import (
-    TableAgreementOptions,
-    TableBuildOptions,
-    TableExportOptions,
-    TableFitOptions,
-    TableInspectOptions,
-    TableVerifyOptions,
-)
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.options import completed
@@ -32,6 +25,8 @@ from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.table_build import TableBuildOptions
+from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
@@ -40,12 +35,12 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "glue": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
     "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
-    "table build": (TableBuildOptions, "kdnas_env.cli.table_build:run_build"),
-    "table export": (TableExportOptions, "kdnas_env.cli.table_build:run_table_export"),
-    "table inspect": (TableInspectOptions, "kdnas_env.cli.table_show:run_inspect"),
-    "table fit": (TableFitOptions, "kdnas_env.cli.table_fit:run_fit"),
-    "table agreement": (TableAgreementOptions, "kdnas_env.cli.table_agreement:run_agreement"),
-    "table verify": (TableVerifyOptions, "kdnas_env.cli.table_show:run_verify"),
+    "table build": (TableBuildOptions, "kdnas_env.cli.table:run_build"),
+    "table export": (TableExportOptions, "kdnas_env.cli.table:run_export"),
+    "table inspect": (TableInspectOptions, "kdnas_env.cli.table:run_inspect"),
+    "table fit": (TableFitOptions, "kdnas_env.cli.table:run_fit"),
+    "table agreement": (TableAgreementOptions, "kdnas_env.cli.table:run_agreement"),
+    "table verify": (TableVerifyOptions, "kdnas_env.cli.table:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
     "bench submit": (SubmitOptions, "kdnas_env.cli.bench:run_submit"),
     "bench verify": (VerifyOptions, "kdnas_env.cli.bench:run_verify"),

@@ -24,8 +24,9 @@ from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import found_again, with_places
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.table import FILE_NAME, TableMetadata
-from kdnas_env.tabulation.latencies import LatencyFile, OnProgress, read_all_latencies
+from kdnas_env.tabulation.latencies import LatencyFile, read_all_latencies
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Latency
 from kdnas_env.errors import LatencyError, RunError
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.untrusted import parse_json, restore
 from kdnas_env.tables.table import LatencyDevice
 from kdnas_env.tabulation.assemble import MeasuredLatencies
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
 FOLDER = "latencies"
 """Folder of the files of latencies in that of a build."""
-
-OnProgress = Callable[[int, int], None]
-"""Called with how many are done, of how many."""
 
 
 @dataclass(eq=False)

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import count_parameters, forward_flops
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.errors import TableError
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.noise_ceiling import noise_ceiling
 from kdnas_env.tables.surrogates.students import OTHER_KIND_TOLERANCE, ended_well
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 from kdnas_env.tabulation.build import Cell, corpus_arguments
-from kdnas_env.tabulation.latencies import OnProgress, modelled
+from kdnas_env.tabulation.latencies import modelled
 from kdnas_env.tabulation.merge import largest_difference
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from kdnas_env.cli import main
-from kdnas_env.cli.table_options import TableBuildOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
 from kdnas_env.pipeline.run import PipelineOptions, SearchStage
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.support.shell import command, flags, python_command
 
 

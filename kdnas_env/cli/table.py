@@ -1,0 +1,303 @@
+"""``kdnas table``: what it prints of tables, in 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kdnas_env.bench.hardness import hardness_rows
+from kdnas_env.cli.console import SafeConsole, grid
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.render import save_figure
+from kdnas_env.errors import TableError
+from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
+from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
+from kdnas_env.pipeline.tables import (
+    Inspection,
+    TableExportOptions,
+    TableFitOptions,
+    TableInspectOptions,
+    TableVerifyOptions,
+    export_table,
+    fit_surrogate,
+    inspect_table,
+    verify_table,
+)
+from kdnas_env.searching.run_folder import RESULTS
+from kdnas_env.support.atomic import expanded, write_json
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command
+from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
+from kdnas_env.tables.surrogates.card import RANDOM, card_rows
+from kdnas_env.tables.surrogates.surrogate import Surrogate
+from kdnas_env.tables.table import MISSING, TableMetadata
+from kdnas_env.tabulation.merge import corpus_in_words
+
+LEAST_AGREEMENT = 0.95
+"""Kendall's tau between seeds below which a table hardly tells its best students apart."""
+
+_NOISE = {
+    "tau": "between seeds",
+    "tau_within_width": "between seeds, within a width",
+    "tau_with_last": "mean over seeds, with that after the last epoch",
+}
+_METRICS = {
+    "r2": "R2",
+    "tau": "tau",
+    "tau_resolved": "resolved",
+    "precision_at_10": "best 10",
+    "coverage_90": "in 90 %",
+}
+
+
+def run_build(options: TableBuildOptions) -> int:
+    """Distil and time all students that were not yet; the exit status of the command."""
+    console = SafeConsole()
+    with TaskProgress(console) as progress:
+        built = build_table(options, progress=progress)
+    failed = {status: count for status, count in built.ended.items() if count and status is not Status.OK}
+    if failed:
+        told = ", ".join(f"{count} {status}" for status, count in failed.items())
+        console.say(f"distillations that did not end well: {told}; they are in the table as such", "bad")
+    export = command("table", "export", options.out, "--to", f"{options.name}.npz")
+    console.say(f"make the table with\n\n    {export}\n")
+    return 0
+
+
+def run_export(options: TableExportOptions) -> int:
+    """Write the table of some builds, and say how much of it is there; the exit status of the command."""
+    console, target = SafeConsole(), expanded(options.to)
+    found = export_table(options.folders, target)
+    meta = found.source.metadata
+    console.say(
+        f"table {meta.name}: {len(found.source)} students, {len(meta.seeds)} seeds, {meta.epochs} epochs, "
+        f"{target.stat().st_size / 1e6:.2f} MB: {target}"
+    )
+    _print_completeness(console, found)
+    return 0
+
+
+def run_inspect(options: TableInspectOptions) -> int:
+    """List the tables, or tell what one holds; the exit status of the command."""
+    console = SafeConsole()
+    if options.table is None:
+        _list(console)
+        return 0
+    found = inspect_table(options.table)
+    if isinstance(found, Surrogate):
+        if options.to or options.surrogate or options.json:
+            raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
+        _describe_surrogate(console, found, checksum(table_path(options.table)))
+        return 0
+    _describe(console, found)
+    if options.surrogate:
+        console.print("[dim]fitting surrogates to parts of the table[/]")
+        _print_card(console, found.surrogate)
+    if options.json is not None:
+        write_json(options.json, found.to_dict(surrogate=options.surrogate))
+        console.say(f"figures: {options.json}")
+    if options.to is not None:
+        console.say(f"picture: {save_figure(found.plot(), options.to)}")
+    return 0
+
+
+def run_fit(options: TableFitOptions) -> int:
+    """Fit a surrogate and write it; the exit status of the command."""
+    console = SafeConsole()
+    fit = fit_surrogate(options.tables, options.to)
+    first = fit.surrogate.metadata.name
+    for name, alone, both in fit.gains:
+        console.say(
+            f"the held-out loss of the {alone['students']} students of {name} is predicted by {first} alone with "
+            f"{_quality(alone)}; by both, each without having been seen, with {_quality(both)}"
+        )
+    console.say(
+        f"surrogate fitted to {_fitted_to(fit.surrogate)}, {fit.path.stat().st_size / 1e6:.2f} MB: {fit.path}\n"
+        f'search its space of {fit.points:,} points: gym.make("kdnas/Surrogate-v0", table={options.to!r})\n'
+        f"how good it is: {command('table', 'inspect', options.tables[0], '--surrogate')}"
+    )
+    return 0
+
+
+def run_agreement(options: TableAgreementOptions) -> int:
+    """Race on a table and on what surrogates say of it, and compare the ranks; the exit status of the command."""
+    console = SafeConsole()
+    with TaskProgress(console) as progress:
+        agreement = table_agreement(options, progress=progress)
+    regrets, found = grid("agent", "regret on the table", "on the surrogate"), agreement.found
+    for row in agreement.table():
+        regrets.add_row(row["agent"], f"{row['table']:.3f}", f"{row['surrogate']:.3f}")
+    console.print(regrets)
+    console.say(
+        f"ranking agreement: tau {found['tau']:.2f} [{found['low']:.2f}, {found['high']:.2f}]; two samples of the "
+        f"table's own searches agree with {found['ceiling']:.2f}, more than which cannot be asked for"
+    )
+    console.say(f"results: {agreement.path / RESULTS}")
+    return 0
+
+
+def run_verify(options: TableVerifyOptions) -> int:
+    """Check a table; the exit status of the command: 1 if something is wrong with it."""
+    console = SafeConsole()
+    with TaskProgress(console) as progress:
+        found = verify_table(options, progress=progress)
+    console.say(
+        f"table {found.source.metadata.name}: checksum and schema are right; {len(found.source)} students, "
+        f"{100 * found.source.complete:.1f} % of the cells are there"
+    )
+    if found.allowed is not None:
+        largest = max((one.difference for one in found.replayed), default=0.0)
+        console.say(
+            f"{len(found.replayed)} cells distilled anew: losses differ by {largest:.1e} at most (relative; allowed "
+            f"are {found.allowed:g})"
+        )
+    for fault in found.faults:
+        console.say(f"wrong: {fault}", "bad")
+    if not found.faults:
+        console.say("nothing is wrong with it", "good")
+    return 1 if found.faults else 0
+
+
+def _list(console: SafeConsole) -> None:
+    names = table_names()
+    if not names:
+        console.say("no tables come with this installation; make one with kdnas table build")
+        return
+    tables = grid("table", "students", "seeds", "epochs", "complete", "tau", left=("of",))
+    tables.columns[0].no_wrap = True
+    for name in names:
+        table = load_table(name)
+        meta, tau = table.metadata, table.metadata.noise.get("tau")
+        counts = (len(table), len(meta.seeds), meta.epochs)
+        tables.add_row(name, *map(str, counts), f"{table.complete:.0%}", f"{tau[-1]:.3f}" if tau else "-", meta.title)
+    console.print(tables)
+    console.print("[dim]tau: Kendall's, between seeds after the last epoch[/]")
+    console.say("more about one: kdnas table inspect NAME")
+
+
+def _describe(console: SafeConsole, found: Inspection) -> None:
+    table, meta = found.source, found.source.metadata
+    told = {
+        "table": meta.name,
+        "title": meta.title,
+        "teacher": meta.teacher,
+        "corpus": corpus_in_words(meta),
+        "space": "; ".join(f"{name}: {values}" for name, values in meta.space.items()),
+        "shape": f"{len(table)} students, {len(meta.seeds)} seeds {list(meta.seeds)}, {meta.epochs} epochs",
+        "recipe": ", ".join(f"{name} {value}" for name, value in meta.recipe.items()),
+        "trained on": meta.trained_on,
+        "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
+        "workload": meta.workload,
+        "SHA-256": found.sha256,
+    }
+    for name, value in told.items():
+        console.say(f"{name}: {value}")
+    _print_completeness(console, found)
+    best = found.best
+    if best is None:
+        console.say("best student: none, no student has both loss and latency")
+    else:
+        earned = KDReward()(best)
+        console.say(
+            f"best student: {best.config}, reward {earned.reward:.4f}: held-out unexplained {earned.loss:.4f}, "
+            f"{earned.speedup:.1f} times as fast as its teacher, {best.parameters / 1e6:.2f} M parameters"
+        )
+    _print_noise(console, meta)
+    if found.hardness is None:
+        console.say("hardness: unknown; it takes two students at least")
+        return
+    hard = grid("how hard it is to search, by the default reward", "")
+    for row in hardness_rows(found.hardness):
+        hard.add_row(*row)
+    console.print(hard)
+
+
+def _print_completeness(console: SafeConsole, found: Inspection) -> None:
+    """Print how many cells and latencies are there, and how well the seeds agree."""
+    table = found.source
+    missing = int((table.status == MISSING).sum())
+    console.say(f"complete: {100 * table.complete:.1f} %" + (f", {missing} cells are masked" if missing else ""))
+    for position, device in enumerate(table.metadata.devices):
+        console.say(
+            f"device {device.name}: {found.measured(position)} of {len(table)} students, {device.machine}, "
+            f"{device.runtime}, {device.threads} thread{'s' if device.threads > 1 else ''}, "
+            f"batch {device.batch_size}, {device.sequence_length} tokens"
+        )
+    taus = table.metadata.noise.get("tau")
+    if not taus:
+        console.say("noise ceiling: unknown; it takes two seeds of two students at least")
+        return
+    console.say(f"noise ceiling: tau {taus[-1]:.3f} between seeds after the last epoch")
+    if taus[-1] < LEAST_AGREEMENT:
+        console.say(
+            f"warning: below {LEAST_AGREEMENT}, the seeds rank the students too differently to tell the best apart; "
+            "distil on more text or for more epochs",
+            "warning",
+        )
+
+
+def _print_noise(console: SafeConsole, meta: TableMetadata) -> None:
+    noise = meta.noise
+    rows = {words: noise[name] for name, words in _NOISE.items() if noise.get(name)}
+    if not rows:
+        return
+    taus = grid("Kendall's tau after epoch", *map(str, range(meta.epochs + 1)))
+    for words, values in rows.items():
+        taus.add_row(words, *(f"{value:.3f}" for value in values))
+    console.print(taus)
+    if noise.get("deviation") is not None:
+        console.say(
+            f"the last loss deviates by {noise['deviation']:.5f} between seeds, and by {noise['spread']:.5f} between "
+            "students"
+        )
+
+
+def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
+    """Print how good a surrogate is, by quantity and by how students were left out."""
+    by_quantity = grid(
+        "quantity",
+        *_METRICS.values(),
+        title=f"surrogate: {card['students']} students, each predicted without it, in {card['folds']} folds",
+    )
+    _, *rows = card_rows(card, splits=(RANDOM,), metrics=tuple(_METRICS))
+    for _, quantity, _, *values in rows:
+        by_quantity.add_row(quantity, *values)
+    by_split = grid(
+        "split", "students", *_METRICS.values(), title="surrogate: the reward of students left out together"
+    )
+    _, *rows = card_rows(card, ("reward",), metrics=tuple(_METRICS))
+    for split, _, count, *values in rows:
+        by_split.add_row(split, count, *values)
+    console.print(by_quantity)
+    console.print(by_split)
+    console.print(
+        "[dim]tau: Kendall's; resolved: of the pairs that seeds can tell apart; best 10: share of the ten predicted "
+        "best that are among the ten best; in 90 %: share of the students within the interval that was foreseen[/]"
+    )
+
+
+def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str) -> None:
+    """Print what a surrogate was fitted to, and what it answers for."""
+    meta, trusted = surrogate.metadata, surrogate.range
+    told = {
+        "surrogate of": f"{meta.name}: {meta.title}",
+        "fitted to": _fitted_to(surrogate),
+        **{name: f"{low} to {high}" for name, (low, high) in trusted.numbers.items()},
+        **{name: ", ".join(values) for name, values in trusted.names.items()},
+        "largest student": "any" if trusted.max_parameters is None else f"{trusted.max_parameters:,} parameters",
+        "epochs": str(meta.epochs),
+        "devices": ", ".join(device.name for device in meta.devices),
+        "workload": meta.workload,
+        "SHA-256": digest,
+    }
+    for name, value in told.items():
+        console.say(f"{name}: {value}")
+
+
+def _fitted_to(surrogate: Surrogate) -> str:
+    return ", ".join(f"{count} students of {name}" for name, count in surrogate.tables)
+
+
+def _quality(told: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {told[name]:.3f}" for name in ("r2", "tau") if told[name] is not None) or "no agreement"

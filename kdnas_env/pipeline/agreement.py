@@ -1,0 +1,121 @@
+"""Whether a surrogate ranks agents as its table does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from kdnas_env.bench.curves import Runs, regrets_of
+from kdnas_env.bench.race import Race, race
+from kdnas_env.bench.specs import AgentSpec
+from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.envs.budget import Budget
+from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.race import SearchesOptions
+from kdnas_env.pipeline.work import working
+from kdnas_env.searching.run_folder import RESULTS
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.shell import command
+from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
+from kdnas_env.tables.surrogates.agent_ranking import ranking_agreement, surrogate_table
+from kdnas_env.tables.table import Table
+
+PREDICTED = "predicted-{table}.npz"
+"""What surrogates say of a table, named by the table's checksum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableAgreementOptions(SearchesOptions):
+    """Does a surrogate rank agents as its table does? Race them on both; each student is told without having been seen.
+
+    Run it again with the same folder to go on.
+    """
+
+    table: tyro.conf.Positional[str]
+    """Name of a table of the package, or an npz file."""
+    budget: int = 100
+    """Evaluations of a search."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_whole("budget", self.budget, at_least=1)
+        if len(set(self.agents)) < 2:
+            raise KDNASError(f"agents are {list(self.agents)}; expected two or more, to be ranked")
+
+
+@dataclass(frozen=True, eq=False)
+class RankingAgreement:
+    """How alike a table and its surrogate rank agents.
+
+    Attributes:
+        path: Folder of the races.
+        scores: Regrets at the end of every search, by agent, on the ``table`` and on the ``surrogate``.
+        found: What :func:`kdnas_env.tables.surrogates.agent_ranking.ranking_agreement` says.
+    """
+
+    path: Path
+    scores: Mapping[str, Mapping[str, list[float]]]
+    found: Mapping[str, Any]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row an agent: its mean regret on both; the best on the table first."""
+        rows = [
+            {"agent": agent, **{name: float(np.mean(self.scores[name][agent])) for name in ("table", "surrogate")}}
+            for agent in self.scores["table"]
+        ]
+        return sorted(rows, key=lambda row: float(row["table"]))
+
+
+def table_agreement(
+    table: str | TableAgreementOptions, *, progress: Progress = SILENT, **settings: Any
+) -> RankingAgreement:
+    """Race agents on a table and on what surrogates say of it, and compare how they rank.
+
+    Args:
+        table: Name or npz file of the table; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`TableAgreementOptions` by name, such as ``agents`` and ``budget``.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    options = options_of(TableAgreementOptions, settings, table=table)
+    agents, budget = tuple(AgentSpec.parse(agent) for agent in options.agents), Budget(options.budget)
+    tabulated = load_table(options.table)
+    folder, again = options.placed("agreement")
+    scores: dict[str, dict[str, list[float]]] = {}
+    with working(None, command("table", "agreement", options.table, *again)):
+        for name in ("table", "surrogate"):
+            source = options.table
+            if name == "surrogate":
+                progress.begin(f"predicting the students of {tabulated.metadata.name}")
+                made_of = checksum(table_path(options.table))[:12]
+                source = _predicted(tabulated, folder / PREDICTED.format(table=made_of))
+            truth = Truth.of(Task(source))
+            regrets_of(truth.best, truth, budget)
+            wanted = Race(agents, (truth.task,), options.seeds, budget)
+            progress.begin(f"racing {len(agents)} agents on the {name}: {folder / name}")
+            trajectories = race(wanted, folder / name, workers=options.workers, on_progress=progress.advance)
+            final = Runs.of(trajectories, [truth]).final
+            scores[name] = {agent: final[agent].ravel().tolist() for agent in final}
+    found = ranking_agreement(scores["table"], scores["surrogate"], np.random.default_rng(0))
+    write_json(
+        folder / RESULTS, {"table": tabulated.metadata.name, "budget": options.budget, "scores": scores, **found}
+    )
+    return RankingAgreement(folder, scores, found)
+
+
+def _predicted(table: Table, path: Path) -> str:
+    """Return the file of what surrogates say of a table, made if it is not there: another machine rounds otherwise."""
+    if not path.exists():
+        write_table(surrogate_table(table, np.random.default_rng(0)), path)
+    return str(path)

@@ -1,0 +1,312 @@
+"""From a teacher and a text to the evaluations of all students of a space, of which tables are made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import tyro
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distillation.text.demo import check_demo, teacher_title
+from kdnas_env.errors import KDNASError
+from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
+from kdnas_env.pipeline.work import Work, working
+from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.run_folder import CONFIG, RunFolder
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.machine import processor_name
+from kdnas_env.support.progress import SILENT, OnProgress, Progress, in_words
+from kdnas_env.support.shell import command
+from kdnas_env.tables.table import LatencyDevice
+from kdnas_env.tabulation.build import (
+    TableBuild,
+    adopt_evaluations,
+    adopt_latencies,
+    check_name,
+    describe_workload,
+    distil_all,
+    parse_shard,
+    planned_cells,
+    planned_students,
+    record_workload,
+)
+from kdnas_env.tabulation.latencies import LatencyFile, measure_latencies, model_latencies
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+MEASURED = ("torch", "onnxruntime")
+
+TELLING = 10
+"""Students after which is said what the rest will take."""
+
+_README = """# A build of a table by `kdnas table build`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting |
+| `run.json` | state of the build, versions, machine |
+| `workload.json` | teacher, space, corpus, recipe: what the table will be of |
+| `evaluations.sqlite` | every distillation, written as it ended |
+| `latencies/` | the latency of every student, one file a device |
+
+Go on with an interrupted build by the same command again, and make the table with
+
+    kdnas table export {folder} --to NAME.npz
+"""
+
+
+@dataclass(frozen=True)
+class TableLatencyOptions:
+    """How students are timed beside the teacher."""
+
+    batch_size: int = 1
+    """Sentences per pass."""
+    sequence_length: int = 50
+    """Tokens per sentence."""
+    threads: int = 1
+    """Threads of the runtime."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
+    """Distil every student of a space with several seeds, and time each. Run it again to go on where it stopped."""
+
+    COMMAND: ClassVar[str] = "table build"
+    PLACES: ClassVar[tuple[str, ...]] = (
+        "out",
+        "cache_dir",
+        "workers",
+        "skip_losses",
+        "skip_latencies",
+        "evaluations",
+        "latencies",
+    )
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file")
+
+    name: tyro.conf.Positional[str]
+    """Short name of the table, by which environments find it."""
+    out: str
+    """Folder of the build, made if it does not exist."""
+    title: str = ""
+    """What is distilled, in words; by default teacher and corpus."""
+    teacher: str = "demo"
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+    space: SpaceOptions = field(default_factory=SpaceOptions)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of initialisation and data order that every student is distilled with."""
+    epochs: int = 3
+    """Epochs of every distillation."""
+    recipe: str = "default"
+    """default, or seed for the recipe of the KD-NAS paper."""
+    runtimes: tuple[str, ...] = MEASURED
+    """Runtimes that students are timed with: torch, onnxruntime. Modelled latencies are always there."""
+    latency: TableLatencyOptions = field(default_factory=TableLatencyOptions)
+    shard: str = "1/1"
+    """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the training; in float32 a GPU finds what a CPU finds, but for the last digits."""
+    threads: int = 1
+    """Threads that each process trains with. Recorded, since the last digits of the results depend on it."""
+    workers: int = 1
+    """Processes, each of which distils a student at a time."""
+    skip_losses: bool = False
+    """Only time the students."""
+    skip_latencies: bool = False
+    """Only distil the students."""
+    evaluations: str | None = None
+    """Store of another build or a search to start from: what it has of the same distillations is not done again."""
+    latencies: str | None = None
+    """Folder of another build under the same teacher, whose latencies are taken over; the text does not matter."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        parse_shard(self.shard)
+        for name in ("epochs", "threads", "workers"):
+            check_whole(name, getattr(self, name), at_least=1)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise KDNASError(f"seeds are {list(self.seeds)}; expected one or more different numbers from 0")
+        unknown = sorted(set(self.runtimes) - set(MEASURED))
+        if unknown:
+            raise KDNASError(f"runtimes name {unknown}; expected some of {list(MEASURED)}")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {**within("corpus", self.corpus.ineffective()), **within("space", self.space.ineffective())}
+        if self.skip_latencies:
+            why["runtimes"] = "with --skip-latencies: nothing is timed"
+        if self.skip_losses:
+            why["workers"] = "with --skip-losses: nothing is distilled, and students are timed one after another"
+        return why
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the build."""
+        return expanded(self.out)
+
+    def device_of(self, runtime: str) -> LatencyDevice:
+        """Return what latencies of a runtime are recorded as."""
+        machine = "a model of a reference machine" if runtime == "analytic" else processor_name()
+        return LatencyDevice(runtime, machine, runtime, **asdict(self.latency))
+
+
+@dataclass(frozen=True, eq=False)
+class BuiltTable:
+    """A build whose work, or whose part of it, is done.
+
+    Attributes:
+        path: Its folder.
+        options: What was asked for.
+        students: Students of the space.
+        ended: Distillations of this part by how they ended.
+    """
+
+    path: Path
+    options: TableBuildOptions
+    students: tuple[StudentConfig, ...]
+    ended: Mapping[Status, int]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a way to end: how many distillations of this part ended so."""
+        return [{"status": str(status), "distillations": count} for status, count in self.ended.items()]
+
+
+def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, **settings: Any) -> BuiltTable:
+    """Distil every student of a space with several seeds, and time each. By the same call again a build goes on.
+
+    Args:
+        name: Short name of the table; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`TableBuildOptions` by name, of which ``out`` is required.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+    from kdnas_env.envs.tasks import resolve_space
+    from kdnas_env.evaluators.mini_kd import MiniKDSettings
+
+    options = options_of(TableBuildOptions, settings, name=name)
+    # What is cheap to check is checked before a folder is made.
+    check_demo(options.teacher, options.corpus.source)
+    wanted = options.space
+    space = resolve_space(
+        wanted.file, load_teacher_architecture(options.teacher), wanted.families or None, wanted.max_parameters
+    )
+    mini_kd = MiniKDSettings(
+        teacher=options.teacher,
+        corpus={name: value for name, value in asdict(options.corpus).items() if value not in (None, ())},
+        recipe=options.recipe,
+        latency="analytic",
+        cache_dir=options.cache_dir,
+        device=options.device,
+        precision=options.precision,
+        threads=options.threads,
+    )
+    LatencySettings(runtime="analytic", **asdict(options.latency))
+    resumed = (options.folder / CONFIG).exists()
+    folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
+    with working(folder, command("table", "build", options.name, *options.place_flags())) as work:
+        build = TableBuild(mini_kd, options.epochs, str(options.folder))
+        return _build(work, options, build, space, progress)
+
+
+def _build(
+    work: Work, options: TableBuildOptions, build: TableBuild, space: SearchSpace, progress: Progress
+) -> BuiltTable:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+    part, parts = shard = parse_shard(options.shard)
+    cells, students = planned_cells(space, options.seeds, shard), planned_students(space)
+    progress.say(
+        f"table {options.name}: {len(students)} students of {options.teacher}, {len(options.seeds)} seeds, "
+        f"{options.epochs} epochs: {len(cells)} distillations" + ("" if parts == 1 else f" in part {part} of {parts}")
+    )
+    evaluator = MiniKDEvaluator(build.settings, progress=progress)
+    _begin(work, options, evaluator, space)
+    progress.begin("preparing embeddings")
+    evaluator.warm_up()
+    teacher = evaluator.workload.teacher
+    model_latencies(LatencyFile.open(options.folder, options.device_of("analytic")), students, teacher.architecture)
+    # Made now, so that a runtime that is missing does not show after hours.
+    probes = {
+        runtime: LatencyProbe(
+            teacher.model, teacher.architecture, LatencySettings(runtime=runtime, **asdict(options.latency))
+        )
+        for runtime in (() if options.skip_latencies else options.runtimes)
+    }
+    ended: dict[Status, int] = {}
+    if not options.skip_losses:
+        progress.begin("distilling")
+        told = _estimating(progress, "distillations")
+        ended = distil_all(build, evaluator, cells, workers=options.workers, on_progress=told)
+    for runtime, probe in probes.items():
+        _measure(options, probe, runtime, students[part - 1 :: parts], evaluator, progress)
+    return BuiltTable(options.folder, options, tuple(students), ended)
+
+
+def _begin(work: Work, options: TableBuildOptions, evaluator: MiniKDEvaluator, space: SearchSpace) -> None:
+    title = options.title or f"{teacher_title(options.teacher)} on {options.corpus.source}"
+    described = describe_workload(
+        evaluator, space, name=options.name, title=title, seeds=options.seeds, epochs=options.epochs
+    )
+    workload = evaluator.workload
+    fingerprints = {"teacher": workload.teacher.fingerprint, "corpus": workload.corpus.fingerprint}
+    work.check(fingerprints)
+    record_workload(options.folder, described)
+    work.begin(fingerprints)
+    if options.evaluations is not None:
+        adopt_evaluations(options.evaluations, options.folder)
+    if options.latencies is not None:
+        adopt_latencies(options.latencies, options.folder)
+
+
+def _measure(
+    options: TableBuildOptions,
+    probe: LatencyProbe,
+    runtime: str,
+    students: Sequence[StudentConfig],
+    evaluator: MiniKDEvaluator,
+    progress: Progress,
+) -> None:
+    progress.begin(f"timing with {runtime}")
+    failures = measure_latencies(
+        LatencyFile.open(options.folder, options.device_of(runtime)),
+        students,
+        probe,
+        evaluator.workload.teacher,
+        _estimating(progress, f"students timed with {runtime}"),
+    )
+    if failures:
+        progress.say(f"{len(failures)} students could not be timed with {runtime}, such as {failures[0]}", "bad")
+
+
+def _estimating(progress: Progress, what: str, clock: Callable[[], float] = time.perf_counter) -> OnProgress:
+    """Return what tells how far it is, and after the first ten what the rest will take."""
+    began: tuple[float, int] | None = None
+
+    def advance(done: int, total: int) -> None:
+        nonlocal began
+        progress.advance(done, total)
+        if began is None:
+            began = clock(), done
+            if done:
+                progress.say(f"{done} of {total} {what} are there already")
+        elif done - began[1] == TELLING:
+            seconds = clock() - began[0]
+            progress.say(
+                f"{TELLING} {what} took {in_words(seconds)}; {total - done} more will take about "
+                f"{in_words(seconds / TELLING * (total - done))}"
+            )
+
+    return advance

@@ -1,0 +1,295 @@
+"""Tables: made of builds, looked at, verified, and surrogates fitted to them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tyro
+
+from kdnas_env.bench.hardness import hardness
+from kdnas_env.core.evaluation import Evaluation
+from kdnas_env.core.reward import KDReward
+from kdnas_env.errors import KDNASError, TableError
+from kdnas_env.evaluators.surrogate import surrogate_space
+from kdnas_env.pipeline.options import CacheOption, DeviceOption, options_of
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.tables.archive import checked_path
+from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
+from kdnas_env.tables.surrogates.card import judge, judge_parts, surrogate_card
+from kdnas_env.tables.surrogates.fits import fitted
+from kdnas_env.tables.surrogates.surrogate import Surrogate, load_source, write_surrogate
+from kdnas_env.tables.table import MISSING, Table
+from kdnas_env.tabulation.merge import merge_builds
+from kdnas_env.tabulation.picture import draw_table, mean_students
+from kdnas_env.tabulation.verify import Replayed, draw_cells, find_faults, open_live, replay
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class TableExportOptions:
+    """Make a table of what one or more builds of the same distillations have found."""
+
+    folders: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of kdnas table build."""
+    to: str
+    """The table, an npz file; a JSON file of the same name comes beside it."""
+
+
+@dataclass(frozen=True)
+class TableInspectOptions:
+    """List the tables of the package, or tell what one holds, how noisy it is and how hard to search."""
+
+    table: tyro.conf.Positional[str | None] = None
+    """Name of a table of the package, or an npz file of a table or a surrogate."""
+    to: str | None = None
+    """Draw its students to this PNG, SVG or PDF file: loss against latency."""
+    surrogate: bool = False
+    """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
+    json: str | None = None
+    """Write all figures to this file."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = "without a table: the tables of the package are listed; name one"
+        return dict.fromkeys(("to", "surrogate", "json"), why) if self.table is None else {}
+
+
+@dataclass(frozen=True)
+class TableFitOptions:
+    """Fit a surrogate to a table, for spaces that are too large to tabulate, and write it to a file."""
+
+    tables: tyro.conf.Positional[tuple[str, ...]]
+    """Name or npz file of a table; further ones of the same workload, such as of students between those of the first,
+    make it better there."""
+    to: str
+    """The surrogate, an npz file; a JSON file of the same name comes beside it."""
+
+    def __post_init__(self) -> None:
+        if not self.tables:
+            raise KDNASError("there is nothing to fit to; name a table, or the npz file of one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableVerifyOptions(DeviceOption, CacheOption):
+    """Check that a table is whole, that its numbers make sense, and that distillation finds them again."""
+
+    table: tyro.conf.Positional[str]
+    """Name of a table of the package, or an npz file."""
+    replay: int = 0
+    """Distil so many random cells anew and compare."""
+    seed: int = 0
+    """Seed of the draw of the cells."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the training: that of the table's build."""
+
+    def __post_init__(self) -> None:
+        check_whole("replay", self.replay, of="cells", at_least=0)
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = "without --replay N: nothing is distilled anew"
+        return {} if self.replay else dict.fromkeys(("seed", "device", "precision", "cache_dir"), why)
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What there is to say of a table.
+
+    Attributes:
+        source: The table.
+        sha256: Its checksum (hex).
+    """
+
+    source: Table
+    sha256: str
+
+    @cached_property
+    def students(self) -> list[Evaluation]:
+        """The mean over seeds of every student that has a loss and, on the first device, a latency."""
+        return mean_students(self.source)
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The student of the highest default reward; None if no student has both loss and latency."""
+        reward = KDReward()
+        return max(self.students, key=lambda student: reward(student).reward, default=None)
+
+    @cached_property
+    def hardness(self) -> dict[str, Any] | None:
+        """How hard it is to search by the default reward; None if it has fewer than two students."""
+        if (self.source.status != MISSING).any(axis=1).sum() < 2:
+            return None
+        return hardness(self.source, np.random.default_rng(0))
+
+    @cached_property
+    def surrogate(self) -> dict[str, Any]:
+        """How good the surrogate is that is fitted to it, by students that it has not seen; takes some seconds.
+
+        Raises:
+            TableError: If the table has too few students.
+        """
+        return surrogate_card(self.source)
+
+    def measured(self, device: int) -> int:
+        """Return how many students have a latency on a device."""
+        return int(np.isfinite(self.source.latencies[:, device]).all(axis=-1).sum())
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a student: its choices, mean loss and latency, parameters, and default reward."""
+        reward = KDReward()
+        return [
+            {
+                **student.config.to_dict(),
+                "loss": student.heldout_unexplained[-1],
+                "latency_ratio": None if student.latency is None else student.latency.ratio,
+                "parameters": student.parameters,
+                "reward": reward(student).reward,
+            }
+            for student in self.students
+        ]
+
+    def plot(self) -> Figure:
+        """Draw its students: held-out loss against latency, by depth and width, with the Pareto front."""
+        return draw_table(self.source)
+
+    def to_dict(self, *, surrogate: bool = False) -> dict[str, Any]:
+        """Return all figures as plain data; those of the surrogate only where they are asked for."""
+        meta = self.source.metadata
+        figures = {"table": meta.name, "sha256": self.sha256, "noise": dict(meta.noise), "hardness": self.hardness}
+        return {**figures, "surrogate": self.surrogate} if surrogate else figures
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A surrogate that was fitted.
+
+    Attributes:
+        path: Its file.
+        surrogate: The surrogate.
+        points: Points of the space that it answers for.
+        gains: Of every table but the first, its name, how well the first alone predicts its held-out losses, and how
+            well both do, each student without having been seen.
+    """
+
+    path: Path
+    surrogate: Surrogate
+    points: int
+    gains: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a table that was added: agreement of predicted and true held-out losses, without it and with."""
+        return [
+            {"table": name, **{f"{key}_without": value for key, value in alone.items()}, **both}
+            for name, alone, both in self.gains
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """What a check of a table found.
+
+    Attributes:
+        source: The table.
+        faults: What is wrong with it, in words.
+        replayed: Cells that were distilled anew.
+        allowed: Relative difference that their losses may have; None where nothing was distilled anew.
+    """
+
+    source: Table
+    faults: tuple[str, ...]
+    replayed: tuple[Replayed, ...] = field(default=())
+    allowed: float | None = None
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a cell that was distilled anew: how much its losses differ."""
+        return [
+            {**one.cell.student.to_dict(), "seed": one.cell.seed, "difference": one.difference} for one in self.replayed
+        ]
+
+
+def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate:
+    """Return what there is to say of a table, or the surrogate that a file holds.
+
+    Args:
+        name: Name of a table of the package, or an npz file of a table or a surrogate.
+
+    Raises:
+        TableError: If there is none, or it is damaged or of a newer version.
+    """
+    source, digest = load_source(name), checksum(table_path(name))
+    return source if isinstance(source, Surrogate) else Inspection(source[0], digest)
+
+
+def export_table(folders: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str]) -> Inspection:
+    """Make a table of what builds of the same distillations have found, and write it.
+
+    Args:
+        folders: Folders of the builds.
+        to: The npz file; a JSON file comes beside it.
+
+    Raises:
+        KDNASError: If there is no build, they are of different distillations or disagree, or it cannot be written.
+    """
+    table = merge_builds(folders)
+    write_table(table, to)
+    return Inspection(table, checksum(to))
+
+
+def fit_surrogate(tables: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str]) -> Fit:
+    """Fit a surrogate to tables of one workload, and write it.
+
+    Args:
+        tables: Names or npz files of the tables, the main one first.
+        to: The npz file; a JSON file comes beside it.
+
+    Raises:
+        KDNASError: If there is no such table, it has too few students, or the tables are of different workloads.
+    """
+    target = checked_path(to, "surrogate")
+    first, *further = [load_table(table) for table in tables]
+    surrogate, alone = fitted((first, *further)), fitted((first,))
+    gains = tuple((table.metadata.name, judge(alone, table), judge_parts(first, table)) for table in further)
+    write_surrogate(surrogate, target)
+    return Fit(target, surrogate, surrogate_space(surrogate.metadata, surrogate.range).size, gains)
+
+
+def verify_table(table: str | TableVerifyOptions, *, progress: Progress = SILENT, **settings: Any) -> Verification:
+    """Check that a table is whole, that its numbers make sense, and that distillation finds them again.
+
+    Args:
+        table: Name or npz file of the table; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`TableVerifyOptions` by name, such as ``replay=5``.
+
+    Raises:
+        KDNASError: If there is no such table, or what it was distilled from cannot be had.
+    """
+    options = options_of(TableVerifyOptions, settings, table=table)
+    source = load_table(options.table)
+    faults = find_faults(source)
+    if not options.replay:
+        return Verification(source, tuple(faults))
+    cells = draw_cells(source, options.replay, np.random.default_rng(options.seed))
+    progress.begin(f"distilling {len(cells)} cells anew")
+    try:
+        live, allowed = open_live(
+            source, device=options.device, precision=options.precision, cache_dir=options.cache_dir
+        )
+    except TableError as error:
+        return Verification(source, (*faults, str(error)))
+    replayed = tuple(replay(source, live, cells, progress.advance))
+    faults += [
+        f"{one.cell.student} with seed {one.cell.seed} differs by {one.difference:.1e} when distilled anew"
+        for one in replayed
+        if one.difference > allowed
+    ]
+    return Verification(source, tuple(faults), replayed, allowed)
