@@ -94,7 +94,7 @@ def main(options: Options) -> None:
     """Measure, print and write the figures."""
     wrapped = gym.make("kdnas/Planted-v0", budget=options.budget)
     unwrapped = gym.make("kdnas/Planted-v0", budget=options.budget).unwrapped
-    gym.register(id="Bare-v0", entry_point=lambda: BareEnv(unwrapped))
+    gym.register(id="Bare-v0", entry_point=lambda **_: BareEnv(unwrapped))
     bare = gym.make("Bare-v0")
     space = wrapped.get_wrapper_attr("search_space")
     rng = np.random.default_rng(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -47,5 +48,5 @@ def hill(budget: int) -> gym.Env[npt.NDArray[np.float32], npt.NDArray[np.int64]]
     return BowlEnv(HILL_CHOICES, hidden_hill)
 
 
-LANDSCAPES = {"planted": planted, "hidden-hill": hill}
+LANDSCAPES: dict[str, Callable[[int], gym.Env[Any, Any]]] = {"planted": planted, "hidden-hill": hill}
 """Makers of environments by name; each takes the budget."""

@@ -100,10 +100,10 @@ def naive(workload: Workload, student: StudentConfig, batches: int) -> Callable[
 
     def turn() -> int:
         for samples in plan:
-            ids, mask, _ = corpus.padded(samples, teacher.architecture.pad_token_id)
-            spare = 50 - ids.shape[1]
-            ids = F.pad(torch.from_numpy(ids), (0, spare), value=teacher.architecture.pad_token_id)
-            mask = F.pad(torch.from_numpy(mask), (0, spare))
+            unpadded, real, _ = corpus.padded(samples, teacher.architecture.pad_token_id)
+            spare = 50 - unpadded.shape[1]
+            ids = F.pad(torch.from_numpy(unpadded), (0, spare), value=teacher.architecture.pad_token_id)
+            mask = F.pad(torch.from_numpy(real), (0, spare))
             with torch.no_grad():
                 theirs = teaching(ids, attention_mask=mask, output_hidden_states=True).hidden_states
             own = taught(ids, attention_mask=mask, output_hidden_states=True).hidden_states
@@ -114,7 +114,7 @@ def naive(workload: Workload, student: StudentConfig, batches: int) -> Callable[
                 ]
             ).mean()
             optimiser.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
         return sum(map(len, plan))
 

@@ -183,17 +183,17 @@ def main(options: Options) -> None:
     for index in range(options.students):
         mine = [runs["default"][index, seed] for seed in range(options.seeds)]
         other = [runs["seed"][index, seed] for seed in range(options.seeds)]
+        student = str(STUDENTS[index])
         row = {
-            "student": str(STUDENTS[index]),
             "default": statistics.mean(run.curve[-1] for run in mine),
             "default_seconds": statistics.median(run.seconds for run in mine),
             "seed": statistics.mean(run.curve[-1] for run in other),
             "seed_seconds": statistics.median(run.seconds for run in other),
             "seed_epochs": statistics.median(len(run.curve) - 1 for run in other),
         }
-        rows.append(row | {"ratio": row["default"] / row["seed"]})
+        rows.append({"student": student, **row, "ratio": row["default"] / row["seed"]})
         table.add_row(
-            row["student"],
+            student,
             f"{row['default']:.4f}",
             f"{row['default_seconds']:.1f}",
             f"{row['seed']:.4f}",

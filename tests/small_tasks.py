@@ -110,8 +110,8 @@ def _original_lines(spec: TaskSpec, written: list[dict[str, Any]]) -> Iterator[s
         if not header:
             yield "\t".join(["gj04", label, "", texts[0]])
             continue
-        values = dict.fromkeys(header, "x")
-        values |= dict(zip(spec.tsv_columns, [*texts, label], strict=True))
+        values: dict[str, Any] = dict.fromkeys(header, "x")
+        values |= dict(zip(map(str, spec.tsv_columns), [*texts, label], strict=True))
         yield "\t".join(values[column] for column in header)
 
 

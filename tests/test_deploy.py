@@ -34,7 +34,7 @@ def options_of(arguments: list[str]) -> SearchOptions:
     """What a command line that begins with ``kdnas`` asks for; a flag that is not there ends the test."""
     program, *rest = arguments
     assert program == "kdnas"
-    _, options, *_ = parse(rest).args  # type: ignore[attr-defined]
+    options: SearchOptions = parse(rest).args[1]  # type: ignore[attr-defined]
     check_workers(options)
     assert options.ray == "auto"
     return options
@@ -61,7 +61,8 @@ def run(command: list[str], folder: Path, **variables: str) -> list[str]:
 
 def container(group: dict[str, Any]) -> dict[str, Any]:
     [only] = group["template"]["spec"]["containers"]
-    return only
+    described: dict[str, Any] = only
+    return described
 
 
 def test_the_job_on_kubernetes_starts_and_goes_on(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ BLOCKS = re.findall(
 
 
 def block(part: str) -> str:
+    found: str
     [found] = [text for text in BLOCKS if part in text]
     return found
 

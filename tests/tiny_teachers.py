@@ -46,7 +46,7 @@ def byte_level_bpe() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Merges that build each word letter by letter, with the leading space as ``\u0120``."""
     from tokenizers.pre_tokenizers import ByteLevel
 
-    merges = {}
+    merges: dict[tuple[str, str], None] = {}
     for word in words():
         for end in range(1, len(word) + 1):
             merges[("\u0120" + word[: end - 1], word[end - 1])] = None

@@ -49,7 +49,9 @@ def test_nothing_is_proposed_that_was_evaluated_or_is_pending(sizes: list[int], 
 def test_candidates_that_were_not_asked_for_are_welcome() -> None:
     agent = started()
     agent.tell([[3, 2], [0, 0]], [0.5, 0.7])
-    assert agent.result().best_action.tolist() == [0, 0]
+    best = agent.result().best_action
+    assert best is not None
+    assert best.tolist() == [0, 0]
     rest = agent.ask(100)
     assert len(rest) == 10
     assert not {(3, 2), (0, 0)} & {tuple(action) for action in rest.tolist()}

@@ -39,7 +39,7 @@ FEW, MANY = 150, 1_200
 """Between powers of two, at which arrays grow."""
 
 
-@pytest.fixture(params=SPACES.values(), ids=SPACES.keys())
+@pytest.fixture(params=SPACES.values(), ids=list(SPACES))
 def nvec(request: pytest.FixtureRequest) -> list[int]:
     space: list[int] = request.param
     return space
@@ -52,7 +52,8 @@ def short_memories(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rewards_of(actions: np.ndarray) -> list[float]:
-    return (-((actions - 3.3) ** 2).sum(axis=1)).tolist()
+    rewards: list[float] = (-((actions - 3.3) ** 2).sum(axis=1)).tolist()
+    return rewards
 
 
 def told(agent: AskTellAgent[Any], nvec: list[int], evaluations: int) -> None:
@@ -142,7 +143,7 @@ def test_told_one_by_one_they_train_once_a_round(name: str, module: str, monkeyp
 def test_a_million_evaluations_fit_into_memory(name: str, nvec: list[int]) -> None:
     agent = kdnas_env.make_agent(name)
     agent.reset(nvec, budget=2 * MANY, round_size=1)
-    kept = []
+    kept: list[Any] = []
     tracemalloc.start()
     try:
         for _ in range(2):

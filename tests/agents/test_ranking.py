@@ -100,7 +100,8 @@ def test_a_ranking_never_changes() -> None:
 
 @given(searches, st.data())
 def test_rankings_of_one_origin_do_not_know_of_each_other(rounds: list[list[Any]], data: st.DataObject) -> None:
-    rankings, expected = [Ranking()], [[]]
+    rankings = [Ranking()]
+    expected: list[list[Any]] = [[]]
     for rows in rounds:
         place = data.draw(st.integers(0, len(rankings) - 1))
         actions, rewards, usable = zip(*rows, strict=True)

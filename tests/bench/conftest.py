@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,10 @@ def truth(task: Task) -> Truth:
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the agents ``raises``, ``resets`` and ``ponders``."""
-    real = kdnas_env.searching.registry.entry_points
     places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders")}
 
     def offered(*, group: str, name: str) -> Any:
         place = places.get(name)
-        return real(group=group, name=name) if place is None else [EntryPoint(name, place, group)]
+        return entry_points(group=group, name=name) if place is None else [EntryPoint(name, place, group)]
 
     monkeypatch.setattr(kdnas_env.searching.registry, "entry_points", offered)

@@ -82,7 +82,7 @@ def test_another_proposal_has_another_reward(submission: Path, tmp_path: Path) -
 
 def test_more_than_the_budget_is_found(submission: Path, tmp_path: Path) -> None:
     def longer(one: Trajectory) -> Trajectory:
-        columns = {
+        columns: dict[str, Any] = {
             name: np.concatenate([getattr(one, name)] * 2)
             for name in (
                 "index", "observed", "true", "status", "duplicate", "counted", "epochs", "cost", "start", "finish",
@@ -235,7 +235,8 @@ def test_what_does_not_replay_does_not_join(alone: Path, wanted: Race, tmp_path:
 
 def test_what_would_act_on_a_terminal_is_refused(alone: Path, tmp_path: Path) -> None:
     trajectories, metadata = read_submission(alone)
-    for change in ({"agent": "evolution:\x1b[2J"}, {"error": "\x1b]0;taken\x07"}):
+    changes: list[dict[str, Any]] = [{"agent": "evolution:\x1b[2J"}, {"error": "\x1b]0;taken\x07"}]
+    for change in changes:
         forged = [replace(one, **change) for one in trajectories]
         write_trajectories(tmp_path / "x.parquet", forged, {**metadata, "agent": forged[0].agent})
         with pytest.raises(RunError, match="characters that cannot be printed"):

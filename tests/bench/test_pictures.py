@@ -46,9 +46,8 @@ def test_twenty_agents_have_lines_of_their_own_and_a_legend_beside_them(small: d
         draw_targets(told, told["views"][0], "optimum"),
     ):
         (axes,) = figure.axes
-        lines = {
-            line.get_label(): (line.get_color(), str(line.get_linestyle()), line._dash_pattern) for line in axes.lines
-        }
+        curves: Any = axes.lines
+        lines = {line.get_label(): (line.get_color(), line.get_linestyle(), line._dash_pattern) for line in curves}
         assert len({str(lines[name]) for name in names}) == 20
         (legend,) = figure.legends
         assert [text.get_text() for text in legend.get_texts()][:20] == names

@@ -56,7 +56,7 @@ def test_a_page_says_what_the_results_say(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_said_of_ranks(difference: float | None, friedman: dict[str, Any] | None, said: list[str]) -> None:
-    view = {"critical_difference": difference, "friedman": friedman, "agents": {"a": {}, "b": {}}}
+    view: dict[str, Any] = {"critical_difference": difference, "friedman": friedman, "agents": {"a": {}, "b": {}}}
     notes = ranking_notes(view)
     assert len(notes) == len(said)
     assert all(part in note for part, note in zip(said, notes, strict=True))

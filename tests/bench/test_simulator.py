@@ -127,7 +127,7 @@ def test_agents_without_ask_and_tell_are_refused(task: Task, truth: Truth, misbe
 @pytest.mark.parametrize("agent", ["optuna", "lstm"])
 def test_learners_can_wait_for_several(task: Task, truth: Truth, agent: str) -> None:
     found = simulate(AgentSpec(agent), task, 0, Budget(16), 4, truth=truth)
-    assert (found.error, len(found), found.duplicate.any()) == ("", 16, False)
+    assert (found.error, len(found), bool(found.duplicate.any())) == ("", 16, False)
 
 
 @pytest.mark.parametrize(

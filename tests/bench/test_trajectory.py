@@ -83,7 +83,7 @@ def test_columns_of_another_length_or_dtype_are_refused() -> None:
     with pytest.raises(RunError, match="observed"):
         replace(small(), observed=np.zeros(3))
     with pytest.raises(RunError, match="epochs"):
-        replace(small(), epochs=np.zeros(2))
+        replace(small(), epochs=np.zeros(2, dtype=np.int64))
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:

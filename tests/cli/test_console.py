@@ -22,10 +22,13 @@ import kdnas_env.cli
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.progress import SearchProgress
-from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.answers import Answers
 from kdnas_env.envs.book import Book
+from kdnas_env.envs.budget import Budget
+from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tables.storage import write_table
 
@@ -65,11 +68,13 @@ def print_stage(console: SafeConsole) -> None:
 
 
 def print_failed_record(console: SafeConsole) -> None:
-    history, reward = Book(1), KDReward()
-    failed = Evaluation(StudentConfig(1, 2, 16, 16), Fidelity(), Status.FAILED, error=HOSTILE)
+    space = SearchSpace.from_teacher(PLANTED_TEACHER)
+    answers = Answers(space, KDReward(), Fidelity(), Budget(1).cost, epochs=1)
+    answers.learn([(0,) * 5], lambda students: [Evaluation(students[0], Fidelity(), Status.FAILED, error=HOSTILE)])
+    history = Book(Budget(1), round_size=1, duplicates="charge", failure=-1.0, steps=1)
+    history.add(answers.rows[0], answers)
     with SearchProgress(console, 1) as progress:
         progress.begin_search()
-        history.add((0, 0), failed, reward(failed), counted=True, duplicate=False)
         progress.record(history)
 
 

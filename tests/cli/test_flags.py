@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from complaints import complaint
@@ -182,7 +183,8 @@ def test_too_little_text_advises_flags_alone(tmp_path: Path, capsys: pytest.Capt
     "arguments", [["glue", "runs/x", "--tasks", "sst2"], ["glue", "--tasks", "sst2", "runs/x"]], ids=["first", "last"]
 )
 def test_a_model_is_told_from_the_list_before_it(arguments: list[str]) -> None:
-    options = parse(arguments).args[1]
+    command: Any = parse(arguments)
+    options = command.args[1]
     assert (options.model, options.tasks) == ("runs/x", ("sst2",))
 
 

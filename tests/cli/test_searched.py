@@ -33,7 +33,9 @@ def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
 
 def test_how_text_is_laid_out_goes_from_the_search_to_the_distillation() -> None:
     search = SearchOptions(corpus=CorpusOptions("c.csv", separator=";", header=False))
-    assert mini_kd_settings(search).corpus["separator"] == ";"
+    corpus = mini_kd_settings(search).corpus
+    assert isinstance(corpus, dict)
+    assert corpus["separator"] == ";"
     text = corpus_options(DistillOptions(run="run"), search)
     assert (text["source"], text["separator"], text["header"], text["encoding"]) == ("c.csv", ";", False, None)
     other = corpus_options(DistillOptions(run="run", corpus=TextOptions("d.txt", unit="file")), search)
@@ -188,7 +190,14 @@ def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
 
 def study(tree: Path, tmp_path: Path) -> list[str]:
     data = small_tasks.write_original_layout(tmp_path / "glue")
-    values = {"n": 4, "repeated": 0, "mini-seeds": 1, "epochs": 1, "batch-size": 8, "text.max-length": 40}
+    values: dict[str, Any] = {
+        "n": 4,
+        "repeated": 0,
+        "mini-seeds": 1,
+        "epochs": 1,
+        "batch-size": 8,
+        "text.max-length": 40,
+    }
     values |= {"task": "rte", "data": data, "threads": 1, "cache-dir": tree / "cache", "out": tmp_path / "study"}
     flat = (str(part) for name, value in values.items() for part in (f"--{name}", value))
     return ["study", "proxy", str(tree / "run"), "--no-finetune", *flat]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,8 +31,9 @@ def test_json_round_trip(evaluation: Evaluation) -> None:
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_curves_refuse_what_is_not_finite(curve: str, value: float) -> None:
+    change: dict[str, Any] = {curve: (0.5, value)}
     with pytest.raises(ValueError, match=f"{curve} holds a value that is not finite.*cut the curve and set status"):
-        replace(RECORD, **{curve: (0.5, value)})
+        replace(RECORD, **change)
 
 
 @pytest.mark.parametrize(

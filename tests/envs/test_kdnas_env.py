@@ -227,7 +227,9 @@ def test_actions_are_architectures() -> None:
 
 
 def test_the_actions_worth_a_step_are_listed_once_per_buildable_architecture() -> None:
-    assert planted().valid_action_indices.tolist() == list(range(1200))
+    everything = planted().valid_action_indices
+    assert everything is not None
+    assert everything.tolist() == list(range(1200))
     env = planted(space=AWKWARD, budget=12)
     env.reset(seed=0)
     worthwhile = []
@@ -235,6 +237,7 @@ def test_the_actions_worth_a_step_are_listed_once_per_buildable_architecture() -
         *_, info = env.step(env.search_space.from_index(index))
         if info["status"] == "ok" and not info["duplicate"]:
             worthwhile.append(index)
+    assert env.valid_action_indices is not None
     assert env.valid_action_indices.tolist() == worthwhile
     assert len(worthwhile) == 2
 
@@ -280,7 +283,7 @@ def test_bests_follow_the_rounds() -> None:
         assert observation["previous_best_reward"] == np.float32(rewards[winner])
         expected = np.concatenate([action(indices[place]) + 1 for place in range(*previous.indices(6))])
         assert (observation["previous_round"] == expected).all()
-        assert (observation["previous_round_rewards"] == np.float32(rewards[previous])).all()
+        assert (observation["previous_round_rewards"] == np.array(rewards[previous], dtype=np.float32)).all()
         assert terminated == (done == 6)
         assert not truncated
     assert [record.round for record in env.history] == [0, 0, 1, 1, 2, 2]
@@ -351,7 +354,7 @@ def test_an_architecture_that_cannot_be_built_is_answered_with_the_penalty() -> 
 
 @pytest.mark.parametrize("seats", [0, 2])
 def test_the_penalty_can_be_set(seats: int) -> None:
-    options = {"space": AWKWARD, "budget": 8, "penalty": 0.3, "duplicates": "reject"}
+    options: dict[str, Any] = {"space": AWKWARD, "budget": 8, "penalty": 0.3, "duplicates": "reject"}
     invalid, valid = [0, 0, 0], [0, 1, 0]
     if seats:
         envs = gym.make_vec("kdnas/Planted-v0", num_envs=2, **options)
@@ -369,7 +372,8 @@ def test_the_penalty_can_be_set(seats: int) -> None:
 
 
 def test_the_share_of_students_that_cannot_be_built_is_documented() -> None:
-    tabular, surrogate = (gym.make(f"kdnas/{name}-v0").unwrapped for name in ("Tabular", "Surrogate"))
+    made: list[Any] = [gym.make(f"kdnas/{name}-v0").unwrapped for name in ("Tabular", "Surrogate")]
+    tabular, surrogate = made
     space, rng = surrogate.search_space, np.random.default_rng(0)
     drawn = [space.decode(one) for one in rng.integers(space.nvec, size=(4000, len(space.nvec)))]
     shares = {
@@ -377,7 +381,7 @@ def test_the_share_of_students_that_cannot_be_built_is_documented() -> None:
         surrogate: 1 - np.mean([space.is_valid(config) for config in drawn]),
     }
     for env, share in shares.items():
-        told = next(percent for percent in (31, 20) if f"{percent} % of the" in " ".join(env.__doc__.split()))
+        told = next(percent for percent in (31, 20) if f"{percent} % of the" in " ".join(str(env.__doc__).split()))
         assert 100 * share == pytest.approx(told, abs=1.5)
 
 

@@ -132,7 +132,7 @@ def test_the_dtypes_are_those_of_sync_vector_env() -> None:
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_independent_searches_side_by_side(vectorization: str) -> None:
     """The scalar environment serves gymnasium's own vector environments."""
-    kwargs = {"vector_kwargs": {"context": "spawn"}} if vectorization == "async" else {}
+    kwargs: dict[str, Any] = {"vector_kwargs": {"context": "spawn"}} if vectorization == "async" else {}
     vector = gym.make_vec("kdnas/Planted-v0", 2, vectorization_mode=vectorization, budget=2, round_size=1, **kwargs)
     try:
         vector.reset(seed=0)
@@ -191,7 +191,7 @@ def test_what_is_known_is_seldom_copied_as_it_grows() -> None:
     """Else a search would take time in proportion to the square of its length."""
     envs = make(num_envs=1, budget=500)
     envs.reset(seed=0)
-    arrays = []
+    arrays: list[Any] = []
     for index in range(500):
         envs.step(actions(index))
         if not arrays or arrays[-1] is not envs._kept.columns.rewards:
@@ -229,7 +229,7 @@ def test_epochs_are_reported_and_can_stop_a_student() -> None:
 # Episodes -------------------------------------------------------------------------------------------------------
 
 # A budget of 4 in 2 seats. Per step: rewards are those of a round, terminated, evaluations in the infos.
-TABLES = {
+TABLES: dict[str, list[Any]] = {
     "NextStep": [(True, False, 2), (True, True, 4), (False, False, 0), (True, False, 2), (True, True, 4)],
     "SameStep": [(True, False, 2), (True, True, 0), (True, False, 2), (True, True, 0)],
     "Disabled": [(True, False, 2), (True, True, 4), "reset", (True, False, 2), (True, True, 4)],
@@ -467,8 +467,8 @@ def test_actions_may_be_of_any_width_or_lists(dtype: Any) -> None:
     env, expected = make(2), make(2)
     for each in (env, expected):
         each.reset(seed=0)
-    actions = np.zeros(env.action_space.shape, dtype=np.int64)
-    given = actions.tolist() if dtype is None else actions.astype(dtype)
+    actions = np.zeros_like(env.action_space.sample())
+    given: Any = actions.tolist() if dtype is None else actions.astype(dtype)
     ours, theirs = env.step(given), expected.step(actions)
     assert data_equivalence(ours, theirs, exact=True)
 

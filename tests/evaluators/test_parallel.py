@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -13,7 +14,8 @@ import pytest
 from troubled import CONFIGS, SPACE, Troubled, begun
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent
-from kdnas_env.agents.optuna.agent import OptunaAgent, OptunaConfig
+from kdnas_env.agents.optuna.agent import OptunaAgent
+from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
@@ -72,7 +74,7 @@ def test_a_store_keeps_each_as_it_is_finished(workers: int, tmp_path: Path) -> N
         StoredEvaluator(evaluator, tmp_path / "store.sqlite") as store,
         StoredEvaluator(PlantedEvaluator(SPACE), tmp_path / "store.sqlite") as reader,
     ):
-        found = store.evaluate(CONFIGS, FIDELITY, on_epoch=lambda report: order.append(reader.count()) or False)
+        found = store.evaluate(CONFIGS, FIDELITY, on_epoch=lambda report: order.append(reader.count()))
     assert found == PlantedEvaluator(SPACE).evaluate(CONFIGS, FIDELITY)
     assert order == sorted(order)
     assert order[-1] >= len(CONFIGS) - workers
@@ -97,7 +99,7 @@ def test_an_interrupted_batch_leaves_no_process_and_keeps_what_is_finished(tmp_p
 
 
 @pytest.mark.parametrize("pruner", ["none", "median"])
-def test_agents_search_rounds_side_by_side_to_the_same_end(pruner: str) -> None:
+def test_agents_search_rounds_side_by_side_to_the_same_end(pruner: Any) -> None:
     """With a pruner too, as long as one worker keeps the order of the epochs."""
     agent = OptunaAgent(OptunaConfig(sampler="random", pruner=pruner))
     plain = KDNASEnv(SPACE, PlantedEvaluator(SPACE), fidelity=FIDELITY, budget=16, round_size=4)

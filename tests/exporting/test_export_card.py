@@ -44,7 +44,7 @@ def test_the_code_runs_and_either_way_gives_the_same(exported: Exported, name: s
     assert with_onnx.shape == (2, 16)
     np.testing.assert_allclose(with_onnx, with_torch, atol=1e-4)
     assert imitations[0].shape == (2, tiny_teachers.HIDDEN)
-    np.testing.assert_allclose(*imitations, atol=1e-3)
+    np.testing.assert_allclose(imitations[0], imitations[1], atol=1e-3)
 
 
 def test_an_imitation_is_what_the_last_layer_makes_of_the_last_layer_of_the_teacher(student_dir: StudentDir) -> None:
@@ -85,7 +85,7 @@ def test_it_says_what_the_vectors_are(student_dir: StudentDir, exported: Exporte
 
 
 def test_the_hub_can_read_it(exported: Exported) -> None:
-    data = ModelCard((Path(exported("bert of bert").folder) / "README.md").read_text()).data
+    data: Any = ModelCard((Path(exported("bert of bert").folder) / "README.md").read_text()).data
     assert data.library_name == "transformers"
     assert data.pipeline_tag == "feature-extraction"
     assert {"kdnas", "knowledge-distillation", "onnx"} <= set(data.tags)
@@ -105,7 +105,8 @@ def test_the_teacher_is_the_base_model(
     assert source.lineage is not None
     source = Source(source.encoder, replace(source.lineage, teacher=teacher))
     card = export_card(source, exported("bert of bert"), "me/student")
-    assert ModelCard(card).data.base_model == base_model
+    data: Any = ModelCard(card).data
+    assert data.base_model == base_model
     assert 'snapshot_download("me/student")' in card
     assert PLACEHOLDER not in card
 

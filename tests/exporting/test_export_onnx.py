@@ -148,8 +148,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     student_dir: StudentDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kdnas_env.exporting import onnx as export_graphs
-
-    write_graph = export_graphs.write_graph
+    from kdnas_env.latency.onnx_runtime import write_graph
 
     def write_another(model: Any, *arguments: Any, **options: Any) -> None:
         other = copy.deepcopy(model)

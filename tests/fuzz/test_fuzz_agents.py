@@ -129,7 +129,7 @@ def _spoil_file(rng: Random, path: Path, whole: bytes) -> None:
 def _write_spoilt(rng: Random, path: Path, whole: dict[str, Any]) -> None:
     """Write a state of which something is another; version and agent are right, so that more of it is read."""
     plain = {name: value for name, value in whole.items() if not isinstance(value, np.ndarray)}
-    arrays = {name: value for name, value in whole.items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {name: value for name, value in whole.items() if isinstance(value, np.ndarray)}
     if rng.random() < 0.5:
         kept = {name: plain.pop(name) for name in ("version", "agent", "config")}
         spoilt = spoilt_tree(rng, plain)

@@ -145,5 +145,5 @@ def _gone_on(folder: Path, options: Any) -> None:
 def _told(folder: Path) -> None:
     from kdnas_env.exporting.cards.export import lineage_section
 
-    found = read_lineage(folder)
-    lineage_section(found)
+    if (found := read_lineage(folder)) is not None:
+        lineage_section(found)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -58,7 +59,7 @@ def test_the_reference_machine_bounds_the_time() -> None:
     launches = ReferenceMachine(gflops=1e12, gigabytes_per_second=1e12, overhead_us=10.0)
     traffic = ReferenceMachine(gflops=1e12, gigabytes_per_second=10.0, overhead_us=1e-9)
 
-    def milliseconds(reference: ReferenceMachine, **settings: int) -> float:
+    def milliseconds(reference: ReferenceMachine, **settings: Any) -> float:
         chosen = replace(SETTINGS, reference=reference, **settings)
         return analytic_latency(teacher.as_student(), teacher, chosen).median_ms
 

@@ -116,9 +116,12 @@ def test_garbage_collection_rests_while_passes_are_timed(collecting: bool) -> No
 
 
 def test_garbage_collection_resumes_after_an_exception() -> None:
+    def work() -> None:
+        next(left)
+
     left = iter(range(20))
     with pytest.raises(StopIteration):
-        interleave(lambda: next(left) and None, lambda: None, PATIENT, time.perf_counter_ns)
+        interleave(work, lambda: None, PATIENT, time.perf_counter_ns)
     assert gc.isenabled()
 
 

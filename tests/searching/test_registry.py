@@ -113,9 +113,10 @@ def test_a_malformed_setting_is_refused_by_the_agent() -> None:
 )
 def test_a_setting_of_another_type_is_refused_for_every_agent(name: str, settings: dict[str, Any], said: str) -> None:
     """Also where the configuration is made without the registry."""
-    for make in (lambda: make_agent(name, **settings), lambda: agent_class(name).Config(**settings)):
-        with pytest.raises(KDNASError, match=said):
-            make()
+    with pytest.raises(KDNASError, match=said):
+        make_agent(name, **settings)
+    with pytest.raises(KDNASError, match=said):
+        agent_class(name).Config(**settings)
 
 
 @pytest.mark.parametrize("name", ["lstm", "lstm-ensemble", "ppo", "qr-dqn", "evolution", "local-search", "optuna"])

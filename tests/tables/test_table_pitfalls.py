@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,11 +43,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_every_column_is_the_quantity_of_its_name() -> None:
+    def curves() -> dict[str, Any]:
+        return {name: tuple(rng.uniform(0.1, 1, 4).tolist()) for name in CURVES}
+
     rng = np.random.default_rng(0)
-    told = [
-        replace(one, **{name: tuple(rng.uniform(0.1, 1, 4).tolist()) for name in CURVES})
-        for one in planted_evaluations(TABLE.space)
-    ]
+    told = [replace(one, **curves()) for one in planted_evaluations(TABLE.space)]
     latencies = {one.config: one.latency for one in told if one.latency}
     table = assemble_table(planted_metadata(TABLE.space), told, [MeasuredLatencies(DEVICE, latencies)])
     for one in told[::7]:
@@ -123,7 +124,7 @@ def test_the_order_of_dimensions_in_a_file_is_of_no_meaning(path: Path) -> None:
 
 def test_files_are_read_once(path: Path, tmp_path: Path) -> None:
     write_surrogate(Surrogate.fit(TABLE), tmp_path / "surrogate.npz")
-    evaluators = [TabularEvaluator.of(path), SurrogateEvaluator.of(tmp_path / "surrogate.npz")]
+    evaluators: list[Any] = [TabularEvaluator.of(path), SurrogateEvaluator.of(tmp_path / "surrogate.npz")]
     for file in tmp_path.iterdir():
         file.unlink()
     for evaluator in evaluators:

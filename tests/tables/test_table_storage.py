@@ -54,8 +54,8 @@ def tables(draw: st.DrawFn) -> Table:
         noise={"tau": [rng.random()]},
     )
     index = np.sort(rng.choice(TABLE.space.size, n, replace=False)).astype(np.int64)
-    counts = [rng.integers(1, 2**62, n) for _ in range(2)]
-    return Table(meta, index, curves, valid, status, *counts, latencies)
+    parameters, size = (rng.integers(1, 2**62, n) for _ in range(2))
+    return Table(meta, index, curves, valid, status, parameters, size, latencies)
 
 
 @given(table=tables())

@@ -62,8 +62,8 @@ def test_the_undistilled_rows_are_what_they_say(models: tuple[Model, Model], tmp
     student, teacher = models
     rows = {row.name: row for row in build_rows([student], teacher, cache_dir=tmp_path, device="cpu")}
     assert list(rows) == ["teacher", "student", "closed-forms", "embeddings", "random", "majority"]
-    made = {name: rows[name].encoder(0) for name in ("closed-forms", "embeddings", "random")}  # type: ignore[misc]
-    distilled = student.encoder.model
+    made: dict[str, Any] = {name: rows[name].encoder(0) for name in ("closed-forms", "embeddings", "random")}  # type: ignore[misc]
+    distilled: Any = student.encoder.model
     for encoder in made.values():
         assert encoder.config.hidden_act == distilled.config.hidden_act
         assert {name: value.shape for name, value in encoder.state_dict().items()} == {

@@ -189,7 +189,7 @@ def test_pairs_are_encoded_together(teacher: Teacher) -> None:
 
 
 def test_a_loss_that_is_not_finite_is_an_error(teacher: Teacher) -> None:
-    broken = copy.deepcopy(teacher.model)
+    broken: Any = copy.deepcopy(teacher.model)
     with torch.no_grad():
         broken.embeddings.LayerNorm.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="loss is nan"):

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ class Cfg:
 class Named(RandomAgent):
     """Keeps the contract."""
 
-    Config = Cfg
+    Config: ClassVar[Any] = Cfg
 
 
 class Indulgent(RandomAgent):

@@ -25,7 +25,8 @@ def test_the_start_is_the_floor_or_else_the_first_candidate() -> None:
     env, plain = ImprovementReward(planted()), planted()
     plain.reset()
     action = [1, 1, 1, 1, 1]
-    assert episode(env, [action]) == [plain.step(np.array(action))[1] - plain.reward_function.floor]
+    floor = plain.get_wrapper_attr("reward_function").floor
+    assert episode(env, [action]) == [float(plain.step(np.array(action))[1]) - floor]
     assert episode(ImprovementReward(GridEnv([10])), [[4], [3], [6]]) == [0.0, 0.0, 2.0]
 
 
@@ -39,9 +40,9 @@ def test_the_rewards_of_an_episode_sum_to_the_best_less_the_start(
     indices: list[int], start: float | None, seed: int
 ) -> None:
     env = ImprovementReward(planted(failures=0.3, seed=seed, duplicates="reject"), start=start)
-    actions = [env.unwrapped.search_space.from_index(index).tolist() for index in indices]
+    actions = [env.get_wrapper_attr("search_space").from_index(index).tolist() for index in indices]
     rewards = episode(env, actions)
-    best = max(record.reward.reward for record in env.unwrapped.history)
+    best = max(record.reward.reward for record in env.get_wrapper_attr("history"))
     begin = -1.0 if start is None else start
     assert min(rewards) >= 0
     assert sum(rewards) == pytest.approx(max(best, begin) - begin)

@@ -28,7 +28,8 @@ def answer(told: dict[str, Any], objectives: Any = None) -> list[float]:
     env.reset()
     _, reward, *_ = env.step(np.array([0, 0]))
     assert reward in env.reward_space
-    return reward.tolist()
+    rewards: list[float] = reward.tolist()
+    return rewards
 
 
 def test_the_reward_is_quality_and_speed() -> None:
@@ -40,7 +41,7 @@ def test_the_reward_is_quality_and_speed() -> None:
         one.reset(seed=0)
     rewards = []
     for index in (0, 500, 1199):
-        action = plain.search_space.from_index(index)
+        action = plain.get_wrapper_attr("search_space").from_index(index)
         _, reward, *_, info = env.step(action)
         _, scalar, *_ = plain.step(action)
         assert reward.dtype == np.float32
@@ -57,8 +58,8 @@ def test_it_is_declared_where_mo_gymnasium_looks() -> None:
     inner = planted()
     env = MultiObjectiveReward(inner)
     assert env.unwrapped is inner
-    assert env.unwrapped.reward_space == env.reward_space
-    assert env.unwrapped.reward_dim == 2
+    assert env.unwrapped.get_wrapper_attr("reward_space") == env.reward_space
+    assert env.unwrapped.get_wrapper_attr("reward_dim") == 2
 
 
 def test_values_are_clipped_and_never_missing() -> None:
@@ -119,7 +120,7 @@ def test_a_weighted_sum_keeps_the_vector() -> None:
 
 
 def test_a_weighted_sum_reads_other_vector_rewards() -> None:
-    inner = GridEnv([2, 2])
+    inner: Any = GridEnv([2, 2])
     vector = TransformReward(inner, lambda reward: np.array([reward, 1.0, 2.0], dtype=np.float32))
     inner.reward_space = spaces.Box(0.0, 5.0, (3,))
     env = LinearReward(vector, (1, 10, 100))

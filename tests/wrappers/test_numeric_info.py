@@ -21,7 +21,7 @@ def assert_numbers(info: dict[str, Any]) -> None:
 def test_all_that_is_told_is_a_number() -> None:
     env, plain = NumericInfo(planted(budget=20)), planted(budget=20)
     plain.action_space.seed(0)
-    answers = [(env.reset(), plain.reset())]
+    answers: list[Any] = [(env.reset(), plain.reset())]
     for _ in range(5):
         action = plain.action_space.sample()
         answers.append((env.step(action), plain.step(action)))
@@ -53,7 +53,8 @@ def test_a_vector_environment_tells_numbers(mode: str) -> None:
     envs = NumericVectorInfo(
         gym.make_vec("kdnas/Planted-v0", num_envs=4, budget=8, autoreset_mode=mode, space=HEADS_AND_WIDTHS)
     )
-    assert envs.autoreset_mode is envs.unwrapped.autoreset_mode
+    inner: Any = envs.unwrapped
+    assert envs.autoreset_mode is inner.autoreset_mode
     envs.action_space.seed(0)
     told = [envs.reset(seed=0)[1]]
     told += [envs.step(envs.action_space.sample())[-1] for _ in range(2)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -17,12 +18,14 @@ def test_a_choice_is_its_place() -> None:
     env = OrdinalObservation(planted())
     nothing, _ = env.reset()
     assert nothing.tolist() == [0.0] * len(nothing)
-    nvec = env.action_space.nvec
+    nvec = env.get_wrapper_attr("search_space").nvec
     action = np.array([0, 2, 1, 7, 1])
     observation, reward, *_ = env.step(action)
-    names, start = list(env.env.observation_space), 0
+    inner = env.env.observation_space
+    assert isinstance(inner, spaces.Dict)
+    names, start = list(inner), 0
     for name in names[: names.index("last")]:
-        start += int(np.prod(env.env.observation_space[name].shape))
+        start += math.prod(inner[name].shape or ())
     np.testing.assert_allclose(observation[start : start + 5], (action + 1) / nvec, rtol=1e-6)
     assert np.float32(reward) in observation
     assert observation in env.observation_space

@@ -94,7 +94,7 @@ def test_masked_candidates_can_all_be_built_and_are_new() -> None:
     assert len(valid) < 18
     rng = np.random.default_rng(0)
     env.reset(seed=0)
-    seen = []
+    seen: list[Any] = []
     while len(seen) < len(valid):
         *_, info = env.step(rng.choice(np.flatnonzero(env.action_masks())))
         assert not info["rejected"]
@@ -116,7 +116,7 @@ def test_a_forbidden_choice_rejects_the_candidate(choices: list[int]) -> None:
     assert not info["complete"]
     assert observation["partial"].tolist() == [0, 0]
     assert observation["dimension"] == 0
-    assert env.unwrapped.actions == []
+    assert env.unwrapped.get_wrapper_attr("actions") == []
     assert not env.step(0)[4]["rejected"]
 
 
@@ -125,11 +125,11 @@ def test_a_candidate_that_was_evaluated_is_rejected() -> None:
     env.reset()
     rewards = [env.step(0)[1] for _ in range(10)]
     assert rewards[-1] == -1.0
-    assert len(env.unwrapped.history) == 1
+    assert len(env.get_wrapper_attr("history")) == 1
 
 
 def test_the_penalty_is_the_floor_or_what_is_asked_for() -> None:
-    assert SequentialChoice(planted()).penalty == planted().reward_function.floor == -1.0
+    assert SequentialChoice(planted()).penalty == planted().get_wrapper_attr("reward_function").floor == -1.0
     env = sequence(penalty=-7)
     assert env.step(2)[1] == -7.0
 
@@ -172,17 +172,18 @@ def test_an_interrupted_evaluation_can_be_chosen_again() -> None:
     def interrupt(report: object) -> None:
         raise KeyboardInterrupt
 
-    env.unwrapped.on_epoch = interrupt
+    env.set_wrapper_attr("on_epoch", interrupt)
     for _ in range(4):
         env.step(0)
     with pytest.raises(KeyboardInterrupt):
         env.step(0)
-    env.unwrapped.on_epoch = None
+    env.set_wrapper_attr("on_epoch", None)
     assert env.step(0)[4]["complete"]
 
 
 def test_an_observation_that_is_no_dict_gets_a_key() -> None:
     env = sequence()
+    assert isinstance(env.observation_space, gym.spaces.Dict)
     assert set(env.observation_space.spaces) == {"observation", "partial", "dimension"}
     observation, _ = env.reset()
     assert observation["observation"].tolist() == [0.0]
@@ -221,5 +222,5 @@ def test_maskable_ppo_learns_on_it() -> None:
         "MultiInputPolicy", env, n_steps=192, batch_size=64, learning_rate=3e-3, gamma=1.0, seed=0, device="cpu"
     )
     model.learn(192 * 8)
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=20, deterministic=False, warn=False)
+    mean: Any = evaluate_policy(model, env, n_eval_episodes=20, deterministic=False, warn=False)[0]
     assert mean > 0.9

@@ -56,7 +56,7 @@ STACKS: dict[str, list[tuple[Callable[..., Env], dict[str, Any]]]] = {
         (NumericInfo, {}),
     ],
 }
-VECTOR = [(MultiObjectiveReward, {})]
+VECTOR: list[Any] = [(MultiObjectiveReward, {})]
 SPACES: list[dict[str, Any]] = [{}, {"space": HEADS_AND_WIDTHS, "duplicates": "reject", "budget": 9, "failures": 0.2}]
 stacks = pytest.mark.parametrize("stack", STACKS.values(), ids=STACKS)
 
@@ -100,6 +100,7 @@ def test_the_spec_makes_an_equal_environment(stack: Any) -> None:
     env = wrap(gym.make("kdnas/Planted-v0", budget=20, noise=0.1), stack)
     assert env.spec is not None
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.spec is not None
     assert [spec.name for spec in again.spec.additional_wrappers] == [wrapper.__name__ for wrapper, _ in stack]
     assert_equal_episodes(env, again)
 
@@ -136,7 +137,7 @@ def test_every_step_is_in_its_space_and_plain(stack: Any) -> None:
 def test_what_is_returned_is_the_callers_own(stack: Any) -> None:
     one, other = (wrap(planted(budget=30), stack) for _ in range(2))
     one.action_space.seed(0)
-    answers = one.reset(seed=0), other.reset(seed=0)
+    answers: Any = (one.reset(seed=0), other.reset(seed=0))
     for _ in range(12):
         observation, *_, info = answers[1]
         observed = observation.values() if isinstance(observation, dict) else [observation]
@@ -145,7 +146,7 @@ def test_what_is_returned_is_the_callers_own(stack: Any) -> None:
                 data[:] = 0
         action = one.action_space.sample()
         answers = one.step(action), other.step(action)
-        assert data_equivalence(*answers, exact=True)
+        assert data_equivalence(answers[0], answers[1], exact=True)
 
 
 @stacks
@@ -175,12 +176,13 @@ def test_vectors_of_environments_step(stack: Any) -> None:
 def test_the_actions_to_wrap_must_be_a_grid(wrapper: Callable[..., Env]) -> None:
     with pytest.raises(KDNASError, match=r"the action space is Discrete\(1200\); expected a one-dimensional MultiDisc"):
         wrapper(FlatDiscrete(planted()))
-    for bad, message in (
+    refused: list[tuple[Any, str]] = [
         ([], r"valid_action_indices is \[\]; expected the numbers of one or more points"),
         ([0.5], "expected the numbers of one or more points"),
         ([0, 6], "range from 0 to 6, but the grid has 6 points, numbered from 0"),
         ([-1], "range from -1 to -1"),
-    ):
+    ]
+    for bad, message in refused:
         with pytest.raises(KDNASError, match=message):
             wrapper(GridEnv([2, 3], valid=bad))
 

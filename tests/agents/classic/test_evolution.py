@@ -63,7 +63,8 @@ def test_choices_are_as_likely_as_they_should_be(adjacent: float, expected: list
 
 
 def distances(result: SearchResult, child: int, parents: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(result.actions[parents] != result.actions[child], axis=1)
+    different: np.ndarray = np.count_nonzero(result.actions[parents] != result.actions[child], axis=1)
+    return different
 
 
 def bred(**config: Any) -> SearchResult:
@@ -84,7 +85,7 @@ def test_parents_are_the_youngest_that_did_not_fail() -> None:
         youngest = np.flatnonzero(usable[:begin])[-12:]
         assert record.random.all() == (record.index < 2)
         for child in begin + np.flatnonzero(~record.random):
-            assert distances(result, child, youngest).min() == 1
+            assert distances(result, int(child), youngest).min() == 1
 
 
 def test_the_oldest_die_even_if_they_are_the_best() -> None:

@@ -24,9 +24,9 @@ def test_every_point_comes_once_and_in_order(nvec: list[int], round_size: int) -
 def test_it_finds_the_optimum() -> None:
     env = gym.make("kdnas/Planted-v0", budget=1200)
     result = ExhaustiveAgent().search(env, round_size=100)
-    optimum = env.unwrapped.evaluator.optimum()
+    optimum = env.get_wrapper_attr("evaluator").optimum()
     assert len(result.actions) == 1200
-    assert result.best_reward == env.unwrapped.reward_function(optimum).reward
+    assert result.best_reward == env.get_wrapper_attr("reward_function")(optimum).reward
 
 
 def test_only_what_may_be_proposed_is() -> None:

@@ -27,11 +27,13 @@ class CountedEnv(BowlEnv):
 
 
 def numbers(result: SearchResult, nvec: Sequence[int]) -> list[int]:
-    return np.ravel_multi_index(tuple(result.actions.T), tuple(nvec)).tolist()
+    listed: list[int] = np.ravel_multi_index(tuple(result.actions.T), tuple(nvec)).tolist()
+    return listed
 
 
 def sums(actions: np.ndarray, nvec: Sequence[int]) -> np.ndarray:
-    return (actions / np.maximum(np.array(nvec) - 1, 1)).sum(axis=1)
+    summed: np.ndarray = (actions / np.maximum(np.array(nvec) - 1, 1)).sum(axis=1)
+    return summed
 
 
 @pytest.mark.parametrize("largest_first", [True, False])
@@ -70,16 +72,16 @@ def test_the_largest_students_of_kdnas_come_first() -> None:
     result = ParameterCountAgent().search(gym.make("kdnas/Planted-v0", budget=60), seed=1)
     parameters = [info["parameters"] for info in result.infos]
     assert parameters == sorted(parameters, reverse=True)
-    env = gym.make("kdnas/Planted-v0").unwrapped
+    env = gym.make("kdnas/Planted-v0")
     largest = max(info["parameters"] for info in result.infos)
-    assert largest == env.parameter_counts.max()
+    assert largest == env.get_wrapper_attr("parameter_counts").max()
 
 
 def test_the_largest_come_first_without_rounds() -> None:
     env = gym.make("kdnas/Planted-v0", budget=60)
     agent = ParameterCountAgent()
     agent.start(env, round_size=1, seed=1)
-    space = env.unwrapped.search_space
+    space = env.get_wrapper_attr("search_space")
     asked = [space.decode(agent.ask(1)[0]) for _ in range(60)]
     parameters = [count_parameters(config, space.teacher) for config in asked]
     assert parameters == sorted(parameters, reverse=True)
@@ -129,7 +131,8 @@ def test_equal_sums_come_in_an_order_of_the_seed(nvec: list[int]) -> None:
         agent.reset(nvec, budget=100, round_size=1, seed=seed)
         actions = agent.ask(1 + len(nvec))
         assert actions[0].tolist() == [1] * len(nvec)
-        return np.argmin(actions[1:], axis=1).tolist()
+        order: list[int] = np.argmin(actions[1:], axis=1).tolist()
+        return order
 
     orders = [second_to_last(seed) for seed in (1, 1, 2, 3)]
     assert orders[0] == orders[1]

@@ -75,9 +75,11 @@ def test_a_hidden_context_is_the_one_before_the_first_round() -> None:
 def test_none_yet_is_a_learned_token() -> None:
     model, known = controller(), contexts(1)
     column = len(NVEC) * 8 + 1 + NONE
-    assert model.lstm.weight_ih_l0.shape[1] == len(NVEC) * 8 + 1 + ROLES
+    weight = model.lstm.get_parameter("weight_ih_l0")
+    assert weight.shape[1] == len(NVEC) * 8 + 1 + ROLES
     model(known, torch.zeros(5, dtype=torch.int64), candidates(5)).sum().backward()
-    assert model.lstm.weight_ih_l0.grad[:, column].abs().max() > 0
+    assert weight.grad is not None
+    assert weight.grad[:, column].abs().max() > 0
     # What a token stands for where there is nothing must not matter.
     other = Contexts(known.actions.flip(0, 1), known.rewards, known.roles)
     np.testing.assert_array_equal(predict(model, known, candidates(5)), predict(model, other, candidates(5)))

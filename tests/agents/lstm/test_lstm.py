@@ -31,15 +31,17 @@ class Relabelled(gym.ActionWrapper):
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
+        assert isinstance(env.action_space, gym.spaces.MultiDiscrete)
         nvec = tuple(env.action_space.nvec)
         order = np.random.default_rng(7).permutation(np.prod(nvec))
         self._actions = np.stack(np.unravel_index(order, nvec), axis=-1).reshape(*nvec, len(nvec))
 
     def action(self, action: np.ndarray) -> np.ndarray:
-        return self._actions[tuple(action)]
+        moved: np.ndarray = self._actions[tuple(action)]
+        return moved
 
 
-def best_rewards(agent: Agent, *, relabelled: bool = False, budget: int = 48, **options: Any) -> np.ndarray:
+def best_rewards(agent: Agent[Any], *, relabelled: bool = False, budget: int = 48, **options: Any) -> np.ndarray:
     """Return the best reward that each of some searches found, one environment and one seed a search."""
     bests = []
     for seed in SEEDS:
@@ -49,7 +51,7 @@ def best_rewards(agent: Agent, *, relabelled: bool = False, budget: int = 48, **
     return np.array(bests)
 
 
-def chance_of_luck(agent: Agent, **options: Any) -> float:
+def chance_of_luck(agent: Agent[Any], **options: Any) -> float:
     """Return the p-value of "finds no more than random search", paired over seeds (Wilcoxon's signed ranks)."""
     found, by_chance = best_rewards(agent, **options), best_rewards(RandomAgent(), **options)
     return float(wilcoxon(found, by_chance, alternative="greater", zero_method="zsplit").pvalue)
@@ -101,7 +103,7 @@ def test_its_predictions_are_rewards() -> None:
 @pytest.mark.parametrize("decay", ["linear", "exponential", "step"])
 @pytest.mark.parametrize("round_size", [2, 5, 8])
 def test_each_round_has_its_share_of_random_candidates(decay: Any, round_size: int) -> None:
-    fall = {"epsilon_step": 0.3} if decay == "step" else {}
+    fall: dict[str, Any] = {"epsilon_step": 0.3} if decay == "step" else {}
     config = LSTMConfig(epochs=1, epsilon_decay=decay, epsilon_start=0.9, **fall)
     result = LSTMAgent(config).search(BowlEnv([6, 6, 6]), budget=42, round_size=round_size)
     rounds = -(-42 // round_size)

@@ -29,7 +29,7 @@ NVEC = np.array([4, 3, 5])
 # Learning -------------------------------------------------------------------------------------------------------
 
 
-def best_rewards(agent: Agent, *, budget: int = 32, seeds: int = 10, **options: Any) -> np.ndarray:
+def best_rewards(agent: Agent[Any], *, budget: int = 32, seeds: int = 10, **options: Any) -> np.ndarray:
     """Return the best reward that each of some searches found, one environment and one seed a search."""
     return np.array(
         [
@@ -104,7 +104,7 @@ def candidates(n: int, seed: int = 1) -> torch.Tensor:
 def test_a_member_is_an_lstm() -> None:
     model, actions = ensemble(features="deep"), candidates(7)
     for member in range(3):
-        reference = nn.LSTM(6, 16, batch_first=True)
+        reference: Any = nn.LSTM(6, 16, batch_first=True)
         with torch.no_grad():
             reference.weight_ih_l0.copy_(model.input_weight[member].T)
             reference.weight_hh_l0.copy_(model.hidden_weight[member].T)
@@ -216,7 +216,7 @@ def test_a_large_space_is_a_pool_of_random_points_and_neighbours_of_the_bests() 
 @pytest.mark.parametrize("decay", ["linear", "exponential", "step"])
 @pytest.mark.parametrize("round_size", [2, 5, 8])
 def test_each_round_has_its_share_of_exploring_candidates(decay: Any, round_size: int) -> None:
-    fall = {"epsilon_step": 0.3} if decay == "step" else {}
+    fall: dict[str, Any] = {"epsilon_step": 0.3} if decay == "step" else {}
     config = LSTMEnsembleConfig(
         steps=1, members=2, design=10, epsilon_decay=decay, epsilon_start=0.9, epsilon_min=0.05, **fall
     )

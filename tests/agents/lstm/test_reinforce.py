@@ -24,7 +24,8 @@ def policy(seed: int = 0) -> Policy:
 
 @torch.no_grad()
 def probabilities(model: Policy) -> np.ndarray:
-    return model(torch.from_numpy(POINTS))[0].exp().numpy().astype(np.float64)
+    chances: np.ndarray = model(torch.from_numpy(POINTS))[0].exp().numpy().astype(np.float64)
+    return chances
 
 
 def trained(weights: np.ndarray, entropy_weight: float, steps: int = 200) -> Policy:
@@ -108,7 +109,8 @@ def test_the_scale_of_the_reward_does_not_matter() -> None:
     def search(scale: float) -> list[list[int]]:
         env = BowlEnv([8] * 4)
         env.answer = lambda step, action: (scale * env.reward(np.array(action)), {})
-        return ReinforceAgent().search(env, budget=64).actions.tolist()
+        proposed: list[list[int]] = ReinforceAgent().search(env, budget=64).actions.tolist()
+        return proposed
 
     assert search(1.0) == search(2.0**20)
 

@@ -90,7 +90,7 @@ def test_a_study_of_some_trials_is_written_to_like_the_whole() -> None:
     [("tpe", {}), ("gp", {}), ("cmaes", {}), ("nsgaii", {"population_size": 6}), ("nsgaiii", {"population_size": 6})],
 )
 def test_a_study_that_is_not_long_is_learnt_from_whole(
-    name: str, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+    name: Any, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if name == "cmaes":
         pytest.importorskip("cmaes")

@@ -133,7 +133,8 @@ def test_only_the_order_of_the_rewards_matters(cls: type[SB3Agent[Any]]) -> None
     def search(stretch: Any) -> list[list[int]]:
         env = BowlEnv([8] * 4)
         env.answer = lambda step, action: (float(stretch(env.reward(np.array(action)))), {})
-        return cls().search(env, budget=48).actions.tolist()
+        proposed: list[list[int]] = cls().search(env, budget=48).actions.tolist()
+        return proposed
 
     assert search(lambda reward: reward) == search(lambda reward: 1e6 * np.exp(3 * reward) - 5)
 
@@ -481,9 +482,10 @@ def test_a_search_is_logged_to_tensorboard(tmp_path: Path) -> None:
 
     log = EventAccumulator(str(tmp_path / "logs" / "PPO_2"))
     log.Reload()
+    bests = [record.global_best.reward for record in agent.ranking.rounds if record.global_best]
     assert [(event.step, event.value) for event in log.Scalars("search/reward_best")] == [
-        (8, pytest.approx(agent.ranking.rounds[0].global_best.reward)),
-        (16, pytest.approx(agent.ranking.rounds[1].global_best.reward)),
+        (8, pytest.approx(bests[0])),
+        (16, pytest.approx(bests[1])),
     ]
 
 

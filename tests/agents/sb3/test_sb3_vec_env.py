@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.spaces import MultiDiscrete
 from gymnasium.utils.env_checker import data_equivalence
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from sb3_contrib import MaskablePPO
@@ -65,6 +66,7 @@ def planted(mode: str = "NextStep", **options: Any) -> VectorEnv[Any, Any, Any]:
 
 
 def draw(env: BatchVecEnv, rng: np.random.Generator) -> np.ndarray:
+    assert isinstance(env.action_space, MultiDiscrete)
     return rng.integers(env.action_space.nvec, size=(env.num_envs, len(env.action_space.nvec)))
 
 
@@ -73,7 +75,8 @@ def draw(env: BatchVecEnv, rng: np.random.Generator) -> np.ndarray:
 
 @pytest.mark.parametrize("mode", ALONE)
 def test_it_does_what_the_vector_environment_of_stable_baselines_does(mode: str) -> None:
-    ours, theirs = BatchVecEnv(sync(Walk, mode)), DummyVecEnv([Walk] * 4)
+    ours: Any = BatchVecEnv(sync(Walk, mode))
+    theirs: Any = DummyVecEnv([Walk] * 4)
     for env in (ours, theirs):
         env.seed(3)
         env.set_options({"far": True})
@@ -95,7 +98,7 @@ def test_it_does_what_the_vector_environment_of_stable_baselines_does(mode: str)
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_search_ends_in_all_seats_and_another_begins(mode: str) -> None:
-    env = BatchVecEnv(planted(mode))
+    env: Any = BatchVecEnv(planted(mode))
     env.seed(0)
     assert not env.reset()["progress"].any()
     rng = np.random.default_rng(1)
@@ -214,7 +217,7 @@ def test_seats_share_attributes_and_methods() -> None:
         env.env_method("close", indices=0)
     env.step(np.zeros((4, 5), dtype=np.int64))
     assert env.render_mode == "rgb_array"
-    assert [image.dtype for image in env.get_images()] == [np.uint8] * 4
+    assert [image is not None and image.dtype for image in env.get_images()] == [np.uint8] * 4
 
 
 # Training -------------------------------------------------------------------------------------------------------
@@ -225,7 +228,8 @@ def test_an_algorithm_learns_on_it() -> None:
     """A policy that is not trained earns 0.43 a candidate; the best candidate 0.49."""
 
     def earned(model: PPO) -> float:
-        rewards, env = [], model.get_env()
+        rewards: list[float] = []
+        env: Any = model.get_env()
         observations = env.reset()
         for _ in range(20):
             actions, _ = model.predict(observations)
@@ -238,6 +242,7 @@ def test_an_algorithm_learns_on_it() -> None:
     before = earned(model)
     model.learn(3200)
     assert model.num_timesteps == 3200
+    assert model.ep_info_buffer is not None
     assert len(model.ep_info_buffer) == 100
     assert before < 0.45
     assert earned(model) > 0.47
@@ -253,7 +258,7 @@ def test_masks_reach_an_algorithm() -> None:
     env = BatchVecEnv(sync(make, "SameStep", 2))
     model = MaskablePPO("MultiInputPolicy", env, n_steps=20, batch_size=20, gamma=1.0, seed=0, device="cpu")
     model.learn(80)
-    assert sum(one.unwrapped.history.evaluations for one in made) == 0  # both have ended two searches
+    assert sum(one.get_wrapper_attr("history").evaluations for one in made) == 0  # both have ended two searches
     assert model.num_timesteps == 80
 
 
@@ -261,7 +266,7 @@ def test_masks_reach_an_algorithm() -> None:
 def test_a_policy_can_be_evaluated_on_it() -> None:
     env = BatchVecEnv(planted())
     model = PPO("MultiInputPolicy", env, n_steps=2, batch_size=4, seed=0, device="cpu")
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=4)
+    mean: Any = evaluate_policy(model, env, n_eval_episodes=4)[0]
     assert 2 * 0.2 < mean < 2 * 0.5
 
 

@@ -546,9 +546,9 @@ def test_a_share_of_the_samples_are_pairs_with_two_segments(tmp_path: Path, toke
 
 
 def test_pairs_of_rows_do_not_change_what_is_read_without(tmp_path: Path, tokenizer: Any) -> None:
+    changes: list[dict[str, Any]] = [{}, {"pair_fraction": 0.0}]
     one, other = (
-        load_corpus(as_jsonl(tmp_path), tokenizer, max_samples=90, proxy_fraction=1.0, **options)
-        for options in ({}, {"pair_fraction": 0.0})
+        load_corpus(as_jsonl(tmp_path), tokenizer, max_samples=90, proxy_fraction=1.0, **options) for options in changes
     )
     assert one.fingerprint == other.fingerprint
 

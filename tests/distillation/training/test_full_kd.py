@@ -17,6 +17,7 @@ import numpy as np
 import plain_kd
 import pytest
 import torch
+from safetensors.torch import save
 
 from kdnas_env.core.architecture import FAMILIES
 from kdnas_env.core.evaluation import Fidelity
@@ -312,7 +313,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
     assert_same(whole, run(start(workload), tmp_path))
 
 
-def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(workload: Workload, tmp_path: Path) -> None:
+def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     kd = start(workload)
     terms = kd.terms
@@ -322,7 +325,7 @@ def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(workload: W
             raise torch.OutOfMemoryError("no memory")
         return terms(batch, *arguments)
 
-    kd.terms = little_memory  # type: ignore[method-assign]
+    monkeypatch.setattr(kd, "terms", little_memory)
     result = run(kd, tmp_path, say=said.append)
     assert result.accumulation == 4
     assert said == [f"out of memory: going on with every batch in {parts} parts" for parts in (2, 4)]
@@ -330,14 +333,16 @@ def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(workload: W
     assert losses(result)[0] == losses(run(start(workload), tmp_path / "whole"))[0]
 
 
-def test_memory_for_not_a_single_sample_is_an_error(workload: Workload, tmp_path: Path) -> None:
+def test_memory_for_not_a_single_sample_is_an_error(
+    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kd = start(workload)
 
     def no_memory(*arguments: Any) -> Any:
         raise torch.OutOfMemoryError("no memory")
 
     kd.fit()
-    kd.encoder.forward = no_memory  # type: ignore[method-assign]
+    monkeypatch.setattr(kd.encoder, "forward", no_memory)
     with pytest.raises(torch.OutOfMemoryError):
         run(kd, tmp_path)
 
@@ -370,17 +375,16 @@ def test_no_space_left_is_told_and_the_last_checkpoint_stays(
     workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = run(start(workload), tmp_path / "whole")
-    real = kd_trainer.save
 
     def full(state: Any) -> bytes:
         if (tmp_path / "parts" / "checkpoint-16").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return real(state)
+        return save(state)
 
     monkeypatch.setattr(kd_trainer, "save", full)
     with pytest.raises(RunError, match=r"No space left on device"):
         run(start(workload), tmp_path / "parts")
-    monkeypatch.setattr(kd_trainer, "save", real)
+    monkeypatch.undo()
     assert (tmp_path / "parts" / "checkpoint-16").exists()
     assert_same(whole, run(start(workload), tmp_path / "parts"))
 

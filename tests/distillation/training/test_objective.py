@@ -67,14 +67,14 @@ def fast(
     (batch,) = workload.batches([samples])
     error, count = objective.terms(encoder(batch.packed), batch)
     loss = error / count
-    loss.backward()
+    torch.autograd.backward(loss)
     gradients = {name: parameter.grad for name, parameter in encoder.named_trainable() if parameter.grad is not None}
     return loss.item(), gradients
 
 
 def compare(workload: Workload, ours: tuple[float, Gradients], loss: torch.Tensor, model: Any) -> None:
     """Check loss and the gradient of every parameter against those of the plain model."""
-    loss.backward()
+    torch.autograd.backward(loss)
     assert ours[0] == pytest.approx(loss.item(), rel=1e-5)
     vocabulary = torch.from_numpy(workload.vocabulary)
     others = np.setdiff1d(np.arange(workload.teacher.architecture.vocab_size), workload.vocabulary)
