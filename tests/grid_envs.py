@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -27,7 +27,7 @@ class GridEnv(gym.Env[np.ndarray, np.ndarray]):
 
     def __init__(
         self,
-        nvec: Sequence[int],
+        nvec: Iterable[int],
         valid: Sequence[int] | None = None,
         reward: Callable[[list[int]], float] = lambda action: float(sum(action)),
         budget: int = 1000,
@@ -53,7 +53,7 @@ class GridEnv(gym.Env[np.ndarray, np.ndarray]):
         return progress, self.reward(action.tolist()), len(self.actions) >= self.budget, False, {}
 
 
-def grid_points(nvec: Sequence[int]) -> list[tuple[int, ...]]:
+def grid_points(nvec: Iterable[int]) -> list[tuple[int, ...]]:
     """Every point of a grid; its place in the list is its number."""
     return list(itertools.product(*map(range, nvec)))
 

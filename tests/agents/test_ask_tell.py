@@ -186,7 +186,7 @@ def test_rewards_that_are_vectors_are_refused_at_once(agent: str) -> None:
     env = MultiObjectiveReward(gym.make("kdnas/Planted-v0", budget=9))
     with pytest.raises(KDNASError, match=r"the reward is array.*; expected a number. Wrap .* with LinearReward"):
         kdnas_env.make_agent(agent).search(env)
-    assert len(env.unwrapped.history) == 1
+    assert len(env.get_wrapper_attr("history")) == 1
     assert len(kdnas_env.make_agent(agent).search(LinearReward(env, [1.0, 0.5])).actions) == 9
 
 

@@ -70,7 +70,7 @@ def print_stage(console: SafeConsole) -> None:
 def print_failed_record(console: SafeConsole) -> None:
     space = SearchSpace.from_teacher(PLANTED_TEACHER)
     answers = Answers(space, KDReward(), Fidelity(), Budget(1).cost, epochs=1)
-    answers.learn([(0,) * 5], lambda students: [Evaluation(students[0], Fidelity(), Status.FAILED, error=HOSTILE)])
+    answers.learn({0: (0,) * 5}, lambda students: [Evaluation(students[0], Fidelity(), Status.FAILED, error=HOSTILE)])
     history = Book(Budget(1), round_size=1, duplicates="charge", failure=-1.0, steps=1)
     history.add(answers.rows[0], answers)
     with SearchProgress(console, 1) as progress:

@@ -56,7 +56,8 @@ def test_hypervolume_is_the_share_of_a_cloud_that_is_dominated() -> None:
 
 
 def test_failures_add_no_hypervolume() -> None:
-    assert hypervolume_curve([[math.nan, 0], [0, math.inf], [1, 1], [3, 0]], (2, 2)).tolist() == [0, 0, 1, 1]
+    points = [[math.nan, 0.0], [0.0, math.inf], [1.0, 1.0], [3.0, 0.0]]
+    assert hypervolume_curve(points, (2, 2)).tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("measure", [hypervolume, hypervolume_curve])

@@ -590,6 +590,7 @@ def test_an_evaluation_that_was_made_elsewhere_is_answered_as_a_step_would() -> 
     evaluation = PlantedEvaluator(SPACE).evaluate([SPACE.decode(action(8))], Fidelity())[0]
     answers = recorded.record(action(8), evaluation)
     assert data_equivalence(answers, stepped.step(action(8)), exact=True)
+    assert isinstance(recorded.evaluator, Counting)
     assert recorded.evaluator.asked == []
     # What was answered in the search stays as it was.
     worse = replace(evaluation, heldout_unexplained=(1.0, 0.9))

@@ -94,7 +94,7 @@ def test_of_a_space_too_large_to_list_the_largest_that_can_be_built_come_first()
     assert {info["status"] for info in result.infos} == {"ok"}
     parameters = [info["parameters"] for info in result.infos]
     assert parameters == sorted(parameters, reverse=True)
-    assert parameters[-1] > 0.99 * env.unwrapped.search_space.max_parameters
+    assert parameters[-1] > 0.99 * env.get_wrapper_attr("search_space").max_parameters
     again = ParameterCountAgent()
     again.load_state_dict(agent.state_dict())
     assert again.ask(3).tolist() == agent.ask(3).tolist()
