@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.support.child_processes import end_with_parent
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.libraries import installed_versions
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.storage import checksum, table_path
 
 TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
@@ -32,7 +33,6 @@ TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
 BLOCK = 10
 """Searches that a process is handed at a time: starting one costs more than a search of a table."""
 
-OnProgress = Callable[[int, int], object]
 _PACKAGES = ("kdnas", "numpy", "gymnasium", "torch", "optuna", "stable-baselines3", "sb3-contrib")
 
 

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.listing import OnProgress, list_students
+from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.specs import format_spec, parse_spec
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity
@@ -25,6 +25,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.checks import check_number
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.statistics import random_search_quantile, top_threshold
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path

@@ -32,11 +32,12 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.distillation.teacher.states import Progress, write_states
+from kdnas_env.distillation.teacher.states import write_states
 from kdnas_env.distillation.text.corpus import Corpus, token_rows
 from kdnas_env.errors import CacheError
 from kdnas_env.support.atomic import default_cache_directory, expanded
 from kdnas_env.support.checks import check_choice, check_whole
+from kdnas_env.support.progress import OnProgress
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
@@ -156,7 +157,7 @@ def open_cache(
     sample_ids: NDArray[np.int64] | None = None,
     dtype: str = "float16",
     batch_tokens: int = 4096,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> HiddenStateCache:
     """Open the cached hidden states of a teacher on a corpus; compute them first if they are not there, or damaged.
 
@@ -301,7 +302,7 @@ def _rebuild(
     teacher: Teacher,
     corpus: Corpus,
     batch_tokens: int,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
 ) -> None:
     """Build the cache under a temporary name and rename it; the caller holds the folder's lock."""
     if folder.exists():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,9 +15,7 @@ from numpy.typing import NDArray
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.errors import CacheError
-
-Progress = Callable[[int, int], None]
-"""Called with ``(done_tokens, total_tokens)`` after every batch."""
+from kdnas_env.support.progress import OnProgress
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -30,7 +28,7 @@ def write_states(
     *,
     dtype: str,
     batch_tokens: int,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Write the raw array ``(layers + 1, tokens, hidden_size)``: real tokens only, in the order of the samples.
 

@@ -25,6 +25,7 @@ from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.random_state import preserved_rng
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 IDENTITY = "identity.json"
 """What a folder of checkpoints is of."""
 
-Progress = Callable[[int, int], None]
-"""Called with the steps done and their number."""
 
 OnEvaluation = Callable[[dict[str, float]], None]
 """Called with a point of the curve."""
@@ -122,7 +121,7 @@ def distil(
     *,
     teacher_in_loop: bool,
     carried: bool = False,
-    on_progress: Progress | None = None,
+    on_progress: OnProgress | None = None,
     on_evaluation: OnEvaluation | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> FullKDResult:
@@ -176,7 +175,7 @@ def _distil(
     folder: Path,
     teacher_in_loop: bool,
     carried: bool,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
     on_evaluation: OnEvaluation | None,
 ) -> FullKDResult:
     from kdnas_env.distillation.training.kd_trainer import read_curve
@@ -215,7 +214,7 @@ def _trainer(
     settings: FullKDSettings,
     folder: Path,
     teacher_in_loop: bool,
-    on_progress: Progress | None,
+    on_progress: OnProgress | None,
     on_evaluation: OnEvaluation | None,
 ) -> KDTrainer:
     from transformers import TrainingArguments

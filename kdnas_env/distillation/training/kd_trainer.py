@@ -20,7 +20,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from kdnas_env.distillation.training.full_kd import OnEvaluation, Progress
+from kdnas_env.distillation.training.full_kd import OnEvaluation
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distillation.training.mini_kd import MiniKD, schedule
 from kdnas_env.distillation.training.packed import PackedEncoder
@@ -29,6 +29,7 @@ from kdnas_env.distillation.training.workload import TeachingBatch
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing, write_json
 from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.untrusted import parse_json
 
 CURVE, START = "curve.json", "start.safetensors"
@@ -97,7 +98,7 @@ class KDTrainer(ResumableTrainer):
         teacher: PackedEncoder | None,
         steps: int,
         patience: int | None,
-        on_progress: Progress | None,
+        on_progress: OnProgress | None,
         on_evaluation: OnEvaluation | None,
     ) -> None:
         self.kd = kd
@@ -231,7 +232,7 @@ class Epochs(TrainerCallback):  # type: ignore[misc]
 class Steps(TrainerCallback):  # type: ignore[misc]
     """Has the last step evaluated and kept, reports steps, and writes the curve down."""
 
-    def __init__(self, steps: int, on_progress: Progress | None, on_evaluation: OnEvaluation | None) -> None:
+    def __init__(self, steps: int, on_progress: OnProgress | None, on_evaluation: OnEvaluation | None) -> None:
         self._steps, self._on_progress, self._on_evaluation = steps, on_progress, on_evaluation
         self._began = time.perf_counter()
 
