@@ -33,7 +33,7 @@ def teachers(draw: st.DrawFn) -> EncoderArchitecture:
 
 
 def students() -> st.SearchStrategy[StudentConfig]:
-    """Configurations, buildable or not, canonical or not."""
+    """Configurations, buildable or not."""
     return st.builds(
         StudentConfig,
         st.integers(1, 24),

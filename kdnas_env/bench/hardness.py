@@ -171,8 +171,7 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 def rewards_of_table(table: Table, reward: KDReward, seed: int | str = "mean", device: str | None = None) -> Floats:
     """Return the reward of every row, float64 ``(n,)``; that of a failure where a cell is masked."""
     evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")
-    found = evaluator.evaluate(table.configs(), Fidelity(epochs=table.metadata.epochs))
-    return np.array([reward(one).reward for one in found])
+    return evaluator.look_up(table.index, Fidelity(epochs=table.metadata.epochs)).rewards(reward)
 
 
 def optimum_depths(landscape: Landscape) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.specs import format_spec, parse_spec
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.pareto import hypervolume, pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
@@ -255,34 +254,27 @@ class Truth:
 
 
 def _of_table(task: Task, table: Table) -> Truth:
-    evaluated = (table.status != MISSING).any(axis=1)
-    configs = [config for config, there in zip(table.configs(), evaluated, strict=True) if there]
     TabularEvaluator(table, task.seed, task.device)  # checks them
     reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
     epochs = whole.epochs if task.epochs is None else task.epochs
     mean = TabularEvaluator(table, "mean", task.device, missing="failed")
-    found = mean.evaluate(configs, whole)
-    if not any(one.ok for one in found):
-        raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")
-    parts = [reward(one) for one in found]
-    costs = [
-        (part.loss, part.latency_ratio) if one.ok else (math.nan, math.nan)
-        for part, one in zip(parts, found, strict=True)
-    ]
-    seconds = [one.wall_seconds for one in mean.evaluate(configs, Fidelity(epochs=epochs))]
     # A student may have several names, and stand in a table by another than the one it is found by.
-    index = np.array([table.space.index(table.space.encode(config)) for config in configs], dtype=np.int64)
-    order = np.argsort(index)
+    index = np.sort(table.space.first_indices[table.index[(table.status != MISSING).any(axis=1)]])
+    cells = mean.look_up(index, whole)
+    if not cells.ok.any():
+        raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")
+    costs = np.column_stack([cells.losses(reward.curve), np.clip(cells.ratios, reward.MIN_RATIO, reward.MAX_RATIO)])
+    seeds = [replace(mean, seed=seed).look_up(index, whole) for seed in table.metadata.seeds]
     return Truth(
         task,
         table.metadata.title,
         table.space,
         epochs,
-        index[order],
-        np.array([part.reward for part in parts])[order],
-        np.array(costs)[order],
-        np.array(seconds)[order],
-        _deviation([replace(mean, seed=seed).evaluate(configs, whole) for seed in table.metadata.seeds], reward),
+        index,
+        cells.rewards(reward),
+        np.where(cells.ok[:, None], costs, np.nan),
+        mean.look_up(index, Fidelity(epochs=epochs)).wall_seconds,
+        _deviation(np.array([cells.rewards(reward) for cells in seeds]), np.array([cells.ok for cells in seeds])),
     )
 
 
@@ -309,6 +301,7 @@ def _of_surrogate(question: _Question) -> Truth:
     places = np.unique(np.linspace(0, len(listing.index) - 1, NOISE_STUDENTS).astype(np.int64))
     space = mean.space
     sample = [space.decode(space.from_index(index)) for index in listing.index[places].tolist()]
+    seeds = [replace(mean, seed=seed).evaluate(sample, whole) for seed in range(NOISE_SEEDS)]
     return Truth(
         task,
         f"surrogate of {surrogate.metadata.title}",
@@ -318,12 +311,19 @@ def _of_surrogate(question: _Question) -> Truth:
         np.array([reward.score(*pair) for pair in zip(listing.loss.tolist(), ratio.tolist(), strict=True)]),
         np.column_stack([listing.loss, ratio]),
         listing.seconds,
-        _deviation([replace(mean, seed=seed).evaluate(sample, whole) for seed in range(NOISE_SEEDS)], reward),
+        _deviation(
+            np.array([[reward(evaluation).reward for evaluation in row] for row in seeds]),
+            np.array([[evaluation.ok for evaluation in row] for row in seeds]),
+        ),
     )
 
 
-def _deviation(seeds: Sequence[Sequence[Evaluation]], reward: KDReward) -> float:
-    """Return the standard deviation of a student's reward between seeds (root mean square) by evaluations of each."""
-    ended = np.array([[one.ok for one in column] for column in seeds]).all(axis=0)
-    rewards = np.array([[reward(one).reward for one in column] for column in seeds])[:, ended]
-    return float(np.sqrt(rewards.var(axis=0, ddof=1).mean())) if len(rewards) > 1 and ended.any() else 0.0
+def _deviation(rewards: Floats, ended: npt.NDArray[np.bool_]) -> float:
+    """Return the standard deviation of a student's reward between seeds (root mean square).
+
+    Args:
+        rewards: float64 ``(seeds, students)``.
+        ended: Whether they ended well, bool of the same shape; students count that did with every seed.
+    """
+    whole = ended.all(axis=0)
+    return float(np.sqrt(rewards[:, whole].var(axis=0, ddof=1).mean())) if len(rewards) > 1 and whole.any() else 0.0

@@ -38,6 +38,9 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta")
 class StudentConfig:
     """One point of a search space, in transformers' own field names.
 
+    It is canonical when made: sizes are plain integers, and an activation of several names has one, so that
+    configurations which build the same network are equal.
+
     Attributes:
         num_hidden_layers: Transformer layers.
         num_attention_heads: Attention heads; must divide ``hidden_size``.
@@ -54,16 +57,12 @@ class StudentConfig:
     hidden_act: str = "gelu"
     family: str = "bert"
 
-    def canonical(self) -> StudentConfig:
-        """Return the one representative of all configurations that build the same network."""
-        return StudentConfig(
-            num_hidden_layers=int(self.num_hidden_layers),
-            num_attention_heads=int(self.num_attention_heads),
-            hidden_size=int(self.hidden_size),
-            intermediate_size=int(self.intermediate_size),
-            hidden_act=_ACTIVATION_ALIASES.get(self.hidden_act, self.hidden_act),
-            family=self.family,
-        )
+    def __post_init__(self) -> None:
+        for name in _SIZES:
+            if type(getattr(self, name)) is not int:
+                object.__setattr__(self, name, int(getattr(self, name)))
+        if self.hidden_act in _ACTIVATION_ALIASES:
+            object.__setattr__(self, "hidden_act", _ACTIVATION_ALIASES[self.hidden_act])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
@@ -77,7 +76,7 @@ class StudentConfig:
             SpaceError: If a field is missing, unknown or malformed.
         """
         try:
-            return restore(cls, data).check().canonical()
+            return restore(cls, data).check()
         except ValueError as error:
             raise SpaceError(f"incomplete or malformed student configuration {shown(data)}: {error}") from error
 
@@ -94,7 +93,7 @@ class StudentConfig:
                 f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
             )
         family, layers, width, heads, inner, activation = found.groups()
-        return cls(int(layers), int(heads), int(width), int(inner), activation, family).check().canonical()
+        return cls(int(layers), int(heads), int(width), int(inner), activation, family).check()
 
     def check(self) -> StudentConfig:
         """Return the configuration itself if its sizes are such that a network can have.
@@ -219,7 +218,7 @@ class EncoderArchitecture:
             self.intermediate_size,
             self.hidden_act,
             family,
-        ).canonical()
+        )
 
 
 def _shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:

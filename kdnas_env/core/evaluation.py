@@ -105,7 +105,7 @@ class Evaluation:
     A failed evaluation keeps what it has; values that do not exist are absent, never NaN.
 
     Attributes:
-        config: The canonical architecture.
+        config: The architecture.
         fidelity: The effort that was asked for.
         status: How it ended.
         train_loss: Raw distillation loss on training tokens, per epoch.
@@ -142,8 +142,8 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         for name in ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplained", "epoch_seconds"):
-            values = tuple(float(value) for value in getattr(self, name))
-            if not all(math.isfinite(value) for value in values):
+            values = tuple(map(float, getattr(self, name)))
+            if not all(map(math.isfinite, values)):
                 raise KDNASError(f"{name} holds a value that is not finite: {values}; cut the curve and set status")
             object.__setattr__(self, name, values)
 

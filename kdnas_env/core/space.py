@@ -193,21 +193,19 @@ class SearchSpace:
 
     @cached_property
     def valid_indices(self) -> Action:
-        """Flat indices of the valid points, one per canonical configuration.
+        """Flat indices of the valid points, one per configuration.
 
         Raises:
             SpaceError: If the grid is too large to list.
         """
-        if self.size > LARGEST_ENUMERATION:
-            raise SpaceError(f"the space has {self.size} points; only up to {LARGEST_ENUMERATION} are listed")
+        self._check_listable()
         return np.fromiter((index for index, _ in self.students()), dtype=np.int64)
 
     def students(self) -> Iterator[tuple[int, StudentConfig]]:
-        """Yield flat index and configuration of the valid points, one per canonical configuration, however many."""
+        """Yield flat index and configuration of the valid points, one per configuration, however many."""
         first = np.ones(1, dtype=np.bool_)
-        for name, places in self._places.items():
-            chosen = np.isin(np.arange(len(self.choices[name])), list(places.values()))
-            first = np.logical_and.outer(first, chosen).ravel()
+        for places in self._first_choices:
+            first = np.logical_and.outer(first, places == np.arange(len(places))).ravel()
         for index, config in enumerate(self):
             if first[index] and self.is_valid(config):
                 yield index, config
@@ -215,7 +213,7 @@ class SearchSpace:
     def __iter__(self) -> Iterator[StudentConfig]:
         base = self.teacher.as_student()
         for values in itertools.product(*self.choices.values()):
-            yield replace(base, **dict(zip(self.choices, values, strict=True))).canonical()
+            yield replace(base, **dict(zip(self.choices, values, strict=True)))
 
     def __contains__(self, config: object) -> bool:
         if not isinstance(config, StudentConfig):
@@ -227,14 +225,14 @@ class SearchSpace:
         return True
 
     def decode(self, action: npt.ArrayLike) -> StudentConfig:
-        """Return the canonical configuration that an action names.
+        """Return the configuration that an action names.
 
         Raises:
             SpaceError: If the action has the wrong shape, is not integral, or is out of range.
         """
         indices = self._checked_action(action)
         picked = {name: values[index] for (name, values), index in zip(self.choices.items(), indices, strict=True)}
-        return replace(self.teacher.as_student(), **picked).canonical()
+        return replace(self.teacher.as_student(), **picked)
 
     def encode(self, config: StudentConfig) -> Action:
         """Return the first action that names a configuration.
@@ -242,10 +240,10 @@ class SearchSpace:
         Raises:
             SpaceError: If the configuration is not a point of the grid.
         """
-        wanted, base = config.canonical(), self.teacher.as_student()
+        base = self.teacher.as_student()
         indices = []
         for name in DIMENSIONS:
-            value = getattr(wanted, name)
+            value = getattr(config, name)
             if name not in self.choices:
                 if value != getattr(base, name):
                     raise SpaceError(f"{config} is not in the space: {name} is fixed to {getattr(base, name)!r}")
@@ -260,13 +258,34 @@ class SearchSpace:
 
     @cached_property
     def _places(self) -> dict[str, dict[Any, int]]:
-        """The first choice of each dimension that names a value, by the value of the canonical configuration."""
+        """The first choice of each dimension that names a value, by the value that a configuration has."""
         base, places = self.teacher.as_student(), dict[str, dict[Any, int]]()
         for name, values in self.choices.items():
             places[name] = {}
             for place, value in enumerate(values):
-                places[name].setdefault(getattr(replace(base, **{name: value}).canonical(), name), place)
+                places[name].setdefault(getattr(replace(base, **{name: value}), name), place)
         return places
+
+    @property
+    def _first_choices(self) -> Iterator[Action]:
+        """By dimension, for each choice the first that names the same value, int64."""
+        base = self.teacher.as_student()
+        for name, values in self.choices.items():
+            named = (getattr(replace(base, **{name: value}), name) for value in values)
+            yield np.array([self._places[name][value] for value in named], dtype=np.int64)
+
+    @cached_property
+    def first_indices(self) -> Action:
+        """By flat index, the first flat index that names the same configuration, int64 ``(size,)``.
+
+        Raises:
+            SpaceError: If the grid is too large to list.
+        """
+        self._check_listable()
+        first = np.zeros(1, dtype=np.int64)
+        for places in self._first_choices:
+            first = (first[:, None] * len(places) + places).ravel()
+        return first
 
     def index(self, action: npt.ArrayLike) -> int:
         """Return the flat index of an action (mixed radix, last dimension fastest)."""
@@ -302,6 +321,10 @@ class SearchSpace:
     def is_valid(self, config: StudentConfig) -> bool:
         """Whether a configuration can be built and is allowed."""
         return self.violation(config) is None
+
+    def _check_listable(self) -> None:
+        if self.size > LARGEST_ENUMERATION:
+            raise SpaceError(f"the space has {self.size} points; only up to {LARGEST_ENUMERATION} are listed")
 
     def sample(self, rng: np.random.Generator) -> Action:
         """Draw an action uniformly over the valid points (rejection from the grid)."""

@@ -213,7 +213,6 @@ class MiniKDEvaluator:
         Raises:
             CacheError, RunError, DependencyError: If no student could be evaluated.
         """
-        config = config.canonical()
         began = time.perf_counter()
         results: list[EpochResult] = []
         model, latency, status, reason = None, None, Status.OK, ""

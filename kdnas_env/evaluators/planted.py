@@ -87,7 +87,7 @@ class PlantedEvaluator:
             )
         for config, status in self.failures.items():
             check_choice(f"the failure of {config}", status, [*map(str, _PLANTED_FAILURES)])
-        failures = {config.canonical(): Status(status) for config, status in self.failures.items()}
+        failures = {config: Status(status) for config, status in self.failures.items()}
         object.__setattr__(self, "failures", failures)
 
     @cached_property
@@ -110,7 +110,6 @@ class PlantedEvaluator:
         on_epoch: EpochCallback | None = None,
     ) -> list[Evaluation]:
         """Evaluate a batch; one record per config, in order."""
-        configs = [config.canonical() for config in configs]
         if not configs:
             return []
         shapes = _Shapes.of(configs)

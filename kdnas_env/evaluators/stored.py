@@ -116,10 +116,9 @@ class StoredEvaluator:
         Raises:
             RunError: If the store cannot be read or written, or evaluations fail for a reason that all share.
         """
-        wanted = [config.canonical() for config in configs]
         place: dict[StudentConfig, int] = {}
         answers: dict[StudentConfig, Evaluation] = {}
-        for index, config in enumerate(wanted):
+        for index, config in enumerate(configs):
             if config not in place:
                 place[config] = index
                 stored = self.find(config, fidelity)
@@ -127,10 +126,10 @@ class StoredEvaluator:
                     answers[config] = stored
         missing = [config for config in place if config not in answers]
         for part in self._parts(missing):
-            callback = _renumbered(on_epoch, [place[config] for config in part], len(wanted))
+            callback = _renumbered(on_epoch, [place[config] for config in part], len(configs))
             for index, evaluation in _each(self.inner, part, fidelity, callback):
                 answers[part[index]] = self.add(evaluation)
-        return [answers[config] for config in wanted]
+        return [answers[config] for config in configs]
 
     def find(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
         """Return what is known of an architecture; None if it is yet to be evaluated.
@@ -138,9 +137,9 @@ class StoredEvaluator:
         Raises:
             RunError: If the store cannot be read.
         """
-        rows = self._execute(_SELECT, (self.fingerprint, *_key(config.canonical(), fidelity)))
+        rows = self._execute(_SELECT, (self.fingerprint, *_key(config, fidelity)))
         found = self._parsed(rows[0][0]) if rows else None
-        if found is not None and (found.config.canonical(), found.fidelity) != (config.canonical(), fidelity):
+        if found is not None and (found.config, found.fidelity) != (config, fidelity):
             raise RunError(self._damaged(f"it is of {found.config}, and stands for {config}"))
         if found is None or found.status is Status.STOPPED:
             return None
@@ -158,7 +157,7 @@ class StoredEvaluator:
             RunError: If the store cannot be written, or evaluations fail for a reason that all share; this one is then
                 committed.
         """
-        key = (self.fingerprint, *_key(evaluation.config.canonical(), evaluation.fidelity))
+        key = (self.fingerprint, *_key(evaluation.config, evaluation.fidelity))
         now = datetime.now(UTC).isoformat()
         with self._explained():
             values = (*key, str(evaluation.status), evaluation.to_json(), now)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -97,13 +97,12 @@ class SurrogateEvaluator:
             TableError: If the fidelity has more epochs than the table, or is of a share of the data.
         """
         self.surrogate.metadata.check_fidelity(fidelity)
-        canonical = [config.canonical() for config in configs]
-        violations = [self.space.violation(config) for config in canonical]
+        violations = [self.space.violation(config) for config in configs]
         return [
-            self._record(config, fidelity, (place, len(canonical)), on_epoch)
+            self._record(config, fidelity, (place, len(configs)), on_epoch)
             if violation is None
             else Evaluation(config, fidelity, Status.INVALID, error=violation)
-            for place, (config, violation) in enumerate(zip(canonical, violations, strict=True))
+            for place, (config, violation) in enumerate(zip(configs, violations, strict=True))
         ]
 
     def _predicted(self, config: StudentConfig, seed: int) -> tuple[npt.NDArray[np.float64], list[float]]:
@@ -260,7 +259,7 @@ def check_seed(seed: object) -> None:
 def _alias(name: str, value: str, values: Sequence[str]) -> bool:
     if name != "hidden_act":
         return False
-    return replace(StudentConfig(1, 1, 1, 1), hidden_act=value).canonical().hidden_act in values
+    return StudentConfig(1, 1, 1, 1, hidden_act=value).hidden_act in values
 
 
 def _normals(config: StudentConfig, seed: int, count: int) -> npt.NDArray[np.float64]:

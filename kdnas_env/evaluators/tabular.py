@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
+from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.checks import check_choice
@@ -25,8 +27,12 @@ from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 MISSING_POLICIES = ("error", "failed")
 """What a masked cell is: an error, or a failed evaluation."""
 
-_OK = STATUSES.index(str(Status.OK))
-_COUNT = LATENCIES.index("count")
+Ints = npt.NDArray[np.int64]
+
+_OK, _INVALID, _FAILED = (STATUSES.index(str(status)) for status in (Status.OK, Status.INVALID, Status.FAILED))
+_SECONDS = CURVES.index("epoch_seconds")
+_MASKED = "masked: the table has no evaluation of it"
+_UNMEASURED = "masked: the table has no latency of it on this device"
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -102,8 +108,11 @@ class TabularEvaluator:
         epochs = self.table.metadata.epochs if at is None else at
         if not is_integer(epochs) or epochs < 0:
             raise TableError(f"at is {at!r}; expected an epoch from 0 to {self.table.metadata.epochs}")
-        self.rows([config.canonical()])
-        return self.evaluate([config], Fidelity(epochs=int(epochs), seed=seed))[0]
+        row = self._row(config)
+        if row < 0:
+            raise self._absent(config)
+        fidelity = Fidelity(epochs=int(epochs), seed=seed)
+        return self._cells(np.array([row], dtype=np.int64), fidelity, lambda place: config).record(0)
 
     def trajectory(self, config: StudentConfig, *, seed: int = 0) -> list[Evaluation]:
         """Return the evaluations of one student after every epoch, from 0 (before any step) to the last."""
@@ -118,35 +127,23 @@ class TabularEvaluator:
             SpaceError: If a student is allowed, but not in the table.
             TableError: If the fidelity is not in the table, or a cell is masked and masked cells are errors.
         """
-        self.table.metadata.check_fidelity(fidelity)
-        canonical = [config.canonical() for config in configs]
-        violations = [None if config in self._row_of else self.space.violation(config) for config in canonical]
-        known = [config for config, violation in zip(canonical, violations, strict=True) if violation is None]
-        rows = self.rows(known)
-        found = iter(zip(rows.tolist(), self.columns(rows, fidelity.seed).tolist(), strict=True))
-        return [
-            self._record(config, fidelity, *next(found), (place, len(canonical)), on_epoch)
-            if violation is None
-            else Evaluation(config, fidelity, Status.INVALID, error=violation)
-            for place, (config, violation) in enumerate(zip(canonical, violations, strict=True))
-        ]
+        rows = np.array([self._row(config) for config in configs], dtype=np.int64)
+        cells = self._cells(rows, fidelity, configs.__getitem__)
+        return [cells.record(place, on_epoch) for place in range(len(configs))]
 
-    def rows(self, configs: Sequence[StudentConfig]) -> npt.NDArray[np.int64]:
-        """Return the rows of students in the table, int64 ``(n,)``.
+    def look_up(self, index: Ints, fidelity: Fidelity) -> Cells:
+        """Look up points of the space at once, by their flat indices, int64 ``(n,)``.
 
         Raises:
-            SpaceError: If a student is not in the table.
+            SpaceError: If a point is allowed, but not in the table.
+            TableError: If the fidelity is not in the table, or a cell is masked and masked cells are errors.
         """
-        found = []
-        for config in configs:
-            row = self._row_of.get(config)
-            if row is None:
-                reason = self.space.violation(config) or "it is none of the space's choices"
-                raise SpaceError(f"{config} is not in table {self.table.metadata.name!r}: {reason}")
-            found.append(row)
-        return np.array(found, dtype=np.int64)
+        space = self.space
+        return self._cells(
+            self.table.row_of[index], fidelity, lambda place: space.decode(space.from_index(int(index[place])))
+        )
 
-    def columns(self, rows: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.int64]:
+    def columns(self, rows: Ints, seed: int) -> Ints:
         """Return which of the table's seeds each row is answered with, int64 ``(n,)``; -1: the mean of all."""
         seeds = self.table.metadata.seeds
         if self.seed == "mean":
@@ -155,81 +152,186 @@ class TabularEvaluator:
             return _draws(rows, seed, len(seeds))
         return np.full(len(rows), seeds.index(int(self.seed)), dtype=np.int64)
 
-    @cached_property
-    def _row_of(self) -> dict[StudentConfig, int]:
-        return {config: row for row, config in enumerate(self.table.configs())}
+    def _row(self, config: StudentConfig) -> int:
+        """Return the row of a student; -1 if it is not in the table."""
+        try:
+            action = self.space.encode(config)
+        except SpaceError:
+            return -1
+        return int(self.table.row_of[self.space.grid.number(action)])
 
-    def _record(
-        self,
-        config: StudentConfig,
-        fidelity: Fidelity,
-        row: int,
-        column: int,
-        place: tuple[int, int],
-        on_epoch: EpochCallback | None,
-    ) -> Evaluation:
+    def _absent(self, config: StudentConfig) -> SpaceError:
+        reason = self.space.violation(config) or "it is none of the space's choices"
+        return SpaceError(f"{config} is not in table {self.table.metadata.name!r}: {reason}")
+
+    def _cells(self, rows: Ints, fidelity: Fidelity, config_at: Callable[[int], StudentConfig]) -> Cells:
+        """Return what rows of the table say, of which -1 is none; ``config_at`` returns the student of a place."""
         table, epochs = self.table, fidelity.epochs + 1
-        parameters, flops = int(table.parameters[row]), int(table.flops[row])
-        curves, status = self._curves(row, column, epochs)
-        if status == MISSING:
-            if self.missing == "error":
-                raise TableError(
-                    f"{config} with seed {self.seed!r} is a masked cell of table {table.metadata.name!r}: it was never "
-                    "evaluated. Choose another seed, or missing='failed' to have it answered as a failure"
+        table.metadata.check_fidelity(fidelity)
+        errors = {}
+        for place in np.flatnonzero(rows < 0).tolist():
+            violation = self.space.violation(config_at(place))
+            if violation is None:
+                raise self._absent(config_at(place))
+            errors[place] = violation
+        if self.seed == "mean":
+            curves, columns = (part[rows] for part in self._means(epochs))
+        else:
+            columns = self.columns(rows, fidelity.seed)
+            curves = table.curves[rows, columns, :epochs].astype(np.float64)
+        reached = table.valid[rows, columns, :epochs].sum(axis=1)
+        # What fails in a later epoch is well until then.
+        status = np.where(reached == epochs, _OK, table.status[rows, columns])
+        latencies = table.latencies[rows, self._position].astype(np.float64)
+        masked = status == MISSING
+        unmeasured = (status == _OK) & ~np.isfinite(latencies).all(axis=1)
+        if errors:
+            places = [*errors]
+            status[places], masked[places], unmeasured[places] = _INVALID, False, False
+        if self.missing == "error" and masked.any():
+            raise TableError(
+                f"{config_at(int(masked.argmax()))} with seed {self.seed!r} is a masked cell of table "
+                f"{table.metadata.name!r}: it was never evaluated. Choose another seed, or missing='failed' to have "
+                "it answered as a failure"
+            )
+        errors |= dict.fromkeys(np.flatnonzero(masked).tolist(), _MASKED)
+        errors |= dict.fromkeys(np.flatnonzero(unmeasured).tolist(), _UNMEASURED)
+        status[masked | unmeasured] = _FAILED
+        return Cells(table, self._position, fidelity, rows, status, reached, curves, latencies, errors, config_at)
+
+    @cached_property
+    def _position(self) -> int:
+        return self.table.metadata.device_position(self.device)
+
+    def _means(self, epochs: int) -> tuple[npt.NDArray[np.float64], Ints]:
+        """Return the mean curves of all rows, and a seed that ended like the mean; see :class:`Cells`.
+
+        The mean is of the seeds that are there up to the last epoch; where none is, of the first that was evaluated.
+        """
+        if epochs not in self._known_means:
+            table = self.table
+            counted = table.valid[:, :, :epochs].all(axis=2)
+            none = np.flatnonzero(~counted.any(axis=1))
+            counted[none, (table.status[none] == MISSING).argmin(axis=1)] = True
+            sums = np.where(counted[..., None, None], table.curves[:, :, :epochs], 0).sum(axis=1, dtype=np.float64)
+            self._known_means[epochs] = sums / counted.sum(axis=1)[:, None, None], counted.argmax(axis=1)
+        return self._known_means[epochs]
+
+    @cached_property
+    def _known_means(self) -> dict[int, tuple[npt.NDArray[np.float64], Ints]]:
+        return {}
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """What a table says of some students, in columns; records are made of it when they are asked for.
+
+    Attributes:
+        table: The table.
+        position: The device whose latencies count.
+        fidelity: The effort.
+        rows: Rows of the table, int64 ``(n,)``; -1 for a student that cannot be built or is not allowed.
+        status: How each ended, an index into ``STATUSES``, ``(n,)``.
+        reached: Epochs that are known, the one before any step included, int64 ``(n,)``.
+        curves: ``CURVES`` by epoch, float64 ``(n, epochs + 1, len(CURVES))``; NaN, or anything, beyond those.
+        latencies: ``LATENCIES``, float64 ``(n, len(LATENCIES))``; NaN where there are none.
+        errors: Reasons of failures, by place; those of distillations follow from their status.
+        config_at: Returns the student of a place.
+    """
+
+    table: Table
+    position: int
+    fidelity: Fidelity
+    rows: Ints
+    status: npt.NDArray[np.integer[Any]]
+    reached: Ints
+    curves: npt.NDArray[np.float64]
+    latencies: npt.NDArray[np.float64]
+    errors: Mapping[int, str]
+    config_at: Callable[[int], StudentConfig]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def ok(self) -> npt.NDArray[np.bool_]:
+        """Whether each is a usable student, bool ``(n,)``."""
+        return self.status == _OK
+
+    @property
+    def parameters(self) -> Ints:
+        """Parameters, int64 ``(n,)``; 0 for a student that cannot be built or is not allowed."""
+        return np.where(self.rows < 0, 0, self.table.parameters[self.rows])
+
+    @property
+    def flops(self) -> Ints:
+        """Operations of a forward pass, int64 ``(n,)``; 0 as above."""
+        return np.where(self.rows < 0, 0, self.table.flops[self.rows])
+
+    @property
+    def wall_seconds(self) -> npt.NDArray[np.float64]:
+        """Seconds of the epochs that are known, float64 ``(n,)``."""
+        known = np.arange(self.curves.shape[1]) < self.reached[:, None]
+        seconds: npt.NDArray[np.float64] = np.where(known, self.curves[..., _SECONDS], 0.0).cumsum(axis=1)[:, -1]
+        return np.where(self.rows < 0, 0.0, seconds)
+
+    def losses(self, curve: str) -> npt.NDArray[np.float64]:
+        """Return one of ``CURVES`` after the last epoch, float64 ``(n,)``; it means nothing where a student failed."""
+        return self.curves[:, -1, CURVES.index(curve)]
+
+    @property
+    def ratios(self) -> npt.NDArray[np.float64]:
+        """Latency over the teacher's, float64 ``(n,)``; NaN where it is not known."""
+        return self.latencies[:, LATENCIES.index("ratio")]
+
+    def rewards(self, reward: KDReward) -> npt.NDArray[np.float64]:
+        """Return the rewards, float64 ``(n,)``."""
+        return np.array(
+            [
+                reward.score(loss, ratio) if ok else reward.failure
+                for ok, loss, ratio in zip(
+                    self.ok.tolist(), self.losses(reward.curve).tolist(), self.ratios.tolist(), strict=True
                 )
-            error = "masked: the table has no evaluation of it"
-            return Evaluation(config, fidelity, Status.FAILED, parameters=parameters, flops=flops, error=error)
-        latency = self._latency(row)
-        ended = Status(STATUSES[status])
-        reason = "" if ended is Status.OK else f"the distillation in the table ended as {ended}"
-        if ended is Status.OK and latency is None:
-            ended, reason = Status.FAILED, "masked: the table has no latency of it on this device"
-        reached = len(curves)
-        losses = curves[:, CURVES.index("heldout_unexplained")].tolist()
-        seconds = np.cumsum(curves[:, CURVES.index("epoch_seconds")]).tolist()
-        stopped = report_epochs(config, *place, fidelity.epochs, losses, seconds, on_epoch)
-        if stopped is not None:
-            ended, reached = Status.STOPPED, stopped
-        told: dict[str, Any] = {
-            name: tuple(curves[:reached, position].tolist()) for position, name in enumerate(CURVES)
-        }
+            ]
+        )
+
+    def record(self, place: int, on_epoch: EpochCallback | None = None) -> Evaluation:
+        """Return the evaluation at a place, which a callback may stop."""
+        config, row = self.config_at(place), int(self.rows[place])
+        status, error = Status(STATUSES[self.status[place]]), self.errors.get(place)
+        if status is Status.INVALID:
+            return Evaluation(config, self.fidelity, status, error=error or "")
+        table, reached = self.table, int(self.reached[place])
+        parameters, flops = int(table.parameters[row]), int(table.flops[row])
+        if error == _MASKED:
+            return Evaluation(config, self.fidelity, status, parameters=parameters, flops=flops, error=error)
+        if error is None:
+            error = "" if status is Status.OK else f"the distillation in the table ended as {status}"
+        curves = dict(zip(CURVES, self.curves[place, :reached].T.tolist(), strict=True))
+        if on_epoch is not None:
+            losses, seconds = curves["heldout_unexplained"], [*accumulate(curves["epoch_seconds"])]
+            stopped = report_epochs(config, place, len(self), self.fidelity.epochs, losses, seconds, on_epoch)
+            if stopped is not None:
+                status, curves = Status.STOPPED, {name: values[:stopped] for name, values in curves.items()}
         return Evaluation(
             config,
-            fidelity,
-            ended,
-            **told,
-            wall_seconds=sum(told["epoch_seconds"]),
-            latency=latency if ended is Status.OK else None,
+            self.fidelity,
+            status,
+            **curves,
+            wall_seconds=sum(curves["epoch_seconds"]),
+            latency=self._latency(place) if status is Status.OK else None,
             parameters=parameters,
             flops=flops,
             device=table.metadata.trained_on,
-            error=reason,
+            error=error,
         )
 
-    def _curves(self, row: int, column: int, epochs: int) -> tuple[npt.NDArray[np.float64], int]:
-        """Return what is known up to an epoch, float64 ``(reached, len(CURVES))``, and how it ended."""
-        table = self.table
-        status, valid = table.status[row], table.valid[row, :, :epochs]
-        if column < 0:
-            ended = np.flatnonzero(valid.all(axis=1))
-            if len(ended):
-                return table.curves[row, ended, :epochs].mean(axis=0, dtype=np.float64), _OK
-            column = int(np.argmin(status == MISSING))  # the first that was evaluated
-        reached = int(np.argmin(valid[column])) if not valid[column].all() else epochs
-        curves = table.curves[row, column, :reached].astype(np.float64)
-        # What fails in a later epoch is well until then.
-        return curves, _OK if reached == epochs and status[column] != MISSING else int(status[column])
-
-    def _latency(self, row: int) -> Latency | None:
-        table = self.table
-        position = table.metadata.device_position(self.device)
-        values = table.latencies[row, position].tolist()
-        if not np.isfinite(values).all():
-            return None
-        device = table.metadata.devices[position]
-        measured = dict(zip(LATENCIES, values, strict=True))
-        return replace(
-            Latency(**{**measured, "count": int(values[_COUNT])}, runtime=device.runtime),
+    def _latency(self, place: int) -> Latency:
+        device = self.table.metadata.devices[self.position]
+        measured = dict(zip(LATENCIES, self.latencies[place].tolist(), strict=True))
+        return Latency(
+            **{**measured, "count": int(measured["count"])},
+            runtime=device.runtime,
             device=device.device,
             threads=device.threads,
             batch_size=device.batch_size,
@@ -237,7 +339,7 @@ class TabularEvaluator:
         )
 
 
-def _draws(rows: npt.NDArray[np.int64], seed: int, seeds: int) -> npt.NDArray[np.int64]:
+def _draws(rows: Ints, seed: int, seeds: int) -> Ints:
     """Draw a number below ``seeds`` for each row, by row and seed alone (SplitMix64; Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         key = np.uint64(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))

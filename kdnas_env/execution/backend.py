@@ -76,7 +76,7 @@ def attempt(evaluator: Evaluator, task: Task, on_epoch: EpochCallback) -> Evalua
         if not is_out_of_memory(error):
             return Raised(one_line(error))
         # Which is the student's fault, not that of all.
-        return Evaluation(task.config.canonical(), task.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
+        return Evaluation(task.config, task.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
     return evaluation
 
 

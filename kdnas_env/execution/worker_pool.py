@@ -287,7 +287,7 @@ class WorkerPool:
             self._queue.appendleft(job)
             return
         error = f"given up after {job.attempts} attempts: {'; '.join(dict.fromkeys(job.losses))}"
-        failed = Evaluation(job.task.config.canonical(), job.task.fidelity, Status.FAILED, error=error)
+        failed = Evaluation(job.task.config, job.task.fidelity, Status.FAILED, error=error)
         self._finished.append(Finished(job.ticket, failed))
 
     def _give_up_on_the_hung(self) -> None:

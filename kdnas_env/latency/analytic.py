@@ -52,7 +52,7 @@ class _Shape:
             layers=student.num_hidden_layers,
             hidden=student.hidden_size,
             inner=student.intermediate_size,
-            activation=student.canonical().hidden_act,
+            activation=student.hidden_act,
             embedding=student_embedding_size(student, teacher),
             tables=3,
             mapped=student.family == "albert",

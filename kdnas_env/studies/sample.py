@@ -32,7 +32,7 @@ def stratified_sample(
     """
     teacher = space.teacher
     limit = forward_flops(teacher.as_student(), teacher, batch=1, length=_LENGTH) / least_speedup
-    students = {config.canonical() for config in space if space.is_valid(config)}
+    students = {config for config in space if space.is_valid(config)}
     costs = {config: forward_flops(config, teacher, batch=1, length=_LENGTH) for config in students}
     ranked = sorted((config for config in students if costs[config] <= limit), key=lambda c: (costs[c], c))
     if len(ranked) < count:

@@ -301,10 +301,14 @@ class Table:
 
     @cached_property
     def row_of(self) -> Ints:
-        """Row of every point of the space by its flat index, -1 where there is none, int64 ``(space.size,)``."""
+        """Row of every point of the space by its flat index, -1 where there is none, int64 ``(space.size,)``.
+
+        A student of several names is found by each of them.
+        """
+        first = self.space.first_indices
         rows = np.full(self.space.size, -1, dtype=np.int64)
-        rows[self.index] = np.arange(len(self.index))
-        return rows
+        rows[first[self.index]] = np.arange(len(self.index))
+        return rows[first]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -57,7 +57,7 @@ class EvaluatorConformance:
         records = evaluator.evaluate(order, fidelity)
         clause("batch", len(records) == len(order), f"{len(records)} records for {len(order)} architectures")
         found = [record.config for record in records]
-        clause("batch", found == [config.canonical() for config in order], f"records of {found} for {order}")
+        clause("batch", found == order, f"records of {found} for {order}")
         clause("batch", all(record.fidelity == fidelity for record in records), "a record of another fidelity")
         clause("batch", evaluator.evaluate([], fidelity) == [], "an empty batch has an answer that is not empty")
 

@@ -51,7 +51,7 @@ class Broken:
         if place >= len(self.ends) and self.then_well:
             return PLANTED.evaluate([config], fidelity)[0]
         status, error = self.ends[min(place, len(self.ends) - 1)]
-        return Evaluation(config.canonical(), fidelity, status, error=error)
+        return Evaluation(config, fidelity, status, error=error)
 
 
 def noted(ends: list[tuple[Status, str]], students: Sequence[StudentConfig] = STUDENTS) -> int | None:

@@ -70,6 +70,35 @@ def test_sampled_seeds_depend_on_student_and_seed_alone() -> None:
     assert len(np.unique(columns, axis=0)) == 300
 
 
+@pytest.mark.parametrize("seed", ["mean", "sample", 1])
+@pytest.mark.parametrize("epochs", [0, 3])
+def test_columns_of_flat_indices_are_those_of_the_records(holes: Table, seed: int | str, epochs: int) -> None:
+    evaluator, fidelity = TabularEvaluator(holes, seed=seed, missing="failed"), Fidelity(epochs=epochs, seed=4)
+    index = np.random.default_rng(0).permutation(holes.index)
+    cells = evaluator.look_up(index, fidelity)
+    records = evaluator.evaluate([holes.space.decode(holes.space.from_index(point)) for point in index], fidelity)
+    assert [cells.record(place) for place in range(len(cells))] == records
+    assert cells.ok.tolist() == [record.ok for record in records]
+    assert cells.rewards(KDReward()).tolist() == [KDReward()(record).reward for record in records]
+    assert cells.wall_seconds == pytest.approx([record.wall_seconds for record in records])
+    assert cells.parameters.tolist() == [record.parameters for record in records]
+    assert cells.flops.tolist() == [record.flops for record in records]
+    losses = cells.losses("heldout_unexplained")[cells.ok]
+    assert losses.tolist() == [record.heldout_unexplained[-1] for record in records if record.ok]
+
+
+def test_points_without_a_student_are_invalid() -> None:
+    table = planted_table(max_parameters=60_000_000)
+    cells = TabularEvaluator(table).look_up(np.arange(table.space.size), Fidelity(epochs=1))
+    invalid = np.setdiff1d(np.arange(table.space.size), table.index)
+    assert len(invalid)
+    for place in invalid.tolist():
+        record = cells.record(place)
+        assert record.status is Status.INVALID
+        assert "more than max_parameters" in record.error
+    assert cells.parameters[invalid].tolist() == cells.wall_seconds[invalid].tolist() == [0] * len(invalid)
+
+
 def test_a_listener_hears_every_epoch_and_may_stop() -> None:
     heard: list[EpochReport] = []
 

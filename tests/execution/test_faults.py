@@ -145,7 +145,7 @@ def test_out_of_memory_is_a_record_and_not_tried_again(tmp_path: Path) -> None:
     with ParallelEvaluator.local(Troubled(folder=str(tmp_path), hungry=CONFIGS[2]), 2) as evaluator:
         found = evaluator.evaluate(CONFIGS, FIDELITY)
         assert evaluator.pool.replaced == 0
-    assert (found[2].config, found[2].status) == (CONFIGS[2].canonical(), Status.OUT_OF_MEMORY)
+    assert (found[2].config, found[2].status) == (CONFIGS[2], Status.OUT_OF_MEMORY)
     assert "MemoryError" in found[2].error
     assert begun(tmp_path, CONFIGS[2]) == 1
     others = CONFIGS[:2] + CONFIGS[3:]

@@ -165,7 +165,7 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
         return None
     try:
         found = restore(Lineage, found_again(read_json(path), path.parent))
-        return replace(found, student=found.student.check().canonical())
+        return replace(found, student=found.student.check())
     except ValueError as error:
         raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
 
