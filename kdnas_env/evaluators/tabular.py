@@ -175,19 +175,18 @@ class TabularEvaluator:
                 raise self._absent(config_at(place))
             errors[place] = violation
         if self.seed == "mean":
-            curves, columns = (part[rows] for part in self._means(epochs))
+            means, columns_of = self._means(epochs)
+            curves, columns = means[rows], columns_of[rows]
         else:
             columns = self.columns(rows, fidelity.seed)
             curves = table.curves[rows, columns, :epochs].astype(np.float64)
         reached = table.valid[rows, columns, :epochs].sum(axis=1)
         # What fails in a later epoch is well until then.
         status = np.where(reached == epochs, _OK, table.status[rows, columns])
+        status[rows < 0] = _INVALID
         latencies = table.latencies[rows, self._position].astype(np.float64)
         masked = status == MISSING
         unmeasured = (status == _OK) & ~np.isfinite(latencies).all(axis=1)
-        if errors:
-            places = [*errors]
-            status[places], masked[places], unmeasured[places] = _INVALID, False, False
         if self.missing == "error" and masked.any():
             raise TableError(
                 f"{config_at(int(masked.argmax()))} with seed {self.seed!r} is a masked cell of table "
@@ -210,7 +209,7 @@ class TabularEvaluator:
         """
         if epochs not in self._known_means:
             table = self.table
-            counted = table.valid[:, :, :epochs].all(axis=2)
+            counted = np.asarray(table.valid[:, :, :epochs].all(axis=2))
             none = np.flatnonzero(~counted.any(axis=1))
             counted[none, (table.status[none] == MISSING).argmin(axis=1)] = True
             sums = np.where(counted[..., None, None], table.curves[:, :, :epochs], 0).sum(axis=1, dtype=np.float64)
@@ -256,7 +255,7 @@ class Cells:
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
         """Whether each is a usable student, bool ``(n,)``."""
-        return self.status == _OK
+        return np.asarray(self.status == _OK)
 
     @property
     def parameters(self) -> Ints:
