@@ -1,41 +1,81 @@
 """kdnas: knowledge-distillation neural-architecture search as a Gymnasium environment.
 
-Importing the package registers its environments; nothing heavy is loaded before one is made.
+Importing the package registers its environments. These are the public names; they are loaded when they are first used,
+and what is not among them is private.
+
+| Name                              | What it is                                                               |
+|-----------------------------------|--------------------------------------------------------------------------|
+| `search`, `SearchRun`             | search for a small, fast student of a teacher; what came of it           |
+| `load_run`                        | a finished search, by its folder                                         |
+| `distill`, `DistillRun`           | distil the best students of a search for long; what came of it           |
+| `make_agent`, `agent_names`       | agents, by name                                                          |
+| `load_table`                      | a table of evaluations, by name or file                                  |
+| `SearchSpace`, `StudentConfig`    | which students there are; one of them                                    |
+| `Evaluation`, `Fidelity`          | what was measured of a student; at which effort                          |
+| `KDReward`                        | what an evaluation earns                                                 |
+| `Progress`, `TaskProgress`        | what long work tells; a display of it, for terminals and notebooks       |
+| `KDNASError`, `Interrupted`       | what is wrong and what to do; work was stopped, and how to go on with it |
+| `__version__`                     | the version                                                              |
 """
 
+from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
-    from kdnas_env.searching.registry import agent_names, make_agent
+    from kdnas_env.core.architecture import StudentConfig as StudentConfig
+    from kdnas_env.core.evaluation import Evaluation as Evaluation
+    from kdnas_env.core.evaluation import Fidelity as Fidelity
+    from kdnas_env.core.reward import KDReward as KDReward
+    from kdnas_env.core.space import SearchSpace as SearchSpace
+    from kdnas_env.errors import KDNASError as KDNASError
+    from kdnas_env.pipeline.distill import DistillRun as DistillRun
+    from kdnas_env.pipeline.distill import distill as distill
+    from kdnas_env.pipeline.search import SearchRun as SearchRun
+    from kdnas_env.pipeline.search import search as search
+    from kdnas_env.pipeline.searched import load_run as load_run
+    from kdnas_env.pipeline.work import Interrupted as Interrupted
+    from kdnas_env.searching.registry import agent_names as agent_names
+    from kdnas_env.searching.registry import make_agent as make_agent
+    from kdnas_env.support.progress import Progress as Progress
+    from kdnas_env.support.progress import TaskProgress as TaskProgress
+    from kdnas_env.tables.storage import load_table as load_table
 
-__all__ = ["agent_names", "make_agent"]
+    __version__: str
 
-_TASKS = "kdnas_env.envs.tasks"
-_MINI_KD: dict[str, Any] = {
-    "entry_point": f"{_TASKS}:MiniKDEnv",
-    "vector_entry_point": f"{_TASKS}:make_mini_kd_vector",
+_PUBLIC = {
+    "core.architecture": ("StudentConfig",),
+    "core.evaluation": ("Evaluation", "Fidelity"),
+    "core.reward": ("KDReward",),
+    "core.space": ("SearchSpace",),
+    "errors": ("KDNASError",),
+    "pipeline.distill": ("DistillRun", "distill"),
+    "pipeline.search": ("SearchRun", "search"),
+    "pipeline.searched": ("load_run",),
+    "pipeline.work": ("Interrupted",),
+    "searching.registry": ("agent_names", "make_agent"),
+    "support.progress": ("Progress", "TaskProgress"),
+    "tables.storage": ("load_table",),
 }
-_PLANTED: dict[str, Any] = {
-    "entry_point": f"{_TASKS}:PlantedEnv",
-    "vector_entry_point": f"{_TASKS}:make_planted_vector",
-}
-_TABULAR: dict[str, Any] = {
-    "entry_point": f"{_TASKS}:TabularEnv",
-    "vector_entry_point": f"{_TASKS}:make_tabular_vector",
-}
-_SURROGATE: dict[str, Any] = {
-    "entry_point": f"{_TASKS}:SurrogateEnv",
-    "vector_entry_point": f"{_TASKS}:make_surrogate_vector",
-}
+_MODULES = {name: f"kdnas_env.{module}" for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULES)]
+
+
+def _environment(name: str, module: str, kind: str, **spec: Any) -> None:
+    """Register an environment, and vectors of it."""
+    place = f"kdnas_env.envs.{module}"
+    register(f"kdnas/{name}-v0", f"{place}:{kind}", vector_entry_point=f"{place}:make_vector", **spec)
+
 
 # The latency of a student is measured, so that equal runs of this one differ.
-register(id="kdnas/MiniKD-v0", **_MINI_KD, nondeterministic=True)
-register(id="kdnas/MiniKDAnalytic-v0", **_MINI_KD, kwargs={"latency": "analytic"})
-register(id="kdnas/Planted-v0", **_PLANTED)
-register(id="kdnas/Tabular-v0", **_TABULAR)
-register(id="kdnas/Surrogate-v0", **_SURROGATE)
+_environment("MiniKD", "mini_kd", "MiniKDEnv", nondeterministic=True)
+_environment("MiniKDAnalytic", "mini_kd", "MiniKDEnv", kwargs={"latency": "analytic"})
+_environment("Planted", "planted", "PlantedEnv")
+_environment("Tabular", "tabular", "TabularEnv")
+_environment("Surrogate", "surrogate", "SurrogateEnv")
 
 
 def __dir__() -> list[str]:
@@ -43,8 +83,8 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name == "__version__":
+        return version("kdnas")
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from kdnas_env.searching import registry
-
-    return getattr(registry, name)
+    return getattr(import_module(_MODULES[name]), name)

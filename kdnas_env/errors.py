@@ -5,7 +5,13 @@ Every message names the offending value, what was expected, and what to do.
 
 
 class KDNASError(ValueError):
-    """Base class of all errors caused by the caller's input or environment."""
+    """Base class of all errors caused by the caller's input or environment.
+
+    Attributes:
+        stage: The stage of a run in which it was raised, if in one.
+    """
+
+    stage: str | None = None
 
 
 class CorpusError(KDNASError):

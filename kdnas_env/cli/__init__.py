@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if what was asked for was done and came to nothing (no student, no score
         of the model) or found something wrong, 2 for bad input, 130 after Ctrl-C.
     """
+    from importlib.metadata import version
+
     from rich.markup import escape
 
     from kdnas_env.cli.commands import parse
@@ -24,19 +26,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kdnas_env.pipeline.work import Interrupted
     from kdnas_env.support.child_processes import is_main_process
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        SafeConsole().say(f"kdnas {version('kdnas')}")
+        return 0
     try:
-        command = parse(sys.argv[1:] if arguments is None else list(arguments))
+        command = parse(arguments)
         return command()
     except (KDNASError, ValueError, OSError, KeyboardInterrupt) as error:
-        console = SafeConsole(quiet=not is_main_process(), soft_wrap=True)
+        console = SafeConsole(quiet=not is_main_process())
         for note in getattr(error, "__notes__", ()):
-            console.print(escape(note), style="red")
+            console.say(note)
         if isinstance(error, Interrupted):
-            console.print(f"\nstopped; go on with\n\n    {escape(error.go_on)}\n")
+            console.say(f"\nstopped; go on with\n\n    {error.go_on}\n")
             return 130
         errors = SafeConsole(stderr=True, soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):
-            errors.print("stopped")
+            errors.say("stopped")
             return 130
         errors.print(f"[bold red]error:[/] {escape(str(error))}")
         return 2

@@ -20,15 +20,15 @@ from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed
 from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
-from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
-    "run": (PipelineOptions, "kdnas_env.cli.pipeline:run_pipeline"),
+    "run": (PipelineOptions, "kdnas_env.cli.run:run_all"),
     "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
     "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
     "glue": (GlueOptions, "kdnas_env.cli.glue:run_glue"),

@@ -11,6 +11,7 @@ from typing import Any, get_origin, get_type_hints
 
 import tyro
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
 from kdnas_env.searching.recorded import flag
 
@@ -38,8 +39,16 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
     try:
         yield
     except KDNASError as error:
+        if error.stage is not None:
+            kind = get_type_hints(kind)[error.stage]
         error.args = (typed(str(error), kind, _GROUPS.get(type(error), ()), given),)
         raise
+
+
+def print_notes(console: SafeConsole, notes: Sequence[str], options: Any) -> None:
+    """Print what became of the text of a command, in sentences that name its flags."""
+    for note in notes:
+        console.say(f"corpus: {typed(note, type(options))}", "warning")
 
 
 def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:

@@ -17,17 +17,11 @@ def run_glue(options: GlueOptions) -> int:
     with TaskProgress(console) as progress:
         found = score(options, progress=progress)
     print_scores(console, found)
-    if not options.rows and all(row.name != TEACHER for row in found.rows):
-        console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
-    console.say(f"run folder: {found.path}")
-    console.say(f"picture:    {found.path / PICTURE}")
-    if found.failure is not None:
-        console.say(f"the model has no score: {found.failure}", "bad")
     return 0 if found.failure is None else 1
 
 
 def print_scores(console: SafeConsole, found: Scores) -> None:
-    """Print the table of a comparison."""
+    """Print the table of a comparison, and where its files are."""
     seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
     average = ("average",) if len(found.tasks) > 1 else ()
     # Many tasks have a table of their own: both fit into 80 columns.
@@ -59,6 +53,12 @@ def print_scores(console: SafeConsole, found: Scores) -> None:
     failed = sum(row.failed for row in found.rows)
     if failed:
         console.say(f"{failed} scores are missing; results.json says why", "bad")
+    if not found.options.rows and all(row.name != TEACHER for row in found.rows):
+        console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
+    console.say(f"run folder: {found.path}")
+    console.say(f"picture:    {found.path / PICTURE}")
+    if found.failure is not None:
+        console.say(f"the model has no score: {found.failure}", "bad")
 
 
 def _cell(statistic: Statistic | None, *, deviation: bool) -> str:

@@ -13,13 +13,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.search import mini_kd_settings, search_reward, searched_space
-from kdnas_env.cli.searched import check_as_searched, fingerprints, full_recipe, searched_text
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.text.corpus import load_corpus
+from kdnas_env.distillation.training.recipe import full_recipe
 from kdnas_env.envs.render import save_figure
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.searched import check_as_searched, fingerprints, searched_text
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
@@ -59,9 +59,8 @@ def run_study(options: StudyOptions) -> int:
     console = SafeConsole()
     search = recorded_options(options.run, SearchOptions)
     glue_metric(options.task)
-    sample = stratified_sample(
-        searched_space(search), options.n, np.random.default_rng(options.seed), least_speedup=options.least_speedup
-    )
+    space, rng = search.settings.search_space, np.random.default_rng(options.seed)
+    sample = stratified_sample(space, options.n, rng, least_speedup=options.least_speedup)
     wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)
     study = _study(options, search)
     now = None
@@ -73,7 +72,7 @@ def run_study(options: StudyOptions) -> int:
     again = command("study", options.what, options.run, *options.place_flags("run"))
 
     def conclude() -> None:
-        _conclude(console, options, find(read_judgements(study, wanted), search_reward(search), options.seed))
+        _conclude(console, options, find(read_judgements(study, wanted), search.settings.reward, options.seed))
 
     with working(folder, again) as work:
         if now is not None:
@@ -150,7 +149,7 @@ def _interval(found: Correlation | None) -> str:
 
 def _study(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
     mini = replace(
-        mini_kd_settings(search),
+        search.settings.mini_kd,
         cache_dir=options.cache_dir,
         device=options.device,
         threads=options.threads or torch.get_num_threads(),

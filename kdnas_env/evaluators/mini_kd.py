@@ -104,6 +104,7 @@ class MiniKDEvaluator:
     Args:
         settings: What to distil from, and how.
         progress: Told of the preparations.
+        on_distilled: Called with each student that :meth:`evaluate` distils, before it is let go.
 
     Attributes:
         settings: The same.
@@ -120,8 +121,15 @@ class MiniKDEvaluator:
         KDNASError: If the recipe is malformed.
     """
 
-    def __init__(self, settings: MiniKDSettings, *, progress: Progress = SILENT) -> None:
+    def __init__(
+        self,
+        settings: MiniKDSettings,
+        *,
+        progress: Progress = SILENT,
+        on_distilled: Callable[[Distilled], None] | None = None,
+    ) -> None:
         self.settings = settings
+        self._on_distilled = on_distilled
         self.recipe: Recipe = resolve_recipe(settings.recipe)
         latency = _latency_settings(settings.latency)
         self.threads = settings.threads or torch.get_num_threads()
@@ -187,10 +195,13 @@ class MiniKDEvaluator:
         Raises:
             CacheError, RunError, DependencyError: If no student could be evaluated.
         """
-        return [
-            self.distil(config, fidelity, on_epoch=on_epoch, candidate=index, candidates=len(configs)).evaluation
-            for index, config in enumerate(configs)
-        ]
+        evaluations = []
+        for index, config in enumerate(configs):
+            student = self.distil(config, fidelity, on_epoch=on_epoch, candidate=index, candidates=len(configs))
+            if self._on_distilled is not None:
+                self._on_distilled(student)
+            evaluations.append(student.evaluation)
+        return evaluations
 
     def distil(
         self,

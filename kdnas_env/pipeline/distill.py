@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import tyro
 
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.options import SourceOptions, TrainingOptions, unconfigured, within
+from kdnas_env.pipeline.options import SourceOptions, TrainingOptions, options_of, unconfigured, within
+from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.run_folder import STUDENT
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
+
+README = """# A run of `kdnas distill`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting |
+| `run.json` | state of the run, versions, machine |
+| `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
+| `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
+| `NAME/checkpoints/` | what an interrupted training goes on from |
+
+Go on with an interrupted training by the same command again.
+"""
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]
 
@@ -105,3 +129,84 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     def folder(self) -> Path:
         """Folder of the distillation."""
         return expanded(self.out) if self.out else expanded(self.run) / "distill"
+
+
+@dataclass(frozen=True)
+class DistilledStudent:
+    """A student that was distilled for long.
+
+    Attributes:
+        path: Folder with the student and its curve.
+        config: Its architecture.
+        started_at: Unexplained variance on held-out text before the distillation.
+        unexplained: The same of the student that is kept.
+        seconds: Seconds of the distillation.
+        curve: Learning curve, a point for each evaluation: ``step``, ``epoch``, ``unexplained``, ``seconds``.
+    """
+
+    path: Path
+    config: StudentConfig
+    started_at: float
+    unexplained: float
+    seconds: float
+    curve: Sequence[Mapping[str, float]]
+
+    @classmethod
+    def of(cls, path: Path, result: Mapping[str, Any]) -> DistilledStudent:
+        """Make it of what its ``distilled.json`` says."""
+        numbers = {name: result[name] for name in ("started_at", "unexplained", "seconds", "curve")}
+        return cls(path, StudentConfig.from_dict(result["student"]), **numbers)
+
+    @property
+    def name(self) -> str:
+        """``best``, its family, or itself in words."""
+        return self.path.name
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the model: weights, configuration, tokenizer and a model card."""
+        return self.path / STUDENT
+
+    def model(self) -> PreTrainedModel:
+        """Load it, as an encoder of transformers."""
+        from kdnas_env.distillation.student.folder import load_student
+
+        model: PreTrainedModel = load_student(self.folder)
+        return model
+
+
+@dataclass(frozen=True)
+class DistillRun:
+    """A finished distillation.
+
+    Attributes:
+        path: Its folder.
+        options: What was asked for.
+        students: The students.
+        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
+    """
+
+    path: Path
+    options: DistillOptions
+    students: tuple[DistilledStudent, ...]
+    notes: tuple[str, ...] = ()
+
+
+def distill(
+    run: SearchRun | str | os.PathLike[str] | DistillOptions, *, progress: Progress = SILENT, **settings: Any
+) -> DistillRun:
+    """Distil the best students of a search for long. An interrupted distillation goes on by the same call again.
+
+    Args:
+        run: The search, or its folder; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`DistillOptions` by name, such as ``epochs=5`` or ``corpus={"max_length": 64}``.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    from kdnas_env.pipeline.distilling import distil_chosen
+
+    first = run.path if isinstance(run, SearchRun) else run
+    return distil_chosen(options_of(DistillOptions, settings, run=first), progress)

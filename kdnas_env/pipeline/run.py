@@ -2,181 +2,366 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Any
 
-import tyro
+import torch
 
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
-from kdnas_env.pipeline.export import ExportOptions
-from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TrainingOptions, within
-from kdnas_env.pipeline.score import GlueOptions
-from kdnas_env.pipeline.search import SearchOptions
-from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.support.atomic import expanded
-from kdnas_env.support.shell import flags
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.report import ExportReport
+from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.pipeline.distill import DISTILLED, DistillRun, distill
+from kdnas_env.pipeline.export import export
+from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.score import Scores, score
+from kdnas_env.pipeline.search import SearchRun, check_installed, search
+from kdnas_env.pipeline.searched import choose, read_results
+from kdnas_env.pipeline.stages import STAGES, PipelineOptions, Stage
+from kdnas_env.pipeline.work import noted, working
+from kdnas_env.searching.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
+from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.shell import command
+from kdnas_env.tasks.scores import glue_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
 
-KindT = TypeVar("KindT")
+SUMMARY = "summary.json"
 
-Stage = Literal["search", "distill", "glue", "export"]
+_FINISHED = "finished"
+_NEEDS: dict[Stage, Stage] = {"distill": "search", "glue": "distill", "export": "distill"}
+_README = """# A run of `kdnas run`
 
-STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In the order they are done in; each has a group of flags and a folder of its name."""
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run and of each stage, versions, machine |
+| `search/` | the search: a run of `kdnas search` |
+| `distill/NAME/student/` | the distilled students: a run of `kdnas distill` |
+| `glue/` | their scores beside the teacher: a run of `kdnas glue` |
+| `export/NAME/` | their exports, with a model card each |
+| `summary.json` | students with size, speed-up, scores, share of the teacher's score, and where their files are |
+
+What is missing is yet to come, or was left out (`--stages`). Go on with an interrupted or failed run, or see the
+summary of a finished one again, with
+
+    kdnas run --resume {folder}
+
+What a stage has finished can be used already.
+"""
+
+Result = SearchRun | DistillRun | Scores | ExportReport
+"""What came of a stage, or of the export of one student."""
+
+Report = Callable[[Result], object]
 
 
-def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
-    """Make options of a command those of a stage: what the run sets in them has no flag.
+@dataclass(frozen=True, eq=False)
+class PipelineRun:
+    """A run whose wanted stages are done.
+
+    Attributes:
+        path: Its folder.
+        options: What was asked for.
+        results: What came of the stages that this call did, in order.
+        summary: What came of all stages that are done: what ``summary.json`` says.
+    """
+
+    path: Path
+    options: PipelineOptions
+    results: tuple[Result, ...]
+    summary: dict[str, Any]
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
+        return [
+            {
+                **{name: value for name, value in student.items() if name != "files"},
+                "student": str(StudentConfig.from_dict(student["student"])),
+                **{name: str(self.path / file) for name, file in student["files"].items()},
+            }
+            for student in self.summary["students"]
+        ]
+
+
+def run(
+    teacher: str | PipelineOptions | None = None,
+    *,
+    progress: Progress = SILENT,
+    on_result: Report = lambda result: None,
+    **settings: Any,
+) -> PipelineRun:
+    """Search, distill, score and export in one run folder.
+
+    What is done already is not done again. An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``,
+    within the stage where it stopped.
 
     Args:
-        *names: Those options.
-        **values: More of them, with defaults that stand until the run sets them.
+        teacher: Name or folder of the teacher, ``demo`` by default; or all options.
+        progress: Told what is done.
+        on_result: Called with what came of each stage as it is done.
+        **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}`` or ``resume``.
+
+    Raises:
+        KDNASError: For bad input; its ``stage`` is the one where it was raised. What earlier stages finished is kept.
+        Interrupted: After Ctrl-C or SIGTERM.
     """
-    suppress: Any = tyro.conf.Suppress
+    options = options_of(PipelineOptions, settings, teacher=teacher)
+    threads = options.threads or torch.get_num_threads()
+    options = replace(options, threads=threads)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
+    work_on = _opened(options)
+    results: list[Result] = []
 
-    def mark(kind: type[KindT]) -> type[KindT]:
-        hints = get_type_hints(kind)
-        for name in (*names, *values):
-            kind.__annotations__[name] = suppress[hints[name]]
-        for name, value in values.items():
-            setattr(kind, name, value)
-        kind.SET_BY_RUN = (*names, *values)  # type: ignore[attr-defined]
-        return kind
+    def report(result: Result) -> None:
+        results.append(result)
+        on_result(result)
 
-    return mark
-
-
-_COMPUTE: dict[str, Any] = {"device": None, "threads": None, "cache_dir": None}
-
-
-@dataclass(frozen=True)
-@_set_by_run(teacher="demo", seed=0, **_COMPUTE, out=None, resume=None)
-class SearchStage(SearchOptions):
-    """How the students are searched."""
-
-    STAGE: ClassVar[Stage] = "search"
+    with working(work_on.folder, work_on.command) as work, pinned_threads(threads):
+        work.begin()
+        for stage in (stage for stage in STAGES if stage in options.stages):
+            _do(work_on, stage, progress, report)
+        summary = _summary(work_on)
+        write_json(work_on.path / SUMMARY, summary)
+    return PipelineRun(work_on.path, options, tuple(results), summary)
 
 
 @dataclass(frozen=True)
-@_set_by_run("run", family=("best",), students=(), seed=None, **_COMPUTE, out=None)
-class DistillStage(DistillOptions):
-    """How the best are distilled. On 12,000 samples by default, where kdnas distill takes all."""
+class _Run:
+    """A run that is worked on.
 
-    STAGE: ClassVar[Stage] = "distill"
-
-    run: str = ""
-    corpus: TextOptions = field(default_factory=lambda: TextOptions(max_samples=12_000))
-
-
-@dataclass(frozen=True)
-@_set_by_run(model=None, models=(), teacher=None, seed=0, **_COMPUTE, out=None, resume=None)
-class GlueStage(GlueOptions):
-    """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas glue."""
-
-    STAGE: ClassVar[Stage] = "glue"
-
-    rows: tuple[str, ...] = ("teacher", "student")
-    """teacher, student, closed-forms, embeddings, random. The teacher gives speed-ups and shares of its score; the
-    majority class is always there."""
-    seeds: int = 1
-    """Seeds per score; more tell how far a score is to be trusted."""
-
-
-@dataclass(frozen=True)
-@_set_by_run("model", out=None, push=None, public=False)
-class ExportStage(ExportOptions):
-    """How the distilled students are exported. Push one with kdnas export."""
-
-    STAGE: ClassVar[Stage] = "export"
-
-    model: str = "student"
-
-
-@dataclass(frozen=True)
-class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
-    """Search, distill, score and export in one run folder, which goes on where it stopped.
-
-    Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched, the best distilled on
-    12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher with one seed, and exported to ONNX: about
-    half an hour on two cores.
+    Attributes:
+        folder: Its folder.
+        options: What was asked for.
+        command: The command that goes on with it.
     """
 
-    COMMAND: ClassVar[str] = "run"
-    PATHS: ClassVar[tuple[str, ...]] = (
-        "teacher",
-        "search.corpus.source",
-        "search.space.file",
-        "distill.corpus.source",
-        "glue.data",
-    )
+    folder: RunFolder
+    options: PipelineOptions
+    command: str
 
-    teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
-    family: tuple[Family, ...] = ("best",)
-    """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
-    searched (all); see --search.space.families."""
-    stages: tuple[Stage, ...] = STAGES
-    """What is to be done. What is done already is not done again."""
-    search: SearchStage = field(default_factory=SearchStage)
-    distill: DistillStage = field(default_factory=DistillStage)
-    glue: GlueStage = field(default_factory=GlueStage)
-    export: ExportStage = field(default_factory=ExportStage)
-    resume: str | None = None
-    """Run folder to go on with; all other flags are taken from it. Those of stages not begun may be changed."""
+    @property
+    def path(self) -> Path:
+        return self.folder.path
 
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise KDNASError(f"no stage is named; choose --stages from {' '.join(STAGES)}")
-        if not self.family:
-            raise KDNASError("no family is named; give best, all, or families, such as --family bert albert")
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all stages that train have in common."""
+        return {name: getattr(self.options, name) for name in ("seed", "device", "threads", "cache_dir")}
 
-    def ineffective(self) -> dict[str, str]:
-        """Return the options that have no effect beside others, and why."""
-        why = {"out": IN_PLACE} if self.resume is not None else {}
-        for stage in STAGES:
-            told = within(stage, getattr(self, stage).ineffective())
-            why |= {name: reason.replace("--", f"--{stage}.") for name, reason in told.items()}
-        return why
+    def states(self) -> dict[str, str]:
+        """Return the state of every stage that was begun."""
+        states: dict[str, str] = self.folder.read_run().get("stages", {})
+        return states
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""
-        stages = {
-            name: {
-                key: value
-                for key, value in asdict(stage).items()
-                if key not in (*stage.SET_BY_RUN, *getattr(stage, "PLACES", ()))
-            }
-            for name, stage in ((name, getattr(self, name)) for name in STAGES)
-        }
-        return super().to_dict() | stages
+    def record(self, state: str, stage: Stage, stage_state: str | None = None) -> None:
+        """Write down the state of the run, and that of a stage."""
+        self.folder.record(state, stages={**self.states(), stage: stage_state or state})
 
-    def place_flags(self, *said: str) -> list[str]:
-        """Return the flags that whoever goes on has to give again, those of stages included."""
-        nested = [
-            f"{name}.{place}"
-            for name in STAGES
-            for place in getattr(getattr(self, name), "PLACES", ())
-            if place not in getattr(self, name).SET_BY_RUN
-        ]
-        return [*super().place_flags(*said), *flags(self, nested)]
+    def at(self, stage: Stage) -> Path:
+        """Return the folder of a stage."""
+        return self.path / stage
 
-    def check_unchanged(self, recorded: Self) -> None:
-        """Refuse options that differ from those a run was made with, but for stages that have not begun.
+    def students(self) -> dict[str, Path]:
+        """Return the folders of the distilled students, by name."""
+        chosen = choose(self.at("search"), self.options.family)
+        return {student.name: self.at("distill") / student.name / STUDENT for student in chosen}
 
-        Raises:
-            RunError: Naming every difference.
-        """
-        assert self.resume is not None
-        free: list[str] = ["stages", *(stage for stage in STAGES if not stage_folder(self.resume, stage).exists())]
-        if "distill" in free:
-            free.append("family")
-        super(PipelineOptions, replace(self, **{name: getattr(recorded, name) for name in free})).check_unchanged(
-            recorded
+    def placed(self, stage: Stage) -> dict[str, Any]:
+        """Return where a stage goes on, or begins."""
+        folder = self.at(stage)
+        if (folder / CONFIG).exists():
+            return {"resume": str(folder)}
+        # Killed before it wrote down what it does.
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"out": str(folder)}
+
+
+def _opened(options: PipelineOptions) -> _Run:
+    """Return the run, new or to go on with. What is cheap to check is checked before anything is made.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    for task in options.glue.tasks:
+        task_spec(task)
+    if options.resume is None:
+        _check_needs(options.stages, {})
+        _check_installed(options)
+        _check_families(options)
+        name = Path(options.teacher).name or "teacher"
+        path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
+        return _Run(RunFolder.create(path, options, _README), options, _command(options, path))
+    recorded = recorded_options(options.resume, PipelineOptions)
+    folder = RunFolder.reopen(options.resume)
+    command = _command(options, folder.path, () if options.stages == recorded.stages else options.stages)
+    reopened = _Run(folder, options, command)
+    try:
+        _check_needs(options.stages, reopened.states())
+        # Settings of stages that have not begun may be new.
+        folder.write_options(replace(options, stages=recorded.stages))
+    except BaseException:
+        folder.release()
+        raise
+    return reopened
+
+
+def _check_needs(stages: Sequence[Stage], states: Mapping[str, str]) -> None:
+    for stage, needed in _NEEDS.items():
+        if stage in stages and needed not in stages and states.get(needed) != _FINISHED:
+            raise KDNASError(
+                f"the stage {stage} needs {needed}, which is not done; add it to --stages, or --resume a run with it"
+            )
+
+
+def _check_installed(options: PipelineOptions) -> None:
+    """Check now what a stage would fail without, hours later perhaps."""
+    if "search" in options.stages:
+        check_installed(replace(options.search, teacher=options.teacher))
+    if "glue" in options.stages:
+        glue_metric(EMBEDDED_TASK)
+    if "export" in options.stages and options.export.to == "onnx":
+        require_onnx("the stage export")
+
+
+def _check_families(options: PipelineOptions) -> None:
+    wanted = [family for family in options.family if family not in ("best", "all")]
+    if not wanted:
+        return
+    space = replace(options.search, teacher=options.teacher).settings.search_space
+    families = space.choices.get("family", (space.teacher.as_student().family,))
+    missing = [family for family in wanted if family not in families]
+    if missing:
+        raise KDNASError(
+            f"family {missing[0]} is to be distilled, but {list(families)} are searched; add it to "
+            "--search.space.families, or leave it out of --family"
         )
 
 
-def stage_folder(run: str | Path, stage: Stage) -> Path:
-    """Return where a stage of a run lies."""
-    return expanded(run) / stage
+def _command(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
+    chosen = ["--stages", *stages] if stages else []
+    return command("run", "--resume", path, *chosen, *options.place_flags("out", "resume"))
+
+
+def _do(run: _Run, stage: Stage, progress: Progress, report: Report) -> None:
+    """Do a stage, unless it is done, and report what came of it."""
+    if run.states().get(stage) == _FINISHED:
+        progress.say(f"{stage}: done before")
+        return
+    progress.say(f"\n{stage} ({STAGES.index(stage) + 1} of {len(STAGES)})")
+    run.record("running", stage)
+    try:
+        _STAGES[stage](run, progress, report)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        with noted(error):
+            run.record("interrupted" if interrupted else "failed", stage)
+        if isinstance(error, KDNASError):
+            error.stage = stage
+        if not interrupted:
+            error.add_note(_how_to_go_on(run, stage))
+        raise
+    run.record("running", stage, _FINISHED)
+
+
+def _how_to_go_on(run: _Run, stage: Stage) -> str:
+    """Say how to go on after a failure: again, with other flags where nothing has begun, or without the stage."""
+    changes = "" if run.at(stage).exists() else f" (its flags, --{stage}..., may be changed)"
+    note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    {run.command}\n"
+    states = run.states()
+    others = [
+        other for other in STAGES if other in run.options.stages and other != stage and states.get(other) != _FINISHED
+    ]
+    if others and stage not in _NEEDS.values():
+        note += f"\nor without it, with\n\n    {_command(run.options, run.path, others)}\n"
+    return note
+
+
+def _search(run: _Run, progress: Progress, report: Report) -> None:
+    options = replace(run.options.search, teacher=run.options.teacher, **run.shared, **run.placed("search"))
+    if not options.in_this_process:
+        options = replace(options, threads=None)  # the cores are shared out among the workers
+    report(search(options, progress=progress))
+
+
+def _distill(run: _Run, progress: Progress, report: Report) -> None:
+    run.placed("distill")
+    options = replace(
+        run.options.distill,
+        run=str(run.at("search")),
+        family=run.options.family,
+        out=str(run.at("distill")),
+        **run.shared,
+    )
+    report(distill(options, progress=progress))
+
+
+def _glue(run: _Run, progress: Progress, report: Report) -> None:
+    first, *others = map(str, run.students().values())
+    options = replace(run.options.glue, model=first, models=tuple(others), **run.shared, **run.placed("glue"))
+    report(score(options, progress=progress))
+
+
+def _export(run: _Run, progress: Progress, report: Report) -> None:
+    for unfinished in run.at("export").glob(".*"):
+        shutil.rmtree(unfinished)
+    for name, student in run.students().items():
+        out = run.at("export") / name
+        if not (out / EXPORT).exists():
+            out.parent.mkdir(exist_ok=True)
+            options = replace(run.options.export, model=str(student), out=str(out))
+            report(export(options, progress=progress))
+
+
+_STAGES: dict[Stage, Callable[[_Run, Progress, Report], None]] = {
+    "search": _search,
+    "distill": _distill,
+    "glue": _glue,
+    "export": _export,
+}
+
+
+def _summary(run: _Run) -> dict[str, Any]:
+    """Return what came of the stages that are done."""
+    states = run.states()
+    done = [stage for stage in STAGES if states.get(stage) == _FINISHED]
+    scores = read_json(run.at("glue") / RESULTS) if "glue" in done else None
+    rows = {} if scores is None else {row["name"]: row for row in scores["rows"]}
+    searched = [row for row in read_results(run.at("search"))["students"] if row["status"] == "ok"]
+    students = []
+    for place, chosen in enumerate(choose(run.at("search"), run.options.family), start=1):
+        found = next(row for row in searched if row["student"] == chosen.config.to_dict())
+        row = rows.get("student" if place == 1 else f"student-{place}", {})
+        average = row.get("average") or {}
+        folder, files, unexplained = run.at("distill") / chosen.name, {}, None
+        if "distill" in done:
+            unexplained = read_json(folder / DISTILLED)["unexplained"]
+            files["student"] = str((folder / STUDENT).relative_to(run.path))
+        if "export" in done:
+            files["export"] = str((run.at("export") / chosen.name).relative_to(run.path))
+        students.append(
+            {
+                "name": chosen.name,
+                "student": chosen.config.to_dict(),
+                "parameters": found["parameters"],
+                "speedup": row.get("speedup") or found["speedup"],
+                "reward": found["reward"],
+                "unexplained": unexplained,
+                "score": average.get("mean"),
+                "kept": average.get("kept"),
+                "files": files,
+            }
+        )
+    return {
+        "teacher": run.options.teacher,
+        "stages": done,
+        "tasks": [] if scores is None else [task["name"] for task in scores["tasks"]],
+        "students": students,
+    }

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from kdnas_env.errors import KDNASError
+import gymnasium as gym
+
+from kdnas_env.core.evaluation import EpochReport, Evaluation
+from kdnas_env.core.reward import KDReward
+from kdnas_env.distillation.text.demo import check_demo, teacher_title
+from kdnas_env.envs.book import Book, Record, best_of
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.mini_kd import SearchSettings, assemble
+from kdnas_env.envs.render import draw_search, pareto_records, save_figure
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
@@ -15,9 +31,45 @@ from kdnas_env.pipeline.options import (
     SeedOption,
     SpaceOptions,
     TrainingOptions,
+    options_of,
     within,
 )
+from kdnas_env.pipeline.work import Work, working
+from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.registry import make_agent
+from kdnas_env.searching.run_folder import JOURNAL, PICTURE, RESULTS, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.searching.stopping import StoppingRule
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.libraries import require
+from kdnas_env.support.progress import SILENT, Progress, Tone
+from kdnas_env.support.settings import parse_settings
+from kdnas_env.support.shell import command
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from transformers import PreTrainedModel
+
+    from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
+
+_README = """# A run of `kdnas search`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
+| `evaluations.sqlite` | every evaluation, written as it ended |
+| `journal.jsonl` | of an asynchronous search: what was proposed and told, in order |
+| `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
+| `search.png` | the search in a picture |
+| `student/` | the best student: weights, configuration, tokenizer and a model card |
+
+Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
+again, with
+
+    kdnas search --resume {folder}
+"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +137,21 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         """Whether the process of the search evaluates the students itself."""
         return self.workers == 1 and self.ray is None and not self.asynchronous
 
+    @property
+    def settings(self) -> SearchSettings:
+        """What the search is put together from."""
+        corpus = {name: value for name, value in asdict(self.corpus).items() if value not in (None, ())}
+        given = {
+            "corpus": corpus,
+            "space": self.space.file,
+            "families": self.space.families or None,
+            "max_parameters": self.space.max_parameters,
+            "latency": asdict(self.latency),
+            **asdict(self.reward),
+        }
+        names = {field.name for field in fields(self)} & {field.name for field in fields(SearchSettings)}
+        return SearchSettings(**{name: getattr(self, name) for name in names} | given)
+
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = {**within("corpus", self.corpus.ineffective()), **within("space", self.space.ineffective())}
@@ -99,3 +166,357 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why
+
+
+@dataclass(frozen=True, eq=False)
+class SearchRun:
+    """A finished search.
+
+    Attributes:
+        path: Its run folder.
+        options: What was asked for.
+        records: Every answer of the environment, in order.
+        rounds: The agent's rounds: ``round``, ``exploration``, and which answers were drawn at ``random``.
+        teacher_parameters: Parameters of the teacher's encoder.
+        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
+    """
+
+    path: Path
+    options: SearchOptions
+    records: Book
+    rounds: Sequence[Mapping[str, Any]]
+    teacher_parameters: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reward(self) -> KDReward:
+        """The reward of the search."""
+        return self.options.settings.reward
+
+    @property
+    def best(self) -> Record | None:
+        """The best student, or None if none could be distilled."""
+        return self.records.best
+
+    @property
+    def front(self) -> list[Record]:
+        """The students that no other beats in both loss and latency, fastest first."""
+        return pareto_records(self.records)
+
+    @property
+    def ranked(self) -> list[Record]:
+        """The students, best reward first."""
+        usable = [record for record in self.records if record.usable and not record.duplicate]
+        return sorted(usable, key=lambda record: -record.reward.reward)
+
+    @property
+    def drawn(self) -> list[Record]:
+        """The answers that the agent drew at random."""
+        flags = [flag for round_ in self.rounds for flag in round_["random"]]
+        return [record for record, random in zip(self.records, flags, strict=False) if random]
+
+    @property
+    def teacher_latency_ms(self) -> float | None:
+        """Median of the teacher's latency over the probes of all students."""
+        timed = [record.evaluation.latency for record in self.records if record.evaluation.latency is not None]
+        return median(latency.teacher_median_ms for latency in timed) if timed else None
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a flat row for each answer, such as ``pandas.DataFrame`` takes them."""
+        rows = []
+        for record in self.records:
+            plain = {name: value for name, value in _plain(record).items() if not isinstance(value, list)}
+            config = plain.pop("student")
+            rows.append({"student": str(record.evaluation.config), **config, **plain, "duplicate": record.duplicate})
+        return rows
+
+    def plot(self) -> Figure:
+        """Draw the search: loss against latency with the front, and the best reward so far."""
+        random_best = best_of(self.drawn)
+        return draw_search(
+            self.records,
+            budget=self.options.budget,
+            round_size=self.records.round_size,
+            reference=None if random_best is None else random_best.reward.reward,
+            reference_label=f"best of {len(self.drawn)} random students",
+            loss=self.reward.loss,
+            title=f"Students of {teacher_title(self.options.teacher)}",
+        )
+
+    def student(self) -> PreTrainedModel:
+        """Load the best student, as an encoder of transformers.
+
+        Raises:
+            RunError: If there is none.
+        """
+        from kdnas_env.distillation.student.folder import load_student
+
+        if self.best is None:
+            raise RunError(f"the search in {str(self.path)!r} found no student; its results.json says why")
+        model: PreTrainedModel = load_student(self.path / STUDENT)
+        return model
+
+    def write(self) -> None:
+        """Write ``results.json`` and the picture.
+
+        Raises:
+            RunError: If they cannot be written.
+        """
+        random_best = best_of(self.drawn)
+        results = {
+            "budget": self.options.budget,
+            "evaluations": self.records.evaluations,
+            "best": None if self.best is None else _plain(self.best),
+            "random_best": None if random_best is None else {**_plain(random_best), "of": len(self.drawn)},
+            "teacher": {
+                "name": teacher_title(self.options.teacher),
+                "parameters": self.teacher_parameters,
+                "latency_ms": self.teacher_latency_ms,
+            },
+            "rounds": list(self.rounds),
+            "students": [_plain(record) for record in self.records],
+        }
+        write_json(self.path / RESULTS, results)
+        save_figure(self.plot(), self.path / PICTURE)
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    evaluation, latency = record.evaluation, record.evaluation.latency
+    return {
+        "student": evaluation.config.to_dict(),
+        "status": str(evaluation.status),
+        "error": evaluation.error,
+        "round": record.round,
+        **record.reward.to_dict(),
+        "heldout_unexplained": list(evaluation.heldout_unexplained),
+        "train_loss": list(evaluation.train_loss),
+        "latency_ms": None if latency is None else latency.median_ms,
+        "teacher_latency_ms": None if latency is None else latency.teacher_median_ms,
+        "parameters": evaluation.parameters,
+        "seconds": evaluation.wall_seconds,
+    }
+
+
+def search(teacher: str | SearchOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> SearchRun:
+    """Search for a small, fast student of a teacher, and keep the best in a run folder.
+
+    A search that was interrupted (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``: the same seed makes the same
+    proposals, and the store answers what was evaluated before.
+
+    Args:
+        teacher: Name or folder of the teacher, ``demo`` by default; or all options.
+        progress: Told what is done.
+        **settings: Options of :class:`SearchOptions` by name, such as ``budget=16``, ``corpus={"source": "texts.txt"}``
+            or ``resume="runs/..."``; groups are mappings, and so may be ``agent_settings``.
+
+    Raises:
+        KDNASError: For bad input.
+        Interrupted: After Ctrl-C or SIGTERM.
+    """
+    agent_settings = settings.get("agent_settings")
+    if isinstance(agent_settings, Mapping):
+        settings["agent_settings"] = [f"{name}={json.dumps(value)}" for name, value in agent_settings.items()]
+    options = options_of(SearchOptions, settings, teacher=teacher)
+    options = replace(options, threads=options.settings.threads_each)
+    # What is cheap to check is checked before a folder is made.
+    check_workers(options)
+    check_installed(options)
+    rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
+    parts = options.settings
+    size, _ = parts.search_space.size, parts.mini_kd
+    agent = make_agent(options.agent, **parse_settings(options.agent_settings))
+    folder = _open_folder(options)
+    with working(folder, command("search", "--resume", folder.path, *options.place_flags("out", "resume"))) as work:
+        progress.say(
+            f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {size:,} possible "
+            f"students, {options.budget} to try; run folder {folder.path}"
+        )
+        return _search(folder, work, options, agent, rule, progress)
+
+
+def check_workers(options: SearchOptions) -> None:
+    """Refuse workers that would never have anything to do.
+
+    Raises:
+        KDNASError: If there are more than students in a round.
+    """
+    if not options.asynchronous and options.workers > options.round_size:
+        raise KDNASError(
+            f"workers is {options.workers}, but a round has {options.round_size} students; raise --round-size, or "
+            "search with --asynchronous, which has no rounds"
+        )
+
+
+def check_installed(options: SearchOptions) -> None:
+    """Check that what a search needs beyond the base is installed; its agent and early stopping say so when made.
+
+    Raises:
+        DependencyError: If it is not.
+    """
+    check_demo(options.teacher, options.corpus.source)
+    if options.ray is not None:
+        require("--ray", "ray", "ray")
+    if options.latency.runtime == "onnxruntime":
+        from kdnas_env.latency.onnx_runtime import require_onnx
+
+        require_onnx("--latency.runtime onnxruntime")
+
+
+def _open_folder(options: SearchOptions) -> RunFolder:
+    if options.resume is not None:
+        return RunFolder.reopen(options.resume)
+    name = Path(options.teacher).name or "teacher"
+    return RunFolder.create(options.out or new_run_path(name, options.agent, options.seed), options, _README)
+
+
+def _search(
+    folder: RunFolder, work: Work, options: SearchOptions, agent: Any, rule: StoppingRule | None, progress: Progress
+) -> SearchRun:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+    settings = replace(options.settings, store=folder.path / STORE)
+    kept = _Best(settings.reward)
+    mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
+    teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
+    work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
+    with ExitStack() as stack:
+        evaluator, pool = assemble(settings, mini_kd, in_workers=not options.in_this_process)
+        assert isinstance(evaluator, StoredEvaluator)
+        stack.callback(evaluator.close)
+        if pool is None:
+            progress.begin("preparing embeddings")
+            mini_kd.warm_up()
+        env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
+        watch = _Watch(progress, options.budget)
+        if pool is not None and options.asynchronous:
+            search_asynchronously(
+                agent,
+                env,
+                evaluator,
+                pool,
+                seed=options.seed,
+                journal=stack.enter_context(Journal(folder.path / JOURNAL)),
+                on_epoch=watch.epoch,
+                on_answer=lambda env: watch.answered(env.history),
+            )
+            rounds = agent.result().rounds
+        else:
+            env.on_epoch = watch.epoch
+            rounds = agent.search(_Watched(env, watch), seed=options.seed).rounds
+    run = SearchRun(
+        path=folder.path,
+        options=options,
+        records=env.history,
+        rounds=[
+            {"round": record.index, "exploration": record.exploration, "random": [bool(flag) for flag in record.random]}
+            for record in rounds
+        ],
+        teacher_parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
+        notes=corpus.report.notes(teacher.tokenizer.model_max_length),
+    )
+    run.write()
+    _keep_best(run, kept, mini_kd, progress)
+    progress.end()
+    return run
+
+
+class _Best:
+    """Keeps the best student that this process distilled, so that it need not be distilled again in the end."""
+
+    def __init__(self, reward: KDReward) -> None:
+        self._reward = reward
+        self._earned = -math.inf
+        self._student: Distilled | None = None
+
+    def offer(self, student: Distilled) -> None:
+        """Keep a student if it is better than the one that is kept."""
+        earned = self._reward(student.evaluation).reward
+        if student.model is not None and earned > self._earned:
+            self._earned, self._student = earned, student
+
+    def of(self, evaluation: Evaluation) -> Distilled | None:
+        """Return the student of an evaluation, if it is the one that is kept."""
+        kept = self._student
+        same = kept is not None and kept.evaluation == evaluation
+        return kept if same else None
+
+
+class _Watch:
+    """Tells every epoch and every student to the progress of a search."""
+
+    def __init__(self, progress: Progress, budget: int) -> None:
+        self._progress, self._budget = progress, budget
+        self._best: Record | None = None
+        progress.begin("searching")
+        progress.say(f"{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student")
+
+    def epoch(self, report: EpochReport) -> None:
+        loss = f"loss {report.heldout_unexplained:.4f}"
+        self._progress.note(f"{report.config}  epoch {report.epoch}/{report.epochs}  {loss}")
+
+    def answered(self, records: Book) -> None:
+        record = records.last
+        assert record is not None
+        evaluation, reward = record.evaluation, record.reward
+        numbers, mark = f"{evaluation.status!s:>26} {reward.reward:8.4f}", ""
+        tone: Tone = "bad"
+        if record.usable:
+            size = f"{evaluation.parameters / 1e6:7.2f}M"
+            numbers = f"{reward.loss:7.4f} {reward.speedup:8.2f}x {size} {reward.reward:8.4f}"
+            tone, mark = ("good", " *") if records.best is not self._best else ("plain", "")
+        self._best = records.best
+        reason = f" ({evaluation.error})" if evaluation.error else ""
+        self._progress.say(f"{records.evaluations:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
+        self._progress.note("")
+        self._progress.advance(records.evaluations, self._budget)
+
+
+class _Watched(gym.Wrapper[Any, Any, Any, Any]):
+    """Tells a watch of every student as it is answered."""
+
+    def __init__(self, env: KDNASEnv, watch: _Watch) -> None:
+        super().__init__(env)
+        self._watch = watch
+
+    def step(self, action: Any) -> Any:
+        """Step, and tell the student."""
+        answer = self.env.step(action)
+        self._watch.answered(self.unwrapped.history)  # type: ignore[attr-defined]
+        return answer
+
+
+def _keep_best(run: SearchRun, kept: _Best, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
+    """Save the best student; it is distilled once more where another process or an earlier one has distilled it."""
+    from kdnas_env.distillation.student.folder import save_student
+    from kdnas_env.exporting.cards.student import model_card
+
+    best = run.best
+    if best is None or (run.path / STUDENT).exists():
+        return
+    student = kept.of(best.evaluation)
+    if student is None:
+        progress.begin(f"distilling the best student once more: {best.evaluation.config}")
+        student = mini_kd.distil(
+            best.evaluation.config,
+            best.evaluation.fidelity,
+            on_epoch=lambda report: progress.advance(report.epoch, report.epochs),
+        )
+    if student.model is None:
+        raise RunError(f"the best student could not be distilled again: {student.evaluation.error}")
+    card = model_card(
+        best,
+        mini_kd,
+        student.projection,
+        agent=run.options.agent,
+        recipe=run.options.recipe,
+        reward=run.reward,
+        evaluations=run.records.evaluations,
+    )
+    save_student(
+        run.path / STUDENT,
+        student.model,
+        mini_kd.workload.teacher.tokenizer,
+        card,
+        mini_kd.lineage(student.evaluation),
+        student.projection,
+    )

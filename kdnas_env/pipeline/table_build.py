@@ -193,7 +193,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
         Interrupted: After Ctrl-C or SIGTERM.
     """
     from kdnas_env.distillation.teacher.loading import load_teacher_architecture
-    from kdnas_env.envs.tasks import resolve_space
+    from kdnas_env.envs.making import resolve_space
     from kdnas_env.evaluators.mini_kd import MiniKDSettings
 
     options = options_of(TableBuildOptions, settings, name=name)

@@ -125,17 +125,18 @@ class TaskProgress:
         self._name, self._note = "", ""
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bars.stop()
+        if self._bars.live.is_started:
+            self._bars.stop()
 
     def begin(self, name: str) -> None:
         """Show that work begins, in the place of the work before it."""
         self.end()
+        self._bars.start()  # not before: what is refused before any work prints nothing
         self._name, self._note = name, ""
         self._pace.begin(name)
         self._bar = self._bars.add_task(escape(name), total=None)

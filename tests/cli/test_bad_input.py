@@ -11,8 +11,8 @@ import pytest
 from complaints import complaint
 
 from kdnas_env.cli import main
-from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.recorded import RecordedOptions
 
 Flags = Callable[..., list[str]]

@@ -21,14 +21,6 @@ from rich.table import Table
 import kdnas_env.cli
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.progress import SearchProgress
-from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
-from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.answers import Answers
-from kdnas_env.envs.book import Book
-from kdnas_env.envs.budget import Budget
-from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tables.storage import write_table
 
@@ -67,18 +59,13 @@ def print_stage(console: SafeConsole) -> None:
         progress.begin(HOSTILE)
 
 
-def print_failed_record(console: SafeConsole) -> None:
-    space = SearchSpace.from_teacher(PLANTED_TEACHER)
-    answers = Answers(space, KDReward(), Fidelity(), Budget(1).cost, epochs=1)
-    answers.learn({0: (0,) * 5}, lambda students: [Evaluation(students[0], Fidelity(), Status.FAILED, error=HOSTILE)])
-    history = Book(Budget(1), round_size=1, duplicates="charge", failure=-1.0, steps=1)
-    history.add(answers.rows[0], answers)
-    with SearchProgress(console, 1) as progress:
-        progress.begin_search()
-        progress.record(history)
+def print_result(console: SafeConsole) -> None:
+    with TaskProgress(console) as progress:
+        progress.begin("searching")
+        progress.say(HOSTILE, "bad")
 
 
-@pytest.mark.parametrize("show", [print_text, print_table, print_stage, print_failed_record])
+@pytest.mark.parametrize("show", [print_text, print_table, print_stage, print_result])
 def test_texts_are_shown_and_not_obeyed(console: SafeConsole, show: Callable[[SafeConsole], None]) -> None:
     show(console)
     said = printed(console)

@@ -11,9 +11,9 @@ from complaints import complaint
 from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError
-from kdnas_env.pipeline.run import GlueStage, PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.stages import GlueStage, PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 
 SEARCH, DISTILL, GLUE, STUDY = ["search"], ["distill", "runs/x"], ["glue", "runs/x"], ["study", "proxy", "runs/x"]

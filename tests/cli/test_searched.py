@@ -13,11 +13,11 @@ import small_tasks
 from safetensors.torch import load_file, save_file
 
 from kdnas_env.cli import main
-from kdnas_env.cli.search import mini_kd_settings
-from kdnas_env.cli.searched import corpus_options, full_recipe
+from kdnas_env.distillation.training.recipe import full_recipe
 from kdnas_env.pipeline.distill import DistillOptions, TextOptions
 from kdnas_env.pipeline.options import CorpusOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.searched import corpus_options
 
 SPACE = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [32, 64]}
 
@@ -33,7 +33,7 @@ def test_the_learning_rate_grows_with_batches_up_to_a_size(recipe: str) -> None:
 
 def test_how_text_is_laid_out_goes_from_the_search_to_the_distillation() -> None:
     search = SearchOptions(corpus=CorpusOptions("c.csv", separator=";", header=False))
-    corpus = mini_kd_settings(search).corpus
+    corpus = search.settings.mini_kd.corpus
     assert isinstance(corpus, dict)
     assert corpus["separator"] == ";"
     text = corpus_options(DistillOptions(run="run"), search)
@@ -43,7 +43,7 @@ def test_how_text_is_laid_out_goes_from_the_search_to_the_distillation() -> None
 
 
 def test_what_a_search_reads_is_recorded_as_before_where_nothing_is_said_of_its_layout() -> None:
-    corpus = mini_kd_settings(SearchOptions()).corpus
+    corpus = SearchOptions().settings.mini_kd.corpus
     assert corpus == {
         "source": "demo",
         "split": "train",

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
-from kdnas_env.pipeline.run import PipelineOptions, SearchStage
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.stages import PipelineOptions, SearchStage
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.support.shell import command, flags, python_command
 
@@ -62,3 +63,8 @@ def test_the_commands_of_a_run_in_an_odd_folder(
     assert shlex.split(line) == ["kdnas", "search", "--resume", str(folder)]
     assert main(flags(out=folder)) == 2
     assert f"--resume {shlex.quote(str(folder))}" in capsys.readouterr().err
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"kdnas {kdnas_env.__version__}\n"

@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import data_equivalence
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.envs.tasks import resolve_space
+from kdnas_env.envs.making import resolve_space
 from kdnas_env.errors import SpaceError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 

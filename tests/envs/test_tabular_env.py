@@ -10,7 +10,7 @@ import pytest
 from small_tables import planted_table
 
 import kdnas_env
-from kdnas_env.envs.tasks import TabularEnv
+from kdnas_env.envs.tabular import TabularEnv
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.tables.storage import write_table

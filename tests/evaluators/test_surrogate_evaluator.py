@@ -16,7 +16,7 @@ import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluator, Fidelity, Status
 from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
-from kdnas_env.envs.tasks import SurrogateEnv
+from kdnas_env.envs.surrogate import SurrogateEnv
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator, surrogate_space

@@ -16,15 +16,15 @@ from test_fuzz_plain import PROBE, RECORD, STUDENT
 
 from kdnas_env.bench.race import RACE
 from kdnas_env.bench.race import _opened as opened_race
-from kdnas_env.cli.searched import choose
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
 from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.pipeline.distill import DistillOptions
-from kdnas_env.pipeline.run import PipelineOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.searched import choose
+from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.searching.journal import Journal

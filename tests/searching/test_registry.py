@@ -252,8 +252,3 @@ def test_listing_the_agents_loads_none_of_them() -> None:
     code = "import sys, kdnas_env; kdnas_env.agent_names(); print({'kdnas_env.agents', 'torch'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
-
-
-def test_public_names_are_listed() -> None:
-    assert set(kdnas_env.__all__) <= set(dir(kdnas_env))
-    assert all(getattr(kdnas_env, name) is not None for name in kdnas_env.__all__)

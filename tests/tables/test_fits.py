@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.envs.tasks import SurrogateEnv
+from kdnas_env.envs.surrogate import SurrogateEnv
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.surrogates import fits

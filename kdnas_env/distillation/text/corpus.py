@@ -21,6 +21,10 @@ _CHUNK = 1024
 """Rows read and tokenised at a time."""
 
 
+_MUCH_UNKNOWN = 0.01
+_FEW_HELD_OUT = 20
+
+
 @dataclass(frozen=True)
 class CorpusReport:
     """How a corpus came to be, as plain data.
@@ -76,6 +80,32 @@ class CorpusReport:
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return asdict(self)
+
+    def notes(self, longest: int) -> tuple[str, ...]:
+        """Return what was left out, cut, and not known, in sentences that name arguments of :func:`load_corpus`.
+
+        Args:
+            longest: Longest sample that the tokenizer is for, in tokens.
+        """
+        dropped = {
+            "empty": self.dropped_empty,
+            "duplicate": self.dropped_duplicate,
+            "not text": self.dropped_non_string,
+        }
+        notes = []
+        if any(dropped.values()):
+            reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
+            notes.append(f"{sum(dropped.values())} of {self.rows} rows were left out: {reasons}")
+        if self.truncated:
+            remedy = "raise max_length" if self.max_length < longest else "the teacher takes no more"
+            notes.append(f"{self.truncated} of {self.kept} texts were cut to {self.max_length} tokens; {remedy}")
+        if self.unknown_fraction >= _MUCH_UNKNOWN:
+            share = f"{self.unknown_fraction:.0%}"
+            notes.append(f"{share} of the tokens stand for text that the teacher's tokenizer does not know")
+        if self.heldout_samples < _FEW_HELD_OUT:
+            held_out = self.heldout_samples
+            notes.append(f"only {held_out} texts are held out, too few to rely on the loss; give more text")
+        return tuple(notes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from kdnas_env.errors import KDNASError
@@ -19,6 +19,7 @@ LAYERS = ("random", "teacher")
 _REFERENCE_WIDTH = 192
 _REFERENCE_DISTANCE = 0.3
 _LARGEST_DISTANCE_FACTOR = 2.0
+_LARGEST_SCALED_BATCH = 32
 
 
 _CHOICES = {
@@ -166,3 +167,32 @@ def resolve_recipe(recipe: str | Mapping[str, Any] | Recipe) -> Recipe:
     if unknown:
         raise KDNASError(f"unknown recipe field(s) {unknown}; known fields are {sorted(known)}")
     return Recipe(**{**base.to_dict(), **changes})
+
+
+def full_recipe(
+    recipe: str | Mapping[str, Any],
+    batch_size: int,
+    *,
+    learning_rate: float | None = None,
+    train_embeddings: bool = True,
+) -> Recipe:
+    """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
+
+    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287), up to batches of
+    32: with the rate that the rule gives for 128, thousands of steps end in divergence.
+
+    Args:
+        recipe: Recipe of the search.
+        batch_size: Samples per step, over all processes.
+        learning_rate: Peak learning rate of a student 192 wide; None for that of the recipe, for this batch size.
+        train_embeddings: Whether the embedding tables are trained.
+    """
+    short = resolve_recipe(recipe)
+    scaled = min(batch_size, max(_LARGEST_SCALED_BATCH, short.batch_size))
+    return replace(
+        short,
+        batch_size=batch_size,
+        learning_rate=learning_rate or short.learning_rate * (scaled / short.batch_size) ** 0.5,
+        train_embeddings=train_embeddings,
+        heldout_samples=None,
+    )

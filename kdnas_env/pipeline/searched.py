@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,24 +10,23 @@ from typing import Any
 
 import torch
 
-from kdnas_env.cli.search import mini_kd_settings
 from kdnas_env.core.architecture import FAMILIES, StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.folder import load_student, read_lineage, read_projection
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
-from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
+from kdnas_env.distillation.training.recipe import resolve_recipe
+from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
 from kdnas_env.pipeline.distill import DistillOptions
-from kdnas_env.pipeline.search import SearchOptions
-from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run, recorded_options
-from kdnas_env.support.atomic import read_json
+from kdnas_env.pipeline.search import SearchOptions, SearchRun
+from kdnas_env.searching.run_folder import RESULTS, STORE, STUDENT, read_run, recorded_options
+from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import local_path
 from kdnas_env.support.shell import command
-
-_LARGEST_SCALED_BATCH = 32
+from kdnas_env.tabulation.build import RecordedEvaluator, read_evaluations
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,43 @@ def finished_search(run: Path) -> SearchOptions:
     return search
 
 
+def load_run(path: str | os.PathLike[str]) -> SearchRun:
+    """Open the folder of a finished search.
+
+    Raises:
+        RunError: If the search is not finished, or the folder is of something else.
+        TeacherError: If its teacher is not there any more.
+    """
+    folder = expanded(path)
+    options, results = finished_search(folder), read_results(folder)
+    settings, workload = options.settings, read_run(folder)["fingerprints"]["workload"]
+    stored = {evaluation.config: evaluation for evaluation in read_evaluations(folder, workload)}
+    env = KDNASEnv(settings.search_space, RecordedEvaluator(workload), **settings.episode)
+    env.reset()
+    for row in results["students"]:
+        config = StudentConfig.from_dict(row["student"])
+        evaluation = stored.get(config) or env.refused(config, settings.fidelity)
+        if evaluation is None:
+            raise RunError(f"{str(folder / STORE)!r} has no evaluation of {config}; go on with the search by --resume")
+        env.record(env.search_space.encode(config), evaluation)
+    return SearchRun(folder, options, env.history, results["rounds"], results["teacher"]["parameters"])
+
+
+def read_results(run: Path) -> dict[str, Any]:
+    """Return the results of a search.
+
+    Raises:
+        RunError: If they are malformed.
+    """
+    results = read_json(run / RESULTS)
+    try:
+        rows = [(StudentConfig.from_dict(row["student"]), row["status"], -row["reward"]) for row in results["students"]]
+        _ = rows, results["rounds"], results["teacher"]["parameters"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{str(run / RESULTS)!r} is not what a search writes ({error!r}); search again") from error
+    return results
+
+
 def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict[str, str]:
     """Return fingerprints of what a search was made with, as they are now.
 
@@ -70,7 +107,7 @@ def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict
     """
     found = {"teacher": teacher.fingerprint}
     if text and local_path(search.corpus.source) is not None:
-        settings = mini_kd_settings(search)
+        settings = search.settings.mini_kd
         corpus = as_taught(read_text(settings, teacher.tokenizer), resolve_recipe(settings.recipe), teacher.tokenizer)
         found["corpus"] = corpus.fingerprint
     return found
@@ -121,22 +158,16 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     if named and not families:
         return list(dict.fromkeys(named))
     families = families or ("best",)
-    try:
-        ranked = sorted(
-            (row for row in read_json(run / RESULTS)["students"] if row["status"] == "ok"),
-            key=lambda row: -row["reward"],
-        )
-        found = [StudentConfig.from_dict(row["student"]) for row in ranked]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{str(run / RESULTS)!r} is not what a search writes ({error!r}); search again") from error
-    if not found:
+    usable = [row for row in read_results(run)["students"] if row["status"] == "ok"]
+    ranked = [StudentConfig.from_dict(row["student"]) for row in sorted(usable, key=lambda row: -row["reward"])]
+    if not ranked:
         raise RunError(f"the search in {str(run)!r} found no student that could be distilled; search again")
-    bests = {family: next((config for config in found if config.family == family), None) for family in FAMILIES}
+    bests = {family: next((config for config in ranked if config.family == family), None) for family in FAMILIES}
     chosen: list[Chosen] = []
     for family in families:
         wanted = [name for name in FAMILIES if bests[name]] if family == "all" else [family]
         for name in wanted:
-            config = found[0] if name == "best" else bests[name]
+            config = ranked[0] if name == "best" else bests[name]
             if config is None:
                 searched = [known for known in FAMILIES if bests[known]]
                 raise RunError(f"the search in {str(run)!r} has no {name} student; it has {searched}")
@@ -147,35 +178,6 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
 
 def _folder_name(config: StudentConfig) -> str:
     return str(config).replace(" ", "-").replace("/", "-")
-
-
-def full_recipe(
-    recipe: str | Mapping[str, Any],
-    batch_size: int,
-    *,
-    learning_rate: float | None = None,
-    train_embeddings: bool = True,
-) -> Recipe:
-    """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
-
-    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287), up to batches of
-    32: with the rate that the rule gives for 128, thousands of steps end in divergence.
-
-    Args:
-        recipe: Recipe of the search.
-        batch_size: Samples per step, over all processes.
-        learning_rate: Peak learning rate of a student 192 wide; None for that of the recipe, for this batch size.
-        train_embeddings: Whether the embedding tables are trained.
-    """
-    short = resolve_recipe(recipe)
-    scaled = min(batch_size, max(_LARGEST_SCALED_BATCH, short.batch_size))
-    return replace(
-        short,
-        batch_size=batch_size,
-        learning_rate=learning_rate or short.learning_rate * (scaled / short.batch_size) ** 0.5,
-        train_embeddings=train_embeddings,
-        heldout_samples=None,
-    )
 
 
 def mini_kd_student(
@@ -189,7 +191,7 @@ def mini_kd_student(
     if is_kept(run, config):
         return load_student(run / STUDENT), read_projection(run / STUDENT)
     evaluator = MiniKDEvaluator(
-        replace(mini_kd_settings(search), cache_dir=options.cache_dir, device=options.device, threads=options.threads)
+        replace(search.settings.mini_kd, cache_dir=options.cache_dir, device=options.device, threads=options.threads)
     )
     workload = evaluator.workload
     check_as_searched(run, {"teacher": workload.teacher.fingerprint, "corpus": workload.corpus.fingerprint})

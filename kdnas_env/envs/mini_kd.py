@@ -1,0 +1,232 @@
+"""Live searches: what they are made of, put together in one place for environments and for the command line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from kdnas_env.core.evaluation import Evaluator, Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.layout import checked_count
+from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.execution.backend import Backend
+    from kdnas_env.execution.worker_pool import WorkerPool
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The settings of a search that distils students, as plain data; :class:`MiniKDEnv` describes each.
+
+    Raises:
+        KDNASError: If workers, effort or reward are malformed.
+    """
+
+    teacher: str = "demo"
+    corpus: str | Mapping[str, Any] = "demo"
+    space: SpaceSource = None
+    families: Sequence[str] | str | None = None
+    max_parameters: int | None = None
+    budget: float = 16
+    budget_unit: str = "evaluations"
+    round_size: int = 4
+    epochs: int = 1
+    data_fraction: float = 0.2
+    seed: int = 0
+    recipe: str | Mapping[str, Any] = "default"
+    latency: str | Mapping[str, Any] = "torch"
+    alpha: float = -0.06
+    beta: float = 0.6**6
+    penalty: float | None = None
+    loss: str | None = None
+    duplicates: str = "charge"
+    store: str | os.PathLike[str] | None = None
+    cache_dir: str | os.PathLike[str] | None = None
+    device: str | None = None
+    threads: int | None = None
+    workers: int = 1
+    ray: str | None = None
+    gpus_per_worker: float = 0.0
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        checked_count("workers", self.workers, "processes")
+        _ = self.fidelity, self.reward
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        """What is searched.
+
+        Raises:
+            KDNASError: If there is no such teacher or file, or the space is malformed.
+        """
+        from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+
+        teacher = load_teacher_architecture(self.teacher)
+        return resolve_space(self.space, teacher, self.families, self.max_parameters)
+
+    @property
+    def reward(self) -> KDReward:
+        """The reward; for recipe ``seed`` by the training loss, as the original text has it."""
+        loss = self.loss or ("train_raw" if self.recipe == "seed" else "heldout")
+        return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty)
+
+    @property
+    def fidelity(self) -> Fidelity:
+        """The effort of an evaluation."""
+        return Fidelity(epochs=self.epochs, data_fraction=self.data_fraction, seed=self.seed)
+
+    @property
+    def threads_each(self) -> int:
+        """Threads that train each student: those of this process are shared out among its workers."""
+        if self.threads is not None:
+            return self.threads
+        import torch
+
+        return 1 if self.ray is not None else max(1, torch.get_num_threads() // self.workers)
+
+    @property
+    def mini_kd(self) -> MiniKDSettings:
+        """What students are distilled from, and how."""
+        from kdnas_env.evaluators.mini_kd import MiniKDSettings
+
+        corpus = {"source": self.corpus} if isinstance(self.corpus, str) else self.corpus
+        return MiniKDSettings(
+            teacher=self.teacher,
+            corpus={"seed": self.seed, **corpus},
+            recipe=self.recipe,
+            latency=self.latency,
+            cache_dir=self.cache_dir,
+            device=self.device,
+            threads=self.threads_each,
+        )
+
+    @property
+    def episode(self) -> dict[str, Any]:
+        """The arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv` beside space and evaluator."""
+        return {
+            "reward": self.reward,
+            "fidelity": self.fidelity,
+            "budget": self.budget,
+            "budget_unit": self.budget_unit,
+            "round_size": self.round_size,
+            "duplicates": self.duplicates,
+        }
+
+
+def assemble(
+    settings: SearchSettings, mini_kd: MiniKDEvaluator, *, in_workers: bool = False
+) -> tuple[Evaluator, WorkerPool | None]:
+    """Open what evaluates the students of a search.
+
+    Args:
+        settings: The settings of the search.
+        mini_kd: The evaluator of this process, made from ``settings.mini_kd``.
+        in_workers: Whether a single worker is a process of its own, too.
+
+    Returns:
+        What is asked, which is to be closed in the end: the store, if there is one, else the workers or ``mini_kd``;
+        and the workers, if this process does not distil the students itself.
+
+    Raises:
+        RunError: If the store cannot be opened, or there is no cluster at the address of Ray.
+    """
+    from kdnas_env.evaluators.parallel import ParallelEvaluator
+    from kdnas_env.evaluators.stored import StoredEvaluator
+
+    pool = _pool(settings, mini_kd) if in_workers or settings.workers > 1 or settings.ray is not None else None
+    evaluator: Evaluator = mini_kd if pool is None else ParallelEvaluator(pool)
+    return evaluator if settings.store is None else StoredEvaluator(evaluator, settings.store), pool
+
+
+def _pool(settings: SearchSettings, mini_kd: MiniKDEvaluator) -> WorkerPool:
+    from kdnas_env.execution.backend import Ready
+    from kdnas_env.execution.processes import LocalBackend
+    from kdnas_env.execution.worker_pool import WorkerPool
+
+    make_evaluator = partial(type(mini_kd), mini_kd.settings)
+    backend: Backend
+    if settings.ray is None:
+        backend = LocalBackend(make_evaluator)
+    else:
+        from kdnas_env.execution.ray import RayBackend
+
+        backend = RayBackend(
+            make_evaluator, address=settings.ray, cpus=settings.threads_each, gpus=settings.gpus_per_worker
+        )
+    identity = Ready(mini_kd.fingerprint, mini_kd.deterministic)
+    return WorkerPool(backend, settings.workers, identity=identity, timeout=settings.timeout)
+
+
+def _evaluator(settings: SearchSettings) -> Evaluator:
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+
+    return assemble(settings, MiniKDEvaluator(settings.mini_kd))[0]
+
+
+class MiniKDEnv(KDNASEnv):
+    """Distil real students of a real teacher on real text.
+
+    Description, spaces, rewards, episode end and information are those of `KDNASEnv`. Making the environment reads
+    the teacher's configuration only; weights, text and hidden states are loaded at the first `reset`.
+
+    With a measured latency (`torch`, `onnxruntime`) two runs differ by the measurement. With `latency="analytic"`,
+    the default of `kdnas/MiniKDAnalytic-v0`, equal runs with equal `threads` on one CPU give equal results.
+
+    ## Arguments
+
+    | Name              | Default     | Meaning                                                                      |
+    |-------------------|-------------|------------------------------------------------------------------------------|
+    | `teacher`         | `"demo"`    | name or folder of the teacher                                                |
+    | `corpus`          | `"demo"`    | name, folder or file of the corpus, or a dict of options of `load_corpus`    |
+    | `space`           | `None`      | choices by dimension, a YAML or JSON file, or None: derived from the teacher |
+    | `families`        | `None`      | student families to search, with a derived space; None: the teacher's own    |
+    | `max_parameters`  | `None`      | largest student allowed, in parameters                                       |
+    | `budget`          | `16`        | what an episode may spend                                                    |
+    | `budget_unit`     | evaluations | `evaluations`, `epochs` or `seconds`                                         |
+    | `round_size`      | `4`         | evaluations per round                                                        |
+    | `epochs`          | `1`         | epochs of mini-KD per evaluation                                             |
+    | `data_fraction`   | `0.2`       | share of the training sentences that is used, in (0, 1]                      |
+    | `seed`            | `0`         | of initialisation, data order and splits of the text; for all students equal |
+    | `recipe`          | `"default"` | `default`, `seed` (that of the original text), or a dict of changes          |
+    | `latency`         | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
+    | `alpha`           | `-0.06`     | exponent of the latency factor                                               |
+    | `beta`            | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
+    | `penalty`         | `None`      | reward of what fails or cannot be built; None: -1                            |
+    | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
+    | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
+    | `store`           | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
+    | `cache_dir`       | `None`      | folder of the teacher's hidden states                                        |
+    | `device`          | `None`      | device of the training; None: CUDA where there is one                        |
+    | `threads`         | `None`      | threads that train; None: those of PyTorch, shared by workers; 1 on Ray      |
+    | `workers`         | `1`         | processes that evaluate the students of a round side by side                 |
+    | `ray`             | `None`      | evaluate on Ray: `local`, `auto`, or the address of its head                 |
+    | `gpus_per_worker` | `0.0`       | GPUs, or a fraction of one, that Ray gives each worker                       |
+    | `timeout`         | `None`      | seconds after which a worker that says nothing is replaced                   |
+    | `render_mode`     | `None`      | `ansi` or `rgb_array`                                                        |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        teacher: str = SearchSettings.teacher,
+        corpus: str | Mapping[str, Any] = SearchSettings.corpus,
+        *,
+        render_mode: str | None = None,
+        **settings: Any,
+    ) -> None:
+        search = SearchSettings(teacher, corpus, **settings)
+        super().__init__(search.search_space, partial(_evaluator, search), **search.episode, render_mode=render_mode)
+
+
+make_vector = vector_maker(MiniKDEnv)

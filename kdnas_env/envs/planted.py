@@ -1,0 +1,91 @@
+"""A made-up landscape, to develop agents on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from kdnas_env.core.evaluation import Evaluator, Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+
+
+class PlantedEnv(KDNASEnv):
+    """Search a made-up landscape with a known optimum, in microseconds per step.
+
+    For tests and for the development of agents: `PlantedEvaluator` answers in the place of mini-KD, over the space
+    derived from BERT-base or any other. `env.unwrapped.evaluator` knows the optimum and the Pareto front. All else
+    is as in `KDNASEnv`.
+
+    ## Arguments
+
+    | Name             | Default    | Meaning                                                                    |
+    |------------------|------------|----------------------------------------------------------------------------|
+    | `space`          | `None`     | choices by dimension, a YAML or JSON file, or None: derived from BERT-base |
+    | `families`       | `None`     | student families to search, with a derived space; None: `bert`             |
+    | `max_parameters` | `None`     | largest student allowed, in parameters                                     |
+    | `budget`         | `120`      | what an episode may spend                                                  |
+    | `budget_unit`    | evaluations| `evaluations`, `epochs`, or `seconds` as simulated                         |
+    | `round_size`     | `8`        | evaluations per round                                                      |
+    | `epochs`         | `2`        | epochs per evaluation                                                      |
+    | `seed`           | `0`        | of the noise and of the failures                                           |
+    | `noise`          | `0.0`      | standard deviation of the logarithm of the loss                            |
+    | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
+    | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
+    | `beta`           | `0.6**6`   | target latency; scales all positive rewards alike, changes no choice       |
+    | `penalty`        | `None`     | reward of what fails or cannot be built; None: -1                          |
+    | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
+    | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        *,
+        space: SpaceSource = None,
+        families: Sequence[str] | str | None = None,
+        max_parameters: int | None = None,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
+        round_size: int = 8,
+        epochs: int = 2,
+        seed: int = 0,
+        noise: float = 0.0,
+        failures: float = 0.0,
+        alpha: float = -0.06,
+        beta: float = 0.6**6,
+        penalty: float | None = None,
+        duplicates: str = "charge",
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.evaluators.planted import PLANTED_TEACHER
+
+        search_space = resolve_space(space, PLANTED_TEACHER, families, max_parameters)
+        super().__init__(
+            search_space,
+            partial(_make_planted, search_space, noise, failures, seed),
+            reward=KDReward(alpha, beta, penalty=penalty),
+            fidelity=Fidelity(epochs=epochs, seed=seed),
+            budget=budget,
+            budget_unit=budget_unit,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+
+make_vector = vector_maker(PlantedEnv)
+
+
+def _make_planted(space: SearchSpace, noise: float, failures: float, seed: int) -> Evaluator:
+    from kdnas_env.evaluators.planted import PlantedEvaluator, random_failures
+
+    planted = random_failures(space, failures, np.random.default_rng(seed)) if failures else {}
+    return PlantedEvaluator(space, noise, planted)

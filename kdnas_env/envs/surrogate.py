@@ -1,0 +1,125 @@
+"""A model of a table, for spaces too large to tabulate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from kdnas_env.core.evaluation import Evaluator, Fidelity
+from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+from kdnas_env.envs.tabular import TableEnv
+
+if TYPE_CHECKING:
+    from kdnas_env.tables.surrogates.surrogate import Surrogate, TableNames
+    from kdnas_env.tables.table import Table
+
+
+class SurrogateEnv(TableEnv):
+    """Search a space too large to tabulate, answered by a model of a table of real distillations.
+
+    A surrogate is read from its file, or fitted to tables of one workload at the first `reset`, in seconds; the fit is
+    then kept in the cache folder. By default these are `rotten-tomatoes` and `rotten-tomatoes-between`, which has
+    students between those of the first; the fit to them comes with the package.
+    It answers for any student within their range: by default all numbers of layers and of heads that divide the
+    teacher's, widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
+    end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate. 20 % of the
+    points of its space are students that cannot be built or are beyond 15 million parameters.
+
+    With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
+    over seeds, of the size that it has in the table. What the model itself does not know is never drawn.
+
+    ## Arguments
+
+    | Name          | Default             | Meaning                                                                  |
+    |---------------|---------------------|--------------------------------------------------------------------------|
+    | `table`       | as above            | table or tables by name or npz file, or the npz file of a surrogate      |
+    | `space`       | `None`              | choices by dimension, a YAML or JSON file, or None: as above             |
+    | `extrapolate` | `False`             | whether the space may go beyond the table's numbers and its cap          |
+    | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws what one seed would find  |
+    | `epochs`      | `None`              | epochs per evaluation; None: all of the table                            |
+    | `device`      | `None`              | name of the device whose latencies count; None: the table's first        |
+    | `budget`      | `120`               | what an episode may spend                                                |
+    | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they would be                   |
+    | `round_size`  | `8`                 | evaluations per round                                                    |
+    | `alpha`       | `-0.06`             | exponent of the latency factor                                           |
+    | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice     |
+    | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                        |
+    | `loss`        | `"heldout"`         | loss of the reward                                                       |
+    | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
+    | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        table: TableNames = ("rotten-tomatoes", "rotten-tomatoes-between"),
+        *,
+        space: SpaceSource = None,
+        extrapolate: bool = False,
+        seed: int | str = "mean",
+        epochs: int | None = None,
+        device: str | None = None,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
+        round_size: int = 8,
+        alpha: float = -0.06,
+        beta: float = 0.6**6,
+        penalty: float | None = None,
+        loss: str = "heldout",
+        duplicates: str = "charge",
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.evaluators.surrogate import check_seed, source_metadata
+        from kdnas_env.tables.surrogates.surrogate import load_source
+
+        source = load_source(table)
+        check_seed(seed)
+        metadata = source_metadata(source)
+        metadata.device_position(device)
+        fidelity = Fidelity(epochs=metadata.epochs if epochs is None else epochs)
+        metadata.check_fidelity(fidelity)
+        search_space = _surrogate_space(source, space, extrapolate=extrapolate)
+        settings = {"seed": seed, "device": device, "extrapolate": extrapolate, "search_space": search_space}
+        self._drawn = seed == "sample"
+        super().__init__(
+            search_space,
+            partial(_make_surrogate, source, settings),
+            reward=KDReward(alpha, beta, loss=loss, penalty=penalty),
+            fidelity=fidelity,
+            budget=budget,
+            budget_unit=budget_unit,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+
+make_vector = vector_maker(SurrogateEnv)
+
+
+def _make_surrogate(source: Surrogate | Sequence[Table], settings: Mapping[str, Any]) -> Evaluator:
+    from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+    from kdnas_env.tables.surrogates.fits import fitted
+
+    return SurrogateEvaluator(fitted(source), **settings)
+
+
+def _surrogate_space(source: Surrogate | Sequence[Table], given: SpaceSource, *, extrapolate: bool) -> SearchSpace:
+    from kdnas_env.evaluators.surrogate import check_space, source_metadata, source_range, surrogate_space
+
+    trusted, metadata = source_range(source), source_metadata(source)
+    if given is None:
+        return surrogate_space(metadata, trusted, extrapolate=extrapolate)
+    space = resolve_space(given, metadata.encoder)
+    if space.max_parameters is None and not extrapolate:
+        # Without a cap the space would reach beyond the table's.
+        space = replace(space, max_parameters=trusted.max_parameters)
+    check_space(space, trusted, extrapolate=extrapolate)
+    return space

@@ -1,0 +1,272 @@
+"""How the students of a finished search are distilled for long."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
+from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.recipe import Recipe, full_recipe
+from kdnas_env.envs.render import draw_curve, save_figure
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.exporting.cards.student import distilled_card
+from kdnas_env.pipeline.distill import (
+    CURVE_PICTURE,
+    DISTILLED,
+    README,
+    DistilledStudent,
+    DistillOptions,
+    DistillRun,
+)
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.searched import (
+    Chosen,
+    check_as_searched,
+    choose,
+    corpus_options,
+    fingerprints,
+    finished_search,
+    is_kept,
+    mini_kd_student,
+)
+from kdnas_env.pipeline.work import working
+from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, package_versions
+from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.child_processes import is_main_process
+from kdnas_env.support.progress import Progress
+from kdnas_env.support.shell import command, default_of
+
+
+def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
+    """Distil the students that are wanted and not yet distilled; see :func:`kdnas_env.pipeline.distill.distill`.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    run = expanded(options.run)
+    search, chosen = finished_search(run), choose(run, options.family, options.students)
+    if len(corpus_options(options, search)["text_columns"] or ()) == 2:
+        _check_pairs(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    missing = _missing(options, chosen, run)
+    # What can be refused is refused before a folder is made.
+    teacher = _teacher(options, search, missing, run) if missing else None
+    notes: tuple[str, ...] = ()
+    folder = _open_folder(options) if is_main_process() else None
+    with working(folder, command("distill", options.run, *options.place_flags("run"))) as work:
+        if teacher is not None:
+            text = _text(options, search, teacher, progress)
+            corpus = text.workload.corpus
+            notes = corpus.report.notes(teacher.tokenizer.model_max_length)
+            work.begin({"teacher": teacher.fingerprint, "corpus": corpus.fingerprint})
+            distillation = _Distillation.of(options, search, text, progress)
+            for student in missing:
+                distillation.distil(student)
+            progress.end()
+        results = {student.name: read_json(options.folder / student.name / DISTILLED) for student in chosen}
+    students = (DistilledStudent.of(options.folder / name, result) for name, result in results.items())
+    return DistillRun(options.folder, options, tuple(students), notes)
+
+
+def _check_pairs(options: DistillOptions) -> None:
+    """Refuse a share of pairs for a text that is of pairs.
+
+    Raises:
+        KDNASError: If one was given.
+    """
+    if options.corpus.pair_fraction not in (0.0, default_of(type(options), "corpus.pair_fraction")):
+        raise KDNASError("pair_fraction has no effect on a text of sentence pairs, as the search has it; leave it out")
+
+
+def _missing(options: DistillOptions, chosen: Sequence[Chosen], run: Path) -> list[Chosen]:
+    """Return those that are yet to be distilled.
+
+    Raises:
+        RunError: If another student, or one of another teacher, lies where one of them belongs.
+    """
+    missing = []
+    for student in chosen:
+        folder = options.folder / student.name
+        if not (folder / DISTILLED).exists():
+            missing.append(student)
+            continue
+        lineage = read_lineage(folder / STUDENT)
+        if lineage is None or lineage.student != student.config:
+            held = "a student that does not say what it is" if lineage is None else lineage.student
+            raise RunError(
+                f"{str(folder)!r} holds {held}, where {student.config} is to be distilled; give another folder with "
+                "--out"
+            )
+        check_as_searched(run, {"teacher": lineage.teacher_fingerprint})
+    return missing
+
+
+def _teacher(options: DistillOptions, search: SearchOptions, missing: Sequence[Chosen], run: Path) -> Teacher:
+    """Return the teacher of a search.
+
+    Raises:
+        RunError: If teacher or text are not what the search was made with.
+    """
+    teacher = load_teacher(search.teacher, device=options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    again = options.start == "mini-kd" and not all(is_kept(run, student.config) for student in missing)
+    check_as_searched(run, fingerprints(search, teacher, text=options.corpus.source is None or again))
+    return teacher
+
+
+def _open_folder(options: DistillOptions) -> RunFolder:
+    if (options.folder / CONFIG).exists():
+        return RunFolder.reopen(options.folder)
+    return RunFolder.create(options.folder, options, README)
+
+
+def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, progress: Progress) -> TrainingText:
+    return prepare_text(
+        teacher,
+        corpus_options(options, search),
+        batch_size=options.batch_size,
+        heldout_samples=options.corpus.heldout_samples,
+        streaming=options.corpus.streaming,
+        mode=options.teacher,
+        largest_cache=options.cache_gib * 2**30,
+        cache_dir=options.cache_dir,
+        progress=progress,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Distillation:
+    """What the distillations of several students have in common."""
+
+    options: DistillOptions
+    search: SearchOptions
+    text: TrainingText
+    recipe: Recipe
+    basis: EmbeddingBasis | None
+    progress: Progress
+
+    @classmethod
+    def of(
+        cls, options: DistillOptions, search: SearchOptions, text: TrainingText, progress: Progress
+    ) -> _Distillation:
+        recipe = full_recipe(
+            search.recipe,
+            options.batch_size,
+            learning_rate=options.learning_rate,
+            train_embeddings=options.train_embeddings,
+        )
+        anew = options.start == "closed-form"
+        basis = embedding_basis(text.workload, recipe.embeddings) if anew else None
+        return cls(options, search, text, recipe, basis, progress)
+
+    @property
+    def seed(self) -> int:
+        return self.search.seed if self.options.seed is None else self.options.seed
+
+    def distil(self, student: Chosen) -> None:
+        """Distil a student and write its folder."""
+        options, text, workload = self.options, self.text, self.text.workload
+        self.progress.begin(f"preparing student {student.name}: {student.config}")
+        start, projection = None, None
+        if options.start == "mini-kd":
+            start, projection = mini_kd_student(expanded(options.run), student.config, self.search, options)
+        precision = "bfloat16" if workload.device.type == "cuda" else "float32"
+        kd = MiniKD(
+            workload,
+            student.config,
+            self.recipe,
+            text.start(self.seed),
+            basis=self.basis,
+            precision=precision,
+            start=start,
+        )
+        carried = projection is not None and kd.carry_over(projection)
+        settings = FullKDSettings(
+            epochs=None if text.streaming else options.epochs,
+            max_steps=options.max_steps,
+            evaluations=options.evaluations,
+            patience=options.patience,
+        )
+        folder = options.folder / student.name
+        checkpoints = folder / "checkpoints"
+        self.progress.begin(f"distilling {student.name}: {student.config}")
+        try:
+            result = distil(
+                kd,
+                text.samples,
+                settings,
+                checkpoints,
+                teacher_in_loop=text.teacher_in_loop,
+                carried=carried,
+                on_progress=self.progress.advance,
+                on_evaluation=lambda point: self.progress.note(f"loss {point['unexplained']:.4f}"),
+                say=lambda message: self.progress.say(message, "warning"),
+            )
+        except FloatingPointError as error:
+            raise RunError(
+                f"{student.config}: {error}; what was written before it is kept in {str(checkpoints)!r}; distil into "
+                f"another folder (--out) with a smaller --learning-rate, it was {self.recipe.learning_rate:.4g}"
+            ) from error
+        if is_main_process():
+            self._keep(folder, student, result)
+            shutil.rmtree(checkpoints)
+
+    def _keep(self, folder: Path, student: Chosen, result: FullKDResult) -> None:
+        """Write a student's folder, its curve and the picture of it; the record last, which says that all is there."""
+        lineage, teacher = self._lineage(student, result), self.text.workload.teacher
+        card = distilled_card(lineage, teacher, result.projection, result.best["unexplained"])
+        save_student(folder / STUDENT, result.model, teacher.tokenizer, card, lineage, result.projection)
+        save_figure(draw_curve(result.curve, title=f"Distilling {student.config}"), folder / CURVE_PICTURE)
+        write_json(
+            folder / DISTILLED,
+            {
+                "student": student.config.to_dict(),
+                "unexplained": result.best["unexplained"],
+                "started_at": result.curve[0]["unexplained"],
+                "seconds": result.curve[-1]["seconds"],
+                "stopped_early": result.stopped_early,
+                "accumulation": result.accumulation,
+                "curve": result.curve,
+            },
+        )
+
+    def _lineage(self, student: Chosen, result: FullKDResult) -> Lineage:
+        search, text, corpus = self.search, self.text, self.text.workload.corpus
+        before: dict[str, Any] = {
+            "stage": "mini-kd",
+            "epochs": search.epochs,
+            "data_fraction": search.data_fraction,
+            "seed": search.seed,
+        }
+        last = result.curve[-1]
+        stage = {
+            "stage": "full-kd",
+            "samples": None if text.streaming else len(text.samples),
+            "batch_size": self.recipe.batch_size,
+            "steps": last["step"],
+            "epochs": last["epoch"],
+            "seed": self.seed,
+            "seconds": last["seconds"],
+            "heldout_unexplained": [point["unexplained"] for point in result.curve],
+        }
+        given = {**corpus_options(self.options, search), "max_length": corpus.report.max_length}
+        return Lineage(
+            student=student.config,
+            teacher=search.teacher,
+            teacher_fingerprint=text.workload.teacher.fingerprint,
+            corpus={name: value for name, value in given.items() if value is not None},
+            recipe=self.recipe.to_dict(),
+            stages=(before, stage) if self.options.start == "mini-kd" else (stage,),
+            versions=package_versions(),
+            corpus_fingerprint=None if text.streaming else corpus.fingerprint,
+        )

@@ -1,0 +1,176 @@
+"""The options of a run: of each of its stages, and of the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
+
+import tyro
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
+from kdnas_env.pipeline.export import ExportOptions
+from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TrainingOptions, within
+from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.shell import flags
+
+KindT = TypeVar("KindT")
+
+Stage = Literal["search", "distill", "glue", "export"]
+
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""In the order they are done in; each has a group of flags and a folder of its name."""
+
+
+def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
+    """Make options of a command those of a stage: what the run sets in them has no flag.
+
+    Args:
+        *names: Those options.
+        **values: More of them, with defaults that stand until the run sets them.
+    """
+    suppress: Any = tyro.conf.Suppress
+
+    def mark(kind: type[KindT]) -> type[KindT]:
+        hints = get_type_hints(kind)
+        for name in (*names, *values):
+            kind.__annotations__[name] = suppress[hints[name]]
+        for name, value in values.items():
+            setattr(kind, name, value)
+        kind.SET_BY_RUN = (*names, *values)  # type: ignore[attr-defined]
+        return kind
+
+    return mark
+
+
+_COMPUTE: dict[str, Any] = {"device": None, "threads": None, "cache_dir": None}
+
+
+@dataclass(frozen=True)
+@_set_by_run(teacher="demo", seed=0, **_COMPUTE, out=None, resume=None)
+class SearchStage(SearchOptions):
+    """How the students are searched."""
+
+    STAGE: ClassVar[Stage] = "search"
+
+
+@dataclass(frozen=True)
+@_set_by_run("run", family=("best",), students=(), seed=None, **_COMPUTE, out=None)
+class DistillStage(DistillOptions):
+    """How the best are distilled. On 12,000 samples by default, where kdnas distill takes all."""
+
+    STAGE: ClassVar[Stage] = "distill"
+
+    run: str = ""
+    corpus: TextOptions = field(default_factory=lambda: TextOptions(max_samples=12_000))
+
+
+@dataclass(frozen=True)
+@_set_by_run(model=None, models=(), teacher=None, seed=0, **_COMPUTE, out=None, resume=None)
+class GlueStage(GlueOptions):
+    """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas glue."""
+
+    STAGE: ClassVar[Stage] = "glue"
+
+    rows: tuple[str, ...] = ("teacher", "student")
+    """teacher, student, closed-forms, embeddings, random. The teacher gives speed-ups and shares of its score; the
+    majority class is always there."""
+    seeds: int = 1
+    """Seeds per score; more tell how far a score is to be trusted."""
+
+
+@dataclass(frozen=True)
+@_set_by_run("model", out=None, push=None, public=False)
+class ExportStage(ExportOptions):
+    """How the distilled students are exported. Push one with kdnas export."""
+
+    STAGE: ClassVar[Stage] = "export"
+
+    model: str = "student"
+
+
+@dataclass(frozen=True)
+class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
+    """Search, distill, score and export in one run folder, which goes on where it stopped.
+
+    Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched, the best distilled on
+    12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher with one seed, and exported to ONNX: about
+    half an hour on two cores.
+    """
+
+    COMMAND: ClassVar[str] = "run"
+    PATHS: ClassVar[tuple[str, ...]] = (
+        "teacher",
+        "search.corpus.source",
+        "search.space.file",
+        "distill.corpus.source",
+        "glue.data",
+    )
+
+    teacher: str = "demo"
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    family: tuple[Family, ...] = ("best",)
+    """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
+    searched (all); see --search.space.families."""
+    stages: tuple[Stage, ...] = STAGES
+    """What is to be done. What is done already is not done again."""
+    search: SearchStage = field(default_factory=SearchStage)
+    distill: DistillStage = field(default_factory=DistillStage)
+    glue: GlueStage = field(default_factory=GlueStage)
+    export: ExportStage = field(default_factory=ExportStage)
+    resume: str | None = None
+    """Run folder to go on with; all other flags are taken from it. Those of stages not begun may be changed."""
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise KDNASError(f"no stage is named; choose --stages from {' '.join(STAGES)}")
+        if not self.family:
+            raise KDNASError("no family is named; give best, all, or families, such as --family bert albert")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        why = {"out": IN_PLACE} if self.resume is not None else {}
+        for stage in STAGES:
+            told = within(stage, getattr(self, stage).ineffective())
+            why |= {name: reason.replace("--", f"--{stage}.") for name, reason in told.items()}
+        return why
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""
+        stages = {
+            name: {
+                key: value
+                for key, value in asdict(stage).items()
+                if key not in (*stage.SET_BY_RUN, *getattr(stage, "PLACES", ()))
+            }
+            for name, stage in ((name, getattr(self, name)) for name in STAGES)
+        }
+        return super().to_dict() | stages
+
+    def place_flags(self, *said: str) -> list[str]:
+        """Return the flags that whoever goes on has to give again, those of stages included."""
+        nested = [
+            f"{name}.{place}"
+            for name in STAGES
+            for place in getattr(getattr(self, name), "PLACES", ())
+            if place not in getattr(self, name).SET_BY_RUN
+        ]
+        return [*super().place_flags(*said), *flags(self, nested)]
+
+    def check_unchanged(self, recorded: Self) -> None:
+        """Refuse options that differ from those a run was made with, but for stages that have not begun.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        assert self.resume is not None
+        free: list[str] = ["stages", *(stage for stage in STAGES if not (expanded(self.resume) / stage).exists())]
+        if "distill" in free:
+            free.append("family")
+        super(PipelineOptions, replace(self, **{name: getattr(recorded, name) for name in free})).check_unchanged(
+            recorded
+        )

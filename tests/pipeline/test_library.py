@@ -1,0 +1,199 @@
+"""The commands as functions: from a notebook, a search and a distillation are two calls."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import kdnas_env
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
+from kdnas_env.pipeline.options import CorpusOptions
+from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.support.progress import Tone
+
+
+class Heard:
+    """A progress that remembers, and may be stopped like a notebook's cell."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.begun: list[str] = []
+        self.said: list[str] = []
+        self.done = (0, 0)
+        self._stop_after = stop_after
+
+    def begin(self, name: str) -> None:
+        self.begun.append(name)
+
+    def advance(self, done: int, total: int) -> None:
+        self.done = (done, total)
+        if self.begun[-1] == "searching" and done == self._stop_after:
+            raise KeyboardInterrupt
+
+    def note(self, text: str) -> None:
+        pass
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        self.said.append(text)
+
+    def end(self) -> None:
+        pass
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "student" / "model.safetensors").read_bytes()
+
+
+def test_a_search_is_one_call(small: dict[str, Any]) -> None:
+    heard = Heard()
+    run = kdnas_env.search(progress=heard, **small)
+    assert run.path == Path(small["out"])
+    assert heard.begun[:3] == ["preparing teacher", "preparing corpus", "preparing hidden states"]
+    assert heard.done == (4, 4)
+    assert sum("bert" in line for line in heard.said) >= 4
+    assert run.best is not None
+    assert run.best.reward.reward == max(record.reward.reward for record in run.records)
+    assert run.front
+    assert isinstance(run.plot(), Figure)
+    frame = pd.DataFrame(run.table())
+    assert len(frame) == 4
+    assert frame["reward"].max() == run.best.reward.reward
+    assert StudentConfig.parse(str(frame.sort_values("reward")["student"].iloc[-1])) == run.best.evaluation.config
+    student = run.student()
+    assert student.config.hidden_size == run.best.evaluation.config.hidden_size
+    results = json.loads((run.path / "results.json").read_text())
+    assert [row["reward"] for row in results["students"]] == list(frame["reward"])
+
+
+def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    distilled: list[StudentConfig] = []
+    distil = MiniKDEvaluator.distil
+
+    def counted(self: MiniKDEvaluator, config: StudentConfig, fidelity: Fidelity, **more: Any) -> Distilled:
+        distilled.append(config)
+        return distil(self, config, fidelity, **more)
+
+    monkeypatch.setattr(MiniKDEvaluator, "distil", counted)
+    run = kdnas_env.search(**small)
+    assert len(distilled) == len(set(distilled)) == 4
+    kept = weights(run.path)
+    for file in run.path.joinpath("student").iterdir():
+        file.unlink()
+    run.path.joinpath("student").rmdir()
+    heard = Heard()
+    kdnas_env.search(resume=run.path, cache_dir=small["cache_dir"], progress=heard)
+    assert len(distilled) == 5
+    assert heard.begun[-1].startswith("distilling the best student once more")
+    assert weights(run.path) == kept
+
+
+def test_an_interrupted_search_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
+    whole = kdnas_env.search(**small)
+    part = {**small, "out": str(tmp_path / "part")}
+    with pytest.raises(kdnas_env.Interrupted, match="go on with") as caught:
+        kdnas_env.search(progress=Heard(stop_after=2), **part)
+    assert "--resume" in caught.value.go_on
+    assert json.loads((tmp_path / "part" / "run.json").read_text())["state"] == "interrupted"
+    run = kdnas_env.search(resume=tmp_path / "part", cache_dir=small["cache_dir"])
+    assert [record.action for record in run.records] == [record.action for record in whole.records]
+    assert weights(run.path) == weights(whole.path)
+    with pytest.raises(RunError, match="--budget is 9, the run has 4"):
+        kdnas_env.search(resume=run.path, budget=9)
+
+
+def test_a_finished_search_is_opened_again(small: dict[str, Any]) -> None:
+    run = kdnas_env.search(**small)
+    again = kdnas_env.load_run(run.path)
+    assert again.table() == run.table()
+    assert again.best == run.best
+    assert again.drawn == run.drawn
+    assert again.options.to_dict() == run.options.to_dict()
+
+
+def test_a_search_is_distilled_from(small: dict[str, Any]) -> None:
+    run = kdnas_env.search(**small)
+    more: dict[str, Any] = {"epochs": 1, "corpus": {"max_length": 24, "heldout_samples": 16}, "threads": 1}
+    made = kdnas_env.distill(run, cache_dir=small["cache_dir"], **more)
+    (student,) = made.students
+    assert run.best is not None
+    assert student.name == "best"
+    assert student.config == run.best.evaluation.config
+    assert student.unexplained <= student.started_at
+    assert student.model().config.hidden_size == student.config.hidden_size
+    heard = Heard()
+    again = kdnas_env.distill(str(run.path), cache_dir=small["cache_dir"], progress=heard)
+    assert again.students == made.students
+    assert not heard.begun, "it is distilled already"
+
+
+def test_settings_may_be_groups_or_plain_data(small: dict[str, Any]) -> None:
+    small["corpus"] = CorpusOptions(source=small["corpus"]["source"], max_length=30)
+    small["agent"], small["agent_settings"] = "evolution", {"population_size": 2}
+    run = kdnas_env.search(**{**small, "budget": 2})
+    assert run.options.corpus.max_length == 30
+    assert run.options.agent_settings == ("population_size=2",)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"budgets": 3}, "unknown field"),
+        ({"budget": "many"}, "budget is 'many'"),
+        ({"corpus": {"max_lenght": 3}}, "max_lenght"),
+        ({"agent": "nobody"}, "unknown agent 'nobody'"),
+        ({"timeout": 3.0}, "has no effect without workers"),
+    ],
+)
+def test_wrong_settings_are_refused_and_leave_no_folder(
+    small: dict[str, Any], wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KDNASError, match=message):
+        kdnas_env.search(**{**small, **wrong})
+    assert not Path(small["out"]).exists()
+
+
+def test_environment_and_command_are_put_together_alike(small: dict[str, Any]) -> None:
+    asked, made = SearchOptions().settings, SearchSettings()
+    plain = {field.name for field in fields(SearchSettings)} - {"corpus", "latency"}
+    assert {name: getattr(asked, name) for name in plain} == {name: getattr(made, name) for name in plain}
+    run = kdnas_env.search(**small)
+    shared = {name: small[name] for name in ("teacher", "corpus", "budget", "round_size", "data_fraction", "cache_dir")}
+    env = gym.make("kdnas/MiniKDAnalytic-v0", space=small["space"]["file"], device="cpu", threads=1, **shared).unwrapped
+    assert isinstance(env, MiniKDEnv)
+    env.reset()
+    for record in run.records:
+        _, reward, _, _, _ = env.step(np.array(record.action))
+        assert reward == record.reward.reward
+    env.close()
+
+
+def test_public_names() -> None:
+    assert set(kdnas_env.__all__) <= set(dir(kdnas_env))
+    assert all(getattr(kdnas_env, name) is not None for name in kdnas_env.__all__)
+    assert not hasattr(kdnas_env, "nothing")
+    assert all(callable(function) for function in (kdnas_env.search, kdnas_env.distill))
+
+
+def test_importing_the_package_is_light() -> None:
+    code = "import sys, kdnas_env; print({'torch', 'transformers', 'tyro', 'matplotlib', 'rich'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
+
+
+def test_options_of_commands_need_no_torch() -> None:
+    code = "import sys, kdnas_env.cli.commands; print({'torch', 'transformers'} & set(sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "set()"
