@@ -44,3 +44,7 @@ class LatencyError(KDNASError):
 
 class TableError(KDNASError):
     """A table of evaluations is damaged, of another version, or asked for what it does not hold."""
+
+
+class ExportError(KDNASError):
+    """A model cannot be exported, the export is not what the model is, or it cannot be written or pushed."""

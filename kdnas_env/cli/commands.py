@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
+from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
@@ -129,6 +130,9 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
                 description="Knowledge-distillation neural-architecture search for language models.",
                 args=list(arguments),
             )
+    except BrokenPipeError:  # of a help text; whoever reads has read enough
+        SafeConsole().on_broken_pipe()
+        raise SystemExit from None
     except SystemExit as ended:
         refused = _refused(ended)
         if refused is not None:

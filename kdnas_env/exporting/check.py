@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from kdnas_env.core.architecture import EncoderArchitecture
-from kdnas_env.exporting.errors import ExportError
+from kdnas_env.errors import ExportError
 
 TOLERANCE = 1e-4
 """Largest absolute deviation of a hidden state."""

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdnas_env.exporting.errors import ExportError
+from kdnas_env.errors import ExportError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json

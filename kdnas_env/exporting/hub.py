@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from kdnas_env.exporting.errors import ExportError
+from kdnas_env.errors import ExportError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 

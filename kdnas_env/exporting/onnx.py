@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from kdnas_env.errors import ExportError
 from kdnas_env.exporting.check import random_batch
-from kdnas_env.exporting.errors import ExportError
 from kdnas_env.exporting.quantise import quantise
 from kdnas_env.exporting.source import Source
 from kdnas_env.latency.onnx_runtime import open_graph, write_graph

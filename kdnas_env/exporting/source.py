@@ -19,8 +19,7 @@ from kdnas_env.distillation.student.folder import (
 )
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.training.recipe import resolve_recipe
-from kdnas_env.errors import KDNASError, TeacherError
-from kdnas_env.exporting.errors import ExportError
+from kdnas_env.errors import ExportError, KDNASError, TeacherError
 from kdnas_env.exporting.hub import hub_name
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded

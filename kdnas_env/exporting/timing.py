@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.errors import ExportError
 from kdnas_env.exporting.check import Batch, Forward, graph_forward, random_batch, torch_forward
-from kdnas_env.exporting.errors import ExportError
 from kdnas_env.exporting.onnx import write_float_graph
 from kdnas_env.exporting.source import Source, load_lineage_teacher
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock

@@ -8,7 +8,7 @@ from typing import Any
 
 from kdnas_env.distillation.student.folder import write_lineage, write_projection
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.exporting.errors import ExportError
+from kdnas_env.errors import ExportError
 from kdnas_env.exporting.source import Source
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.libraries import quiet_transformers

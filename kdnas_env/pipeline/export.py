@@ -73,7 +73,7 @@ def export(
         KDNASError: For bad input, or if the export does not compute what the model computes; nothing is left behind.
     """
     from kdnas_env.exporting.hub import check_repo_id, push_folder
-    from kdnas_env.exporting.pipeline import LATENCY, export_onnx, export_safetensors
+    from kdnas_env.exporting.writing import LATENCY, export_onnx, export_safetensors
 
     options = options_of(ExportOptions, settings, model=model)
     if options.push is not None:

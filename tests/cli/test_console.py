@@ -141,3 +141,9 @@ def test_a_reader_that_has_read_enough_ends_nothing() -> None:
     command = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} | head -n 1; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "line 0\n", "done")
+
+
+def test_a_help_text_that_nobody_reads_to_the_end_is_no_error() -> None:
+    command = f"{shlex.quote(sys.executable)} -m kdnas_env search --help | true; exit ${{PIPESTATUS[0]}}"
+    ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from kdnas_env.errors import ExportError
 from kdnas_env.exporting.cards.export import export_card
 from kdnas_env.exporting.check import RELOADED_TOLERANCE, Check, Forward, check_equal, graph_forward, torch_forward
-from kdnas_env.exporting.errors import ExportError
 from kdnas_env.exporting.folder import EXPORT, checked_target, written_whole
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, write_float_graph, write_int8_graph
 from kdnas_env.exporting.quantise import QuantisationCost, quantisation_cost
