@@ -31,6 +31,8 @@ class Status(StrEnum):
     INVALID = "invalid"
     STOPPED = "stopped"
     FAILED = "failed"
+    INFEASIBLE = "infeasible"
+    """It breaks a limit that can be known before distillation, and was not distilled."""
 
 
 @dataclass(frozen=True, slots=True)

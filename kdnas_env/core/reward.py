@@ -25,6 +25,7 @@ class RewardComponents:
         latency_ratio: Student over teacher latency, clipped.
         latency_factor: ``(latency_ratio / beta) ** alpha``.
         speedup: Teacher over student latency, unclipped.
+        cost: By how much the student breaks limits (:class:`kdnas_env.core.constraints.Constraints`); 0 if by none.
     """
 
     reward: float
@@ -33,6 +34,7 @@ class RewardComponents:
     latency_ratio: float
     latency_factor: float
     speedup: float
+    cost: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """Return the components as a plain dictionary."""
@@ -102,6 +104,11 @@ class KDReward:
     def curve(self) -> str:
         """Attribute of an evaluation whose last value is the loss."""
         return self._CURVES[self.loss]
+
+    @property
+    def lowest(self) -> float:
+        """Smallest possible reward."""
+        return self.floor
 
     @property
     def upper_bound(self) -> float:

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.constraints import ConstrainedReward, Constraints
+from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.reward import KDReward, RewardComponents
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.layout import evaluation_info, loss_curve
+from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -41,7 +42,8 @@ class Answer:
         evaluation: The evaluation.
         reward: Its reward, with components.
         value: The same as one number.
-        usable: Whether there is a student: its evaluation succeeded and its latency is known.
+        usable: Whether there is a student: its evaluation succeeded, its latency is known, and it keeps all limits.
+        charged: Whether it is charged to the budget, the first time.
         cost: What it costs, in the unit of the budget.
         tokens: The action as observations encode it, int64 ``(dims,)``.
         earned: The reward as observations hold it, float32 ``(1,)``.
@@ -56,6 +58,7 @@ class Answer:
     reward: RewardComponents
     value: float
     usable: bool
+    charged: bool
     cost: float
     tokens: Ints
     earned: npt.NDArray[np.float32]
@@ -75,6 +78,7 @@ class Answers:
         fidelity: The effort of the evaluations.
         cost: Returns what an evaluation costs.
         epochs: Most epochs that loss curves have room for.
+        charges_infeasible: Whether a student that was not distilled, since it breaks a limit, is charged to the budget.
     """
 
     def __init__(
@@ -84,10 +88,13 @@ class Answers:
         fidelity: Fidelity,
         cost: Callable[[Evaluation], float],
         epochs: int,
+        charges_infeasible: bool = True,
     ) -> None:
         self.fidelity = fidelity
         self.rows: list[Answer] = []
         self._space, self._reward, self._cost, self._epochs = space, reward, cost, epochs
+        self._limits = reward.limits if isinstance(reward, ConstrainedReward) else Constraints()
+        self._charges_infeasible = charges_infeasible
         self._of_action: dict[bytes, Answer] = {}
         self._first: dict[StudentConfig, int] = {}
         self._given = np.zeros(0, dtype=np.int64)  # by row: the last episode in which its architecture was answered
@@ -98,7 +105,7 @@ class Answers:
     def columns(self) -> Columns:
         """The answers in columns."""
         if self._columns is None:
-            self._columns = Columns(self._space.size, self._epochs)
+            self._columns = Columns(self._space.size, self._epochs, self._limits.names)
         self._columns.extend(self.rows)
         return self._columns
 
@@ -162,6 +169,7 @@ class Answers:
 
     def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
         row, reward, tokens = len(self.rows), self._reward(evaluation), np.array(action, dtype=np.int64) + 1
+        costs = self._limits.costs(evaluation, reward.quality if evaluation.ok else None)
         answer = Answer(
             row=row,
             first=self._first.setdefault(config, row),
@@ -169,12 +177,13 @@ class Answers:
             evaluation=evaluation,
             reward=reward,
             value=reward.reward,
-            usable=evaluation.ok and evaluation.latency is not None,
+            usable=evaluation.ok and evaluation.latency is not None and reward.cost <= 0,
+            charged=self._charges_infeasible or evaluation.status is not Status.INFEASIBLE,
             cost=self._cost(evaluation),
             tokens=tokens,
             earned=np.array([reward.reward], dtype=np.float32),
             curve=loss_curve(evaluation, self._epochs),
-            info=evaluation_info(evaluation, reward, index),
+            info=evaluation_info(evaluation, reward, index) | costs_info(costs),
         )
         self.rows.append(answer)
         self._given = with_room(self._given, len(self.rows))
@@ -187,21 +196,27 @@ class Columns:
     Args:
         size: Points of the space.
         epochs: Most epochs that loss curves have room for.
+        limits: Names of the limits.
 
     Attributes:
         length: Rows. The arrays below may have more.
         rewards: Rewards, float64.
         costs: What they cost, in the unit of the budget, float64.
-        usable: Whether there is a student, bool.
+        usable: Whether there is a student that keeps all limits, bool.
+        charged: Whether they are charged to the budget, the first time, bool.
         floats: ``FLOATS``, then the held-out loss by epoch, float64 ``(rows, len(FLOATS) + epochs + 1)``.
+        broken: By how much each limit is broken, float64 ``(rows, limits)``.
         ints: ``INTS``, int64 ``(rows, len(INTS))``.
         texts: ``TEXTS``, arrays of objects by name.
         first: Row of the first action with the same architecture, int64.
         scratch: Room to work in, int64.
     """
 
-    def __init__(self, size: int, epochs: int) -> None:
+    def __init__(self, size: int, epochs: int, limits: Sequence[str] = ()) -> None:
         self.length = 0
+        self.limits = tuple(limits)
+        self.broken = np.empty((0, len(limits)))
+        self.charged = np.empty(0, dtype=np.bool_)
         self.rewards = np.empty(0)
         self.costs = np.empty(0)
         self.usable = np.empty(0, dtype=np.bool_)
@@ -228,6 +243,8 @@ class Columns:
             "rewards": [answer.value for answer in new],
             "costs": [answer.cost for answer in new],
             "usable": [answer.usable for answer in new],
+            "charged": [answer.charged for answer in new],
+            "broken": [[answer.info["costs"][name] for name in self.limits] for answer in new],
             "floats": [[*(answer.info[name] for name in FLOATS), *answer.curve] for answer in new],
             "ints": [[answer.info[name] for name in INTS] for answer in new],
             "first": [answer.first for answer in new],

@@ -59,8 +59,8 @@ class Record(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether there is a student: its evaluation succeeded and its latency is known."""
-        return self.evaluation.ok and self.evaluation.latency is not None
+        """Whether there is a student: its evaluation succeeded, its latency is known, and it keeps all limits."""
+        return self.evaluation.ok and self.evaluation.latency is not None and self.reward.cost <= 0
 
 
 class Book(Sequence[Record]):
@@ -139,7 +139,7 @@ class Book(Sequence[Record]):
             The reward, whether it is counted, and whether it is a duplicate.
         """
         duplicate = answers.give(answer, self.episode)
-        counted = not duplicate or self._charges
+        counted = self._charges if duplicate else answer.charged
         value = self._enter(answer, counted, duplicate)
         if self._stop is not None:
             self._stop.learn(answer.evaluation)
@@ -158,7 +158,7 @@ class Book(Sequence[Record]):
         """
         columns = answers.columns
         duplicates = answers.give_all(rows, self.episode)
-        counted = np.ones(len(rows), dtype=np.bool_) if self._charges else ~duplicates
+        counted = np.where(duplicates, self._charges, columns.charged.take(rows))
         rewards = columns.rewards.take(rows)
         if self._rejects:
             rewards[duplicates] = self._failure

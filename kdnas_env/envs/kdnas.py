@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any, cast
@@ -14,6 +14,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters
+from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
@@ -25,6 +26,7 @@ from kdnas_env.envs.layout import (
     Observation,
     checked_count,
     checked_options,
+    costs_info,
     evaluation_info,
     loss_curve,
     nothing_yet,
@@ -33,6 +35,10 @@ from kdnas_env.envs.layout import (
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.faults import FaultWatch
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.support.checks import check_choice
+
+INFEASIBLE = ("free", "charge")
+"""Whether a student that was not distilled, since it breaks a limit, is charged to the budget."""
 
 Action = npt.NDArray[np.int64]
 
@@ -181,14 +187,22 @@ class KDNASEnv(gym.Env[Observation, Action]):
         round_size: int = 8,
         duplicates: str = "charge",
         stop: Stopping | None = None,
+        limits: Constraints | Mapping[str, Any] | None = None,
+        constraints: str = "reward",
+        infeasible: str = "free",
         render_mode: str | None = None,
     ) -> None:
+        check_choice("infeasible", infeasible, INFEASIBLE)
         if duplicates not in DUPLICATES:
             raise KDNASError(f"duplicates is {duplicates!r}; expected one of {list(DUPLICATES)}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise KDNASError(f"render_mode is {render_mode!r}; expected None or one of {self.metadata['render_modes']}")
         self.search_space = search_space
-        self.reward_function = reward or KDReward()
+        self.limits = Constraints.of(limits)
+        reward = reward or KDReward()
+        limited = ConstrainedReward(**asdict(reward), limits=self.limits, handling=constraints)
+        self.reward_function = limited if self.limits else reward
+        self.infeasible = infeasible
         self.duplicates = duplicates
         self.round_size = checked_count("round_size", round_size)
         self.budget_unit = budget_unit
@@ -340,6 +354,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
             ResetNeeded: If no episode is running.
         """
         self._check_running()
+        evaluation = self.screened(evaluation)
         self._altered |= evaluation.status is Status.STOPPED
         answers = self._affordable_answers()
         answers.forget_earlier(self._book.episode)
@@ -380,7 +395,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         refused = [self.refused(config, fidelity) for config in configs]
         valid = [config for config, refusal in zip(configs, refused, strict=True) if refusal is None]
         evaluated = iter(self.evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
-        evaluations = [next(evaluated) if refusal is None else refusal for refusal in refused]
+        evaluations = [self.screened(next(evaluated)) if refusal is None else refusal for refusal in refused]
         # Of a store, answers may be remembered from before, and it watches itself. Tables answer as they were built.
         if not isinstance(self.evaluator, StoredEvaluator) and not getattr(self.evaluator, "tabular", False):
             for evaluation in evaluations:
@@ -391,6 +406,12 @@ class KDNASEnv(gym.Env[Observation, Action]):
         """Return the evaluation of an architecture that cannot be built or is not allowed; None for all others."""
         violation = self.search_space.violation(config)
         return None if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
+
+    def screened(self, evaluation: Evaluation) -> Evaluation:
+        """Return an evaluation, as it would be without distillation where a limit is broken that lowers the reward."""
+        reward = self.reward_function
+        screens = isinstance(reward, ConstrainedReward) and reward.handling == "reward"
+        return self.limits.screened(evaluation) if screens else evaluation
 
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Set the fidelity of a new episode, where it is drawn; here it stays as it is.
@@ -444,6 +465,11 @@ class KDNASEnv(gym.Env[Observation, Action]):
         made_here = self._make_evaluator is not None
         return {**self.__dict__, "on_epoch": None} | ({"_evaluator": None} if made_here else {})
 
+    @property
+    def neutral_info(self) -> dict[str, Any]:
+        """What an info says where no student was evaluated."""
+        return evaluation_info(None, NEUTRAL_REWARD, -1) | costs_info(dict.fromkeys(self.limits.names, 0.0))
+
     def new_book(self, budget: Budget, *, round_size: int, least: int, episode: int) -> Book:
         """Return the book of a new episode, with the duplicates policy, the penalty and early stopping of this one.
 
@@ -469,7 +495,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
         """Return where answers at a fidelity are kept, with the reward of this environment; none is known yet."""
-        return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs)
+        charges = self.infeasible == "charge"
+        return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs, charges)
 
     def _begin(self, budget: Budget, episode: int) -> None:
         self._book = self.new_book(budget, round_size=self.round_size, least=1, episode=episode)
@@ -541,7 +568,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     def _info(self, answer: Answer | None, counted: bool, duplicate: bool) -> dict[str, Any]:
         book = self._book
         return {
-            **(evaluation_info(None, NEUTRAL_REWARD, -1) if answer is None else answer.info),
+            **(self.neutral_info if answer is None else answer.info),
             "heldout_curve": loss_curve(None, self._most_epochs) if answer is None else answer.curve.copy(),
             "evaluations": book.evaluations,
             "budget_left": book.left,

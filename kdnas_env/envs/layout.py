@@ -29,7 +29,7 @@ SINGLES = ("last", "previous_best", "global_best")
 
 def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
     """Return the observation space of one environment; without a round size, there is no previous round in it."""
-    tokens, (low, high) = space.nvec + 1, (reward.floor, reward.upper_bound)
+    tokens, (low, high) = space.nvec + 1, (reward.lowest, reward.upper_bound)
     observation: dict[str, spaces.Space[Any]] = {}
     for name in SINGLES:
         observation[name] = spaces.MultiDiscrete(tokens)
@@ -74,6 +74,11 @@ def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, ind
         "flops": int(evaluation.flops) if evaluation else 0,
         "epochs": evaluation.fidelity.epochs if evaluation else 0,
     }
+
+
+def costs_info(costs: Mapping[str, float]) -> dict[str, Any]:
+    """Return what an info says of limits: the total violation, and that of each; nothing where there are none."""
+    return {"cost": sum(costs.values()), "costs": dict(costs)} if costs else {}
 
 
 NEUTRAL_REWARD = RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)

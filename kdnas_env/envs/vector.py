@@ -21,11 +21,9 @@ from kdnas_env.envs.book import Book
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.layout import (
-    NEUTRAL_REWARD,
     Observation,
     checked_count,
     checked_options,
-    evaluation_info,
     loss_curve,
     nothing_yet,
     observation_space,
@@ -270,18 +268,28 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         infos["heldout_curve"] = floats[:, len(FLOATS) :]
         infos |= zip(FLOATS, floats.T, strict=False)
         infos |= zip(INTS, ints.T, strict=True)
+        if columns.limits:
+            broken = columns.broken.take(rows, axis=0)
+            infos |= {"cost": broken.sum(axis=1), "costs": self._costs_info(broken)}
         if not usable.all():
             infos["error"] = columns.texts["error"].take(rows)
         return infos
 
+    def _costs_info(self, broken: Floats) -> Infos:
+        infos: Infos = dict(zip(self.env.limits.names, broken.T, strict=True))
+        return infos | {f"_{name}": self._flags(True) for name in infos}
+
     def _empty_infos(self) -> Infos:
         """Return what infos say before the first step: neutral values."""
-        neutral = evaluation_info(None, NEUTRAL_REWARD, -1) | {"duplicate": False, "counted": False}
-        infos = {
+        neutral = self.env.neutral_info | {"duplicate": False, "counted": False}
+        costs = neutral.pop("costs", {})
+        infos: Infos = {
             name: np.full(self.num_envs, value, dtype=object if isinstance(value, str) else type(value))
             for name, value in neutral.items()
             if name != "error"
         }
+        if costs:
+            infos["costs"] = self._costs_info(np.zeros((self.num_envs, len(costs))))
         infos["heldout_curve"] = np.tile(loss_curve(None, self.env.fidelity.epochs), (self.num_envs, 1))
         return self._masked(infos)
 

@@ -19,7 +19,8 @@ class FaultWatch:
     """Watches evaluations, and raises where the first of them all failed for one reason.
 
     Reasons are compared without their numbers. As soon as a student got anywhere, even if only to diverge or to be
-    stopped, or failed for another reason, nothing is raised any more. Students that cannot be built say nothing.
+    stopped, or failed for another reason, nothing is raised any more. Students that cannot be built, or
+    were not distilled since they break a limit, say nothing.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,7 @@ class FaultWatch:
             RunError: If it failed as all before it did, and they are enough.
         """
         status = evaluation.status
-        if self._over or status is Status.INVALID:
+        if self._over or status in (Status.INVALID, Status.INFEASIBLE):
             return
         reason = (status, _NUMBERS.sub("#", evaluation.error))
         if status not in ENOUGH or self._reason not in (None, reason):

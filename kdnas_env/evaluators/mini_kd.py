@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
+from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.cache import open_cache
@@ -55,6 +57,9 @@ class MiniKDSettings:
         precision: ``float32``, ``bfloat16`` (automatic mixed precision), or None: bfloat16 on a GPU, else float32.
         threads: Threads of PyTorch while teacher and students are run; None for as many as it uses already. Results
             of different numbers differ in their last digits, and only there: the fingerprint leaves them out.
+        limits: Limits of students, as fields of :class:`kdnas_env.core.constraints.Constraints`. Where there are some,
+            the latency of a student is measured before it is distilled, and one that breaks a limit is not distilled.
+            They are no part of the fingerprint, since they change no student that is distilled.
 
     Raises:
         KDNASError, LatencyError: If the recipe, the latency settings, the precision or the threads are malformed.
@@ -69,8 +74,10 @@ class MiniKDSettings:
     device: str | None = None
     precision: str | None = None
     threads: int | None = None
+    limits: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
+        Constraints.of(self.limits)
         resolve_recipe(self.recipe)
         _latency_settings(self.latency)
         if self.precision not in (None, *PRECISIONS):
@@ -154,6 +161,7 @@ class MiniKDEvaluator:
         self.workload = Workload(teacher, corpus, cache, corpus.train, corpus.heldout, device)
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
         self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
+        self._limits = Constraints.of(settings.limits)
         self.deterministic = device.type == "cpu" and not self.probe.needs_models
 
     @cached_property
@@ -243,18 +251,28 @@ class MiniKDEvaluator:
             return bool(on_epoch and on_epoch(report))
 
         try:
-            trained = self._train(config, fidelity, stop)
-            if trained is None:
-                status = Status.STOPPED
+            if self._limits:
+                latency = self._latency_untrained(config)
+            if self._limits.breaks(self._record(config, fidelity, status, reason, results, latency, began)):
+                status = Status.INFEASIBLE
+            elif (trained := self._train(config, fidelity, stop)) is None:
+                status, latency = Status.STOPPED, None
             else:
-                student = trained.export()
-                latency = self.probe.measure(student, config)
-                model, projection = student, trained.objective.state_dict()
+                model, projection = trained.export(), trained.objective.state_dict()
+                latency = latency or self.probe.measure(model, config)
         except (CacheError, RunError, DependencyError):
             raise
         except Exception as error:
             status, reason = _status_of(error), one_line(error)
-        return Distilled(self._record(config, fidelity, status, reason, results, latency, began), model, projection)
+            latency, model, projection = None, None, {}
+        record = self._record(config, fidelity, status, reason, results, latency, began)
+        return Distilled(self._limits.screened(record), model, projection)
+
+    def _latency_untrained(self, config: StudentConfig) -> Latency:
+        """Return the latency of a student with random weights, which is that of the distilled one."""
+        teacher = self.workload.teacher
+        model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
+        return self.probe.measure(model, config)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
         """Return where the student of an evaluation comes from."""

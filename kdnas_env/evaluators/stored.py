@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, cast
 
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import UNLIMITED, Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.faults import FaultWatch
@@ -37,12 +38,13 @@ _SCHEMA = (
         UNIQUE (workload, config, fidelity)
     )""",
 )
-# The first complete record stays, so that all processes go on from the same one. A stopped record is incomplete.
+# The first complete record stays, so that all processes go on from the same one. A stopped record is incomplete, as is
+# that of a student that was not distilled since it breaks a limit, which may be another next time.
 _INSERT = f"""
     INSERT INTO evaluations (workload, config, fidelity, status, evaluation, created_at) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (workload, config, fidelity) DO UPDATE
     SET status = excluded.status, evaluation = excluded.evaluation, created_at = excluded.created_at
-    WHERE evaluations.status = '{Status.STOPPED}'
+    WHERE evaluations.status IN ('{Status.STOPPED}', '{Status.INFEASIBLE}')
 """
 _SELECT = "SELECT evaluation FROM evaluations WHERE workload = ? AND config = ? AND fidelity = ?"
 
@@ -62,6 +64,9 @@ class StoredEvaluator:
     Where the first that are evaluated all fail for one reason, that is raised (:mod:`kdnas_env.evaluators.faults`),
     after they were committed.
 
+    A student that was not distilled, since it breaks a limit, is answered so again as long as it breaks a limit; where
+    limits are wider, it is evaluated.
+
     An instance can be pickled and survives a fork; the connection is opened where it is first used.
 
     Attributes:
@@ -70,16 +75,24 @@ class StoredEvaluator:
         chunk: Configurations handed to the inner evaluator per call, unless it has ``evaluate_each``. A kill loses at
             most one chunk, so more than 1 pays only where the inner evaluator works on several at once.
         timeout: Seconds to wait for another process that is writing.
+        limits: Limits of students.
     """
 
     def __init__(
-        self, inner: Evaluator, path: str | os.PathLike[str], *, chunk: int = 1, timeout: float = 60.0
+        self,
+        inner: Evaluator,
+        path: str | os.PathLike[str],
+        *,
+        chunk: int = 1,
+        timeout: float = 60.0,
+        limits: Constraints = UNLIMITED,
     ) -> None:
         check_whole("chunk", chunk, of="configurations per call", at_least=1)
         self.inner = inner
         self.path = Path(path)
         self.chunk = chunk
         self.timeout = timeout
+        self.limits = limits
         self.deterministic = inner.deterministic
         self._connection: sqlite3.Connection | None = None
         self._process = os.getpid()
@@ -143,6 +156,8 @@ class StoredEvaluator:
             raise RunError(self._damaged(f"it is of {found.config}, and stands for {config}"))
         if found is None or found.status is Status.STOPPED:
             return None
+        if found.status is Status.INFEASIBLE:
+            return self.limits.screened(found) if self.limits.breaks(found) else None
         if found.ok:
             self._faults.note(found)
         return found

@@ -37,10 +37,10 @@ LATENCIES = ("median_ms", "iqr_ms", "count", "teacher_median_ms", "teacher_iqr_m
 
 _POSITIVE_LATENCIES = ("median_ms", "teacher_median_ms", "ratio")
 
-STATUSES = (*(str(status) for status in Status), "missing")
+STATUSES = ("ok", "diverged", "out_of_memory", "invalid", "stopped", "failed", "missing", str(Status.INFEASIBLE))
 """How a cell ended, by its code in ``Table.status``; the last is that of a cell that was never evaluated."""
 
-MISSING = len(STATUSES) - 1
+MISSING = STATUSES.index("missing")
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 """What may become the name of a file: it names no other folder."""

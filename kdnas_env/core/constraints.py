@@ -1,0 +1,194 @@
+"""Limits that a student has to keep, and how far it is from keeping them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from kdnas_env.core.evaluation import Evaluation, Status
+from kdnas_env.core.reward import KDReward, RewardComponents
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice, check_number, check_whole
+from kdnas_env.support.untrusted import shown
+
+BYTES_PER_PARAMETER: Mapping[str, float] = {"float32": 4.01, "int8": 1.05}
+"""Bytes of the exported ONNX file per parameter, by the format's name, rounded up: students of 128 to 384 in width take
+4.006 to 4.009, and 1.02 to 1.04 (scales of embeddings, graph)."""
+
+HANDLING = ("reward", "cost")
+"""What a broken limit does: lower the reward, or be told as a cost only."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """Limits of a student; None: no limit.
+
+    Latency, size and parameters are known before distillation, so that a student that breaks their limits need not be
+    distilled. The quality is known after it.
+
+    Attributes:
+        speedup: Least speed, as a multiple of the teacher's.
+        latency_ms: Largest median latency of one pass, in milliseconds.
+        size_mb: Largest exported file, in megabytes (1e6 bytes).
+        parameters: Most parameters, embeddings included.
+        keep: Least quality, as a share of the teacher's, in (0, 1].
+        format: Format of the exported file, one of ``BYTES_PER_PARAMETER``.
+
+    Raises:
+        KDNASError: If a limit is not positive, or the format is unknown.
+    """
+
+    speedup: float | None = None
+    latency_ms: float | None = None
+    size_mb: float | None = None
+    parameters: int | None = None
+    keep: float | None = None
+    format: str = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("speedup", "latency_ms", "size_mb"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
+        if self.parameters is not None:
+            check_whole("parameters", self.parameters, at_least=1)
+        if self.keep is not None:
+            check_number("keep", self.keep, above=0, at_most=1)
+        check_choice("format", self.format, BYTES_PER_PARAMETER)
+
+    @classmethod
+    def of(cls, limits: Constraints | Mapping[str, Any] | None) -> Constraints:
+        """Return limits from plain data.
+
+        Raises:
+            KDNASError: If a limit is unknown or malformed.
+        """
+        if limits is None or isinstance(limits, Constraints):
+            return limits or cls()
+        try:
+            return cls(**limits)
+        except TypeError as error:
+            known = [*asdict(cls())]
+            raise KDNASError(f"limits are {shown(limits)}; expected a mapping of some of {known}") from error
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the limits that are set."""
+        return tuple(name for name, value in asdict(self).items() if name != "format" and value is not None)
+
+    def __bool__(self) -> bool:
+        return bool(self.names)
+
+    def costs(self, evaluation: Evaluation, quality: float | None = None) -> dict[str, float]:
+        """Return by how much each limit is broken, relative to it; 0 where it is kept or not known yet.
+
+        Args:
+            evaluation: What is known of the student: its parameters, and its latency if it was measured.
+            quality: Its quality as a share of the teacher's; None if it is not known yet.
+        """
+        latency, size = evaluation.latency, self.megabytes(evaluation)
+        # Of what shall be large the shortfall counts, of what shall be small the excess: each is 1 at a factor of 2.
+        found = {
+            "speedup": None if latency is None or self.speedup is None else self.speedup / latency.speedup,
+            "latency_ms": None if latency is None or self.latency_ms is None else latency.median_ms / self.latency_ms,
+            "size_mb": None if self.size_mb is None else size / self.size_mb,
+            "parameters": None if self.parameters is None else evaluation.parameters / self.parameters,
+            "keep": None if quality is None or self.keep is None else self.keep / max(quality, _LEAST_QUALITY),
+        }
+        return {name: max(0.0, (found[name] or 1.0) - 1.0) for name in self.names}
+
+    def megabytes(self, evaluation: Evaluation) -> float:
+        """Return the size of the exported file, as its parameters let expect it."""
+        return evaluation.parameters * BYTES_PER_PARAMETER[self.format] / 1e6
+
+    def breaks(self, evaluation: Evaluation) -> bool:
+        """Whether a student breaks a limit that can be known before distillation."""
+        return any(cost > 0 for cost in self.costs(evaluation).values())
+
+    def screened(self, evaluation: Evaluation) -> Evaluation:
+        """Return an evaluation as it would be without distillation if the student breaks a limit, else as it is.
+
+        Nothing is screened that has no latency, which includes all that failed.
+        """
+        measured = evaluation.latency is not None and evaluation.status in (Status.OK, Status.INFEASIBLE)
+        if not measured or not self.breaks(evaluation):
+            return evaluation
+        return replace(
+            evaluation,
+            status=Status.INFEASIBLE,
+            train_loss=(),
+            heldout_loss=(),
+            train_unexplained=(),
+            heldout_unexplained=(),
+            epoch_seconds=(),
+            wall_seconds=evaluation.wall_seconds if evaluation.status is Status.INFEASIBLE else 0.0,
+            error="; ".join(self._broken(name, evaluation) for name, cost in self.costs(evaluation).items() if cost > 0),
+        )
+
+    def _broken(self, name: str, evaluation: Evaluation) -> str:
+        latency, limit = evaluation.latency, getattr(self, name)
+        assert latency is not None
+        return {
+            "speedup": f"speedup {latency.speedup:.2f} is below {limit:g}",
+            "latency_ms": f"latency {latency.median_ms:.2f} ms is above {limit:g} ms",
+            "size_mb": f"size {self.megabytes(evaluation):.1f} MB ({self.format}) is above {limit:g} MB",
+            "parameters": f"{evaluation.parameters:,} parameters are more than {limit:,}",
+        }[name]
+
+
+UNLIMITED = Constraints()
+_LEAST_QUALITY = 1e-3
+
+
+@dataclass(frozen=True)
+class ConstrainedReward(KDReward):
+    """A reward under limits: below that of every student that keeps them, and the higher the closer one comes.
+
+    A student that breaks a limit is given ``floor - cost / (1 + cost)``, where the cost is the sum of what
+    :meth:`Constraints.costs` tells. What fails, or cannot be built, is given the least, ``floor - 1``, unless a penalty
+    is set.
+
+    Attributes:
+        limits: The limits.
+        handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is told beside it,
+            for algorithms that handle costs themselves.
+    """
+
+    limits: Constraints = UNLIMITED
+    handling: str = "reward"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("constraints", self.handling, HANDLING)
+
+    @property
+    def lowest(self) -> float:
+        """Lower bound of the rewards."""
+        return self.floor - 1.0 if self.handling == "reward" else self.floor
+
+    @property
+    def failure(self) -> float:
+        """Reward of a failed or invalid evaluation."""
+        return self.lowest if self.penalty is None else self.penalty
+
+    def __call__(self, evaluation: Evaluation) -> RewardComponents:
+        """Return the reward of an evaluation with its components, the cost among them."""
+        components, latency = super().__call__(evaluation), evaluation.latency
+        if latency is None:
+            return components
+        cost = sum(self.limits.costs(evaluation, components.quality if evaluation.ok else None).values())
+        if evaluation.status is Status.INFEASIBLE:
+            ratio = latency.ratio
+            components = replace(
+                components,
+                latency_ratio=min(max(ratio, self.MIN_RATIO), self.MAX_RATIO),
+                latency_factor=self._latency_factor(ratio),
+                speedup=latency.speedup,
+            )
+        elif not evaluation.ok:
+            return components
+        if cost <= 0:
+            return components
+        if self.handling == "cost":
+            return replace(components, cost=cost)
+        return replace(components, cost=cost, reward=self.floor - cost / (1.0 + cost))
