@@ -111,6 +111,7 @@ class AskTellAgent(Agent[ConfigT]):
         self._pending: dict[int, _Pending] = {}
         self._seen = Seen()
         self._infos: list[Info] = []
+        self._free = 0  # candidates that the environment did not charge to the budget, since they break a limit
         self._start()
 
     def start(
@@ -138,6 +139,11 @@ class AskTellAgent(Agent[ConfigT]):
     def evaluated(self) -> Ints:
         """Every candidate in the order of evaluation, a copy, int64 of shape ``(evaluations, dims)``."""
         return self._evaluated.copy()
+
+    @property
+    def spent(self) -> int:
+        """Evaluations that count: all, but for candidates that break a limit and were not charged to the budget."""
+        return self.ranking.evaluations - self._free
 
     @property
     def pending(self) -> Ints:
@@ -227,6 +233,7 @@ class AskTellAgent(Agent[ConfigT]):
         )
         self._seen.update(numbers)
         self._infos.extend(infos)
+        self._free += sum(info.get("status") == "infeasible" and not info.get("counted", True) for info in infos)
         self._learn(self.ranking.rounds[-1])
 
     def result(self) -> SearchResult:
@@ -284,7 +291,7 @@ class AskTellAgent(Agent[ConfigT]):
         _round_size(env, self.round_size)
         env.reset(seed=self.seed)
         ended = False
-        while not ended and (left := self.budget - self.ranking.evaluations) > 0:
+        while not ended and (left := self.budget - self.spent) > 0:
             wanted = min(self.round_size, left)
             if len(self._pending) < (wanted if vector else 1):
                 self.ask(wanted - len(self._pending))
@@ -333,6 +340,7 @@ class AskTellAgent(Agent[ConfigT]):
             "budget": self.budget,
             "round_size": self.round_size,
             "seed": self.seed,
+            "free": self._free,
             "rng": self.rng.bit_generator.state,
             "pending": self.pending,
             "pending_details": [
@@ -369,6 +377,7 @@ class AskTellAgent(Agent[ConfigT]):
         self.ranking = Ranking.from_arrays(state)
         self._seen.update(self.grid.numbers(self.grid.check(self._evaluated)))
         self._infos = [{} for _ in range(self.ranking.evaluations)]
+        self._free = state.get("free", 0)
         pending = self.grid.check(state["pending"])
         self._pending = {
             number: _Pending(action, *details)

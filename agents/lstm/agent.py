@@ -95,7 +95,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
-        ratio = config.exploration(self.ranking.evaluations // self.round_size, self.rounds)
+        ratio = config.exploration(self.spent // self.round_size, self.rounds)
         randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
         if randoms == n or self.ranking.global_best is None:
             actions = self.grid.draw(self.rng, n, seen)

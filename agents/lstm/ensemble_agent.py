@@ -91,7 +91,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
         pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
-        ratio = config.exploration(self.ranking.evaluations // self.round_size, self.rounds)
+        ratio = config.exploration(self.spent // self.round_size, self.rounds)
         explored = min(n, max(random_count(ratio, n), config.design - len(seen)))
         if self.ranking.global_best is None:
             explored = n

@@ -110,8 +110,9 @@ class Constraints:
 
         Nothing is screened that has no latency, which includes all that failed.
         """
+        costs = self.costs(evaluation)
         measured = evaluation.latency is not None and evaluation.status in (Status.OK, Status.INFEASIBLE)
-        if not measured or not self.breaks(evaluation):
+        if not measured or not any(costs.values()):
             return evaluation
         return replace(
             evaluation,
@@ -122,10 +123,10 @@ class Constraints:
             heldout_unexplained=(),
             epoch_seconds=(),
             wall_seconds=evaluation.wall_seconds if evaluation.status is Status.INFEASIBLE else 0.0,
-            error="; ".join(self._broken(name, evaluation) for name, cost in self.costs(evaluation).items() if cost > 0),
+            error="; ".join(self._words(name, evaluation) for name, cost in costs.items() if cost > 0),
         )
 
-    def _broken(self, name: str, evaluation: Evaluation) -> str:
+    def _words(self, name: str, evaluation: Evaluation) -> str:
         latency, limit = evaluation.latency, getattr(self, name)
         assert latency is not None
         return {

@@ -111,6 +111,23 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `free`       | the earlier answer | no                         |
     | `reject`     | `penalty`          | no                         |
 
+    ## Limits
+
+    `limits` are what a student has to keep: `speedup` (at least, as a multiple of the teacher's speed), `latency_ms`,
+    `size_mb` (of the exported file, in `format`), `parameters` (at most) and `keep` (quality, at least, as a share of
+    the teacher's). Only students that keep them can be best. Latency, size and parameters are known before
+    distillation: a student that breaks their limits is not distilled (status `infeasible`).
+
+    | `constraints` | Reward of a student that breaks a limit                                                   |
+    |---------------|-------------------------------------------------------------------------------------------|
+    | `reward`      | in `(floor - 1, floor)`, higher the closer it is; what fails gets `floor - 1`             |
+    | `cost`        | as without limits, and all students are distilled: for algorithms that handle costs       |
+
+    | `infeasible`  | Counted against the budget                                                                |
+    |---------------|-------------------------------------------------------------------------------------------|
+    | `free`        | no, since it takes no distillation; at most 10 answers per evaluation of the budget        |
+    | `charge`      | yes                                                                                       |
+
     ## Starting State
 
     Nothing is evaluated and every token is "none yet". The evaluator (teacher, corpus, caches) is made at the first
@@ -143,6 +160,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `budget_left`                      | int or float  | in the unit of the budget                           |
     | `round`                            | int           | finished rounds                                     |
     | `duplicate`, `counted`             | bool          | answered before; charged to the budget              |
+    | `cost`, `costs`                    | float, dict   | where there are limits: by how much they are broken,|
+    |                                    |               | relative to each; in all, and by name (0: kept)     |
 
     The full records, with everything that was measured, are in `env.unwrapped.history`.
 
@@ -159,6 +178,9 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `round_size`   | `8`          | evaluations per round                                           |
     | `duplicates`   | `"charge"`   | `charge`, `free` or `reject`                                    |
     | `stop`         | `None`       | early stopping, such as a `StoppingRule`                        |
+    | `limits`       | `None`       | `Constraints`, or a mapping of some of them by name             |
+    | `constraints`  | `"reward"`   | `reward` or `cost`                                              |
+    | `infeasible`   | `"free"`     | `free` or `charge`                                              |
     | `render_mode`  | `None`       | `ansi` or `rgb_array`                                           |
 
     ## Version History

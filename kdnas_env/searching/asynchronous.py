@@ -200,6 +200,7 @@ class _Search:
         _, reward, terminated, truncated, info = self.env.record(array, evaluation)
         self.agent.tell(array[None], [reward], [info])
         self._over = terminated or truncated
+        self._asked -= info["status"] == Status.INFEASIBLE and not info["counted"]
         if self.on_answer is not None:
             self.on_answer(self.env)
 

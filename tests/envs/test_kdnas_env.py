@@ -15,7 +15,7 @@ from gymnasium.utils.env_checker import check_env, data_equivalence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import kdnas_env  # noqa: F401  (registers the environments)
+import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Status
 from kdnas_env.core.reward import KDReward
@@ -633,3 +633,97 @@ def test_early_stopping_compares_the_students_of_one_search(vector: bool) -> Non
     assert first.count(Status.STOPPED) >= 3
     assert first.count(Status.OK) >= 3
     assert search() == first
+
+
+# Limits ---------------------------------------------------------------------------------------------------------
+
+SPEEDUP = 3.0
+
+
+def limited(**options: Any) -> KDNASEnv:
+    return make(**{"limits": {"speedup": SPEEDUP, "keep": 0.2}, "budget": 20, **options})
+
+
+def test_what_breaks_a_limit_is_told_and_costs_no_evaluation() -> None:
+    env, plain = limited(), make(budget=20)
+    infeasible = 0
+    for index in range(0, SPACE.size, SPACE.size // 19):
+        observation, reward, terminated, _, info = env.step(action(index))
+        _, usual, _, _, before = plain.step(action(index))
+        assert env.observation_space.contains(observation)
+        assert set(info["costs"]) == {"speedup", "keep"}
+        assert info["cost"] == pytest.approx(sum(info["costs"].values()))
+        assert (info["cost"] > 0) == (before["speedup"] < SPEEDUP or before["quality"] < 0.2)
+        if before["speedup"] < SPEEDUP:
+            infeasible += 1
+            assert (info["status"], info["counted"]) == ("infeasible", False)
+            assert info["speedup"] == before["speedup"]
+            assert (info["heldout_curve"] == -1).all()
+        else:
+            assert (info["status"], info["counted"]) == ("ok", True)
+        assert reward == usual if info["cost"] == 0 else reward < env.reward_function.floor
+        assert info["evaluations"] + infeasible == len(env.history)
+        if terminated:
+            break
+    assert 0 < infeasible < len(env.history)
+    best = env.history.best
+    assert best is not None
+    assert best.reward.cost == 0
+    assert best.reward.speedup >= SPEEDUP
+
+
+def test_what_breaks_a_limit_can_be_charged_and_ends_no_search_for_ever() -> None:
+    env = limited(infeasible="charge", budget=3)
+    slow = action(SPACE.size - 1)
+    assert env.step(slow)[4]["counted"] is True
+    env = limited(budget=2, limits={"speedup": 1e9})
+    for index in range(20):
+        _, _, terminated, truncated, info = env.step(action(index))
+    assert (terminated, truncated, info["evaluations"], env.history.best) == (False, True, 0, None)
+
+
+def test_costs_can_be_left_to_the_algorithm() -> None:
+    env, plain = limited(constraints="cost"), make(budget=20)
+    for index in range(0, SPACE.size, SPACE.size // 15):
+        _, reward, _, _, info = env.step(action(index))
+        _, usual, _, _, before = plain.step(action(index))
+        assert reward == usual
+        assert info["status"] == before["status"]
+        assert (info["cost"] > 0) == (before["speedup"] < SPEEDUP or before["quality"] < 0.2)
+    best = env.history.best
+    assert best is None or best.reward.speedup >= SPEEDUP
+
+
+def test_malformed_limits_are_refused() -> None:
+    with pytest.raises(KDNASError, match="limits are"):
+        make(limits={"speed": 2})
+    with pytest.raises(KDNASError, match="constraints is 'none'; expected one of"):
+        limited(constraints="none")
+    with pytest.raises(KDNASError, match="infeasible is 'no'; expected one of"):
+        limited(infeasible="no")
+
+
+@pytest.mark.parametrize("agent", ["random", "evolution", "local-search", "lstm"])
+def test_an_agent_spends_its_budget_on_students_that_keep_the_limits(agent: str) -> None:
+    env = limited(budget=16, round_size=4)
+    result = kdnas_env.make_agent(agent).search(env, seed=1)
+    counted = [record for record in env.history if record.counted]
+    assert len(counted) == 16
+    assert len(env.history) > 16
+    assert result.best is not None
+    assert result.infos[result.best.index]["cost"] == 0
+
+
+def test_seats_are_told_what_one_after_the_other_is() -> None:
+    env, vector = limited(round_size=4), KDNASVectorEnv(limited(), 4)
+    vector.reset(seed=0)
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        batch = np.array([action(int(index)) for index in rng.integers(SPACE.size, size=4)])
+        infos = vector.step(batch)[4]
+        for seat, one in enumerate(batch):
+            info = env.step(one)[4]
+            assert {name: infos["costs"][name][seat] for name in info["costs"]} == info["costs"]
+            assert (infos["cost"][seat], infos["counted"][seat]) == (info["cost"], info["counted"])
+            assert infos["_costs"][seat]
+            assert infos["costs"]["_keep"][seat]

@@ -198,6 +198,24 @@ def test_reports_and_stopping(make: Make) -> None:
     assert second.latency is None
 
 
+@pytest.mark.parametrize("runtime", ["analytic", "torch"])
+def test_who_breaks_a_limit_is_measured_and_not_distilled(make: Make, runtime: str) -> None:
+    latency = {"runtime": runtime, "sequence_length": 16}
+    reports: list[EpochReport] = []
+    strict = make(latency=latency, limits={"speedup": 1e6})
+    [infeasible] = strict.evaluate([STUDENT], Fidelity(epochs=2), on_epoch=lambda report: reports.append(report))
+    assert infeasible.status is Status.INFEASIBLE
+    assert "is below 1e+06" in infeasible.error
+    assert infeasible.latency is not None
+    assert infeasible.parameters == count_parameters(STUDENT, strict.workload.teacher.architecture)
+    assert infeasible.heldout_unexplained == ()
+    assert reports == []
+    # Who keeps the limits is distilled as without them.
+    wide, unlimited = make(latency=latency, limits={"speedup": 1e-6}), make(latency=latency)
+    assert wide.fingerprint == strict.fingerprint == unlimited.fingerprint
+    assert evaluate(wide).heldout_unexplained == evaluate(unlimited).heldout_unexplained
+
+
 @pytest.mark.parametrize(
     ("student", "reason"),
     [

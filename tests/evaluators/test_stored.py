@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import RunError
@@ -115,6 +116,27 @@ def test_a_stopped_record_is_kept_but_never_an_answer(tmp_path: Path) -> None:
         assert whole.status is Status.OK
         assert store.records() == [whole]
         assert store.evaluate(config, Fidelity(), on_epoch=stop_at_once) == [whole]
+
+
+def test_who_broke_a_limit_is_answered_so_until_the_limit_is_wider(tmp_path: Path) -> None:
+    config = next(config for config in SPACE if config not in PLANTED.failures)
+    (whole,) = PLANTED.evaluate([config], Fidelity())
+    assert whole.latency is not None
+    strict, wide = (Constraints(speedup=factor * whole.latency.speedup) for factor in (2.0, 0.5))
+    refused = strict.screened(whole)
+    inner = Counting()
+    with StoredEvaluator(inner, tmp_path / "store.sqlite", limits=strict) as store:
+        assert store.add(refused) == refused
+        assert store.evaluate([config], Fidelity()) == [refused]
+        assert inner.calls == []
+    for limits in (wide, Constraints()):
+        with StoredEvaluator(inner, tmp_path / "store.sqlite", limits=limits) as store:
+            assert store.evaluate([config], Fidelity())[0].status is Status.OK
+            assert store.count() == 1
+    # A whole record is never replaced.
+    with StoredEvaluator(inner, tmp_path / "store.sqlite", limits=strict) as store:
+        assert store.add(refused).status is Status.OK
+        assert len(inner.calls) == 1
 
 
 def test_reports_speak_of_the_whole_batch(tmp_path: Path) -> None:

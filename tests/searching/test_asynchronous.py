@@ -227,6 +227,18 @@ def test_the_median_rule_stops_students(tmp_path: Path) -> None:
     assert statuses[Status.OK] >= 3
 
 
+def test_who_breaks_a_limit_costs_no_evaluation(tmp_path: Path) -> None:
+    agent = RandomAgent()
+    with StoredEvaluator(PLANTED, tmp_path / "store.sqlite") as store:
+        env = KDNASEnv(SPACE, store, budget=BUDGET, limits={"speedup": 3.0})
+        with WorkerPool(SimulatedBackend(PLANTED), 3) as pool:
+            search_asynchronously(agent, env, store, pool, seed=7)
+    statuses = Counter(record.evaluation.status for record in env.history if not record.counted)
+    assert set(statuses) == {Status.INFEASIBLE}
+    assert env.history.evaluations == BUDGET
+    assert agent.spent == BUDGET
+
+
 def test_an_agent_with_a_pruner_stops_students_itself(tmp_path: Path) -> None:
     agent = OptunaAgent(OptunaConfig(sampler="random", pruner="median"))
     env = Search(tmp_path, agent, workers=2).run()
