@@ -89,7 +89,9 @@ def test_a_cost_can_be_told_beside_the_reward() -> None:
     assert student.latency is not None
     reward = ConstrainedReward(limits=limits(speedup=2 * student.latency.speedup), handling="cost")
     plain = KDReward()(student)
-    assert reward(student) == replace(plain, cost=pytest.approx(1.0))
+    components = reward(student)
+    assert replace(components, cost=0.0) == plain
+    assert components.cost == pytest.approx(1.0)
     assert (reward.lowest, reward.failure) == (KDReward().floor, KDReward().floor)
 
 
