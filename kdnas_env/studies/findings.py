@@ -76,17 +76,21 @@ class Findings:
     noise: Mapping[str, float]
     failed: int
 
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a flat row a student: its choices, its latency as a share of the teacher's, and every quantity."""
+        return [
+            {
+                **student.to_dict(),
+                "latency_ratio": float(self.ratios[index]),
+                **{name: float(column[index]) for name, column in self.columns.items()},
+            }
+            for index, student in enumerate(self.students)
+        ]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the findings as plain data."""
         return {
-            "students": [
-                {
-                    **student.to_dict(),
-                    "latency_ratio": float(self.ratios[index]),
-                    **{name: float(column[index]) for name, column in self.columns.items()},
-                }
-                for index, student in enumerate(self.students)
-            ],
+            "students": self.rows(),
             "agreements": [asdict(agreement) for agreement in self.agreements],
             "ceilings": {name: None if found is None else asdict(found) for name, found in self.ceilings.items()},
             "noise": dict(self.noise),

@@ -7,7 +7,7 @@ short distillation says is compared with the rest.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -29,6 +29,7 @@ from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.child_processes import follow_parent
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.finetuning import finetune
 from kdnas_env.tasks.probing import linear_probe
@@ -192,9 +193,7 @@ def unjudged(study: ProxyStudy, wanted: Sequence[Judgement]) -> list[Judgement]:
     return [judgement for judgement in wanted if not judgement.path(Path(study.folder)).exists()]
 
 
-def judge_all(
-    study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, on_progress: Callable[[int, int], None]
-) -> None:
+def judge_all(study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, on_progress: OnProgress) -> None:
     """Judge what was not judged before, and keep every judgement as it comes.
 
     Args:
