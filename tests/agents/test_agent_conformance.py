@@ -12,35 +12,71 @@ from kdnas_env.agents.ask_tell import AskTellAgent
 from kdnas_env.searching.registry import agent_class
 from kdnas_env.testing.agents import AskTellConformance, MakeAgent
 
+_LSTM: dict[str, Any] = {"epochs": 2, "pool_size": 200}
+_PPO: dict[str, Any] = {"n_epochs": 2, "net_arch": [16]}
+_DQN: dict[str, Any] = {"gradient_steps": 2, "net_arch": [16]}
 QUICK: dict[str, dict[str, Any]] = {
-    "lstm": {"epochs": 2, "pool_size": 200},
-    "lstm-greedy": {"epochs": 2, "pool_size": 200},
-    "lstm-shuffled": {"epochs": 2, "pool_size": 200},
+    **{"lstm": _LSTM, "lstm-greedy": _LSTM, "lstm-shuffled": _LSTM},
+    **{"ppo": _PPO, "maskable-ppo": _PPO, "dqn": _DQN, "qr-dqn": _DQN},
+    "lstm-ensemble": {"steps": 2, "members": 2, "pool_size": 200},
     "reinforce": {"hidden_size": 8, "tries": 3},
+    "recurrent-ppo": {"n_epochs": 2, "lstm_hidden_size": 8},
 }
 """Settings that make an agent fast where it need not be good."""
 
-SEEDLESS = ("exhaustive",)
-"""Agents whose proposals do not depend on the seed: exhaustive search goes through the points in order."""
+SEEDLESS = "exhaustive"
+"""The agent whose proposals do not depend on the seed: exhaustive search goes through the points in order."""
+
+WITH_A_START_OF_THEIR_OWN = ("optuna", "parameter-count")
+"""Agents that take part in what the base class does before the first proposal."""
 
 
-class TestInstalled(AskTellConformance):
-    """Every agent but those of ``SEEDLESS``."""
+WORK_OF_THE_BASE_CLASS = (
+    "test_malformed_arguments",
+    "test_other_action_spaces",
+    "test_states_of_others",
+    "test_a_finished_search",
+    "test_the_end_of_an_episode",
+    "test_the_environment_gets_the_seed",
+)
+"""Clauses that an agent cannot break without beginning a search in a way of its own."""
 
-    @pytest.fixture(params=[name for name in kdnas_env.agent_names() if name not in SEEDLESS])
-    def make_agent(self, request: pytest.FixtureRequest) -> MakeAgent:
-        return partial(kdnas_env.make_agent, request.param, **QUICK.get(request.param, {}))
 
+class TestAll(AskTellConformance):
+    """The whole contract: the simplest agent, and those that begin a search in a way of their own."""
 
-class TestDetermined(AskTellConformance):
-    """Agents that propose the same whatever the seed."""
-
-    DETERMINED = True
-
-    @pytest.fixture(params=SEEDLESS)
+    @pytest.fixture(params=["random", *WITH_A_START_OF_THEIR_OWN])
     def make_agent(self, request: pytest.FixtureRequest) -> MakeAgent:
         return partial(kdnas_env.make_agent, request.param)
 
 
+class TestOthers(AskTellConformance):
+    """Every other agent keeps what is not the work of the base class."""
+
+    @pytest.fixture(params=sorted({*kdnas_env.agent_names()} - {SEEDLESS, "random", *WITH_A_START_OF_THEIR_OWN}))
+    def make_agent(self, request: pytest.FixtureRequest) -> MakeAgent:
+        return partial(kdnas_env.make_agent, request.param, **QUICK.get(request.param, {}))
+
+
+for _name in WORK_OF_THE_BASE_CLASS:
+    setattr(TestOthers, _name, None)
+
+
+class TestDetermined(AskTellConformance):
+    """An agent that proposes the same whatever the seed."""
+
+    DETERMINED = True
+
+    @pytest.fixture
+    def make_agent(self) -> MakeAgent:
+        return partial(kdnas_env.make_agent, SEEDLESS)
+
+
 def test_every_agent_of_ours_can_be_asked_and_told() -> None:
     assert all(issubclass(agent_class(name), AskTellAgent) for name in kdnas_env.agent_names())
+
+
+def test_only_these_begin_a_search_in_a_way_of_their_own() -> None:
+    base = (AskTellAgent.start, AskTellAgent.search)
+    own = [name for name in kdnas_env.agent_names() if (agent_class(name).start, agent_class(name).search) != base]
+    assert sorted(own) == [*WITH_A_START_OF_THEIR_OWN]

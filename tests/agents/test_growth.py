@@ -35,7 +35,7 @@ CHEAP: dict[str, dict[str, Any]] = {
 """Agents that differ in what they keep, with settings that make them fast and what they keep of a long search short."""
 
 SPACES = {"listed": [7] * 5, "drawn from by rejection": [50] * 5}
-FEW, MANY = 150, 1_200
+FEW, MANY = 150, 600
 """Between powers of two, at which arrays grow."""
 
 

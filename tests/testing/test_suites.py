@@ -142,7 +142,7 @@ def test_agents_that_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_agents_that_go_on_otherwise(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="clause 'resume' does not hold: a loaded agent proposes otherwise"):
-        AskTellConformance().test_a_loaded_agent(Forgetful, 4, False, tmp_path)
+        AskTellConformance().test_a_loaded_agent(Forgetful, 4, True, tmp_path)
 
 
 class Raising(PlantedEvaluator):

@@ -2,24 +2,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import multivariate_normal, wilcoxon
+from scipy.stats import multivariate_normal
 from torch import nn
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.agents.base import Agent
-from kdnas_env.agents.classic.random import RandomAgent
-from kdnas_env.agents.lstm import ensemble_agent as lstm_ensemble
-from kdnas_env.agents.lstm.common import candidate_pool, exploration_ratio, random_count, spread
 from kdnas_env.agents.lstm.ensemble import Ensemble, Posterior, expected_improvement, features_of, fit
 from kdnas_env.agents.lstm.ensemble_agent import Features, LSTMEnsembleAgent, LSTMEnsembleConfig
-from kdnas_env.agents.ranking import Ranking
-from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.testing.bowl import BowlEnv
 
@@ -27,44 +20,6 @@ QUICK = LSTMEnsembleConfig(steps=2, members=2)
 NVEC = np.array([4, 3, 5])
 
 # Learning -------------------------------------------------------------------------------------------------------
-
-
-def best_rewards(agent: Agent[Any], *, budget: int = 32, seeds: int = 10, **options: Any) -> np.ndarray:
-    """Return the best reward that each of some searches found, one environment and one seed a search."""
-    return np.array(
-        [
-            agent.search(gym.make("kdnas/Planted-v0", seed=seed, budget=budget, **options), seed=100 + seed).best_reward
-            for seed in range(seeds)
-        ]
-    )
-
-
-@pytest.mark.parametrize(
-    "options",
-    [pytest.param({}, id="planted"), pytest.param({"noise": 0.02, "budget": 48}, id="noisy", marks=pytest.mark.slow)],
-)
-def test_it_learns(options: dict[str, Any]) -> None:
-    found, by_chance = best_rewards(LSTMEnsembleAgent(), **options), best_rewards(RandomAgent(), **options)
-    assert wilcoxon(found, by_chance, alternative="greater", zero_method="zsplit").pvalue < 0.01
-
-
-def test_where_there_is_nothing_to_learn_it_is_no_better_than_chance() -> None:
-    table = np.random.default_rng(7).normal(size=(6, 6, 6))
-    env = BowlEnv([6, 6, 6], lambda step, action: (float(table[tuple(action)]), {}))
-    found, by_chance = (
-        [agent.search(env, budget=24, seed=seed).best_reward for seed in range(10)]
-        for agent in (LSTMEnsembleAgent(), RandomAgent())
-    )
-    assert wilcoxon(found, by_chance, alternative="greater").pvalue > 0.1
-
-
-def test_its_predictions_are_rewards() -> None:
-    result = LSTMEnsembleAgent().search(gym.make("kdnas/Planted-v0", budget=48), seed=1)
-    predicted = np.concatenate([record.predicted for record in result.rounds[2:]])
-    error = np.abs(predicted - np.concatenate([record.rewards for record in result.rounds[2:]]))
-    known = np.isfinite(predicted)
-    assert known.mean() > 0.8
-    assert error[known].mean() < 0.3 * result.rewards.std()
 
 
 def unexplained(features: Features, steps: int) -> float:
@@ -180,56 +135,7 @@ def test_the_expected_improvement() -> None:
     torch.testing.assert_close(expected_improvement(mean, deviation, best), expected, rtol=0.02, atol=0.002)
 
 
-# The design and the pool ----------------------------------------------------------------------------------------
-
-
-@given(seed=st.integers(0, 10**6), nvec=st.lists(st.integers(1, 5), min_size=1, max_size=4))
-def test_points_that_are_spread_try_all_choices_equally_often(seed: int, nvec: list[int]) -> None:
-    counts = np.array(nvec)
-    pool = Grid.of(nvec).actions(np.arange(counts.prod()))
-    places = spread(pool, pool[:0], counts, 7, np.random.default_rng(seed))
-    assert len(set(places.tolist())) == len(places) == min(7, len(pool))
-    first = pool[places[: min(nvec)]]
-    assert all(len(set(column)) == len(column) for column in first.T.tolist())
-
-
-def test_points_are_spread_around_what_is_known() -> None:
-    pool = Grid.of([4, 4]).actions(np.arange(16))
-    known = np.array([[0, 0], [1, 1]])
-    chosen = pool[spread(pool, known, np.array([4, 4]), 2, np.random.default_rng(0))]
-    assert sorted(chosen[:, 0]) == sorted(chosen[:, 1]) == [2, 3]
-
-
-def test_a_large_space_is_a_pool_of_random_points_and_neighbours_of_the_bests() -> None:
-    grid = Grid.of([50] * 4)
-    ranking = Ranking().update([[1, 2, 3, 4], [9, 9, 9, 9]], [1.0, 0.0])
-    pool = candidate_pool(grid, ranking, np.random.default_rng(0), {1}, whole_space=100, size=30)
-    near = {tuple(point) for point in grid.neighbours(np.array([1, 2, 3, 4])).tolist()}
-    assert near < {tuple(point) for point in pool.tolist()}
-    assert len(near) < len(pool) <= len(near) + 30
-    assert 1 not in grid.numbers(pool)
-
-
 # The round ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("decay", ["linear", "exponential", "step"])
-@pytest.mark.parametrize("round_size", [2, 5, 8])
-def test_each_round_has_its_share_of_exploring_candidates(decay: Any, round_size: int) -> None:
-    fall: dict[str, Any] = {"epsilon_step": 0.3} if decay == "step" else {}
-    config = LSTMEnsembleConfig(
-        steps=1, members=2, design=10, epsilon_decay=decay, epsilon_start=0.9, epsilon_min=0.05, **fall
-    )
-    result = LSTMEnsembleAgent(config).search(BowlEnv([6, 6, 6]), budget=42, round_size=round_size)
-    rounds = -(-42 // round_size)
-    assert len(result.rounds) == rounds
-    for index, record in enumerate(result.rounds):
-        n = len(record.rewards)
-        ratio = exploration_ratio(index, rounds, start=0.9, minimum=0.05, decay=decay, step=0.3)
-        expected = n if index == 0 else min(n, max(random_count(ratio, n), 10 - index * round_size))
-        assert record.random.sum() == expected
-        assert record.exploration == expected / n
-        assert np.isfinite(record.predicted).all() == (expected < n)
 
 
 def test_a_search_begins_with_candidates_that_are_spread() -> None:
@@ -239,34 +145,6 @@ def test_a_search_begins_with_candidates_that_are_spread() -> None:
         [*range(8)],
         [0, 0, 1, 1, 2, 2, 3, 3],
     ]
-
-
-def test_until_something_succeeds_all_is_exploring() -> None:
-    def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]] | None:
-        return (-1.0, {"status": "failed"}) if step < 20 else None
-
-    result = LSTMEnsembleAgent(QUICK).search(BowlEnv([8, 8], answer), budget=40)
-    assert [bool(record.random.all()) for record in result.rounds] == [True, True, True, False, False]
-
-
-def test_failures_are_learned_to_be_avoided() -> None:
-    def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
-        if action[0] >= 4:
-            return np.nan, {"status": "out_of_memory"}
-        return -float(0.3 * (action[0] - 2) ** 2 + (action[1] - 5) ** 2 + (action[2] - 3) ** 2), {"status": "ok"}
-
-    result = LSTMEnsembleAgent().search(BowlEnv([8, 8, 8], answer), budget=40)
-    chosen = np.concatenate([~record.random for record in result.rounds])
-    failed = result.actions[:, 0] >= 4
-    assert failed[~chosen].mean() > 0.4
-    assert failed[chosen].mean() < 0.1
-
-
-def test_a_large_space_is_searched_by_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lstm_ensemble, "WHOLE_SPACE", 50)
-    config = LSTMEnsembleConfig(steps=1, members=2, pool_size=20)
-    result = LSTMEnsembleAgent(config).search(BowlEnv([5, 5, 5]), budget=125, round_size=9)
-    assert len(np.unique(result.actions, axis=0)) == 125
 
 
 def test_candidates_asked_one_by_one_are_those_asked_together() -> None:
@@ -280,17 +158,6 @@ def test_candidates_asked_one_by_one_are_those_asked_together() -> None:
     assert np.concatenate([one_by_one.ask(1) for _ in range(4)]).tolist() == together.ask(4).tolist()
 
 
-def test_only_what_does_not_fit_is_forgotten() -> None:
-    def search(replay_size: int) -> list[list[int]]:
-        agent = LSTMEnsembleAgent(LSTMEnsembleConfig(steps=2, members=2, replay_size=replay_size))
-        actions: list[list[int]] = agent.search(BowlEnv([6, 6, 6]), budget=40, round_size=4, seed=2).actions.tolist()
-        return actions
-
-    everything = search(1000)
-    assert search(36) == everything  # the last round is not learned from
-    assert search(12) != everything
-
-
 # Configuration --------------------------------------------------------------------------------------------------
 
 
@@ -298,22 +165,9 @@ def test_only_what_does_not_fit_is_forgotten() -> None:
     ("options", "message"),
     [
         ({"features": "all"}, r"features is 'all'; expected one of \['both', 'deep', 'wide'\]"),
-        ({"epsilon_decay": "cosine"}, r"epsilon_decay is 'cosine'; expected one of .*'exponential'"),
-        ({"epsilon_start": 1.5}, r"epsilon_start is 1.5; expected a number at least 0 and at most 1"),
-        ({"epsilon_min": float("nan")}, "epsilon_min is nan"),
-        ({"epsilon_start": 0.1, "epsilon_min": 0.2}, "epsilon_min is 0.2; expected at most epsilon_start, 0.1"),
-        ({"epsilon_decay": "exponential", "epsilon_min": 0.0}, "epsilon_min is 0, which an exponential decay never"),
-        ({"epsilon_step": 0.1}, "epsilon_step is 0.1, but changes nothing: epsilon_decay is 'linear', not 'step'"),
-        ({"epsilon_step": -0.1}, "epsilon_step is -0.1; expected a number at least 0"),
-        ({"weight_decay": float("inf")}, "weight_decay is inf"),
-        ({"learning_rate": 0}, "learning_rate is 0.0; expected a number above 0"),
         ({"design": -1}, "design is -1; expected a whole number, at least 0"),
         ({"steps": 2.5}, "steps is 2.5; expected a whole number"),
         ({"members": 0}, "members is 0; expected a whole number, at least 1"),
-        ({"embedding_size": 0}, "embedding_size is 0"),
-        ({"hidden_size": True}, "hidden_size is True"),
-        ({"pool_size": 0}, "pool_size is 0"),
-        ({"replay_size": 0}, "replay_size is 0; expected a whole number, at least 1"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:
