@@ -5,13 +5,58 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypedDict
 
 from kdnas_env.core.architecture import EncoderArchitecture
+from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.vector import KDNASVectorEnv
 from kdnas_env.errors import KDNASError, SpaceError
+
+
+class Episode(TypedDict, total=False):
+    """What the registered environments have in common: the arguments of their episodes and rewards.
+
+    Attributes:
+        budget: What an episode may spend.
+        budget_unit: ``evaluations``, ``epochs`` or ``seconds``.
+        round_size: Evaluations per round.
+        alpha: Exponent of the latency factor.
+        beta: Target latency; scales all positive rewards alike, changes no choice.
+        penalty: Reward of what fails or cannot be built; None: the least.
+        loss: Loss of the reward.
+        duplicates: What a repeated architecture costs.
+        limits: Limits of students, by name.
+        constraints: What a broken limit does: ``reward`` or ``cost``.
+        infeasible: Whether a student that breaks a limit is charged to the budget: ``free`` or ``charge``.
+        render_mode: ``ansi`` or ``rgb_array``.
+    """
+
+    budget: float
+    budget_unit: str
+    round_size: int
+    alpha: float
+    beta: float
+    penalty: float | None
+    loss: str
+    duplicates: str
+    limits: Mapping[str, Any] | None
+    constraints: str
+    infeasible: str
+    render_mode: str | None
+
+
+def episode_arguments(episode: Episode) -> dict[str, Any]:
+    """Return arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv`, the reward among them.
+
+    Raises:
+        KDNASError: If the reward is malformed.
+    """
+    arguments: dict[str, Any] = {**episode}
+    rewards = {name: arguments.pop(name) for name in ("alpha", "beta", "penalty", "loss") if name in arguments}
+    return {**arguments, "reward": KDReward(**rewards)}
+
 
 SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
 """A space as plain data: its choices, the path of a YAML or JSON file, or None to derive it from the teacher."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Evaluator, Fidelity
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
@@ -47,6 +48,9 @@ class SearchSettings:
     penalty: float | None = None
     loss: str | None = None
     duplicates: str = "charge"
+    limits: Mapping[str, Any] | None = None
+    constraints: str = "reward"
+    infeasible: str = "free"
     store: str | os.PathLike[str] | None = None
     cache_dir: str | os.PathLike[str] | None = None
     device: str | None = None
@@ -106,6 +110,8 @@ class SearchSettings:
             cache_dir=self.cache_dir,
             device=self.device,
             threads=self.threads_each,
+            # Who breaks a limit is distilled only where that leaves the reward alone.
+            limits=self.limits if self.constraints == "reward" else None,
         )
 
     @property
@@ -118,6 +124,9 @@ class SearchSettings:
             "budget_unit": self.budget_unit,
             "round_size": self.round_size,
             "duplicates": self.duplicates,
+            "limits": self.limits,
+            "constraints": self.constraints,
+            "infeasible": self.infeasible,
         }
 
 
@@ -143,7 +152,9 @@ def assemble(
 
     pool = _pool(settings, mini_kd) if in_workers or settings.workers > 1 or settings.ray is not None else None
     evaluator: Evaluator = mini_kd if pool is None else ParallelEvaluator(pool)
-    return evaluator if settings.store is None else StoredEvaluator(evaluator, settings.store), pool
+    return evaluator if settings.store is None else StoredEvaluator(
+        evaluator, settings.store, limits=Constraints.of(settings.limits)
+    ), pool
 
 
 def _pool(settings: SearchSettings, mini_kd: MiniKDEvaluator) -> WorkerPool:
@@ -202,6 +213,9 @@ class MiniKDEnv(KDNASEnv):
     | `penalty`         | `None`      | reward of what fails or cannot be built; None: -1                            |
     | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
     | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
+    | `limits`          | `None`      | what a student has to keep, such as `{"speedup": 5}`                         |
+    | `constraints`     | `"reward"`  | what a broken limit does: lower the `reward`, or be told as `cost`           |
+    | `infeasible`      | `"free"`    | whether who breaks a limit costs an evaluation: `free` or `charge`           |
     | `store`           | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
     | `cache_dir`       | `None`      | folder of the teacher's hidden states                                        |
     | `device`          | `None`      | device of the training; None: CUDA where there is one                        |

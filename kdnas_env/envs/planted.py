@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Unpack
 
 import numpy as np
 
 from kdnas_env.core.evaluation import Evaluator, Fidelity
-from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+from kdnas_env.envs.making import Episode, SpaceSource, episode_arguments, resolve_space, vector_maker
 
 
 class PlantedEnv(KDNASEnv):
@@ -38,7 +38,11 @@ class PlantedEnv(KDNASEnv):
     | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
     | `beta`           | `0.6**6`   | target latency; scales all positive rewards alike, changes no choice       |
     | `penalty`        | `None`     | reward of what fails or cannot be built; None: -1                          |
+    | `loss`           | `"heldout"`| loss of the reward                                                         |
     | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
+    | `limits`         | `None`     | what a student has to keep, such as `{"speedup": 5}`                       |
+    | `constraints`    | `"reward"` | what a broken limit does: lower the `reward`, or be told as `cost`         |
+    | `infeasible`     | `"free"`   | whether who breaks a limit costs an evaluation: `free` or `charge`         |
     | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
 
     ## Version History
@@ -52,18 +56,11 @@ class PlantedEnv(KDNASEnv):
         space: SpaceSource = None,
         families: Sequence[str] | str | None = None,
         max_parameters: int | None = None,
-        budget: float = 120,
-        budget_unit: str = "evaluations",
-        round_size: int = 8,
         epochs: int = 2,
         seed: int = 0,
         noise: float = 0.0,
         failures: float = 0.0,
-        alpha: float = -0.06,
-        beta: float = 0.6**6,
-        penalty: float | None = None,
-        duplicates: str = "charge",
-        render_mode: str | None = None,
+        **episode: Unpack[Episode],
     ) -> None:
         from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
@@ -71,13 +68,8 @@ class PlantedEnv(KDNASEnv):
         super().__init__(
             search_space,
             partial(_make_planted, search_space, noise, failures, seed),
-            reward=KDReward(alpha, beta, penalty=penalty),
             fidelity=Fidelity(epochs=epochs, seed=seed),
-            budget=budget,
-            budget_unit=budget_unit,
-            round_size=round_size,
-            duplicates=duplicates,
-            render_mode=render_mode,
+            **episode_arguments(episode),
         )
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kdnas_env.core.evaluation import Evaluator, Fidelity
-from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+from kdnas_env.envs.making import Episode, SpaceSource, episode_arguments, resolve_space, vector_maker
 from kdnas_env.envs.tabular import TableEnv
 
 if TYPE_CHECKING:
@@ -50,6 +49,9 @@ class SurrogateEnv(TableEnv):
     | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                        |
     | `loss`        | `"heldout"`         | loss of the reward                                                       |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
+    | `limits`      | `None`              | what a student has to keep, such as `{"speedup": 5}`                     |
+    | `constraints` | `"reward"`          | what a broken limit does: lower the `reward`, or be told as `cost`       |
+    | `infeasible`  | `"free"`            | whether who breaks a limit costs an evaluation: `free` or `charge`       |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
 
     ## Version History
@@ -66,15 +68,7 @@ class SurrogateEnv(TableEnv):
         seed: int | str = "mean",
         epochs: int | None = None,
         device: str | None = None,
-        budget: float = 120,
-        budget_unit: str = "evaluations",
-        round_size: int = 8,
-        alpha: float = -0.06,
-        beta: float = 0.6**6,
-        penalty: float | None = None,
-        loss: str = "heldout",
-        duplicates: str = "charge",
-        render_mode: str | None = None,
+        **episode: Unpack[Episode],
     ) -> None:
         from kdnas_env.evaluators.surrogate import check_seed, source_metadata
         from kdnas_env.tables.surrogates.surrogate import load_source
@@ -91,13 +85,8 @@ class SurrogateEnv(TableEnv):
         super().__init__(
             search_space,
             partial(_make_surrogate, source, settings),
-            reward=KDReward(alpha, beta, loss=loss, penalty=penalty),
             fidelity=fidelity,
-            budget=budget,
-            budget_unit=budget_unit,
-            round_size=round_size,
-            duplicates=duplicates,
-            render_mode=render_mode,
+            **episode_arguments(episode),
         )
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.making import vector_maker
+from kdnas_env.envs.making import Episode, episode_arguments, vector_maker
 
 
 class TableEnv(KDNASEnv):
@@ -59,6 +58,9 @@ class TabularEnv(TableEnv):
     | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                         |
     | `loss`        | `"heldout"`         | loss of the reward                                                        |
     | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`          |
+    | `limits`      | `None`              | what a student has to keep, such as `{"speedup": 5}`                      |
+    | `constraints` | `"reward"`          | what a broken limit does: lower the `reward`, or be told as `cost`        |
+    | `infeasible`  | `"free"`            | whether who breaks a limit costs an evaluation: `free` or `charge`        |
     | `render_mode` | `None`              | `ansi` or `rgb_array`                                                     |
 
     ## Version History
@@ -74,15 +76,7 @@ class TabularEnv(TableEnv):
         epochs: int | None = None,
         device: str | None = None,
         missing: str = "error",
-        budget: float = 120,
-        budget_unit: str = "evaluations",
-        round_size: int = 8,
-        alpha: float = -0.06,
-        beta: float = 0.6**6,
-        penalty: float | None = None,
-        loss: str = "heldout",
-        duplicates: str = "charge",
-        render_mode: str | None = None,
+        **episode: Unpack[Episode],
     ) -> None:
         from kdnas_env.evaluators.tabular import TabularEvaluator
 
@@ -93,13 +87,8 @@ class TabularEnv(TableEnv):
         super().__init__(
             evaluator.space,
             evaluator,
-            reward=KDReward(alpha, beta, loss=loss, penalty=penalty),
             fidelity=fidelity,
-            budget=budget,
-            budget_unit=budget_unit,
-            round_size=round_size,
-            duplicates=duplicates,
-            render_mode=render_mode,
+            **episode_arguments(episode),
         )
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -109,3 +110,20 @@ def test_a_table_is_searched_without_torch(table_file: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_limits_are_kept_by_the_best_and_known_before_distillation() -> None:
+    free = gym.make("kdnas/Tabular-v0", budget=660, limits={"speedup": 8.0})
+    env: Any = free.unwrapped
+    free.reset(seed=0)
+    seconds = {True: 0.0, False: 0.0}
+    for index in env.valid_action_indices:
+        _, _, terminated, _, info = free.step(env.search_space.from_index(int(index)))
+        seconds[info["status"] == "infeasible"] += env.history.last.evaluation.wall_seconds
+        assert (info["status"] == "infeasible") == (info["cost"] > 0) == (info["speedup"] < 8.0)
+        assert not terminated
+    assert env.history.best.reward.speedup >= 8.0
+    assert seconds[False] > 0 == seconds[True]
+    whole = [record for record in env.history if record.reward.cost == 0]
+    assert env.history.best.reward.reward == max(record.reward.reward for record in whole)
+    assert 0 < len(whole) < 660
