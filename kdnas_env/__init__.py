@@ -8,6 +8,10 @@ and what is not among them is private.
 | `search`, `SearchRun`             | search for a small, fast student of a teacher; what came of it           |
 | `load_run`                        | a finished search, by its folder                                         |
 | `distill`, `DistillRun`           | distil the best students of a search for long; what came of it           |
+| `score`, `Scores`                 | score students on tasks, beside their teacher; what came of it           |
+| `export`                          | a student for use elsewhere: checked, measured, with a model card        |
+| `race`, `RaceResults`             | race agents on tables of evaluations; what came of it                    |
+| `study`, `StudyRun`               | whether what a search goes by means anything; what came of it            |
 | `make_agent`, `agent_names`       | agents, by name                                                          |
 | `load_table`                      | a table of evaluations, by name or file                                  |
 | `SearchSpace`, `StudentConfig`    | which students there are; one of them                                    |
@@ -33,9 +37,16 @@ if TYPE_CHECKING:
     from kdnas_env.errors import KDNASError as KDNASError
     from kdnas_env.pipeline.distill import DistillRun as DistillRun
     from kdnas_env.pipeline.distill import distill as distill
+    from kdnas_env.pipeline.export import export as export
+    from kdnas_env.pipeline.race import RaceResults as RaceResults
+    from kdnas_env.pipeline.race import race as race
+    from kdnas_env.pipeline.score import Scores as Scores
+    from kdnas_env.pipeline.score import score as score
     from kdnas_env.pipeline.search import SearchRun as SearchRun
     from kdnas_env.pipeline.search import search as search
     from kdnas_env.pipeline.searched import load_run as load_run
+    from kdnas_env.pipeline.study import StudyRun as StudyRun
+    from kdnas_env.pipeline.study import study as study
     from kdnas_env.pipeline.work import Interrupted as Interrupted
     from kdnas_env.searching.registry import agent_names as agent_names
     from kdnas_env.searching.registry import make_agent as make_agent
@@ -52,8 +63,12 @@ _PUBLIC = {
     "core.space": ("SearchSpace",),
     "errors": ("KDNASError",),
     "pipeline.distill": ("DistillRun", "distill"),
+    "pipeline.export": ("export",),
+    "pipeline.race": ("RaceResults", "race"),
+    "pipeline.score": ("Scores", "score"),
     "pipeline.search": ("SearchRun", "search"),
     "pipeline.searched": ("load_run",),
+    "pipeline.study": ("StudyRun", "study"),
     "pipeline.work": ("Interrupted",),
     "searching.registry": ("agent_names", "make_agent"),
     "support.progress": ("Progress", "TaskProgress"),

@@ -210,3 +210,20 @@ def distill(
 
     first = run.path if isinstance(run, SearchRun) else run
     return distil_chosen(options_of(DistillOptions, settings, run=first), progress)
+
+
+Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistillRun
+"""What students can be named by: a folder or a name on the hub, or what a search or a distillation returned."""
+
+
+def student_folders(students: Students) -> tuple[str, ...]:
+    """Return the folders of students, the main one first; of a name on the hub, the name."""
+    match students:
+        case SearchRun():
+            return (str(students.path / STUDENT),)
+        case DistilledStudent():
+            return (str(students.folder),)
+        case DistillRun():
+            return tuple(str(student.folder) for student in students.students)
+        case _:
+            return (os.fspath(students),)

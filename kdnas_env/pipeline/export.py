@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.distill import Students, student_folders
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import SILENT, Progress
@@ -59,13 +59,12 @@ class ExportOptions:
         return why
 
 
-def export(
-    model: str | os.PathLike[str] | ExportOptions, *, progress: Progress = SILENT, **settings: Any
-) -> ExportReport:
+def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **settings: Any) -> ExportReport:
     """Export a student, or another supported encoder, for use elsewhere: checked, measured, with a model card.
 
     Args:
-        model: Folder of a student, folder of another encoder in hub layout, or a name on the hub; or all options.
+        model: Folder of a student, folder of another encoder in hub layout, or a name on the hub; or what a search, or
+            a distillation of one student returned; or all options.
         progress: Told what is done.
         **settings: Options of :class:`ExportOptions` by name, such as ``to="safetensors"``, ``int8=True`` or ``out``.
 
@@ -75,6 +74,10 @@ def export(
     from kdnas_env.exporting.hub import check_repo_id, push_folder
     from kdnas_env.exporting.writing import LATENCY, export_onnx, export_safetensors
 
+    if not isinstance(model, ExportOptions):
+        model, *others = student_folders(model)
+        if others:
+            raise KDNASError(f"{[model, *others]} are several students; export one after the other")
     options = options_of(ExportOptions, settings, model=model)
     if options.push is not None:
         check_repo_id(options.push)

@@ -13,6 +13,7 @@ import tyro
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
+from kdnas_env.pipeline.distill import Students, student_folders
 from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
@@ -171,15 +172,14 @@ class Scores:
         return draw_comparison(self.rows, title=title, method=self.method)
 
 
-def score(
-    model: str | os.PathLike[str] | GlueOptions | None = None, *, progress: Progress = SILENT, **settings: Any
-) -> Scores:
+def score(model: Students | GlueOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
     Every score is kept in a run folder as it is found; an interrupted run goes on with ``resume``.
 
     Args:
-        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or all options.
+        model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or what a search or a
+            distillation returned, all students of which are scored; or all options.
         progress: Told what is done.
         **settings: Options of :class:`GlueOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
             ``resume="runs/..."``.
@@ -195,6 +195,10 @@ def score(
     from kdnas_env.tasks.rows import default_tasks
     from kdnas_env.tasks.summary import summarise
 
+    if not (model is None or isinstance(model, GlueOptions)):
+        model, *others = student_folders(model)
+        if others:
+            settings["models"] = [*others, *settings.get("models", ())]
     options = options_of(GlueOptions, settings, model=model)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)

@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ import small_tasks
 from complaints import complaint
 
 from kdnas_env.cli import main
+from kdnas_env.pipeline.study import StudyOptions
+from kdnas_env.pipeline.study import study as compare
+from kdnas_env.searching.run_folder import recorded_options
 
 Flags = Callable[..., list[str]]
 
@@ -82,6 +86,16 @@ def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple
     assert agreements["loss", "full_loss"]["regrets"]["5"] <= agreements["loss", "full_loss"]["regrets"]["1"]
     assert results["ceilings"]["loss"]["value"] > 0.5
     assert 0 < results["noise"]["full_loss"] < 0.1
+
+
+def test_a_finished_study_is_told_again_from_python(study: tuple[Path, str], run: Path) -> None:
+    before = (study[0] / "results.json").read_bytes()
+    options = recorded_options(study[0], StudyOptions)
+    found = compare(replace(options, run=str(run), out=str(study[0])))
+    assert len(found.table()) == 6
+    assert {"hidden_size", "latency_ratio", "full_loss"} <= found.table()[0].keys()
+    assert found.plot().axes
+    assert (study[0] / "results.json").read_bytes() == before
 
 
 @pytest.mark.slow

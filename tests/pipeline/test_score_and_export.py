@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import small_tasks
 
+import kdnas_env
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
+from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, DistillRun, student_folders
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.score import score
 
@@ -39,3 +42,19 @@ def test_a_model_is_exported(tiny_teacher_dirs: dict[str, Path], tmp_path: Path)
     assert weights["max_abs_error"] <= weights["tolerance"]
     with pytest.raises(KDNASError, match="latencies"):
         export(tiny_teacher_dirs["bert"], latencies=True)
+
+
+def test_what_a_distillation_returned_names_its_students(tmp_path: Path) -> None:
+    students = tuple(
+        DistilledStudent(tmp_path / name, StudentConfig(1, 2, 16, 16, "gelu"), 0.9, 0.1, 1.0, ())
+        for name in ("best", "albert")
+    )
+    run = DistillRun(tmp_path, DistillOptions(run="run"), students)
+    folders = tuple(str(tmp_path / name / "student") for name in ("best", "albert"))
+    assert student_folders(run) == folders
+    assert student_folders(students[1]) == folders[1:]
+    assert student_folders("org/model") == ("org/model",)
+    with pytest.raises(KDNASError, match="are several students; export one after the other"):
+        kdnas_env.export(run)
+    with pytest.raises(KDNASError, match="best/student"):
+        kdnas_env.score(run, tasks=["rte"])
