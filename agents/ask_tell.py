@@ -193,7 +193,8 @@ class AskTellAgent(Agent[ConfigT]):
             actions: The candidates, integers of shape ``(n, dims)``.
             rewards: What they earned, shape ``(n,)``.
             infos: What the environment said about each. A candidate whose info has a ``status`` other than ``ok``
-                failed, as did one whose reward is not finite: it cannot be best.
+                failed, as did one whose reward is not finite: it cannot be best. Neither can one whose info has a
+                ``cost`` above 0, which breaks a limit.
 
         Raises:
             KDNASError: If shapes disagree or an action is out of range.
@@ -225,7 +226,7 @@ class AskTellAgent(Agent[ConfigT]):
         self.ranking = self.ranking.update(
             candidates,
             earned,
-            usable=[info.get("status", "ok") == "ok" for info in infos],
+            usable=[info.get("status", "ok") == "ok" and not info.get("cost", 0) > 0 for info in infos],
             exploration=origins[0].exploration,
             random=[origin.random for origin in origins],
             predicted=[origin.predicted for origin in origins],

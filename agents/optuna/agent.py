@@ -296,8 +296,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return TrialState.COMPLETE, values
         elif info.get("status") == "stopped" and not self.config.objectives:
             return TrialState.PRUNED, None
-        elif self.config.failures == "reward" and math.isfinite(reward):
-            return TrialState.COMPLETE, [reward]
+        # Who breaks a limit is no failure: the reward says how far it is from keeping it.
+        elif self.config.failures == "reward" or (info.get("cost", 0) > 0 and not self.config.objectives):
+            return (TrialState.COMPLETE, [reward]) if math.isfinite(reward) else (TrialState.FAIL, None)
         return TrialState.FAIL, None
 
     def _values(self, info: Info) -> list[float]:

@@ -703,7 +703,7 @@ def test_malformed_limits_are_refused() -> None:
         limited(infeasible="no")
 
 
-@pytest.mark.parametrize("agent", ["random", "evolution", "local-search", "lstm"])
+@pytest.mark.parametrize("agent", ["random", "evolution", "local-search", "lstm", "optuna"])
 def test_an_agent_spends_its_budget_on_students_that_keep_the_limits(agent: str) -> None:
     env = limited(budget=16, round_size=4)
     result = kdnas_env.make_agent(agent).search(env, seed=1)
