@@ -1,13 +1,10 @@
 """Several evaluations at a time on a simulated clock: results are withheld until their second has come.
 
-The clock is that of the table, in which every distillation has the seconds that it took. A heap of events as in Syne
-Tune's simulator (Salinas et al. 2022); one clock for all workers as in mfhpo-simulator (Watanabe 2023,
-arXiv:2305.17595).
+The seconds are those of the table, in which every distillation has what it took.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import sys
 import time
@@ -22,6 +19,7 @@ from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
+from kdnas_env.execution.simulated import Clock
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import is_number
@@ -130,39 +128,36 @@ class _Pool:
         self._idle = workers
         self._decision = decision
         self._end = end
-        self._now = 0.0
         self._over = False
-        # Of events of one second the one that began first comes first.
-        self._heap: list[tuple[float, int, _Event]] = []
+        self._clock = Clock[_Event]()
 
     def work(self) -> None:
         """Work until nothing is left to do."""
-        while self._employ():
-            self._now, _, event = heapq.heappop(self._heap)
+        while (event := self._next()) is not None:
             self._idle += 1
             self.finished.append(event.row)
             self._agent.tell(event.action[None], [event.reward], [event.info])
 
-    def _employ(self) -> bool:
-        """Give all who are idle something to do, as far as there is; return whether any works."""
-        while self._idle and not self._over and self._now < self._end:
+    def _next(self) -> _Event | None:
+        """Give all who are idle something to do, as far as there is; return what is finished next, if any works."""
+        while self._idle and not self._over and self._clock.now < self._end:
             before = time.process_time()
             proposal = self._agent.ask(1)
             taken = time.process_time() - before
             if not len(proposal):
                 break  # until something more is known
             self._begin(proposal[0], taken if self._decision is None else self._decision)
-        return bool(self._heap)
+        return self._clock.advance()
 
     def _begin(self, action: Any, decided: float) -> None:
         _, reward, terminated, truncated, info = self._recorder.step(action.copy())
         self._over = terminated or truncated
         self._idle -= 1
         row = len(self._recorder.rows) - 1
-        start = self._now + decided
+        start = self._clock.now + decided
         finish = start + self._recorder.seconds
         self._recorder.rows[row] |= {"start": start, "finish": finish}
-        heapq.heappush(self._heap, (finish, row, _Event(row, action, float(reward), dict(info))))
+        self._clock.plan(finish, _Event(row, action, float(reward), dict(info)))
 
 
 def _in_order(finished: list[int], rows: list[dict[str, Any]], budget: Budget) -> list[dict[str, Any]]:

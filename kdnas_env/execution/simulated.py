@@ -1,4 +1,8 @@
-"""Workers on a simulated clock: a search on a thousand machines takes no longer than its decisions."""
+"""A simulated clock, and workers on it: a search on a thousand machines takes no longer than its decisions.
+
+A heap of events as in Syne Tune's simulator (Salinas et al. 2022); one clock for all workers as in mfhpo-simulator
+(Watanabe 2023, arXiv:2305.17595).
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,13 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator
 from kdnas_env.errors import KDNASError
 from kdnas_env.execution.backend import Lost, Message, Ready, Task
+
+Event = TypeVar("Event")
 
 Seconds = Callable[[Evaluation, int], float]
 """Seconds that a worker, by its number, takes for an evaluation."""
@@ -20,6 +27,36 @@ Seconds = Callable[[Evaluation, int], float]
 def wall_seconds(evaluation: Evaluation, worker: int) -> float:
     """Return the seconds that an evaluation says it took."""
     return evaluation.wall_seconds
+
+
+class Clock(Generic[Event]):
+    """A clock that goes from event to event; those of one second happen in the order in which they were planned.
+
+    Attributes:
+        now: Seconds that it shows.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order = itertools.count()
+        self._events: list[tuple[float, int, Event]] = []
+
+    def plan(self, at: float, event: Event) -> None:
+        """Have an event happen at a second that is not past."""
+        heapq.heappush(self._events, (at, next(self._order), event))
+
+    def advance(self, end: float = math.inf) -> Event | None:
+        """Go on to the next event and return it; without one up to ``end``, go on to that, if any, and return None."""
+        if self._events and self._events[0][0] <= end:
+            self.now, _, event = heapq.heappop(self._events)
+            return event
+        if end < math.inf:
+            self.now = end
+        return None
+
+    def clear(self) -> None:
+        """Plan nothing any more."""
+        self._events.clear()
 
 
 class SimulatedBackend:
@@ -50,9 +87,7 @@ class SimulatedBackend:
         self._seconds = seconds
         self._start_seconds = start_seconds
         self._dies = dies
-        self._clock = 0.0
-        self._order = itertools.count()
-        self._events: list[tuple[float, int, int, Message]] = []
+        self._clock = Clock[tuple[int, Message]]()
         self._alive: set[int] = set()
         self._running: dict[int, _Running] = {}
 
@@ -95,27 +130,26 @@ class SimulatedBackend:
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
         """Return what is said next, and set the clock to it."""
-        end = math.inf if seconds is None else self._clock + seconds
-        while self._events and self._events[0][0] <= end:
-            self._clock, _, worker, message = heapq.heappop(self._events)
+        end = math.inf if seconds is None else self._clock.now + seconds
+        while (event := self._clock.advance(end)) is not None:
+            worker, message = event
             if worker in self._alive:
                 if isinstance(message, Lost):
                     self.kill(worker)
-                return [(worker, message)]
+                return [event]
         if end == math.inf:
             raise KDNASError("no simulated worker has anything to say, and nobody would ever stop to wait for it")
-        self._clock = end
         return []
 
     def now(self) -> float:
         """Return seconds of the simulated clock."""
-        return self._clock
+        return self._clock.now
 
     def close(self) -> None:
         """End all workers."""
         self._alive.clear()
         self._running.clear()
-        self._events.clear()
+        self._clock.clear()
 
     def _next(self, worker: int) -> None:
         """Go on to the next epoch, or to the end."""
@@ -132,7 +166,7 @@ class SimulatedBackend:
         self._say(worker, seconds, message)
 
     def _say(self, worker: int, seconds: float, message: Message) -> None:
-        heapq.heappush(self._events, (self._clock + seconds, next(self._order), worker, message))
+        self._clock.plan(self._clock.now + seconds, (worker, message))
 
 
 @dataclass
