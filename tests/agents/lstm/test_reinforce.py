@@ -95,16 +95,6 @@ def test_it_needs_its_training() -> None:
     assert chance_of_luck(ReinforceAgent(ReinforceConfig(learning_rate=1e-9))) > 0.1
 
 
-def test_failures_are_learned_to_be_avoided() -> None:
-    def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
-        return (np.nan, {"status": "out_of_memory"}) if action[0] >= 4 else (float(action[1]), {"status": "ok"})
-
-    result = ReinforceAgent().search(BowlEnv([8, 8, 8, 8], answer), budget=240)
-    failed = result.actions[:, 0] >= 4
-    assert failed[:40].mean() > 0.3
-    assert failed[-40:].mean() < 0.15
-
-
 def test_the_scale_of_the_reward_does_not_matter() -> None:
     def search(scale: float) -> list[list[int]]:
         env = BowlEnv([8] * 4)
@@ -113,41 +103,6 @@ def test_the_scale_of_the_reward_does_not_matter() -> None:
         return proposed
 
     assert search(1.0) == search(2.0**20)
-
-
-def test_what_is_sampled_again_and_again_gives_way_to_random_points() -> None:
-    agent = ReinforceAgent(ReinforceConfig(learning_rate=0.1, entropy_weight=0.0, tries=2))
-    result = agent.search(BowlEnv([6, 6]), budget=36)
-    random = np.concatenate([record.random for record in result.rounds])
-    assert not random[:8].any()
-    assert random[-8:].any()
-    assert len(np.unique(result.actions, axis=0)) == 36
-
-
-def test_random_points_teach_nothing() -> None:
-    agent, env = ReinforceAgent(), BowlEnv([2, 2])
-    agent.reset([2, 2], budget=4, round_size=4)
-    actions = agent.ask(3)
-    agent.tell(actions, [env.reward(action) for action in actions])
-    agent.load_state_dict({**agent.state_dict(), "random": np.ones(3, dtype=np.bool_)})
-    fresh = ReinforceAgent()
-    fresh.reset([2, 2], budget=4, round_size=4)
-    uniforms = np.random.default_rng(0).random((50, 2))
-    assert (agent._policy.sample(uniforms) == fresh._policy.sample(uniforms)).all()
-
-
-def test_loading_learns_the_same_again() -> None:
-    agent, env = ReinforceAgent(), BowlEnv([9, 9, 9])
-    agent.reset([9, 9, 9], budget=200, round_size=8, seed=3)
-    for _ in range(8):
-        batches = [agent.ask(5), agent.ask(3)]
-        for actions in batches[::-1]:
-            agent.tell(actions, [env.reward(action) for action in actions])
-    loaded = ReinforceAgent()
-    loaded.load_state_dict(agent.state_dict())
-    for one, other in zip(agent._policy.parameters(), loaded._policy.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert (agent.ask(8) == loaded.ask(8)).all()
 
 
 def test_what_reward_is_usual_is_told_by_the_youngest(monkeypatch: pytest.MonkeyPatch) -> None:

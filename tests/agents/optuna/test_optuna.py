@@ -25,7 +25,7 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from large_space import BUDGET, by_chance, environment
+from large_space import environment
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from scipy.stats import wilcoxon
@@ -81,13 +81,6 @@ def test_tpe_learns(choices: Any) -> None:
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
 
-@pytest.mark.slow
-def test_tpe_finds_more_in_a_large_space_than_random_search() -> None:
-    found = [make().search(environment(), seed=seed).best_reward for seed in range(2)]
-    assert BUDGET == 500
-    assert min(reward for reward in found if reward is not None) > np.median(by_chance())
-
-
 def test_several_objectives_are_learned() -> None:
     """The hypervolume of the front, beyond a loss of 1 and the teacher's latency, is larger than chance makes it."""
 
@@ -101,7 +94,7 @@ def test_several_objectives_are_learned() -> None:
         return volume
 
     agent = make(sampler="nsgaii", sampler_options={"population_size": 16}, objectives=["loss", "latency_ratio"])
-    found = [[hypervolume(one, seed) for seed in range(8)] for one in (agent, RandomAgent())]
+    found = [[hypervolume(one, seed) for seed in range(6)] for one in (agent, RandomAgent())]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
 
@@ -457,9 +450,8 @@ def test_a_hyperband_search_goes_on_from_a_saved_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pruner", ["none", "median"])
 def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
-    pruner: str, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
 ) -> None:
     space = {"num_hidden_layers": [1, 2, 3], "num_attention_heads": [2, 4], "hidden_size": [16, 32]}
     (tmp_path / "space.json").write_text(json.dumps({**space, "intermediate_size": [16, 32, 64]}))
@@ -481,9 +473,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
             "out": tmp_path / out,
         }
         options = "{n_startup_trials: 2}"
-        settings = [f"pruner={pruner}", f"sampler_options={options}"]
-        if pruner != "none":
-            settings.append(f"pruner_options={options}")
+        settings = ["pruner=median", f"sampler_options={options}", f"pruner_options={options}"]
         return [
             "search",
             *(text for name, value in flags.items() for text in (f"--{name}", str(value))),
