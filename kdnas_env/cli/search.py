@@ -38,12 +38,23 @@ def print_search(console: SafeConsole, run: SearchRun) -> None:
     console.say(f"run folder: {run.path}")
     console.say(f"picture:    {run.path / PICTURE}")
     if run.best is None:
-        console.say("no student could be distilled; results.json in the run folder says why", "bad")
+        console.say(_why_none(run), "bad")
         return
     student = str(run.path / STUDENT)
     load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
     code = python_command(f"from transformers import AutoModel; print({load})")
     console.say(f"student:    {student}\n\nload it with\n\n    {code}\n")
+
+
+def _why_none(run: SearchRun) -> str:
+    nearest = run.nearest
+    if nearest is None:
+        return "no student could be distilled; results.json in the run folder says why"
+    return (
+        f"no student keeps the limits. The nearest of {len(run.records)} is {nearest.evaluation.config}: "
+        f"{nearest.evaluation.error}. Widen the limits, search a space of smaller students (--space.file), or more of "
+        "it (--budget)"
+    )
 
 
 def _best_students(run: SearchRun) -> Table:
@@ -99,8 +110,10 @@ def _print_troubles(console: SafeConsole, run: SearchRun) -> None:
             "warning",
         )
     statuses = [record.evaluation.status for record in run.records if not record.usable]
-    stopped, tried = statuses.count(Status.STOPPED), len(run.records)
+    stopped, tried, infeasible = statuses.count(Status.STOPPED), len(run.records), statuses.count(Status.INFEASIBLE)
     if stopped:
         console.say(f"{stopped} of {tried} students were stopped early")
-    if len(statuses) > stopped:
-        console.say(f"{len(statuses) - stopped} of {tried} students failed; results.json says why")
+    if infeasible:
+        console.say(f"{infeasible} of {tried} students break a limit, and were not distilled")
+    if failed := len(statuses) - stopped - infeasible:
+        console.say(f"{failed} of {tried} students failed; results.json says why")

@@ -70,6 +70,30 @@ class RunOptions:
     """Run folder to go on with; all other flags are taken from it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LimitOptions:
+    """Base of options that say what a student has to keep."""
+
+    speedup: float | None = None
+    """Least speed of a student, as a multiple of the teacher's."""
+    max_ms: float | None = None
+    """Largest latency of a student, in milliseconds."""
+    max_mb: float | None = None
+    """Largest exported ONNX file of a student, in megabytes; see --file-format."""
+    file_format: Literal["float32", "int8"] = "float32"
+    """Format of the file that --max-mb is about."""
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits by name, as :class:`kdnas_env.core.constraints.Constraints` takes them."""
+        return {
+            "speedup": self.speedup,
+            "latency_ms": self.max_ms,
+            "size_mb": self.max_mb,
+            "format": self.file_format,
+        }
+
+
 @dataclass(frozen=True)
 class SourceOptions:
     """Where text comes from, and how its files are laid out."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import gymnasium as gym
 
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochReport, Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
@@ -26,6 +27,7 @@ from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
     LatencyOptions,
+    LimitOptions,
     RewardOptions,
     RunOptions,
     SeedOption,
@@ -73,7 +75,7 @@ again, with
 
 
 @dataclass(frozen=True)
-class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
+class SearchOptions(LimitOptions, SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Search for a small, fast student of a teacher, and keep the best.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus (Rotten Tomatoes), in a few minutes.
@@ -126,6 +128,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Early stopping of students that do worse than others did after as many epochs."""
 
     def __post_init__(self) -> None:
+        Constraints.of(self.limits)
         for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):
             if getattr(self, name) < 1:
                 raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")
@@ -147,6 +150,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             "families": self.space.families or None,
             "max_parameters": self.space.max_parameters,
             "latency": asdict(self.latency),
+            "limits": self.limits,
             **asdict(self.reward),
         }
         names = {field.name for field in fields(self)} & {field.name for field in fields(SearchSettings)}
@@ -159,6 +163,8 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             why["gpus_per_worker"] = "without --ray; processes of this machine share the GPU of --device"
         if self.in_this_process:
             why["timeout"] = "without workers; add --workers N, --asynchronous or --ray"
+        if self.max_mb is None:
+            why["file_format"] = "without --max-mb, the largest file"
         if self.asynchronous:
             why["round_size"] = "with --asynchronous, which has no rounds"
         if self.reward.alpha == 0:
@@ -197,6 +203,12 @@ class SearchRun:
     def best(self) -> Record | None:
         """The best student, or None if none could be distilled."""
         return self.records.best
+
+    @property
+    def nearest(self) -> Record | None:
+        """Of the students that break a limit, the one that comes closest to keeping all; None if there is none."""
+        broken = [record for record in self.records if record.reward.cost > 0]
+        return min(broken, key=lambda record: record.reward.cost, default=None)
 
     @property
     def front(self) -> list[Record]:

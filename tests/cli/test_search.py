@@ -196,3 +196,41 @@ def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path, numbe
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     assert main(["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache")]) == 0
     assert results(folder)["evaluations"] == 30
+
+
+def test_students_that_break_a_limit_are_not_distilled(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(out=tmp_path / "free")) == 0
+    speedups = sorted(student["speedup"] for student in results(tmp_path / "free")["students"])
+    limit = speedups[3]
+    capsys.readouterr()
+    assert main(flags(speedup=limit, max_mb=100, workers=2)) == 0
+    found = results(tmp_path / "run")
+    by_status = {
+        status: [one for one in found["students"] if one["status"] == status] for status in ("ok", "infeasible")
+    }
+    assert len(by_status["ok"]) == found["evaluations"] == 6
+    assert by_status["infeasible"]
+    assert all(student["speedup"] >= limit and student["cost"] == 0 for student in by_status["ok"])
+    assert all(student["speedup"] < limit and not student["train_loss"] for student in by_status["infeasible"])
+    assert (
+        f"{len(by_status['infeasible'])} of {len(found['students'])} students break a limit" in capsys.readouterr().out
+    )
+    before = trail(tmp_path / "run")
+    assert main(["search", "--resume", str(tmp_path / "run")]) == 0
+    assert trail(tmp_path / "run") == before
+
+
+def test_limits_that_no_student_keeps_are_said_with_the_nearest(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(speedup=1e6, budget=2)) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "no student keeps the limits. The nearest of" in printed
+    assert "is below 1e+06" in printed
+    assert (tmp_path / "run" / "results.json").exists()
+    assert main(flags(speedup=-1, out=tmp_path / "other")) == 2
+    assert "--speedup is -1" in capsys.readouterr().err
+    assert main(flags(file_format="int8", out=tmp_path / "other")) == 2
+    assert "--file-format has no effect without --max-mb" in " ".join(capsys.readouterr().err.split())
