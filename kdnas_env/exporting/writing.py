@@ -33,44 +33,12 @@ _PROBE = ("batch_size", "sequence_length", "threads")
 _PACKAGES = ("kdnas", "torch", "transformers", "onnx", "onnxruntime")
 
 
-def export_onnx(
+def write_export(
     model: str | os.PathLike[str],
     out: str | os.PathLike[str],
     *,
+    format: str = "safetensors",
     int8: bool = False,
-    latency: LatencySettings | None = LATENCY,
-    repo_id: str | None = None,
-    progress: Progress = SILENT,
-) -> ExportReport:
-    """Export an encoder for ONNX Runtime, beside its weights, in hub layout.
-
-    The folder holds what :func:`export_safetensors` writes, and ``onnx/model.onnx``: inputs ``input_ids``,
-    ``attention_mask`` and, where the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any
-    size; output ``last_hidden_state``. It is checked against the model to 1e-4, absolute. With ``int8``,
-    ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs.
-
-    Args:
-        model: A student's folder, another folder in hub layout, or a hub name, of a supported encoder.
-        out: Folder of the export; an older export is replaced.
-        int8: Whether to quantise too.
-        latency: How latencies are measured; None for not at all. The runtime is not taken from here: all are measured.
-        repo_id: Name that the export will have on the hub, for its model card.
-        progress: Told what is being done.
-
-    Raises:
-        ExportError: If the model is no encoder that can be exported or has a head for a task, the export does not
-            compute what the model computes, or it cannot be written. Nothing is left behind.
-        DependencyError: If the extra ``onnx`` is not installed.
-        RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
-    """
-    require_onnx("an export to ONNX")
-    return _export("onnx", model, out, int8=int8, latency=latency, repo_id=repo_id, progress=progress)
-
-
-def export_safetensors(
-    model: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
     latency: LatencySettings | None = LATENCY,
     repo_id: str | None = None,
     progress: Progress = SILENT,
@@ -79,31 +47,31 @@ def export_safetensors(
 
     It is loaded back: its weights must be those of the model, bit for bit, and its outputs equal but for rounding.
 
+    For ONNX Runtime, ``onnx/model.onnx`` lies beside the weights: inputs ``input_ids``, ``attention_mask`` and, where
+    the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any size; output
+    ``last_hidden_state``. It is checked against the model to 1e-4, absolute. With ``int8``,
+    ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs.
+
     Args:
         model: A student's folder, another folder in hub layout, or a hub name, of a supported encoder.
         out: Folder of the export; an older export is replaced.
-        latency: How latencies in PyTorch are measured; None for not at all.
+        format: ``safetensors`` or ``onnx``.
+        int8: Whether to quantise the graph too.
+        latency: How latencies are measured; None for not at all. The runtime is not taken from here: all are measured.
         repo_id: Name that the export will have on the hub, for its model card.
         progress: Told what is being done.
 
     Raises:
-        ExportError: If the model is no supported encoder or has a head for a task, or the export cannot be written or
-            read. Nothing is left behind.
-        RunError: If the model's lineage is malformed, or the lock of the cores cannot be used.
+        ExportError: If the model is no encoder that can be exported or has a head for a task, the export does not
+            compute what the model computes, or it cannot be written. Nothing is left behind.
+        DependencyError: If it is to ONNX and the extra ``onnx`` is not installed.
+        RunError: If the model is the folder of a run, its lineage is malformed, or the lock of the cores cannot be
+            used.
     """
-    return _export("safetensors", model, out, int8=False, latency=latency, repo_id=repo_id, progress=progress)
-
-
-def _export(
-    format: str,
-    model: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    *,
-    int8: bool,
-    latency: LatencySettings | None,
-    repo_id: str | None,
-    progress: Progress,
-) -> ExportReport:
+    if format == "onnx":
+        require_onnx("an export to ONNX")
+    elif int8:
+        raise ExportError(f"int8 quantises the graph, which an export to {format} has not; export to onnx")
     target = checked_target(out, model)
     progress.begin("loading the model")
     source = load_source(model)

@@ -40,7 +40,7 @@ from kdnas_env.pipeline.searched import (
     mini_kd_student,
 )
 from kdnas_env.pipeline.work import working
-from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, package_versions
+from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.progress import Progress
@@ -63,7 +63,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     # What can be refused is refused before a folder is made.
     teacher = _teacher(options, search, missing, run) if missing else None
     notes: tuple[str, ...] = ()
-    folder = _open_folder(options) if is_main_process() else None
+    folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
     with working(folder, command("distill", options.run, *options.place_flags("run"))) as work:
         if teacher is not None:
             text = _text(options, search, teacher, progress)
@@ -122,12 +122,6 @@ def _teacher(options: DistillOptions, search: SearchOptions, missing: Sequence[C
     again = options.start == "mini-kd" and not all(is_kept(run, student.config) for student in missing)
     check_as_searched(run, fingerprints(search, teacher, text=options.corpus.source is None or again))
     return teacher
-
-
-def _open_folder(options: DistillOptions) -> RunFolder:
-    if (options.folder / CONFIG).exists():
-        return RunFolder.reopen(options.folder)
-    return RunFolder.create(options.folder, options, README)
 
 
 def _text(options: DistillOptions, search: SearchOptions, teacher: Teacher, progress: Progress) -> TrainingText:

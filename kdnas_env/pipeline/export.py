@@ -72,7 +72,7 @@ def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **se
         KDNASError: For bad input, or if the export does not compute what the model computes; nothing is left behind.
     """
     from kdnas_env.exporting.hub import check_repo_id, push_folder
-    from kdnas_env.exporting.writing import LATENCY, export_onnx, export_safetensors
+    from kdnas_env.exporting.writing import LATENCY, write_export
 
     if not isinstance(model, ExportOptions):
         model, *others = student_folders(model)
@@ -83,11 +83,15 @@ def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **se
         check_repo_id(options.push)
     out = _default_out(options) if options.out is None else Path(options.out)
     latency = replace(LATENCY, sequence_length=options.sequence_length) if options.latency else None
-    shared: dict[str, Any] = {"latency": latency, "repo_id": options.push, "progress": progress}
-    if options.to == "onnx":
-        report = export_onnx(options.model, out, int8=options.int8, **shared)
-    else:
-        report = export_safetensors(options.model, out, **shared)
+    report = write_export(
+        options.model,
+        out,
+        format=options.to,
+        int8=options.int8,
+        latency=latency,
+        repo_id=options.push,
+        progress=progress,
+    )
     if options.push is not None:
         progress.begin(f"pushing to {options.push}")
         report = replace(report, url=push_folder(report.folder, options.push, private=not options.public))

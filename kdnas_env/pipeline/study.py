@@ -17,7 +17,7 @@ from kdnas_env.pipeline.options import TrainingOptions, options_of
 from kdnas_env.pipeline.search import SearchOptions, SearchRun
 from kdnas_env.pipeline.work import noted, working
 from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.searching.run_folder import CONFIG, RESULTS, RunFolder, recorded_options
+from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.places import local_path
@@ -192,8 +192,7 @@ def study(
     if unjudged(proxy, wanted):
         now = _fingerprints(options, search, proxy)
         check_as_searched(expanded(options.run), now)
-    resumed = (options.folder / CONFIG).exists()
-    folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
+    folder = RunFolder.enter(options.folder, options, _README)
 
     def concluded() -> StudyRun:
         findings = find(read_judgements(proxy, wanted), search.settings.reward, options.seed)

@@ -19,7 +19,7 @@ from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
 from kdnas_env.pipeline.work import Work, working
 from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.searching.run_folder import CONFIG, RunFolder
+from kdnas_env.searching.run_folder import RunFolder
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.machine import processor_name
@@ -214,8 +214,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
         threads=options.threads,
     )
     LatencySettings(runtime="analytic", **asdict(options.latency))
-    resumed = (options.folder / CONFIG).exists()
-    folder = RunFolder.reopen(options.folder) if resumed else RunFolder.create(options.folder, options, _README)
+    folder = RunFolder.enter(options.folder, options, _README)
     with working(folder, command("table", "build", options.name, *options.place_flags())) as work:
         build = TableBuild(mini_kd, options.epochs, str(options.folder))
         return _build(work, options, build, space, progress)

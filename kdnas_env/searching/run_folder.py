@@ -81,6 +81,15 @@ class RunFolder:
         return folder
 
     @classmethod
+    def enter(cls, path: str | os.PathLike[str], options: RecordedOptions, readme: str) -> RunFolder:
+        """Open the folder of an earlier run, or make a new one where there is none; see the two that it stands for.
+
+        Raises:
+            RunError: See :meth:`create` and :meth:`reopen`.
+        """
+        return cls.reopen(path) if (expanded(path) / CONFIG).exists() else cls.create(path, options, readme)
+
+    @classmethod
     def reopen(cls, path: str | os.PathLike[str]) -> RunFolder:
         """Open the folder of an earlier run.
 

@@ -13,7 +13,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.exporting import ExportReport, export_onnx
+from kdnas_env.exporting.report import ExportReport
+from kdnas_env.exporting.writing import write_export
 
 
 def make_projection() -> dict[str, torch.Tensor]:
@@ -69,7 +70,7 @@ def exported(
     def make(name: str) -> ExportReport:
         if name not in reports:
             out = root / name.replace(" ", "-")
-            reports[name] = export_onnx(student_dir(name), out, int8=True, latency=None)
+            reports[name] = write_export(student_dir(name), out, int8=True, latency=None, format="onnx")
         return reports[name]
 
     return make

@@ -16,9 +16,9 @@ from huggingface_hub import ModelCard
 from tiny_students import STUDENTS
 
 from kdnas_env.distillation.student.folder import imitated_width, load_student, read_projection
-from kdnas_env.exporting import ExportReport
 from kdnas_env.exporting.cards.export import export_card
 from kdnas_env.exporting.cards.template import PLACEHOLDER, torch_code
+from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source, load_source
 from kdnas_env.exporting.timing import Timing
 

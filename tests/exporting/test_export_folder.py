@@ -19,12 +19,12 @@ import transformers
 from transformers import AutoModel, AutoTokenizer, BertModel
 
 from kdnas_env.distillation.student.folder import read_lineage, read_projection, write_projection
-from kdnas_env.errors import KDNASError
-from kdnas_env.exporting import ExportError, export_safetensors
+from kdnas_env.errors import ExportError, KDNASError
 from kdnas_env.exporting.check import check_equal
 from kdnas_env.exporting.folder import EXPORT, checked_target, written_whole
 from kdnas_env.exporting.hub import push_folder
 from kdnas_env.exporting.source import load_source
+from kdnas_env.exporting.writing import write_export
 
 StudentDir = Callable[[str], Path]
 
@@ -41,7 +41,7 @@ def student(student_dir: StudentDir) -> Path:
 
 
 def test_a_clean_folder_in_hub_layout(student: Path, tmp_path: Path) -> None:
-    report = export_safetensors(student, tmp_path / "made" / "out", latency=None)
+    report = write_export(student, tmp_path / "made" / "out", latency=None)
     folder = Path(report.folder)
     assert {path.name for path in folder.iterdir()} == {
         "README.md",
@@ -83,19 +83,19 @@ def save_with_head(folder: Path, head: str) -> Path:
 def test_a_model_with_a_head_for_a_task_is_refused(head: str, part: str, tmp_path: Path) -> None:
     model = save_with_head(tmp_path / "model", head)
     with pytest.raises(ExportError, match=rf"has a head for a task \({part}\).*save that first: AutoModel") as refused:
-        export_safetensors(model, tmp_path / "out", latency=None)
+        write_export(model, tmp_path / "out", latency=None)
     assert not (tmp_path / "out").exists()
     # What the message advises.
     for kind in (AutoModel, AutoTokenizer):
         kind.from_pretrained(model).save_pretrained(tmp_path / "encoder")
         assert f"{kind.__name__}.from_pretrained({str(model)!r}).save_pretrained(FOLDER)" in str(refused.value)
-    export_safetensors(tmp_path / "encoder", tmp_path / "out", latency=None)
+    write_export(tmp_path / "encoder", tmp_path / "out", latency=None)
 
 
 def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     model = save_with_head(tmp_path / "model", "AutoModelForPreTraining")
     (model / "modules.json").write_text("[]")
-    report = export_safetensors(model, tmp_path / "out", latency=None)
+    report = write_export(model, tmp_path / "out", latency=None)
     pretraining, modules = report.notes
     assert pretraining.endswith("pretraining alone: pooler, cls")
     assert "its pooling, modules.json" in modules
@@ -108,15 +108,15 @@ def test_a_projection_of_another_model_is_refused(student: Path, tmp_path: Path)
     model = Path(shutil.copytree(student, tmp_path / "model"))
     write_projection(model, {"projection.weight": torch.zeros(1, 17, 32), "projection.bias": torch.zeros(1, 32)})
     with pytest.raises(ExportError, match="is not of the model beside it"):
-        export_safetensors(model, tmp_path / "out", latency=None)
+        write_export(model, tmp_path / "out", latency=None)
 
 
 def test_an_export_is_replaced_and_can_be_exported(student: Path, tmp_path: Path) -> None:
-    export_safetensors(student, tmp_path / "out", latency=None)
+    write_export(student, tmp_path / "out", latency=None)
     (tmp_path / "out" / "stale").write_text("")
-    export_safetensors(student, tmp_path / "out", latency=None)
+    write_export(student, tmp_path / "out", latency=None)
     assert not (tmp_path / "out" / "stale").exists()
-    report = export_safetensors(tmp_path / "out", tmp_path / "again", latency=None)
+    report = write_export(tmp_path / "out", tmp_path / "again", latency=None)
     assert report.model == str(tmp_path / "out")
     assert {path.name for path in tmp_path.iterdir()} == {"out", "again"}
 
@@ -125,25 +125,25 @@ def test_what_is_not_an_export_stays(student: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "diary").write_text("dear diary")
     with pytest.raises(ExportError, match="is not empty and not an export of kdnas"):
-        export_safetensors(student, tmp_path / "notes", latency=None)
+        write_export(student, tmp_path / "notes", latency=None)
     assert (tmp_path / "notes" / "diary").read_text() == "dear diary"
     (tmp_path / "empty").mkdir()
     assert checked_target(tmp_path / "empty", student) == tmp_path / "empty"
     with pytest.raises(ExportError, match="is a file"):
-        export_safetensors(student, tmp_path / "notes" / "diary", latency=None)
+        write_export(student, tmp_path / "notes" / "diary", latency=None)
 
 
 @pytest.mark.parametrize("out", [".", ".."])
 def test_the_model_stays(student: Path, out: str) -> None:
     with pytest.raises(ExportError, match="would replace the model"):
-        export_safetensors(student, student / out, latency=None)
+        write_export(student, student / out, latency=None)
     assert (student / "model.safetensors").exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(student: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot be written to .*file/out.*--out"):
-        export_safetensors(student, tmp_path / "file" / "out", latency=None)
+        write_export(student, tmp_path / "file" / "out", latency=None)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_student_that_cannot_be_saved_leaves_nothing(
 
     monkeypatch.setattr(BertModel, "save_pretrained", full)
     with pytest.raises(ExportError, match="no space is left"):
-        export_safetensors(student, tmp_path / "made" / "deep" / "out", latency=None)
+        write_export(student, tmp_path / "made" / "deep" / "out", latency=None)
     assert list(tmp_path.iterdir()) == []
 
 

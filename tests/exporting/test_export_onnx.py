@@ -16,8 +16,9 @@ import torch
 from tiny_students import STUDENTS
 from transformers import AutoModel, AutoTokenizer
 
-from kdnas_env.errors import DependencyError
-from kdnas_env.exporting import ExportError, ExportReport, export_onnx
+from kdnas_env.errors import DependencyError, ExportError
+from kdnas_env.exporting.report import ExportReport
+from kdnas_env.exporting.writing import write_export
 from kdnas_env.latency import LatencySettings
 
 StudentDir = Callable[[str], Path]
@@ -103,7 +104,7 @@ def test_the_folder_tells_what_was_found(exported: Exported) -> None:
 
 @pytest.mark.parametrize("family", ["distilbert", "electra"])
 def test_other_encoders_are_exported_too(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, family: str) -> None:
-    report = export_onnx(tiny_teacher_dirs[family], tmp_path / "out", int8=True, latency=SHORT)
+    report = write_export(tiny_teacher_dirs[family], tmp_path / "out", int8=True, latency=SHORT, format="onnx")
     assert [(timing.model, timing.runtime) for timing in report.timings] == [
         ("model", "torch"),
         ("model", "onnxruntime"),
@@ -115,7 +116,7 @@ def test_other_encoders_are_exported_too(tiny_teacher_dirs: dict[str, Path], tmp
 
 
 def test_latencies_stand_beside_the_teachers(student_dir: StudentDir, tmp_path: Path) -> None:
-    report = export_onnx(student_dir("bert of bert"), tmp_path / "out", latency=SHORT)
+    report = write_export(student_dir("bert of bert"), tmp_path / "out", latency=SHORT, format="onnx")
     assert [(timing.model, timing.runtime) for timing in report.timings] == [
         ("teacher", "torch"),
         ("teacher", "onnxruntime"),
@@ -137,9 +138,9 @@ def test_another_teacher_is_not_timed(student_dir: StudentDir, tmp_path: Path) -
     shutil.copytree(student_dir("bert of bert"), student)
     lineage = json.loads((student / "kdnas.json").read_text())
     (student / "kdnas.json").write_text(json.dumps({**lineage, "teacher_fingerprint": "0" * 64}))
-    from kdnas_env.exporting import export_safetensors
+    from kdnas_env.exporting.writing import write_export
 
-    report = export_safetensors(student, tmp_path / "out", latency=SHORT)
+    report = write_export(student, tmp_path / "out", latency=SHORT)
     assert {timing.model for timing in report.timings} == {"student"}
     assert "not what the student was distilled from" in report.notes[0]
 
@@ -157,7 +158,7 @@ def test_a_graph_that_computes_something_else_is_refused(
 
     monkeypatch.setattr(export_graphs, "write_graph", write_another)
     with pytest.raises(ExportError, match=r"the graph does not compute what the model computes.*off by up to 0\.0"):
-        export_onnx(student_dir("bert of bert"), tmp_path / "new" / "out", latency=None)
+        write_export(student_dir("bert of bert"), tmp_path / "new" / "out", latency=None, format="onnx")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -167,5 +168,5 @@ def test_the_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(DependencyError, match=r'pip install "kdnas\[onnx\]"'):
-        export_onnx(student_dir("bert of bert"), tmp_path / "out")
+        write_export(student_dir("bert of bert"), tmp_path / "out", format="onnx")
     assert list(tmp_path.iterdir()) == []
