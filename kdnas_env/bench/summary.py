@@ -20,7 +20,7 @@ from kdnas_env.bench.curves import Runs
 from kdnas_env.bench.scores import area_under_curve, ecdf, performance_profile, profile_band
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import TARGETS, Truth
-from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice
 from kdnas_env.support.statistics import improvement_interval, iqm, probability_of_improvement, stratified_bootstrap
 
 SCHEMA_VERSION = 2
@@ -64,8 +64,7 @@ def summarise(
         KDNASError: If the reference is not in the race, or random search finds an optimum within the budget.
     """
     reference = reference or ("random" if "random" in runs.agents else runs.agents[0])
-    if reference not in runs.agents:
-        raise KDNASError(f"reference is {reference!r}; expected one of {list(runs.agents)}")
+    check_choice("reference", reference, runs.agents)
     guests = {name: dict(told) for name, told in (submitted or {}).items()}
     parts = {ALL: runs} if len(runs.truths) > 1 else {}
     parts |= {task: runs.only(task) for task in runs.truths}

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.checks import check_number
+from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.untrusted import is_number, shown
 
 _LARGEST_POWER = 30
@@ -85,8 +85,7 @@ class KDReward:
             raise KDNASError(f"beta is {self.beta}; expected a positive share of the teacher's latency")
         if self.floor >= 0:
             raise KDNASError(f"floor is {self.floor}; expected a negative number, the reward of a failure")
-        if not isinstance(self.loss, str) or self.loss not in self._CURVES:
-            raise KDNASError(f"loss is {shown(self.loss)}; expected one of {sorted(self._CURVES)}")
+        check_choice("loss", self.loss, sorted(self._CURVES))
         if -self.alpha * math.log10(self.beta / self.MIN_RATIO) > _LARGEST_POWER:
             raise KDNASError(
                 f"alpha is {self.alpha} and beta {self.beta}, with which rewards go beyond 1e{_LARGEST_POWER}; bring "

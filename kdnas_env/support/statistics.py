@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_number, check_whole
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -144,8 +145,7 @@ def random_search_quantile(values: npt.ArrayLike, evaluations: int, quantile: fl
     n = len(ordered)
     if not 1 <= evaluations <= n:
         raise KDNASError(f"evaluations is {evaluations}; expected 1 to the table's {n}")
-    if not 0 < quantile < 1:
-        raise KDNASError(f"quantile is {quantile}; expected a number between 0 and 1")
+    check_number("quantile", quantile, above=0, below=1)
     # All draws are among the k least with probability C(k, evaluations) / C(n, evaluations).
     # Summed from n down as ratios of neighbours, since differences of large log-factorials lose the digits that tell
     # ties; what rounding is left is well within the tolerance.
@@ -296,10 +296,8 @@ def _constant(*sequences: npt.ArrayLike) -> bool:
 
 
 def _tails(repetitions: int, confidence: float) -> list[float]:
-    if repetitions < 1:
-        raise KDNASError(f"repetitions is {repetitions}; expected 1 or more, 2000 being usual")
-    if not 0 < confidence < 1:
-        raise KDNASError(f"confidence is {confidence}; expected a number between 0 and 1")
+    check_whole("repetitions", repetitions, at_least=1)
+    check_number("confidence", confidence, above=0, below=1)
     return [(1 - confidence) / 2, (1 + confidence) / 2]
 
 

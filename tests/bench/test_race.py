@@ -70,7 +70,7 @@ def test_a_race_on_a_surrogate_is_judged_and_replayed(surrogate_file: Path, tmp_
 
 @pytest.mark.slow
 def test_processes_change_nothing(wanted: Race, tmp_path: Path) -> None:
-    learner = replace(wanted, agents=(AgentSpec("random"), AgentSpec("lstm")), tasks=wanted.tasks[:1])
+    learner = replace(wanted, agents=(AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), tasks=wanted.tasks[:1])
     alone = race(learner, tmp_path / "one")
     assert race(learner, tmp_path / "two", workers=2) == alone
 
@@ -146,14 +146,14 @@ from kdnas_env.bench.truth import Task
 from kdnas_env.envs.budget import Budget
 
 if __name__ == "__main__":
-    agents = (AgentSpec("random"), AgentSpec("lstm"))
+    agents = (AgentSpec("random"), AgentSpec("lstm", {"epochs": 4}))
     race(Race(agents, (Task(sys.argv[1]),), 30, Budget(16)), sys.argv[2], workers=2)
 """
 
 
 @pytest.mark.slow
 def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path) -> None:
-    wanted = Race((AgentSpec("random"), AgentSpec("lstm")), (task,), 30, Budget(16))
+    wanted = Race((AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), (task,), 30, Budget(16))
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)
     folder = tmp_path / "killed"
