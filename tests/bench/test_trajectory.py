@@ -82,8 +82,9 @@ def test_statuses_are_told_apart() -> None:
 def test_columns_of_another_length_or_dtype_are_refused() -> None:
     with pytest.raises(RunError, match="observed"):
         replace(small(), observed=np.zeros(3))
+    floats: Any = np.zeros(2)
     with pytest.raises(RunError, match="epochs"):
-        replace(small(), epochs=np.zeros(2, dtype=np.int64))
+        replace(small(), epochs=floats)
 
 
 def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
