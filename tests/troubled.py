@@ -31,6 +31,7 @@ class Troubled:
         hanging: The student whose evaluation hangs, once.
         raising: The student whose evaluation raises.
         hungry: The student whose evaluation wants more memory than there is.
+        held: Students whose evaluation waits until a file named ``go`` stands in the folder.
         start_error: What making it raises.
         identity: Appended to the fingerprint.
     """
@@ -42,6 +43,7 @@ class Troubled:
     hanging: StudentConfig | None = None
     raising: StudentConfig | None = None
     hungry: StudentConfig | None = None
+    held: tuple[StudentConfig, ...] = ()
     start_error: str = ""
     identity: str = ""
 
@@ -67,6 +69,8 @@ class Troubled:
                 os.kill(os.getpid(), signal.SIGKILL)
             if config == self.hanging and tries == 1:
                 time.sleep(600)
+            while config in self.held and not (Path(self.folder) / "go").exists():
+                time.sleep(0.01)
             if config == self.hungry:
                 bytearray(1 << 50)
             if config == self.raising:
@@ -84,9 +88,14 @@ class Troubled:
             return 1
         name = str(config).replace("/", "_")
         (Path(self.folder) / f"{name} {os.getpid()} {time.monotonic_ns()}").touch()
-        return len(list(Path(self.folder).glob(f"{name} *")))
+        return begun(Path(self.folder), config)
 
 
 def begun(folder: Path, config: StudentConfig) -> int:
     """Return how often the evaluation of a student has begun."""
-    return len(list(folder.glob(f"{str(config).replace('/', '_')} *")))
+    return len(notes(folder, config))
+
+
+def notes(folder: Path, config: StudentConfig) -> list[Path]:
+    """Return the files that say that the evaluation of a student has begun: student, process and time."""
+    return list(folder.glob(f"{str(config).replace('/', '_')} *"))

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import killed_search
-import numpy as np
 import pytest
 
 import kdnas_env
@@ -45,16 +45,14 @@ def found(name: str, folder: Path) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KEEPERS)
-def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path) -> None:
+def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path, moments: Random) -> None:
     alone, killed = tmp_path / "alone", tmp_path / "killed"
     alone.mkdir()
     killed.mkdir()
     with pinned_threads(1):
         killed_search.search(name, QUICK.get(name, {}), alone, 0.0)
 
-    moments = np.sort(np.random.default_rng([*name.encode()]).integers(1, 60, size=2))
-    print(f"to be killed after {moments} proposals")
-    for moment in moments:
+    for moment in sorted(moments.sample(range(1, 60), 2)):
         process = start(name, killed, 0.01)
         deadline = time.monotonic() + 120
         while len(set(proposals(killed))) < moment and time.monotonic() < deadline:

@@ -11,18 +11,21 @@ import pytest
 
 from kdnas_env.cli import main
 
-SMALL_SPACE = {
-    "num_hidden_layers": [1, 2, 3],
-    "num_attention_heads": [2, 4],
-    "hidden_size": [16, 32],
-    "intermediate_size": [16, 32, 64],
-}
+
+@pytest.fixture(scope="session")
+def small_space() -> dict[str, list[Any]]:
+    return {
+        "num_hidden_layers": [1, 2, 3],
+        "num_attention_heads": [2, 4],
+        "hidden_size": [16, 32],
+        "intermediate_size": [16, 32, 64],
+    }
 
 
 @pytest.fixture
-def space_file(tmp_path: Path) -> Path:
+def space_file(small_space: dict[str, list[Any]], tmp_path: Path) -> Path:
     path = tmp_path / "space.json"
-    path.write_text(json.dumps(SMALL_SPACE))
+    path.write_text(json.dumps(small_space))
     return path
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -184,25 +184,27 @@ def test_the_teacher_in_the_loop_does_what_the_cache_does(flags: Flags, tmp_path
 
 
 @pytest.mark.slow
-def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_path: Path) -> None:
+def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_path: Path, moments: Random) -> None:
+    def arguments(out: Path) -> list[str]:
+        return flags(out=out, epochs=40, evaluations=20, patience="None")
+
     def start(out: Path) -> subprocess.Popen[bytes]:
-        arguments = flags(out=out, epochs=120, evaluations=40, patience="None")
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "kdnas_env", *arguments]
+        command = [sys.executable, "-m", "kdnas_env", *arguments(out)]
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
 
-    assert start(tmp_path / "whole").wait() == 0
-    parts, draws = tmp_path / "parts", random.Random(0)
+    assert main(arguments(tmp_path / "whole")) == 0
+    parts = tmp_path / "parts"
     for _ in range(2):
         process = start(parts)
         checkpoints = parts / "best" / "checkpoints"
         seen = len(list(checkpoints.glob("checkpoint-*")))
         while process.poll() is None and len(list(checkpoints.glob("checkpoint-*"))) <= seen:
             time.sleep(0.01)
-        time.sleep(draws.uniform(0, 0.3))
+        time.sleep(moments.uniform(0, 0.2))
         os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    assert start(parts).wait() == 0
+        assert process.wait() == -signal.SIGKILL, "the distillation ended before it was killed"
+    assert main(arguments(parts)) == 0
     one, other = ((tmp_path / name / "best" / "student" / "model.safetensors") for name in ("whole", "parts"))
     assert one.read_bytes() == other.read_bytes()
 

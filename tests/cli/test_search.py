@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -149,31 +149,24 @@ def test_resuming_a_finished_run_changes_nothing(flags: Flags, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path) -> None:
+def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, moments: Random) -> None:
     # The processes that are killed would use one thread of themselves, which rounds differently.
     assert main(flags(out=tmp_path / "whole", budget=9, threads=2)) == 0
     folder = tmp_path / "killed"
-    rng = random.Random(7)
-    kills = 0
     arguments = flags(out=folder, budget=9, threads=2)
-    for _ in range(12):
+    for student in sorted(moments.sample(range(9), 2)):
         process = start(arguments)
-        # The moment is counted from when the folder is there, so that kills fall into the search.
-        deadline = time.monotonic() + 60
-        while not (folder / "config.json").exists() and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        try:
-            process.wait(timeout=rng.uniform(0.0, 4.0) if kills < 4 else 240)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            kills += 1
+        assert process.stdout is not None
+        # After so many students, which are told one a line, at any moment of the next.
+        for line in process.stdout:
+            if line.strip().startswith(f"{student} ") or (not student and "reward" in line):
+                break
+        time.sleep(moments.uniform(0.0, 0.1))
+        process.send_signal(signal.SIGKILL)
         output = process.communicate()[0]
-        if process.returncode == 0:
-            break
         assert process.returncode == -signal.SIGKILL, output
-        if (folder / "config.json").exists():
-            arguments = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
-    assert kills >= 1
+        arguments = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
+    assert main(arguments) == 0
     assert trail(folder) == trail(tmp_path / "whole")
     weights = [(path / "student" / "model.safetensors").read_bytes() for path in (folder, tmp_path / "whole")]
     assert weights[0] == weights[1]
@@ -183,7 +176,7 @@ def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path) -
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
-    process = start(flags(budget=30))
+    process = start(flags(budget=12))
     assert process.stdout is not None
     for line in process.stdout:
         if line.strip().startswith("2 "):
@@ -195,7 +188,7 @@ def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path, numbe
     assert "Traceback" not in output
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     assert main(["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache")]) == 0
-    assert results(folder)["evaluations"] == 30
+    assert results(folder)["evaluations"] == 12
 
 
 def test_students_that_break_a_limit_are_not_distilled(

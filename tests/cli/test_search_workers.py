@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,9 @@ from kdnas_env.searching.journal import TOLD, read_entries
 
 Flags = Callable[..., list[str]]
 
+EPOCHS = 10
+"""So many that a process can be killed in between."""
+
 
 def trail(folder: Path) -> list[tuple[Any, ...]]:
     """What a search proposed and earned, without wall times."""
@@ -39,16 +43,28 @@ def start(arguments: list[str]) -> subprocess.Popen[bytes]:
 
 
 def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    children = psutil.Process(driver.pid).children()
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process(driver.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
+) -> Path:
+    """A search without workers."""
+    return finish_search(tmp_path_factory.mktemp("whole"), small_space, budget=8, round_size=4, epochs=EPOCHS)
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_finds_the_same(flags: Flags, tmp_path: Path) -> None:
-    for workers in (1, 2, 3):
-        assert main([*flags(out=tmp_path / str(workers), threads=1), "--workers", str(workers)]) == 0
-    assert trail(tmp_path / "1") == trail(tmp_path / "2") == trail(tmp_path / "3")
-    config = json.loads((tmp_path / "2" / "config.json").read_text())
+def test_any_number_of_workers_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
+    """Two of them in the tests of killed processes."""
+    assert main([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "3"]) == 0
+    assert trail(tmp_path / "run") == trail(whole)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert "workers" not in config  # so that another number may go on
 
 
@@ -67,47 +83,51 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["rounds", "asynchronous"])
-def test_driver_and_workers_killed_at_once_it_goes_on(mode: str, flags: Flags, tmp_path: Path) -> None:
-    more = ["--workers", "2", *(["--asynchronous"] if mode == "asynchronous" else [])]
-    rounds = 4 if mode == "rounds" else None
-    arguments = [*flags(budget=8, round_size=rounds, epochs=20, threads=1), *more]
+def test_workers_and_driver_killed_it_goes_on_to_the_same_end(flags: Flags, whole: Path, tmp_path: Path) -> None:
+    driver = start([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "2"])
     folder = tmp_path / "run"
-    driver = start(arguments)
+    _await(driver, lambda: _stored(folder) >= 1)
+    first = workers_of(driver)
+    first[0].kill()
+    _await(driver, lambda: first[0] not in workers_of(driver) and len(workers_of(driver)) == 2)
+    _await(driver, lambda: _stored(folder) >= 4)
+    stored = _killed_at_once(driver, folder)
+    assert 4 <= len(stored) < 8
+    assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
+    assert _records(folder)[: len(stored)] == stored
+    assert trail(folder) == trail(whole)
+
+
+@pytest.mark.slow
+def test_an_asynchronous_search_whose_processes_are_killed_goes_on(flags: Flags, tmp_path: Path) -> None:
+    arguments = flags(budget=8, round_size=None, epochs=EPOCHS, threads=1)
+    driver = start([*arguments, "--workers", "2", "--asynchronous"])
+    folder = tmp_path / "run"
+    _await(driver, lambda: _stored(folder) >= 3)
+    stored = _killed_at_once(driver, folder)
+    assert 3 <= len(stored) < 8
+    assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
+    assert _records(folder)[: len(stored)] == stored
+    assert len(trail(folder)) == 8
+
+
+def _await(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
-    while _stored(folder) < 3:
+    while not reached():
         assert driver.poll() is None
         assert time.monotonic() < end, "the search does not get on"
-        time.sleep(0.05)
+        time.sleep(0.02)
+
+
+def _killed_at_once(driver: subprocess.Popen[bytes], folder: Path) -> list[tuple[int, str]]:
+    """Kill a driver and a worker; return what was stored when all processes are gone."""
     workers = workers_of(driver)
     workers[0].kill()
     driver.send_signal(signal.SIGKILL)
     driver.wait()
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert not alive
-    stored = _records(folder)
-    assert 3 <= len(stored) < 8
-    assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
-    assert _records(folder)[: len(stored)] == stored
-    assert len(trail(folder)) == 8
-    if mode == "rounds":
-        assert main([*flags(budget=8, round_size=4, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
-        assert trail(folder) == trail(tmp_path / "whole")
-
-
-@pytest.mark.slow
-def test_a_worker_killed_in_a_search_is_replaced(flags: Flags, tmp_path: Path) -> None:
-    driver = start([*flags(budget=8, round_size=4, epochs=20, threads=1), "--workers", "2"])
-    folder = tmp_path / "run"
-    end = time.monotonic() + 120
-    while _stored(folder) < 2:
-        assert driver.poll() is None
-        assert time.monotonic() < end, "the search does not get on"
-        time.sleep(0.05)
-    workers_of(driver)[0].kill()
-    assert driver.wait(timeout=120) == 0
-    assert main([*flags(budget=8, round_size=4, epochs=20, threads=1, out=tmp_path / "whole")]) == 0
-    assert trail(folder) == trail(tmp_path / "whole")
+    return _records(folder)
 
 
 def _records(folder: Path) -> list[tuple[int, str]]:
@@ -147,15 +167,14 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 @pytest.mark.slow
-def test_on_ray_it_finds_the_same(flags: Flags, tmp_path: Path) -> None:
+def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    assert main(flags(out=tmp_path / "here", threads=1)) == 0
     more = ["--ray", "local", "--workers", "2"]
-    command = [sys.executable, "-m", "kdnas_env", *flags(out=tmp_path / "ray", threads=1), *more]
+    command = [sys.executable, "-m", "kdnas_env", *flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert trail(tmp_path / "here") == trail(tmp_path / "ray")
+    assert trail(tmp_path / "run") == trail(whole)
 
 
 @pytest.mark.slow

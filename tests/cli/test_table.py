@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import psutil
 import pytest
 from complaints import complaint, instead
 
@@ -143,11 +145,11 @@ def test_a_new_build_starts_from_an_old_store(
 
 
 @pytest.mark.slow
-def test_shards_and_workers_find_what_one_process_does(
+def test_shards_find_what_one_process_does(
     build: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert main(flags(tmp_path / "a", "--skip-latencies", shard="1/2", workers=2)) == 0
+    assert main(flags(tmp_path / "a", "--skip-latencies", shard="1/2")) == 0
     assert main(flags(tmp_path / "b", "--skip-latencies", shard="2/2")) == 0
     printed = capsys.readouterr().out
     assert "12 distillations in part 2 of 2" in printed
@@ -164,29 +166,25 @@ def test_shards_and_workers_find_what_one_process_does(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_any_moment_it_goes_on(
-    workers: int, build: Path, flags: Flags, tmp_path: Path, table_file: Path
+def test_killed_at_any_moment_it_goes_on_with_any_number_of_workers(
+    flags: Flags, tmp_path: Path, table_file: Path, moments: Random
 ) -> None:
     folder = tmp_path / "killed"
-    command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies", workers=workers)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    # Any moment will do, so that each run tries others.
-    moment = int(np.random.default_rng().integers(1, STUDENTS * SEEDS // 2))
-    print(f"to be killed after {moment} distillations")
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while rows(folder) < moment and time.monotonic() < deadline:
-        assert process.poll() is None, "the build ended before it was killed"
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
-    # Workers end with their parent: the store stays as it is.
-    time.sleep(1.0)
-    left = rows(folder)
-    time.sleep(1.0)
-    assert rows(folder) == left < STUDENTS * SEEDS
-    assert subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, timeout=180).returncode == 0
+    for workers, distillations in enumerate(sorted(moments.sample(range(1, STUDENTS * SEEDS // 2), 2)), start=1):
+        command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies", workers=workers)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while rows(folder) < distillations and time.monotonic() < deadline:
+            assert process.poll() is None, "the build ended before it was killed"
+            time.sleep(0.001)
+        children = psutil.Process(process.pid).children()
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+        # Workers end with their parent.
+        assert psutil.wait_procs(children, timeout=60)[1] == []
+        assert distillations <= rows(folder) < STUDENTS * SEEDS
+    assert main(flags(folder, "--skip-latencies")) == 0
     assert main(["table", "export", str(folder), "--to", str(tmp_path / "killed.npz")]) == 0
     assert_same_cells(load_table(tmp_path / "killed.npz"), load_table(table_file))
 

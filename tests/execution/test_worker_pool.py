@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -205,19 +206,16 @@ def test_waiting_for_nothing_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_random_kills_lose_nothing(tmp_path: Path) -> None:
+def test_random_kills_lose_nothing(tmp_path: Path, moments: Random) -> None:
     """Workers are killed at random instants all the time; every student has exactly one evaluation in the end."""
-    import random
-
-    draw = random.Random(0)
     over = threading.Event()
     kills = 0
 
     def killer() -> None:
         nonlocal kills
-        while not over.wait(draw.uniform(0.1, 0.6)):
+        while not over.wait(moments.uniform(0.1, 0.6)):
             if processes := workers_of_this_process():
-                draw.choice(processes).kill()
+                moments.choice(processes).kill()
                 kills += 1
 
     thread = threading.Thread(target=killer)

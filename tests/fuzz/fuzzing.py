@@ -1,6 +1,7 @@
 """What the fuzz tests share: how many inputs each target gets, how inputs are spoilt, and what a reader may do.
 
-A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else.
+A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else. A target whose readers refuse all
+they are given, or take all of it, tests nothing any more, and fails.
 
 Every run tries the same ``sum(INPUTS.values())`` inputs. To try others, and more of them::
 
@@ -15,7 +16,10 @@ import json
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from copy import deepcopy
+from dataclasses import dataclass
+from functools import wraps
 from random import Random
 from typing import Any
 
@@ -75,6 +79,17 @@ _FACTOR = float(os.environ.get("KDNAS_FUZZ", "1"))
 _SEED = os.environ.get("KDNAS_FUZZ_SEED")
 
 Test = Callable[..., None]
+
+
+@dataclass
+class Answers:
+    """How often the readers of a target returned, and how often they refused."""
+
+    accepted: int = 0
+    refused: int = 0
+
+
+_ANSWERS: ContextVar[Answers] = ContextVar("answers")  # of the target that runs
 
 ODD: tuple[Any, ...] = (
     None,
@@ -145,7 +160,10 @@ _LONG = (b"9" * 5000, b"[" * 2000, b'{"a":' * 2000)
 
 
 def tries(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
-    """Have hypothesis call a test so often that it tries ``INPUTS[name]`` inputs, if it tries ``batch`` a call."""
+    """Have hypothesis call a test so often that it tries ``INPUTS[name]`` inputs, if it tries ``batch`` a call.
+
+    The test fails if less than one in a hundred of what it lets :func:`survive` is accepted, or refused.
+    """
 
     def decorate(test: Test) -> Test:
         made = settings(
@@ -155,9 +173,24 @@ def tries(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )(test)
-        return made if _SEED is None else seed(int(_SEED))(made)
+        return _both_ways(made if _SEED is None else seed(int(_SEED))(made))
 
     return decorate
+
+
+def _both_ways(test: Test) -> Test:
+    @wraps(test)
+    def judged(*arguments: Any, **options: Any) -> None:
+        answers = Answers()
+        token = _ANSWERS.set(answers)
+        try:
+            test(*arguments, **options)
+        finally:
+            _ANSWERS.reset(token)
+        if min(answers.accepted, answers.refused) < 0.01 * (answers.accepted + answers.refused):
+            pytest.fail(f"the inputs test one answer only: {answers}")
+
+    return judged
 
 
 def fuzz(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
@@ -176,7 +209,9 @@ def survive(read: Callable[..., object], *given: Any, told: Any = None) -> None:
     complaint = ""
     try:
         read(*given)
+        _ANSWERS.get().accepted += 1
     except KDNASError as error:
+        _ANSWERS.get().refused += 1
         complaint = str(error)
     except BaseException as error:
         error.add_note(f"input: {ascii(given if told is None else told)[:2000]}")

@@ -87,18 +87,17 @@ def test_passes_are_inference_of_one_thread_on_real_tokens(teacher: Teacher, mod
     assert torch.get_num_threads() == 3
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_a_probe_leaves_no_trace(
-    teacher: Teacher, model: Any, settings: LatencySettings, training: bool, three_threads: None
-) -> None:
-    model.train(training)
-    model.embeddings.eval()
-    modes = [module.training for module in model.modules()]
+def test_a_probe_leaves_no_trace(teacher: Teacher, model: Any, settings: LatencySettings, three_threads: None) -> None:
     pointers = [parameter.data_ptr() for parameter in model.parameters()]
     states = random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()  # noqa: NPY002
-    LatencyProbe(teacher.model, teacher.architecture, settings).measure(model, STUDENT)
+    probe = LatencyProbe(teacher.model, teacher.architecture, settings)
+    for training in (True, False):
+        model.train(training)
+        model.embeddings.eval()
+        modes = [module.training for module in model.modules()]
+        probe.measure(model, STUDENT)
+        assert [module.training for module in model.modules()] == modes
     assert (random.getstate(), repr(np.random.get_state()), torch.get_rng_state().tolist()) == states  # noqa: NPY002
-    assert [module.training for module in model.modules()] == modes
     assert [parameter.data_ptr() for parameter in model.parameters()] == pointers
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert torch.get_num_threads() == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -300,24 +300,23 @@ def _evaluations(folder: Path) -> list[Evaluation]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victims", ["driver", "worker", "both"])
-def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tmp_path: Path) -> None:
+def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tmp_path: Path, moments: Random) -> None:
     import psutil
 
-    draw = random.Random(victims)
     (tmp_path / "begun").mkdir()
     kept: list[tuple[str, tuple[int, ...]]] = []
     records: list[Evaluation] = []
-    for _ in range(6):
+    for _ in range(3):
         driver = _start(tmp_path)
-        progress = len(kept)
+        progress = len(kept) + moments.randint(3, 9)
         end = time.monotonic() + 60
-        while len(Search(tmp_path).journal()) < progress + draw.randint(3, 9) and driver.poll() is None:
+        while len(Search(tmp_path).journal()) < progress and driver.poll() is None:
             assert time.monotonic() < end, "the search does not get on"
             time.sleep(0.02)
         children = psutil.Process(driver.pid).children() if driver.poll() is None else []
         workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
         if victims != "driver" and workers:
-            draw.choice(workers).kill()
+            moments.choice(workers).kill()
         if victims != "worker":
             driver.kill()
             driver.wait()
@@ -341,14 +340,13 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
 
 
 @pytest.mark.slow
-def test_copies_at_random_instants_open_and_go_on(tmp_path: Path) -> None:
+def test_copies_at_random_instants_open_and_go_on(tmp_path: Path, moments: Random) -> None:
     """As after a power cut: the files of the folder are copied while the search writes them, one after the other."""
     (tmp_path / "begun").mkdir()
     driver = _start(tmp_path)
     copies: list[Path] = []
-    draw = random.Random(0)
     while driver.poll() is None:
-        time.sleep(draw.uniform(0.05, 0.4))
+        time.sleep(moments.uniform(0.05, 0.4))
         copy = tmp_path / f"copy{len(copies)}"
         copy.mkdir()
         for name in ("store.sqlite", "store.sqlite-wal", "journal.jsonl"):
@@ -356,8 +354,8 @@ def test_copies_at_random_instants_open_and_go_on(tmp_path: Path) -> None:
                 shutil.copy(tmp_path / name, copy / name)
         copies.append(copy)
     assert driver.wait() == 0
-    assert len(copies) >= 4
-    for copy in draw.sample(copies, 4):
+    assert len(copies) >= 3
+    for copy in moments.sample(copies, 3):
         kept = Search(copy, evaluator=PlantedEvaluator(SPACE)).journal()
         search = Search(copy, workers=2, evaluator=PlantedEvaluator(SPACE))
         env = search.run()

@@ -70,11 +70,17 @@ def test_students_between_make_the_surrogate_good_there(name: str) -> None:
     assert apart["r2"] > max(0.97, alone["r2"])
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tables of one text share the states of its teacher."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", table_names())
-def test_a_table_says_what_distillation_finds(name: str, tmp_path: Path) -> None:
+def test_a_table_says_what_distillation_finds(name: str, cache: Path) -> None:
     table = load_table(name)
-    live, allowed = open_live(table, device="cpu", cache_dir=tmp_path)
+    live, allowed = open_live(table, device="cpu", cache_dir=cache)
     quickest = int(np.argmin(table.curve("epoch_seconds").sum(axis=(1, 2))))
     cells = [Cell(table.configs()[quickest], table.metadata.seeds[-1]), *draw_cells(table, 1, np.random.default_rng(0))]
     assert max(one.difference for one in replay(table, live, cells, lambda done, total: None)) <= allowed
