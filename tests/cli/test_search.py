@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,11 +92,18 @@ def test_a_search_leaves_a_folder_that_explains_itself(
     assert names["imitation"].shape == (2, tiny_teachers.HIDDEN)
 
 
-def test_equal_runs_are_equal(flags: Flags, tmp_path: Path) -> None:
-    for name in ("one", "other"):
-        assert main(flags(out=tmp_path / name)) == 0
-    assert trail(tmp_path / "one") == trail(tmp_path / "other")
-    weights = [(tmp_path / name / "student" / "model.safetensors").read_bytes() for name in ("one", "other")]
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
+) -> Path:
+    """A finished search. Do not write into it."""
+    return finish_search(tmp_path_factory.mktemp("finished"), small_space, budget=6, round_size=3)
+
+
+def test_equal_runs_are_equal(finished: Path, flags: Flags, tmp_path: Path) -> None:
+    assert main(flags(threads=1)) == 0
+    assert trail(tmp_path / "run") == trail(finished)
+    weights = [(folder / "student" / "model.safetensors").read_bytes() for folder in (tmp_path / "run", finished)]
     assert weights[0] == weights[1]
 
 
@@ -105,17 +113,18 @@ def test_another_seed_searches_otherwise(flags: Flags, tmp_path: Path) -> None:
     assert trail(tmp_path / "0") != trail(tmp_path / "1")
 
 
-def test_the_kept_student_is_the_evaluated_one(flags: Flags, tmp_path: Path) -> None:
+def test_the_kept_student_is_the_evaluated_one(
+    finished: Path, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path
+) -> None:
     """Its states explain the teacher's as well as was reported."""
     from transformers import AutoModel
 
     from kdnas_env.distillation.teacher.loading import load_teacher
 
-    assert main(flags()) == 0
-    found = results(tmp_path / "run")["best"]
-    teacher = load_teacher(flags()[flags().index("--teacher") + 1])
-    student = AutoModel.from_pretrained(tmp_path / "run" / "student")
-    sentences = [json.loads(line)["text"] for line in Path(flags()[4]).read_text().splitlines()]
+    found = results(finished)["best"]
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    student = AutoModel.from_pretrained(finished / "student")
+    sentences = [json.loads(line)["text"] for line in tiny_corpus_file.read_text().splitlines()]
     encoded = teacher.tokenizer(sentences, return_tensors="pt", padding=True)
     with torch.inference_mode():
         theirs = teacher.hidden_states(**encoded)[-1][encoded["attention_mask"].bool()].double().numpy()
@@ -141,11 +150,10 @@ def test_agent_settings_reach_the_agent(flags: Flags, capsys: pytest.CaptureFixt
     assert "NAME=VALUE" in capsys.readouterr().err
 
 
-def test_resuming_a_finished_run_changes_nothing(flags: Flags, tmp_path: Path) -> None:
-    assert main(flags()) == 0
-    before = trail(tmp_path / "run")
-    assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]) == 0
-    assert trail(tmp_path / "run") == before
+def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(finished.parent / "cache")]) == 0
+    assert trail(tmp_path / "run") == trail(finished)
 
 
 @pytest.mark.slow

@@ -210,20 +210,6 @@ def test_a_study_is_not_made_on_another_text(tree: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "study").exists()
 
 
-@pytest.mark.slow
-def test_a_study_does_not_go_on_with_another_task(
-    tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = study(tree, tmp_path)
-    assert main(command) == 0
-    next((tmp_path / "study" / "judgements").glob("*.json")).unlink()
-    with (tmp_path / "glue" / "RTE" / "dev.tsv").open("a", encoding="utf-8") as file:
-        file.write("9\tone\tother\tentailment\n")
-    assert main(command) == 2
-    assert "the task is not what it was" in said(capsys)
-    assert json.loads((tmp_path / "study" / "run.json").read_text())["state"] == "finished"
-
-
 def test_relative_names_are_found_again_from_elsewhere(
     relative: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ import functools
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,17 @@ from kdnas_env.cli import main
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.study import study as compare
 from kdnas_env.searching.run_folder import recorded_options
+from kdnas_env.tasks.specs import TASKS
 
 Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_resamples() -> Iterator[None]:
+    """Intervals of fewer resamples, which take most of the time of so small a study."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdnas_env.support.statistics.RESAMPLES", 100)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +121,22 @@ def test_what_was_judged_is_not_judged_again_and_workers_change_nothing(
     after = {path.name: path.stat().st_mtime_ns for path in (folder / "judgements").iterdir()}
     assert {name for name in before if after[name] != before[name]} == set(some)
     assert (folder / "results.json").read_bytes() == results
+
+
+def test_it_does_not_go_on_with_another_task_under_the_same_name(
+    study: tuple[Path, str], flags: Flags, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = shutil.copytree(study[0], tmp_path / "study")
+    next((folder / "judgements").glob("*.json")).unlink()
+    [file] = (run.parent / "glue" / "cola").glob("validation-*")
+    before = file.read_bytes()
+    try:
+        small_tasks.write_rows(file, small_tasks.rows(TASKS["cola"], "validation")[1:])
+        assert main(flags()) == 2
+    finally:
+        file.write_bytes(before)
+    assert "the task is not what it was" in " ".join(capsys.readouterr().err.split())
+    assert json.loads((folder / "run.json").read_text())["state"] == "finished"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ _LONG = (b"9" * 5000, b"[" * 2000, b'{"a":' * 2000)
 def tries(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
     """Have hypothesis call a test so often that it tries ``INPUTS[name]`` inputs, if it tries ``batch`` a call.
 
-    The test fails if less than one in a hundred of what it lets :func:`survive` is accepted, or refused.
+    The test fails if less than one in a hundred of its inputs is accepted, or refused.
     """
 
     def decorate(test: Test) -> Test:
@@ -209,15 +209,21 @@ def survive(read: Callable[..., object], *given: Any, told: Any = None) -> None:
     complaint = ""
     try:
         read(*given)
-        _ANSWERS.get().accepted += 1
     except KDNASError as error:
-        _ANSWERS.get().refused += 1
         complaint = str(error)
     except BaseException as error:
         error.add_note(f"input: {ascii(given if told is None else told)[:2000]}")
         raise
+    answered(accepted=not complaint)
     if len(complaint) > LONGEST_COMPLAINT:
         pytest.fail(f"the message has {len(complaint)} characters: {complaint[:200]}")
+
+
+def answered(*, accepted: bool) -> None:
+    """Count an answer of the target that runs."""
+    answers = _ANSWERS.get()
+    answers.accepted += accepted
+    answers.refused += not accepted
 
 
 def spoilt_bytes(rng: Random, data: bytes) -> bytes:

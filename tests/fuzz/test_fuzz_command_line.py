@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from fuzzing import BATCH, fuzz, spoilt_bytes, spoilt_json
+from fuzzing import BATCH, answered, fuzz, spoilt_bytes, spoilt_json
 from small_tables import planted_table
 from test_fuzz_runs import OPTIONS, ROWS
 
@@ -107,6 +107,7 @@ def test_arguments(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> Non
             error.add_note(f"arguments: {arguments}")
             raise
         assert status in (0, 1, 2), arguments
+        answered(accepted=status == 0)
 
 
 def _values(arguments: list[str]) -> list[int]:

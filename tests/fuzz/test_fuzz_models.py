@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny_teachers
-from fuzzing import fuzz, spoilt_bytes, spoilt_json, survive
+from fuzzing import answered, fuzz, spoilt_bytes, spoilt_json, survive
 from small_tasks import rows, write_rows
 
 from kdnas_env.core.space import SearchSpace
@@ -108,11 +108,14 @@ def test_caches(rng: Random, folder: Path, tiny_teacher_dirs: dict[str, Path], t
     corpus = load_corpus(tiny_corpus_file, teacher.tokenizer, min_samples=2, max_samples=20)
     whole = open_cache(teacher, corpus, folder / "cache")
     expected = np.array(whole.states(1))
+    built: list[int] = []
     for _ in range(5):
         path = rng.choice(sorted(path for path in whole.directory.iterdir() if path.is_file()))
         data = path.read_bytes()
         path.write_bytes(spoilt_json(rng, json.loads(data)) if path.suffix == ".json" else spoilt_bytes(rng, data))
-        again = open_cache(teacher, corpus, folder / "cache")
+        built.clear()
+        again = open_cache(teacher, corpus, folder / "cache", on_progress=lambda done, total: built.append(done))
+        answered(accepted=not built)
         np.testing.assert_array_equal(np.array(again.states(1)), expected)
 
 

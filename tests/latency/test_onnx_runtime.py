@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdnas_env.core.architecture import FAMILIES, TEACHER_TYPES, StudentConfig
+from kdnas_env.core.architecture import TEACHER_TYPES, StudentConfig
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import DependencyError, LatencyError
@@ -41,7 +40,7 @@ def test_the_graph_of_a_teacher_computes_what_the_teacher_computes(
     check_session(load_teacher(tiny_teacher_dirs[family]).model, SETTINGS)
 
 
-@pytest.mark.parametrize(("family", "activation"), zip(FAMILIES, itertools.cycle(["gelu", "silu"])))
+@pytest.mark.parametrize(("family", "activation"), [("bert", "gelu"), ("albert", "silu"), ("roberta", "gelu")])
 def test_the_graph_of_a_student_computes_what_the_student_computes(
     tiny_teacher_dirs: dict[str, Path], family: str, activation: str
 ) -> None:
