@@ -9,14 +9,15 @@ and what is not among them is private.
 | `load_run`                        | a finished search, by its folder                                         |
 | `distill`, `DistillRun`           | distil the best students of a search for long; what came of it           |
 | `score`, `Scores`                 | score students on tasks, beside their teacher; what came of it           |
-| `export`                          | a student for use elsewhere: checked, measured, with a model card        |
+| `export`, `ExportReport`          | a student for use elsewhere: checked, measured, with a model card        |
+| `run`, `PipelineRun`              | search, distil, score and export in one folder; what came of it          |
 | `race`, `RaceResults`             | race agents on tables of evaluations; what came of it                    |
 | `study`, `StudyRun`               | whether what a search goes by means anything; what came of it            |
 | `make_agent`, `agent_names`       | agents, by name                                                          |
 | `load_table`                      | a table of evaluations, by name or file                                  |
 | `SearchSpace`, `StudentConfig`    | which students there are; one of them                                    |
 | `Evaluation`, `Fidelity`          | what was measured of a student; at which effort                          |
-| `KDReward`                        | what an evaluation earns                                                 |
+| `KDReward`, `Constraints`         | what an evaluation earns; limits that students have to keep              |
 | `Progress`, `TaskProgress`        | what long work tells; a display of it, for terminals and notebooks       |
 | `KDNASError`, `Interrupted`       | what is wrong and what to do; work was stopped, and how to go on with it |
 | `__version__`                     | the version                                                              |
@@ -30,16 +31,20 @@ from gymnasium.envs.registration import register
 
 if TYPE_CHECKING:
     from kdnas_env.core.architecture import StudentConfig as StudentConfig
+    from kdnas_env.core.constraints import Constraints as Constraints
     from kdnas_env.core.evaluation import Evaluation as Evaluation
     from kdnas_env.core.evaluation import Fidelity as Fidelity
     from kdnas_env.core.reward import KDReward as KDReward
     from kdnas_env.core.space import SearchSpace as SearchSpace
     from kdnas_env.errors import KDNASError as KDNASError
+    from kdnas_env.exporting.report import ExportReport as ExportReport
     from kdnas_env.pipeline.distill import DistillRun as DistillRun
     from kdnas_env.pipeline.distill import distill as distill
     from kdnas_env.pipeline.export import export as export
     from kdnas_env.pipeline.race import RaceResults as RaceResults
     from kdnas_env.pipeline.race import race as race
+    from kdnas_env.pipeline.run import PipelineRun as PipelineRun
+    from kdnas_env.pipeline.run import run as run
     from kdnas_env.pipeline.score import Scores as Scores
     from kdnas_env.pipeline.score import score as score
     from kdnas_env.pipeline.search import SearchRun as SearchRun
@@ -58,13 +63,16 @@ if TYPE_CHECKING:
 
 _PUBLIC = {
     "core.architecture": ("StudentConfig",),
+    "core.constraints": ("Constraints",),
     "core.evaluation": ("Evaluation", "Fidelity"),
     "core.reward": ("KDReward",),
     "core.space": ("SearchSpace",),
     "errors": ("KDNASError",),
+    "exporting.report": ("ExportReport",),
     "pipeline.distill": ("DistillRun", "distill"),
     "pipeline.export": ("export",),
     "pipeline.race": ("RaceResults", "race"),
+    "pipeline.run": ("PipelineRun", "run"),
     "pipeline.score": ("Scores", "score"),
     "pipeline.search": ("SearchRun", "search"),
     "pipeline.searched": ("load_run",),

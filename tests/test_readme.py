@@ -42,6 +42,13 @@ def test_the_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_search_from_python(tmp_path: Path) -> None:
+    printed = run(block("kdnas_env.search("), tmp_path)
+    assert re.search(r"bert \d+L/\d+h\S* 0\.\d+ \S*runs", printed)
+    assert (tmp_path / "search.png").exists()
+
+
+@pytest.mark.slow
 def test_workers(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(block("workers=2"))

@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import gymnasium as gym
-
 from kdnas_env.core.constraints import Constraints
-from kdnas_env.core.evaluation import EpochReport, Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
-from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.mini_kd import SearchSettings, assemble
+from kdnas_env.envs.mini_kd import SearchSettings
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
@@ -36,16 +29,14 @@ from kdnas_env.pipeline.options import (
     options_of,
     within,
 )
-from kdnas_env.pipeline.work import Work, working
-from kdnas_env.searching.asynchronous import search_asynchronously
-from kdnas_env.searching.journal import Journal
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.registry import make_agent
-from kdnas_env.searching.run_folder import JOURNAL, PICTURE, RESULTS, STORE, STUDENT, RunFolder, new_run_path
+from kdnas_env.searching.run_folder import PICTURE, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.libraries import require
-from kdnas_env.support.progress import SILENT, Progress, Tone
+from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import command
 
@@ -53,7 +44,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
 
-    from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 
 _README = """# A run of `kdnas search`
 
@@ -325,6 +315,8 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
         KDNASError: For bad input.
         Interrupted: After Ctrl-C or SIGTERM.
     """
+    from kdnas_env.pipeline.search_loop import search_in
+
     agent_settings = settings.get("agent_settings")
     if isinstance(agent_settings, Mapping):
         settings["agent_settings"] = [f"{name}={json.dumps(value)}" for name, value in agent_settings.items()]
@@ -334,16 +326,15 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     check_workers(options)
     check_installed(options)
     rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
-    parts = options.settings
-    size, _ = parts.search_space.size, parts.mini_kd
+    space, _ = options.settings.search_space, options.settings.mini_kd
     agent = make_agent(options.agent, **parse_settings(options.agent_settings))
     folder = _open_folder(options)
     with working(folder, command("search", "--resume", folder.path, *options.place_flags("out", "resume"))) as work:
         progress.say(
-            f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {size:,} possible "
-            f"students, {options.budget} to try; run folder {folder.path}"
+            f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {space.size:,} "
+            f"possible students, {options.budget} to try; run folder {folder.path}"
         )
-        return _search(folder, work, options, agent, rule, progress)
+        return search_in(folder, work, options, agent, rule, progress)
 
 
 def check_workers(options: SearchOptions) -> None:
@@ -379,156 +370,3 @@ def _open_folder(options: SearchOptions) -> RunFolder:
         return RunFolder.reopen(options.resume)
     name = Path(options.teacher).name or "teacher"
     return RunFolder.create(options.out or new_run_path(name, options.agent, options.seed), options, _README)
-
-
-def _search(
-    folder: RunFolder, work: Work, options: SearchOptions, agent: Any, rule: StoppingRule | None, progress: Progress
-) -> SearchRun:
-    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
-
-    settings = replace(options.settings, store=folder.path / STORE)
-    kept = _Best(settings.reward)
-    mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
-    teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
-    work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
-    with ExitStack() as stack:
-        evaluator, pool = assemble(settings, mini_kd, in_workers=not options.in_this_process)
-        assert isinstance(evaluator, StoredEvaluator)
-        stack.callback(evaluator.close)
-        if pool is None:
-            progress.begin("preparing embeddings")
-            mini_kd.warm_up()
-        env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
-        watch = _Watch(progress, options.budget)
-        if pool is not None and options.asynchronous:
-            search_asynchronously(
-                agent,
-                env,
-                evaluator,
-                pool,
-                seed=options.seed,
-                journal=stack.enter_context(Journal(folder.path / JOURNAL)),
-                on_epoch=watch.epoch,
-                on_answer=lambda env: watch.answered(env.history),
-            )
-            rounds = agent.result().rounds
-        else:
-            env.on_epoch = watch.epoch
-            rounds = agent.search(_Watched(env, watch), seed=options.seed).rounds
-    run = SearchRun(
-        path=folder.path,
-        options=options,
-        records=env.history,
-        rounds=[
-            {"round": record.index, "exploration": record.exploration, "random": [bool(flag) for flag in record.random]}
-            for record in rounds
-        ],
-        teacher_parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
-        notes=corpus.report.notes(teacher.tokenizer.model_max_length),
-    )
-    run.write()
-    _keep_best(run, kept, mini_kd, progress)
-    progress.end()
-    return run
-
-
-class _Best:
-    """Keeps the best student that this process distilled, so that it need not be distilled again in the end."""
-
-    def __init__(self, reward: KDReward) -> None:
-        self._reward = reward
-        self._earned = -math.inf
-        self._student: Distilled | None = None
-
-    def offer(self, student: Distilled) -> None:
-        """Keep a student if it is better than the one that is kept."""
-        earned = self._reward(student.evaluation).reward
-        if student.model is not None and earned > self._earned:
-            self._earned, self._student = earned, student
-
-    def of(self, evaluation: Evaluation) -> Distilled | None:
-        """Return the student of an evaluation, if it is the one that is kept."""
-        kept = self._student
-        same = kept is not None and kept.evaluation == evaluation
-        return kept if same else None
-
-
-class _Watch:
-    """Tells every epoch and every student to the progress of a search."""
-
-    def __init__(self, progress: Progress, budget: int) -> None:
-        self._progress, self._budget = progress, budget
-        self._best: Record | None = None
-        progress.begin("searching")
-        progress.say(f"{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student")
-
-    def epoch(self, report: EpochReport) -> None:
-        loss = f"loss {report.heldout_unexplained:.4f}"
-        self._progress.note(f"{report.config}  epoch {report.epoch}/{report.epochs}  {loss}")
-
-    def answered(self, records: Book) -> None:
-        record = records.last
-        assert record is not None
-        evaluation, reward = record.evaluation, record.reward
-        numbers, mark = f"{evaluation.status!s:>26} {reward.reward:8.4f}", ""
-        tone: Tone = "bad"
-        if record.usable:
-            size = f"{evaluation.parameters / 1e6:7.2f}M"
-            numbers = f"{reward.loss:7.4f} {reward.speedup:8.2f}x {size} {reward.reward:8.4f}"
-            tone, mark = ("good", " *") if records.best is not self._best else ("plain", "")
-        self._best = records.best
-        reason = f" ({evaluation.error})" if evaluation.error else ""
-        self._progress.say(f"{records.evaluations:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
-        self._progress.note("")
-        self._progress.advance(records.evaluations, self._budget)
-
-
-class _Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells a watch of every student as it is answered."""
-
-    def __init__(self, env: KDNASEnv, watch: _Watch) -> None:
-        super().__init__(env)
-        self._watch = watch
-
-    def step(self, action: Any) -> Any:
-        """Step, and tell the student."""
-        answer = self.env.step(action)
-        self._watch.answered(self.unwrapped.history)  # type: ignore[attr-defined]
-        return answer
-
-
-def _keep_best(run: SearchRun, kept: _Best, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
-    """Save the best student; it is distilled once more where another process or an earlier one has distilled it."""
-    from kdnas_env.distillation.student.folder import save_student
-    from kdnas_env.exporting.cards.student import model_card
-
-    best = run.best
-    if best is None or (run.path / STUDENT).exists():
-        return
-    student = kept.of(best.evaluation)
-    if student is None:
-        progress.begin(f"distilling the best student once more: {best.evaluation.config}")
-        student = mini_kd.distil(
-            best.evaluation.config,
-            best.evaluation.fidelity,
-            on_epoch=lambda report: progress.advance(report.epoch, report.epochs),
-        )
-    if student.model is None:
-        raise RunError(f"the best student could not be distilled again: {student.evaluation.error}")
-    card = model_card(
-        best,
-        mini_kd,
-        student.projection,
-        agent=run.options.agent,
-        recipe=run.options.recipe,
-        reward=run.reward,
-        evaluations=run.records.evaluations,
-    )
-    save_student(
-        run.path / STUDENT,
-        student.model,
-        mini_kd.workload.teacher.tokenizer,
-        card,
-        mini_kd.lineage(student.evaluation),
-        student.projection,
-    )

@@ -66,7 +66,7 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
     """
     folder = expanded(path)
     options, results = finished_search(folder), read_results(folder)
-    settings, workload = options.settings, read_run(folder)["fingerprints"]["workload"]
+    settings, workload = options.settings, read_run(folder).get("fingerprints", {}).get("workload", "")
     stored = {evaluation.config: evaluation for evaluation in read_evaluations(folder, workload)}
     env = KDNASEnv(settings.search_space, RecordedEvaluator(workload), **settings.episode)
     env.reset()
