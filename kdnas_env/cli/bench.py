@@ -83,9 +83,9 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
     console.say(f"agents took {timing_in_words(summary['timing'])}")
     if summary["submitted"]:
         console.say("of what was submitted, every step was replayed; its ms are of another machine")
-    for agent, told in first["agents"].items():
-        if told["failures"]:
-            console.say(f"{agent} failed in {told['failures']} searches: {told['errors'][0]}", "bad")
+    for name, agent in first["agents"].items():
+        if agent["failures"]:
+            console.say(f"{name} failed in {agent['failures']} searches: {agent['errors'][0]}", "bad")
     console.say(f"results:      {folder / RESULTS}")
     console.say(f"page:         {folder / PAGE}")
     console.say(f"trajectories: {folder / TRAJECTORIES}")
@@ -94,7 +94,7 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
 def run_submit(options: SubmitOptions) -> int:
     """Write a submission; the exit status of the command."""
     trajectories = submit(options.race, options.agent, options.to, description=options.description)
-    evaluations = sum(len(one) for one in trajectories)
+    evaluations = sum(len(trajectory) for trajectory in trajectories)
     SafeConsole().say(f"{len(trajectories)} searches, {evaluations} evaluations: {options.to}")
     return 0
 
@@ -107,9 +107,10 @@ def run_verify(options: VerifyOptions) -> int:
         console.say(fault, "bad")
     if len(verdict.faults) > _MOST_FAULTS:
         console.say(f"and {len(verdict.faults) - _MOST_FAULTS} more", "bad")
-    told = f"{verdict.evaluations} evaluations of {verdict.agent}, {verdict.seeds} seeds of {', '.join(verdict.tasks)}"
+    tasks = ", ".join(verdict.tasks)
+    checked = f"{verdict.evaluations} evaluations of {verdict.agent}, {verdict.seeds} seeds of {tasks}"
     if verdict.holds:
-        console.say(f"all of it replays: {told}")
+        console.say(f"all of it replays: {checked}")
     else:
-        console.say(f"it does not hold: {told}", "bad")
+        console.say(f"it does not hold: {checked}", "bad")
     return 0 if verdict.holds else 1

@@ -18,7 +18,7 @@ from kdnas_env.support.progress import STYLES, Tone
 
 def visible(text: str) -> str:
     """Return a text with all characters written out that a terminal would act on or not show; line feeds stay."""
-    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
+    return "".join(part if part.isprintable() or part == "\n" else ascii(part)[1:-1] for part in text)
 
 
 class SafeConsole(Console):
@@ -36,7 +36,7 @@ class SafeConsole(Console):
 
     def print(self, *objects: Any, **settings: Any) -> None:
         """Print, as the base class does; markup in texts is obeyed."""
-        super().print(*(_marked_up(one) if isinstance(one, str) else one for one in objects), **settings)
+        super().print(*(_marked_up(part) if isinstance(part, str) else part for part in objects), **settings)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Print a text as it is, without markup; a terminal breaks its lines, so that paths can be copied."""

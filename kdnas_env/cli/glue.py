@@ -15,26 +15,26 @@ def run_glue(options: GlueOptions) -> int:
     """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
-        found = score(options, progress=progress)
-    print_scores(console, found)
-    return 0 if found.failure is None else 1
+        scores = score(options, progress=progress)
+    print_scores(console, scores)
+    return 0 if scores.failure is None else 1
 
 
-def print_scores(console: SafeConsole, found: Scores) -> None:
+def print_scores(console: SafeConsole, scores: Scores) -> None:
     """Print the table of a comparison, and where its files are."""
-    seeds = f"{found.seeds} seed{'s' if found.seeds > 1 else ''}"
-    average = ("average",) if len(found.tasks) > 1 else ()
+    seeds = f"{scores.seeds} seed{'s' if scores.seeds > 1 else ''}"
+    average = ("average",) if len(scores.tasks) > 1 else ()
     # Many tasks have a table of their own: both fit into 80 columns.
-    beside = found.tasks if len(found.tasks) <= _TASKS_BESIDE else ()
-    kept = any(row.average is not None and row.average.kept is not None for row in found.rows)
+    beside = scores.tasks if len(scores.tasks) <= _TASKS_BESIDE else ()
+    kept = any(row.average is not None and row.average.kept is not None for row in scores.rows)
     table = grid(
         "",
         *("params", "speed", *beside, *average, "kept"),
-        title=f"Scores by {found.method}, % (mean and standard deviation of {seeds})",
+        title=f"Scores by {scores.method}, % (mean and standard deviation of {seeds})",
         caption="kept: share of the teacher's score" if kept else None,
     )
-    by_task = grid("", *found.tasks, title="Task by task")
-    for row in found.rows:
+    by_task = grid("", *scores.tasks, title="Task by task")
+    for row in scores.rows:
         title = f"{row.name}: {row.title}" if row.name.startswith("student") else row.title
         style = "bold" if row.name == "student" else None
         table.add_row(
@@ -46,19 +46,19 @@ def print_scores(console: SafeConsole, found: Scores) -> None:
             "" if row.average is None or row.average.kept is None else f"{100 * row.average.kept:.1f}%",
             style=style,
         )
-        by_task.add_row(title, *(_cell(row.tasks.get(task), deviation=False) for task in found.tasks), style=style)
+        by_task.add_row(title, *(_cell(row.tasks.get(task), deviation=False) for task in scores.tasks), style=style)
     console.print(table)
     if not beside:
         console.print(by_task)
-    failed = sum(row.failed for row in found.rows)
+    failed = sum(row.failed for row in scores.rows)
     if failed:
         console.say(f"{failed} scores are missing; results.json says why", "bad")
-    if not found.options.rows and all(row.name != TEACHER for row in found.rows):
+    if not scores.options.rows and all(row.name != TEACHER for row in scores.rows):
         console.say("no teacher is known, beside whom models are timed; name it with --teacher", "warning")
-    console.say(f"run folder: {found.path}")
-    console.say(f"picture:    {found.path / PICTURE}")
-    if found.failure is not None:
-        console.say(f"the model has no score: {found.failure}", "bad")
+    console.say(f"run folder: {scores.path}")
+    console.say(f"picture:    {scores.path / PICTURE}")
+    if scores.failure is not None:
+        console.say(f"the model has no score: {scores.failure}", "bad")
 
 
 def _cell(statistic: Statistic | None, *, deviation: bool) -> str:

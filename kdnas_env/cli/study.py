@@ -48,5 +48,5 @@ def print_findings(console: SafeConsole, findings: Findings, task: str) -> None:
         console.say(f"{findings.failed} judgements failed; the files in judgements say why", "bad")
 
 
-def _interval(found: Correlation | None) -> str:
-    return "unknown" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+def _interval(tau: Correlation | None) -> str:
+    return "unknown" if tau is None else f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]"

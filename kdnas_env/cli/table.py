@@ -58,8 +58,8 @@ def run_build(options: TableBuildOptions) -> int:
         built = build_table(options, progress=progress)
     failed = {status: count for status, count in built.ended.items() if count and status is not Status.OK}
     if failed:
-        told = ", ".join(f"{count} {status}" for status, count in failed.items())
-        console.say(f"distillations that did not end well: {told}; they are in the table as such", "bad")
+        counts = ", ".join(f"{count} {status}" for status, count in failed.items())
+        console.say(f"distillations that did not end well: {counts}; they are in the table as such", "bad")
     export = command("table", "export", options.out, "--to", f"{options.name}.npz")
     console.say(f"make the table with\n\n    {export}\n")
     return 0
@@ -68,13 +68,13 @@ def run_build(options: TableBuildOptions) -> int:
 def run_export(options: TableExportOptions) -> int:
     """Write the table of some builds, and say how much of it is there; the exit status of the command."""
     console, target = SafeConsole(), expanded(options.to)
-    found = export_table(options.folders, target)
-    meta = found.source.metadata
+    inspection = export_table(options.folders, target)
+    meta = inspection.source.metadata
     console.say(
-        f"table {meta.name}: {len(found.source)} students, {len(meta.seeds)} seeds, {meta.epochs} epochs, "
+        f"table {meta.name}: {len(inspection.source)} students, {len(meta.seeds)} seeds, {meta.epochs} epochs, "
         f"{target.stat().st_size / 1e6:.2f} MB: {target}"
     )
-    _print_completeness(console, found)
+    _print_completeness(console, inspection)
     return 0
 
 
@@ -84,21 +84,21 @@ def run_inspect(options: TableInspectOptions) -> int:
     if options.table is None:
         _list(console)
         return 0
-    found = inspect_table(options.table)
-    if isinstance(found, Surrogate):
+    inspection = inspect_table(options.table)
+    if isinstance(inspection, Surrogate):
         if options.to or options.surrogate or options.json:
             raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
-        _describe_surrogate(console, found, checksum(table_path(options.table)))
+        _describe_surrogate(console, inspection, checksum(table_path(options.table)))
         return 0
-    _describe(console, found)
+    _describe(console, inspection)
     if options.surrogate:
         console.print("[dim]fitting surrogates to parts of the table[/]")
-        _print_card(console, found.surrogate)
+        _print_card(console, inspection.surrogate)
     if options.json is not None:
-        write_json(options.json, found.to_dict(surrogate=options.surrogate))
+        write_json(options.json, inspection.to_dict(surrogate=options.surrogate))
         console.say(f"figures: {options.json}")
     if options.to is not None:
-        console.say(f"picture: {save_figure(found.plot(), options.to)}")
+        console.say(f"picture: {save_figure(inspection.plot(), options.to)}")
     return 0
 
 
@@ -125,13 +125,13 @@ def run_agreement(options: TableAgreementOptions) -> int:
     console = SafeConsole()
     with TaskProgress(console) as progress:
         agreement = table_agreement(options, progress=progress)
-    regrets, found = grid("agent", "regret on the table", "on the surrogate"), agreement.found
+    regrets, tau = grid("agent", "regret on the table", "on the surrogate"), agreement.ranking
     for row in agreement.table():
         regrets.add_row(row["agent"], f"{row['table']:.3f}", f"{row['surrogate']:.3f}")
     console.print(regrets)
     console.say(
-        f"ranking agreement: tau {found['tau']:.2f} [{found['low']:.2f}, {found['high']:.2f}]; two samples of the "
-        f"table's own searches agree with {found['ceiling']:.2f}, more than which cannot be asked for"
+        f"ranking agreement: tau {tau['tau']:.2f} [{tau['low']:.2f}, {tau['high']:.2f}]; two samples of the "
+        f"table's own searches agree with {tau['ceiling']:.2f}, more than which cannot be asked for"
     )
     console.say(f"results: {agreement.path / RESULTS}")
     return 0
@@ -141,22 +141,23 @@ def run_verify(options: TableVerifyOptions) -> int:
     """Check a table; the exit status of the command: 1 if something is wrong with it."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
-        found = verify_table(options, progress=progress)
+        check = verify_table(options, progress=progress)
+    table = check.source
     console.say(
-        f"table {found.source.metadata.name}: checksum and schema are right; {len(found.source)} students, "
-        f"{100 * found.source.complete:.1f} % of the cells are there"
+        f"table {table.metadata.name}: checksum and schema are right; {len(table)} students, "
+        f"{100 * table.complete:.1f} % of the cells are there"
     )
-    if found.allowed is not None:
-        largest = max((one.difference for one in found.replayed), default=0.0)
+    if check.allowed is not None:
+        largest = max((cell.difference for cell in check.replayed), default=0.0)
         console.say(
-            f"{len(found.replayed)} cells distilled anew: losses differ by {largest:.1e} at most (relative; allowed "
-            f"are {found.allowed:g})"
+            f"{len(check.replayed)} cells distilled anew: losses differ by {largest:.1e} at most (relative; allowed "
+            f"are {check.allowed:g})"
         )
-    for fault in found.faults:
+    for fault in check.faults:
         console.say(f"wrong: {fault}", "bad")
-    if not found.faults:
+    if not check.faults:
         console.say("nothing is wrong with it", "good")
-    return 1 if found.faults else 0
+    return 1 if check.faults else 0
 
 
 def _list(console: SafeConsole) -> None:
@@ -176,9 +177,9 @@ def _list(console: SafeConsole) -> None:
     console.say("more about one: kdnas table inspect NAME")
 
 
-def _describe(console: SafeConsole, found: Inspection) -> None:
-    table, meta = found.source, found.source.metadata
-    told = {
+def _describe(console: SafeConsole, inspection: Inspection) -> None:
+    table, meta = inspection.source, inspection.source.metadata
+    facts = {
         "table": meta.name,
         "title": meta.title,
         "teacher": meta.teacher,
@@ -189,12 +190,12 @@ def _describe(console: SafeConsole, found: Inspection) -> None:
         "trained on": meta.trained_on,
         "versions": ", ".join(f"{name} {number}" for name, number in meta.versions.items()),
         "workload": meta.workload,
-        "SHA-256": found.sha256,
+        "SHA-256": inspection.sha256,
     }
-    for name, value in told.items():
+    for name, value in facts.items():
         console.say(f"{name}: {value}")
-    _print_completeness(console, found)
-    best = found.best
+    _print_completeness(console, inspection)
+    best = inspection.best
     if best is None:
         console.say("best student: none, no student has both loss and latency")
     else:
@@ -204,23 +205,23 @@ def _describe(console: SafeConsole, found: Inspection) -> None:
             f"{earned.speedup:.1f} times as fast as its teacher, {best.parameters / 1e6:.2f} M parameters"
         )
     _print_noise(console, meta)
-    if found.hardness is None:
+    if inspection.hardness is None:
         console.say("hardness: unknown; it takes two students at least")
         return
     hard = grid("how hard it is to search, by the default reward", "")
-    for row in hardness_rows(found.hardness):
+    for row in hardness_rows(inspection.hardness):
         hard.add_row(*row)
     console.print(hard)
 
 
-def _print_completeness(console: SafeConsole, found: Inspection) -> None:
+def _print_completeness(console: SafeConsole, inspection: Inspection) -> None:
     """Print how many cells and latencies are there, and how well the seeds agree."""
-    table = found.source
+    table = inspection.source
     missing = int((table.status == MISSING).sum())
     console.say(f"complete: {100 * table.complete:.1f} %" + (f", {missing} cells are masked" if missing else ""))
     for position, device in enumerate(table.metadata.devices):
         console.say(
-            f"device {device.name}: {found.measured(position)} of {len(table)} students, {device.machine}, "
+            f"device {device.name}: {inspection.measured(position)} of {len(table)} students, {device.machine}, "
             f"{device.runtime}, {device.threads} thread{'s' if device.threads > 1 else ''}, "
             f"batch {device.batch_size}, {device.sequence_length} tokens"
         )
@@ -280,7 +281,7 @@ def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
 def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str) -> None:
     """Print what a surrogate was fitted to, and what it answers for."""
     meta, trusted = surrogate.metadata, surrogate.range
-    told = {
+    facts = {
         "surrogate of": f"{meta.name}: {meta.title}",
         "fitted to": _fitted_to(surrogate),
         **{name: f"{low} to {high}" for name, (low, high) in trusted.numbers.items()},
@@ -291,7 +292,7 @@ def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str)
         "workload": meta.workload,
         "SHA-256": digest,
     }
-    for name, value in told.items():
+    for name, value in facts.items():
         console.say(f"{name}: {value}")
 
 
@@ -299,5 +300,6 @@ def _fitted_to(surrogate: Surrogate) -> str:
     return ", ".join(f"{count} students of {name}" for name, count in surrogate.tables)
 
 
-def _quality(told: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {told[name]:.3f}" for name in ("r2", "tau") if told[name] is not None) or "no agreement"
+def _quality(agreement: Mapping[str, Any]) -> str:
+    known = [name for name in ("r2", "tau") if agreement[name] is not None]
+    return ", ".join(f"{name} {agreement[name]:.3f}" for name in known) or "no agreement"

@@ -58,12 +58,12 @@ class RankingAgreement:
     Attributes:
         path: Folder of the races.
         scores: Regrets at the end of every search, by agent, on the ``table`` and on the ``surrogate``.
-        found: What :func:`kdnas_env.tables.surrogates.agent_ranking.ranking_agreement` says.
+        ranking: What :func:`kdnas_env.tables.surrogates.agent_ranking.ranking_agreement` says.
     """
 
     path: Path
     scores: Mapping[str, Mapping[str, list[float]]]
-    found: Mapping[str, Any]
+    ranking: Mapping[str, Any]
 
     def table(self) -> list[dict[str, Any]]:
         """Return a row an agent: its mean regret on both; the best on the table first."""
@@ -107,11 +107,11 @@ def table_agreement(
             trajectories = race(wanted, folder / name, workers=options.workers, on_progress=progress.advance)
             final = Runs.of(trajectories, [truth]).final
             scores[name] = {agent: final[agent].ravel().tolist() for agent in final}
-    found = ranking_agreement(scores["table"], scores["surrogate"], np.random.default_rng(0))
+    ranking = ranking_agreement(scores["table"], scores["surrogate"], np.random.default_rng(0))
     write_json(
-        folder / RESULTS, {"table": tabulated.metadata.name, "budget": options.budget, "scores": scores, **found}
+        folder / RESULTS, {"table": tabulated.metadata.name, "budget": options.budget, "scores": scores, **ranking}
     )
-    return RankingAgreement(folder, scores, found)
+    return RankingAgreement(folder, scores, ranking)
 
 
 def _predicted(table: Table, path: Path) -> str:

@@ -125,12 +125,12 @@ def agent_settings(name: str) -> tuple[str, dict[str, Any]]:
     cls: Any = agent_class(name)
     defaults = cls.Config()
     about = (cls.__doc__ or "").strip().splitlines()
-    return about[0] if about else "", {one.name: getattr(defaults, one.name) for one in fields(defaults)}
+    return about[0] if about else "", {setting.name: getattr(defaults, setting.name) for setting in fields(defaults)}
 
 
 def _findings(cache_dir: str | None) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}")
-    yield from (_package(one) for one in _declared())
+    yield from (_package(requirement) for requirement in _declared())
     yield from (_extra(name) for name in _extras())
     yield from _agents()
     yield _checked("cpu", _cpu)
@@ -148,28 +148,29 @@ def _extras() -> list[str]:
 def _declared(extra: str | None = None) -> list[Requirement]:
     """Return what kdnas declares to need, or what an extra of it brings on top."""
     declared = [Requirement(text) for text in requires("kdnas") or ()]
-    base = [one for one in declared if one.marker is None or one.marker.evaluate({"extra": ""})]
+    base = [needed for needed in declared if needed.marker is None or needed.marker.evaluate({"extra": ""})]
     if extra is None:
         return base
-    return [one for one in declared if one not in base and one.marker and one.marker.evaluate({"extra": extra})]
+    beyond = [needed for needed in declared if needed not in base and needed.marker]
+    return [needed for needed in beyond if needed.marker and needed.marker.evaluate({"extra": extra})]
 
 
 def _package(needed: Requirement) -> Finding:
     try:
-        found = version(needed.name)
+        installed = version(needed.name)
     except PackageNotFoundError:
         return Finding(needed.name, "broken", f"not installed; pip install '{needed.name}{needed.specifier}'")
-    if not needed.specifier.contains(found, prereleases=True):
+    if not needed.specifier.contains(installed, prereleases=True):
         wanted = f"{needed.name}{needed.specifier}"
-        return Finding(needed.name, "broken", f"{found}, but kdnas needs {wanted}; pip install '{wanted}'")
-    return Finding(needed.name, "ok", found)
+        return Finding(needed.name, "broken", f"{installed}, but kdnas needs {wanted}; pip install '{wanted}'")
+    return Finding(needed.name, "ok", installed)
 
 
 def _extra(extra: str) -> Finding:
-    found = [_package(one) for one in _declared(extra)]
-    if all(finding.state == "ok" for finding in found):
-        return Finding(f"extra {extra}", "ok", ", ".join(f"{f.what} {f.detail}" for f in found))
-    absent = ", ".join(finding.what for finding in found if finding.state != "ok")
+    packages = [_package(requirement) for requirement in _declared(extra)]
+    if all(finding.state == "ok" for finding in packages):
+        return Finding(f"extra {extra}", "ok", ", ".join(f"{f.what} {f.detail}" for f in packages))
+    absent = ", ".join(finding.what for finding in packages if finding.state != "ok")
     return Finding(f"extra {extra}", "missing", f"{absent}; install with: pip install 'kdnas[{extra}]'")
 
 

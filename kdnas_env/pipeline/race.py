@@ -157,7 +157,7 @@ class RaceResults:
         Args:
             view: Which of the views; the first is of all tasks.
         """
-        told, reference = self.summary["views"][view], self.summary["reference"]
+        standings, reference = self.summary["views"][view], self.summary["reference"]
         rows = [
             {
                 "agent": name,
@@ -165,7 +165,7 @@ class RaceResults:
                 "regret_low": agent["final"]["low"],
                 "regret_high": agent["final"]["high"],
                 "regret_on_the_way": agent["area"]["value"],
-                "wins": (told["improvement"][name].get(reference) or {}).get("value"),
+                "wins": (standings["improvement"][name].get(reference) or {}).get("value"),
                 "p": None if agent["test"] is None else agent["test"]["corrected"],
                 "mean_rank": agent["mean_rank"],
                 "top_1_percent": agent["targets"]["top_1_percent"]["reached"],
@@ -176,7 +176,7 @@ class RaceResults:
                 "agent_ms": agent["agent_ms"],
                 "failures": agent["failures"],
             }
-            for name, agent in told["agents"].items()
+            for name, agent in standings["agents"].items()
         ]
         return sorted(rows, key=lambda row: float(row["regret"]))
 

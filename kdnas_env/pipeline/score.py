@@ -218,24 +218,24 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         work.begin(comparison.fingerprints, tasks=described)
         scores = comparison.run(progress)
         rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
-        found = Scores(folder.path, options, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
+        result = Scores(folder.path, options, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
         write_json(
             folder.path / RESULTS,
             {
                 "model": options.model,
-                "method": found.method,
+                "method": result.method,
                 "finetuned": options.finetune,
                 "seeds": list(comparison.seeds),
                 "tasks": described,
                 "rows": [row.to_dict() for row in rows],
                 "scores": [
-                    {**asdict(cell), "score": one.score if one.ok else None, **one.to_dict()}
-                    for cell, one in scores.items()
+                    {**asdict(cell), "score": cell_score.score if cell_score.ok else None, **cell_score.to_dict()}
+                    for cell, cell_score in scores.items()
                 ],
             },
         )
-        save_figure(found.plot(), folder.path / PICTURE)
-    return found
+        save_figure(result.plot(), folder.path / PICTURE)
+    return result
 
 
 def _comparison(options: GlueOptions, tasks: Sequence[str]) -> Comparison:

@@ -223,10 +223,10 @@ def _fingerprints(options: StudyOptions, search: SearchOptions, proxy: ProxyStud
     teacher = load_teacher(search.teacher)
     text = {**proxy.text, "max_length": min(proxy.text["max_length"], teacher.tokenizer.model_max_length)}
     source = text.pop("source")
-    found = fingerprints(search, teacher, text=True)
+    made_of = fingerprints(search, teacher, text=True)
     if local_path(source) is not None:
-        found["text"] = load_corpus(source, teacher.tokenizer, min_samples=1, **text).fingerprint
-    return {**found, "task": load_task(options.task, options.data).fingerprint}
+        made_of["text"] = load_corpus(source, teacher.tokenizer, min_samples=1, **text).fingerprint
+    return {**made_of, "task": load_task(options.task, options.data).fingerprint}
 
 
 def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:

@@ -247,8 +247,8 @@ def _build(
     ended: dict[Status, int] = {}
     if not options.skip_losses:
         progress.begin("distilling")
-        told = _estimating(progress, "distillations")
-        ended = distil_all(build, evaluator, cells, workers=options.workers, on_progress=told)
+        on_progress = _estimating(progress, "distillations")
+        ended = distil_all(build, evaluator, cells, workers=options.workers, on_progress=on_progress)
     for runtime, probe in probes.items():
         _measure(options, probe, runtime, students[part - 1 :: parts], evaluator, progress)
     return BuiltTable(options.folder, options, tuple(students), ended)

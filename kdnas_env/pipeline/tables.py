@@ -212,7 +212,8 @@ class Verification:
     def table(self) -> list[dict[str, Any]]:
         """Return a row a cell that was distilled anew: how much its losses differ."""
         return [
-            {**one.cell.student.to_dict(), "seed": one.cell.seed, "difference": one.difference} for one in self.replayed
+            {**replayed.cell.student.to_dict(), "seed": replayed.cell.seed, "difference": replayed.difference}
+            for replayed in self.replayed
         ]
 
 
@@ -288,8 +289,8 @@ def verify_table(table: str | TableVerifyOptions, *, progress: Progress = SILENT
         return Verification(source, (*faults, str(error)))
     replayed = tuple(replay(source, live, cells, progress.advance))
     faults += [
-        f"{one.cell.student} with seed {one.cell.seed} differs by {one.difference:.1e} when distilled anew"
-        for one in replayed
-        if one.difference > allowed
+        f"{anew.cell.student} with seed {anew.cell.seed} differs by {anew.difference:.1e} when distilled anew"
+        for anew in replayed
+        if anew.difference > allowed
     ]
     return Verification(source, tuple(faults), replayed, allowed)

@@ -44,10 +44,10 @@ def check_same(
     if changed:
         names = " and the ".join(name for name, _, _ in changed)
         was = "is not what it was" if len(changed) == 1 else "are not what they were"
-        told = "; ".join(f"{name}: {new}, was {old}" for name, old, new in changed)
+        details = "; ".join(f"{name}: {new}, was {old}" for name, old, new in changed)
         raise RunError(
             f"{refusal}: the {names} {was} when {since} (another device, version, or content under the same name: "
-            f"{told}); {advice}"
+            f"{details}); {advice}"
         )
 
 

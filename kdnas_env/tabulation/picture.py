@@ -30,10 +30,10 @@ def draw_table(table: Table) -> Figure:
     from matplotlib.figure import Figure
 
     students = mean_students(table)
-    ratio = np.array([one.latency.ratio for one in students if one.latency])
-    loss = np.array([one.heldout_unexplained[-1] for one in students])
-    layers = np.array([one.config.num_hidden_layers for one in students])
-    widths = np.array([one.config.hidden_size for one in students])
+    ratio = np.array([student.latency.ratio for student in students if student.latency])
+    loss = np.array([student.heldout_unexplained[-1] for student in students])
+    layers = np.array([student.config.num_hidden_layers for student in students])
+    widths = np.array([student.config.hidden_size for student in students])
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.set_title(f"{table.metadata.name}: {len(students)} students")

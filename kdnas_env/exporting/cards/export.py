@@ -123,8 +123,14 @@ def _latencies(report: ExportReport) -> str:
     if not report.timings:
         return ""
     rows = [
-        (one.model, one.runtime, f"{one.median_ms:.2f} ms", f"{one.iqr_ms:.2f} ms", f"{one.speedup:.2f}x")
-        for one in report.timings
+        (
+            timing.model,
+            timing.runtime,
+            f"{timing.median_ms:.2f} ms",
+            f"{timing.iqr_ms:.2f} ms",
+            f"{timing.speedup:.2f}x",
+        )
+        for timing in report.timings
     ]
     return fill("latencies", timings=table(("model", "runtime", "median", "IQR", "speed"), rows), **report.probe)
 
