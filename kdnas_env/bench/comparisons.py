@@ -61,14 +61,14 @@ def paired_tests(reference: npt.ArrayLike, others: Mapping[str, npt.ArrayLike]) 
         KDNASError: If shapes disagree.
     """
     first = checked_scores(reference, curves=False)
-    found: dict[str, tuple[float, float]] = {}
+    tests: dict[str, tuple[float, float]] = {}
     for name, scores in others.items():
         second = checked_scores(scores, curves=False)
         if second.shape != first.shape:
             raise KDNASError(f"scores of {name!r} have shape {second.shape}, those of the reference {first.shape}")
-        found[name] = _signed_rank((first - second).ravel())
-    corrected = holm([p for p, _ in found.values()])
-    return {name: PairedTest(p, q, effect) for (name, (p, effect)), q in zip(found.items(), corrected, strict=True)}
+        tests[name] = _signed_rank((first - second).ravel())
+    corrected = holm([p for p, _ in tests.values()])
+    return {name: PairedTest(p, q, effect) for (name, (p, effect)), q in zip(tests.items(), corrected, strict=True)}
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -245,11 +245,11 @@ def walk_autocorrelation(landscape: Landscape, lags: int) -> list[float]:
     variance = float((visits * centred**2).sum())
     if variance <= 0:
         return []
-    found, ahead = [], centred
+    correlations, ahead = [], centred
     for _ in range(lags):
         ahead = np.where(there, ahead[landscape.neighbours], 0.0).sum(axis=1) / np.maximum(degree, 1)
-        found.append(float((visits * centred * ahead).sum()) / variance)
-    return found
+        correlations.append(float((visits * centred * ahead).sum()) / variance)
+    return correlations
 
 
 def local_search_evaluations(
@@ -271,7 +271,7 @@ def _local_search(landscape: Landscape, targets: list[Bools], rng: np.random.Gen
     rewards = landscape.rewards
     when = np.zeros(len(rewards), dtype=np.int64)
     fresh = iter(rng.permutation(len(rewards)).tolist())
-    count, found = 0, [0] * len(targets)
+    count, hits = 0, [0] * len(targets)
 
     def evaluate(row: int) -> bool:
         """Evaluate a point, and return whether all targets are found."""
@@ -280,21 +280,21 @@ def _local_search(landscape: Landscape, targets: list[Bools], rng: np.random.Gen
             count += 1
             when[row] = count
             for place, hit in enumerate(targets):
-                if hit[row] and not found[place]:
-                    found[place] = count
-        return all(found)
+                if hit[row] and not hits[place]:
+                    hits[place] = count
+        return all(hits)
 
     for start in fresh:
         if when[start]:
             continue
         current = start
         if evaluate(current):
-            return found
+            return hits
         while True:
             around = landscape.neighbours[current]
             around = rng.permutation(around[around >= 0])
             if any(evaluate(row) for row in around.tolist()):
-                return found
+                return hits
             if not len(around) or rewards[around].max() <= rewards[current]:
                 break
             current = int(around[rewards[around].argmax()])

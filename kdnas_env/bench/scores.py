@@ -104,8 +104,7 @@ def area_under_curve(curves: npt.ArrayLike) -> Floats:
     array = np.asarray(curves, dtype=np.float64)
     if not array.ndim or not array.size:
         raise KDNASError(f"curves have shape {array.shape}; expected (..., n) of one evaluation or more")
-    found: Floats = np.asarray(checked_finite(array, "curves").mean(axis=-1))
-    return found
+    return np.asarray(checked_finite(array, "curves").mean(axis=-1))
 
 
 def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.int64], Bools]:

@@ -28,7 +28,8 @@ from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.statistics import random_search_quantile, top_threshold
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path
-from kdnas_env.tables.surrogates.surrogate import Surrogate, is_surrogate, load_source
+from kdnas_env.tables.surrogates.storage import is_surrogate, load_source
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, Table
 
 Floats = npt.NDArray[np.float64]
@@ -84,7 +85,7 @@ class Task:
             KDNASError: If it is malformed, or a setting is unknown.
         """
         table, settings = parse_spec(text)
-        known = [one.name for one in fields(cls)][1:]
+        known = [setting.name for setting in fields(cls)][1:]
         unknown = sorted(set(settings) - set(known))
         if unknown:
             raise KDNASError(f"task {shown(text)} has unknown setting(s) {shown(unknown)}; expected some of {known}")
@@ -118,7 +119,8 @@ class Task:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        changed = [one.name for one in fields(self)[1:] if getattr(self, one.name) != one.default]
+        settings = fields(self)[1:]
+        changed = [setting.name for setting in settings if getattr(self, setting.name) != setting.default]
         return {name: getattr(self, name) for name in changed}
 
 
@@ -208,9 +210,9 @@ class Truth:
                 return len(self.reward)
             most = math.ceil(budget.amount / float(taking.min())) + len(self.seconds) - len(taking)
             return min(self.space.size, most)
-        found = budget.evaluations(Fidelity(epochs=self.epochs))
-        assert found is not None
-        return found
+        evaluations = budget.evaluations(Fidelity(epochs=self.epochs))
+        assert evaluations is not None
+        return evaluations
 
     def index_of(self, config: StudentConfig) -> int:
         """Return the flat index of a point of the space: of several that name one student, always the same."""
@@ -218,12 +220,11 @@ class Truth:
 
     def rewards_of(self, index: npt.ArrayLike) -> Floats:
         """Return the true reward of flat indices, float64; that of a failure where there is no such student."""
-        return np.where(self._found(index), self.reward[self._place(index)], self.floor)
+        return np.where(self._there(index), self.reward[self._place(index)], self.floor)
 
     def costs_of(self, index: npt.ArrayLike) -> Floats:
         """Return true loss and latency ratio of flat indices, float64 ``(n, 2)``; NaN where there is no student."""
-        found: Floats = np.where(self._found(index)[..., None], self.costs[self._place(index)], np.nan)
-        return found
+        return np.asarray(np.where(self._there(index)[..., None], self.costs[self._place(index)], np.nan))
 
     @cached_property
     def front(self) -> Ints:
@@ -249,7 +250,7 @@ class Truth:
     def _place(self, index: npt.ArrayLike) -> Ints:
         return np.minimum(np.searchsorted(self.index, np.asarray(index, dtype=np.int64)), len(self.index) - 1)
 
-    def _found(self, index: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+    def _there(self, index: npt.ArrayLike) -> npt.NDArray[np.bool_]:
         return np.asarray(self.index[self._place(index)] == np.asarray(index, dtype=np.int64))
 
 

@@ -13,7 +13,8 @@ from kdnas_env.envs.making import Episode, SpaceSource, episode_arguments, resol
 from kdnas_env.envs.tabular import TableEnv
 
 if TYPE_CHECKING:
-    from kdnas_env.tables.surrogates.surrogate import Surrogate, TableNames
+    from kdnas_env.tables.surrogates.storage import TableNames
+    from kdnas_env.tables.surrogates.surrogate import Surrogate
     from kdnas_env.tables.table import Table
 
 
@@ -71,7 +72,7 @@ class SurrogateEnv(TableEnv):
         **episode: Unpack[Episode],
     ) -> None:
         from kdnas_env.evaluators.surrogate import check_seed, source_metadata
-        from kdnas_env.tables.surrogates.surrogate import load_source
+        from kdnas_env.tables.surrogates.storage import load_source
 
         source = load_source(table)
         check_seed(seed)
@@ -95,7 +96,7 @@ make_vector = vector_maker(SurrogateEnv)
 
 def _make_surrogate(source: Surrogate | Sequence[Table], settings: Mapping[str, Any]) -> Evaluator:
     from kdnas_env.evaluators.surrogate import SurrogateEvaluator
-    from kdnas_env.tables.surrogates.fits import fitted
+    from kdnas_env.tables.surrogates.storage import fitted
 
     return SurrogateEvaluator(fitted(source), **settings)
 

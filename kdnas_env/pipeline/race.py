@@ -12,12 +12,11 @@ import tyro
 
 from kdnas_env.bench import race as races
 from kdnas_env.bench.curves import Runs, regrets_of
-from kdnas_env.bench.latex import standings_tex
 from kdnas_env.bench.leaderboard import join
 from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
 from kdnas_env.bench.race_page import race_page
 from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.summary import summarise
+from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure

@@ -23,8 +23,8 @@ from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.archive import checked_path
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
 from kdnas_env.tables.surrogates.card import judge, judge_parts, surrogate_card
-from kdnas_env.tables.surrogates.fits import fitted
-from kdnas_env.tables.surrogates.surrogate import Surrogate, load_source, write_surrogate
+from kdnas_env.tables.surrogates.storage import fitted, load_source, write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, Table
 from kdnas_env.tabulation.merge import merge_builds
 from kdnas_env.tabulation.picture import draw_table, mean_students

@@ -184,8 +184,7 @@ def iqm(scores: npt.ArrayLike) -> Floats:
 
 def mean(scores: npt.ArrayLike) -> Floats:
     """Return the mean over tasks and seeds of scores ``(..., tasks, seeds)``."""
-    found: Floats = _checked_runs(scores).mean(axis=(-2, -1))
-    return found
+    return np.asarray(_checked_runs(scores).mean(axis=(-2, -1)))
 
 
 def stratified_bootstrap(
@@ -213,13 +212,13 @@ def stratified_bootstrap(
     curves = array if array.ndim == 3 else array[..., None]
     tasks, seeds, points = curves.shape
     draws = rng.integers(seeds, size=(repetitions, tasks, seeds))
-    found = np.empty((repetitions, points))
+    estimates = np.empty((repetitions, points))
     chunk = max(1, _CHUNK // (tasks * seeds * points))
     task = np.arange(tasks)[None, :, None]
     for start in range(0, repetitions, chunk):
         drawn = curves[task, draws[start : start + chunk]]  # (chunk, tasks, seeds, points)
-        found[start : start + chunk] = statistic(np.moveaxis(drawn, -1, 1))
-    low, high = np.quantile(found, tails, axis=0)
+        estimates[start : start + chunk] = statistic(np.moveaxis(drawn, -1, 1))
+    low, high = np.quantile(estimates, tails, axis=0)
     return (low, high) if array.ndim == 3 else (low[0], high[0])
 
 
@@ -246,8 +245,8 @@ def improvement_interval(
     others = draws if first.shape == second.shape else _times_drawn(second.shape, repetitions, rng)
     # All pairs are compared once: drawing seeds again only changes how often each of them counts.
     balance = np.stack([((draws[i] @ wins) * others[i]).sum(axis=-1) for i, wins in enumerate(_wins(first, second))])
-    found = 0.5 + 0.5 * balance.mean(axis=0) / (first.shape[1] * second.shape[1])
-    low, high = np.quantile(found, tails)
+    estimates = 0.5 + 0.5 * balance.mean(axis=0) / (first.shape[1] * second.shape[1])
+    low, high = np.quantile(estimates, tails)
     return float(low), float(high)
 
 
@@ -310,8 +309,7 @@ def _pair(x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[Floats, Floats]:
 
 def _wins(x: Floats, y: Floats) -> Floats:
     """Return 1 where a run of X has less regret than one of Y, -1 where it has more, ``(tasks, seeds, seeds)``."""
-    found: Floats = np.sign(y[:, None, :] - x[:, :, None])
-    return found
+    return np.asarray(np.sign(y[:, None, :] - x[:, :, None]))
 
 
 def _times_drawn(shape: tuple[int, ...], repetitions: int, rng: np.random.Generator) -> Floats:

@@ -31,16 +31,23 @@ def noise_ceiling(table: Table, curve: str = "heldout_unexplained") -> dict[str,
     seeds = np.flatnonzero(ended.any(axis=0))
     whole = ended[:, seeds].all(axis=1) if len(seeds) else np.zeros(len(table), dtype=np.bool_)
     losses = table.curve(curve)[whole][:, seeds].astype(np.float64)
-    told: dict[str, Any] = {"curve": curve, "students": len(losses), "seeds": len(seeds)}
+    compared: dict[str, Any] = {"curve": curve, "students": len(losses), "seeds": len(seeds)}
     if len(losses) < 2:
-        return {**told, "deviation": None, "spread": None, "tau": None, "tau_within_width": None, "tau_with_last": None}
+        return {
+            **compared,
+            "deviation": None,
+            "spread": None,
+            "tau": None,
+            "tau_within_width": None,
+            "tau_with_last": None,
+        }
     configs = table.configs()
     widths = np.array([configs[row].hidden_size for row in np.flatnonzero(whole)])
     last = losses[..., -1]
     mean = losses.mean(axis=1)
     several = len(seeds) > 1
     return {
-        **told,
+        **compared,
         "deviation": float(np.sqrt(last.var(axis=1, ddof=1).mean())) if several else None,
         "spread": float(mean[:, -1].std(ddof=1)),
         "tau": _by_epoch(losses) if several else None,

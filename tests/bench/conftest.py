@@ -12,7 +12,8 @@ from small_tables import planted_table
 import kdnas_env.searching.registry
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.tables.storage import write_table
-from kdnas_env.tables.surrogates.surrogate import Surrogate, write_surrogate
+from kdnas_env.tables.surrogates.storage import write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 4, 6, 12],

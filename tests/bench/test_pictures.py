@@ -9,12 +9,10 @@ from typing import Any
 import pytest
 
 from kdnas_env.bench.curves import Runs
-from kdnas_env.bench.latex import standings_tex
-from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets
+from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_profiles, draw_targets, line_styles
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.styles import line_styles
-from kdnas_env.bench.summary import summarise
+from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure

@@ -31,7 +31,8 @@ from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.tables.storage import checksum, read_table, write_table
-from kdnas_env.tables.surrogates.surrogate import Surrogate, load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.storage import load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import Table
 from kdnas_env.tabulation.latencies import LatencyFile
 

@@ -31,8 +31,9 @@ from kdnas_env.tables.surrogates.card import (
     surrogate_card,
 )
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
-from kdnas_env.tables.surrogates.seed_deviation import SeedNoise
-from kdnas_env.tables.surrogates.surrogate import Quantities, Surrogate, load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
+from kdnas_env.tables.surrogates.storage import load_source, read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Quantities, Surrogate
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, Table
 
 SPACE: dict[str, Any] = {
@@ -316,7 +317,7 @@ def test_seed_noise_follows_the_size_and_the_correlation() -> None:
     sizes = rng.uniform(-1, 1, (400, 1))
     common = rng.standard_normal((400, 3, 1))
     logs = 0.1 * np.exp(sizes)[:, None] * (common * [1, 2] + 0.1 * rng.standard_normal((400, 3, 2)))
-    noise = SeedNoise.fit(sizes, logs)
+    noise = SeedDeviation.fit(sizes, logs)
     assert noise.deviation(np.array([[0.8]])) == pytest.approx(0.1 * np.exp(0.8) * np.array([[1, 2]]), rel=0.15)
     assert noise.deviation(np.array([[-0.8]])) == pytest.approx(0.1 * np.exp(-0.8) * np.array([[1, 2]]), rel=0.15)
     drawn = noise.draw(rng.standard_normal((5000, 2)))

@@ -20,7 +20,8 @@ from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.tables.storage import read_table, write_table
 from kdnas_env.tables.surrogates.card import surrogate_card
-from kdnas_env.tables.surrogates.surrogate import Surrogate, write_surrogate
+from kdnas_env.tables.surrogates.storage import write_surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import CURVES
 from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.testing.clauses import global_states, shaken_generators

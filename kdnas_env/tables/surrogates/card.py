@@ -84,9 +84,9 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
             continue
         rows = np.concatenate(split.unseen)
         parts = [_predicted(table, part, scored) for part in split.unseen]
-        told = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
+        predictions = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
         splits[split.name] = {
-            name: _judged(values[rows], told[name], float(cells.mean()), largest=name == "reward")
+            name: _judged(values[rows], predictions[name], float(cells.mean()), largest=name == "reward")
             for name, values in {"reward": rewards, **_flat(truth, table)}.items()
         }
     return {
@@ -127,8 +127,8 @@ def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -
     """
     rows = _known_rows(Range.of(first), table)
     parts = np.array_split(np.random.default_rng(seed).permutation(rows), max(1, min(folds, len(rows))))
-    told = [_foretold(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
-    return _judged_losses(table, np.concatenate(parts), np.concatenate(told, axis=1))
+    predictions = [_foretold(Surrogate.fit(first, without(table, part)), table, part) for part in parts]
+    return _judged_losses(table, np.concatenate(parts), np.concatenate(predictions, axis=1))
 
 
 def _known_rows(trusted: Range, table: Table) -> Ints:
@@ -140,12 +140,12 @@ def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
     """Return mean, noise and doubt of the last held-out loss of rows, float64 ``(3, m)``."""
     configs = table.configs()
     predicted = surrogate.predict([configs[row] for row in rows.tolist()], extrapolate=True)
-    return np.stack([one.curves[:, -1, _LOSS] for one in predicted])
+    return np.stack([part.curves[:, -1, _LOSS] for part in predicted])
 
 
-def _judged_losses(table: Table, rows: Ints, told: Floats) -> dict[str, Any]:
+def _judged_losses(table: Table, rows: Ints, predictions: Floats) -> dict[str, Any]:
     seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
-    return _judged(_truth(table).curves[rows, -1, _LOSS], told, seeds, largest=False)
+    return _judged(_truth(table).curves[rows, -1, _LOSS], predictions, seeds, largest=False)
 
 
 def prediction_quality(
@@ -217,8 +217,8 @@ def card_rows(
         quantities = tuple(name for name in first if name in shown or name.startswith("ratio@"))
     head = ("split", "quantity", "students", *(name.replace("_", " ") for name in metrics))
     rows = [
-        (split, name, str(told[name]["students"]), *(_number(told[name][metric]) for metric in metrics))
-        for split, told in card["splits"].items()
+        (split, name, str(judged[name]["students"]), *(_number(judged[name][metric]) for metric in metrics))
+        for split, judged in card["splits"].items()
         if splits is None or split in splits
         for name in quantities
     ]
@@ -242,20 +242,20 @@ def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats
     configs = table.configs()
     fitted = Surrogate.fit(without(table, unseen))
     mean, noise, doubt = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
-    parts = [_flat(one, table) for one in (mean, noise, doubt)]
-    told = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    parts = [_flat(part, table) for part in (mean, noise, doubt)]
+    predictions = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     # In one distillation all epochs are slow or fast together, so that deviations of the seconds add up.
     factors = np.array([reward.score(0.0, ratio) for ratio in mean.latencies[:, 0, _RATIO].tolist()])
-    noisy, doubtful = (factors * one.curves[:, -1, _LOSS] for one in (noise, doubt))
+    noisy, doubtful = (factors * part.curves[:, -1, _LOSS] for part in (noise, doubt))
     relative = doubt.latencies[:, 0, _RATIO] / mean.latencies[:, 0, _RATIO]
     by_latency = np.abs(reward.alpha) * relative * np.maximum(1 - mean.curves[:, -1, _LOSS], 0) * factors
-    told["reward"] = np.stack([_rewards(mean, reward), noisy, np.hypot(doubtful, by_latency)])
-    return told
+    predictions["reward"] = np.stack([_rewards(mean, reward), noisy, np.hypot(doubtful, by_latency)])
+    return predictions
 
 
-def _judged(truth: Floats, told: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
+def _judged(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
     known = np.isfinite(truth)
-    truth, (mean, noise, doubt) = truth[known], told[:, known]
+    truth, (mean, noise, doubt) = truth[known], predictions[:, known]
     left = noise / np.sqrt(seeds)
     # Two means over seeds that differ by less than this may well be equal.
     resolution = float(np.sqrt(2 * (left**2).mean())) if len(left) else 0.0
@@ -279,16 +279,16 @@ def _rewards(quantities: Quantities, reward: KDReward) -> Floats:
 
 def _flat(quantities: Quantities, table: Table) -> dict[str, Floats]:
     curves, latencies = quantities.curves, quantities.latencies
-    told = {
+    columns = {
         f"{name}@{epoch}": curves[:, epoch, place]
         for place, name in enumerate(CURVES)
         for epoch in range(curves.shape[1])
     }
-    told["seconds"] = curves[..., CURVES.index("epoch_seconds")].sum(axis=1)
+    columns["seconds"] = curves[..., CURVES.index("epoch_seconds")].sum(axis=1)
     for position, device in enumerate(table.metadata.devices):
         for place, name in enumerate(PREDICTED_LATENCIES):
-            told[f"{name}@{device.name}"] = latencies[:, position, place]
-    return told
+            columns[f"{name}@{device.name}"] = latencies[:, position, place]
+    return columns
 
 
 def _defined(value: float) -> float | None:

@@ -15,7 +15,7 @@ _TINY = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class SeedNoise:
+class SeedDeviation:
     """Deviations of logarithms between seeds: a scale that depends on the student, and how outputs go together.
 
     Attributes:
@@ -33,7 +33,7 @@ class SeedNoise:
     ARRAYS = ("centre", "slopes", "level", "factor")
 
     @classmethod
-    def fit(cls, sizes: Floats, logs: Floats) -> SeedNoise:
+    def fit(cls, sizes: Floats, logs: Floats) -> SeedDeviation:
         """Fit to the seeds of a table.
 
         Args:

@@ -8,7 +8,6 @@ Inference is NumPy alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,35 +18,27 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.space import DIMENSIONS, ORDERED
 from kdnas_env.errors import SpaceError, TableError
-from kdnas_env.support.atomic import read_json
-from kdnas_env.support.untrusted import restore, shown
-from kdnas_env.tables.archive import read_archive, write_archive
-from kdnas_env.tables.storage import load_table, table_path
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
-from kdnas_env.tables.surrogates.seed_deviation import SeedNoise
+from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
 from kdnas_env.tables.surrogates.students import Students, ended_well
 from kdnas_env.tables.table import CURVES, LATENCIES, Table, TableMetadata
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-SURROGATE_SCHEMA_VERSION = 1
-
 FIT_VERSION = 1
 """Raise it when :meth:`Surrogate.fit`, or what it stands on, makes anything else of the same tables: earlier fits that
-were kept (:mod:`kdnas_env.tables.surrogates.fits`) are then found no more."""
-
-TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A table or surrogate by its name or npz file, or several tables of one workload."""
+were kept (:mod:`kdnas_env.tables.surrogates.storage`) are then found no more."""
 
 PREDICTED_LATENCIES = ("median_ms", "ratio")
 """Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
 
+NAMED = tuple(name for name in DIMENSIONS if name not in ORDERED)
+"""Dimensions whose choices are names."""
+
 LEAST_STUDENTS = 12
 """A surrogate is fitted to this many students at least."""
 
-_KIND = "surrogate"
-_NAMES = tuple(name for name in DIMENSIONS if name not in ORDERED)
 _SECONDS = CURVES.index("epoch_seconds")
 
 
@@ -96,7 +87,7 @@ class Range:
         caps = [table.space.max_parameters for table in tables]
         return cls(
             {name: (min(values[name]), max(values[name])) for name in ORDERED},
-            {name: tuple(sorted(set(values[name]))) for name in _NAMES},
+            {name: tuple(sorted(set(values[name]))) for name in NAMED},
             None if None in caps else max(cap for cap in caps if cap is not None),
         )
 
@@ -135,7 +126,7 @@ class Surrogate:
     seeds: float
     columns: tuple[Ints, ...]
     processes: tuple[GaussianProcess, ...]
-    noise: SeedNoise
+    noise: SeedDeviation
     tables: tuple[tuple[str, int], ...]
 
     @classmethod
@@ -178,7 +169,7 @@ class Surrogate:
             latencies = _log(students.latencies[measured, position][:, kinds])
             columns.append(targets.shape[1] + len(kinds) * position + np.arange(len(kinds)))
             processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
-        noise = SeedNoise.fit(inputs[:, : len(ORDERED)], logs)
+        noise = SeedDeviation.fit(inputs[:, : len(ORDERED)], logs)
         gave = tuple((one.metadata.name, int(ended_well(one).any(axis=1).sum())) for one in (table, *further))
         count = good.sum(axis=1)
         return cls(
@@ -224,7 +215,7 @@ class Surrogate:
 
     def log_mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Floats:
         """Return the logarithms of all outputs, float64 ``(m, outputs)``; those not wanted, if any are, may be NaN."""
-        means = np.full((len(inputs), self._outputs), np.nan)
+        means = np.full((len(inputs), self.outputs), np.nan)
         for part, process in zip(self.columns, self.processes, strict=True):
             if wanted is None or np.isin(part, wanted).any():
                 means[:, part] = process.mean(inputs)
@@ -268,7 +259,7 @@ class Surrogate:
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """All that was fitted, by name."""
-        fitted = {f"noise.{name}": getattr(self.noise, name) for name in SeedNoise.ARRAYS}
+        fitted = {f"noise.{name}": getattr(self.noise, name) for name in SeedDeviation.ARRAYS}
         for number, (part, process) in enumerate(zip(self.columns, self.processes, strict=True)):
             fitted[f"{number}.columns"] = part
             fitted |= {f"{number}.{name}": getattr(process, name) for name in GaussianProcess.ARRAYS}
@@ -280,11 +271,12 @@ class Surrogate:
         return len(CURVES) * (self.metadata.epochs + 1)
 
     @property
-    def _outputs(self) -> int:
+    def outputs(self) -> int:
+        """All outputs: curves and latencies."""
         return self.curve_outputs + len(PREDICTED_LATENCIES) * len(self.metadata.devices)
 
     def _log_doubt(self, inputs: Floats, noise: Floats) -> Floats:
-        doubt = np.empty((len(inputs), self._outputs))
+        doubt = np.empty((len(inputs), self.outputs))
         for part, process in zip(self.columns, self.processes, strict=True):
             # What the function leaves, beyond what the seeds explain, is a peculiarity of the student.
             peculiar = np.maximum(process.noise**2 - noise[:, part] ** 2 / self.seeds, 0)
@@ -322,112 +314,6 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
             groups += [max(groups) + 1] * len(values)
     columns.append(np.log(np.array(costs, dtype=np.float64).reshape(-1, 2)))
     return np.hstack([np.asarray(part, dtype=np.float64) for part in columns]), [*groups, -1, -1]
-
-
-def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
-    """Write a surrogate as ``path`` (npz) and its JSON file, as tables are written.
-
-    Raises:
-        TableError: If the path does not end in ``.npz``.
-        RunError: If a file cannot be written.
-    """
-    trusted = surrogate.range
-    record = {
-        "kind": _KIND,
-        "schema_version": SURROGATE_SCHEMA_VERSION,
-        "table": surrogate.metadata.to_dict(),
-        "numbers": {name: list(pair) for name, pair in trusted.numbers.items()},
-        "names": {name: list(values) for name, values in trusted.names.items()},
-        "max_parameters": trusted.max_parameters,
-        "seeds": surrogate.seeds,
-        "processes": len(surrogate.processes),
-        "tables": [list(pair) for pair in surrogate.tables],
-    }
-    write_archive(path, surrogate.arrays, record, _KIND)
-
-
-def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
-    """Read a surrogate, and check that it is whole.
-
-    Raises:
-        TableError: If a file is missing, damaged, no surrogate, or of a newer version.
-    """
-    record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
-    if record.get("kind") != _KIND:
-        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
-    try:
-        # As many as have arrays, lest a number that somebody wrote into the record is counted up to.
-        numbers = range(sum(name.endswith(".columns") for name in arrays))
-        if record["processes"] != len(numbers):
-            raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
-        found = Surrogate(
-            TableMetadata.from_dict(record["table"]),
-            restore(Range, {name: record[name] for name in ("numbers", "names", "max_parameters")}),
-            float(record["seeds"]),
-            tuple(arrays[f"{number}.columns"] for number in numbers),
-            tuple(
-                GaussianProcess(**{name: arrays[f"{number}.{name}"] for name in GaussianProcess.ARRAYS})
-                for number in numbers
-            ),
-            SeedNoise(**{name: arrays[f"noise.{name}"] for name in SeedNoise.ARRAYS}),
-            tuple((str(name), int(count)) for name, count in record["tables"]),
-        )
-        _check_layout(found)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        if isinstance(error, TableError):
-            raise
-        raise TableError(f"surrogate {str(path)!r} is malformed: {error}; restore the file from a copy") from error
-    return found
-
-
-def is_surrogate(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
-    path = table_path(name)
-    described = path.with_suffix(".json")
-    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
-    return files and read_json(described).get("kind") == _KIND
-
-
-def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
-    """Return a surrogate from its file, or the tables that one is to be fitted to.
-
-    Args:
-        names: Name of a table, or the npz file of a table or of a surrogate; or several tables of one workload.
-
-    Raises:
-        TableError: If there is no such file, or it is damaged or of a newer version.
-    """
-    if isinstance(names, (str, os.PathLike)):
-        return read_surrogate(table_path(names)) if is_surrogate(names) else (load_table(names),)
-    if not names:
-        raise TableError("no table is named; expected the name or npz file of one or more")
-    return tuple(load_table(name) for name in names)
-
-
-def _check_layout(surrogate: Surrogate) -> None:
-    """Refuse arrays that do not fit together, which would fail only when something is predicted.
-
-    Raises:
-        ValueError: If some do not.
-    """
-    trusted = surrogate.range
-    if set(trusted.numbers) != set(ORDERED) or set(trusted.names) != set(_NAMES) or not surrogate.metadata.devices:
-        raise ValueError("the range of its students is not whole, or there is no device")
-    if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
-        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
-    if trusted.max_parameters is not None and trusted.max_parameters < 1:
-        raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
-    if any(count < 0 for _, count in surrogate.tables):
-        raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
-    width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
-    if not 0 < surrogate.seeds < np.inf:
-        raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
-    predicted = np.sort(np.concatenate(surrogate.columns))
-    if len(predicted) != surrogate._outputs or not np.array_equal(predicted, np.arange(len(predicted))):
-        raise ValueError("its processes do not predict every output once")
-    surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
-    for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
-        process.check(width, len(part))
 
 
 def _log(values: npt.NDArray[Any]) -> Floats:

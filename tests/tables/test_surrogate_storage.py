@@ -12,9 +12,9 @@ from small_tables import planted_table
 from kdnas_env.envs.surrogate import SurrogateEnv
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.tables.storage import load_table
-from kdnas_env.tables.surrogates import fits
-from kdnas_env.tables.surrogates.fits import SHIPPED, fit_path, fitted
-from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, Surrogate, read_surrogate
+from kdnas_env.tables.surrogates import storage
+from kdnas_env.tables.surrogates.storage import SHIPPED, fit_path, fitted, read_surrogate
+from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, Surrogate
 from kdnas_env.tables.table import Table
 
 OF_THE_ENVIRONMENT = ("rotten-tomatoes", "rotten-tomatoes-between")
@@ -36,7 +36,7 @@ class Fitting:
     @staticmethod
     def forget() -> None:
         """Be as another process."""
-        fits._fitted.cache_clear()
+        storage._fitted.cache_clear()
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_other_tables_have_other_fits(fitting: Fitting) -> None:
 
 def test_a_later_version_of_the_fit_is_another_fit(fitting: Fitting, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted([planted_table(noise=0.03)])
-    monkeypatch.setattr(fits, "FIT_VERSION", FIT_VERSION + 1)
+    monkeypatch.setattr(storage, "FIT_VERSION", FIT_VERSION + 1)
     fitted([planted_table(noise=0.03)])
     assert fitting.count == 2
 

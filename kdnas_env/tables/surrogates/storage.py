@@ -1,0 +1,190 @@
+"""Surrogates in files, and fits that are kept, since a fit takes seconds, and is not the same everywhere.
+
+A fit is found by what it is a fit of: the fingerprints of its tables, in order, and the version of the fitting code.
+That to the tables of ``kdnas/Surrogate-v0`` comes with the package (0.2 MB), so that its predictions are equal to the
+last digit on all machines, which a fit of their own would not be: linear algebra rounds by processor and library. Fits
+to other tables are kept in the folder of :func:`kdnas_env.support.atomic.default_cache_directory`, and in this process
+where that folder cannot be written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from kdnas_env.core.space import ORDERED
+from kdnas_env.errors import TableError
+from kdnas_env.support.atomic import read_json
+from kdnas_env.support.kept import kept, read_whole
+from kdnas_env.support.untrusted import restore, shown
+from kdnas_env.tables.archive import read_archive, write_archive
+from kdnas_env.tables.storage import DATA, load_table, table_path
+from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
+from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
+from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, NAMED, Range, Surrogate
+from kdnas_env.tables.table import Table, TableMetadata
+
+SURROGATE_SCHEMA_VERSION = 1
+
+TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""A table or surrogate by its name or npz file, or several tables of one workload."""
+
+SHIPPED = DATA / "fits"
+"""Where the fits lie that come with the package."""
+
+_KIND = "surrogate"
+
+
+def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
+    """Write a surrogate as ``path`` (npz) and its JSON file, as tables are written.
+
+    Raises:
+        TableError: If the path does not end in ``.npz``.
+        RunError: If a file cannot be written.
+    """
+    trusted = surrogate.range
+    record = {
+        "kind": _KIND,
+        "schema_version": SURROGATE_SCHEMA_VERSION,
+        "table": surrogate.metadata.to_dict(),
+        "numbers": {name: list(pair) for name, pair in trusted.numbers.items()},
+        "names": {name: list(values) for name, values in trusted.names.items()},
+        "max_parameters": trusted.max_parameters,
+        "seeds": surrogate.seeds,
+        "processes": len(surrogate.processes),
+        "tables": [list(pair) for pair in surrogate.tables],
+    }
+    write_archive(path, surrogate.arrays, record, _KIND)
+
+
+def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
+    """Read a surrogate, and check that it is whole.
+
+    Raises:
+        TableError: If a file is missing, damaged, no surrogate, or of a newer version.
+    """
+    record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
+    if record.get("kind") != _KIND:
+        raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
+    try:
+        # As many as have arrays, lest a number that somebody wrote into the record is counted up to.
+        numbers = range(sum(name.endswith(".columns") for name in arrays))
+        if record["processes"] != len(numbers):
+            raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
+        found = Surrogate(
+            TableMetadata.from_dict(record["table"]),
+            restore(Range, {name: record[name] for name in ("numbers", "names", "max_parameters")}),
+            float(record["seeds"]),
+            tuple(arrays[f"{number}.columns"] for number in numbers),
+            tuple(
+                GaussianProcess(**{name: arrays[f"{number}.{name}"] for name in GaussianProcess.ARRAYS})
+                for number in numbers
+            ),
+            SeedDeviation(**{name: arrays[f"noise.{name}"] for name in SeedDeviation.ARRAYS}),
+            tuple((str(name), int(count)) for name, count in record["tables"]),
+        )
+        _check_layout(found)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        if isinstance(error, TableError):
+            raise
+        raise TableError(f"surrogate {str(path)!r} is malformed: {error}; restore the file from a copy") from error
+    return found
+
+
+def is_surrogate(name: str | os.PathLike[str]) -> bool:
+    """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
+    path = table_path(name)
+    described = path.with_suffix(".json")
+    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
+    return files and read_json(described).get("kind") == _KIND
+
+
+def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
+    """Return a surrogate from its file, or the tables that one is to be fitted to.
+
+    Args:
+        names: Name of a table, or the npz file of a table or of a surrogate; or several tables of one workload.
+
+    Raises:
+        TableError: If there is no such file, or it is damaged or of a newer version.
+    """
+    if isinstance(names, (str, os.PathLike)):
+        return read_surrogate(table_path(names)) if is_surrogate(names) else (load_table(names),)
+    if not names:
+        raise TableError("no table is named; expected the name or npz file of one or more")
+    return tuple(load_table(name) for name in names)
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A fit to tables, equal to another if its key is."""
+
+    key: str
+    tables: tuple[Table, ...] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"surrogate-{self.key[:32]}.npz"
+
+
+def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
+    """Return a surrogate as it is, or the fit to tables: one that is kept, or else a new one, which is kept then.
+
+    The arrays of a fit are read-only, since others in this process have the same.
+
+    Raises:
+        TableError: As :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.fit`.
+    """
+    return source if isinstance(source, Surrogate) else _fitted(_fit_of(source))
+
+
+def fit_path(tables: Sequence[Table], folder: Path = SHIPPED) -> Path:
+    """Return where the fit to some tables lies in a folder, if it is there."""
+    return folder / _fit_of(tables).name
+
+
+def _fit_of(tables: Sequence[Table]) -> _Fit:
+    parts = [f"fit {FIT_VERSION}, schema {SURROGATE_SCHEMA_VERSION}", *(table.fingerprint for table in tables)]
+    return _Fit(hashlib.sha256("\n".join(parts).encode()).hexdigest(), tuple(tables))
+
+
+@lru_cache(maxsize=8)
+def _fitted(fit: _Fit) -> Surrogate:
+    surrogate = read_whole(SHIPPED / fit.name, read_surrogate) or kept(
+        fit.name, read_surrogate, lambda: Surrogate.fit(*fit.tables), write_surrogate
+    )
+    for array in surrogate.arrays.values():
+        array.setflags(write=False)
+    return surrogate
+
+
+def _check_layout(surrogate: Surrogate) -> None:
+    """Refuse arrays that do not fit together, which would fail only when something is predicted.
+
+    Raises:
+        ValueError: If some do not.
+    """
+    trusted = surrogate.range
+    if set(trusted.numbers) != set(ORDERED) or set(trusted.names) != set(NAMED) or not surrogate.metadata.devices:
+        raise ValueError("the range of its students is not whole, or there is no device")
+    if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
+        raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
+    if trusted.max_parameters is not None and trusted.max_parameters < 1:
+        raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
+    if any(count < 0 for _, count in surrogate.tables):
+        raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
+    width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
+    if not 0 < surrogate.seeds < np.inf:
+        raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
+    predicted = np.sort(np.concatenate(surrogate.columns))
+    if len(predicted) != surrogate.outputs or not np.array_equal(predicted, np.arange(len(predicted))):
+        raise ValueError("its processes do not predict every output once")
+    surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
+    for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
+        process.check(width, len(part))
