@@ -9,6 +9,7 @@ import zlib
 from contextlib import ExitStack
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import tiny_teachers
@@ -74,3 +75,14 @@ def tiny_teacher_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
 def tiny_corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A jsonl file with 210 distinct short English sentences in column ``text``, all in the tiny vocabularies."""
     return tiny_teachers.save_sentences(tmp_path_factory.mktemp("corpus") / "sentences.jsonl")
+
+
+@pytest.fixture(scope="session")
+def small_space() -> dict[str, list[Any]]:
+    """A search space that takes no time to search."""
+    return {
+        "num_hidden_layers": [1, 2, 3],
+        "num_attention_heads": [2, 4],
+        "hidden_size": [16, 32],
+        "intermediate_size": [16, 32, 64],
+    }

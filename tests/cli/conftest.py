@@ -12,16 +12,6 @@ import pytest
 from kdnas_env.cli import main
 
 
-@pytest.fixture(scope="session")
-def small_space() -> dict[str, list[Any]]:
-    return {
-        "num_hidden_layers": [1, 2, 3],
-        "num_attention_heads": [2, 4],
-        "hidden_size": [16, 32],
-        "intermediate_size": [16, 32, 64],
-    }
-
-
 @pytest.fixture
 def space_file(small_space: dict[str, list[Any]], tmp_path: Path) -> Path:
     path = tmp_path / "space.json"

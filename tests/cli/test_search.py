@@ -235,3 +235,23 @@ def test_limits_that_no_student_keeps_are_said_with_the_nearest(
     assert "--speedup is -1" in capsys.readouterr().err
     assert main(flags(file_format="int8", out=tmp_path / "other")) == 2
     assert "--file-format has no effect without --max-mb" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_finished_search_stays_finished_when_going_on_is_refused(
+    flags: Flags, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.jsonl"
+    shutil.copy(tiny_corpus_file, text)
+    assert main(flags(corpus__source=text, budget=2)) == 0
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    resume = ["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
+    assert main([*resume, "--seed", "5"]) == 2
+    assert "--seed is 5, the run has 0" in capsys.readouterr().err
+    lines = text.read_text().splitlines()
+    text.write_text("\n".join(lines[:-1]) + "\n")
+    assert main(resume) == 2
+    assert "the corpus and the workload are not what they were" in capsys.readouterr().err
+    text.unlink()
+    assert main(resume) == 2
+    assert "is not there" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before

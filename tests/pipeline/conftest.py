@@ -8,18 +8,13 @@ from typing import Any
 
 import pytest
 
-SMALL_SPACE = {
-    "num_hidden_layers": [1, 2, 3],
-    "num_attention_heads": [2, 4],
-    "hidden_size": [16, 32],
-    "intermediate_size": [16, 32, 64],
-}
-
 
 @pytest.fixture
-def small(tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path) -> dict[str, Any]:
+def small(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, small_space: dict[str, list[Any]], tmp_path: Path
+) -> dict[str, Any]:
     """Arguments of a small search."""
-    (tmp_path / "space.json").write_text(json.dumps(SMALL_SPACE))
+    (tmp_path / "space.json").write_text(json.dumps(small_space))
     return {
         "teacher": str(tiny_teacher_dirs["bert"]),
         "corpus": {"source": str(tiny_corpus_file)},

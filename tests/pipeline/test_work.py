@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,13 +16,10 @@ from typing import ClassVar
 
 import pytest
 
-from kdnas_env.cli import main
 from kdnas_env.errors import RunError
 from kdnas_env.pipeline.work import Interrupted, terminable, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RUN, RunFolder, recorded_options
-
-Flags = Callable[..., list[str]]
 
 
 @dataclass(frozen=True)
@@ -172,23 +168,3 @@ def test_the_first_error_is_shown_where_the_state_cannot_be_recorded(finished: P
     assert note.startswith("besides, ")
     assert "run.json' cannot be written" in note
     assert state(finished) == "running"
-
-
-def test_a_finished_search_stays_finished_when_going_on_is_refused(
-    flags: Flags, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    text = tmp_path / "text.jsonl"
-    shutil.copy(tiny_corpus_file, text)
-    assert main(flags(corpus__source=text, budget=2)) == 0
-    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    resume = ["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]
-    assert main([*resume, "--seed", "5"]) == 2
-    assert "--seed is 5, the run has 0" in capsys.readouterr().err
-    lines = text.read_text().splitlines()
-    text.write_text("\n".join(lines[:-1]) + "\n")
-    assert main(resume) == 2
-    assert "the corpus and the workload are not what they were" in capsys.readouterr().err
-    text.unlink()
-    assert main(resume) == 2
-    assert "is not there" in capsys.readouterr().err
-    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
