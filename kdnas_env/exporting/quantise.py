@@ -84,9 +84,9 @@ def quantisation_cost(quantised: Forward, original: Forward, batches: Sequence[B
         theirs, ours = (forward(batch).astype(np.float64) for forward in (original, quantised))
         states.append((theirs[mask.astype(bool)], ours[mask.astype(bool)]))
         cosines.append(_cosines(_mean_pooled(theirs, mask), _mean_pooled(ours, mask)))
-    expected, found = (np.concatenate(part) for part in zip(*states, strict=True))
+    expected, actual = (np.concatenate(part) for part in zip(*states, strict=True))
     variance = np.square(expected - expected.mean(axis=0)).sum()
-    return float(np.square(found - expected).sum() / variance), float(np.concatenate(cosines).mean())
+    return float(np.square(actual - expected).sum() / variance), float(np.concatenate(cosines).mean())
 
 
 def _mean_pooled(states: NDArray[np.float64], mask: NDArray[np.int64]) -> NDArray[np.float64]:

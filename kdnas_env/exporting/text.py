@@ -46,10 +46,10 @@ def sample_text(source: Source) -> Text:
     name = str(corpus.pop("source", ""))
     reading = {key: value for key, value in corpus.items() if key in _READING}
     try:
-        found = load_corpus(name, source.encoder.tokenizer, max_samples=SENTENCES, min_samples=1, **reading)
+        text = load_corpus(name, source.encoder.tokenizer, max_samples=SENTENCES, min_samples=1, **reading)
     except KDNASError as error:
         return _random_tokens(source, f"its corpus cannot be read: {error}")
-    return Text(_batches(found, source), CORPUS_TITLES.get(name, name))
+    return Text(_batches(text, source), CORPUS_TITLES.get(name, name))
 
 
 def _batches(corpus: Corpus, source: Source) -> tuple[Batch, ...]:

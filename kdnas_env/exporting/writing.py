@@ -140,5 +140,5 @@ def _cost(source: Source, folder: Path, quantised: Forward, original: Forward) -
 
 def _sizes(folder: Path) -> dict[str, int]:
     """Return the bytes of each file of weights."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".onnx", ".data"))
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in found}
+    paths = sorted(path for path in folder.rglob("*") if path.suffix in (".safetensors", ".onnx", ".data"))
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}

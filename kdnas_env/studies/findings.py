@@ -106,10 +106,10 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], reward: KDReward, seed: 
         reward: Reward of the search.
         seed: The first seed, whose judgements are compared; others tell of noise.
     """
-    good = {judgement: found for judgement, found in judged.items() if found["status"] == "ok"}
+    good = {judgement: result for judgement, result in judged.items() if result["status"] == "ok"}
     ratios = {
-        judgement.student: found["latency_ratio"]
-        for judgement, found in good.items()
+        judgement.student: result["latency_ratio"]
+        for judgement, result in good.items()
         if judgement.kind == "mini-kd" and judgement.seed == seed
     }
     students = tuple(student for student in ratios if Judgement("full-kd", student, seed) in good)
@@ -131,8 +131,8 @@ def find(judged: Mapping[Judgement, Mapping[str, Any]], reward: KDReward, seed: 
     ceilings: dict[str, Correlation | None] = {}
     noise: dict[str, float] = {}
     for name, kind in _REPEATED.items():
-        both = [s for s in ratios if all(Judgement(kind, s, one) in good for one in (seed, seed + 1))]
-        first, second = (_quantity(good, both, ratios, reward, one, name) for one in (seed, seed + 1))
+        both = [s for s in ratios if all(Judgement(kind, s, number) in good for number in (seed, seed + 1))]
+        first, second = (_quantity(good, both, ratios, reward, number, name) for number in (seed, seed + 1))
         ceilings[name] = correlate(kendall_tau, first, second, rng)
         if both:
             noise[name] = float(np.sqrt(np.mean((first - second) ** 2) / 2))
@@ -209,11 +209,11 @@ def draw_findings(findings: Findings, *, task: str) -> Figure:
         dots = axes.scatter(
             -findings.columns["loss"], sign * findings.columns[target], c=np.log2(speed), cmap="viridis", s=28
         )
-        found = next(one for one in findings.agreements if one.proxy == "loss" and one.target == target)
+        agreement = next(other for other in findings.agreements if other.proxy == "loss" and other.target == target)
         tau = (
             ""
-            if found.tau is None
-            else f"Kendall's tau {found.tau.value:.2f} [{found.tau.low:.2f}, {found.tau.high:.2f}]"
+            if agreement.tau is None
+            else f"Kendall's tau {agreement.tau.value:.2f} [{agreement.tau.low:.2f}, {agreement.tau.high:.2f}]"
         )
         axes.set(xlabel="mini-KD loss (unexplained variance)", ylabel=label, title=tau)
         axes.spines[["top", "right"]].set_visible(False)

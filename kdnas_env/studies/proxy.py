@@ -120,12 +120,12 @@ class Laboratory:
         judge = self._mini if judgement.kind == "mini-kd" else self._full
         try:
             with pinned_threads(self.evaluator.threads):
-                found = judge(judgement)
+                result = judge(judgement)
         except Exception as error:
             if not (isinstance(error, FloatingPointError) or is_out_of_memory(error)):
                 raise
-            found = {"status": "failed", "error": one_line(error)}
-        return {**found, "student": judgement.student.to_dict(), "kind": judgement.kind, "seed": judgement.seed}
+            result = {"status": "failed", "error": one_line(error)}
+        return {**result, "student": judgement.student.to_dict(), "kind": judgement.kind, "seed": judgement.seed}
 
     def _mini(self, judgement: Judgement) -> dict[str, Any]:
         fidelity = replace(self.study.fidelity, seed=judgement.seed)
@@ -207,8 +207,8 @@ def judge_all(study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, o
     missing = unjudged(study, wanted)
     done = len(wanted) - len(missing)
     on_progress(done, len(wanted))
-    for judgement, found in _judged(study, missing, workers):
-        write_json(judgement.path(folder), found)
+    for judgement, result in _judged(study, missing, workers):
+        write_json(judgement.path(folder), result)
         done += 1
         on_progress(done, len(wanted))
 

@@ -43,7 +43,7 @@ def assemble_table(
     blank = _blank(metadata, measured)
     curves, valid, status = blank.curves.copy(), blank.valid.copy(), blank.status.copy()
     latencies = blank.latencies.copy()
-    found = 0
+    count = 0
     for evaluation in evaluations:
         fidelity = evaluation.fidelity
         stopped = evaluation.status is Status.STOPPED
@@ -58,14 +58,14 @@ def assemble_table(
             curves[row, seed, :length, position] = getattr(evaluation, name)[:length]
         valid[row, seed, :length] = True
         status[row, seed] = STATUSES.index(str(evaluation.status))
-        found += 1
-    if not found:
+        count += 1
+    if not count:
         raise TableError(
             f"no evaluation has {metadata.epochs} epochs and one of the seeds {list(metadata.seeds)}; evaluate some "
             "first"
         )
-    for position, one in enumerate(measured):
-        for config, latency in one.latencies.items():
+    for position, on_device in enumerate(measured):
+        for config, latency in on_device.latencies.items():
             latencies[_row(blank, config), position] = [getattr(latency, name) for name in LATENCIES]
     table = replace(blank, curves=curves, valid=valid, status=status, latencies=latencies)
     return replace(table, metadata=replace(table.metadata, noise=noise_ceiling(table)))
@@ -80,7 +80,7 @@ def _row(table: Table, config: StudentConfig) -> int:
 
 def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Table:
     """Return a table of all valid points of the space without any evaluation."""
-    metadata = replace(metadata, devices=tuple(one.device for one in measured))
+    metadata = replace(metadata, devices=tuple(on_device.device for on_device in measured))
     if not metadata.devices:
         raise TableError("a table needs the latencies of one device at least")
     space, teacher = metadata.search_space, metadata.encoder

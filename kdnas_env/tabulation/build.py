@@ -91,8 +91,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     Raises:
         TableError: If it is none.
     """
-    found = _SHARD.fullmatch(text)
-    part, parts = (int(number) for number in found.groups()) if found else (0, 0)
+    match = _SHARD.fullmatch(text)
+    part, parts = (int(number) for number in match.groups()) if match else (0, 0)
     if not 1 <= part <= parts:
         raise TableError(f"shard is {text!r}; expected I/N with I from 1 to N, such as 1/4 for the first of four")
     return part, parts
@@ -159,7 +159,7 @@ def record_workload(folder: Path, described: TableMetadata) -> None:
     """
     path = folder / WORKLOAD
     if path.exists():
-        before, now = ({"workload": one.workload} for one in (read_workload(folder), described))
+        before, now = ({"workload": metadata.workload} for metadata in (read_workload(folder), described))
         check_same(before, now, f"the build {str(folder)!r} cannot go on", "start a new build")
         return
     write_json(path, with_places(described.to_dict(), TableMetadata.PATHS, folder))
@@ -250,10 +250,10 @@ def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
             f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, whose architecture is not that of "
             f"{ours.teacher!r}, which this build has; name a build under one of the same"
         )
-    for one in read_all_latencies(expanded(source)):
-        file = LatencyFile.open(folder, one.device)
+    for measured in read_all_latencies(expanded(source)):
+        file = LatencyFile.open(folder, measured.device)
         if not file.latencies:
-            file.append(one.latencies)
+            file.append(measured.latencies)
 
 
 def distil_all(
@@ -280,13 +280,17 @@ def distil_all(
         RunError: If the store cannot be read or written.
     """
     with build.store(evaluator) as store:
-        known = {Cell(one.config, one.fidelity.seed): one.status for one in store.records() if _counts(build, one)}
-    found = {cell: known[cell] for cell in cells if cell in known}
-    on_progress(len(found), len(cells))
-    for cell, status in _distilled(build, evaluator, [cell for cell in cells if cell not in found], workers):
-        found[cell] = status
-        on_progress(len(found), len(cells))
-    return {status: sum(one is status for one in found.values()) for status in Status}
+        known = {
+            Cell(evaluation.config, evaluation.fidelity.seed): evaluation.status
+            for evaluation in store.records()
+            if _counts(build, evaluation)
+        }
+    ended = {cell: known[cell] for cell in cells if cell in known}
+    on_progress(len(ended), len(cells))
+    for cell, status in _distilled(build, evaluator, [cell for cell in cells if cell not in ended], workers):
+        ended[cell] = status
+        on_progress(len(ended), len(cells))
+    return {status: list(ended.values()).count(status) for status in Status}
 
 
 def _counts(build: TableBuild, evaluation: Evaluation) -> bool:
@@ -305,8 +309,8 @@ def _distilled(
         with _open_pool(build, evaluator, workers) as pool:
             waiting = {pool.submit(cell.student, build.fidelity(cell)): cell for cell in missing}
             while waiting:
-                for one in pool.wait():
-                    yield waiting.pop(one.ticket), store.add(one.evaluation).status
+                for done in pool.wait():
+                    yield waiting.pop(done.ticket), store.add(done.evaluation).status
 
 
 def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> WorkerPool:

@@ -60,15 +60,15 @@ class LatencyFile:
             return None
         try:
             first, *others = (parse_json(line) for line in lines)
-            found = cls(path, restore(LatencyDevice, first), _end=sum(map(len, lines)))
+            file = cls(path, restore(LatencyDevice, first), _end=sum(map(len, lines)))
             for entry in others:
                 config = StudentConfig.from_dict(entry.pop("config"))
-                found.latencies.setdefault(config, restore(Latency, entry))
+                file.latencies.setdefault(config, restore(Latency, entry))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RunError(
                 f"latencies {str(path)!r} hold a damaged line ({error}); delete the file to measure anew"
             ) from error
-        return found
+        return file
 
     @classmethod
     def open(cls, folder: Path, device: LatencyDevice) -> LatencyFile:
@@ -81,10 +81,10 @@ class LatencyFile:
         place.mkdir(exist_ok=True)
         taken = set()
         for path in sorted(place.glob("*.jsonl")):
-            found = cls.read(path)
-            if found is not None and found.device == device:
-                return found
-            if found is not None:
+            file = cls.read(path)
+            if file is not None and file.device == device:
+                return file
+            if file is not None:
                 taken.add(path)
         # Another machine, or other settings, under the same name.
         names = (device.name if number == 1 else f"{device.name}-{number}" for number in range(1, len(taken) + 2))

@@ -44,11 +44,11 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
     for place, other in zip(places[1:], described[1:], strict=True):
         _check_same(described[0], other, places[0], place)
     first = described[0]
-    seeds = tuple(sorted({seed for one in described for seed in one.seeds}))
-    metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(one.trained_on for one in described)))
+    seeds = tuple(sorted({seed for build in described for seed in build.seeds}))
+    metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(build.trained_on for build in described)))
     space = first.search_space
     students = {space.decode(space.from_index(index)) for index in space.valid_indices.tolist()}
-    measured = [one for place in places for one in read_all_latencies(place)]
+    measured = [part for place in places for part in read_all_latencies(place)]
     return assemble_table(
         metadata, _merged_cells(places, metadata, students), order_devices(unite_devices(measured), students)
     )
@@ -57,9 +57,9 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
 def unite_devices(measured: Iterable[MeasuredLatencies]) -> list[MeasuredLatencies]:
     """Join latencies of equal devices, the first of each student; others of one name get names of their own."""
     united: dict[Any, dict[StudentConfig, Any]] = {}
-    for one in measured:
-        known = united.setdefault(one.device, {})
-        united[one.device] = {**one.latencies, **known}
+    for part in measured:
+        known = united.setdefault(part.device, {})
+        united[part.device] = {**part.latencies, **known}
     named, names = [], set()
     for device, latencies in united.items():
         candidates = (device.name if number == 1 else f"{device.name}-{number}" for number in range(1, len(united) + 1))
@@ -75,10 +75,12 @@ def order_devices(measured: Sequence[MeasuredLatencies], students: set[StudentCo
     Latencies of students that are not in the table are left out.
     """
     kept = [
-        MeasuredLatencies(one.device, {config: one.latencies[config] for config in one.latencies if config in students})
-        for one in measured
+        MeasuredLatencies(
+            part.device, {config: part.latencies[config] for config in part.latencies if config in students}
+        )
+        for part in measured
     ]
-    return sorted(kept, key=lambda one: (len(one.latencies) < len(students), _RUNTIMES.index(one.device.runtime)))
+    return sorted(kept, key=lambda part: (len(part.latencies) < len(students), _RUNTIMES.index(part.device.runtime)))
 
 
 def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another: Path) -> None:
@@ -90,7 +92,7 @@ def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another
 def _merged_cells(
     places: Sequence[Path], metadata: TableMetadata, students: set[StudentConfig]
 ) -> Iterable[Evaluation]:
-    found: dict[Cell, tuple[Evaluation, Path]] = {}
+    cells: dict[Cell, tuple[Evaluation, Path]] = {}
     for place in places:
         for evaluation in read_evaluations(place, metadata.workload):
             fidelity = evaluation.fidelity
@@ -98,11 +100,11 @@ def _merged_cells(
             if not wanted or evaluation.status is Status.STOPPED or evaluation.config not in students:
                 continue
             cell = Cell(evaluation.config, fidelity.seed)
-            if cell in found:
-                _check_agreement(*found[cell], evaluation, place)
+            if cell in cells:
+                _check_agreement(*cells[cell], evaluation, place)
             else:
-                found[cell] = evaluation, place
-    return [evaluation for evaluation, _ in found.values()]
+                cells[cell] = evaluation, place
+    return [evaluation for evaluation, _ in cells.values()]
 
 
 def _check_agreement(first: Evaluation, place: Path, other: Evaluation, another: Path) -> None:

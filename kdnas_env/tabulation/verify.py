@@ -108,14 +108,14 @@ def draw_cells(table: Table, count: int, rng: np.random.Generator) -> list[Cell]
 
 def replay(table: Table, live: MiniKDEvaluator, cells: list[Cell], on_progress: OnProgress) -> list[Replayed]:
     """Distil cells of a table anew and compare their losses."""
-    found = []
+    replayed = []
     for cell in cells:
         fidelity = Fidelity(epochs=table.metadata.epochs, seed=cell.seed)
         (fresh,) = live.evaluate([cell.student], fidelity)
         known = _recorded(table, cell)
-        found.append(Replayed(cell, largest_difference(known, fresh)))
-        on_progress(len(found), len(cells))
-    return found
+        replayed.append(Replayed(cell, largest_difference(known, fresh)))
+        on_progress(len(replayed), len(cells))
+    return replayed
 
 
 def _recorded(table: Table, cell: Cell) -> Evaluation:
@@ -132,10 +132,12 @@ def _faults_of_students(table: Table) -> Iterator[str]:
     if not np.array_equal(table.index, np.sort(space.valid_indices)):
         yield f"its {len(table)} students are not the {len(space.valid_indices)} valid ones of its space"
     configs = table.configs()
-    yield from _differing("parameters", [count_parameters(one, teacher) for one in configs], table.parameters, table)
+    yield from _differing(
+        "parameters", [count_parameters(config, teacher) for config in configs], table.parameters, table
+    )
     if meta.devices:
         batch, length = meta.devices[0].batch_size, meta.devices[0].sequence_length
-        flops = [forward_flops(one, teacher, batch=batch, length=length) for one in configs]
+        flops = [forward_flops(config, teacher, batch=batch, length=length) for config in configs]
         yield from _differing("flops", flops, table.flops, table)
 
 
@@ -199,11 +201,11 @@ def _faults_of_latencies(table: Table) -> Iterator[str]:
     for position, device in enumerate(table.metadata.devices):
         values = table.latencies[:, position]
         there = np.isfinite(values).all(axis=-1)
-        told = dict(zip(LATENCIES, values[there].T.astype(np.float64), strict=True))
-        unmeasured = int(np.sum(told["count"] == 0))
+        columns = dict(zip(LATENCIES, values[there].T.astype(np.float64), strict=True))
+        unmeasured = int(np.sum(columns["count"] == 0))
         if device.runtime != "analytic" and unmeasured:
             yield f"device {device.name!r}: {unmeasured} students have a latency that nothing was measured for"
-        teacher = told["teacher_median_ms"]
+        teacher = columns["teacher_median_ms"]
         if len(teacher) and teacher.max() > _LARGEST_DRIFT * teacher.min() > 0:
             yield (
                 f"device {device.name!r}: the teacher takes from {teacher.min():.2f} to {teacher.max():.2f} ms; it was "
@@ -211,5 +213,5 @@ def _faults_of_latencies(table: Table) -> Iterator[str]:
             )
         if device.runtime == "analytic":
             ratios = [modelled(device, configs[row], table.teacher).ratio for row in np.flatnonzero(there)]
-            if not np.allclose(told["ratio"], ratios, rtol=_FLOAT32):
+            if not np.allclose(columns["ratio"], ratios, rtol=_FLOAT32):
                 yield f"device {device.name!r}: latencies are not those of the model"

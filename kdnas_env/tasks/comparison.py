@@ -196,18 +196,18 @@ class Comparison:
         teacher = next((row.shape for row in self.rows if row.name == TEACHER), None)
         if teacher is None:
             return {}
-        found: dict[int, Latency] = {}
+        measured: dict[int, Latency] = {}
         latencies = {}
         probe = None
         for row in self.rows:
             if row.shape is None or row.name == TEACHER:
                 continue
-            latency = found.get(id(row.shape)) or self.store.get_latency(row.name)
+            latency = measured.get(id(row.shape)) or self.store.get_latency(row.name)
             if latency is None:
                 probe = probe or LatencyProbe(teacher.encoder.model, teacher.encoder.architecture, settings)
                 latency = probe.measure(row.shape.encoder.model, student_shape(row.shape))
                 self.store.put_latency(row.name, latency)
-            found[id(row.shape)] = latencies[row.name] = latency
+            measured[id(row.shape)] = latencies[row.name] = latency
         return latencies
 
     def _score(self, row: Row, task: TaskData, cell: Cell, progress: Progress) -> TaskScore:

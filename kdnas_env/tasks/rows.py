@@ -73,10 +73,10 @@ class Row:
     @property
     def tokenizer_identity(self) -> str:
         """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
-        told = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for name in ("truncation", "padding"):  # how it was used last
-            told.pop(name, None)
-        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+            settings.pop(name, None)
+        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
     @property
     def kind(self) -> str:

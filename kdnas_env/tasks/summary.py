@@ -131,24 +131,24 @@ def _reference(teacher: Mapping[int, float] | None, majority: Mapping[int, float
 
 
 def _statistic(values: Mapping[int, float], reference: float | None) -> Statistic:
-    found = list(values.values())
-    mean = float(np.mean(found))
-    sd = float(np.std(found, ddof=1)) if len(found) > 1 else None
-    return Statistic(mean, sd, len(found), None if not reference else mean / reference)
+    scores = list(values.values())
+    mean = float(np.mean(scores))
+    sd = float(np.std(scores, ddof=1)) if len(scores) > 1 else None
+    return Statistic(mean, sd, len(scores), None if not reference else mean / reference)
 
 
 def _metrics(
     row: str, tasks: Sequence[str], scores: Mapping[Cell, TaskScore]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    means: dict[str, dict[str, dict[str, float]]] = {}
     for task in tasks:
         kept = [score for cell, score in scores.items() if cell.row == row and cell.task == task and score.ok]
         if kept:
-            found[task] = {
+            means[task] = {
                 split: {name: float(np.mean([score.metrics[split][name] for score in kept])) for name in metrics}
                 for split, metrics in kept[0].metrics.items()
             }
-    return found
+    return means
 
 
 def _speedup(row: Row, latencies: Mapping[str, Latency]) -> float | None:
