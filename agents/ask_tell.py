@@ -148,7 +148,7 @@ class AskTellAgent(Agent[ConfigT]):
     @property
     def pending(self) -> Ints:
         """Candidates that were asked for and not told yet, oldest first, int64 of shape ``(n, dims)``."""
-        actions = [one.action for one in self._pending.values()]
+        actions = [entry.action for entry in self._pending.values()]
         return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
 
     @property
@@ -345,7 +345,8 @@ class AskTellAgent(Agent[ConfigT]):
             "rng": self.rng.bit_generator.state,
             "pending": self.pending,
             "pending_details": [
-                [one.random, one.predicted, one.known_rounds, one.exploration] for one in self._pending.values()
+                [entry.random, entry.predicted, entry.known_rounds, entry.exploration]
+                for entry in self._pending.values()
             ],
             **self.ranking.to_arrays(),
         }
@@ -360,11 +361,11 @@ class AskTellAgent(Agent[ConfigT]):
         wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **own}
         # A hyper-parameter that the state knows nothing of is younger than it, and changes nothing by default.
         config = {**plain_copy(asdict(self.Config())), **plain_copy(state["config"])}
-        found = {"version": state["version"], "agent": state["agent"], **config}
-        for name in [*wanted, *(name for name in found if name not in wanted)]:
-            if found.get(name) != wanted.get(name):
+        saved = {"version": state["version"], "agent": state["agent"], **config}
+        for name in [*wanted, *(name for name in saved if name not in wanted)]:
+            if saved.get(name) != wanted.get(name):
                 raise RunError(
-                    f"the saved state has {name} {found.get(name)!r}, but this agent has {wanted.get(name)!r}; load it "
+                    f"the saved state has {name} {saved.get(name)!r}, but this agent has {wanted.get(name)!r}; load it "
                     "into an agent made with the same settings"
                 )
         self.reset(

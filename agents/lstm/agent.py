@@ -140,18 +140,20 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
         positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
         # What was best or in the round before may be older than what is replayed.
-        told = np.union1d(replay, positions[roles != NONE])
-        earned, usable = self._lessons(ranking, told)
+        known_positions = np.union1d(replay, positions[roles != NONE])
+        earned, usable = self._lessons(ranking, known_positions)
         scale = Scale.of(earned, usable)
         candidates = ranking.column("actions")
-        actions = torch.tensor(candidates[told], device=device)
+        actions = torch.tensor(candidates[known_positions], device=device)
         rewards = torch.tensor(scale.standardise(earned, usable), dtype=torch.float32, device=device)
-        places, parts = (torch.tensor(one, device=device) for one in (np.searchsorted(told, positions), roles))
+        places, parts = (
+            torch.tensor(array, device=device) for array in (np.searchsorted(known_positions, positions), roles)
+        )
         contexts = Contexts(actions[places], rewards[places].masked_fill(parts == NONE, 0.0), parts)
 
         _, first = np.unique(candidates[replay], axis=0, return_index=True)
         unique = np.sort(first)
-        lessons = torch.tensor(np.searchsorted(told, replay[unique]), device=device)
+        lessons = torch.tensor(np.searchsorted(known_positions, replay[unique]), device=device)
         context_rows = torch.tensor(rows[unique], device=device)
         controller = self._trained(now, contexts, context_rows, actions[lessons], rewards[lessons])
 

@@ -328,12 +328,12 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             return
         before = env_attribute(env, "on_epoch")
 
-        def on_epoch(said: Any) -> bool:
-            stop = before is not None and bool(before(said))
+        def on_epoch(report: Any) -> bool:
+            stop = before is not None and bool(before(report))
             # Of a batch that lacks some of the actions it is not known which they are.
-            if said.candidates != len(actions):
+            if report.candidates != len(actions):
                 return stop
-            return self._unwanted(actions[said.candidate], said) or stop
+            return self._unwanted(actions[report.candidate], report) or stop
 
         _set_attribute(env, "on_epoch", on_epoch)
         try:
@@ -341,11 +341,11 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         finally:
             _set_attribute(env, "on_epoch", before)
 
-    def _unwanted(self, action: Ints, said: Any) -> bool:
+    def _unwanted(self, action: Ints, report: Any) -> bool:
         """Report an epoch of a candidate; return whether the pruner wants it stopped."""
         trial = self._trial(action)
-        last = said.epoch >= said.epochs
-        return trial is not None and self._book.report(trial, said.epoch, said.heldout_unexplained, last=last)
+        last = report.epoch >= report.epochs
+        return trial is not None and self._book.report(trial, report.epoch, report.heldout_unexplained, last=last)
 
     def _answered(self, action: Ints, info: Info) -> None:
         """Check the info of an evaluation, and report those of its epochs that were not heard of.

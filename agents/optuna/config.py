@@ -181,10 +181,10 @@ def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int])
     """
     searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
     directions = [direction.name.lower() for direction in study.directions]
-    found = study.user_attrs.get(_SEARCHED, searched)
-    if found != searched or directions != [*config.directions]:
+    known = study.user_attrs.get(_SEARCHED, searched)
+    if known != searched or directions != [*config.directions]:
         raise RunError(
-            f"the study {study.study_name!r} searches {found}, to {' and '.join(directions)}, but this search is of "
+            f"the study {study.study_name!r} searches {known}, to {' and '.join(directions)}, but this search is of "
             f"{searched}, to {' and '.join(config.directions)}; give another study_name"
         )
     if _SEARCHED not in study.user_attrs:
@@ -211,9 +211,9 @@ def check_content(study: Study, content: Any) -> None:
         ours = plain_copy(content)
     except ValueError as error:
         raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
-    found = study.user_attrs.get(_CONTENT)
-    if found is None:
+    known = study.user_attrs.get(_CONTENT)
+    if known is None:
         study.set_user_attr(_CONTENT, ours)
-    elif different := differences(found, ours):
-        told = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
-        raise RunError(f"the study {study.study_name!r} is of another search: {told}. Give another study_name")
+    elif different := differences(known, ours):
+        changes = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
+        raise RunError(f"the study {study.study_name!r} is of another search: {changes}. Give another study_name")

@@ -141,7 +141,7 @@ class TrialSampler(BaseSampler):
 
     def _examples(self) -> list[FrozenTrial]:
         """Return a trial of each state: since all have the same parameters, that tells them."""
-        return [*{one.state: one for one in self.recent()}.values()]
+        return [*{trial.state: trial for trial in self.recent()}.values()]
 
 
 def _shortened(study: Study, trials: Callable[[], Sequence[FrozenTrial]]) -> Study:
@@ -164,8 +164,8 @@ class StudyOf(Study):
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
-        found = [trial for trial in self._some() if states is None or trial.state in states]
-        return copy.deepcopy(found) if deepcopy else found
+        trials = [trial for trial in self._some() if states is None or trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
 
 
 class _Genetic(BaseGASampler):

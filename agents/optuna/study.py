@@ -173,7 +173,7 @@ class GridStudy:
             self._end(trial, TrialState.FAIL, None, {DISMISSED: "abandoned"})
         running = self._look()
         evaluated, self._evaluated = self._evaluated, []
-        return evaluated, {self.number(one.params) for one in running if one.number != but and self._takes(one)}
+        return evaluated, {self.number(trial.params) for trial in running if trial.number != but and self._takes(trial)}
 
     def own(self, but: Collection[int]) -> list[FrozenTrial]:
         """Return the trials of this process in a shared study that were not dismissed, oldest first.
@@ -428,13 +428,13 @@ class RecentTrials:
         if len(self._signs) == 1:
             self._bests.append(trial)
             if len(self._bests) > 2 * self._most:
-                self._bests = sorted(self._bests, key=lambda one: -self._scores(one)[0])[: self._most]
-        elif not any(self._beats(one, trial) for one in self._bests):
-            left = [one for one in self._bests if not self._beats(trial, one)]
+                self._bests = sorted(self._bests, key=lambda best: -self._scores(best)[0])[: self._most]
+        elif not any(self._beats(best, trial) for best in self._bests):
+            left = [best for best in self._bests if not self._beats(trial, best)]
             self._bests = [*left, trial][-self._most :]
 
-    def _beats(self, one: FrozenTrial, other: FrozenTrial) -> bool:
-        pairs = [*zip(self._scores(one), self._scores(other), strict=True)]
+    def _beats(self, first: FrozenTrial, other: FrozenTrial) -> bool:
+        pairs = [*zip(self._scores(first), self._scores(other), strict=True)]
         return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
 
     def _scores(self, trial: FrozenTrial) -> list[float]:

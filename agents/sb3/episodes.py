@@ -215,14 +215,14 @@ def put_together(grid: Grid, n: int, closed: list[int], choose: Choose, *, at_on
     Returns:
         int64 of shape ``(m, dims)``, each once; m is less than n only if no more points are open.
     """
-    found: dict[int, Ints] = {}
+    points: dict[int, Ints] = {}
     try:
-        while len(found) < n and len(closed) < grid.size:
-            actions = np.zeros((min(at_once, n - len(found)), len(grid.nvec)), dtype=np.int64)
+        while len(points) < n and len(closed) < grid.size:
+            actions = np.zeros((min(at_once, n - len(points)), len(grid.nvec)), dtype=np.int64)
             for step in range(len(grid.nvec)):
                 actions[:, step] = choose(actions, step, open_choices(grid, actions, step, closed))
-            found |= dict(zip(grid.numbers(actions), actions, strict=True))
-            close(closed, found.keys())
+            points |= dict(zip(grid.numbers(actions), actions, strict=True))
+            close(closed, points.keys())
     finally:
-        close(closed, found.keys(), undo=True)
-    return np.array([*found.values()], dtype=np.int64).reshape(len(found), len(grid.nvec))
+        close(closed, points.keys(), undo=True)
+    return np.array([*points.values()], dtype=np.int64).reshape(len(points), len(grid.nvec))

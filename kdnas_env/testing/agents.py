@@ -104,7 +104,7 @@ class AgentConformance:
             expected = min(budget, int(np.prod(nvec)))
             case = f"a budget of {budget} in rounds of {round_size} over {nvec}"
             clause("budget", len(env.actions) == expected, f"{len(env.actions)} evaluations with {case}")
-            clause("budget", len({tuple(one) for one in env.actions}) == expected, f"repetitions with {case}")
+            clause("budget", len({tuple(action) for action in env.actions}) == expected, f"repetitions with {case}")
 
     def test_budget_and_rounds_of_the_environment(self, make_agent: MakeAgent) -> None:
         """Clause *budget*: where the environment has one, that is the most that is spent."""
@@ -140,7 +140,7 @@ class AgentConformance:
             clause("vector", _points(result) == _points(expected), "other candidates than in a single environment")
             clause("vector", result.rewards.tolist() == expected.rewards.tolist(), "other rewards")
             clause("vector", result.best == expected.best, "another best")
-            losses = [[info["loss"] for info in one.infos] for one in (result, expected)]
+            losses = [[info["loss"] for info in search.infos] for search in (result, expected)]
             clause("vector", losses[0] == losses[1], "infos are not those of the candidates")
         with pytest.raises(KDNASError, match="a round of a vector environment is one step of its 4 seats"):
             make_agent().search(together, round_size=5)
@@ -148,11 +148,11 @@ class AgentConformance:
     def test_the_seed(self, make_agent: MakeAgent) -> None:
         """Clause *seed*: it decides the search, whatever the agent did before."""
         agent, env = make_agent(), gym.make("kdnas/Planted-v0", noise=0.05)
-        one, same, other = (_points(agent.search(env, budget=32, seed=seed)) for seed in (1, 1, 2))
+        first, same, other = (_points(agent.search(env, budget=32, seed=seed)) for seed in (1, 1, 2))
         fresh = _points(make_agent().search(gym.make("kdnas/Planted-v0", noise=0.05), budget=32, seed=1))
-        clause("seed", one == same, "a second search with the same seed proposes otherwise")
-        clause("seed", one == fresh, "a new agent with the same seed proposes otherwise")
-        clause("seed", (one == other) == self.DETERMINED, "another seed makes the same proposals")
+        clause("seed", first == same, "a second search with the same seed proposes otherwise")
+        clause("seed", first == fresh, "a new agent with the same seed proposes otherwise")
+        clause("seed", (first == other) == self.DETERMINED, "another seed makes the same proposals")
 
     def test_the_environment_gets_the_seed(self, make_agent: MakeAgent) -> None:
         """Clause *seed*: the environment is reset once, with the seed."""
@@ -164,8 +164,8 @@ class AgentConformance:
         """Clause *on_round*."""
         seen: list[Any] = []
         result = make_agent().search(BowlEnv([6, 6]), budget=20, round_size=8, on_round=seen.append)
-        told = [ranking.evaluations for ranking in seen]
-        clause("on_round", told == [8, 16, 20], f"called after {told} evaluations, expected [8, 16, 20]")
+        calls = [ranking.evaluations for ranking in seen]
+        clause("on_round", calls == [8, 16, 20], f"called after {calls} evaluations, expected [8, 16, 20]")
         clause("on_round", seen[-1].rounds == result.rounds, "the last report has other rounds than the result")
         clause("on_round", seen[-1].global_best == result.best, "the last report has another best than the result")
 
@@ -225,8 +225,8 @@ class AgentConformance:
         statuses = [info["status"] for info in awkward.infos]
         clause("masks", statuses == ["ok", "ok"], f"of two students that can be built it made {statuses}")
         capped = make_agent().search(gym.make("kdnas/Planted-v0", max_parameters=30_000_000, budget=40))
-        found = {info["status"] for info in capped.infos}
-        clause("masks", found == {"ok"}, f"with a cap on the parameters evaluations ended as {found}")
+        ends = {info["status"] for info in capped.infos}
+        clause("masks", ends == {"ok"}, f"with a cap on the parameters evaluations ended as {ends}")
 
     def test_other_action_spaces(self, make_agent: MakeAgent) -> None:
         """Clause *spaces*: what it cannot act in is refused, saying what is expected."""
@@ -271,8 +271,8 @@ class AgentConformance:
         try:
             type(agent)("fast")
         except KDNASError as error:
-            told = kind.__name__ in str(error) and "'fast'" in str(error)
-            clause("config", told, f"what is no {kind.__name__} is refused as {str(error)!r}, which names neither")
+            named = kind.__name__ in str(error) and "'fast'" in str(error)
+            clause("config", named, f"what is no {kind.__name__} is refused as {str(error)!r}, which names neither")
         else:
             clause("config", False, f"the text 'fast' is taken in the place of a {kind.__name__}")
 
@@ -301,10 +301,10 @@ class AskTellConformance(AgentConformance):
         for _ in range(2):
             actions, same = agent.ask(8), loaded.ask(8)
             clause("resume", actions.tolist() == same.tolist(), "a loaded agent proposes otherwise")
-            for one in (agent, loaded):
-                one.tell(actions, [env.reward(action) for action in actions])
+            for player in (agent, loaded):
+                player.tell(actions, [env.reward(action) for action in actions])
         clause("resume", agent.result().best == loaded.result().best, "a loaded agent has another best")
-        draws = [[record.random.tolist() for record in one.ranking.rounds] for one in (agent, loaded)]
+        draws = [[record.random.tolist() for record in player.ranking.rounds] for player in (agent, loaded)]
         clause("resume", draws[0] == draws[1], "a loaded agent draws otherwise")
 
     def test_an_interrupted_search(self, make_agent: MakeAgent, tmp_path: Path) -> None:
