@@ -211,9 +211,8 @@ class SearchSpace:
                 yield index, config
 
     def __iter__(self) -> Iterator[StudentConfig]:
-        base = self.teacher.as_student()
         for values in itertools.product(*self.choices.values()):
-            yield replace(base, **dict(zip(self.choices, values, strict=True)))
+            yield replace(self._base, **dict(zip(self.choices, values, strict=True)))
 
     def __contains__(self, config: object) -> bool:
         if not isinstance(config, StudentConfig):
@@ -232,7 +231,7 @@ class SearchSpace:
         """
         indices = self._checked_action(action)
         picked = {name: values[index] for (name, values), index in zip(self.choices.items(), indices, strict=True)}
-        return replace(self.teacher.as_student(), **picked)
+        return replace(self._base, **picked)
 
     def encode(self, config: StudentConfig) -> Action:
         """Return the first action that names a configuration.
@@ -240,7 +239,7 @@ class SearchSpace:
         Raises:
             SpaceError: If the configuration is not a point of the grid.
         """
-        base = self.teacher.as_student()
+        base = self._base
         indices = []
         for name in DIMENSIONS:
             value = getattr(config, name)
@@ -257,21 +256,25 @@ class SearchSpace:
         return np.array(indices, dtype=np.int64)
 
     @cached_property
+    def _base(self) -> StudentConfig:
+        """The teacher's own shape, which dimensions that are not searched keep."""
+        return self.teacher.as_student()
+
+    @cached_property
     def _places(self) -> dict[str, dict[Any, int]]:
         """The first choice of each dimension that names a value, by the value that a configuration has."""
-        base, places = self.teacher.as_student(), dict[str, dict[Any, int]]()
+        places = dict[str, dict[Any, int]]()
         for name, values in self.choices.items():
             places[name] = {}
             for place, value in enumerate(values):
-                places[name].setdefault(getattr(replace(base, **{name: value}), name), place)
+                places[name].setdefault(getattr(replace(self._base, **{name: value}), name), place)
         return places
 
     @property
     def _first_choices(self) -> Iterator[Action]:
         """By dimension, for each choice the first that names the same value, int64."""
-        base = self.teacher.as_student()
         for name, values in self.choices.items():
-            named = (getattr(replace(base, **{name: value}), name) for value in values)
+            named = (getattr(replace(self._base, **{name: value}), name) for value in values)
             yield np.array([self._places[name][value] for value in named], dtype=np.int64)
 
     @cached_property
@@ -350,7 +353,7 @@ class SearchSpace:
         return array.astype(np.int64)
 
     def _without_single_choice(self, name: str) -> SearchSpace:
-        if len(self.choices[name]) > 1 or self.choices[name][0] != getattr(self.teacher.as_student(), name):
+        if len(self.choices[name]) > 1 or self.choices[name][0] != getattr(self._base, name):
             return self
         return replace(self, choices={key: values for key, values in self.choices.items() if key != name})
 
