@@ -207,16 +207,22 @@ def test_waiting_for_nothing_is_refused() -> None:
 
 @pytest.mark.slow
 def test_random_kills_lose_nothing(tmp_path: Path, moments: Random) -> None:
-    """Workers are killed at random instants all the time; every student has exactly one evaluation in the end."""
+    """Workers are killed at random instants all the time; every student has exactly one evaluation in the end.
+
+    The instants are counted in evaluations that began, so that workers get to work however slow the machine is.
+    """
     over = threading.Event()
     kills = 0
 
     def killer() -> None:
         nonlocal kills
-        while not over.wait(moments.uniform(0.1, 0.6)):
-            if processes := workers_of_this_process():
+        wanted = moments.randint(3, 12)
+        while not over.wait(0.005):
+            if len(list(tmp_path.iterdir())) >= wanted and (processes := workers_of_this_process()):
+                over.wait(moments.uniform(0, 0.1))
                 moments.choice(processes).kill()
                 kills += 1
+                wanted += moments.randint(3, 12)
 
     thread = threading.Thread(target=killer)
     with open_pool(Troubled(0.03, str(tmp_path)), 2, attempts=1000) as pool:
