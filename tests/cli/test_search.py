@@ -159,10 +159,10 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path)
 @pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, moments: Random) -> None:
     # The processes that are killed would use one thread of themselves, which rounds differently.
-    assert main(flags(out=tmp_path / "whole", budget=9, threads=2)) == 0
+    assert main(flags(out=tmp_path / "whole", budget=6, threads=2)) == 0
     folder = tmp_path / "killed"
-    arguments = flags(out=folder, budget=9, threads=2)
-    for student in sorted(moments.sample(range(9), 2)):
+    arguments = flags(out=folder, budget=6, threads=2)
+    for student in sorted(moments.sample(range(6), 2)):
         process = start(arguments)
         assert process.stdout is not None
         # After so many students, which are told one a line, at any moment of the next.
