@@ -32,7 +32,7 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.run:run_all"),
     "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
     "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
-    "glue": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
+    "score": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
     "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
     "table build": (TableBuildOptions, "kdnas_env.cli.table:run_build"),
@@ -58,6 +58,9 @@ _GROUPS = {
 
 _UNSAID = {"bench": "race"}
 """The second word of a group that may be left out."""
+
+_RENAMED = {"glue": "score"}
+"""Commands by a name that they had before."""
 
 _RAY = ("--ray", "--search.ray")
 
@@ -91,6 +94,7 @@ def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with what was left out: the second word of the command, the address of Ray."""
+    arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _UNSAID.get(arguments[0]) if arguments else None
     said = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
     whole = [*arguments] if word is None or said else [arguments[0], word, *arguments[1:]]

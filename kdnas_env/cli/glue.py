@@ -1,4 +1,4 @@
-"""``kdnas glue``: how well a student does on tasks, beside whatever tells what that is worth."""
+"""``kdnas score``: how well a student does on tasks, beside whatever tells what that is worth."""
 
 from __future__ import annotations
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import RecordedOptions, flag
 from kdnas_env.searching.run_folder import CONFIG, recorded_options
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
 from kdnas_env.support.untrusted import restore
+from kdnas_env.tasks.own import OwnTask
 
 OptionsT = TypeVar("OptionsT")
 
@@ -94,8 +96,23 @@ class LimitOptions:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class LayoutOptions:
+    """Base of options that say how text files are laid out."""
+
+    encoding: str | None = None
+    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
+    separator: str | None = None
+    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
+    quoted: bool | None = None
+    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
+    header: bool | None = None
+    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
+    a row that reads like text is refused."""
+
+
 @dataclass(frozen=True)
-class SourceOptions:
+class SourceOptions(LayoutOptions):
     """Where text comes from, and how its files are laid out."""
 
     source: str | None = None
@@ -106,15 +123,6 @@ class SourceOptions:
     """Split of the dataset, or a part of it such as train[:10%]."""
     text_columns: tuple[str, ...] = ()
     """The column with the text, or two for sentence pairs; found if not given. A field of a field is a.b."""
-    encoding: str | None = None
-    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
-    separator: str | None = None
-    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
-    quoted: bool | None = None
-    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
-    header: bool | None = None
-    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
-    a row that reads like text is refused."""
     unit: Literal["line", "file"] | None = None
     """Text of a txt file: each line (the default), or the whole file."""
 
@@ -137,6 +145,47 @@ class CorpusOptions(SourceOptions):
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         return unconfigured(self.source)
+
+
+@dataclass(frozen=True)
+class TaskOptions(LayoutOptions):
+    """How a task of your own is laid out."""
+
+    text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for pairs; found if not given."""
+    label_column: tuple[str, ...] = ()
+    """The column with the label, or several of 0 and 1, one a class; found if not given."""
+    kind: Literal["classification", "multi-label", "regression"] | None = None
+    """What is asked for; by default what the labels look like. Say regression where numbers are whole."""
+    train_split: str = "train"
+    """Split to train on, where there are several."""
+    validation_split: str | None = None
+    """Split to validate on; by default validation, where there is one."""
+    test_split: str | None = None
+    """Split to test on; by default test, where there is one."""
+    validation_file: str | None = None
+    """File or folder with what is validated on."""
+    test_file: str | None = None
+    """File or folder with what is tested on."""
+    validation_fraction: float = 0.1
+    """Share of what is trained on that is validated on instead, where there is no split for that."""
+    test_fraction: float = 0.1
+    """Share of what is trained on that is tested on instead, where there is no split for that; with 0 models are scored
+    on what is validated on."""
+    split_seed: int = 0
+    """Seed of the splits that are drawn."""
+    config_name: str | None = None
+    """Configuration of the dataset, where it has several."""
+
+    def settings(self) -> OwnTask:
+        """Return these options as settings of a task.
+
+        Raises:
+            KDNASError: If one is out of range.
+        """
+        given = asdict(self)
+        layout = TextLayout(**{field.name: given.pop(field.name) for field in fields(LayoutOptions)})
+        return OwnTask(**given, layout=layout)
 
 
 @dataclass(frozen=True)

@@ -29,8 +29,9 @@ from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
-from kdnas_env.tasks.scores import glue_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
+from kdnas_env.tasks.data import check_task
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 SUMMARY = "summary.json"
 
@@ -44,7 +45,7 @@ _README = """# A run of `kdnas run`
 | `run.json` | state of the run and of each stage, versions, machine |
 | `search/` | the search: a run of `kdnas search` |
 | `distill/NAME/student/` | the distilled students: a run of `kdnas distill` |
-| `glue/` | their scores beside the teacher: a run of `kdnas glue` |
+| `glue/` | their scores beside the teacher: a run of `kdnas score` |
 | `export/NAME/` | their exports, with a model card each |
 | `summary.json` | students with size, speed-up, scores, share of the teacher's score, and where their files are |
 
@@ -191,7 +192,7 @@ def _opened(options: PipelineOptions) -> _Run:
         KDNASError: For bad input.
     """
     for task in options.glue.tasks:
-        task_spec(task)
+        check_task(task)
     if options.resume is None:
         _check_needs(options.stages, {})
         _check_installed(options)
@@ -226,7 +227,7 @@ def _check_installed(options: PipelineOptions) -> None:
     if "search" in options.stages:
         check_installed(replace(options.search, teacher=options.teacher))
     if "glue" in options.stages:
-        glue_metric(EMBEDDED_TASK)
+        task_metric(TASKS[EMBEDDED_TASK])
     if "export" in options.stages and options.export.to == "onnx":
         require_onnx("the stage export")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -14,7 +14,7 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
 from kdnas_env.pipeline.distill import Students, student_folders
-from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
+from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TaskOptions, TrainingOptions, options_of
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
@@ -22,9 +22,9 @@ from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
-from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.scores import TaskScore, glue_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
+from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.scores import TaskScore, task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,14 +40,20 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on GLUE beside its teacher, what it would be without distillation, and the majority class."""
 
-    COMMAND: ClassVar[str] = "glue"
-    PATHS: ClassVar[tuple[str, ...]] = ("model", "models", "teacher", "data")
+    COMMAND: ClassVar[str] = "score"
+    FORMERLY: ClassVar[tuple[str, ...]] = ("glue",)
+    PATHS: ClassVar[tuple[str, ...]] = (
+        *("model", "models", "teacher", "data"),
+        *("tasks", "task.validation_file", "task.test_file"),
+    )
+    NO_PATHS: ClassVar[Collection[str]] = tuple(TASKS)
 
     model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
     """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
     tasks: tuple[str, ...] = ()
-    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, or the embedded rotten_tomatoes; by default the embedded one
-    for a student of the embedded teacher where no data are named, else the nine of GLUE."""
+    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, the embedded rotten_tomatoes and imdb, or your own: a file
+    (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default rotten_tomatoes for a
+    student of the embedded teacher where no data are named, else the nine of GLUE."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     models: tuple[str, ...] = ()
@@ -79,6 +85,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Other settings of fine-tuning for a single task, as TASK.NAME=VALUE, such as rte.epochs=10."""
     max_samples: int | None = None
     """Train on at most so many samples of a task, drawn at random."""
+    task: TaskOptions = field(default_factory=TaskOptions)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
 
     def __post_init__(self) -> None:
@@ -86,6 +93,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
             raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
         if self.seed < 0:
             raise KDNASError(f"seed is {self.seed}; expected 0 or more")
+        self.task.settings()
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -93,8 +101,11 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         if not self.finetune:
             trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
             why |= dict.fromkeys(trained, "with --no-finetune: nothing is trained but a linear probe")
-        if set(self.tasks) == {EMBEDDED_TASK}:
-            why["data"] = f"on the task {EMBEDDED_TASK}, which comes with kdnas[demo]; name other --tasks"
+        if self.tasks and not set(self.tasks) & set(GLUE_TASKS):
+            why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other --tasks"
+        if all(name in TASKS for name in self.tasks):
+            laid_out = (f"task.{field.name}" for field in fields(TaskOptions))
+            why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with --tasks")
         if self.rows and "teacher" not in self.rows:
             untaught = "with --rows that leave the teacher out, beside whom models are compared and timed"
             why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
@@ -105,7 +116,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
 
 CELLS, PICTURE = "cells", "glue.png"
 
-_README = """# A run of `kdnas glue`
+_README = """# A run of `kdnas score`
 
 | File | Content |
 |---|---|
@@ -117,7 +128,7 @@ _README = """# A run of `kdnas glue`
 
 Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
 
-    kdnas glue --resume {{folder}}
+    kdnas score --resume {{folder}}
 
 Scores are by {method}.
 """
@@ -205,14 +216,15 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     # What is cheap to check is checked before a folder is made.
     if options.model is None:
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
-    names = tuple(dict.fromkeys(options.tasks)) or default_tasks(options.model, options.teacher, options.data)
-    glue_metric(names[0])
+    sources = tuple(dict.fromkeys(options.tasks)) or default_tasks(options.model, options.teacher, options.data)
+    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
-    comparison = _comparison(options, names)
+    comparison = _comparison(options, sources)
+    names = tuple(task.name for task in comparison.tasks)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
-    again = command("glue", "--resume", folder.path, *options.place_flags("out", "resume"))
+    again = command("score", "--resume", folder.path, *options.place_flags("out", "resume"))
     with working(folder, again) as work, pinned_threads(threads):
         described = [task.describe() for task in comparison.tasks]
         work.begin(comparison.fingerprints, tasks=described)
@@ -238,23 +250,29 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     return result
 
 
-def _comparison(options: GlueOptions, tasks: Sequence[str]) -> Comparison:
+def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
     from kdnas_env.tasks.comparison import CellStore, Comparison
     from kdnas_env.tasks.finetuning import FinetuneSettings
     from kdnas_env.tasks.rows import TEACHER, build_rows, lineage_teacher, load_model
 
     assert options.model is not None
-    for name in tasks:
-        task_spec(name)
+    for name in sources:
+        check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
-    settings = common.by_task(tasks, options.task_settings)
+    own = options.task.settings()
+    tasks = [load_task(name, options.data, own).limited(options.max_samples, options.seed) for name in sources]
+    names = [task.name for task in tasks]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise KDNASError(f"two tasks are called {twice!r}; rename a file or folder, or score them one after the other")
+    settings = common.by_task(names, options.task_settings)
     models = [load_model(name) for name in (options.model, *options.models)]
     teacher = None
     if not options.rows or TEACHER in options.rows:
         teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
     return Comparison(
         rows=build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device),
-        tasks=[load_task(name, options.data).limited(options.max_samples, options.seed) for name in tasks],
+        tasks=tasks,
         seeds=range(options.seed, options.seed + options.seeds),
         settings=settings if options.finetune else None,
         store=CellStore(Path(os.devnull)),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
@@ -72,7 +72,7 @@ class DistillStage(DistillOptions):
 @dataclass(frozen=True)
 @_set_by_run(model=None, models=(), teacher=None, seed=0, **_COMPUTE, out=None, resume=None)
 class GlueStage(GlueOptions):
-    """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas glue."""
+    """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas score."""
 
     STAGE: ClassVar[Stage] = "glue"
 
@@ -108,8 +108,9 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "search.corpus.source",
         "search.space.file",
         "distill.corpus.source",
-        "glue.data",
+        *("glue.data", "glue.tasks", "glue.task.validation_file", "glue.task.test_file"),
     )
+    NO_PATHS: ClassVar[Collection[str]] = GlueOptions.NO_PATHS
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""

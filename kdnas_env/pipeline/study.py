@@ -24,8 +24,8 @@ from kdnas_env.support.places import local_path
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.scores import glue_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +183,7 @@ def study(
     first = run.path if isinstance(run, SearchRun) else run
     options = options_of(StudyOptions, {"what": "proxy", **settings}, run=first)
     search = recorded_options(options.run, SearchOptions)
-    glue_metric(options.task)
+    task_metric(task_spec(options.task))
     rng = np.random.default_rng(options.seed)
     sample = stratified_sample(search.settings.search_space, options.n, rng, least_speedup=options.least_speedup)
     wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, ClassVar, Self, get_type_hints
@@ -21,11 +21,15 @@ class RecordedOptions:
         PLACES: Fields that say where things lie, and do not decide the outcome: they are not recorded.
         PATHS: Fields that may name a file or folder to read from, with dots where they are fields of fields. What they
             name decides the outcome; where it lay is recorded beside the name.
+        NO_PATHS: Values of these that stand for something else, even where a file or folder has that name.
+        FORMERLY: Names that the command had in earlier versions, whose runs can be gone on with.
     """
 
     COMMAND: ClassVar[str]
     PLACES: ClassVar[tuple[str, ...]] = ("out", "resume", "cache_dir")
     PATHS: ClassVar[tuple[str, ...]] = ()
+    NO_PATHS: ClassVar[Collection[str]] = ()
+    FORMERLY: ClassVar[tuple[str, ...]] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; where the run lies is left out."""

@@ -109,7 +109,7 @@ class RunFolder:
             RunError: If it cannot be written.
         """
         data = {"command": options.COMMAND, **options.to_dict()}
-        write_json(self.path / CONFIG, with_places(data, options.PATHS, self.path))
+        write_json(self.path / CONFIG, with_places(data, options.PATHS, self.path, other=options.NO_PATHS))
 
     @property
     def is_new(self) -> bool:
@@ -215,7 +215,7 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
     if "model_type" in data:
         raise RunError(f"{str(path)!r} is a model, no run; name the folder of the run that kdnas {kind.COMMAND} made")
     command = data.pop("command", SEARCH)
-    if command != kind.COMMAND:
+    if command not in (kind.COMMAND, *kind.FORMERLY):
         raise RunError(f"{str(path)!r} is a run of kdnas {command}; name one that kdnas {kind.COMMAND} made")
     return kind.from_dict(found_again(data, config.parent))
 

@@ -9,7 +9,7 @@ never taken for one on a hub.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,12 @@ def same_place(name: Any, other: Any) -> bool:
 
 
 def with_places(
-    data: Mapping[str, Any], names: Iterable[str], folder: Path, *, absolute: bool = True
+    data: Mapping[str, Any],
+    names: Iterable[str],
+    folder: Path,
+    *,
+    absolute: bool = True,
+    other: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return a record with the places of what it names.
 
@@ -47,6 +52,7 @@ def with_places(
         names: Its fields that may name one, or several in a list; with dots where they are fields of fields.
         folder: Where the record is kept.
         absolute: Whether absolute paths are recorded too, which tell of the machine.
+        other: Values that stand for something else, even where a file or folder has that name.
 
     Returns:
         The record, and in it under ``places``, by field, the places of each name in the order in which they are tried.
@@ -54,7 +60,7 @@ def with_places(
     found = {}
     for field in names:
         value = _get(data, field)
-        places = [_places_of(name, folder)[: 2 if absolute else 1] for name in _listed(value)]
+        places = [[] if name in other else _places_of(name, folder)[: 2 if absolute else 1] for name in _listed(value)]
         if any(places):
             found[field] = places
     return {**data, PLACES: found} if found else dict(data)

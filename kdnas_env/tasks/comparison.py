@@ -239,7 +239,9 @@ class Comparison:
             raise
         except Exception as error:
             method = CONSTANT if row.name == MAJORITY else self.method
-            return TaskScore(task.name, method, seed, status=_status_of(error), error=one_line(error))
+            return TaskScore(
+                task.name, method, seed, status=_status_of(error), error=one_line(error), scored=task.spec.scored
+            )
 
 
 def _status_of(error: Exception) -> Status:

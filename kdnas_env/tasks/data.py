@@ -1,4 +1,4 @@
-"""Reading tasks: the embedded one, folders in either of GLUE's layouts, and the hub."""
+"""Reading tasks: embedded ones, GLUE from folders in either of its layouts or from the hub, and one's own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from kdnas_env.errors import CorpusError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
-from kdnas_env.tasks.specs import EMBEDDED_TASK, TRAIN, Split, TaskData, TaskSpec, task_spec
+from kdnas_env.tasks.own import OwnTask, is_own, load_own
+from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS, TRAIN, Split, TaskData, TaskSpec, task_spec
 
 HUB = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
@@ -28,22 +29,38 @@ _Row = tuple[str, Sequence[Any]]
 """Where a row stands (for messages), and its texts and label."""
 
 
-def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskData:
+def check_task(name: str) -> None:
+    """Check that a name is that of a task, or of what may be one's own.
+
+    Raises:
+        KDNASError: If it is neither.
+    """
+    if name in TASKS or not is_own(name):
+        task_spec(name)
+
+
+def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnTask | None = None) -> TaskData:
     """Read a task.
 
     Args:
-        name: One of :data:`kdnas_env.tasks.specs.TASKS`. The embedded task ``rotten_tomatoes`` needs no folder.
+        name: One of :data:`kdnas_env.tasks.specs.TASKS`; or a file, a folder or a dataset of the hub with a task of
+            one's own, see :func:`kdnas_env.tasks.own.load_own`. The embedded tasks ``rotten_tomatoes`` and ``imdb``
+            need no folder.
         folder: Folder of GLUE, either in the layout of the hub (``cola/train-*.parquet``; jsonl and csv will do too)
             or in the original one (``CoLA/train.tsv``); None for the hub (``nyu-mll/glue``).
+        own: How a task of one's own is laid out.
 
     Raises:
         KDNASError: If there is no such task.
         CorpusError: If it is not in the folder, the hub cannot be reached, a split or a column is missing, a split is
             empty, a text is not text or cannot be written in UTF-8, or a label is not one of the task's.
-        DependencyError: If the task is the embedded one and the extra ``demo`` is not installed.
+        DependencyError: If the task is an embedded one and the extra ``demo`` is not installed.
     """
+    check_task(name)
+    if name not in TASKS:
+        return load_own(name, own or OwnTask())
     spec = task_spec(name)
-    if name == EMBEDDED_TASK:
+    if name in EMBEDDED_TASKS:
         return _embedded(spec)
     if folder is None:
         return _read_task(spec, _fetch(spec), HUB)
@@ -61,7 +78,7 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None) -> TaskDa
 def _embedded(spec: TaskSpec) -> TaskData:
     splits = {}
     for name in (TRAIN, *spec.splits):
-        texts, labels = demo_task(name)
+        texts, labels = demo_task(name, spec.name)
         splits[name] = Split((texts,), np.array(labels, dtype=np.int64))
     return TaskData(spec, splits.pop(TRAIN), splits, "embedded")
 

@@ -23,7 +23,7 @@ from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.support.settings import Settings, parse_value
 from kdnas_env.tasks.encoding import POOLINGS, Example, PooledEncoder, encode, outputs, pad, resolve_device
-from kdnas_env.tasks.scores import FINETUNED, TaskScore, glue_metric, score_predictions
+from kdnas_env.tasks.scores import FINETUNED, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import TaskData
 
 _REFERENCE_RATE, _REFERENCE_WIDTH, _HIGHEST_RATE = 5e-5, 768, 1e-3
@@ -175,6 +175,8 @@ class Classifier(nn.Module):
             return predictions
         if regression:
             loss = functional.mse_loss(values[:, 0], (labels.to(values.dtype) - self.centre) / self.scale)
+        elif labels.dim() == 2:
+            loss = functional.binary_cross_entropy_with_logits(values, labels.to(values.dtype))
         else:
             loss = functional.cross_entropy(values, labels)
         return {"loss": loss, "logits": predictions}
@@ -214,14 +216,14 @@ def finetune(
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
     settings = settings or FinetuneSettings()
-    glue_metric(task_data.name)  # Told now, not after the training.
+    task_metric(task_data.spec)  # Told now, not after the training.
     began = time.perf_counter()
     device = resolve_device(settings.device)
     regression, labels = task_data.spec.regression, task_data.train.labels
     model = Classifier(
         copy.deepcopy(encoder).requires_grad_(True),
         settings,
-        1 if regression else len(task_data.spec.labels),
+        task_data.spec.outputs,
         centre=float(labels.mean()) if regression else 0.0,
         scale=(float(labels.std()) or 1.0) if regression else 1.0,
         generator=torch.Generator().manual_seed(seed),
@@ -238,14 +240,15 @@ def finetune(
     model.to(device)
     with training_lock():
         predictions = {
-            name: _predict(model, encode(tokenizer, split, settings.max_length), tokenizer.pad_token_id, device)
+            name: task_data.spec.decide(
+                _predict(model, encode(tokenizer, split, settings.max_length), tokenizer.pad_token_id, device)
+            )
             for name, split in task_data.evaluation.items()
         }
     return TaskScore(
         task=task_data.name,
         method=FINETUNED,
         seed=seed,
-        metrics=score_predictions(task_data, predictions),
         details={
             **asdict(settings),
             "learning_rate": rate,
@@ -256,6 +259,7 @@ def finetune(
             "train_loss": losses,
         },
         seconds=time.perf_counter() - began,
+        **score_predictions(task_data, predictions),
     )
 
 
@@ -263,7 +267,7 @@ def _predict(model: Classifier, examples: Sequence[Example], pad_token_id: int, 
     values = outputs(model, examples, pad_token_id, device).numpy()
     if not np.isfinite(values).all():
         raise FloatingPointError("the predictions are not finite; lower the learning rate")
-    return values if values.ndim == 1 else values.argmax(1)
+    return values
 
 
 def _train(

@@ -1,23 +1,28 @@
-"""GLUE's metrics as one metric of ``evaluate``, computed by scikit-learn and SciPy; it needs no network."""
+"""The metrics of a task as one metric of ``evaluate``; it needs no network.
+
+A metric takes weights, so that its bootstrap interval costs a few products of matrices: a sample that is drawn twice
+weighs two. Metrics of scikit-learn and SciPy, which these equal, would be called a thousand times for each interval.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import datasets
 import evaluate
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
-from sklearn import metrics
 
 from kdnas_env.support.scratch import scratch_folder
-from kdnas_env.tasks.specs import task_spec
+from kdnas_env.tasks.specs import TaskSpec
 
-_DESCRIPTION = "The metrics of a task of GLUE."
+Floats = NDArray[np.float64]
+
+_DESCRIPTION = "The metrics of a task."
 _INPUTS = """
 Args:
-    predictions: classes, or similarities for stsb
+    predictions: classes; 0 and 1 for each class where there may be several; or numbers
     references: the same, as annotated
 """
 _CITATION = """
@@ -28,29 +33,27 @@ _CITATION = """
   year={2019}
 }
 """
+_CHUNK = 2_000_000
 
 
-class GlueMetric(evaluate.Metric):  # type: ignore[misc]
-    """The metrics of one task: those of Wang et al. 2019 (arXiv:1804.07461).
+class TaskMetric(evaluate.Metric):  # type: ignore[misc]
+    """The metrics of one task; of GLUE's tasks those of Wang et al. 2019 (arXiv:1804.07461).
 
-    Correlations that are not defined, because predictions or references do not vary, are 0: they tell nothing of one
-    another.
+    What is not defined, because predictions or references do not vary, is 0: they tell nothing of one another.
 
     Args:
-        task: Name of the task.
-
-    Raises:
-        KDNASError: If there is no such task.
+        spec: What the task is.
     """
 
-    def __init__(self, task: str) -> None:
-        self.spec = task_spec(task)
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
         # evaluate makes a folder for files that it does not write when it keeps all in memory.
         with scratch_folder("metric") as scratch:
-            super().__init__(config_name=task, keep_in_memory=True, seed=0, cache_dir=str(scratch))
+            super().__init__(config_name=spec.kind, keep_in_memory=True, seed=0, cache_dir=str(scratch))
 
     def _info(self) -> Any:
-        kind = datasets.Value("float64" if self.spec.regression else "int64")
+        value = datasets.Value("float64" if self.spec.regression else "int64")
+        kind = datasets.Sequence(value) if self.spec.multi_label else value
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation=_CITATION,
@@ -60,38 +63,121 @@ class GlueMetric(evaluate.Metric):  # type: ignore[misc]
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
         predicted, annotated = np.asarray(predictions), np.asarray(references)
-        return {name: _METRICS[name](annotated, predicted) for name in self.spec.metrics}
+        weights = np.ones((1, len(annotated)))
+        return {name: float(METRICS[name](annotated, predicted, weights)[0]) for name in self._names}
+
+    def intervals(
+        self, predictions: NDArray[Any], references: NDArray[Any], *, repetitions: int = 1000, seed: int = 0
+    ) -> dict[str, tuple[float, float]]:
+        """Return the 95 % percentile bootstrap interval of each metric, samples being drawn again.
+
+        Args:
+            predictions: What was predicted.
+            references: What is right.
+            repetitions: How often the samples are drawn.
+            seed: Seed of the draws.
+        """
+        rng, samples = np.random.default_rng(seed), len(references)
+        drawn: dict[str, list[Floats]] = {name: [] for name in self._names}
+        chunk = max(1, _CHUNK // samples)
+        for start in range(0, repetitions, chunk):
+            size = min(chunk, repetitions - start)
+            weights = rng.multinomial(samples, np.full(samples, 1 / samples), size=size).astype(np.float64)
+            for name in drawn:
+                drawn[name].append(METRICS[name](references, predictions, weights))
+        ends = {name: np.quantile(np.concatenate(values), (0.025, 0.975)) for name, values in drawn.items()}
+        return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return (*self.spec.metrics, *self.spec.reported)
 
 
-def _accuracy(references: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(metrics.accuracy_score(references, predictions))
+def _accuracy(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    right = references == predictions
+    return _ratio(weights @ (right.all(1) if right.ndim == 2 else right).astype(np.float64), weights.sum(1))
 
 
-def _f1(references: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(metrics.f1_score(references, predictions, pos_label=1, zero_division=0.0))
+def _f1(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    both, annotated, predicted = _counts(references == 1, predictions == 1, weights)
+    return _ratio(2 * both, annotated + predicted)
 
 
-def _matthews(references: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(metrics.matthews_corrcoef(references, predictions)) if _vary(references, predictions) else 0.0
+def _f1_macro(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    """Return the mean F1 of the classes; one that is neither annotated nor predicted in a draw is none of it."""
+    both, annotated, predicted = _counts(*_indicators(references, predictions), weights)
+    counted = annotated + predicted > 0
+    return _ratio((_ratio(2 * both, annotated + predicted) * counted).sum(1), counted.sum(1).astype(np.float64))
 
 
-def _pearson(references: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(stats.pearsonr(predictions, references).statistic) if _vary(references, predictions) else 0.0
+def _matthews(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    both, annotated, predicted = _counts(*_indicators(references, predictions), weights)
+    total = weights.sum(1)
+    covariance = both.sum(1) * total - (annotated * predicted).sum(1)
+    spread = (total**2 - (annotated**2).sum(1)) * (total**2 - (predicted**2).sum(1))
+    return _ratio(covariance, np.sqrt(spread))
 
 
-def _spearman(references: NDArray[Any], predictions: NDArray[Any]) -> float:
-    return float(stats.spearmanr(predictions, references).statistic) if _vary(references, predictions) else 0.0
-
-
-def _vary(*values: NDArray[Any]) -> bool:
+def _pearson(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    """Return the correlation of values ``(samples,)``, or of those of each draw, ``(draws, samples)``."""
+    total = weights.sum(1, keepdims=True)
+    first, second = (
+        values - (weights * values).sum(1, keepdims=True) / total
+        for values in (references.astype(np.float64), predictions.astype(np.float64))
+    )
+    covariance = (weights * first * second).sum(1)
+    spreads = [np.sqrt((weights * centred**2).sum(1)) for centred in (first, second)]
     # Differences that rounding makes are no variation.
-    return all(array.size > 1 and np.ptp(array) > 1e-9 * (1.0 + np.abs(array).max()) for array in values)
+    vary = [
+        spread > 1e-9 * (1 + np.abs(values).max())
+        for spread, values in zip(spreads, (references, predictions), strict=True)
+    ]
+    return np.where(vary[0] & vary[1], np.clip(_ratio(covariance, spreads[0] * spreads[1]), -1, 1), 0.0)
 
 
-_METRICS = {
+def _spearman(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:
+    return _pearson(_ranks(references, weights), _ranks(predictions, weights), weights)
+
+
+def _ranks(values: NDArray[Any], weights: Floats) -> Floats:
+    """Return the mean rank of each value in each draw, ``(draws, samples)``; ties have the mean of theirs."""
+    # Differences that rounding makes are ties.
+    coarse = np.round(values.astype(np.float64), 9 - int(np.ceil(np.log10(1 + np.abs(values).max()))))
+    distinct, place = np.unique(coarse, return_inverse=True)
+    order = np.argsort(place, kind="stable")
+    starts = np.searchsorted(place[order], np.arange(len(distinct)))
+    counts = np.add.reduceat(weights[:, order], starts, axis=1)
+    ranks: Floats = (np.cumsum(counts, axis=1) - (counts - 1) / 2)[:, place]
+    return ranks
+
+
+def _indicators(references: NDArray[Any], predictions: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return which sample is of which class, bool ``(samples, classes)``."""
+    if references.ndim == 2:
+        return references == 1, predictions == 1
+    classes = np.union1d(references, predictions)
+    return references[:, None] == classes, predictions[:, None] == classes
+
+
+def _counts(annotated: NDArray[Any], predicted: NDArray[Any], weights: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return how many samples of each draw are both, annotated, and predicted; of each class where there are more."""
+    both, references, predictions = (
+        weights @ marks.astype(np.float64) for marks in (annotated & predicted, annotated, predicted)
+    )
+    return both, references, predictions
+
+
+def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+    """Divide; 0 where there is nothing to divide by."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0)
+
+
+METRICS: dict[str, Callable[[NDArray[Any], NDArray[Any], Floats], Floats]] = {
     "accuracy": _accuracy,
     "f1": _f1,
+    "f1_macro": _f1_macro,
     "matthews_correlation": _matthews,
     "pearson": _pearson,
     "spearman": _spearman,
 }
+"""Metrics by name: of references, predictions and weights ``(draws, samples)``, for each draw."""

@@ -15,8 +15,8 @@ from torch import nn
 from kdnas_env.errors import DependencyError
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.tasks.encoding import PooledEncoder, encode, outputs, resolve_device
-from kdnas_env.tasks.scores import PROBED, TaskScore, glue_metric, score_predictions
-from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.scores import PROBED, TaskScore, score_predictions, task_metric
+from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
 
 FOLDS = 5
 INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -55,7 +55,7 @@ def linear_probe(
         KDNASError: If no text fits into ``max_length``, there is no such pooling, or the device cannot be used.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
-    glue_metric(task_data.name)  # Told now, not after the encoding.
+    task_metric(task_data.spec)  # Told now, not after the encoding.
     began = time.perf_counter()
     target = resolve_device(device)
     model = PooledEncoder(copy.deepcopy(encoder), pooling).to(target)
@@ -64,13 +64,12 @@ def linear_probe(
             _features(model, tokenizer, split, max_length, target)
             for split in (task_data.train, *task_data.evaluation.values())
         ]
-        fitted, chosen = _fit(train, task_data.train.labels, task_data.spec.regression, seed)
+        fitted, chosen = _fit(train, task_data.train.labels, task_data.spec.kind, seed)
     predictions = {name: fitted.predict(features) for name, features in zip(task_data.evaluation, others, strict=True)}
     return TaskScore(
         task=task_data.name,
         method=PROBED,
         seed=seed,
-        metrics=score_predictions(task_data, predictions),
         details={
             "max_length": max_length,
             "pooling": pooling,
@@ -78,6 +77,7 @@ def linear_probe(
             "chosen": chosen,
         },
         seconds=time.perf_counter() - began,
+        **score_predictions(task_data, predictions),
     )
 
 
@@ -88,7 +88,7 @@ def _features(model: nn.Module, tokenizer: Any, split: Any, max_length: int, dev
     return states
 
 
-def _fit(features: NDArray[Any], labels: NDArray[Any], regression: bool, seed: int) -> tuple[Any, dict[str, float]]:
+def _fit(features: NDArray[Any], labels: NDArray[Any], kind: str, seed: int) -> tuple[Any, dict[str, float]]:
     """Return the fitted model, and the penalty that was chosen; empty where there was nothing to choose by."""
     try:
         from sklearn import (
@@ -96,6 +96,7 @@ def _fit(features: NDArray[Any], labels: NDArray[Any], regression: bool, seed: i
             exceptions,
             linear_model,
             model_selection,
+            multiclass,
             pipeline,
             preprocessing,
         )
@@ -103,24 +104,29 @@ def _fit(features: NDArray[Any], labels: NDArray[Any], regression: bool, seed: i
         raise DependencyError(
             f"the linear probe needs scikit-learn, which cannot be imported: {error}; pip install 'kdnas[glue]'"
         ) from error
-    if regression:
-        folds, largest = model_selection.KFold, len(labels)
+    folds, largest, scoring = model_selection.KFold, len(labels), {REGRESSION: "r2", MULTI_LABEL: "f1_macro"}
+    logistic = linear_model.LogisticRegression(max_iter=_MOST_ITERATIONS)
+    if kind == REGRESSION:
         estimator: Any = linear_model.Ridge()
         grid: dict[str, Any] = {"ridge__alpha": [len(labels) * 1e-3 / inverse for inverse in INVERSE_PENALTIES]}
+    elif kind == MULTI_LABEL:
+        estimator = multiclass.OneVsRestClassifier(logistic)
+        grid = {"onevsrestclassifier__estimator__C": list(INVERSE_PENALTIES)}
     else:
         classes, counts = np.unique(labels, return_counts=True)
         if len(classes) == 1:
             return dummy.DummyClassifier().fit(features, labels), {}
         folds, largest = model_selection.StratifiedKFold, int(counts.min())
-        estimator = linear_model.LogisticRegression(max_iter=_MOST_ITERATIONS)
+        estimator = logistic
         grid = {"logisticregression__C": list(INVERSE_PENALTIES)}
     model = pipeline.make_pipeline(preprocessing.StandardScaler(), estimator)
     with warnings.catch_warnings():
         # A fit that stops at the most iterations is one among others for the cross-validation to judge.
         warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label .* is present in all training examples|Label not")
         if largest < 2:
             return model.fit(features, labels), {}
         splitter = folds(n_splits=min(FOLDS, largest), shuffle=True, random_state=seed)
-        search = model_selection.GridSearchCV(model, grid, cv=splitter, scoring="r2" if regression else "accuracy")
+        search = model_selection.GridSearchCV(model, grid, cv=splitter, scoring=scoring.get(kind, "accuracy"))
         search.fit(features, labels)
     return search, {name: float(value) for name, value in search.best_params_.items()}

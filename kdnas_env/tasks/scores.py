@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.support.untrusted import restore
-from kdnas_env.tasks.specs import TaskData, task_spec
+from kdnas_env.tasks.specs import TaskData, TaskSpec
 
 if TYPE_CHECKING:
-    from kdnas_env.tasks.metric import GlueMetric
+    from kdnas_env.tasks.metric import TaskMetric
 
 FINETUNED, PROBED, CONSTANT = "fine-tuning", "linear probe", "majority class"
 
@@ -33,6 +33,9 @@ class TaskScore:
         error: Why it ended badly.
         details: Settings and what was found on the way: steps, training loss of each epoch, penalty.
         seconds: Wall seconds.
+        scored: Splits that make the score.
+        reported: For each split, metrics that are told beside the score.
+        intervals: For each split, the 95 % bootstrap interval of every metric over its samples.
     """
 
     task: str
@@ -43,6 +46,9 @@ class TaskScore:
     error: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    scored: tuple[str, ...] = field(kw_only=True)
+    reported: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    intervals: Mapping[str, Mapping[str, tuple[float, float]]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -58,7 +64,7 @@ class TaskScore:
         """
         if not self.ok:
             raise ValueError(f"there is no score on {self.task!r}: {self.status}, {self.error}")
-        return float(np.mean([self.split_score(split) for split in task_spec(self.task).scored]))
+        return float(np.mean([self.split_score(split) for split in self.scored]))
 
     def split_score(self, split: str) -> float:
         """Return the mean of the metrics of a split."""
@@ -81,43 +87,60 @@ class TaskScore:
             raise RunError(f"the recorded score is not of this version of kdnas: {error}") from error
 
 
-def glue_metric(task: str) -> GlueMetric:
+def task_metric(spec: TaskSpec) -> TaskMetric:
     """Return the metric of a task.
 
     Raises:
-        KDNASError: If there is no such task.
-        DependencyError: If evaluate, scikit-learn or SciPy is missing.
+        DependencyError: If evaluate or scikit-learn is missing.
     """
     try:
-        from kdnas_env.tasks.metric import GlueMetric
+        import sklearn  # noqa: F401  (what evaluates has need of it)
+
+        from kdnas_env.tasks.metric import TaskMetric
     except ImportError as error:
         raise DependencyError(
-            f"scores need evaluate, scikit-learn and SciPy, one of which cannot be imported: {error}; "
+            f"scores need evaluate and scikit-learn, one of which cannot be imported: {error}; "
             "pip install 'kdnas[glue]'"
         ) from error
-    return GlueMetric(task)
+    return TaskMetric(spec)
 
 
-def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, float]]:
-    """Return the metrics of predictions of every evaluated split.
+def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+    """Return what predictions of every evaluated split are worth: the fields of a score that they decide.
 
     Raises:
-        DependencyError: If evaluate, scikit-learn or SciPy is missing.
+        DependencyError: If evaluate or scikit-learn is missing.
     """
-    metric = glue_metric(data.name)
-    return {
+    metric, spec = task_metric(data.spec), data.spec
+    values = {
         name: metric.compute(predictions=predictions[name], references=split.labels)
         for name, split in data.evaluation.items()
+    }
+    return {
+        "metrics": {split: {name: found[name] for name in spec.metrics} for split, found in values.items()},
+        "reported": {split: {name: found[name] for name in spec.reported} for split, found in values.items()},
+        "intervals": {
+            name: metric.intervals(predictions[name], split.labels) for name, split in data.evaluation.items()
+        },
+        "scored": spec.scored,
     }
 
 
 def majority_class(data: TaskData) -> TaskScore:
-    """Score whoever always answers the most frequent class of the training split, or its mean similarity.
+    """Score whoever always answers the most frequent class of the training split, or its mean number.
 
     Raises:
-        DependencyError: If evaluate, scikit-learn or SciPy is missing.
+        DependencyError: If evaluate or scikit-learn is missing.
     """
-    labels = data.train.labels
-    constant = float(labels.mean()) if data.spec.regression else int(np.bincount(labels).argmax())
-    predictions = {name: np.full(len(split), constant) for name, split in data.evaluation.items()}
-    return TaskScore(data.name, CONSTANT, 0, score_predictions(data, predictions), details={"answer": constant})
+    labels, spec = data.train.labels, data.spec
+    constant: Any = (
+        labels.mean()
+        if spec.regression
+        else (2 * labels.mean(0) > 1).astype(np.int64)
+        if spec.multi_label
+        else np.bincount(labels).argmax()
+    )
+    predictions = {name: np.repeat(constant[None], len(split), axis=0) for name, split in data.evaluation.items()}
+    return TaskScore(
+        data.name, CONSTANT, 0, details={"answer": constant.tolist()}, **score_predictions(data, predictions)
+    )

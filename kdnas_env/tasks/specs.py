@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
 
-EMBEDDED_TASK = "rotten_tomatoes"
-TRAIN = "train"
+EMBEDDED_TASK, EMBEDDED_REVIEWS = "rotten_tomatoes", "imdb"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
+
+CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regression"
+KINDS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
+"""What a task asks for: one class of several, any number of several classes, or a number."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class TaskSpec:
         name: Its name on the hub.
         columns: Columns with the one or two texts, in the layout of the hub.
         metrics: What it is scored by; the score is their mean (Wang et al. 2019, arXiv:1804.07461).
-        labels: Names of the classes in the order of their numbers; empty for a similarity from 0 to 5.
+        labels: Names of the classes in the order of their numbers; empty for a number, such as a similarity.
         splits: Splits that models are scored on, in the layout of the hub.
         scored: Those of them that make the score.
         folder: Folder in the original layout.
         files: Their files in the original layout, without ``.tsv``.
         tsv_columns: Columns with the texts and the label in the original layout; numbers where there is no header.
+        multi_label: Whether a text may be of several classes, or of none.
+        reported: Metrics that are told beside the score.
     """
 
     name: str
@@ -43,11 +49,36 @@ class TaskSpec:
     folder: str = ""
     files: tuple[str, ...] = ("dev",)
     tsv_columns: tuple[str | int, ...] = ()
+    multi_label: bool = False
+    reported: tuple[str, ...] = ()
 
     @property
     def regression(self) -> bool:
         """Whether a number is predicted instead of a class."""
         return not self.labels
+
+    @property
+    def kind(self) -> str:
+        """One of :data:`KINDS`."""
+        return REGRESSION if self.regression else MULTI_LABEL if self.multi_label else CLASSIFICATION
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a head: the classes, or 1."""
+        return len(self.labels) or 1
+
+    def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
+        """Return what logits say.
+
+        Args:
+            logits: ``(samples, classes)``; for a number its predictions, ``(samples,)``.
+
+        Returns:
+            Classes, int64 ``(samples,)``; of several, 0 and 1, int64 ``(samples, classes)``; or the numbers.
+        """
+        if self.regression:
+            return logits
+        return (logits > 0).astype(np.int64) if self.multi_label else logits.argmax(1)
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -83,12 +114,14 @@ _SPECS = (
     ),
     TaskSpec("rte", _PAIR, labels=_ENTAILMENT, folder="RTE", tsv_columns=(*_PAIR, "label")),
     TaskSpec("wnli", _PAIR, folder="WNLI", tsv_columns=(*_PAIR, "label")),
-    TaskSpec(EMBEDDED_TASK, ("text",), splits=("validation", "test"), scored=("test",)),
+    TaskSpec(EMBEDDED_TASK, ("text",), splits=(VALIDATION, TEST), scored=(TEST,)),
+    TaskSpec(EMBEDDED_REVIEWS, ("text",), splits=(VALIDATION, TEST), scored=(TEST,)),
 )
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
-"""All tasks by name: the nine of GLUE, and the embedded one."""
+"""All tasks with a name of their own: the nine of GLUE, and the two embedded ones."""
 
-GLUE_TASKS = tuple(name for name in TASKS if name != EMBEDDED_TASK)
+EMBEDDED_TASKS = (EMBEDDED_TASK, EMBEDDED_REVIEWS)
+GLUE_TASKS = tuple(name for name in TASKS if name not in EMBEDDED_TASKS)
 
 
 def task_spec(name: str) -> TaskSpec:
@@ -98,7 +131,7 @@ def task_spec(name: str) -> TaskSpec:
         KDNASError: If there is no such task.
     """
     if name not in TASKS:
-        raise KDNASError(f"unknown task {name!r}; choose from {list(TASKS)}")
+        raise KDNASError(f"unknown task {name!r}; choose from {list(TASKS)}, or name a file or folder of your own")
     return TASKS[name]
 
 
@@ -108,7 +141,8 @@ class Split:
 
     Attributes:
         texts: One list of texts per column, of equal length; two for sentence pairs.
-        labels: Classes, int64 ``(samples,)``, or similarities, float64.
+        labels: Classes, int64 ``(samples,)``; where there may be several, 0 and 1, int64 ``(samples, classes)``; or
+            numbers, float64 ``(samples,)``.
     """
 
     texts: tuple[Sequence[str], ...]
@@ -131,7 +165,8 @@ class TaskData:
         train: What models are trained on.
         evaluation: Splits that they are scored on, by name.
         source: Where the data come from.
-        skipped: Rows left out because they lack fields, which only the original layout has.
+        skipped: Rows left out because they lack fields.
+        preparation: What else was left out, by reason, and how splits were drawn, as plain data.
     """
 
     spec: TaskSpec
@@ -139,6 +174,7 @@ class TaskData:
     evaluation: Mapping[str, Split]
     source: str
     skipped: int = 0
+    preparation: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -156,7 +192,8 @@ class TaskData:
     def describe(self) -> dict[str, Any]:
         """Return name, source and sizes, as plain data."""
         sizes = {name: len(split) for name, split in {TRAIN: self.train, **self.evaluation}.items()}
-        return {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped}
+        told = {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped}
+        return {**told, **self.preparation}
 
     def limited(self, samples: int | None, seed: int = 0) -> TaskData:
         """Return the task with at most so many training samples, drawn at random; all of them for None.

@@ -52,6 +52,8 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
             "--cache-gib has no effect with --corpus.streaming",
         ),
         ([*GLUE, "--tasks", "rotten_tomatoes", "--data", "glue"], "--data has no effect on the task rotten_tomatoes"),
+        ([*GLUE, "--tasks", "my.csv", "--data", "glue"], "--data has no effect on the task my.csv"),
+        ([*GLUE, "--tasks", "sst2", "--task.label-column", "y"], "--task.label-column has no effect without a task of"),
         ([*GLUE, "--no-finetune", "--epochs", "2"], "--epochs has no effect with --no-finetune"),
         ([*GLUE, "--no-finetune", "--learning-rate", "1e-3"], "--learning-rate has no effect with --no-finetune"),
         ([*GLUE, "--no-finetune", "--batch-size", "8"], "--batch-size has no effect with --no-finetune"),
@@ -180,7 +182,13 @@ def test_too_little_text_advises_flags_alone(tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    "arguments", [["glue", "runs/x", "--tasks", "sst2"], ["glue", "--tasks", "sst2", "runs/x"]], ids=["first", "last"]
+    "arguments",
+    [
+        ["score", "runs/x", "--tasks", "sst2"],
+        ["score", "--tasks", "sst2", "runs/x"],
+        ["glue", "runs/x", "--tasks", "sst2"],
+    ],
+    ids=["first", "last", "former name"],
 )
 def test_a_model_is_told_from_the_list_before_it(arguments: list[str]) -> None:
     command: Any = parse(arguments)

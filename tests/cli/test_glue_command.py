@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 import small_tasks
+import tiny_teachers
 import tyro
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue import print_scores, run_glue
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.pipeline.options import LatencyOptions
+from kdnas_env.pipeline.options import LatencyOptions, TaskOptions
 from kdnas_env.pipeline.score import GlueOptions, Scores
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
@@ -102,7 +103,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(
         "validation": small_tasks.EVALUATION_ROWS,
         "skipped_rows": 0,
     }
-    assert json.loads((folder / "config.json").read_text())["command"] == "glue"
+    assert json.loads((folder / "config.json").read_text())["command"] == "score"
     found = results(folder)
     assert found["method"] == "fine-tuning"
     rows = {row["name"]: row for row in found["rows"]}
@@ -155,6 +156,49 @@ def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp
     (one / "results.json").unlink()
     assert run_glue(resumed(one, options)) == 0
     assert (one / "results.json").read_bytes() == before
+
+
+def test_a_task_of_ones_own(
+    options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is found again from elsewhere; a folder that is called like a task of GLUE is not taken for one."""
+    monkeypatch.chdir(tmp_path)
+    made = [
+        {"review": text, "stars": index % 3, "id": index} for index, text in enumerate(tiny_teachers.sentences()[:60])
+    ]
+    small_tasks.write_rows(tmp_path / "my.csv", made)
+    (tmp_path / "rte").mkdir()
+    laid_out = TaskOptions(text_columns=("review",), label_column=("stars",))
+    asked = options(tasks=("my.csv", "rte"), task=laid_out, rows=("student",), seeds=1)
+    assert run_glue(asked) == 0
+    assert "my" in capsys.readouterr().out
+    found = results(tmp_path / "run")
+    (task, _) = found["tasks"]
+    assert task["drawn"]["test"] == {"fraction": 0.1, "seed": 0, "samples": 6}
+    scores = {score["task"]: score for score in found["scores"] if score["row"] == "student"}
+    assert set(scores) == {"my", "rte"}
+    assert set(scores["my"]["reported"]["test"]) == {"f1_macro", "matthews_correlation"}
+    low, high = scores["my"]["intervals"]["test"]["accuracy"]
+    assert low <= scores["my"]["score"] <= high
+    monkeypatch.chdir(tmp_path.parent)
+    again = resumed(tmp_path / "run", options)
+    assert again.tasks == (str(tmp_path / "my.csv"), "rte")
+    assert run_glue(again) == 0
+
+
+def test_tasks_of_one_name_are_told_apart(options: Options, tmp_path: Path) -> None:
+    made = [{"text": text, "label": index % 2} for index, text in enumerate(tiny_teachers.sentences()[:40])]
+    for folder in ("one", "other"):
+        small_tasks.write_rows(tmp_path / folder / "my.csv", made)
+    with pytest.raises(KDNASError, match="two tasks are called 'my'"):
+        run_glue(options(tasks=(str(tmp_path / "one" / "my.csv"), str(tmp_path / "other" / "my.csv")), data=None))
+
+
+def test_a_run_by_the_former_name_of_the_command_goes_on(options: Options, tmp_path: Path) -> None:
+    assert run_glue(options(rows=("student",), seeds=1)) == 0
+    config = tmp_path / "run" / "config.json"
+    config.write_text(config.read_text().replace('"command": "score"', '"command": "glue"'))
+    assert run_glue(resumed(tmp_path / "run", options)) == 0
 
 
 def resumed(folder: Path, options: Options) -> GlueOptions:

@@ -117,7 +117,15 @@ def test_lineages(rng: Random, folder: Path) -> None:
 @fuzz("scores")
 def test_scores(rng: Random, folder: Path) -> None:
     store, cell = CellStore(folder / "cells"), Cell("student", "rte", 0)
-    score = TaskScore("rte", "fine-tuning", 0, {"validation": {"accuracy": 0.5}}, details={"steps": 3}, seconds=1.0)
+    score = TaskScore(
+        "rte",
+        "fine-tuning",
+        0,
+        {"validation": {"accuracy": 0.5}},
+        details={"steps": 3},
+        seconds=1.0,
+        scored=("validation",),
+    )
     store.put(cell, score)
     store.put_latency("student", PROBE)
     for _ in range(BATCH // 2):

@@ -198,7 +198,10 @@ def test_latencies_are_of_shapes_and_kept(models: tuple[Model, Model], hub_layou
 def scores_of(values: dict[str, list[float]], task: str = "rte") -> Iterator[tuple[Cell, TaskScore]]:
     for row, found in values.items():
         for seed, value in enumerate(found):
-            yield Cell(row, task, seed), TaskScore(task, "fine-tuning", seed, {"validation": {"accuracy": value}})
+            yield (
+                Cell(row, task, seed),
+                TaskScore(task, "fine-tuning", seed, {"validation": {"accuracy": value}}, scored=("validation",)),
+            )
 
 
 def test_means_deviations_and_shares() -> None:

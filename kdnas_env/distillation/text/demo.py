@@ -1,7 +1,7 @@
 """The embedded default: a real teacher, real text and a real task shipped as packages of the extra ``demo``.
 
-The task is sentiment: Rotten Tomatoes sentences (Pang & Lee 2005), positive or negative. Its validation and test
-sentences are in none of the embedded corpora, neither trained on nor held out.
+The tasks are sentiment, positive or negative: of Rotten Tomatoes sentences (Pang & Lee 2005) and of IMDB reviews (Maas
+et al. 2011). What they are validated and tested on is in none of the embedded corpora, neither trained on nor held out.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CORPUS_TITLES = {
 """What the embedded corpora are called where people read."""
 
 TASK_SPLITS = ("train", "validation", "test")
-"""Splits of the embedded task."""
+"""Splits of the embedded tasks."""
 
 _ROTTEN_TOMATOES, _IMDB = "rotten_tomatoes", "imdb"
 _PARTS = {"demo": "task", "demo:rotten_tomatoes": "task", "demo:imdb": "reviews", "demo:all": "all"}
-_SPLIT_SIZE = 1066
-"""Sentences of the validation and of the test split, as many as Rotten Tomatoes has on the hub."""
+_SPLIT_SIZES = {_ROTTEN_TOMATOES: 1066, _IMDB: 2500}
+"""Texts of the validation and of the test split; Rotten Tomatoes has as many on the hub."""
 _WHOLE_REVIEW_EVERY = 5
 _LINE_BREAK = re.compile(r"\s*(?:<br\s*/?>\s*)+")
 _SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|{_LINE_BREAK.pattern}")
@@ -89,8 +89,8 @@ def demo_texts(name: str) -> list[str]:
     """Return the texts of an embedded corpus.
 
     Args:
-        name: ``demo`` or ``demo:rotten_tomatoes``, the training sentences of the embedded task; ``demo:imdb``, IMDB
-            reviews (Maas et al. 2011); ``demo:all``, the former with the sentences of four reviews in five and the
+        name: ``demo`` or ``demo:rotten_tomatoes``, the training sentences of that task; ``demo:imdb``, the training
+            reviews of that task; ``demo:all``, the former with the sentences of four of these reviews in five and the
             whole text of the fifth.
 
     Raises:
@@ -100,25 +100,31 @@ def demo_texts(name: str) -> list[str]:
     if name not in _PARTS:
         raise CorpusError(f"unknown embedded corpus {name!r}; choose one of {sorted(_PARTS)}")
     part = _PARTS[name]
-    reviews = [text for text, _, source in _rows() if source == _IMDB] if part != "task" else []
+    reviews = _split(_IMDB, "train") if part != "task" else []
     if part == "reviews":
-        return reviews
+        return [review for _, review, _ in reviews]
     sentences, _ = demo_task("train")
     if part == "task":
         return sentences
-    kept_out = {text.lower() for split in ("validation", "test") for text in demo_task(split)[0]}
-    pieces = [piece for index, review in enumerate(reviews) for piece in _pieces(index, review)]
+    kept_out = {
+        text.lower()
+        for task in (_ROTTEN_TOMATOES, _IMDB)
+        for split in ("validation", "test")
+        for text in demo_task(split, task)[0]
+    }
+    pieces = [piece for index, review, _ in reviews for piece in _pieces(index, review)]
     return sentences + [piece for piece in pieces if piece.lower() not in kept_out]
 
 
-def demo_task(split: str) -> tuple[list[str], list[int]]:
-    """Return the texts and labels (0 negative, 1 positive) of a split of the embedded task.
+def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list[int]]:
+    """Return the texts and labels (0 negative, 1 positive) of a split of an embedded task.
 
-    The splits are fixed: of each label the sentences with the smallest SHA-256 are tested on, the next validated on.
-    Both are balanced.
+    The splits are fixed: of each label the texts with the smallest SHA-256 are tested on, the next validated on. All
+    are balanced. Line breaks of reviews, which are marked up, are spaces.
 
     Args:
-        split: One of ``TASK_SPLITS``: 6,398, 1,066 and 1,066 sentences.
+        split: One of ``TASK_SPLITS``: 6,398, 1,066 and 1,066 sentences, or 20,000, 2,500 and 2,500 reviews.
+        task: ``rotten_tomatoes`` or ``imdb``.
 
     Raises:
         CorpusError: If there is no such split.
@@ -126,15 +132,20 @@ def demo_task(split: str) -> tuple[list[str], list[int]]:
     """
     if split not in TASK_SPLITS:
         raise CorpusError(f"the embedded task has no split {split!r}; choose one of {list(TASK_SPLITS)}")
-    rows = [(text, label) for text, label, source in _rows() if source == _ROTTEN_TOMATOES]
-    share = _SPLIT_SIZE // 2
+    rows = _split(task, split)
+    return [_LINE_BREAK.sub(" ", text) for _, text, _ in rows], [label for _, _, label in rows]
+
+
+def _split(task: str, split: str) -> list[tuple[int, str, int]]:
+    """Return number, text and label of the rows of a split; those of equal texts are numbered apart."""
+    rows = [(text, label) for text, label, source in _rows() if source == task]
+    share = _SPLIT_SIZES[task] // 2
     places = {"test": slice(0, share), "validation": slice(share, 2 * share), "train": slice(2 * share, None)}
     chosen = set()
     for label in (0, 1):
         hashed = sorted((text for text, own in rows if own == label), key=_digest)
         chosen.update(hashed[places[split]])
-    kept = [(text, label) for text, label in rows if text in chosen]
-    return [text for text, _ in kept], [label for _, label in kept]
+    return [(number, text, label) for number, (text, label) in enumerate(rows) if text in chosen]
 
 
 def _pieces(index: int, review: str) -> list[str]:

@@ -109,7 +109,7 @@ def open_source(
     """
     name = os.fspath(source)
     with scratch_folder("corpus") as scratch, quiet_datasets():
-        with _reporting(f"corpus {name!r} ({_asked(config_name, split)})"):
+        with reporting(f"corpus {name!r} ({_asked(config_name, split)})"):
             rows = _open(name, config_name, split, text_columns, layout, scratch)
         if len(rows) == 0:
             raise CorpusError(f"corpus {name!r} is empty: split {split!r} holds no rows")
@@ -143,9 +143,9 @@ def open_stream(
     with (
         scratch_folder("corpus") as scratch,
         quiet_datasets(),
-        _reporting(f"corpus {name!r} ({_asked(config_name, split)})"),
+        reporting(f"corpus {name!r} ({_asked(config_name, split)})"),
     ):
-        located = _located(name, config_name, layout, scratch)
+        located = locate(name, config_name, layout, scratch)
         if isinstance(located, Files):
             if split not in located.splits:
                 splits_named(split, located.splits, name)
@@ -153,7 +153,7 @@ def open_stream(
                     f"split {split!r} is no whole split, which a stream is; name one of its splits, or do not stream"
                 )
             files = located.splits[split]
-            columns = choose_columns(_columns(files, name, split, located.layout), text_columns, name)
+            columns = choose_columns(columns_of_files(files, name, split, located.layout), text_columns, name)
             reading = {"files": [str(file) for file in files], "columns": columns, "layout": located.layout}
             return TextStream(columns, IterableDataset.from_generator(_file_rows, gen_kwargs=reading))
         if isinstance(located, Mapping):
@@ -164,7 +164,7 @@ def open_stream(
             rows = load_dataset(name, config_name, split=split, streaming=True)
         # Some formats tell their columns with the first row only.
         rows = rows if rows.column_names is not None else rows._resolve_features()
-        return TextStream(choose_columns(_columns_of_features(rows.features), text_columns, name), rows)
+        return TextStream(choose_columns(columns_of_features(rows.features), text_columns, name), rows)
 
 
 @contextmanager
@@ -174,7 +174,7 @@ def reading(source: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         CorpusError: If they cannot be read.
     """
-    with quiet_datasets(), _reporting(f"corpus {os.fspath(source)!r}"):
+    with quiet_datasets(), reporting(f"corpus {os.fspath(source)!r}"):
         yield
 
 
@@ -197,11 +197,11 @@ def _open(
 ) -> TextRows:
     from datasets import load_dataset
 
-    located = _located(name, config_name, layout, scratch)
+    located = locate(name, config_name, layout, scratch)
     if isinstance(located, Files):
         splits = {one: located.splits[one] for one in splits_named(split, located.splits, name)}
         files = [file for of_split in splits.values() for file in of_split]
-        columns = choose_columns(_columns(files, name, split, located.layout), text_columns, name)
+        columns = choose_columns(columns_of_files(files, name, split, located.layout), text_columns, name)
         stored = {
             one: _stored(_file_rows(of_split, columns, located.layout), columns, scratch / f"{number}.arrow")
             for number, (one, of_split) in enumerate(splits.items())
@@ -214,12 +214,12 @@ def _open(
         dataset = located.as_dataset(split=split)
     else:
         dataset = load_dataset(name, config_name, split=split)
-    columns = choose_columns(_columns_of_features(dataset.features), text_columns, name)
+    columns = choose_columns(columns_of_features(dataset.features), text_columns, name)
     within = any(column not in dataset.column_names for column in columns)
     return TextRows(columns, (dataset.flatten() if within else dataset).select_columns(list(columns)), as_text)
 
 
-def _located(
+def locate(
     name: str, config_name: str | None, layout: TextLayout, scratch: Path
 ) -> Files | Mapping[str, Dataset] | DatasetBuilder | None:
     """Return what a source is: files, datasets by split, or what reads others; None for a dataset of the hub."""
@@ -275,7 +275,12 @@ def _saved(path: Path) -> dict[str, Dataset]:
     return dict(stored)
 
 
-def _columns(files: Sequence[Path], name: str, split: str, layout: TextLayout) -> Columns:
+def columns_of_files(files: Sequence[Path], name: str, split: str, layout: TextLayout) -> Columns:
+    """Return the columns of the first of some files that holds rows.
+
+    Raises:
+        CorpusError: If none does, or one cannot be read.
+    """
     for file in files:
         columns = columns_of(file, layout)
         if columns is not None:
@@ -283,7 +288,8 @@ def _columns(files: Sequence[Path], name: str, split: str, layout: TextLayout) -
     raise CorpusError(f"corpus {name!r} is empty: split {split!r} holds no rows")
 
 
-def _columns_of_features(features: Mapping[str, Any]) -> Columns:
+def columns_of_features(features: Mapping[str, Any]) -> Columns:
+    """Return the columns that features of ``datasets`` describe."""
     textual = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
     within = features.flatten()  # type: ignore[attr-defined]
     return Columns(tuple(dict.fromkeys([*features, *within])), tuple(textual))
@@ -343,7 +349,7 @@ def _require_hub_dataset(source: str) -> None:
 
 
 @contextmanager
-def _reporting(what: str) -> Iterator[None]:
+def reporting(what: str) -> Iterator[None]:
     """Tell with the source what goes wrong in the block: each format and the hub have exceptions of their own."""
     try:
         yield

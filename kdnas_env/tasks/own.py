@@ -1,0 +1,292 @@
+"""A task of one's own: texts and labels from files, folders and the hub, checked, cleaned and split."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.distillation.text.columns import Columns, choose_columns
+from kdnas_env.distillation.text.records import Record, Records, open_records
+from kdnas_env.distillation.text.text_files import TextLayout, suffix_of
+from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_choice
+from kdnas_env.support.settings import Settings
+from kdnas_env.support.untrusted import shown
+from kdnas_env.tasks.labels import LABEL_NAMES, Labels, is_missing
+from kdnas_env.tasks.specs import (
+    CLASSIFICATION,
+    KINDS,
+    MULTI_LABEL,
+    REGRESSION,
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Split,
+    TaskData,
+    TaskSpec,
+)
+
+_METRICS = {
+    CLASSIFICATION: (("accuracy",), ("f1_macro", "matthews_correlation")),
+    MULTI_LABEL: (("f1_macro",), ("accuracy",)),
+    REGRESSION: (("pearson", "spearman"), ()),
+}
+"""What a kind of task is scored by, and what is told beside."""
+
+_NO_LABEL, _NO_TEXT, _LONE = "rows_without_label", "rows_without_text", "rows_of_classes_with_one_sample"
+_REPEATED = "rows_that_stand_in_a_later_split"
+
+
+@dataclass(frozen=True)
+class OwnTask(Settings):
+    """How a task of one's own is laid out.
+
+    Attributes:
+        text_columns: The column with the text, or two for pairs; found if not given.
+        label_column: The column with the label, or several of 0 and 1, one a class; found if not given.
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`; None for what the labels look like: whole numbers, names and
+            booleans are classes, lists and several columns are several classes, other numbers are numbers.
+        train_split: Split to train on, where the source has several.
+        validation_split: Split to validate on; None for ``validation`` where there is one.
+        test_split: Split to test on; None for ``test`` where there is one.
+        validation_file: File or folder with what is validated on, instead of a split.
+        test_file: File or folder with what is tested on, instead of a split.
+        validation_fraction: Share of the training split to validate on, drawn where there is nothing else; 0 for none.
+        test_fraction: Share of the training split to test on, drawn where there is nothing else; 0 for none, and
+            scores on what is validated on.
+        split_seed: Seed of these draws, which keep the classes in proportion.
+        config_name: Configuration of a dataset that has several.
+        layout: How local files are laid out.
+
+    Raises:
+        KDNASError: If a value is out of range.
+    """
+
+    text_columns: tuple[str, ...] = ()
+    label_column: tuple[str, ...] = ()
+    kind: str | None = None
+    train_split: str = TRAIN
+    validation_split: str | None = None
+    test_split: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    validation_fraction: float = 0.1
+    test_fraction: float = 0.1
+    split_seed: int = 0
+    config_name: str | None = None
+    layout: TextLayout = field(default_factory=TextLayout)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kind is not None:
+            check_choice("kind", self.kind, KINDS)
+        for name in ("validation_fraction", "test_fraction"):
+            self.check_numbers(name, at_least=0, below=1)
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise KDNASError(
+                f"validation_fraction is {self.validation_fraction} and test_fraction is {self.test_fraction}; "
+                "together they leave nothing to train on"
+            )
+        self.check_numbers("split_seed", at_least=0)
+        for name in (VALIDATION, TEST):
+            if getattr(self, f"{name}_split") is not None and getattr(self, f"{name}_file") is not None:
+                raise KDNASError(f"{name}_split and {name}_file are both given; keep one of them")
+
+
+def is_own(source: str) -> bool:
+    """Whether a name may stand for a task of one's own: a path that is there, or a name of a file or of the hub."""
+    return os.path.exists(expanded(source)) or "/" in source or suffix_of(Path(source)) != ""
+
+
+def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
+    """Read a task of one's own.
+
+    Rows without a label or text are dropped and counted, and so are those of classes with one sample to train on, and
+    texts to train on that are validated or tested on (or to validate on that are tested on); letters' case aside.
+
+    Args:
+        source: A file (CSV, TSV, JSONL, JSON, parquet), a folder with a file a split, or a dataset of the hub.
+        settings: How it is laid out.
+
+    Raises:
+        CorpusError: If it is not there or cannot be read; a column or split is missing; a text is no text; a label is
+            not of the task's kind or, in a later split, not known; or there is but one class.
+    """
+    name = os.fspath(source)
+    dropped: Counter[str] = Counter()
+    with open_records(name, config_name=settings.config_name, layout=settings.layout) as records:
+        train = _train_split(name, records, settings)
+        label_columns = _label_columns(name, records.columns(train), settings)
+        text_columns = _text_columns(name, records.columns(train), label_columns, settings)
+        names = records.class_names(train, label_columns[0])
+        labels: Labels | None = None
+        splits: dict[str, Split] = {}
+        for role in (TRAIN, VALIDATION, TEST):
+            with _split_of(records, train if role == TRAIN else None, role, settings) as (opened, split):
+                if split is None:
+                    continue
+                wanted = (*text_columns, *label_columns)
+                rows = list(_usable(opened.rows(split, wanted), len(text_columns), names, dropped))
+            if not rows and role != TRAIN and getattr(settings, f"{role}_split") is None:
+                continue  # what the hub tests on may have no labels
+            if not rows:
+                raise CorpusError(f"task {name!r}: split {split!r} holds no row with a text and a label")
+            if labels is None:
+                labels = Labels.read(name, [row[2] for row in rows], label_columns, names, settings.kind)
+            splits[role] = _encoded(rows, labels, dropped)
+    assert labels is not None
+    drawn, left = {}, 1.0
+    for role, fraction in ((TEST, settings.test_fraction), (VALIDATION, settings.validation_fraction)):
+        if role not in splits and fraction > 0:
+            splits |= _drawn(name, splits[TRAIN], role, fraction / left, settings.split_seed)
+            left -= fraction
+            drawn[role] = {"fraction": fraction, "seed": settings.split_seed, "samples": len(splits[role])}
+    evaluated = tuple(role for role in (VALIDATION, TEST) if role in splits)
+    if not evaluated:
+        raise CorpusError(f"task {name!r} has nothing to score on; name a split, or leave test_fraction above 0")
+    for role, later in ((VALIDATION, evaluated[1:]), (TRAIN, evaluated)):
+        if role in splits:
+            splits[role] = _without(name, role, splits[role], [splits[other] for other in later], dropped)
+    metrics, reported = _METRICS[labels.kind]
+    spec = TaskSpec(
+        name=_name_of(name),
+        columns=text_columns,
+        metrics=metrics,
+        reported=reported,
+        labels=labels.names,
+        multi_label=labels.kind == MULTI_LABEL,
+        splits=evaluated,
+        scored=evaluated[-1:],
+    )
+    preparation = {"kind": labels.kind, "dropped": dict(sorted(dropped.items())), "drawn": drawn}
+    return TaskData(spec, splits[TRAIN], {role: splits[role] for role in evaluated}, name, preparation=preparation)
+
+
+def _name_of(source: str) -> str:
+    """Return what a task is called, also in names of files."""
+    path = Path(source)
+    stem = path.name[: -len("".join(path.suffixes))] if suffix_of(path) else path.name
+    return re.sub(r"[^\w.-]+", "_", stem).strip(".") or "task"
+
+
+def _train_split(name: str, records: Records, settings: OwnTask) -> str:
+    if settings.train_split in records.splits:
+        return settings.train_split
+    if len(records.splits) == 1 and settings.train_split == TRAIN:
+        return records.splits[0]
+    raise CorpusError(
+        f"task {name!r} has no split {settings.train_split!r}; it has {list(records.splits)}; name one with train_split"
+    )
+
+
+@contextmanager
+def _split_of(
+    records: Records, split: str | None, role: str, settings: OwnTask
+) -> Iterator[tuple[Records, str | None]]:
+    """Yield where a split is read from, and its name there; None if there is none."""
+    file, asked = getattr(settings, f"{role}_file", None), getattr(settings, f"{role}_split")
+    if split is not None or file is None:
+        found = split or asked or (role if role in records.splits else None)
+        if found is not None and found not in records.splits:
+            raise CorpusError(f"there is no split {found!r}; the task has {list(records.splits)}; check {role}_split")
+        yield records, found
+        return
+    with open_records(file, layout=settings.layout) as opened:
+        if len(opened.splits) > 1 and role not in opened.splits:
+            raise CorpusError(f"{file!r} has several splits, {list(opened.splits)}, none of them {role!r}; name a file")
+        yield opened, role if role in opened.splits else opened.splits[0]
+
+
+def _label_columns(name: str, columns: Columns, settings: OwnTask) -> tuple[str, ...]:
+    if columns.doubt is not None and not settings.label_column:
+        raise CorpusError(f"task {name!r}: {columns.doubt}")
+    wanted = settings.label_column or tuple(column for column in LABEL_NAMES if column in columns.names)[:1]
+    if not wanted:
+        raise CorpusError(
+            f"cannot tell which column of task {name!r} holds the label: its columns are {shown(list(columns.names))}; "
+            "name it with label_column"
+        )
+    missing = [column for column in wanted if column not in columns.names]
+    if missing or len(set(wanted)) < len(wanted):
+        what = f"has no column {missing[0]!r}" if missing else f"cannot have a label column twice, in {list(wanted)}"
+        raise CorpusError(f"task {name!r} {what}; its columns are {shown(list(columns.names))}; check label_column")
+    return tuple(wanted)
+
+
+def _text_columns(name: str, columns: Columns, labels: Sequence[str], settings: OwnTask) -> tuple[str, ...]:
+    textual = tuple(column for column in columns.textual if column not in labels)
+    chosen = choose_columns(Columns(columns.names, textual, columns.doubt), settings.text_columns or None, name)
+    both = sorted(set(chosen) & set(labels))
+    if both:
+        raise CorpusError(f"task {name!r}: column {both[0]!r} is named for the text and for the label; name another")
+    return chosen
+
+
+def _usable(
+    rows: Iterator[Record], texts: int, names: Sequence[str], dropped: Counter[str]
+) -> Iterator[tuple[str, tuple[str, ...], tuple[Any, ...]]]:
+    """Yield place, texts and labels of the rows that have both."""
+    for place, values in rows:
+        written, label = values[:texts], values[texts:]
+        if any(is_missing(value) or (names and value == -1) for value in label):  # -1: not annotated, as the hub has it
+            dropped[_NO_LABEL] += 1
+        elif any(value is None or value == "" or (isinstance(value, str) and not value.strip()) for value in written):
+            dropped[_NO_TEXT] += 1
+        else:
+            for value in written:
+                if not isinstance(value, str):
+                    raise CorpusError(f"{place}: the text is {shown(value)}; expected text")
+            yield place, written, label
+
+
+def _encoded(
+    rows: Sequence[tuple[str, tuple[str, ...], tuple[Any, ...]]], labels: Labels, dropped: Counter[str]
+) -> Split:
+    kept = [row for row in rows if not labels.is_lone(row[2])]
+    dropped[_LONE] += len(rows) - len(kept)
+    encoded = labels.encode([(place, label) for place, _, label in kept])
+    return Split(tuple(list(column) for column in zip(*(texts for _, texts, _ in kept), strict=True)), encoded)
+
+
+def _drawn(name: str, train: Split, role: str, fraction: float, seed: int) -> dict[str, Split]:
+    """Return the training split without a share, and this share; each class in proportion."""
+    rng = np.random.default_rng([seed, len(role)])
+    order = rng.permutation(len(train))
+    one_class = train.labels.dtype == np.int64 and train.labels.ndim == 1
+    classes: NDArray[Any] = train.labels if one_class else np.zeros(len(train), dtype=np.int64)
+    taken: list[int] = []
+    for value in np.unique(classes):
+        members = order[classes[order] == value]
+        taken.extend(members[: min(round(fraction * len(members)), len(members) - 1)].tolist())
+    if not taken:
+        raise CorpusError(
+            f"task {name!r}: {len(train)} samples are too few to draw the split {role!r} from, a share of {fraction}; "
+            f"give more, or name a split or file for it"
+        )
+    mask = np.zeros(len(train), dtype=bool)
+    mask[taken] = True
+    return {TRAIN: train.subset(np.flatnonzero(~mask)), role: train.subset(np.flatnonzero(mask))}
+
+
+def _without(name: str, role: str, split: Split, later: Sequence[Split], dropped: Counter[str]) -> Split:
+    """Return a split without the texts that stand in others."""
+    seen = {key for other in later for key in _keys(other)}
+    kept = np.array([index for index, key in enumerate(_keys(split)) if key not in seen], dtype=np.int64)
+    dropped[f"{role}_{_REPEATED}"] += len(split) - len(kept)
+    if not len(kept):
+        raise CorpusError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
+    return split if len(kept) == len(split) else split.subset(kept)
+
+
+def _keys(split: Split) -> Iterator[tuple[str, ...]]:
+    return (tuple(text.strip().lower() for text in texts) for texts in zip(*split.texts, strict=True))
