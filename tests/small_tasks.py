@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tiny_teachers
 
-from kdnas_env.tasks.specs import GLUE_TASKS, TASKS, TaskSpec
+from kdnas_env.tasks.specs import GLUE_TASKS, TASKS, Split, TaskData, TaskSpec
 
 TRAIN_ROWS, EVALUATION_ROWS = 24, 12
 
@@ -73,6 +74,31 @@ def write_rows(path: Path, written: list[dict[str, Any]]) -> Path:
             writer.writeheader()
             writer.writerows(written)
     return path
+
+
+def named_spec(labels: tuple[str, ...]) -> TaskSpec:
+    """A task of one's own with classes of some names, which is validated and tested on."""
+    return TaskSpec("own", ("text",), labels=labels, splits=("validation", "test"), scored=("test",))
+
+
+def easy_task(
+    name: str = "rotten_tomatoes", samples: int = 120, seed: int = 0, spec: TaskSpec | None = None
+) -> TaskData:
+    """Whoever reads the words solves it: the sentence names critics, or us all; pairs agree or do not."""
+    rng = np.random.default_rng(seed)
+    spec = spec or TASKS[name]
+
+    def split(count: int) -> Split:
+        labels = rng.integers(2, size=count)
+        subjects = rng.choice(["the actor", "this film", "her script", "the music"], size=count)
+        texts = [
+            f"{who} surprises {('us all', 'critics')[label]} ." for who, label in zip(subjects, labels, strict=True)
+        ]
+        columns = tuple(texts for _ in spec.columns)
+        values = 4.0 * labels + 0.5 if spec.regression else labels
+        return Split(columns, values.astype(np.float64 if spec.regression else np.int64))
+
+    return TaskData(spec, split(samples), {name: split(40) for name in spec.splits}, "made up")
 
 
 def write_hub_layout(root: Path, endings: tuple[str, ...] = ("parquet", "jsonl", "csv")) -> Path:

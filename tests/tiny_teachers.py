@@ -121,6 +121,22 @@ def save_teacher(folder: Path, family: str, *, seed: int = 0, head: bool = False
     return folder
 
 
+def save_classifier(folder: Path, labels: tuple[str, ...], **overrides: Any) -> Path:
+    """Write a BERT with a classification head of random weights."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    tokenizer = build_tokenizer("bert")
+    named = {"id2label": dict(enumerate(labels)), "label2id": {name: number for number, name in enumerate(labels)}}
+    config = build_config("bert", len(tokenizer), **named, **overrides)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
 def save_sentences(path: Path) -> Path:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in sentences()), encoding="utf-8")
     return path

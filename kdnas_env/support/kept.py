@@ -10,25 +10,32 @@ from typing import TypeVar
 
 from filelock import FileLock
 
-from kdnas_env.errors import RunError, TableError
+from kdnas_env.errors import CacheError, RunError, TableError
 from kdnas_env.support.atomic import default_cache_directory
 
 T = TypeVar("T")
 
 
-def kept(name: str, read: Callable[[Path], T], make: Callable[[], T], write: Callable[[T, Path], None]) -> T:
+def kept(
+    name: str,
+    read: Callable[[Path], T],
+    make: Callable[[], T],
+    write: Callable[[T, Path], None],
+    *,
+    folder: Path | None = None,
+) -> T:
     """Return what is kept under a name; if it is not there, or not whole, make and keep it.
 
-    It lies in the folder of :func:`kdnas_env.support.atomic.default_cache_directory`; where that cannot be written, a
-    warning says so. Of several processes one makes it, and the others wait.
+    Where its folder cannot be written, a warning says so. Of several processes one makes it, and the others wait.
 
     Args:
-        name: Of the npz file; a fingerprint of all that it depends on is part of it.
-        read: Reads a file, or raises a ``TableError``.
+        name: Of the file; a fingerprint of all that it depends on is part of it.
+        read: Reads a file, or raises a ``TableError`` or ``CacheError``.
         make: Makes what is not there.
         write: Writes it to a file.
+        folder: Where it lies; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
-    path = default_cache_directory() / name
+    path = (default_cache_directory() if folder is None else folder) / name
     found = read_whole(path, read)
     if found is not None:
         return found
@@ -51,6 +58,6 @@ def kept(name: str, read: Callable[[Path], T], make: Callable[[], T], write: Cal
 
 def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:
     """Return what a file holds; None if it is not there, or not whole."""
-    with suppress(TableError):
+    with suppress(TableError, CacheError):
         return read(path)
     return None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +35,14 @@ def resolve_device(name: str | None) -> torch.device:
     if device.index not in (None, 0):
         raise KDNASError(f"device {name!r} is not the first GPU; choose it with CUDA_VISIBLE_DEVICES, and name 'cuda'")
     return device
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Return the SHA-256 (hex) of what a fast tokenizer makes of texts."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    for name in ("truncation", "padding"):  # how it was used last
+        content.pop(name, None)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def encode(tokenizer: Any, split: Split, max_length: int) -> list[Example]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.columns import Columns, choose_columns
 from kdnas_env.distillation.text.records import Record, Records, open_records
@@ -35,6 +34,7 @@ from kdnas_env.tasks.specs import (
     TaskData,
     TaskSpec,
 )
+from kdnas_env.tasks.splits import draw_share, text_keys
 
 _METRICS = {
     CLASSIFICATION: (("accuracy",), ("f1_macro", "matthews_correlation")),
@@ -148,7 +148,9 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
     drawn, left = {}, 1.0
     for role, fraction in ((TEST, settings.test_fraction), (VALIDATION, settings.validation_fraction)):
         if role not in splits and fraction > 0:
-            splits |= _drawn(name, splits[TRAIN], role, fraction / left, settings.split_seed)
+            rng = np.random.default_rng([settings.split_seed, len(role)])
+            what = f"the split {role!r} of task {name!r}"
+            splits[TRAIN], splits[role] = draw_share(splits[TRAIN], fraction / left, rng, what)
             left -= fraction
             drawn[role] = {"fraction": fraction, "seed": settings.split_seed, "samples": len(splits[role])}
     evaluated = tuple(role for role in (VALIDATION, TEST) if role in splits)
@@ -258,35 +260,11 @@ def _encoded(
     return Split(tuple(list(column) for column in zip(*(texts for _, texts, _ in kept), strict=True)), encoded)
 
 
-def _drawn(name: str, train: Split, role: str, fraction: float, seed: int) -> dict[str, Split]:
-    """Return the training split without a share, and this share; each class in proportion."""
-    rng = np.random.default_rng([seed, len(role)])
-    order = rng.permutation(len(train))
-    one_class = train.labels.dtype == np.int64 and train.labels.ndim == 1
-    classes: NDArray[Any] = train.labels if one_class else np.zeros(len(train), dtype=np.int64)
-    taken: list[int] = []
-    for value in np.unique(classes):
-        members = order[classes[order] == value]
-        taken.extend(members[: min(round(fraction * len(members)), len(members) - 1)].tolist())
-    if not taken:
-        raise CorpusError(
-            f"task {name!r}: {len(train)} samples are too few to draw the split {role!r} from, a share of {fraction}; "
-            f"give more, or name a split or file for it"
-        )
-    mask = np.zeros(len(train), dtype=bool)
-    mask[taken] = True
-    return {TRAIN: train.subset(np.flatnonzero(~mask)), role: train.subset(np.flatnonzero(mask))}
-
-
 def _without(name: str, role: str, split: Split, later: Sequence[Split], dropped: Counter[str]) -> Split:
     """Return a split without the texts that stand in others."""
-    seen = {key for other in later for key in _keys(other)}
-    kept = np.array([index for index, key in enumerate(_keys(split)) if key not in seen], dtype=np.int64)
+    seen = {key for other in later for key in text_keys(other)}
+    kept = np.array([index for index, key in enumerate(text_keys(split)) if key not in seen], dtype=np.int64)
     dropped[f"{role}_{_REPEATED}"] += len(split) - len(kept)
     if not len(kept):
         raise CorpusError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
     return split if len(kept) == len(split) else split.subset(kept)
-
-
-def _keys(split: Split) -> Iterator[tuple[str, ...]]:
-    return (tuple(text.strip().lower() for text in texts) for texts in zip(*split.texts, strict=True))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
+from kdnas_env.tasks.encoding import tokenizer_fingerprint
 from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
@@ -73,10 +72,7 @@ class Row:
     @property
     def tokenizer_identity(self) -> str:
         """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
-        settings = json.loads(self.tokenizer.backend_tokenizer.to_str())
-        for name in ("truncation", "padding"):  # how it was used last
-            settings.pop(name, None)
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return tokenizer_fingerprint(self.tokenizer)
 
     @property
     def kind(self) -> str:

@@ -195,6 +195,10 @@ class TaskData:
         told = {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped}
         return {**told, **self.preparation}
 
+    def with_train(self, train: Split) -> TaskData:
+        """Return the task with another training split."""
+        return replace(self, train=train)
+
     def limited(self, samples: int | None, seed: int = 0) -> TaskData:
         """Return the task with at most so many training samples, drawn at random; all of them for None.
 
@@ -206,4 +210,4 @@ class TaskData:
         if samples < 1:
             raise KDNASError(f"max_samples is {samples}; expected 1 training sample or more, or None for all")
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self.train))[:samples])
-        return replace(self, train=self.train.subset(drawn))
+        return self.with_train(self.train.subset(drawn))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_tasks
 import torch
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -29,24 +30,6 @@ def teacher(tiny_teacher_dirs: dict[str, Path]) -> Teacher:
     return load_teacher(tiny_teacher_dirs["bert"])
 
 
-def easy_task(name: str = "sst2", samples: int = 120, seed: int = 0) -> TaskData:
-    """Whoever reads the words solves it: the sentence names critics, or us all; pairs agree or do not."""
-    rng = np.random.default_rng(seed)
-    spec = TASKS[name]
-
-    def split(count: int) -> Split:
-        labels = rng.integers(2, size=count)
-        subjects = rng.choice(["the actor", "this film", "her script", "the music"], size=count)
-        texts = [
-            f"{who} surprises {('us all', 'critics')[label]} ." for who, label in zip(subjects, labels, strict=True)
-        ]
-        columns = tuple(texts for _ in spec.columns)
-        values = 4.0 * labels + 0.5 if spec.regression else labels
-        return Split(columns, values.astype(np.float64 if spec.regression else np.int64))
-
-    return TaskData(spec, split(samples), {name: split(40) for name in spec.splits}, "made up")
-
-
 @pytest.mark.parametrize("layout", ["hub_layout", "original_layout"])
 @pytest.mark.parametrize("name", GLUE_TASKS)
 def test_all_tasks_are_scored(name: str, layout: str, teacher: Teacher, request: pytest.FixtureRequest) -> None:
@@ -64,7 +47,7 @@ def test_all_tasks_are_scored(name: str, layout: str, teacher: Teacher, request:
 
 @pytest.mark.parametrize("name", ["sst2", "mrpc", "stsb"])
 def test_what_can_be_learnt_is_learnt(name: str, teacher: Teacher) -> None:
-    task = easy_task(name)
+    task = small_tasks.easy_task(name)
     floor = majority_class(task).score
     settings = FinetuneSettings(learning_rate=3e-3, epochs=4, batch_size=8, device="cpu")
     tuned = finetune(teacher.model, teacher.tokenizer, task, settings)
@@ -75,20 +58,20 @@ def test_what_can_be_learnt_is_learnt(name: str, teacher: Teacher) -> None:
 
 def test_similarities_are_predicted_in_their_own_unit(teacher: Teacher) -> None:
     """The mean answer has no correlation, so that a score above 0 is learnt."""
-    assert majority_class(easy_task("stsb")).score == 0.0
-    assert majority_class(easy_task("stsb")).details["answer"] == pytest.approx(2.5, abs=0.5)
+    assert majority_class(small_tasks.easy_task("stsb")).score == 0.0
+    assert majority_class(small_tasks.easy_task("stsb")).details["answer"] == pytest.approx(2.5, abs=0.5)
 
 
 @pytest.mark.parametrize("family", ["roberta", "xlm-roberta", "albert", "distilbert", "electra"])
 def test_every_family(family: str, tiny_teacher_dirs: dict[str, Path]) -> None:
     model = load_teacher(tiny_teacher_dirs[family])
-    task = easy_task("mrpc", samples=16)
+    task = small_tasks.easy_task("mrpc", samples=16)
     assert 0 <= finetune(model.model, model.tokenizer, task, FAST).score <= 1
     assert 0 <= linear_probe(model.model, model.tokenizer, task, device="cpu").score <= 1
 
 
 def test_a_seed_decides_everything_and_nothing_global_changes(teacher: Teacher) -> None:
-    task = easy_task(samples=48)
+    task = small_tasks.easy_task("sst2", samples=48)
     weights = copy.deepcopy(teacher.model.state_dict())
     before = global_states()
     settings = FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8, device="cpu")
@@ -113,8 +96,14 @@ def test_nothing_is_printed_or_left_behind(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     steps: list[tuple[int, int]] = []
-    finetune(teacher.model, teacher.tokenizer, easy_task(samples=24), FAST, on_progress=lambda *at: steps.append(at))
-    linear_probe(teacher.model, teacher.tokenizer, easy_task(samples=24), device="cpu")
+    finetune(
+        teacher.model,
+        teacher.tokenizer,
+        small_tasks.easy_task("sst2", samples=24),
+        FAST,
+        on_progress=lambda *at: steps.append(at),
+    )
+    linear_probe(teacher.model, teacher.tokenizer, small_tasks.easy_task("sst2", samples=24), device="cpu")
     captured = capfd.readouterr()
     assert captured.out + captured.err == ""
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +117,10 @@ class Killed(Exception):
 @pytest.mark.parametrize("last", [1, 7, 9, 16])
 def test_a_training_that_was_killed_goes_on_to_the_same_end(last: int, teacher: Teacher, tmp_path: Path) -> None:
     """24 samples in batches of 8: three steps an epoch, six epochs, the first of which keep a checkpoint each."""
-    task, cpu = easy_task(samples=24), FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu")
+    task, cpu = (
+        small_tasks.easy_task("sst2", samples=24),
+        FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu"),
+    )
     whole = finetune(teacher.model, teacher.tokenizer, task, cpu, 3)
 
     def kill(done: int, total: int) -> None:
@@ -154,7 +146,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(last: int, teacher: 
 
 
 def test_a_checkpoint_that_cannot_be_read_is_named(teacher: Teacher, tmp_path: Path) -> None:
-    task, twice = easy_task(samples=16), FinetuneSettings(epochs=3, batch_size=8, device="cpu")
+    task, twice = small_tasks.easy_task("sst2", samples=16), FinetuneSettings(epochs=3, batch_size=8, device="cpu")
     finetune(teacher.model, teacher.tokenizer, task, twice, checkpoints=tmp_path)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     assert checkpoint.name == "checkpoint-4"
@@ -193,14 +185,14 @@ def test_a_loss_that_is_not_finite_is_an_error(teacher: Teacher) -> None:
     with torch.no_grad():
         broken.embeddings.LayerNorm.weight.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="loss is nan"):
-        finetune(broken, teacher.tokenizer, easy_task(samples=16), FAST)
+        finetune(broken, teacher.tokenizer, small_tasks.easy_task("sst2", samples=16), FAST)
     with pytest.raises(FloatingPointError, match="not finite"):
-        linear_probe(broken, teacher.tokenizer, easy_task(samples=16), device="cpu")
+        linear_probe(broken, teacher.tokenizer, small_tasks.easy_task("sst2", samples=16), device="cpu")
 
 
 def test_a_class_that_is_alone(teacher: Teacher) -> None:
     """Nothing can be chosen by cross-validation where a class has one sample, or is the only one."""
-    task = easy_task(samples=16)
+    task = small_tasks.easy_task("sst2", samples=16)
     for labels in (np.zeros(16, dtype=np.int64), np.eye(16, dtype=np.int64)[0]):
         train = Split(task.train.texts, labels)
         score = linear_probe(

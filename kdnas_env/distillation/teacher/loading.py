@@ -23,6 +23,9 @@ _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+ALL_FILES = (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS)
+"""Files that a teacher is made of."""
+
 _FORWARD_FIELDS = ("position_embedding_type", "num_hidden_groups", "inner_group_num", "sinusoidal_pos_embds")
 """Configuration fields that change the hidden states but are not part of ``EncoderArchitecture``."""
 
@@ -94,7 +97,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     """
     name = os.fspath(name)
     target = _check_device(device)
-    folder = _locate(name, (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS))
+    folder = locate(name)
     config = _read_config(name, folder)
     architecture = _architecture(name, config)
     # A teacher saved with these on would do more work than its students in every forward pass.
@@ -126,7 +129,7 @@ def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitectu
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
-    return _architecture(name, _read_config(name, _locate(name, _CONFIG_FILES)))
+    return _architecture(name, _read_config(name, locate(name, _CONFIG_FILES)))
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -138,8 +141,17 @@ def _check_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def _locate(name: str, patterns: Sequence[str]) -> Path:
-    """Return the folder that holds the teacher, fetched from the hub where needed."""
+def locate(name: str, patterns: Sequence[str] = ALL_FILES) -> Path:
+    """Return the folder that holds a teacher, fetched from the hub where needed.
+
+    Args:
+        name: See :func:`load_teacher`.
+        patterns: Files that are wanted.
+
+    Raises:
+        TeacherError: If there is none, or the hub cannot be reached.
+        DependencyError: If the name is ``"demo"`` and the extra is not installed.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
 

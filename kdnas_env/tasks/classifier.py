@@ -1,0 +1,127 @@
+"""A pooled encoder with a head, and what it is trained towards: labels, those of a teacher, or both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdnas_env.support.checks import check_number
+from kdnas_env.support.random_state import preserved_rng
+from kdnas_env.tasks.encoding import PooledEncoder
+from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
+
+_HEAD_RANGE = 0.02
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What outputs are trained towards (Hinton et al. 2015, arXiv:1503.02531).
+
+    The loss is ``label_weight`` of that against labels (cross-entropy; mean squared error of numbers) and the rest of
+    that against soft labels: the Kullback-Leibler divergence at a temperature, times its square, from classes or, where
+    there may be several, from each of them; the mean squared error of numbers.
+
+    Attributes:
+        label_weight: Weight of the labels: 1 leaves the soft labels out, 0 the labels.
+        temperature: What logits are divided by.
+
+    Raises:
+        KDNASError: If one is out of range.
+    """
+
+    label_weight: float = 1.0
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("label_weight", self.label_weight, at_least=0, at_most=1)
+        check_number("temperature", self.temperature, above=0)
+
+
+class Classifier(nn.Module):
+    """A pooled encoder with dropout and a linear head; for numbers the head predicts standardised ones.
+
+    Args:
+        encoder: Encoder of transformers.
+        task: The task: what the head is for, and the mean and standard deviation of its numbers.
+        pooling: ``mean`` over the real tokens, or ``cls``.
+        dropout: Of the pooled vector.
+        seed: Seed of the head.
+
+    Attributes:
+        objective: What it is trained towards; labels at first.
+    """
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self, encoder: nn.Module, task: TaskData, pooling: str, dropout: float, seed: int) -> None:
+        super().__init__()
+        self.kind, self.objective = task.spec.kind, Objective()
+        self.pooled = PooledEncoder(encoder, pooling)
+        self.dropout = nn.Dropout(dropout)
+        with preserved_rng():
+            self.head = nn.Linear(self.pooled.width, task.spec.outputs)
+        with torch.no_grad():
+            self.head.weight.normal_(0.0, _HEAD_RANGE, generator=torch.Generator().manual_seed(seed))
+            self.head.bias.zero_()
+        numbers = task.train.labels if self.kind == REGRESSION else None
+        self.register_buffer("centre", torch.tensor(0.0 if numbers is None else float(numbers.mean())))
+        self.register_buffer("scale", torch.tensor(1.0 if numbers is None else float(numbers.std()) or 1.0))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        labels: Tensor | None = None,
+        soft_labels: Tensor | None = None,
+    ) -> Any:
+        """Return logits ``(batch, classes)`` or numbers ``(batch,)``; with labels of either sort, the loss too."""
+        values = self.head(self.dropout(self.pooled(input_ids, attention_mask, token_type_ids)))
+        predictions = values[:, 0] * self.scale + self.centre if self.kind == REGRESSION else values
+        if labels is None and soft_labels is None:
+            return predictions
+        return {"loss": self.loss(predictions, labels, soft_labels), "logits": predictions}
+
+    def loss(self, predictions: Tensor, labels: Tensor | None, soft_labels: Tensor | None) -> Tensor:
+        """Return the mean loss of predictions of :meth:`forward`.
+
+        Args:
+            predictions: Logits ``(batch, classes)`` or numbers ``(batch,)``.
+            labels: As :class:`kdnas_env.tasks.specs.Split` has them; None where they do not count.
+            soft_labels: Logits or numbers of a teacher, alike; None where they do not count.
+        """
+        weight = self.objective.label_weight
+        loss = predictions.new_zeros(())
+        if weight > 0 and labels is not None:
+            loss = loss + weight * self._from_labels(predictions, labels)
+        if weight < 1 and soft_labels is not None:
+            loss = loss + (1 - weight) * self._from_teacher(predictions, soft_labels.to(predictions.dtype))
+        return loss
+
+    def _from_labels(self, predictions: Tensor, labels: Tensor) -> Tensor:
+        if self.kind == REGRESSION:
+            return functional.mse_loss(predictions / self.scale, labels.to(predictions.dtype) / self.scale)
+        if self.kind == MULTI_LABEL:
+            return functional.binary_cross_entropy_with_logits(predictions, labels.to(predictions.dtype))
+        return functional.cross_entropy(predictions, labels)
+
+    def _from_teacher(self, predictions: Tensor, soft_labels: Tensor) -> Tensor:
+        if self.kind == REGRESSION:
+            return functional.mse_loss(predictions / self.scale, soft_labels / self.scale)
+        temperature = self.objective.temperature
+        own, taught = predictions / temperature, soft_labels / temperature
+        if self.kind == MULTI_LABEL:
+            probabilities = taught.sigmoid()
+            cross_entropy, entropy = (
+                functional.binary_cross_entropy_with_logits(logits, probabilities) for logits in (own, taught)
+            )
+            return (cross_entropy - entropy) * temperature**2
+        divergence = functional.kl_div(
+            own.log_softmax(-1), taught.log_softmax(-1), reduction="batchmean", log_target=True
+        )
+        return divergence * temperature**2

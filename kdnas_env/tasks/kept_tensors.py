@@ -1,0 +1,71 @@
+"""Tensors that take long to compute: kept as one checked file, and mapped into memory when they are read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from kdnas_env.errors import CacheError
+from kdnas_env.support.atomic import expanded, replacing
+from kdnas_env.support.kept import kept
+from kdnas_env.support.untrusted import parse_json
+
+Tensors = Mapping[str, Tensor]
+
+
+def key_of(identity: Any) -> str:
+    """Return the SHA-256 (hex) of plain data."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def kept_tensors(
+    name: str,
+    make: Callable[[], tuple[Tensors, Any]],
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Tensors, Any]:
+    """Return tensors that are kept under a name; if they are not there, or damaged, make and keep them.
+
+    Args:
+        name: What they are, with the fingerprint of all that they depend on.
+        make: Returns the tensors, and a record of plain data.
+        cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+    """
+    folder = None if cache_dir is None else expanded(cache_dir)
+    return kept(f"{name}.safetensors", _read, make, _write, folder=folder)
+
+
+def _write(made: tuple[Tensors, Any], path: Path) -> None:
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in made[0].items()}
+    metadata = {"record": json.dumps(made[1]), "crc32": str(_checksum(tensors))}
+    with replacing(path) as file:
+        file.write(save(tensors, metadata))
+
+
+def _read(path: Path) -> tuple[Tensors, Any]:
+    try:
+        with safe_open(str(path), "pt") as file:
+            metadata = file.metadata()
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        if metadata["crc32"] == str(_checksum(tensors)):
+            return tensors, parse_json(metadata["record"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CacheError(f"{str(path)!r} cannot be read: {error}") from error
+    raise CacheError(f"{str(path)!r} does not match its checksum")
+
+
+def _checksum(tensors: Tensors) -> int:
+    crc = 0
+    for name, tensor in sorted(tensors.items()):
+        crc = zlib.crc32(name.encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"", crc)
+    return crc

@@ -1,0 +1,62 @@
+"""Drawing splits from others, and telling which texts stand in both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.errors import CorpusError
+from kdnas_env.tasks.specs import VALIDATION, Split, TaskData
+
+_CHOOSING_SHARE, _CHOOSING_SEED = 0.1, [0, len(VALIDATION)]
+
+
+def draw_share(split: Split, fraction: float, rng: np.random.Generator, what: str) -> tuple[Split, Split]:
+    """Return a split without a share, and this share; each class in proportion, and none without a sample left.
+
+    Args:
+        split: The split.
+        fraction: The share.
+        rng: Draws it.
+        what: What the share is for, for messages.
+
+    Raises:
+        CorpusError: If there are too few samples.
+    """
+    order = rng.permutation(len(split))
+    one_class = split.labels.dtype == np.int64 and split.labels.ndim == 1
+    classes: NDArray[Any] = split.labels if one_class else np.zeros(len(split), dtype=np.int64)
+    drawn = np.zeros(len(split), dtype=bool)
+    for value in np.unique(classes):
+        members = order[classes[order] == value]
+        drawn[members[: min(round(fraction * len(members)), len(members) - 1)]] = True
+    if not drawn.any():
+        raise CorpusError(
+            f"{len(split)} samples are too few to draw {what} from; give more, or name a split or file for it"
+        )
+    return split.subset(np.flatnonzero(~drawn)), split.subset(np.flatnonzero(drawn))
+
+
+def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
+    """Return a task as it is trained on, and what settings are chosen on, which is never what is scored.
+
+    That is the validation split, where it does not make the score; else a tenth of the training split.
+    """
+    validation = task.evaluation.get(VALIDATION)
+    if validation is not None and VALIDATION not in task.spec.scored:
+        return task, validation
+    train, share = draw_share(
+        task.train,
+        _CHOOSING_SHARE,
+        np.random.default_rng(_CHOOSING_SEED),
+        f"what settings of {task.name!r} are chosen on",
+    )
+    return task.with_train(train), share
+
+
+def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
+    """Yield what tells the texts of each sample apart: letters' case and the blanks around them aside."""
+    return (tuple(text.strip().lower() for text in texts) for texts in zip(*split.texts, strict=True))

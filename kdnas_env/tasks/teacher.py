@@ -1,0 +1,254 @@
+"""The teacher of a task: a checkpoint with a head that fits, or an encoder fine-tuned on it; and its soft labels."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdnas_env.core.evaluation import Status
+from kdnas_env.distillation.teacher.loading import Teacher, locate
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.settings import Settings
+from kdnas_env.tasks.classifier import Classifier
+from kdnas_env.tasks.encoding import resolve_device, tokenizer_fingerprint
+from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
+from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
+from kdnas_env.tasks.splits import choosing_splits
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class TeacherSettings(Settings):
+    """How a teacher is fine-tuned on a task.
+
+    Attributes:
+        teachers: How many are fine-tuned, with a seed each, whose logits are averaged.
+        rates: Peak learning rates that are tried, as multiples of that of ``finetuning``; the best on what is chosen
+            on (:func:`kdnas_env.tasks.splits.choosing_splits`) is taken.
+        finetuning: All else.
+        seed: Seed of the first.
+
+    Raises:
+        KDNASError: If a value is out of range.
+    """
+
+    teachers: int = 1
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("teachers", at_least=1)
+        self.check_numbers("seed", at_least=0)
+        if not self.rates or any(not rate > 0 for rate in self.rates):
+            raise KDNASError(f"rates is {self.rates}; expected one number above 0 or more")
+
+
+@dataclass(frozen=True, eq=False)
+class TaskTeacher:
+    """A teacher of a task.
+
+    Attributes:
+        members: Models that return logits ``(batch, classes)`` or numbers ``(batch,)``, whose mean is the teacher's.
+        tokenizer: Their tokenizer.
+        max_length: Longest sequence in tokens.
+        fingerprint: SHA-256 (hex) of what decides its logits.
+        record: How it came about: settings, what was tried, and scores on what was chosen on.
+    """
+
+    members: tuple[nn.Module, ...]
+    tokenizer: Any
+    max_length: int
+    fingerprint: str
+    record: dict[str, Any]
+
+    def logits(self, texts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+        """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list a column."""
+        split = Split(tuple(texts), np.zeros(len(texts[0])))
+        with training_lock():
+            found = [predict(member, self.tokenizer, split, self.max_length) for member in self.members]
+        mean: NDArray[np.float32] = np.mean(found, axis=0, dtype=np.float32)
+        return mean
+
+    def soft_labels(
+        self, texts: Sequence[Sequence[str]], cache_dir: str | os.PathLike[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return :meth:`logits`, computed once: kept by fingerprint, and mapped into memory."""
+        digest = hashlib.sha256()
+        for column in texts:
+            digest.update(json.dumps(list(column)).encode())
+        key = key_of([FORMAT_VERSION, self.fingerprint, digest.hexdigest()])
+        kept, _ = kept_tensors(
+            f"soft-labels-{key[:32]}", lambda: ({"logits": torch.from_numpy(self.logits(texts))}, {}), cache_dir
+        )
+        found: NDArray[np.float32] = kept["logits"].numpy()
+        return found
+
+
+def task_teacher(
+    teacher: Teacher,
+    task: TaskData,
+    settings: TeacherSettings | None = None,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> TaskTeacher:
+    """Return the teacher of a task.
+
+    A checkpoint with a classification head whose labels are the task's is used as it is, if one teacher is wanted. Else
+    the encoder is fine-tuned, once: what comes of it is kept by fingerprint. Nothing is chosen on what is scored.
+
+    Args:
+        teacher: The teacher.
+        task: The task.
+        settings: How it is fine-tuned; the defaults by default.
+        cache_dir: Where it is kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        progress: Told of the steps of fine-tuning.
+
+    Raises:
+        FloatingPointError: If it diverges at every learning rate.
+        KDNASError: If no text fits, or the device cannot be used.
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
+    settings = settings or TeacherSettings()
+    device = resolve_device(settings.finetuning.device)
+    max_length = settings.finetuning.max_length
+    head = own_head(teacher, task.spec) if settings.teachers == 1 else None
+    if head is not None:
+        weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(head.state_dict().items())}
+        digest = hashlib.sha256(b"".join(name.encode() + value for name, value in weights.items())).hexdigest()
+        identity = [FORMAT_VERSION, digest, max_length, tokenizer_fingerprint(teacher.tokenizer)]
+        return TaskTeacher((head.to(device).eval(),), teacher.tokenizer, max_length, key_of(identity), {"head": "own"})
+    identity = [
+        *(FORMAT_VERSION, teacher.fingerprint, tokenizer_fingerprint(teacher.tokenizer), task.fingerprint),
+        *(task.spec.kind, task.spec.labels, task.spec.scored, task.spec.metrics),
+        {**asdict(settings), "finetuning": {**asdict(settings.finetuning), "device": device.type}},
+    ]
+    key = key_of(identity)
+    kept, record = kept_tensors(
+        f"task-teacher-{key[:32]}", lambda: _finetuned(teacher, task, settings, progress), cache_dir
+    )
+    members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(settings.teachers))
+    return TaskTeacher(members, teacher.tokenizer, max_length, key, record)
+
+
+def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
+    """Return a teacher with the classification head of its checkpoint, whose outputs are in the order of the task's.
+
+    None if it has no such head, or its labels are not the task's. Labels without names (``LABEL_0``) fit classes that
+    are numbers.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    if not any(name.partition(".")[0] in ("classifier", "score") for name in teacher.left_out):
+        return None
+    folder = str(locate(teacher.name))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    order = _fitting(config, spec)
+    if order is None:
+        return None
+    with quiet_transformers():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    return None if info["missing_keys"] else _OwnHead(model.requires_grad_(False).eval(), order, spec)
+
+
+class _OwnHead(nn.Module):
+    def __init__(self, model: nn.Module, order: Sequence[int], spec: TaskSpec) -> None:
+        super().__init__()
+        self.model, self.order, self.regression = model, list(order), spec.regression
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+        return logits[:, 0] if self.regression else logits[:, self.order]
+
+
+def _fitting(config: Any, spec: TaskSpec) -> list[int] | None:
+    """Return which output of a head is which class of a task; None if its labels are others."""
+    multi_label = config.problem_type == "multi_label_classification"
+    if config.num_labels != spec.outputs or multi_label != spec.multi_label:
+        return None
+    if spec.regression:
+        return [0]
+    named = {str(name).lower().removeprefix("label_"): int(number) for number, name in config.id2label.items()}
+    order = [named.get(label.lower(), -1) for label in spec.labels]
+    return order if sorted(order) == list(range(spec.outputs)) else None
+
+
+def _finetuned(
+    teacher: Teacher, task: TaskData, settings: TeacherSettings, progress: Progress
+) -> tuple[Tensors, dict[str, Any]]:
+    """Fine-tune at every rate, and further seeds at the best; return all weights, and a record."""
+    training, choosing = choosing_splits(task)
+    metric, spec = task_metric(task.spec), task.spec
+    base = settings.finetuning.learning_rate or default_learning_rate(teacher.architecture.hidden_size)
+
+    def tuned(rate: float, seed: int) -> tuple[Classifier | None, dict[str, Any]]:
+        progress.begin(f"teacher of {task.name}, learning rate {rate:g}, seed {seed}")
+        own = settings.finetuning.changed({"learning_rate": rate})
+        tried: dict[str, Any] = {"learning_rate": rate, "seed": seed}
+        try:
+            fitted = fit(teacher.model, teacher.tokenizer, training, own, seed, on_progress=progress.advance)
+            with training_lock():
+                logits = predict(fitted.model, teacher.tokenizer, choosing, own.max_length)
+        except FloatingPointError as error:
+            return None, {**tried, "status": str(Status.DIVERGED), "error": str(error)}
+        values = metric.compute(predictions=spec.decide(logits), references=choosing.labels)
+        score = float(np.mean([values[name] for name in spec.metrics]))
+        return fitted.model, {**tried, "score": score, "train_loss": fitted.details["train_loss"]}
+
+    best: Classifier | None = None
+    tries: list[dict[str, Any]] = []
+    chosen: dict[str, Any] = {}
+    for multiple in settings.rates:
+        model, tried = tuned(multiple * base, settings.seed)
+        tries.append(tried)
+        if model is not None and (best is None or tried["score"] > chosen["score"]):
+            best, chosen = model, tried
+    if best is None:
+        raise FloatingPointError(f"the teacher diverges on {task.name!r} at every learning rate; lower it")
+    members = [best]
+    for number in range(1, settings.teachers):
+        model, tried = tuned(chosen["learning_rate"], settings.seed + number)
+        tries.append(tried)
+        if model is None:
+            raise FloatingPointError(f"teacher {number + 1} diverges on {task.name!r}; lower the learning rate")
+        members.append(model)
+    progress.end()
+    weights = {
+        f"{number}.{name}": tensor
+        for number, model in enumerate(members)
+        for name, tensor in model.state_dict().items()
+    }
+    record = {"head": "fine-tuned", "chosen": chosen, "tried": tries, "chosen_on": len(choosing)}
+    return weights, {**record, "train_samples": len(training.train)}
+
+
+def _member(teacher: Teacher, task: TaskData, settings: TeacherSettings, kept: Tensors, number: int) -> Classifier:
+    model = settings.finetuning.classifier(teacher.model, task, settings.seed)
+    prefix = f"{number}."
+    model.load_state_dict({name.removeprefix(prefix): kept[name] for name in kept if name.startswith(prefix)})
+    return model.requires_grad_(False).eval()

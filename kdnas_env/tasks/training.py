@@ -1,0 +1,248 @@
+"""Training a classifier with the Trainer of transformers: resumable, and with early stopping where it is validated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+
+from kdnas_env.distillation.training.resuming import (
+    STATE,
+    ResumableTrainer,
+    clear_checkpoints,
+    last_checkpoint,
+    unwritten,
+)
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.progress import OnProgress
+from kdnas_env.support.random_state import preserved_rng
+from kdnas_env.support.scratch import scratch_folder
+from kdnas_env.tasks.classifier import Classifier
+from kdnas_env.tasks.encoding import pad
+
+TARGETS = ("labels", "soft_labels")
+"""What examples hold beside the inputs of the model."""
+
+Validate = Callable[[], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a classifier is trained.
+
+    Attributes:
+        learning_rate: Peak learning rate of AdamW.
+        epochs: Passes over the examples, at most.
+        batch_size: Samples per step.
+        warmup_fraction: Share of the steps over which the learning rate rises.
+        weight_decay: Of all but biases and norms.
+        seed: Seed of dropout and the order of the samples.
+        device: Where to train.
+        patience: Epochs without a better validation loss after which the training ends.
+    """
+
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    warmup_fraction: float
+    weight_decay: float
+    seed: int
+    device: torch.device
+    patience: int = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training was like.
+
+    Attributes:
+        losses: Mean training loss of each epoch.
+        validations: What was validated after each epoch; empty without validation.
+        steps: Number of steps.
+    """
+
+    losses: list[float]
+    validations: list[dict[str, float]]
+    steps: int
+
+
+def train(
+    model: Classifier,
+    examples: list[dict[str, Any]],
+    pad_token_id: int,
+    plan: Plan,
+    checkpoints: Path | None,
+    on_progress: OnProgress,
+    validate: Validate | None = None,
+) -> Trained:
+    """Train in place, from the last checkpoint on.
+
+    Args:
+        model: The classifier, with its objective.
+        examples: Inputs and targets of each sample.
+        pad_token_id: Id of the token to pad with.
+        plan: How.
+        checkpoints: Folder for a checkpoint an epoch, of this training alone; None to keep none.
+        on_progress: Called after every step.
+        validate: Returns ``loss`` and whatever else shall be recorded, after every epoch. With it the model ends as it
+            was after the epoch with the least.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+        RunError: If a checkpoint cannot be written or read.
+    """
+    saved = checkpoints is not None or validate is not None
+    keeping = scratch_folder("training") if checkpoints is None else nullcontext(checkpoints)
+    with keeping as folder, preserved_rng(), _turns(on_progress, keeps_last=validate is not None) as turns:
+        clear_checkpoints(folder)
+        best: dict[str, Any] = {}
+        if validate is not None:
+            best = {
+                "eval_strategy": "epoch",
+                "load_best_model_at_end": True,
+                "metric_for_best_model": "loss",
+                "greater_is_better": False,
+                "restore_callback_states_from_checkpoint": True,
+            }
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            num_train_epochs=plan.epochs,
+            per_device_train_batch_size=plan.batch_size,
+            learning_rate=plan.learning_rate,
+            warmup_steps=plan.warmup_fraction,
+            weight_decay=plan.weight_decay,
+            train_sampling_strategy="group_by_length",
+            seed=plan.seed,
+            use_cpu=plan.device.type == "cpu",
+            dataloader_pin_memory=plan.device.type != "cpu",
+            remove_unused_columns=False,
+            logging_strategy="epoch",
+            logging_nan_inf_filter=False,  # It would hide what must be told, and wait for the device every step.
+            save_strategy="epoch" if saved else "no",
+            save_total_limit=1,
+            report_to="none",
+            disable_tqdm=True,
+            **best,
+        )
+        if arguments.device.type == "cuda":
+            arguments._n_gpu = 1  # More would each take a share of every batch, and change what is trained.
+        stopping = [EarlyStoppingCallback(plan.patience)] if validate is not None else []
+        trainer = _TaskTrainer(
+            model,
+            arguments,
+            data_collator=lambda batch: _collated(batch, pad_token_id),
+            train_dataset=examples,
+            callbacks=[turns, *stopping],
+        )
+        trainer.validate = validate
+        trainer.remove_callback(PrinterCallback)
+        try:
+            trainer.go_on(last_checkpoint(folder))
+        except (RuntimeError, OSError) as error:
+            lost = unwritten(folder, error)
+            if lost is not None:
+                raise lost from error
+            raise
+        history = trainer.state.log_history
+        return Trained(
+            losses=[float(entry["loss"]) for entry in history if "loss" in entry],
+            validations=[
+                {name.removeprefix("eval_"): value for name, value in entry.items() if name.startswith("eval_")}
+                for entry in history
+                if "eval_loss" in entry
+            ],
+            steps=trainer.state.global_step,
+        )
+
+
+def _collated(batch: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
+    inputs = [{name: value for name, value in example.items() if name not in TARGETS} for example in batch]
+    targets = {name: torch.tensor([example[name] for example in batch]) for name in TARGETS if name in batch[0]}
+    return {**pad(inputs, pad_token_id), **targets}
+
+
+class _TaskTrainer(ResumableTrainer):
+    validate: Validate | None = None
+
+    # Of the base class, which is not typed.
+    state: Any
+    control: Any
+
+    def go_on(self, checkpoint: Path | None) -> None:
+        """Train from a checkpoint on; one that was the last of its training has nothing left to do."""
+        if checkpoint is not None and self.validate is not None:
+            state = TrainerState.load_from_json(str(checkpoint / STATE))
+            stop = state.stateful_callbacks.get("TrainerControl", {}).get("args", {}).get("should_training_stop")
+            if stop or state.global_step >= state.max_steps:
+                self.state = state
+                self._load_best_model()
+                return
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validate."""
+        assert self.validate is not None
+        with training_lock():
+            metrics = {f"eval_{name}": value for name, value in self.validate().items()}
+        if not math.isfinite(metrics["eval_loss"]):
+            raise FloatingPointError(f"the validation loss is {metrics['eval_loss']}; lower the learning rate")
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _load_best_model(self) -> None:
+        self._place_best()
+        super()._load_best_model()
+
+    def _rotate_checkpoints(self, *args: Any, **kwargs: Any) -> None:
+        self._place_best()
+        super()._rotate_checkpoints(*args, **kwargs)
+
+    def _place_best(self) -> None:
+        """Name the best checkpoint where it is now: the folder may have been moved since it was written."""
+        if self.state.best_model_checkpoint is not None:
+            name = Path(self.state.best_model_checkpoint).name
+            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / name)
+
+
+@contextmanager
+def _turns(on_progress: OnProgress, *, keeps_last: bool) -> Iterator[Any]:
+    """Yield a callback that holds the cores while an epoch lasts, and sees to the losses.
+
+    Args:
+        on_progress: Called after every step.
+        keeps_last: Whether the last epoch has a checkpoint: it may be the best.
+    """
+
+    class Turns(TrainerCallback):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.held = ExitStack()
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.held.enter_context(training_lock())
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            on_progress(state.global_step, state.max_steps)
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            self.held.close()
+            if state.global_step >= state.max_steps and not keeps_last:
+                control.should_save = False
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            loss = (logs or {}).get("loss")
+            if loss is not None and not math.isfinite(loss):
+                raise FloatingPointError(f"the training loss is {loss}; lower the learning rate")
+
+    turns = Turns()
+    try:
+        yield turns
+    finally:
+        turns.held.close()

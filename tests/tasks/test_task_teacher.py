@@ -1,0 +1,134 @@
+"""The teacher of a task: what is used as it is, what is fine-tuned once and kept, and its soft labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_tasks
+import tiny_teachers
+import torch
+
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.tasks import teacher as module
+from kdnas_env.tasks.finetuning import FinetuneSettings
+from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, TaskData
+from kdnas_env.tasks.splits import choosing_splits
+from kdnas_env.tasks.teacher import TeacherSettings, own_head, task_teacher
+
+FAST = TeacherSettings(
+    rates=(1.0, 2.0), finetuning=FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8, device="cpu")
+)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count fine-tunings, by their seeds."""
+    seeds: list[int] = []
+    real = module.fit
+
+    def fit(encoder: Any, tokenizer: Any, task: Any, settings: Any, seed: int, **options: Any) -> Any:
+        seeds.append(seed)
+        return real(encoder, tokenizer, task, settings, seed, **options)
+
+    monkeypatch.setattr(module, "fit", fit)
+    return seeds
+
+
+def test_it_is_fine_tuned_once_and_kept(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
+    first = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
+    assert counted == [0, 0]
+    assert [tried["learning_rate"] for tried in first.record["tried"]] == [1e-3, 2e-3]
+    assert first.record["chosen"]["score"] == max(tried["score"] for tried in first.record["tried"]) > 0.6
+    again = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
+    assert counted == [0, 0]
+    texts = [task.evaluation[TEST].texts[0][:7]]
+    assert np.array_equal(first.logits(texts), again.logits(texts))
+    assert first.logits(texts).shape == (7, 2)
+    assert (again.fingerprint, again.record) == (first.fingerprint, first.record)
+    assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".lock"}
+    other = task_teacher(teacher, small_tasks.easy_task(seed=1), FAST, cache_dir=tmp_path)
+    assert other.fingerprint != first.fingerprint
+    assert len(counted) == 4
+
+
+def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
+    texts = [task.evaluation[TEST].texts[0][:7]]
+    before = task_teacher(teacher, task, FAST, cache_dir=tmp_path).logits(texts)
+    (file,) = tmp_path.glob("*.safetensors")
+    whole = file.read_bytes()
+    for damaged in (whole[:100], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        file.write_bytes(damaged)
+        assert np.array_equal(task_teacher(teacher, task, FAST, cache_dir=tmp_path).logits(texts), before)
+    assert len(counted) == 8
+
+
+def test_three_teachers_are_averaged(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
+    three = task_teacher(teacher, task, TeacherSettings(3, (1.0,), FAST.finetuning), cache_dir=tmp_path)
+    assert counted == [0, 1, 2]
+    inputs = teacher.tokenizer(["us all ."], return_tensors="pt")
+    with torch.no_grad():
+        logits = [member(**inputs).numpy()[0] for member in three.members]
+    assert not np.allclose(logits[0], logits[1])
+    np.testing.assert_allclose(three.logits([["us all ."]])[0], np.mean(logits, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_soft_labels_are_computed_once_and_mapped(
+    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task("stsb")
+    taught = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
+    texts = [column[:9] for column in task.evaluation[VALIDATION].texts]
+    first = taught.soft_labels(texts, tmp_path)
+    assert np.array_equal(first, taught.logits(texts))
+    assert first.shape == (9,)
+    monkeypatch.setattr(module.TaskTeacher, "logits", None)
+    assert np.array_equal(taught.soft_labels(texts, tmp_path), first)
+
+
+@pytest.mark.parametrize(
+    ("labels", "fits"),
+    [(("no", "yes"), [0, 1]), (("YES", "No"), [1, 0]), (("LABEL_0", "LABEL_1"), None), (("no", "yes", "so"), None)],
+)
+def test_a_head_whose_labels_fit_is_used_as_it_is(
+    labels: tuple[str, ...], fits: list[int] | None, tmp_path: Path, counted: list[int]
+) -> None:
+    folder = tiny_teachers.save_classifier(tmp_path / "teacher", labels)
+    teacher = load_teacher(folder)
+    spec = small_tasks.named_spec(("no", "yes"))
+    task = small_tasks.easy_task(spec=spec)
+    found = own_head(teacher, spec)
+    if fits is None:
+        assert found is None
+        return
+    taught = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
+    assert (counted, taught.record) == ([], {"head": "own"})
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        logits = model(**teacher.tokenizer(["us all ."], return_tensors="pt")).logits[:, fits]
+    np.testing.assert_allclose(taught.logits([["us all ."]]), logits.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_labels_without_names_fit_classes_that_are_numbers(tmp_path: Path, tiny_teacher_dirs: dict[str, Path]) -> None:
+    folder = tiny_teachers.save_classifier(tmp_path / "teacher", ("LABEL_0", "LABEL_1"))
+    assert own_head(load_teacher(folder), TASKS["sst2"]) is not None
+    assert own_head(load_teacher(folder), TASKS["rte"]) is None
+    assert own_head(load_teacher(tiny_teacher_dirs["bert"]), TASKS["sst2"]) is None
+
+
+def test_nothing_is_chosen_on_what_is_scored() -> None:
+    """GLUE scores its validation split: a tenth of the training split is held out instead."""
+    glue = small_tasks.easy_task("sst2")
+    training, choosing = choosing_splits(glue)
+    assert (len(training.train), len(choosing)) == (len(glue.train) - 12, 12)
+    assert training.spec.kind == CLASSIFICATION
+    own: TaskData = small_tasks.easy_task(spec=TASKS["rotten_tomatoes"])
+    assert choosing_splits(own) == (own, own.evaluation[VALIDATION])
+    assert TRAIN not in own.evaluation
