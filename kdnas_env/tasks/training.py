@@ -105,7 +105,7 @@ def train(
         best: dict[str, Any] = {}
         if validate is not None:
             best = {
-                "eval_strategy": "epoch",
+                "eval_strategy": "epoch",  # which asks for data, though ``validate`` has its own
                 "load_best_model_at_end": True,
                 "metric_for_best_model": "loss",
                 "greater_is_better": False,
@@ -126,7 +126,7 @@ def train(
             logging_strategy="epoch",
             logging_nan_inf_filter=False,  # It would hide what must be told, and wait for the device every step.
             save_strategy="epoch" if saved else "no",
-            save_total_limit=1,
+            save_total_limit=1 if validate is None else 2,  # the best and the last
             report_to="none",
             disable_tqdm=True,
             **best,
@@ -139,6 +139,7 @@ def train(
             arguments,
             data_collator=lambda batch: _collated(batch, pad_token_id),
             train_dataset=examples,
+            eval_dataset=None if validate is None else examples,
             callbacks=[turns, *stopping],
         )
         trainer.validate = validate
@@ -198,18 +199,10 @@ class _TaskTrainer(ResumableTrainer):
         return metrics
 
     def _load_best_model(self) -> None:
-        self._place_best()
+        # The folder may have been moved since the name was written.
+        name = Path(self.state.best_model_checkpoint).name
+        self.state.best_model_checkpoint = str(Path(self.args.output_dir) / name)
         super()._load_best_model()
-
-    def _rotate_checkpoints(self, *args: Any, **kwargs: Any) -> None:
-        self._place_best()
-        super()._rotate_checkpoints(*args, **kwargs)
-
-    def _place_best(self) -> None:
-        """Name the best checkpoint where it is now: the folder may have been moved since it was written."""
-        if self.state.best_model_checkpoint is not None:
-            name = Path(self.state.best_model_checkpoint).name
-            self.state.best_model_checkpoint = str(Path(self.args.output_dir) / name)
 
 
 @contextmanager

@@ -1,0 +1,252 @@
+"""Task distillation: a student learns a task from its teacher, on labelled and on unlabelled text."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.progress import SILENT, OnProgress
+from kdnas_env.support.settings import Settings
+from kdnas_env.tasks.classifier import Classifier, Objective
+from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.finetuning import FinetuneSettings, labelled_examples, predict
+from kdnas_env.tasks.scores import TaskScore, score_predictions, task_metric
+from kdnas_env.tasks.specs import Split, TaskData
+from kdnas_env.tasks.splits import choosing_splits, text_keys
+from kdnas_env.tasks.teacher import TaskTeacher
+from kdnas_env.tasks.training import Trained, train
+
+DISTILLED = "task distillation"
+
+Texts = Sequence[Sequence[str]]
+"""One list of texts a column."""
+
+
+@dataclass(frozen=True)
+class TaskDistillationSettings(Settings):
+    """How a student learns a task.
+
+    Attributes:
+        temperature: What logits are divided by.
+        label_epochs: Passes over the labelled text at the end, in which labels count too; 0 for none.
+        label_weight: How much they count there; soft labels are the rest.
+        label_rate: Peak learning rate there, as a share of the first.
+        patience: Epochs without a better validation loss after which a stage ends.
+        finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone.
+
+    Raises:
+        KDNASError: If a value is out of range.
+    """
+
+    temperature: float = 1.0
+    label_epochs: int = 2
+    label_weight: float = 0.5
+    label_rate: float = 0.25
+    patience: int = 1
+    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("temperature", "label_rate", above=0)
+        self.check_numbers("label_epochs", at_least=0)
+        self.check_numbers("label_weight", at_least=0, at_most=1)
+        self.check_numbers("patience", at_least=1)
+
+
+@dataclass(frozen=True, eq=False)
+class TaskDistillation:
+    """A student that learnt a task.
+
+    Attributes:
+        model: The student with its head, on its device.
+        score: How well it does; ``details`` hold the settings and the learning curve: of every epoch its stage, the
+            mean training loss, and loss and score on what is chosen on.
+    """
+
+    model: Classifier
+    score: TaskScore
+
+
+def distil_task(
+    encoder: nn.Module,
+    tokenizer: Any,
+    task: TaskData,
+    teacher: TaskTeacher,
+    settings: TaskDistillationSettings | None = None,
+    seed: int = 0,
+    *,
+    unlabelled: Texts = (),
+    checkpoints: Path | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    on_progress: OnProgress = SILENT.advance,
+) -> TaskDistillation:
+    """Have a copy of an encoder learn a task from its teacher, and score it.
+
+    First on the soft labels of the teacher, of labelled and unlabelled text; then on labelled text alone, where true
+    labels count too, at a lower rate. Each stage ends as it was after its epoch with the least loss on
+    :func:`kdnas_env.tasks.splits.choosing_splits`; nothing is chosen on what is scored. Holds
+    :func:`kdnas_env.support.cpu_lock.training_lock` epoch by epoch: call it outside of that.
+
+    Args:
+        encoder: Encoder of transformers; it does not change.
+        tokenizer: Its fast tokenizer.
+        task: The task.
+        teacher: Its teacher.
+        settings: How; the defaults by default.
+        seed: Seed of the head, dropout and the order of the samples.
+        unlabelled: Text of the domain, with as many columns as the task has; texts that are in an evaluated split, or
+            in the training split, are left out.
+        checkpoints: Folder for a checkpoint an epoch, of this distillation alone: when it was killed it goes on from
+            there, on the CPU to the same end. None to keep none.
+        cache_dir: Where soft labels are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        on_progress: Called after every step of a stage.
+
+    Raises:
+        FloatingPointError: If the loss is not finite.
+        torch.OutOfMemoryError: If the device's memory is too small.
+        KDNASError: If no text fits, the unlabelled text has other columns, or the device cannot be used.
+        RunError: If a checkpoint cannot be written or read.
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
+    settings = settings or TaskDistillationSettings()
+    task_metric(task.spec)  # Told now, not after the training.
+    began = time.perf_counter()
+    training, choosing = choosing_splits(task)
+    new = _new_texts(task, choosing, unlabelled)
+    model = settings.finetuning.classifier(encoder, task, seed)
+    student = _Student(model, tokenizer, task, teacher, settings, seed, cache_dir)
+    labelled = student.examples(training.train)
+    curve: list[dict[str, Any]] = []
+    for stage in student.stages():
+        examples = labelled if stage.objective.label_weight else [*labelled, *student.unlabelled_examples(new)]
+        folder = None if checkpoints is None else checkpoints / stage.name
+        trained = student.train(stage, examples, choosing, folder, on_progress)
+        curve += [
+            {"stage": stage.name, "epoch": epoch, "train_loss": loss, **validation}
+            for epoch, (loss, validation) in enumerate(zip(trained.losses, trained.validations, strict=True), start=1)
+        ]
+    with training_lock():
+        predictions = {name: task.spec.decide(student.predict(split)) for name, split in task.evaluation.items()}
+    details = {
+        **asdict(settings),
+        "device": student.device.type,
+        "teacher": teacher.fingerprint,
+        "train_samples": len(labelled),
+        "unlabelled_samples": len(new[0]),
+        "unlabelled_left_out": len(unlabelled[0]) - len(new[0]) if unlabelled else 0,
+        "curve": curve,
+    }
+    seconds = time.perf_counter() - began
+    scored = score_predictions(task, predictions)
+    return TaskDistillation(model, TaskScore(task.name, DISTILLED, seed, details=details, seconds=seconds, **scored))
+
+
+@dataclass(frozen=True)
+class _Stage:
+    name: str
+    objective: Objective
+    epochs: int
+    rate: float
+
+
+class _Student:
+    """A student while it learns: its model, and what it learns from."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        tokenizer: Any,
+        task: TaskData,
+        teacher: TaskTeacher,
+        settings: TaskDistillationSettings,
+        seed: int,
+        cache_dir: str | os.PathLike[str] | None,
+    ) -> None:
+        self.model, self.tokenizer, self.task, self.teacher = model, tokenizer, task, teacher
+        self.settings, self.cache_dir = settings, cache_dir
+        self.device = resolve_device(settings.finetuning.device)
+        self.plan = replace(settings.finetuning.plan(model, task, seed, self.device), patience=settings.patience)
+
+    def stages(self) -> list[_Stage]:
+        settings, rate = self.settings, self.plan.learning_rate
+        soft = Objective(label_weight=0.0, temperature=settings.temperature)
+        both = replace(soft, label_weight=settings.label_weight)
+        stages = [_Stage("soft-labels", soft, self.plan.epochs, rate)]
+        if settings.label_epochs and settings.label_weight:
+            stages.append(_Stage("labels", both, settings.label_epochs, rate * settings.label_rate))
+        return stages
+
+    def examples(self, split: Split) -> list[dict[str, Any]]:
+        """Return inputs, label and soft label of each sample."""
+        examples = labelled_examples(self.tokenizer, split, self.settings.finetuning.max_length)
+        soft = self.teacher.soft_labels(split.texts, self.cache_dir)
+        return [{**example, "soft_labels": row.tolist()} for example, row in zip(examples, soft, strict=True)]
+
+    def unlabelled_examples(self, texts: Texts) -> list[dict[str, Any]]:
+        """Return the same of text without labels, which are 0 and do not count."""
+        if not texts[0]:
+            return []
+        labels = np.zeros((len(texts[0]), *self.task.train.labels.shape[1:]), dtype=self.task.train.labels.dtype)
+        return self.examples(Split(tuple(texts), labels))
+
+    def predict(self, split: Split) -> NDArray[np.float32]:
+        self.model.to(self.device)
+        return predict(self.model, self.tokenizer, split, self.settings.finetuning.max_length)
+
+    def train(
+        self,
+        stage: _Stage,
+        examples: list[dict[str, Any]],
+        choosing: Split,
+        folder: Path | None,
+        on_progress: OnProgress,
+    ) -> Trained:
+        metric, spec = task_metric(self.task.spec), self.task.spec
+        labels = torch.from_numpy(choosing.labels).to(self.device)
+        soft = torch.tensor(self.teacher.soft_labels(choosing.texts, self.cache_dir), device=self.device)
+
+        def validate() -> dict[str, float]:
+            logits = self.predict(choosing)
+            loss = self.model.loss(torch.from_numpy(logits).to(self.device), labels, soft)
+            values = metric.compute(predictions=spec.decide(logits), references=choosing.labels)
+            return {"loss": float(loss), "score": float(np.mean([values[name] for name in spec.metrics]))}
+
+        self.model.objective = stage.objective
+        plan = replace(self.plan, learning_rate=stage.rate, epochs=stage.epochs)
+        return train(self.model, examples, self.tokenizer.pad_token_id, plan, folder, on_progress, validate)
+
+
+def _new_texts(task: TaskData, choosing: Split, unlabelled: Texts) -> tuple[list[str], ...]:
+    """Return unlabelled texts that are in no split of the task, each once.
+
+    Raises:
+        KDNASError: If they have other columns than the task.
+    """
+    columns = len(task.spec.columns)
+    if not unlabelled:
+        return tuple([] for _ in range(columns))
+    if len(unlabelled) != columns:
+        raise KDNASError(
+            f"the unlabelled text has {len(unlabelled)} columns; the task {task.name!r} has {columns}, "
+            f"{list(task.spec.columns)}; name as many"
+        )
+    seen = {key for split in (task.train, choosing, *task.evaluation.values()) for key in text_keys(split)}
+    rows = list(zip(*unlabelled, strict=True))
+    keys = text_keys(Split(tuple(unlabelled), np.zeros(len(rows))))
+    new = []
+    for row, key in zip(rows, keys, strict=True):
+        if key not in seen:
+            seen.add(key)
+            new.append(row)
+    return tuple([row[column] for row in new] for column in range(columns))

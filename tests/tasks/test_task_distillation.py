@@ -1,0 +1,179 @@
+"""Task distillation: what is learnt from what, early stopping, and that a training that was killed ends alike."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_tasks
+import tiny_teachers
+import torch
+from torch.nn import functional
+
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.errors import KDNASError
+from kdnas_env.tasks.classifier import Classifier, Objective
+from kdnas_env.tasks.distilling import TaskDistillation, TaskDistillationSettings, distil_task
+from kdnas_env.tasks.finetuning import FinetuneSettings, labelled_examples
+from kdnas_env.tasks.scores import majority_class
+from kdnas_env.tasks.specs import TASKS, TEST, Split, TaskData, TaskSpec
+from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.training import Plan, train
+
+TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, device="cpu")
+MULTI = TaskSpec("own", ("text",), ("f1_macro",), ("a", "b"), ("validation", "test"), ("test",), multi_label=True)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
+    folder = tmp_path_factory.mktemp("student")
+    return load_teacher(tiny_teachers.save_teacher(folder, "bert", seed=1, num_hidden_layers=1))
+
+
+@pytest.fixture(scope="module")
+def taught(tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> TaskTeacher:
+    settings = TeacherSettings(rates=(1.0,), finetuning=replace(TUNING, epochs=4))
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    return task_teacher(teacher, small_tasks.easy_task(), settings, cache_dir=tmp_path_factory.mktemp("cache"))
+
+
+def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any) -> TaskDistillation:
+    settings = options.pop("settings", TaskDistillationSettings(finetuning=TUNING, patience=3))
+    task = options.pop("task", small_tasks.easy_task())
+    return distil_task(student.model, student.tokenizer, task, taught, settings, cache_dir=cache, **options)
+
+
+def test_a_student_learns_from_labelled_and_unlabelled_text(
+    student: Teacher, taught: TaskTeacher, tmp_path: Path
+) -> None:
+    task = small_tasks.easy_task()
+    unlabelled = [*tiny_teachers.sentences()[:40], task.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
+    found = distilled(student, taught, tmp_path, unlabelled=[unlabelled])
+    details = found.score.details
+    assert found.score.score > 0.9 > majority_class(task).score
+    assert [(point["stage"], point["epoch"]) for point in details["curve"]] == [
+        *(("soft-labels", epoch) for epoch in (1, 2, 3)),
+        *(("labels", epoch) for epoch in (1, 2)),
+    ]
+    assert all(set(point) == {"stage", "epoch", "train_loss", "loss", "score"} for point in details["curve"])
+    assert details["curve"][2]["loss"] < details["curve"][0]["loss"]
+    known = {text for split in (task.train, *task.evaluation.values()) for text in split.texts[0]}
+    new = len({*unlabelled} - known) - 1  # one is known in other letters
+    assert (details["unlabelled_samples"], details["unlabelled_left_out"]) == (new, len(unlabelled) - new)
+    json.dumps(found.score.to_dict())
+    assert json.dumps(found.score.details["teacher"]) == json.dumps(taught.fingerprint)
+
+
+class Killed(Exception):
+    """What ends a training from outside."""
+
+
+@pytest.mark.parametrize("killed", [(1, 7), (1, 44), (2, 1), (2, 29)])
+def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
+    killed: tuple[int, int], student: Teacher, taught: TaskTeacher, tmp_path: Path
+) -> None:
+    """120 samples in batches of 8: 15 steps an epoch; it goes on where its folder was moved to, too."""
+    whole = distilled(student, taught, tmp_path)
+    stages = [0]
+
+    def kill(done: int, total: int) -> None:
+        stages[0] += done == 1
+        if (stages[0], done) == killed:
+            raise Killed
+
+    with pytest.raises(Killed):
+        distilled(student, taught, tmp_path, checkpoints=tmp_path / "it", on_progress=kill)
+    shutil.move(tmp_path / "it", tmp_path / "moved")
+    resumed = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
+    again = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
+    for found in (resumed, again):
+        assert found.score.details == whole.score.details
+        assert found.score.metrics == whole.score.metrics
+        weights = found.model.state_dict()
+        assert all(torch.equal(tensor, weights[name]) for name, tensor in whole.model.state_dict().items())
+
+
+def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> None:
+    """Losses that rise twice end it; the weights are those after the least."""
+    task = small_tasks.easy_task(samples=16)
+    plan = Plan(1e-3, 8, 8, 0.1, 0.01, 0, torch.device("cpu"), patience=2)
+    examples = labelled_examples(student.tokenizer, task.train, 32)
+    seen: list[torch.Tensor] = []
+    model = TUNING.classifier(student.model, task, 0)
+
+    def validate() -> dict[str, float]:
+        seen.append(model.head.weight.detach().clone())
+        return {"loss": (3.0, 1.0, 2.0, 2.0, 0.0)[len(seen) - 1]}
+
+    trained = train(model, examples, 0, plan, tmp_path, lambda done, total: None, validate)
+    assert [point["loss"] for point in trained.validations] == [3.0, 1.0, 2.0, 2.0]
+    assert torch.equal(model.head.weight, seen[1])
+    resumed = TUNING.classifier(student.model, task, 0)
+    again = train(resumed, examples, 0, plan, tmp_path, lambda done, total: None, validate)
+    assert again == trained
+    assert torch.equal(resumed.head.weight, seen[1])
+
+
+@pytest.mark.parametrize("kind", ["stsb", "multi-label"])
+def test_numbers_and_several_classes(
+    kind: str, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
+) -> None:
+    task = small_tasks.easy_task("stsb") if kind == "stsb" else several()
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    taught = task_teacher(
+        teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=5)), cache_dir=tmp_path
+    )
+    settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=replace(TUNING, epochs=6))
+    found = distilled(student, taught, tmp_path, task=task, settings=settings)
+    assert found.score.score > max(0.6, majority_class(task).score)
+
+
+def several() -> TaskData:
+    """The first class is of whoever names critics, the second of those who name a film."""
+
+    def labelled(split: Split) -> Split:
+        marks = [["critics" in text, "film" in text or "music" in text] for text in split.texts[0]]
+        return Split(split.texts, np.array(marks, dtype=np.int64))
+
+    easy = small_tasks.easy_task()
+    return TaskData(MULTI, labelled(easy.train), {name: labelled(split) for name, split in easy.evaluation.items()}, "")
+
+
+def model_of(task: TaskData, student: Teacher, objective: Objective) -> Classifier:
+    model = TUNING.classifier(student.model, task, 0)
+    model.objective = objective
+    return model
+
+
+def test_losses_follow_their_formulas(student: Teacher) -> None:
+    logits, soft = torch.tensor([[1.0, -2.0], [0.5, 0.0]]), torch.tensor([[3.0, 1.0], [-1.0, 2.0]])
+    labels = torch.tensor([0, 1])
+    easy = small_tasks.easy_task()
+    divergence = functional.kl_div((logits / 2).log_softmax(-1), (soft / 2).softmax(-1), reduction="batchmean") * 4
+    loss = model_of(easy, student, Objective(0.25, 2.0)).loss(logits, labels, soft)
+    assert float(loss) == pytest.approx(float(0.25 * functional.cross_entropy(logits, labels) + 0.75 * divergence))
+    assert float(model_of(easy, student, Objective(0.0, 3.0)).loss(soft, labels, soft)) == pytest.approx(0.0, abs=1e-6)
+    # Each of several classes is one against the rest.
+    pairs = torch.stack([logits, torch.zeros_like(logits)], -1), torch.stack([soft, torch.zeros_like(soft)], -1)
+    each = functional.kl_div((pairs[0] / 2).log_softmax(-1), (pairs[1] / 2).softmax(-1), reduction="sum") / 4 * 4
+    found = model_of(several(), student, Objective(0.0, 2.0)).loss(logits, torch.zeros(2, 2), soft)
+    assert float(found) == pytest.approx(float(each), rel=1e-5)
+    similar = small_tasks.easy_task("stsb")
+    numbers = model_of(similar, student, Objective(0.5)).loss(logits[:, 0], labels.double(), soft[:, 0])
+    errors = (logits[:, 0] - labels) ** 2 + (logits[:, 0] - soft[:, 0]) ** 2
+    assert float(numbers) == pytest.approx(float(errors.mean() / 2) / similar.train.labels.std() ** 2, rel=1e-5)
+
+
+def test_what_is_out_of_range(student: Teacher, taught: TaskTeacher, tmp_path: Path) -> None:
+    with pytest.raises(KDNASError, match=r"unlabelled text has 2 columns; the task 'rotten_tomatoes' has 1"):
+        distilled(student, taught, tmp_path, unlabelled=[["a"], ["b"]])
+    with pytest.raises(KDNASError, match="temperature is 0"):
+        TaskDistillationSettings(temperature=0)
+    with pytest.raises(KDNASError, match=r"label_weight is 1\.5"):
+        TaskDistillationSettings(label_weight=1.5)
+    assert TASKS["rotten_tomatoes"].scored == (TEST,)
