@@ -101,7 +101,9 @@ def test_a_dataset_of_datasets_knows_the_names_of_its_classes(tmp_path: Path) ->
 @pytest.mark.parametrize("how", ["list", "columns"])
 def test_several_classes(how: str, tmp_path: Path, tiny_teacher_dirs: dict[str, Path]) -> None:
     topics = ("critics", "film", "us")
-    made = [{"text": text, "topics": [topic for topic in topics if topic in text.split()]} for text in TEXTS[:120]]
+    made: list[dict[str, Any]] = [
+        {"text": text, "topics": [topic for topic in topics if topic in text.split()]} for text in TEXTS[:120]
+    ]
     options = OwnTask(label_column=("topics",))
     if how == "columns":
         made = [{"text": row["text"], **{topic: int(topic in row["topics"]) for topic in topics}} for row in made]

@@ -12,6 +12,7 @@ import tiny_teachers
 import torch
 
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.tasks import finetuning
 from kdnas_env.tasks import teacher as module
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, TaskData
@@ -27,7 +28,7 @@ FAST = TeacherSettings(
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count fine-tunings, by their seeds."""
     seeds: list[int] = []
-    real = module.fit
+    real = finetuning.fit
 
     def fit(encoder: Any, tokenizer: Any, task: Any, settings: Any, seed: int, **options: Any) -> Any:
         seeds.append(seed)
