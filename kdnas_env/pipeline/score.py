@@ -259,6 +259,10 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
     for name in sources:
         check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
+    models = [load_model(name) for name in (options.model, *options.models)]
+    teacher = None
+    if not options.rows or TEACHER in options.rows:
+        teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
     own = options.task.settings()
     tasks = [load_task(name, options.data, own).limited(options.max_samples, options.seed) for name in sources]
     names = [task.name for task in tasks]
@@ -266,10 +270,6 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
     if twice is not None:
         raise KDNASError(f"two tasks are called {twice!r}; rename a file or folder, or score them one after the other")
     settings = common.by_task(names, options.task_settings)
-    models = [load_model(name) for name in (options.model, *options.models)]
-    teacher = None
-    if not options.rows or TEACHER in options.rows:
-        teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
     return Comparison(
         rows=build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device),
         tasks=tasks,
