@@ -51,13 +51,11 @@ SamplerMaker = Callable[[int], BaseSampler]
 
 T = TypeVar("T")
 
-
 WHOLE_SPACE = 100_000
 """Grids up to this many points are listed to choose from."""
 
 _CHUNK = 2048
 """Points whose acquisition is computed at once: of each there is a joint sample with all that are running."""
-
 
 _LEARNT = ("_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma")
 """Numbers that change as an optimiser learns, beside its arrays; all others follow from the options."""
