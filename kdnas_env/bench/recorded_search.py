@@ -71,7 +71,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._budget = budget
         self._error = ""
         self._resets = 0
-        self._cost = self._clock = 0.0
+        self._clock = 0.0
         self._wall = self._last = 0.0
         self._since = time.process_time()
 
@@ -125,11 +125,11 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         )
 
     def _note(self, decided: float) -> None:
-        record = self.get_wrapper_attr("history").last
+        book = self.get_wrapper_attr("history")
+        record = book.last
         evaluation = record.evaluation
         index = self._truth.index_of(evaluation.config)
         self.seconds = evaluation.wall_seconds if record.counted else 0.0
-        self._cost += self._budget.cost(evaluation) if record.counted else 0
         # A student that has no latency failed, whatever its losses.
         failed = evaluation.status is Status.OK and not record.usable
         start, self._clock = self._clock, self._clock + self.seconds
@@ -142,7 +142,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
                 "duplicate": record.duplicate,
                 "counted": record.counted,
                 "epochs": evaluation.fidelity.epochs,
-                "cost": self._cost,
+                "cost": book.spent,
                 "start": start,
                 "finish": self._clock,
                 "agent_seconds": decided,
