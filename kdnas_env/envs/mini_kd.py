@@ -152,9 +152,9 @@ def assemble(
 
     pool = _pool(settings, mini_kd) if in_workers or settings.workers > 1 or settings.ray is not None else None
     evaluator: Evaluator = mini_kd if pool is None else ParallelEvaluator(pool)
-    return evaluator if settings.store is None else StoredEvaluator(
-        evaluator, settings.store, limits=Constraints.of(settings.limits)
-    ), pool
+    if settings.store is not None:
+        evaluator = StoredEvaluator(evaluator, settings.store, limits=Constraints.of(settings.limits))
+    return evaluator, pool
 
 
 def _pool(settings: SearchSettings, mini_kd: MiniKDEvaluator) -> WorkerPool:

@@ -104,6 +104,8 @@ class Pace:
 class TaskProgress:
     """Progress on a terminal or in a notebook; in a log, one line per piece of work and one every half minute.
 
+    It is used in a ``with`` block, so that it ends however the work ends.
+
     Args:
         console: Where it is shown; by default the standard output.
     """
@@ -130,12 +132,11 @@ class TaskProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bars.live.is_started:
-            self._bars.stop()
+        self.end()
 
     def begin(self, name: str) -> None:
         """Show that work begins, in the place of the work before it."""
-        self.end()
+        self._drop_bar()
         self._bars.start()  # not before: what is refused before any work prints nothing
         self._name, self._note = name, ""
         self._pace.begin(name)
@@ -160,6 +161,11 @@ class TaskProgress:
 
     def end(self) -> None:
         """Show no bar until work begins again."""
+        self._drop_bar()
+        if self._bars.live.is_started:
+            self._bars.stop()
+
+    def _drop_bar(self) -> None:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
             self._bar = None
