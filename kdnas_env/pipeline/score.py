@@ -23,8 +23,9 @@ from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.own import is_own
 from kdnas_env.tasks.scores import TaskScore, task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TASKS
+from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -101,9 +102,9 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         if not self.finetune:
             trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
             why |= dict.fromkeys(trained, "with --no-finetune: nothing is trained but a linear probe")
-        if self.tasks and not set(self.tasks) & set(GLUE_TASKS):
+        if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
             why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other --tasks"
-        if all(name in TASKS for name in self.tasks):
+        if not any(map(is_own, self.tasks)):
             laid_out = (f"task.{field.name}" for field in fields(TaskOptions))
             why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with --tasks")
         if self.rows and "teacher" not in self.rows:

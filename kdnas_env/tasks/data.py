@@ -35,7 +35,7 @@ def check_task(name: str) -> None:
     Raises:
         KDNASError: If it is neither.
     """
-    if name in TASKS or not is_own(name):
+    if not is_own(name):
         task_spec(name)
 
 

@@ -27,6 +27,7 @@ from kdnas_env.tasks.specs import (
     KINDS,
     MULTI_LABEL,
     REGRESSION,
+    TASKS,
     TEST,
     TRAIN,
     VALIDATION,
@@ -105,7 +106,8 @@ class OwnTask(Settings):
 
 def is_own(source: str) -> bool:
     """Whether a name may stand for a task of one's own: a path that is there, or a name of a file or of the hub."""
-    return os.path.exists(expanded(source)) or "/" in source or suffix_of(Path(source)) != ""
+    there = os.path.exists(expanded(source)) or "/" in source or suffix_of(Path(source)) != ""
+    return there and source not in TASKS
 
 
 def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
