@@ -86,14 +86,11 @@ class LimitOptions:
     """Format of the file that --max-mb is about."""
 
     @property
-    def limits(self) -> dict[str, Any]:
-        """The limits by name, as :class:`kdnas_env.core.constraints.Constraints` takes them."""
-        return {
-            "speedup": self.speedup,
-            "latency_ms": self.max_ms,
-            "size_mb": self.max_mb,
-            "format": self.file_format,
-        }
+    def limits(self) -> dict[str, Any] | None:
+        """The limits by name, as :class:`kdnas_env.core.constraints.Constraints` takes them; None if there are none."""
+        given = {"speedup": self.speedup, "latency_ms": self.max_ms, "size_mb": self.max_mb}
+        named = {name: value for name, value in given.items() if value is not None}
+        return {**named, "format": self.file_format} if named else None
 
 
 @dataclass(frozen=True, kw_only=True)
