@@ -133,7 +133,8 @@ def task_teacher(
     if head is not None:
         weights = {name: tensor.numpy().tobytes() for name, tensor in sorted(head.state_dict().items())}
         digest = hashlib.sha256(b"".join(name.encode() + value for name, value in weights.items())).hexdigest()
-        identity = [FORMAT_VERSION, digest, max_length, tokenizer_fingerprint(teacher.tokenizer)]
+        shape = [task.spec.kind, task.spec.labels]  # which output is which class
+        identity = [FORMAT_VERSION, digest, shape, max_length, tokenizer_fingerprint(teacher.tokenizer)]
         return TaskTeacher((head.to(device).eval(),), teacher.tokenizer, max_length, key_of(identity), {"head": "own"})
     identity = [
         *(FORMAT_VERSION, teacher.fingerprint, tokenizer_fingerprint(teacher.tokenizer), task.fingerprint),

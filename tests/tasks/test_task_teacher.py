@@ -109,6 +109,9 @@ def test_a_head_whose_labels_fit_is_used_as_it_is(
         return
     taught = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
     assert (counted, taught.record) == ([], {"head": "own"})
+    turned = task_teacher(teacher, small_tasks.easy_task(spec=small_tasks.named_spec(("yes", "no"))), FAST)
+    assert turned.fingerprint != taught.fingerprint
+    np.testing.assert_array_equal(turned.logits([["us all ."]])[:, ::-1], taught.logits([["us all ."]]))
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
