@@ -108,4 +108,4 @@ def test_a_table_and_a_search_of_one(tmp_path: Path) -> None:
 
 
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 8
+    assert len(BLOCKS) == 9
