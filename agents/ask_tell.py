@@ -27,6 +27,7 @@ from kdnas_env.agents.base import (
     env_number,
     evaluation_limit,
     prefetch,
+    split_infos,
 )
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.agents.state import read_state, write_state
@@ -432,15 +433,7 @@ class AskTellAgent(Agent[ConfigT]):
         _, rewards, terminations, truncations, infos = env.step(actions.copy())
         ended = bool(np.any(terminations) or np.any(truncations))
         final = infos.get("final_info", infos) if ended else infos
-        own = [
-            {
-                name: values[seat]
-                for name, values in final.items()
-                if not name.startswith("_") and final[f"_{name}"][seat]
-            }
-            for seat in range(len(actions))
-        ]
-        self.tell(actions, rewards, own)
+        self.tell(actions, rewards, split_infos(final, len(actions)))
         return ended
 
     def _check_started(self) -> None:

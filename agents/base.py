@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
@@ -169,6 +170,29 @@ def check_scalar(reward: Any) -> None:
             f"the reward is {shown(reward)}; expected a number. Wrap the environment with LinearReward, which weights "
             "the parts of a vector"
         )
+
+
+def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Return the infos of single environments from those of a vector environment.
+
+    Args:
+        infos: Arrays with an entry for each environment, or mappings of such, and under the key with a leading ``_``
+            whether each environment has the entry.
+        count: Environments.
+
+    Returns:
+        An info for each environment; numbers are Python's.
+    """
+    own: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, values in infos.items():
+        if name.startswith("_") and name[1:] in infos:
+            continue
+        entries = split_infos(values, count) if isinstance(values, Mapping) else values
+        present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
+        for seat in np.flatnonzero(present):
+            entry = entries[seat]
+            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
+    return own
 
 
 def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
+from kdnas_env.agents.base import split_infos
 from kdnas_env.errors import DependencyError, KDNASError
 
 try:
@@ -211,26 +212,3 @@ class BatchVecEnv(VecEnv):
         """Return the info of each sub-environment, without what belongs to an episode that has ended."""
         going_on = {name: value for name, value in infos.items() if name.removeprefix("_") not in _FINAL}
         return split_infos(going_on, self.num_envs)
-
-
-def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return the infos of single environments from those of a vector environment.
-
-    Args:
-        infos: Arrays with an entry for each environment, or mappings of such, and under the key with a leading ``_``
-            whether each environment has the entry.
-        count: Environments.
-
-    Returns:
-        An info for each environment; numbers are Python's.
-    """
-    own: list[dict[str, Any]] = [{} for _ in range(count)]
-    for name, values in infos.items():
-        if name.startswith("_") and name[1:] in infos:
-            continue
-        entries = split_infos(values, count) if isinstance(values, Mapping) else values
-        present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
-        for seat in np.flatnonzero(present):
-            entry = entries[seat]
-            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
-    return own

@@ -195,7 +195,10 @@ def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> It
         for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
-        raise RunError("a process of the race was killed, perhaps for memory; run it again to go on") from error
+        raise RunError(
+            "a process of the race was killed, perhaps for memory, or could not begin: a script that races with more "
+            "than one worker calls it under 'if __name__ == \"__main__\":'. Run it again to go on"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -215,6 +218,11 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
     """Make a folder or check that it is of such a race; return the checksums of all its tables."""
     settings = wanted.settings()
     check_contained(path)
+    others = sorted(one.name for one in path.iterdir() if one.name != PARTS) if path.is_dir() else []
+    if others and not (path / RACE).exists():
+        raise RunError(
+            f"{str(path)!r} is not empty and no race: it holds {others[0]!r}; name the folder of a race, or another"
+        )
     earlier = read_json(path / RACE) if (path / RACE).exists() else {**settings, "tables": {}}
     if not isinstance(earlier.get("tables"), dict):
         raise RunError(f"{str(path / RACE)!r} names no tables; restore it from a copy, or name another folder")

@@ -211,6 +211,8 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
     except (OSError, KeyError, TypeError, ValueError, IndexError, OverflowError, arrow.ArrowException) as error:
         if isinstance(error, RunError):
             raise
+        if not os.path.exists(path):
+            raise RunError(f"there are no trajectories {os.fspath(path)!r}; name a file or folder of them") from error
         raise RunError(
             f"{os.fspath(path)!r} cannot be read as trajectories: {error}; restore it from a copy"
         ) from error

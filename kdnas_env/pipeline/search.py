@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
@@ -35,6 +34,7 @@ from kdnas_env.searching.registry import make_agent
 from kdnas_env.searching.run_folder import PICTURE, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.atomic import write_json
+from kdnas_env.support.checks import check_number
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import parse_settings
@@ -118,7 +118,9 @@ class SearchOptions(LimitOptions, SeedOption, TrainingOptions, RunOptions, Recor
     """Early stopping of students that do worse than others did after as many epochs."""
 
     def __post_init__(self) -> None:
-        Constraints.of(self.limits)
+        for name in ("speedup", "max_ms", "max_mb"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above=0)
         for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):
             if getattr(self, name) < 1:
                 raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")

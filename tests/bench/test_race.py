@@ -202,3 +202,10 @@ def test_a_damaged_record_of_a_race_is_told(text: str, wanted: Race, tmp_path: P
     (tmp_path / RACE).write_text(text)
     with pytest.raises(RunError):
         race(wanted, tmp_path)
+
+
+def test_a_folder_of_something_else_is_left_alone(wanted: Race, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text('{"mine": 1}')
+    with pytest.raises(RunError, match=r"is not empty and no race: it holds 'results.json'"):
+        race(wanted, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]

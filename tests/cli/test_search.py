@@ -233,6 +233,8 @@ def test_limits_that_no_student_keeps_are_said_with_the_nearest(
     assert (tmp_path / "run" / "results.json").exists()
     assert main(flags(speedup=-1, out=tmp_path / "other")) == 2
     assert "--speedup is -1" in capsys.readouterr().err
+    assert main(flags(max_mb=0, out=tmp_path / "other")) == 2
+    assert "--max-mb is 0" in capsys.readouterr().err
     assert main(flags(file_format="int8", out=tmp_path / "other")) == 2
     assert "--file-format has no effect without --max-mb" in " ".join(capsys.readouterr().err.split())
 

@@ -714,6 +714,15 @@ def test_an_agent_spends_its_budget_on_students_that_keep_the_limits(agent: str)
     assert result.infos[result.best.index]["cost"] == 0
 
 
+@pytest.mark.parametrize("constraints", ["reward", "cost"])
+def test_an_agent_searches_seats_under_limits(constraints: str) -> None:
+    vector = KDNASVectorEnv(limited(budget=16, constraints=constraints), 4)
+    result = kdnas_env.make_agent("random").search(vector, seed=1)
+    assert result.best is not None
+    assert result.infos[result.best.index]["costs"] == {"speedup": 0.0, "keep": 0.0}
+    assert {info["status"] for info in result.infos} == {"ok"} | ({"infeasible"} if constraints == "reward" else set())
+
+
 def test_seats_are_told_what_one_after_the_other_is() -> None:
     env, vector = limited(round_size=4), KDNASVectorEnv(limited(), 4)
     vector.reset(seed=0)
