@@ -25,6 +25,7 @@ and what is not among them is private.
 
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from gymnasium.envs.registration import register
@@ -102,7 +103,8 @@ _environment("Surrogate", "surrogate", "SurrogateEnv")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    modules = {name for name, value in globals().items() if isinstance(value, ModuleType)}
+    return sorted({*__all__, *modules, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> Any:

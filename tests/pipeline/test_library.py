@@ -182,6 +182,7 @@ def test_environment_and_command_are_put_together_alike(small: dict[str, Any]) -
 
 def test_public_names() -> None:
     assert set(kdnas_env.__all__) <= set(dir(kdnas_env))
+    assert not {"Any", "register", "version"} & set(dir(kdnas_env))
     assert all(getattr(kdnas_env, name) is not None for name in kdnas_env.__all__)
     assert not hasattr(kdnas_env, "nothing")
     for name in ("search", "distill", "score", "export", "run", "study", "race"):
