@@ -29,7 +29,7 @@ def test_doctor_knows_every_extra_and_what_it_brings(capsys: pytest.CaptureFixtu
         extra: [one.name for one in wanted if one.marker and one.marker.evaluate({"extra": extra})]
         for extra in set(metadata("kdnas").get_all("Provides-Extra", [])) - {"all", "test"}
     }
-    assert {"demo", "bench", "ray"} <= brought.keys()
+    assert {"demo", "onnx", "ray"} <= brought.keys()
     main(["doctor"])
     said = capsys.readouterr().out.splitlines()
     for extra, packages in brought.items():

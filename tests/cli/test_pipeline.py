@@ -115,8 +115,8 @@ def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
     assert record["state"] == "finished"
     assert record["stages"] == dict.fromkeys(("search", "distill", "glue", "export"), "finished")
     assert read(run / "config.json")["command"] == "run"
-    for stage in ("search", "distill", "glue"):
-        assert read(run / stage / "config.json")["command"] == stage
+    for stage, command in {"search": "search", "distill": "distill", "glue": "score"}.items():
+        assert read(run / stage / "config.json")["command"] == command
         assert read(run / stage / "run.json")["state"] == "finished"
 
     summary = read(run / "summary.json")

@@ -230,7 +230,7 @@ def load_corpus(
     held out.
 
     Args:
-        source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (20,000 IMDB reviews), ``"demo:all"``
+        source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), ``"demo:all"``
             (both, in sentences for the most part: :func:`kdnas_env.distillation.text.demo.demo_texts`), a local file
             (parquet, jsonl, json, csv, tsv, txt with one text a line; also compressed: gz, bz2, xz, zst), a local
             folder of such files or in the layout of a hub dataset, a folder that ``save_to_disk`` of ``datasets`` has
