@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from kdnas_env.core.evaluation import Evaluation, Status
@@ -71,7 +72,7 @@ class Constraints:
             known = [*asdict(cls())]
             raise KDNASError(f"limits are {shown(limits)}; expected a mapping of some of {known}") from error
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the limits that are set."""
         return tuple(name for name, value in asdict(self).items() if name != "format" and value is not None)
@@ -86,6 +87,8 @@ class Constraints:
             evaluation: What is known of the student: its parameters, and its latency if it was measured.
             quality: Its quality as a share of the teacher's; None if it is not known yet.
         """
+        if not self.names:
+            return {}
         latency, size = evaluation.latency, self.megabytes(evaluation)
         # Of what shall be large the shortfall counts, of what shall be small the excess: each is 1 at a factor of 2.
         found = {

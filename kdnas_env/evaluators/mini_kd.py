@@ -253,13 +253,15 @@ class MiniKDEvaluator:
         try:
             if self._limits:
                 latency = self._latency_untrained(config)
-            if self._limits.breaks(self._record(config, fidelity, status, reason, results, latency, began)):
-                status = Status.INFEASIBLE
-            elif (trained := self._train(config, fidelity, stop)) is None:
-                status, latency = Status.STOPPED, None
-            else:
-                model, projection = trained.export(), trained.objective.state_dict()
-                latency = latency or self.probe.measure(model, config)
+                known = self._record(config, fidelity, status, reason, results, latency, began)
+                status = self._limits.screened(known).status
+            if status is Status.OK:
+                trained = self._train(config, fidelity, stop)
+                if trained is None:
+                    status, latency = Status.STOPPED, None
+                else:
+                    model, projection = trained.export(), trained.objective.state_dict()
+                    latency = latency or self.probe.measure(model, config)
         except (CacheError, RunError, DependencyError):
             raise
         except Exception as error:
