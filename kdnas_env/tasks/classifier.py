@@ -1,7 +1,8 @@
-"""A pooled encoder with a head, and what it is trained towards: labels, those of a teacher, or both."""
+"""A classifier, and what it is trained towards: labels, those of a teacher, or both."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_number
-from kdnas_env.support.random_state import preserved_rng
-from kdnas_env.tasks.encoding import PooledEncoder
+from kdnas_env.tasks.heads import NativeHead, PooledHead
 from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
-
-_HEAD_RANGE = 0.02
 
 
 @dataclass(frozen=True)
@@ -42,35 +41,43 @@ class Objective:
 
 
 class Classifier(nn.Module):
-    """A pooled encoder with dropout and a linear head; for numbers the head predicts standardised ones.
+    """An encoder with a head for a task; for numbers the head predicts standardised ones.
 
     Args:
-        encoder: Encoder of transformers.
-        task: The task: what the head is for, and the mean and standard deviation of its numbers.
-        pooling: ``mean`` over the real tokens, or ``cls``.
-        dropout: Of the pooled vector.
-        seed: Seed of the head.
+        network: Encoder and head.
+        task: The task, with the mean and standard deviation of its numbers.
 
     Attributes:
+        network: Encoder and head.
         objective: What it is trained towards; labels at first.
     """
 
     centre: Tensor
     scale: Tensor
 
-    def __init__(self, encoder: nn.Module, task: TaskData, pooling: str, dropout: float, seed: int) -> None:
+    def __init__(self, network: PooledHead | NativeHead, task: TaskData) -> None:
         super().__init__()
         self.kind, self.objective = task.spec.kind, Objective()
-        self.pooled = PooledEncoder(encoder, pooling)
-        self.dropout = nn.Dropout(dropout)
-        with preserved_rng():
-            self.head = nn.Linear(self.pooled.width, task.spec.outputs)
-        with torch.no_grad():
-            self.head.weight.normal_(0.0, _HEAD_RANGE, generator=torch.Generator().manual_seed(seed))
-            self.head.bias.zero_()
+        self.network = network
         numbers = task.train.labels if self.kind == REGRESSION else None
         self.register_buffer("centre", torch.tensor(0.0 if numbers is None else float(numbers.mean())))
         self.register_buffer("scale", torch.tensor(1.0 if numbers is None else float(numbers.std()) or 1.0))
+
+    def pretrained(self) -> Any:
+        """Return a copy of the model for ``save_pretrained``: on the CPU, in eval mode, its outputs not standardised.
+
+        Raises:
+            KDNASError: If the head is not one of transformers.
+        """
+        if not isinstance(self.network, NativeHead):
+            raise KDNASError(
+                "transformers has no model with this head, a linear one on pooled states; train with pooling='native'"
+            )
+        network = copy.deepcopy(self.network).cpu().eval()
+        with torch.no_grad():
+            network.output.weight.mul_(self.scale.cpu())
+            network.output.bias.mul_(self.scale.cpu()).add_(self.centre.cpu())
+        return network.model
 
     def forward(
         self,
@@ -81,7 +88,7 @@ class Classifier(nn.Module):
         soft_labels: Tensor | None = None,
     ) -> Any:
         """Return logits ``(batch, classes)`` or numbers ``(batch,)``; with labels of either sort, the loss too."""
-        values = self.head(self.dropout(self.pooled(input_ids, attention_mask, token_type_ids)))
+        values = self.network(input_ids, attention_mask, token_type_ids)
         predictions = values[:, 0] * self.scale + self.centre if self.kind == REGRESSION else values
         if labels is None and soft_labels is None:
             return predictions

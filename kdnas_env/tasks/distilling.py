@@ -21,6 +21,7 @@ from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier, Objective
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.finetuning import FinetuneSettings, labelled_examples, predict
+from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.scores import TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits, text_keys
@@ -43,7 +44,8 @@ class TaskDistillationSettings(Settings):
         label_weight: How much they count there; soft labels are the rest.
         label_rate: Peak learning rate there, as a share of the first.
         patience: Epochs without a better validation loss after which a stage ends.
-        finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone.
+        finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone. The head is
+            the native one by default, so that transformers loads the student.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -54,7 +56,7 @@ class TaskDistillationSettings(Settings):
     label_weight: float = 0.5
     label_rate: float = 0.25
     patience: int = 1
-    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+    finetuning: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(pooling=NATIVE))
 
     def __post_init__(self) -> None:
         super().__post_init__()

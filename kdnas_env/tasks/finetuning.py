@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -19,7 +18,8 @@ from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.settings import Settings, parse_value
 from kdnas_env.tasks.classifier import Classifier
-from kdnas_env.tasks.encoding import POOLINGS, encode, outputs, resolve_device
+from kdnas_env.tasks.encoding import encode, outputs, resolve_device
+from kdnas_env.tasks.heads import HEADS, NATIVE, NativeHead, PooledHead
 from kdnas_env.tasks.scores import FINETUNED, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.training import Plan, train
@@ -39,8 +39,10 @@ class FinetuneSettings(Settings):
         epochs: Passes over the training split; None for 3, and 5 on MRPC and WNLI (the values that transformers'
             own examples report GLUE with).
         max_length: Longest sequence in tokens; shorter where the tokenizer allows less.
-        pooling: ``mean`` over the real tokens, or ``cls``.
-        dropout: Of the pooled vector; inside of the encoder its own configuration decides.
+        pooling: What the head reads: the ``mean`` of the states of the real tokens, or that of the first, ``cls``, by
+            a linear layer; or ``native``, the head that transformers has for the encoder's family, so that transformers
+            loads the model.
+        dropout: Dropout of the head; inside of the encoder its own configuration decides.
         warmup_fraction: Share of the steps over which the learning rate rises.
         weight_decay: Of all but biases and norms.
         device: Where to train; None for the first GPU, or the CPU where there is none.
@@ -65,8 +67,8 @@ class FinetuneSettings(Settings):
         self.check_numbers("learning_rate", above=0)
         self.check_numbers("dropout", "warmup_fraction", at_least=0, below=1)
         self.check_numbers("weight_decay", at_least=0)
-        if self.pooling not in POOLINGS:
-            raise KDNASError(f"unknown pooling {self.pooling!r}; choose from {list(POOLINGS)}")
+        if self.pooling not in HEADS:
+            raise KDNASError(f"unknown pooling {self.pooling!r}; choose from {list(HEADS)}")
 
     def changed(self, changes: Mapping[str, Any]) -> FinetuneSettings:
         """Return the settings with some fields changed.
@@ -82,12 +84,15 @@ class FinetuneSettings(Settings):
 
     def classifier(self, encoder: nn.Module, task_data: TaskData, seed: int) -> Classifier:
         """Return a copy of an encoder with a head for a task."""
-        return Classifier(copy.deepcopy(encoder).requires_grad_(True), task_data, self.pooling, self.dropout, seed)
+        spec = task_data.spec
+        if self.pooling == NATIVE:
+            return Classifier(NativeHead(encoder, spec, self.dropout, seed), task_data)
+        return Classifier(PooledHead(encoder, spec, self.pooling, self.dropout, seed), task_data)
 
     def plan(self, model: Classifier, task_data: TaskData, seed: int, device: torch.device) -> Plan:
         """Return how a classifier is trained on a task."""
         return Plan(
-            learning_rate=self.learning_rate or default_learning_rate(model.pooled.width),
+            learning_rate=self.learning_rate or default_learning_rate(model.network.width),
             epochs=self.epochs or default_epochs(task_data.name),
             batch_size=self.batch_size,
             warmup_fraction=self.warmup_fraction,

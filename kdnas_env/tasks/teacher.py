@@ -29,7 +29,7 @@ from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 from kdnas_env.tasks.splits import choosing_splits
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)

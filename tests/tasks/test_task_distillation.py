@@ -107,16 +107,16 @@ def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> 
     model = TUNING.classifier(student.model, task, 0)
 
     def validate() -> dict[str, float]:
-        seen.append(model.head.weight.detach().clone())
+        seen.append(model.network.output.weight.detach().clone())
         return {"loss": (3.0, 1.0, 2.0, 2.0, 0.0)[len(seen) - 1]}
 
     trained = train(model, examples, 0, plan, tmp_path, lambda done, total: None, validate)
     assert [point["loss"] for point in trained.validations] == [3.0, 1.0, 2.0, 2.0]
-    assert torch.equal(model.head.weight, seen[1])
+    assert torch.equal(model.network.output.weight, seen[1])
     resumed = TUNING.classifier(student.model, task, 0)
     again = train(resumed, examples, 0, plan, tmp_path, lambda done, total: None, validate)
     assert again == trained
-    assert torch.equal(resumed.head.weight, seen[1])
+    assert torch.equal(resumed.network.output.weight, seen[1])
 
 
 @pytest.mark.parametrize("kind", ["stsb", "multi-label"])

@@ -1,0 +1,162 @@
+"""Encoders with a head: the head that transformers has for the encoder's family, or a linear one on pooled states."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.random_state import preserved_rng
+from kdnas_env.tasks.encoding import POOLINGS, PooledEncoder
+from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION, TaskSpec
+
+NATIVE = "native"
+HEADS = (*POOLINGS, NATIVE)
+"""What an encoder gets for a task: a linear head on states that are pooled somehow, or its family's own head."""
+
+NUMBER = "score"
+"""Name of the output of a head that predicts a number."""
+
+_PROBLEM_TYPES = {
+    CLASSIFICATION: "single_label_classification",
+    MULTI_LABEL: "multi_label_classification",
+    REGRESSION: "regression",
+}
+_INITIAL_RANGE = 0.02
+
+
+class _Layout(NamedTuple):
+    """Where the head of a family has its hidden layer and its output layer, and which field sets its dropout."""
+
+    hidden: str
+    output: str
+    dropout: str = "classifier_dropout"
+
+
+_ROBERTA = _Layout("classifier.dense", "classifier.out_proj")
+_LAYOUTS = {
+    "bert": _Layout("bert.pooler.dense", "classifier"),
+    "albert": _Layout("albert.pooler", "classifier", "classifier_dropout_prob"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "electra": _ROBERTA,
+    "distilbert": _Layout("pre_classifier", "classifier", "seq_classif_dropout"),
+}
+
+
+class PooledHead(nn.Module):
+    """A copy of an encoder, its pooled states, dropout, and a linear layer.
+
+    Args:
+        encoder: Encoder of transformers.
+        spec: The task.
+        pooling: One of :data:`kdnas_env.tasks.encoding.POOLINGS`.
+        dropout: Dropout of the pooled states.
+        seed: Seed of the linear layer.
+    """
+
+    def __init__(self, encoder: nn.Module, spec: TaskSpec, pooling: str, dropout: float, seed: int) -> None:
+        super().__init__()
+        self.pooled = PooledEncoder(copy.deepcopy(encoder).requires_grad_(True), pooling)
+        self.dropout = nn.Dropout(dropout)
+        with preserved_rng():
+            self.output = nn.Linear(self.pooled.width, spec.outputs)
+        _initialise(self.output, seed)
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder."""
+        return self.pooled.width
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return the outputs, ``(batch, outputs)``."""
+        values: Tensor = self.output(self.dropout(self.pooled(input_ids, attention_mask, token_type_ids)))
+        return values
+
+
+class NativeHead(nn.Module):
+    """The model that ``AutoModelForSequenceClassification`` makes of an encoder's configuration, with its weights.
+
+    The hidden layer of the head starts as the identity, so that a new head reads the encoder's state of the first
+    token through the activation alone; the output layer is random.
+
+    Args:
+        encoder: Encoder of transformers; it does not change.
+        spec: The task, which names the classes in the model's configuration.
+        dropout: Dropout of the head.
+        seed: Seed of the output layer.
+
+    Attributes:
+        model: The model.
+
+    Raises:
+        KDNASError: If the encoder is of a family whose head is not known.
+    """
+
+    def __init__(self, encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -> None:
+        super().__init__()
+        from transformers import AutoModelForSequenceClassification
+
+        source: Any = encoder
+        layout = _layout(source.config.model_type)
+        config = copy.deepcopy(source.config)
+        labels = spec.labels or (NUMBER,)
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: number for number, label in enumerate(labels)}
+        config.problem_type = _PROBLEM_TYPES[spec.kind]
+        setattr(config, layout.dropout, dropout)
+        with preserved_rng(), quiet_transformers():
+            self.model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        # Strict, but for a pooler, which is part of the head.
+        self.model.base_model.load_state_dict(
+            {**_only(self.model.base_model.state_dict(), "pooler."), **_without(source.state_dict(), "pooler.")}
+        )
+        hidden = self.model.get_submodule(layout.hidden)
+        with torch.no_grad():
+            nn.init.eye_(hidden.weight)
+            hidden.bias.zero_()
+        _initialise(self.output, seed)
+
+    @property
+    def width(self) -> int:
+        """Width of the encoder."""
+        return int(self.model.config.hidden_size)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The last layer."""
+        layer: nn.Linear = self.model.get_submodule(_layout(self.model.config.model_type).output)
+        return layer
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
+        """Return the outputs, ``(batch, outputs)``."""
+        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+        return logits
+
+
+def _layout(model_type: str) -> _Layout:
+    if model_type not in _LAYOUTS:
+        raise KDNASError(
+            f"the classification head of models of type {model_type!r} is not known to kdnas; known are "
+            f"{list(_LAYOUTS)}; choose a pooling of {list(POOLINGS)}"
+        )
+    return _LAYOUTS[model_type]
+
+
+def _initialise(layer: nn.Linear, seed: int) -> None:
+    with torch.no_grad():
+        layer.weight.normal_(0.0, _INITIAL_RANGE, generator=torch.Generator().manual_seed(seed))
+        layer.bias.zero_()
+
+
+def _only(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
