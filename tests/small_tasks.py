@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import tiny_teachers
 
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.tasks.specs import GLUE_TASKS, TASKS, Split, TaskData, TaskSpec
 
 TRAIN_ROWS, EVALUATION_ROWS = 24, 12
+TINY_STUDENT = StudentConfig(2, 2, 16, 32, "gelu", "bert")
 
 PAIR = ("sentence1", "sentence2")
 HEADERS = {
@@ -101,6 +103,20 @@ def easy_task(
     return TaskData(spec, split(samples), {name: split(40) for name in spec.splits}, "made up")
 
 
+MULTI = TaskSpec("own", ("text",), ("f1_macro",), ("a", "b"), ("validation", "test"), ("test",), multi_label=True)
+
+
+def multi_label_task(samples: int = 120) -> TaskData:
+    """The first class is of whoever names critics, the second of those who name a film."""
+
+    def labelled(split: Split) -> Split:
+        marks = [["critics" in text, "film" in text or "music" in text] for text in split.texts[0]]
+        return Split(split.texts, np.array(marks, dtype=np.int64))
+
+    easy = easy_task(samples=samples)
+    return TaskData(MULTI, labelled(easy.train), {name: labelled(split) for name, split in easy.evaluation.items()}, "")
+
+
 def write_hub_layout(root: Path, endings: tuple[str, ...] = ("parquet", "jsonl", "csv")) -> Path:
     """Write all tasks as on the hub, the kinds of files in turn."""
     for number, name in enumerate(GLUE_TASKS):
@@ -143,7 +159,6 @@ def _original_lines(spec: TaskSpec, written: list[dict[str, Any]]) -> Iterator[s
 
 def save_tiny_student(folder: Path, teacher: Path, corpus: Path, cache: Path, family: str = "bert") -> Path:
     """Distil a student of a tiny teacher and save it with its lineage."""
-    from kdnas_env.core.architecture import StudentConfig
     from kdnas_env.core.evaluation import Fidelity
     from kdnas_env.distillation.student.folder import save_student
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings

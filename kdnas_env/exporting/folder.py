@@ -15,35 +15,37 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json
 
-EXPORT = "export.json"
-"""What tells an export from other folders."""
+EXPORT, TASK = "export.json", "task.json"
+"""What tells exports and classifiers from other folders."""
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
 
-def checked_target(out: str | os.PathLike[str], model: str | os.PathLike[str]) -> Path:
+def checked_target(
+    out: str | os.PathLike[str], model: str | os.PathLike[str] | None = None, marker: str = EXPORT
+) -> Path:
     """Return where an export goes.
 
     Args:
         out: The folder.
-        model: What is exported.
+        model: What is exported; None if that is not in a folder.
+        marker: File that tells which folders may be replaced: :data:`EXPORT` or :data:`TASK`.
 
     Raises:
-        ExportError: If the folder is a file, is or contains the model, or holds something that is not an export.
+        ExportError: If the folder is a file, is or contains the model, or holds something that may not be replaced.
     """
-    target, source = expanded(out).absolute(), expanded(model)
+    target, source = expanded(out).absolute(), None if model is None else expanded(model)
     target = target.resolve() if target.is_symlink() else target
     try:
-        if source.is_dir() and source.resolve().is_relative_to(target.resolve()):
+        if source is not None and source.is_dir() and source.resolve().is_relative_to(target.resolve()):
             raise ExportError(f"the export would replace the model {str(model)!r}; give another folder with --out")
         if not target.exists():
             return target
         if not target.is_dir():
             raise ExportError(f"{str(out)!r} is a file; give a folder with --out")
-        if any(target.iterdir()) and not _is_export(target):
-            raise ExportError(
-                f"the folder {str(out)!r} is not empty and not an export of kdnas; give another with --out"
-            )
+        if any(target.iterdir()) and not _has_marker(target, marker):
+            kind = "an export" if marker == EXPORT else "a classifier"
+            raise ExportError(f"the folder {str(out)!r} is not empty and not {kind} of kdnas; give another with --out")
     except OSError as error:
         raise _cannot_be_written(target, error) from error
     return target
@@ -82,9 +84,9 @@ def written_whole(target: Path) -> Iterator[Path]:
                     parent.rmdir()
 
 
-def _is_export(folder: Path) -> bool:
+def _has_marker(folder: Path, marker: str) -> bool:
     try:
-        return "format" in parse_json((folder / EXPORT).read_text(encoding="utf-8"))
+        return "format" in parse_json((folder / marker).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):
         return False
 

@@ -26,16 +26,12 @@ def write_weights(source: Source, folder: Path) -> Teacher:
             the inputs of the model.
         OSError: If it cannot be written.
     """
-    model: Any = source.encoder.model
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        source.encoder.tokenizer.save_pretrained(folder)
-    _name_inputs(source, folder / _TOKENIZER_CONFIG)
+    write_model(source.encoder.model, source.encoder.tokenizer, folder)
     if source.lineage is not None:
         write_lineage(source.lineage, folder, absolute=False)
     if source.projection is not None:
         write_projection(folder, source.projection)
-    _check_tokenizer(source, folder)
+    check_tokenizer(source.encoder.tokenizer, folder, repr(source.encoder.name))
     reloaded = load_teacher(folder)
     if reloaded.fingerprint != source.encoder.fingerprint:
         raise ExportError(
@@ -45,22 +41,40 @@ def write_weights(source: Source, folder: Path) -> Teacher:
     return reloaded
 
 
-def _name_inputs(source: Source, path: Path) -> None:
-    """Have the tokenizer make what the model takes; by default it makes what its class is used to."""
+def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Write weights, configuration and tokenizer; the tokenizer makes its ``model_input_names`` wherever it is loaded.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    # By default it makes what its class is used to.
+    path = folder / _TOKENIZER_CONFIG
     config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**config, "model_input_names": list(source.input_names)})
+    write_json(path, {**config, "model_input_names": list(tokenizer.model_input_names)})
 
 
-def _check_tokenizer(source: Source, folder: Path) -> None:
+def check_tokenizer(tokenizer: Any, folder: Path, what: str) -> None:
+    """Refuse a folder whose tokenizer, read as others read it, does not make what the model takes.
+
+    Args:
+        tokenizer: The tokenizer that was written.
+        folder: The folder.
+        what: The model, for the message.
+
+    Raises:
+        ExportError: If it makes other inputs, or other ids.
+    """
     from transformers import AutoTokenizer
 
     with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
+        written = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     text = "a sentence, and another"
-    ours, theirs = dict(tokenizer(text)), dict(source.encoder.tokenizer(text))
-    if set(ours) != set(source.input_names) or ours != theirs:
+    ours, theirs = dict(written(text)), dict(tokenizer(text))
+    if set(ours) != set(tokenizer.model_input_names) or ours != theirs:
         raise ExportError(
-            f"the tokenizer of {source.encoder.name!r} makes {sorted(ours)} once it is written and read back, where "
-            f"the model takes {sorted(source.input_names)}, or other ids than before; try another version of "
-            "transformers"
+            f"the tokenizer of {what} makes {sorted(ours)} once it is written and read back, where the model takes "
+            f"{sorted(tokenizer.model_input_names)}, or other ids than before; try another version of transformers"
         )

@@ -19,7 +19,7 @@ from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.settings import Settings, parse_value
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import encode, outputs, resolve_device
-from kdnas_env.tasks.heads import HEADS, NATIVE, NativeHead, PooledHead
+from kdnas_env.tasks.heads import HEADS, NATIVE, PooledHead, native_head
 from kdnas_env.tasks.scores import FINETUNED, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.training import Plan, train
@@ -86,7 +86,7 @@ class FinetuneSettings(Settings):
         """Return a copy of an encoder with a head for a task."""
         spec = task_data.spec
         if self.pooling == NATIVE:
-            return Classifier(NativeHead(encoder, spec, self.dropout, seed), task_data)
+            return Classifier(native_head(encoder, spec, self.dropout, seed), task_data)
         return Classifier(PooledHead(encoder, spec, self.pooling, self.dropout, seed), task_data)
 
     def plan(self, model: Classifier, task_data: TaskData, seed: int, device: torch.device) -> Plan:

@@ -27,6 +27,7 @@ _PROBLEM_TYPES = {
     REGRESSION: "regression",
 }
 _INITIAL_RANGE = 0.02
+_POOLER = "pooler."
 
 
 class _Layout(NamedTuple):
@@ -79,47 +80,15 @@ class PooledHead(nn.Module):
 
 
 class NativeHead(nn.Module):
-    """The model that ``AutoModelForSequenceClassification`` makes of an encoder's configuration, with its weights.
-
-    The hidden layer of the head starts as the identity, so that a new head reads the encoder's state of the first
-    token through the activation alone; the output layer is random.
+    """An encoder with the head that transformers has for its family.
 
     Args:
-        encoder: Encoder of transformers; it does not change.
-        spec: The task, which names the classes in the model's configuration.
-        dropout: Dropout of the head.
-        seed: Seed of the output layer.
-
-    Attributes:
-        model: The model.
-
-    Raises:
-        KDNASError: If the encoder is of a family whose head is not known.
+        model: What ``AutoModelForSequenceClassification`` makes.
     """
 
-    def __init__(self, encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        from transformers import AutoModelForSequenceClassification
-
-        source: Any = encoder
-        layout = _layout(source.config.model_type)
-        config = copy.deepcopy(source.config)
-        labels = spec.labels or (NUMBER,)
-        config.id2label = dict(enumerate(labels))
-        config.label2id = {label: number for number, label in enumerate(labels)}
-        config.problem_type = _PROBLEM_TYPES[spec.kind]
-        setattr(config, layout.dropout, dropout)
-        with preserved_rng(), quiet_transformers():
-            self.model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
-        # Strict, but for a pooler, which is part of the head.
-        self.model.base_model.load_state_dict(
-            {**_only(self.model.base_model.state_dict(), "pooler."), **_without(source.state_dict(), "pooler.")}
-        )
-        hidden = self.model.get_submodule(layout.hidden)
-        with torch.no_grad():
-            nn.init.eye_(hidden.weight)
-            hidden.bias.zero_()
-        _initialise(self.output, seed)
+        self.model = model
 
     @property
     def width(self) -> int:
@@ -139,6 +108,46 @@ class NativeHead(nn.Module):
         return logits
 
 
+def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -> NativeHead:
+    """Return a copy of an encoder with a new head of its family.
+
+    The hidden layer of the head starts as the identity, so that the head reads the encoder's state of the first token
+    through the activation alone; the output layer is random.
+
+    Args:
+        encoder: Encoder of transformers.
+        spec: The task, which names the classes in the model's configuration.
+        dropout: Dropout of the head.
+        seed: Seed of the output layer.
+
+    Raises:
+        KDNASError: If the head of the encoder's family is not known.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    source: Any = encoder
+    layout = _layout(source.config.model_type)
+    labels = spec.labels or (NUMBER,)
+    config = copy.deepcopy(source.config)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = _PROBLEM_TYPES[spec.kind]
+    setattr(config, layout.dropout, dropout)
+    with preserved_rng(), quiet_transformers():
+        model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+    # A pooler is part of the head.
+    own = {name: tensor for name, tensor in model.base_model.state_dict().items() if name.startswith(_POOLER)}
+    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(_POOLER)}
+    model.base_model.load_state_dict(own | weights)
+    head = NativeHead(model)
+    hidden = model.get_submodule(layout.hidden)
+    with torch.no_grad():
+        nn.init.eye_(hidden.weight)
+        hidden.bias.zero_()
+    _initialise(head.output, seed)
+    return head
+
+
 def _layout(model_type: str) -> _Layout:
     if model_type not in _LAYOUTS:
         raise KDNASError(
@@ -152,11 +161,3 @@ def _initialise(layer: nn.Linear, seed: int) -> None:
     with torch.no_grad():
         layer.weight.normal_(0.0, _INITIAL_RANGE, generator=torch.Generator().manual_seed(seed))
         layer.bias.zero_()
-
-
-def _only(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if name.startswith(prefix)}
-
-
-def _without(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}

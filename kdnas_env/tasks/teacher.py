@@ -24,6 +24,7 @@ from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
+from kdnas_env.tasks.heads import NativeHead
 from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
@@ -70,6 +71,7 @@ class TaskTeacher:
         max_length: Longest sequence in tokens.
         fingerprint: SHA-256 (hex) of what decides its logits.
         record: How it came about: settings, what was tried, and scores on what was chosen on.
+        name: Name of the teacher that it was made from.
     """
 
     members: tuple[nn.Module, ...]
@@ -77,6 +79,7 @@ class TaskTeacher:
     max_length: int
     fingerprint: str
     record: dict[str, Any]
+    name: str
 
     def logits(self, texts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
         """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list a column."""
@@ -135,7 +138,8 @@ def task_teacher(
         digest = hashlib.sha256(b"".join(name.encode() + value for name, value in weights.items())).hexdigest()
         shape = [task.spec.kind, task.spec.labels]  # which output is which class
         identity = [FORMAT_VERSION, digest, shape, max_length, tokenizer_fingerprint(teacher.tokenizer)]
-        return TaskTeacher((head.to(device).eval(),), teacher.tokenizer, max_length, key_of(identity), {"head": "own"})
+        own = (head.to(device).eval(),)
+        return TaskTeacher(own, teacher.tokenizer, max_length, key_of(identity), {"head": "own"}, teacher.name)
     identity = [
         *(FORMAT_VERSION, teacher.fingerprint, tokenizer_fingerprint(teacher.tokenizer), task.fingerprint),
         *(task.spec.kind, task.spec.labels, task.spec.scored, task.spec.metrics),
@@ -146,7 +150,7 @@ def task_teacher(
         f"task-teacher-{key[:32]}", lambda: _finetuned(teacher, task, settings, progress), cache_dir
     )
     members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(settings.teachers))
-    return TaskTeacher(members, teacher.tokenizer, max_length, key, record)
+    return TaskTeacher(members, teacher.tokenizer, max_length, key, record, teacher.name)
 
 
 def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
@@ -179,11 +183,10 @@ def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
 class _OwnHead(nn.Module):
     def __init__(self, model: nn.Module, order: Sequence[int], spec: TaskSpec) -> None:
         super().__init__()
-        self.model, self.order, self.regression = model, list(order), spec.regression
+        self.head, self.order, self.regression = NativeHead(model), list(order), spec.regression
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
-        segments = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        logits: Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask, **segments).logits
+        logits: Tensor = self.head(input_ids, attention_mask, token_type_ids)
         return logits[:, 0] if self.regression else logits[:, self.order]
 
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import small_tasks
 import tiny_teachers
@@ -20,13 +19,13 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.tasks.classifier import Classifier, Objective
 from kdnas_env.tasks.distilling import TaskDistillation, TaskDistillationSettings, distil_task
 from kdnas_env.tasks.finetuning import FinetuneSettings, labelled_examples
+from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.scores import majority_class
-from kdnas_env.tasks.specs import TASKS, TEST, Split, TaskData, TaskSpec
+from kdnas_env.tasks.specs import TASKS, TEST, TaskData
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 from kdnas_env.tasks.training import Plan, train
 
-TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, device="cpu")
-MULTI = TaskSpec("own", ("text",), ("f1_macro",), ("a", "b"), ("validation", "test"), ("test",), multi_label=True)
+TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, pooling=NATIVE, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +47,14 @@ def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any
     return distil_task(student.model, student.tokenizer, task, taught, settings, cache_dir=cache, **options)
 
 
+@pytest.mark.parametrize("pooling", ["mean", NATIVE])
 def test_a_student_learns_from_labelled_and_unlabelled_text(
-    student: Teacher, taught: TaskTeacher, tmp_path: Path
+    pooling: str, student: Teacher, taught: TaskTeacher, tmp_path: Path
 ) -> None:
     task = small_tasks.easy_task()
     unlabelled = [*tiny_teachers.sentences()[:40], task.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
-    found = distilled(student, taught, tmp_path, unlabelled=[unlabelled])
+    settings = TaskDistillationSettings(finetuning=replace(TUNING, pooling=pooling), patience=3)
+    found = distilled(student, taught, tmp_path, unlabelled=[unlabelled], settings=settings)
     details = found.score.details
     assert found.score.score > 0.9 > majority_class(task).score
     assert [(point["stage"], point["epoch"]) for point in details["curve"]] == [
@@ -123,7 +124,7 @@ def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> 
 def test_numbers_and_several_classes(
     kind: str, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
 ) -> None:
-    task = small_tasks.easy_task("stsb") if kind == "stsb" else several()
+    task = small_tasks.easy_task("stsb") if kind == "stsb" else small_tasks.multi_label_task()
     teacher = load_teacher(tiny_teacher_dirs["bert"])
     taught = task_teacher(
         teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=5)), cache_dir=tmp_path
@@ -131,17 +132,6 @@ def test_numbers_and_several_classes(
     settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=replace(TUNING, epochs=6))
     found = distilled(student, taught, tmp_path, task=task, settings=settings)
     assert found.score.score > max(0.6, majority_class(task).score)
-
-
-def several() -> TaskData:
-    """The first class is of whoever names critics, the second of those who name a film."""
-
-    def labelled(split: Split) -> Split:
-        marks = [["critics" in text, "film" in text or "music" in text] for text in split.texts[0]]
-        return Split(split.texts, np.array(marks, dtype=np.int64))
-
-    easy = small_tasks.easy_task()
-    return TaskData(MULTI, labelled(easy.train), {name: labelled(split) for name, split in easy.evaluation.items()}, "")
 
 
 def model_of(task: TaskData, student: Teacher, objective: Objective) -> Classifier:
@@ -161,12 +151,39 @@ def test_losses_follow_their_formulas(student: Teacher) -> None:
     # Each of several classes is one against the rest.
     pairs = torch.stack([logits, torch.zeros_like(logits)], -1), torch.stack([soft, torch.zeros_like(soft)], -1)
     each = functional.kl_div((pairs[0] / 2).log_softmax(-1), (pairs[1] / 2).softmax(-1), reduction="sum") / 4 * 4
-    found = model_of(several(), student, Objective(0.0, 2.0)).loss(logits, torch.zeros(2, 2), soft)
+    found = model_of(small_tasks.multi_label_task(), student, Objective(0.0, 2.0)).loss(logits, torch.zeros(2, 2), soft)
     assert float(found) == pytest.approx(float(each), rel=1e-5)
     similar = small_tasks.easy_task("stsb")
     numbers = model_of(similar, student, Objective(0.5)).loss(logits[:, 0], labels.double(), soft[:, 0])
     errors = (logits[:, 0] - labels) ** 2 + (logits[:, 0] - soft[:, 0]) ** 2
     assert float(numbers) == pytest.approx(float(errors.mean() / 2) / similar.train.labels.std() ** 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", tiny_teachers.FAMILIES)
+def test_a_native_head_begins_with_what_the_encoder_says_of_the_first_token(
+    family: str, tiny_teacher_dirs: dict[str, Path]
+) -> None:
+    activation = {"distilbert": torch.relu, "electra": functional.gelu}.get(family, torch.tanh)
+    teacher, task = load_teacher(tiny_teacher_dirs[family]), small_tasks.easy_task()
+    before = torch.get_rng_state()
+    model, same, other = (TUNING.classifier(teacher.model, task, seed).eval() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    inputs = teacher.tokenizer(["us all .", "critics"], return_tensors="pt", padding=True)
+    with torch.no_grad():
+        states = activation(teacher.model(**inputs).last_hidden_state[:, 0])
+        logits = model(**inputs)
+        torch.testing.assert_close(logits, states @ model.network.output.weight.T)
+        assert torch.equal(same(**inputs), logits)
+        assert not torch.allclose(other(**inputs), logits)
+
+
+def test_a_family_without_a_head_that_is_known(student: Teacher) -> None:
+    import copy
+
+    encoder: Any = copy.deepcopy(student.model)
+    encoder.config.model_type = "modernbert"
+    with pytest.raises(KDNASError, match="'modernbert' is not known to kdnas"):
+        TUNING.classifier(encoder, small_tasks.easy_task(), 0)
 
 
 def test_what_is_out_of_range(student: Teacher, taught: TaskTeacher, tmp_path: Path) -> None:

@@ -26,14 +26,15 @@ def fill(template: str, **fields: object) -> str:
     return Template(text).substitute(fields)
 
 
-def front_matter(tags: Sequence[str], base_model: str | None = None) -> str:
+def front_matter(tags: Sequence[str], base_model: str | None = None, pipeline: str = "feature-extraction") -> str:
     """Return what the hub reads at the head of a card, in YAML.
 
     Args:
         tags: Tags of the model.
         base_model: Hub name of what it was made from, where it has one.
+        pipeline: What the model is for.
     """
-    data: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "feature-extraction"}
+    data: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": pipeline}
     if base_model is not None:
         data["base_model"] = base_model
     return f"---\n{yaml.safe_dump({**data, 'tags': [*tags]}, sort_keys=False)}---\n\n"
