@@ -19,7 +19,7 @@ from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
-from kdnas_env.pipeline.options import completed
+from kdnas_env.pipeline.options import completed, task_field
 from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
@@ -93,7 +93,7 @@ def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with what was left out: the second word of the command, the address of Ray."""
+    """Return the arguments with what was left out: the command's second word, Ray's address, that a task is a name."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _UNSAID.get(arguments[0]) if arguments else None
     said = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
@@ -101,7 +101,15 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     for place in reversed(range(len(whole))):
         if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
             whole.insert(place + 1, "auto")
-    return whole
+    kind, words = _asked(whole)
+    return [*whole[: len(whole) - len(words)], *(_in_full(kind, word) for word in words)]
+
+
+def _in_full(kind: type[Any], word: str) -> str:
+    """Return the flag that ``--task NAME`` is short for; any other word as it is."""
+    flag, equals, value = word.partition("=")
+    name = task_field(kind)
+    return f"--{name}{equals}{value}" if flag == "--task" and name is not None else word
 
 
 def _run(place: str, options: Any, arguments: Sequence[str]) -> int:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import KDNASError
@@ -93,23 +93,8 @@ class LimitOptions:
         return {**named, "format": self.file_format} if named else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class LayoutOptions:
-    """Base of options that say how text files are laid out."""
-
-    encoding: str | None = None
-    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
-    separator: str | None = None
-    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
-    quoted: bool | None = None
-    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
-    header: bool | None = None
-    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
-    a row that reads like text is refused."""
-
-
 @dataclass(frozen=True)
-class SourceOptions(LayoutOptions):
+class SourceOptions(TextLayout):
     """Where text comes from, and how its files are laid out."""
 
     source: str | None = None
@@ -120,8 +105,6 @@ class SourceOptions(LayoutOptions):
     """Split of the dataset, or a part of it such as train[:10%]."""
     text_columns: tuple[str, ...] = ()
     """The column with the text, or two for sentence pairs; found if not given. A field of a field is a.b."""
-    unit: Literal["line", "file"] | None = None
-    """Text of a txt file: each line (the default), or the whole file."""
 
 
 @dataclass(frozen=True)
@@ -145,44 +128,28 @@ class CorpusOptions(SourceOptions):
 
 
 @dataclass(frozen=True)
-class TaskOptions(LayoutOptions):
-    """How a task of your own is laid out."""
+class TaskOptions(OwnTask):
+    """The task that a student is for, and how a task of your own is laid out."""
 
-    text_columns: tuple[str, ...] = ()
-    """The column with the text, or two for pairs; found if not given."""
-    label_column: tuple[str, ...] = ()
-    """The column with the label, or several of 0 and 1, one a class; found if not given."""
-    kind: Literal["classification", "multi-label", "regression"] | None = None
-    """What is asked for; by default what the labels look like. Say regression where numbers are whole."""
-    train_split: str = "train"
-    """Split to train on, where there are several."""
-    validation_split: str | None = None
-    """Split to validate on; by default validation, where there is one."""
-    test_split: str | None = None
-    """Split to test on; by default test, where there is one."""
-    validation_file: str | None = None
-    """File or folder with what is validated on."""
-    test_file: str | None = None
-    """File or folder with what is tested on."""
-    validation_fraction: float = 0.1
-    """Share of what is trained on that is validated on instead, where there is no split for that."""
-    test_fraction: float = 0.1
-    """Share of what is trained on that is tested on instead, where there is no split for that; with 0 models are scored
-    on what is validated on."""
-    split_seed: int = 0
-    """Seed of the splits that are drawn."""
-    config_name: str | None = None
-    """Configuration of the dataset, where it has several."""
+    name: str | None = None
+    """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
+    split, or a dataset of the hub. --task NAME is short for it."""
+    teachers: int = 1
+    """Teachers that are fine-tuned on the task, whose logits are averaged; a checkpoint with a head for these labels
+    teaches as it is, if it is to be the only one."""
+    unlabelled: str | None = None
+    """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
+    by default demo:all for the embedded tasks, and none for others."""
+    unlabelled_samples: int = 30_000
+    """Use at most so many of these texts, drawn at random."""
+    epochs: int | None = None
+    """Passes over labelled and unlabelled text; by default 3, and 5 on mrpc and wnli."""
+    max_length: int = 128
+    """Longest sequence in tokens; longer ones are cut."""
 
-    def settings(self) -> OwnTask:
-        """Return these options as settings of a task.
-
-        Raises:
-            KDNASError: If one is out of range.
-        """
-        given = asdict(self)
-        layout = TextLayout(**{field.name: given.pop(field.name) for field in fields(LayoutOptions)})
-        return OwnTask(**given, layout=layout)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("teachers", "unlabelled_samples", "epochs", "max_length", at_least=1)
 
 
 @dataclass(frozen=True)
@@ -243,6 +210,12 @@ def unconfigured(source: str | None) -> dict[str, str]:
     return {"config_name": f"on {source!r}, which has no configurations"}
 
 
+def task_field(kind: type[Any]) -> str | None:
+    """Return the option of a command that ``task`` alone stands for: the name of the task; None if it has no tasks."""
+    hints = get_type_hints(kind)
+    return "tasks" if "tasks" in hints else "task.name" if hints.get("task") is TaskOptions else None
+
+
 def earlier_options(options: Any) -> RecordedOptions | None:
     """Return the options that the run in question was started with, or None if it is a new one.
 
@@ -288,6 +261,10 @@ def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) 
     Raises:
         RunError, KDNASError: See :func:`completed`; also if a setting is unknown or of another type.
     """
+    short, task = task_field(kind), settings.get("task")
+    if isinstance(task, str | os.PathLike) and short is not None:
+        others = {name: value for name, value in settings.items() if name != "task"}
+        settings = {**others, **({"task": {"name": task}} if short == "task.name" else {short: [task]})}
     for name, value in first.items():
         if isinstance(value, kind):
             return replace(value, **settings)  # type: ignore[type-var]

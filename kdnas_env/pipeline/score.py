@@ -14,7 +14,7 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
 from kdnas_env.pipeline.distill import Students, student_folders
-from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TaskOptions, TrainingOptions, options_of
+from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
@@ -23,7 +23,7 @@ from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import check_task, load_task
-from kdnas_env.tasks.own import is_own
+from kdnas_env.tasks.own import OwnTask, is_own
 from kdnas_env.tasks.scores import TaskScore, task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
 
@@ -86,7 +86,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Other settings of fine-tuning for a single task, as TASK.NAME=VALUE, such as rte.epochs=10."""
     max_samples: int | None = None
     """Train on at most so many samples of a task, drawn at random."""
-    task: TaskOptions = field(default_factory=TaskOptions)
+    task: OwnTask = field(default_factory=OwnTask)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,6 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
             raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
         if self.seed < 0:
             raise KDNASError(f"seed is {self.seed}; expected 0 or more")
-        self.task.settings()
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -105,7 +104,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
             why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other --tasks"
         if not any(map(is_own, self.tasks)):
-            laid_out = (f"task.{field.name}" for field in fields(TaskOptions))
+            laid_out = (f"task.{field.name}" for field in fields(OwnTask))
             why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with --tasks")
         if self.rows and "teacher" not in self.rows:
             untaught = "with --rows that leave the teacher out, beside whom models are compared and timed"
@@ -264,8 +263,7 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
     teacher = None
     if not options.rows or TEACHER in options.rows:
         teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
-    own = options.task.settings()
-    tasks = [load_task(name, options.data, own).limited(options.max_samples, options.seed) for name in sources]
+    tasks = [load_task(name, options.data, options.task).limited(options.max_samples, options.seed) for name in sources]
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:

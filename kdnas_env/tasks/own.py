@@ -7,24 +7,22 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from kdnas_env.distillation.text.columns import Columns, choose_columns
 from kdnas_env.distillation.text.records import Record, Records, open_records
-from kdnas_env.distillation.text.text_files import TextLayout, suffix_of
+from kdnas_env.distillation.text.text_files import TableLayout, TextLayout, suffix_of
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.checks import check_choice
 from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.labels import LABEL_NAMES, Labels, is_missing
 from kdnas_env.tasks.specs import (
     CLASSIFICATION,
-    KINDS,
     MULTI_LABEL,
     REGRESSION,
     TASKS,
@@ -49,48 +47,43 @@ _REPEATED = "rows_that_stand_in_a_later_split"
 
 
 @dataclass(frozen=True)
-class OwnTask(Settings):
-    """How a task of one's own is laid out.
-
-    Attributes:
-        text_columns: The column with the text, or two for pairs; found if not given.
-        label_column: The column with the label, or several of 0 and 1, one a class; found if not given.
-        kind: One of :data:`kdnas_env.tasks.specs.KINDS`; None for what the labels look like: whole numbers, names and
-            booleans are classes, lists and several columns are several classes, other numbers are numbers.
-        train_split: Split to train on, where the source has several.
-        validation_split: Split to validate on; None for ``validation`` where there is one.
-        test_split: Split to test on; None for ``test`` where there is one.
-        validation_file: File or folder with what is validated on, instead of a split.
-        test_file: File or folder with what is tested on, instead of a split.
-        validation_fraction: Share of the training split to validate on, drawn where there is nothing else; 0 for none.
-        test_fraction: Share of the training split to test on, drawn where there is nothing else; 0 for none, and
-            scores on what is validated on.
-        split_seed: Seed of these draws, which keep the classes in proportion.
-        config_name: Configuration of a dataset that has several.
-        layout: How local files are laid out.
+class OwnTask(TableLayout, Settings):
+    """How a task of your own is laid out.
 
     Raises:
         KDNASError: If a value is out of range.
     """
 
     text_columns: tuple[str, ...] = ()
+    """The column with the text, or two for pairs; found if not given."""
     label_column: tuple[str, ...] = ()
-    kind: str | None = None
+    """The column with the label, or several of 0 and 1, one a class; found if not given."""
+    kind: Literal["classification", "multi-label", "regression"] | None = None
+    """What is asked for; by default what the labels look like: whole numbers, names and booleans are classes, lists and
+    several columns are several classes, other numbers are numbers. Say regression where numbers are whole."""
     train_split: str = TRAIN
+    """Split to train on, where there are several."""
     validation_split: str | None = None
+    """Split to validate on; by default validation, where there is one."""
     test_split: str | None = None
+    """Split to test on; by default test, where there is one."""
     validation_file: str | None = None
+    """File or folder with what is validated on, instead of a split."""
     test_file: str | None = None
+    """File or folder with what is tested on, instead of a split."""
     validation_fraction: float = 0.1
+    """Share of what is trained on that is validated on instead, where there is no split for that."""
     test_fraction: float = 0.1
+    """Share of what is trained on that is tested on instead, where there is no split for that; with 0 models are scored
+    on what is validated on."""
     split_seed: int = 0
+    """Seed of the splits that are drawn, in which classes keep their proportions."""
     config_name: str | None = None
-    layout: TextLayout = field(default_factory=TextLayout)
+    """Configuration of the dataset, where it has several."""
 
     def __post_init__(self) -> None:
+        Settings.__post_init__(self)
         super().__post_init__()
-        if self.kind is not None:
-            check_choice("kind", self.kind, KINDS)
         for name in ("validation_fraction", "test_fraction"):
             self.check_numbers(name, at_least=0, below=1)
         if self.validation_fraction + self.test_fraction >= 1:
@@ -102,6 +95,11 @@ class OwnTask(Settings):
         for name in (VALIDATION, TEST):
             if getattr(self, f"{name}_split") is not None and getattr(self, f"{name}_file") is not None:
                 raise KDNASError(f"{name}_split and {name}_file are both given; keep one of them")
+
+    @property
+    def layout(self) -> TextLayout:
+        """How its local files are laid out."""
+        return TextLayout(**{field.name: getattr(self, field.name) for field in fields(TableLayout)})
 
 
 def is_own(source: str) -> bool:

@@ -236,3 +236,15 @@ def test_the_help_of_beta_says_that_it_changes_no_choice(capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         parse(["search", "--help"])
     assert "changes no choice" in " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["glue", "runs/x", "--task", "my.csv", "--task.split-seed", "3"], ("my.csv",)),
+        (["score", "runs/x", "--task=my.csv"], ("my.csv",)),
+        (["score", "runs/x", "--tasks", "my.csv", "rte"], ("my.csv", "rte")),
+    ],
+)
+def test_task_alone_names_it(arguments: list[str], named: tuple[str, ...]) -> None:
+    assert parse(arguments).args[1].tasks == named  # type: ignore[attr-defined]

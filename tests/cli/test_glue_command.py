@@ -23,10 +23,11 @@ import tyro
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue import print_scores, run_glue
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.pipeline.options import LatencyOptions, TaskOptions
+from kdnas_env.pipeline.options import LatencyOptions
 from kdnas_env.pipeline.score import GlueOptions, Scores
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
+from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import GLUE_TASKS
 from kdnas_env.tasks.summary import Statistic, Summary
 from kdnas_env.testing.clauses import global_states
@@ -168,7 +169,7 @@ def test_a_task_of_ones_own(
     ]
     small_tasks.write_rows(tmp_path / "my.csv", made)
     (tmp_path / "rte").mkdir()
-    laid_out = TaskOptions(text_columns=("review",), label_column=("stars",))
+    laid_out = OwnTask(text_columns=("review",), label_column=("stars",))
     asked = options(tasks=("my.csv", "rte"), task=laid_out, rows=("student",), seeds=1)
     assert run_glue(asked) == 0
     assert "my" in capsys.readouterr().out

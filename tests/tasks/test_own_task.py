@@ -220,4 +220,4 @@ def test_names_and_settings() -> None:
     with pytest.raises(KDNASError, match="test_split and test_file"):
         OwnTask(test_split="a", test_file="b")
     with pytest.raises(KDNASError, match="kind is 'ranking'"):
-        OwnTask(kind="ranking")
+        OwnTask(kind="ranking")  # type: ignore[arg-type]

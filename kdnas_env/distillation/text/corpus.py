@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.samples import Samples
 from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
-from kdnas_env.distillation.text.text_files import TextLayout
+from kdnas_env.distillation.text.text_files import TextLayout, Unit
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.checks import check_number, check_whole
 
@@ -212,7 +212,7 @@ def load_corpus(
     separator: str | None = None,
     quoted: bool | None = None,
     header: bool | None = None,
-    unit: str | None = None,
+    unit: Unit | None = None,
     max_length: int = 50,
     proxy_fraction: float = 0.3,
     heldout_fraction: float = 0.1,
@@ -262,7 +262,7 @@ def load_corpus(
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
     sampling = Sampling(max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed)
-    layout = TextLayout(encoding, separator, quoted, header, unit)
+    layout = TextLayout(encoding=encoding, separator=separator, quoted=quoted, header=header, unit=unit)
     with open_source(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout) as rows:
         return corpus_of_rows(rows, tokenizer, sampling, source=os.fspath(source), config_name=config_name, split=split)
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from kdnas_env.distillation.text.columns import Columns, doubt_of_header, holds_text
 from kdnas_env.errors import CorpusError
@@ -37,7 +37,8 @@ KINDS = {
 }
 """Kinds of files by the ends of their names."""
 
-UNITS = ("line", "file")
+Unit = Literal["line", "file"]
+UNITS = get_args(Unit)
 
 
 def _open_zstandard(path: Path, mode: str) -> io.BufferedReader:
@@ -74,28 +75,23 @@ _DEEPEST = 4
 _INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*+')
 
 
-@dataclass(frozen=True)
-class TextLayout:
-    r"""How files are laid out, where they do not tell it themselves.
-
-    Attributes:
-        encoding: Their encoding; None for UTF-8, or what a byte-order mark says.
-        separator: What separates the cells of csv and tsv files, one character (or ``\t``); None for what the name of
-            the file says.
-        quoted: Whether cells of csv and tsv files may stand in double quotes; None for all but those separated by tabs.
-        header: Whether the first row of csv and tsv files names the columns, which are called 1, 2, ... otherwise; None
-            if it does, and is to be refused where it reads like text.
-        unit: What a row of a txt file is, ``line`` or the whole ``file``; None for a line.
+@dataclass(frozen=True, kw_only=True)
+class TableLayout:
+    """How tables are laid out, where they do not tell it themselves: also a base of the options of commands.
 
     Raises:
-        CorpusError: If one of them is out of range.
+        CorpusError: If a value is out of range.
     """
 
     encoding: str | None = None
+    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
     separator: str | None = None
+    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
     quoted: bool | None = None
+    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
     header: bool | None = None
-    unit: str | None = None
+    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
+    a row that reads like text is refused."""
 
     def __post_init__(self) -> None:
         if self.encoding is not None:
@@ -107,12 +103,27 @@ class TextLayout:
             object.__setattr__(self, "separator", "\t")
         if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             raise CorpusError(f"separator={self.separator!r} is not one character between cells, such as ';' or '\\t'")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLayout(TableLayout):
+    """How files of text are laid out, where they do not tell it themselves.
+
+    Raises:
+        CorpusError: If a value is out of range.
+    """
+
+    unit: Unit | None = None
+    """Text of a txt file: each line (the default), or the whole file."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.unit not in (None, *UNITS):
             raise CorpusError(f"unit={self.unit!r} is not one of {list(UNITS)}")
 
     def given(self) -> dict[str, Any]:
         """Return what is not left to the file."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        return {name: value for name in LAYOUT_OPTIONS if (value := getattr(self, name)) is not None}
 
 
 AS_NAMED = TextLayout()
