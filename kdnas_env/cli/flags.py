@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -103,6 +103,7 @@ def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     for field in fields(kind):
         hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
+        hint = get_args(hint)[0] if marks else hint
         if is_dataclass(hint):
             found |= _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:

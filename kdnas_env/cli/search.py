@@ -50,10 +50,12 @@ def _why_none(run: SearchRun) -> str:
     nearest = run.nearest
     if nearest is None:
         return "no student could be distilled; results.json in the run folder says why"
+    evaluation = nearest.evaluation
+    broken = run.options.limits.describe(evaluation, nearest.reward.quality if evaluation.ok else None)
     return (
-        f"no student keeps the limits. The nearest of {len(run.records)} is {nearest.evaluation.config}: "
-        f"{nearest.evaluation.error}. Widen the limits, search a space of smaller students (--space.file), or more of "
-        "it (--budget)"
+        f"no student keeps the limits. The nearest of {len(run.records)} is {evaluation.config}: {broken}. "
+        "Widen the limits (--speedup 0 for any speed), search a space of other students (--space.file), or more of it "
+        "(--budget)"
     )
 
 

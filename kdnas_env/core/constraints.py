@@ -17,6 +17,12 @@ BYTES_PER_PARAMETER: Mapping[str, float] = {"float32": 4.01, "int8": 1.05}
 """Bytes of the exported ONNX file per parameter, by the format's name, rounded up: students of 128 to 384 in width take
 4.006 to 4.009, and 1.02 to 1.04 (scales of embeddings, graph)."""
 
+AT_LEAST = ("speedup", "keep")
+"""Limits of what has to be large; all others are of what has to be small."""
+
+LEAST_QUALITY = 1e-3
+"""Lower qualities count as this one, so that their distance from a limit is finite."""
+
 HANDLING = ("reward", "cost")
 """What a broken limit does: lower the reward, or be told as a cost only."""
 
@@ -29,7 +35,7 @@ class Constraints:
     distilled. The quality is known after it.
 
     Attributes:
-        speedup: Least speed, as a multiple of the teacher's.
+        speedup: Least speed, as a multiple of the teacher's; 0 sets no limit.
         latency_ms: Largest median latency of one pass, in milliseconds.
         size_mb: Largest exported file, in megabytes (1e6 bytes).
         parameters: Most parameters, embeddings included.
@@ -37,7 +43,7 @@ class Constraints:
         format: Format of the exported file, one of ``BYTES_PER_PARAMETER``.
 
     Raises:
-        KDNASError: If a limit is not positive, or the format is unknown.
+        KDNASError: If a limit is not positive (``speedup``: negative), or the format is unknown.
     """
 
     speedup: float | None = None
@@ -48,7 +54,9 @@ class Constraints:
     format: str = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("speedup", "latency_ms", "size_mb"):
+        if self.speedup is not None:
+            check_number("speedup", self.speedup, at_least=0)
+        for name in ("latency_ms", "size_mb"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above=0)
         if self.parameters is not None:
@@ -75,7 +83,7 @@ class Constraints:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the limits that are set."""
-        return tuple(name for name, value in asdict(self).items() if name != "format" and value is not None)
+        return tuple(name for name, value in asdict(self).items() if name != "format" and value)
 
     def __bool__(self) -> bool:
         return bool(self.names)
@@ -89,20 +97,32 @@ class Constraints:
         """
         if not self.names:
             return {}
-        latency, size = evaluation.latency, self.megabytes(evaluation)
-        # Of what shall be large the shortfall counts, of what shall be small the excess: each is 1 at a factor of 2.
-        found = {
-            "speedup": None if latency is None or self.speedup is None else self.speedup / latency.speedup,
-            "latency_ms": None if latency is None or self.latency_ms is None else latency.median_ms / self.latency_ms,
-            "size_mb": None if self.size_mb is None else size / self.size_mb,
-            "parameters": None if self.parameters is None else evaluation.parameters / self.parameters,
-            "keep": None if quality is None or self.keep is None else self.keep / max(quality, _LEAST_QUALITY),
+        latency = evaluation.latency
+        known = {
+            "speedup": None if latency is None else latency.speedup,
+            "latency_ms": None if latency is None else latency.median_ms,
+            "size_mb": self.megabytes(evaluation.parameters),
+            "parameters": evaluation.parameters,
+            "keep": None if quality is None else max(quality, LEAST_QUALITY),
         }
-        return {name: max(0.0, (found[name] or 1.0) - 1.0) for name in self.names}
+        values = {name: known[name] for name in self.names}
+        return {name: 0.0 if value is None else max(0.0, self.excess(name, value)) for name, value in values.items()}
 
-    def megabytes(self, evaluation: Evaluation) -> float:
-        """Return the size of the exported file, as its parameters let expect it."""
-        return evaluation.parameters * BYTES_PER_PARAMETER[self.format] / 1e6
+    def excess(self, name: str, value: Any) -> Any:
+        """Return by how much values break a limit, relative to it; 0 or less where they keep it.
+
+        Of what has to be large the shortfall counts, of what has to be small the excess: each is 1 at a factor of 2.
+
+        Args:
+            name: The limit.
+            value: A number, or an array of numbers of any shape; positive.
+        """
+        limit = getattr(self, name)
+        return (limit / value if name in AT_LEAST else value / limit) - 1.0
+
+    def megabytes(self, parameters: Any) -> Any:
+        """Return the sizes of exported files, as numbers of parameters (one, or an array) let expect them."""
+        return parameters * BYTES_PER_PARAMETER[self.format] / 1e6
 
     def breaks(self, evaluation: Evaluation) -> bool:
         """Whether a student breaks a limit that can be known before distillation."""
@@ -126,22 +146,30 @@ class Constraints:
             heldout_unexplained=(),
             epoch_seconds=(),
             wall_seconds=evaluation.wall_seconds if evaluation.status is Status.INFEASIBLE else 0.0,
-            error="; ".join(self._words(name, evaluation) for name, cost in costs.items() if cost > 0),
+            error=self.describe(evaluation),
         )
 
-    def _words(self, name: str, evaluation: Evaluation) -> str:
-        latency, limit = evaluation.latency, getattr(self, name)
-        assert latency is not None
-        return {
-            "speedup": f"speedup {latency.speedup:.2f} is below {limit:g}",
-            "latency_ms": f"latency {latency.median_ms:.2f} ms is above {limit:g} ms",
-            "size_mb": f"size {self.megabytes(evaluation):.1f} MB ({self.format}) is above {limit:g} MB",
-            "parameters": f"{evaluation.parameters:,} parameters are more than {limit:,}",
-        }[name]
+    def describe(self, evaluation: Evaluation, quality: float | None = None) -> str:
+        """Return in words which limits a student breaks; the arguments are those of :meth:`costs`."""
+        costs = self.costs(evaluation, quality)
+        return "; ".join(self._words(name, evaluation, quality) for name, cost in costs.items() if cost > 0)
+
+    def _words(self, name: str, evaluation: Evaluation, quality: float | None) -> str:
+        latency, parameters, limit = evaluation.latency, evaluation.parameters, getattr(self, name)
+        match name:
+            case "speedup" if latency is not None:
+                return f"speedup {latency.speedup:.2f} is below {limit:g}"
+            case "latency_ms" if latency is not None:
+                return f"latency {latency.median_ms:.2f} ms is above {limit:g} ms"
+            case "size_mb":
+                return f"size {self.megabytes(parameters):.1f} MB ({self.format}) is above {limit:g} MB"
+            case "parameters":
+                return f"{parameters:,} parameters are more than {limit:,}"
+            case _:
+                return f"quality {quality:.3f} is below {limit:g} of the teacher's"
 
 
 UNLIMITED = Constraints()
-_LEAST_QUALITY = 1e-3
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
+import tyro
+
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import RecordedOptions, flag
@@ -72,25 +75,26 @@ class RunOptions:
     """Run folder to go on with; all other flags are taken from it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LimitOptions:
-    """Base of options that say what a student has to keep."""
+@dataclass(frozen=True)
+class LimitOptions(Constraints):
+    """What a student has to keep: at least 5 times the teacher's speed, unless another limit of speed is set."""
 
-    speedup: float | None = None
-    """Least speed of a student, as a multiple of the teacher's."""
-    max_ms: float | None = None
+    speedup: float = 5.0
+    """Least speed of a student, as a multiple of the teacher's; 0 for any."""
+    latency_ms: Annotated[float | None, tyro.conf.arg(aliases=["--max-ms"])] = None
     """Largest latency of a student, in milliseconds."""
-    max_mb: float | None = None
-    """Largest exported ONNX file of a student, in megabytes; see --file-format."""
-    file_format: Literal["float32", "int8"] = "float32"
-    """Format of the file that --max-mb is about."""
+    size_mb: Annotated[float | None, tyro.conf.arg(aliases=["--max-mb"])] = None
+    """Largest exported ONNX file of a student, in megabytes; see --format."""
+    parameters: int | None = None
+    """Most parameters of a student, embeddings included. Unlike --space.max-parameters it leaves the space as it is."""
+    keep: float | None = None
+    """Least quality of a student, as a share of the teacher's: 0.8 leaves 20 % of the variance unexplained."""
+    format: Literal["float32", "int8"] = "float32"
+    """Format of the file that --size-mb is about."""
 
-    @property
-    def limits(self) -> dict[str, Any] | None:
-        """The limits by name, as :class:`kdnas_env.core.constraints.Constraints` takes them; None if there are none."""
-        given = {"speedup": self.speedup, "latency_ms": self.max_ms, "size_mb": self.max_mb}
-        named = {name: value for name, value in given.items() if value is not None}
-        return {**named, "format": self.file_format} if named else None
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return {"format": "without --size-mb, the largest file"} if self.size_mb is None else {}
 
 
 @dataclass(frozen=True)

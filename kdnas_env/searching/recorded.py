@@ -12,6 +12,9 @@ from kdnas_env.support.places import same_place
 from kdnas_env.support.shell import flags
 from kdnas_env.support.untrusted import restore
 
+UNNAMED_GROUPS = ("limits",)
+"""Groups of options whose flags do not begin with the name of the group."""
+
 
 class RecordedOptions:
     """Base of a dataclass of options, whose fields are plain data, tuples of such, or dataclasses of such.
@@ -23,6 +26,8 @@ class RecordedOptions:
             name decides the outcome; where it lay is recorded beside the name.
         NO_PATHS: Values of these that stand for something else, even where a file or folder has that name.
         FORMERLY: Names that the command had in earlier versions, whose runs can be gone on with.
+        UNRECORDED: What options stood for in the records of earlier versions, which lack them; the others had their
+            defaults.
     """
 
     COMMAND: ClassVar[str]
@@ -30,6 +35,7 @@ class RecordedOptions:
     PATHS: ClassVar[tuple[str, ...]] = ()
     NO_PATHS: ClassVar[Collection[str]] = ()
     FORMERLY: ClassVar[tuple[str, ...]] = ()
+    UNRECORDED: ClassVar[Mapping[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; where the run lies is left out."""
@@ -47,7 +53,7 @@ class RecordedOptions:
         if placed:
             raise RunError(f"the recorded options name {placed}, which is never recorded; take it out of the file")
         try:
-            return restore(cls, {**_required_places(cls), **data})
+            return restore(cls, {**_required_places(cls), **_completed(cls, data)})
         except ValueError as error:
             raise RunError(f"the recorded options are not of this version of kdnas: {error}") from error
 
@@ -98,6 +104,13 @@ def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
     return found
 
 
+def _completed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what an earlier version recorded, with what it did not record yet, in options within options too."""
+    whole = {**getattr(kind, "UNRECORDED", {}), **data}
+    nested = {name: inner for name, inner in _within(kind).items() if isinstance(whole.get(name), Mapping)}
+    return whole | {name: _completed(inner, whole[name]) for name, inner in nested.items()}
+
+
 @cache
 def _within(kind: Any) -> dict[str, Any]:
     """Return the options within options, by name."""
@@ -112,5 +125,6 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def flag(name: str) -> str:
-    """Return the flag of an option, such as ``--corpus.max-length`` of ``corpus.max_length``."""
-    return "--" + name.replace("_", "-")
+    """Return the flag of an option: ``--corpus.max-length`` of ``corpus.max_length``, ``--keep`` of ``limits.keep``."""
+    parts = [part for part in name.split(".") if part not in UNNAMED_GROUPS]
+    return "--" + ".".join(parts).replace("_", "-")

@@ -46,6 +46,7 @@ def flags(
             "family": ("bert", "albert"),
             "search.corpus.source": tiny_corpus_file,
             "search.space.file": space,
+            "search.speedup": 0,
             "search.agent": "exhaustive",
             "search.budget": 4,
             "search.data-fraction": 1.0,

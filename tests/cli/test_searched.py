@@ -80,7 +80,9 @@ def relative(
     shutil.copy(tiny_corpus_file, root / "text")
     (root / "text").rename(root / "text.jsonl")
     (root / "space.json").write_text(json.dumps(SPACE))
-    names = "--teacher teacher --corpus.source text.jsonl --space.file space.json --agent exhaustive --budget 2"
+    names = (
+        "--teacher teacher --corpus.source text.jsonl --space.file space.json --agent exhaustive --budget 2 --speedup 0"
+    )
     effort = "--latency.runtime analytic --threads 1 --device cpu --cache-dir cache --out runs/run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)

@@ -38,6 +38,7 @@ def test_costs_are_relative_and_nothing_where_a_limit_is_kept() -> None:
     assert limits(keep=0.9).costs(student, quality=0.6) == pytest.approx({"keep": 0.5})
     assert limits(keep=0.9).costs(student, quality=-3.0)["keep"] > 1
     assert not Constraints()
+    assert not limits(speedup=0)
     assert Constraints().costs(student) == {}
 
 
@@ -56,6 +57,7 @@ def test_what_breaks_a_limit_is_screened_as_if_it_had_not_been_distilled() -> No
     assert screened.wall_seconds == 0
     assert "speedup" in screened.error
     assert "parameters" in screened.error
+    assert limits(keep=0.9).describe(student, quality=0.6) == "quality 0.600 is below 0.9 of the teacher's"
     assert strict.screened(screened) == screened
     assert limits(parameters=10**12, keep=1.0).screened(student) is student
     diverged = replace(student, status=Status.DIVERGED, latency=None)
@@ -98,7 +100,8 @@ def test_a_cost_can_be_told_beside_the_reward() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"speedup": 0}, "speedup is 0; expected a number above 0"),
+        ({"speedup": -1}, "speedup is -1; expected a number at least 0"),
+        ({"size_mb": 0}, "size_mb is 0; expected a number above 0"),
         ({"latency_ms": "fast"}, "latency_ms is 'fast'"),
         ({"parameters": 2.5}, "parameters is 2.5; expected a whole number"),
         ({"keep": 1.5}, "keep is 1.5"),

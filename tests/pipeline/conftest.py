@@ -19,6 +19,7 @@ def small(
         "teacher": str(tiny_teacher_dirs["bert"]),
         "corpus": {"source": str(tiny_corpus_file)},
         "space": {"file": str(tmp_path / "space.json")},
+        "limits": {"speedup": 0},
         "latency": {"runtime": "analytic"},
         "budget": 4,
         "round_size": 2,

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
 from kdnas_env.errors import KDNASError, RunError
@@ -167,7 +168,9 @@ def test_wrong_settings_are_refused_and_leave_no_folder(
 
 def test_environment_and_command_are_put_together_alike(small: dict[str, Any]) -> None:
     asked, made = SearchOptions().settings, SearchSettings()
-    plain = {field.name for field in fields(SearchSettings)} - {"corpus", "latency"}
+    assert Constraints.of(asked.limits) == Constraints(speedup=5)
+    assert not Constraints.of(made.limits)
+    plain = {field.name for field in fields(SearchSettings)} - {"corpus", "latency", "limits"}
     assert {name: getattr(asked, name) for name in plain} == {name: getattr(made, name) for name in plain}
     run = kdnas_env.search(**small)
     shared = {name: small[name] for name in ("teacher", "corpus", "budget", "round_size", "data_fraction", "cache_dir")}

@@ -462,6 +462,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
             "corpus.source": tiny_corpus_file,
             "space.file": tmp_path / "space.json",
             "agent": "optuna",
+            "speedup": 0,
             "budget": 14,
             "round-size": 3,
             "epochs": 3,
