@@ -96,9 +96,9 @@ class Runs:
     def regrets(self) -> dict[str, Floats]:
         """Normalised regret of the incumbent by :attr:`spent`, by agent, float64 ``(tasks, seeds, points)``.
 
-        The incumbent is the best by what the agent was told, its regret that of its true reward: 0 is the optimum, 1
-        the median that random search, without noise, has at the whole budget. Before anything worked, it is that of
-        the worst student.
+        The incumbent is the best by what the agent was told of those that keep the limits, its regret that of its true
+        reward: 0 is the optimum, 1 the median that random search, without noise and among students that keep the
+        limits, has at the whole budget. Before anything worked, it is that of the worst such student.
         """
         return {agent: self._by_run(agent, self._regret_by_cost) for agent in self.agents}
 
@@ -160,7 +160,8 @@ class Runs:
         return self._normalised(truth, _at(self.spent, one.cost, _incumbents(one)))
 
     def _normalised(self, truth: Truth, values: Floats) -> Floats:
-        known = np.where(np.isnan(values), truth.reward.min(), values)
+        # Nothing yet, or what breaks a limit but for the noise of its seed.
+        known = np.fmax(values, truth.reward.min())
         return regrets_of(known, truth, self.budget, self.workers)
 
     def _random_median(self, truth: Truth, spent: float) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.core.architecture import count_parameters
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.support.kept import kept
@@ -30,11 +31,11 @@ LARGEST_LISTING = 4_000_000
 """Spaces up to this many points are listed."""
 
 _KIND = "listing"
-_VERSION = 1
+_VERSION = 2
 _BATCH = 16  # of larger ones, memory is taken from the system and given back time and again
 _BATCHES_BETWEEN_NEWS = 500
 _SECONDS = CURVES.index("epoch_seconds")
-_RATIO = PREDICTED_LATENCIES.index("ratio")
+_RATIO, _MEDIAN = PREDICTED_LATENCIES.index("ratio"), PREDICTED_LATENCIES.index("median_ms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,19 +46,28 @@ class Listing:
         index: Flat index of each student in the space, rising, int64 ``(n,)``.
         loss: One loss after the last epoch, float64 ``(n,)``.
         ratio: Latency over the teacher's, float64 ``(n,)``.
+        latency_ms: Median latency in milliseconds, float64 ``(n,)``.
         seconds: Of the first epochs together, float64 ``(n,)``.
+        parameters: Parameters, embeddings included, int64 ``(n,)``.
     """
 
     index: Ints
     loss: Floats
     ratio: Floats
+    latency_ms: Floats
     seconds: Floats
+    parameters: Ints
 
-    ARRAYS = ("index", "loss", "ratio", "seconds")
+    ARRAYS = ("index", "loss", "ratio", "latency_ms", "seconds", "parameters")
 
     def __post_init__(self) -> None:
         shape = (len(self.index),)
-        check_arrays(vars(self), dict.fromkeys(self.ARRAYS, shape), {"index": np.int64})
+        integers = {"index": np.int64, "parameters": np.int64}
+        check_arrays(vars(self), dict.fromkeys(self.ARRAYS, shape), integers)
+
+    def only(self, chosen: npt.NDArray[np.bool_]) -> Listing:
+        """Return some of the students, chosen by bool ``(n,)``."""
+        return Listing(*(getattr(self, name)[chosen] for name in self.ARRAYS))
 
 
 def list_students(
@@ -90,20 +100,23 @@ def _listed(evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress:
     surrogate, space = evaluator.surrogate, evaluator.space
     device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
     seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]
-    wanted = [surrogate.output(curve, last), surrogate.output("ratio", device), *seconds]
-    parts: list[tuple[Ints, Floats, Floats, Floats]] = []
+    latencies = [surrogate.output(name, device) for name in PREDICTED_LATENCIES]
+    wanted = [surrogate.output(curve, last), *latencies, *seconds]
+    parts: list[tuple[Ints | Floats, ...]] = []
     points = space.students()
     while batch := list(islice(points, _BATCH)):
         if len(parts) % _BATCHES_BETWEEN_NEWS == 0:
             on_progress(batch[0][0], space.size)
         inputs = surrogate.features([config for _, config in batch], extrapolate=evaluator.extrapolate)
-        found = surrogate.mean(inputs, wanted)
+        predicted = surrogate.mean(inputs, wanted)
         parts.append(
             (
                 np.array([index for index, _ in batch], dtype=np.int64),
-                found.curves[:, -1, CURVES.index(curve)],
-                found.latencies[:, device, _RATIO],
-                found.curves[:, : epochs + 1, _SECONDS].sum(axis=1),
+                predicted.curves[:, -1, CURVES.index(curve)],
+                predicted.latencies[:, device, _RATIO],
+                predicted.latencies[:, device, _MEDIAN],
+                predicted.curves[:, : epochs + 1, _SECONDS].sum(axis=1),
+                np.array([count_parameters(config, space.teacher) for _, config in batch], dtype=np.int64),
             )
         )
     on_progress(space.size, space.size)

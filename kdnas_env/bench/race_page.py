@@ -20,6 +20,7 @@ COLUMNS = (
     "hypervolume",
     "duplicates",
     "invalid",
+    "infeasible",
     "seen above true",
     "agent, ms",
     "failed searches",
@@ -154,6 +155,7 @@ def _row(name: str, one: Mapping[str, Any]) -> list[Any]:
         one["hypervolume"]["value"],
         one["duplicates"],
         one["invalid"],
+        one["infeasible"],
         one["gap"],
         one["agent_ms"],
         one["failures"],
@@ -195,11 +197,16 @@ def timing_in_words(timing: Mapping[str, Any]) -> str:
     )
 
 
+def _students(task: Mapping[str, Any]) -> str:
+    students = f"{task['students']} students"
+    return f"{students} that keep the limits and {task['infeasible']} others" if task["infeasible"] else students
+
+
 def _facts(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     tasks = [
         (
             f"task {task['name']}",
-            f"{task['table']}: {task['students']} students, best reward {task['best']:.4f}, random search's median "
+            f"{task['table']}: {_students(task)}, best reward {task['best']:.4f}, random search's median "
             f"after {task['random_evaluations']} evaluations {task['random_median']:.4f}, rewards closer than "
             f"{task['tolerance']:.4f} cannot be told apart",
         )

@@ -133,6 +133,7 @@ def _task(truth: Truth, runs: Runs) -> dict[str, Any]:
         "title": truth.task.title,
         "table": truth.title,
         "students": len(truth.reward),
+        "infeasible": truth.infeasible,
         "points": truth.space.size,
         "best": truth.best,
         "optima": len(truth.optima),
@@ -190,8 +191,8 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
     ``curve`` an estimate by point of ``spent``, ``seconds_curve`` a number by point of ``seconds``, ``profile`` an
     estimate of the share by threshold. ``targets`` have the ``reached`` share of the searches, the ``median`` spent
     (None: most did not), how many are ``censored``, and an ``ecdf`` by point of ``spent``. Of the hypervolume there is
-    the final estimate and a ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``failed``
-    (evaluations) and ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches,
+    the final estimate and a ``curve``. Per search are ``evaluations``, ``duplicates``, ``invalid``, ``infeasible``,
+    ``failed`` (evaluations) and ``simulated_seconds`` (median); ``agent_ms`` per decision is the median over searches,
     ``agent_seconds`` and ``wall_seconds`` are those of all searches together; ``gap`` is the mean of the observed minus
     the true reward of the final incumbent; ``failures`` are searches that ended with an error.
     """
@@ -226,7 +227,8 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
         "evaluations": _mean([one.counted.sum() for one in searches]),
         "duplicates": _mean([one.duplicate.sum() for one in searches]),
         "invalid": _mean([one.invalid.sum() for one in searches]),
-        "failed": _mean([(~one.ok & ~one.invalid).sum() for one in searches]),
+        "infeasible": _mean([one.infeasible.sum() for one in searches]),
+        "failed": _mean([(~one.ok & ~one.invalid & ~one.infeasible).sum() for one in searches]),
         "agent_ms": float(np.median([1e3 * one.agent_seconds.mean() if len(one) else 0.0 for one in searches])),
         "agent_seconds": float(sum(one.agent_total for one in searches)),
         "wall_seconds": float(sum(one.wall_seconds for one in searches)),

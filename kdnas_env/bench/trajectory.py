@@ -37,7 +37,7 @@ COLUMNS: dict[str, Any] = {
 
 _RUN = ("agent", "task", "seed", "budget", "unit", "workers", "error", "agent_total", "wall_seconds")
 _MEASURED = ("agent_seconds", "agent_total", "wall_seconds")
-_OK, _INVALID = STATUSES.index(str(Status.OK)), STATUSES.index(str(Status.INVALID))
+_OK, _INVALID, _INFEASIBLE = (STATUSES.index(str(status)) for status in (Status.OK, Status.INVALID, Status.INFEASIBLE))
 _KEY = b"kdnas"
 
 
@@ -125,6 +125,11 @@ class Trajectory:
     def invalid(self) -> npt.NDArray[np.bool_]:
         """Which proposals cannot be built, bool."""
         return np.asarray(self.status == _INVALID)
+
+    @property
+    def infeasible(self) -> npt.NDArray[np.bool_]:
+        """Which proposals were not distilled, since they break a limit, bool."""
+        return np.asarray(self.status == _INFEASIBLE)
 
     @classmethod
     def of_rows(cls, rows: Sequence[Mapping[str, Any]], **run: Any) -> Trajectory:

@@ -1,8 +1,12 @@
-"""What is raced on, and what is true of it: a table, or a surrogate, holds the answer to every question of a search."""
+"""What agents are raced on, and what is true of it.
+
+A table, or a surrogate, holds the answer to every question of a search, under limits too.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,22 +19,24 @@ import numpy.typing as npt
 from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.specs import format_spec, parse_spec
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import AT_LEAST, HANDLING, LEAST_QUALITY, UNLIMITED, Constraints
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.pareto import hypervolume, pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.kdnas import INFEASIBLE
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.support.checks import check_number
+from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.statistics import random_search_quantile, top_threshold
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.tables.surrogates.storage import is_surrogate, load_source
 from kdnas_env.tables.surrogates.surrogate import Surrogate
-from kdnas_env.tables.table import MISSING, Table
+from kdnas_env.tables.table import LATENCIES, MISSING, Table
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -56,6 +62,9 @@ class Task:
         seed: What evaluations are answered from: ``sample`` (one of the table's seeds for each student, drawn by the
             seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table, of a surrogate any.
         duplicates: What a repeated student costs: ``charge``, ``free`` or ``reject``.
+        limits: What a student has to keep.
+        constraints: What a broken limit does: lower the ``reward``, or be told as a ``cost`` only.
+        infeasible: Whether a student that breaks a limit costs an evaluation: ``free`` or ``charge``.
 
     Raises:
         KDNASError: If a setting is malformed. Whether the table has such a device, seed or epoch is checked when it is
@@ -70,26 +79,41 @@ class Task:
     epochs: int | None = None
     seed: int | str = "sample"
     duplicates: str = "charge"
+    limits: Constraints = UNLIMITED
+    constraints: str = "reward"
+    infeasible: str = "free"
 
     def __post_init__(self) -> None:
         for name in ("alpha", "beta"):
             object.__setattr__(self, name, check_number(name, getattr(self, name)))
         self.reward  # noqa: B018  (checks alpha, beta and loss)
+        if not self.limits.speedup:
+            object.__setattr__(self, "limits", replace(self.limits, speedup=None))
+        check_choice("constraints", self.constraints, HANDLING)
+        check_choice("infeasible", self.infeasible, INFEASIBLE)
+        if not self.limits and (self.constraints, self.infeasible) != (Task.constraints, Task.infeasible):
+            raise KDNASError("constraints and infeasible have no effect without a limit, such as speedup=8")
+        if self.limits.size_mb is None and self.limits.format != UNLIMITED.format:
+            raise KDNASError(f"format {self.limits.format!r} has no effect without size_mb, the largest file")
         format_spec(self.table, {})
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """Read a task such as ``rotten-tomatoes`` or ``rotten-tomatoes:alpha=-0.2,device=torch``.
+        """Read a task such as ``rotten-tomatoes`` or ``rotten-tomatoes:alpha=-0.2,speedup=8``: limits by their names.
 
         Raises:
             KDNASError: If it is malformed, or a setting is unknown.
         """
         table, settings = parse_spec(text)
-        known = [setting.name for setting in fields(cls)][1:]
-        unknown = sorted(set(settings) - set(known))
+        known = [setting.name for setting in fields(cls)[1:] if setting.name != "limits"]
+        limits = [limit.name for limit in fields(Constraints)]
+        unknown = sorted(set(settings) - {*known, *limits})
         if unknown:
-            raise KDNASError(f"task {shown(text)} has unknown setting(s) {shown(unknown)}; expected some of {known}")
-        return cls(table, **settings)
+            raise KDNASError(
+                f"task {shown(text)} has unknown setting(s) {shown(unknown)}; expected some of {[*known, *limits]}"
+            )
+        given = {name: settings.pop(name) for name in limits if name in settings}
+        return cls(table, **settings, limits=Constraints(**given))
 
     def __str__(self) -> str:
         return format_spec(self.table, self._settings)
@@ -102,7 +126,7 @@ class Task:
 
     @property
     def reward(self) -> KDReward:
-        """The reward."""
+        """The reward of a student that keeps the limits."""
         return KDReward(self.alpha, self.beta, loss=self.loss)
 
     def make_env(self, budget: Budget) -> gym.Env[Any, Any]:
@@ -119,16 +143,21 @@ class Task:
 
     @property
     def _settings(self) -> dict[str, Any]:
-        settings = fields(self)[1:]
-        changed = [setting.name for setting in settings if getattr(self, setting.name) != setting.default]
-        return {name: getattr(self, name) for name in changed}
+        values = {name: value for name, value in asdict(self).items() if name not in ("table", "limits")}
+        defaults = {setting.name: setting.default for setting in fields(self)}
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
+        limits = {name: getattr(self.limits, name) for name in self.limits.names}
+        if self.limits.format != UNLIMITED.format:
+            limits["format"] = self.limits.format
+        return changed | {name: _shortest(limit) for name, limit in limits.items()}
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
     """What is true of a task: the means over the seeds after the last epoch, of a table or of a surrogate.
 
-    Students of a table that were never evaluated are left out; of a surrogate all students of its space are there.
+    Students of a table that were never evaluated are left out, and where there are limits all that break one; of a
+    surrogate all other students of its space are there.
 
     Attributes:
         task: The task.
@@ -141,6 +170,7 @@ class Truth:
         seconds: Simulated seconds of its evaluation at the epochs of the task, float64 ``(n,)``.
         tolerance: Standard deviation of one student's reward between seeds (root mean square); rewards closer than
             that to the optimum tie with it.
+        infeasible: Students that are left out since they break a limit.
     """
 
     task: Task
@@ -152,6 +182,7 @@ class Truth:
     costs: Floats
     seconds: Floats
     tolerance: float
+    infeasible: int
 
     @classmethod
     def of(cls, task: Task, on_progress: OnProgress = lambda done, total: None) -> Truth:
@@ -164,8 +195,8 @@ class Truth:
             on_progress: Called with how much of a surrogate's space is listed, and with all of it.
 
         Raises:
-            KDNASError: If there is no such table, it has not what the task asks for, nothing in it was evaluated, or
-                the space of the surrogate is too large.
+            KDNASError: If there is no such table, it has not what the task asks for, nothing in it was evaluated, no
+                student keeps the limits, or the space of the surrogate is too large.
         """
         source = load_source(task.table)
         if isinstance(source, Surrogate):
@@ -209,7 +240,9 @@ class Truth:
             if not len(taking):
                 return len(self.reward)
             most = math.ceil(budget.amount / float(taking.min())) + len(self.seconds) - len(taking)
-            return min(self.space.size, most)
+            # Of those that break a limit it is not known here how long they take.
+            charged = self.task.infeasible == "charge" or self.task.constraints == "cost" or self.task.limits.keep
+            return min(self.space.size, most + (self.infeasible if charged else 0))
         evaluations = budget.evaluations(Fidelity(epochs=self.epochs))
         assert evaluations is not None
         return evaluations
@@ -219,7 +252,10 @@ class Truth:
         return self.space.index(self.space.encode(config))
 
     def rewards_of(self, index: npt.ArrayLike) -> Floats:
-        """Return the true reward of flat indices, float64; that of a failure where there is no such student."""
+        """Return the true reward of flat indices, float64; that of a failure where there is no such student.
+
+        Nor is there one that breaks a limit.
+        """
         return np.where(self._there(index), self.reward[self._place(index)], self.floor)
 
     def costs_of(self, index: npt.ArrayLike) -> Floats:
@@ -254,6 +290,11 @@ class Truth:
         return np.asarray(self.index[self._place(index)] == np.asarray(index, dtype=np.int64))
 
 
+def _shortest(value: Any) -> Any:
+    """Return a number in the shorter way to write it: 8 and 8.0 are one limit, and one name of a task."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _of_table(task: Task, table: Table) -> Truth:
     TabularEvaluator(table, task.seed, task.device)  # checks them
     reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
@@ -264,6 +305,18 @@ def _of_table(task: Task, table: Table) -> Truth:
     cells = mean.look_up(index, whole)
     if not cells.ok.any():
         raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")
+    students = len(index)
+    index = index[
+        _feasible(
+            task,
+            cells.ok,
+            parameters=cells.parameters,
+            latency_ms=cells.latencies[:, LATENCIES.index("median_ms")],
+            ratio=cells.ratios,
+            loss=cells.losses(reward.curve),
+        )
+    ]
+    cells = mean.look_up(index, whole)
     costs = np.column_stack([cells.losses(reward.curve), np.clip(cells.ratios, reward.MIN_RATIO, reward.MAX_RATIO)])
     seeds = [replace(mean, seed=seed).look_up(index, whole) for seed in table.metadata.seeds]
     return Truth(
@@ -276,7 +329,63 @@ def _of_table(task: Task, table: Table) -> Truth:
         np.where(cells.ok[:, None], costs, np.nan),
         mean.look_up(index, Fidelity(epochs=epochs)).wall_seconds,
         _deviation(np.array([cells.rewards(reward) for cells in seeds]), np.array([cells.ok for cells in seeds])),
+        students - len(index),
     )
+
+
+def _feasible(
+    task: Task,
+    ok: npt.NDArray[np.bool_],
+    *,
+    parameters: npt.ArrayLike,
+    latency_ms: Floats,
+    ratio: Floats,
+    loss: Floats,
+) -> npt.NDArray[np.bool_]:
+    """Return which students break no limit, bool ``(n,)``: those that failed break only what is known of them.
+
+    Args:
+        task: The task.
+        ok: Which ended well, bool ``(n,)``.
+        parameters: Parameters, integers ``(n,)``.
+        latency_ms: Latencies, ``(n,)``; NaN where there is none, as in the next two.
+        ratio: Latencies over the teacher's, ``(n,)``.
+        loss: Losses of the reward, ``(n,)``.
+
+    Raises:
+        KDNASError: If none keeps all limits; with the figures.
+    """
+    limits = task.limits
+    values: dict[str, Floats] = {
+        "speedup": 1.0 / ratio,
+        "latency_ms": latency_ms,
+        "size_mb": limits.megabytes(np.asarray(parameters)),
+        "parameters": np.asarray(parameters),
+        "keep": np.where(ok, np.maximum(1.0 - loss, LEAST_QUALITY), np.nan),
+    }
+    broken = {name: limits.excess(name, values[name]) > 0 for name in limits.names}
+    feasible = ~np.any([np.zeros(len(ok), dtype=np.bool_), *broken.values()], axis=0)
+    if not (feasible & ok).any():
+        raise KDNASError(f"no student of {task.table!r} keeps the limits: {_figures(limits, values, broken, ok)}")
+    return np.asarray(feasible)
+
+
+def _figures(
+    limits: Constraints,
+    values: Mapping[str, Floats],
+    broken: Mapping[str, npt.NDArray[np.bool_]],
+    ok: npt.NDArray[np.bool_],
+) -> str:
+    """Return in words how many students keep each limit, and what the best of them have."""
+    words = []
+    for name, breaks in broken.items():
+        known = values[name][ok & np.isfinite(values[name])]
+        best = ("highest", known.max()) if name in AT_LEAST else ("least", known.min())
+        kept = int((ok & ~breaks).sum())
+        words.append(
+            f"{name} {getattr(limits, name):g} is kept by {kept} of {int(ok.sum())}, the {best[0]} is {best[1]:.4g}"
+        )
+    return "; ".join(words)
 
 
 @dataclass(frozen=True)
@@ -298,6 +407,10 @@ def _of_surrogate(question: _Question) -> Truth:
     surrogate.metadata.check_fidelity(short)
     mean = SurrogateEvaluator(surrogate, "mean", task.device)
     listing = list_students(mean, reward.curve, short.epochs, question.on_progress)
+    everyone = np.ones(len(listing.index), dtype=np.bool_)
+    figures = {name: getattr(listing, name) for name in ("parameters", "latency_ms", "ratio", "loss")}
+    feasible, students = _feasible(task, everyone, **figures), len(listing.index)
+    listing = listing.only(feasible)
     ratio = np.clip(listing.ratio, reward.MIN_RATIO, reward.MAX_RATIO)
     places = np.unique(np.linspace(0, len(listing.index) - 1, NOISE_STUDENTS).astype(np.int64))
     space = mean.space
@@ -316,6 +429,7 @@ def _of_surrogate(question: _Question) -> Truth:
             np.array([[reward(evaluation).reward for evaluation in row] for row in seeds]),
             np.array([[evaluation.ok for evaluation in row] for row in seeds]),
         ),
+        students - len(listing.index),
     )
 
 

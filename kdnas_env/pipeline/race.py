@@ -70,7 +70,10 @@ class BenchOptions(SearchesOptions):
     tasks: tuple[str, ...] = ("rotten-tomatoes",)
     """Tables, each as NAME or FILE.npz, or with settings: NAME:alpha=-0.2,device=torch; kdnas table inspect lists them.
     FILE.npz may be a surrogate of kdnas table fit as well, all students of which are listed first, in a minute or two.
-    Settings are alpha, beta, loss, device, epochs, duplicates, and seed: sample (noisy), mean, or one of the table."""
+    Settings are alpha, beta, loss, device, epochs, duplicates, and seed: sample (noisy), mean, or one of the table.
+    Limits are set likewise, NAME:speedup=8,keep=0.6 (also latency_ms, size_mb, parameters, format): regret is then that
+    among students that keep them. With constraints=cost the reward is left alone, with infeasible=charge a student that
+    breaks a limit costs an evaluation."""
     budget: float = 100
     """What each search may spend."""
     budget_unit: str = "evaluations"

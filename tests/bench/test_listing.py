@@ -30,6 +30,8 @@ def test_a_listing_is_what_evaluations_find(evaluator: SurrogateEvaluator) -> No
     whole, short = (evaluator.evaluate(configs, Fidelity(epochs=epochs)) for epochs in (3, 2))
     np.testing.assert_allclose(found.loss, [one.heldout_unexplained[-1] for one in whole], rtol=1e-12)
     np.testing.assert_allclose(found.ratio, [one.latency.ratio for one in whole if one.latency], rtol=1e-12)
+    np.testing.assert_allclose(found.latency_ms, [one.latency.median_ms for one in whole if one.latency], rtol=1e-12)
+    np.testing.assert_array_equal(found.parameters, [one.parameters for one in whole])
     np.testing.assert_allclose(found.seconds, [one.wall_seconds for one in short], rtol=1e-12)
 
 

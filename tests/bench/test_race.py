@@ -23,6 +23,7 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import read_trajectories
 from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import checksum, write_table
@@ -64,6 +65,26 @@ def test_a_race_on_a_surrogate_is_judged_and_replayed(surrogate_file: Path, tmp_
     assert told["random_median"] < told["best"] == truth.best
     regrets = {name: one["final"]["value"] for name, one in summary["views"][0]["agents"].items()}
     assert 0 <= regrets["local-search"] < regrets["random"]
+    submit(tmp_path / "race", "local-search", tmp_path / "guest.parquet")
+    assert verify(tmp_path / "guest.parquet").holds
+
+
+def test_a_race_under_limits_is_judged_among_students_that_keep_them_and_replayed(task: Task, tmp_path: Path) -> None:
+    limits = Constraints(speedup=4, keep=0.5)
+    tasks = tuple(replace(task, limits=limits, constraints=handling) for handling in ("reward", "cost"))
+    wanted = Race((AgentSpec("random"), AgentSpec("local-search")), tasks, 3, Budget(8))
+    found = race(wanted, tmp_path / "race")
+    assert not any(one.error for one in found)
+    free, charged = ([one for one in found if one.task == str(task)] for task in tasks)
+    assert all(one.counted.sum() == 8 == len(one) - one.infeasible.sum() for one in free)
+    assert any(one.infeasible.any() for one in free)
+    assert all(not one.infeasible.any() and len(one) == 8 for one in charged)
+    for task in tasks:
+        truth = Truth.of(task)
+        kept = [one.true[one.ok] for one in found if one.task == str(task)]
+        assert (np.concatenate(kept) >= truth.reward.min()).mean() > 0.9  # the others keep 0.5 by their noise only
+    summary = summarise(Runs.of(found, [Truth.of(task) for task in tasks]), repetitions=50)
+    assert all(one["final"]["low"] >= 0 for view in summary["views"] for one in view["agents"].values())
     submit(tmp_path / "race", "local-search", tmp_path / "guest.parquet")
     assert verify(tmp_path / "guest.parquet").holds
 

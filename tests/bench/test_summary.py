@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kdnas_env.bench.curves import Runs
+from kdnas_env.bench.curves import Runs, regrets_of
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.table import STATUSES
@@ -86,6 +87,27 @@ def test_failures_are_never_best(truth: Truth) -> None:
     agent = told(truth, [failed, scripted(truth, "other", [30, 30])])["views"][0]["agents"]
     assert agent["failed"]["final"]["value"] == agent["other"]["final"]["value"]
     assert (agent["failed"]["failed"], agent["other"]["duplicates"]) == (1, 1)
+
+
+def test_what_breaks_a_limit_is_never_best(task: Task) -> None:
+    """Nor is a student that keeps it by the noise of its seed only: it is worth as little as the worst that does."""
+    truth = Truth.of(replace(task, limits=Constraints(speedup=4)))
+    everyone = Truth.of(task)
+    broken = [index for index in everyone.index[np.argsort(-everyone.reward)].tolist() if index not in truth.index]
+    values = {"index": broken[0], "true": float(truth.rewards_of(broken[0])), "observed": 0.9}
+    tempting: dict[str, Any] = {name: np.full(2, value) for name, value in values.items()}
+    infeasible = STATUSES.index("infeasible")
+    searches = [
+        scripted(truth, "careful", [3, 0]),
+        replace(scripted(truth, "lucky", [3, 0]), **tempting),
+        replace(scripted(truth, "limited", [3, 0]), status=np.array([infeasible] * 2, dtype=np.uint8)),
+    ]
+    worst = regrets_of(truth.reward.min(), truth, Budget(BUDGET))
+    summary = told(truth, searches)
+    found = {name: agent["final"]["value"] for name, agent in summary["views"][0]["agents"].items()}
+    assert found == pytest.approx({"careful": 0.0, "lucky": worst, "limited": worst})
+    assert summary["views"][0]["agents"]["limited"]["infeasible"] == 2
+    assert summary["tasks"][0]["infeasible"] == len(broken)
 
 
 def test_a_search_that_found_nothing_has_the_worst_score(truth: Truth) -> None:

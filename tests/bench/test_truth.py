@@ -11,12 +11,14 @@ import pytest
 from small_tables import planted_table
 
 from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.pareto import hypervolume
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+from kdnas_env.searching.registry import make_agent
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.table import LATENCIES, STATUSES
 
@@ -28,6 +30,9 @@ from kdnas_env.tables.table import LATENCIES, STATUSES
         ("rotten-tomatoes:device=torch,alpha=-0.2", "rotten-tomatoes:alpha=-0.2,device=torch"),
         ("rotten-tomatoes:alpha=-0.06,seed=sample", "rotten-tomatoes"),
         ("folder/a.npz:seed=mean,beta=1", "folder/a.npz:beta=1.0,seed=mean"),
+        ("imdb:speedup=8.0,keep=0.5", "imdb:keep=0.5,speedup=8"),
+        ("imdb:size_mb=9,format=int8,constraints=cost", "imdb:constraints=cost,format=int8,size_mb=9"),
+        ("imdb:speedup=0", "imdb"),
     ],
 )
 def test_a_task_is_written_in_one_way(text: str, canonical: str) -> None:
@@ -48,6 +53,12 @@ def test_a_title_has_no_folder() -> None:
         ("imdb:alpha=high", "alpha"),
         ("imdb:loss=best", "loss"),
         (":alpha=-1", "name"),
+        ("imdb:speed=8", "unknown setting.*speedup"),
+        ("imdb:speedup=-1", "speedup is -1"),
+        ("imdb:constraints=cost", "no effect without a limit"),
+        ("imdb:speedup=8,constraints=none", "constraints is 'none'"),
+        ("imdb:speedup=8,infeasible=never", "infeasible is 'never'"),
+        ("imdb:speedup=8,format=int8", "no effect without size_mb"),
     ],
 )
 def test_a_malformed_task_is_refused(text: str, said: str) -> None:
@@ -141,6 +152,61 @@ def test_the_truth_does_not_depend_on_what_searches_see(task: Task, truth: Truth
     other = Truth.of(replace(task, seed=0, epochs=1, duplicates="free"))
     np.testing.assert_array_equal(other.reward, truth.reward)
     assert (other.seconds[truth.seconds > 0] < truth.seconds[truth.seconds > 0]).all()
+
+
+LIMITS = Constraints(speedup=4, keep=0.5, parameters=40_000_000)
+
+
+def test_under_limits_only_students_that_keep_them_count(task: Task, truth: Truth) -> None:
+    limited = Truth.of(replace(task, limits=LIMITS))
+    table = load_table(task.table)
+    ratio = table.latencies[:, 0, LATENCIES.index("ratio")].astype(np.float64)
+    loss = truth.costs_of(table.index)[:, 0]
+    ended = np.isfinite(loss)
+    kept = (ratio <= 1 / 4) & (table.parameters <= 40_000_000) & ~(ended & (loss > 0.5))
+    assert 3 < (kept & ended).sum() < 0.5 * len(kept)
+    np.testing.assert_array_equal(limited.index, np.sort(table.index[kept]))
+    assert limited.infeasible == len(truth.index) - len(limited.index)
+    np.testing.assert_array_equal(limited.reward, truth.rewards_of(limited.index))
+    assert limited.best < truth.best
+    assert set(limited.front) <= set(limited.index)
+    broken = table.index[~kept]
+    assert (limited.rewards_of(broken) == limited.floor).all()
+    assert np.isnan(limited.costs_of(broken)).all()
+
+
+@pytest.mark.parametrize("handling", ["reward", "cost"])
+def test_the_environment_of_a_task_has_its_limits(task: Task, handling: str) -> None:
+    """An exhaustive search finds the optimum that the truth tells."""
+    wanted = replace(task, seed="mean", limits=LIMITS, constraints=handling)
+    truth, env = Truth.of(wanted), wanted.make_env(Budget(10_000))
+    found = make_agent("exhaustive").search(env)
+    assert found.best is not None
+    assert found.best.reward == pytest.approx(truth.best, rel=1e-12)
+    usable = [info["cost"] == 0 for info in found.infos if info["status"] == "ok"]
+    assert sum(usable) == np.isfinite(truth.costs).all(axis=1).sum()
+
+
+def test_limits_that_nobody_keeps_are_refused_with_the_figures(task: Task, truth: Truth) -> None:
+    students = np.isfinite(truth.costs).all(axis=1).sum()
+    fastest = 1 / np.nanmin(truth.costs[:, 1])
+    with pytest.raises(KDNASError) as caught:
+        Truth.of(replace(task, limits=Constraints(speedup=1000, parameters=10**9)))
+    assert f"speedup 1000 is kept by 0 of {students}, the highest is {fastest:.4g}" in str(caught.value)
+    assert f"parameters 1e+09 is kept by {students} of {students}" in str(caught.value)
+
+
+def test_the_truth_of_a_limited_surrogate_is_what_evaluations_find(surrogate_file: Path) -> None:
+    task = Task(str(surrogate_file), seed="mean", limits=Constraints(speedup=2.5, latency_ms=50, size_mb=200))
+    truth, evaluator = Truth.of(task), SurrogateEvaluator.of(surrogate_file)
+    space = evaluator.space
+    students = evaluator.evaluate(
+        [space.decode(space.from_index(index)) for index in space.valid_indices.tolist()], Fidelity(epochs=3)
+    )
+    kept = [not task.limits.breaks(student) for student in students]
+    assert 0 < sum(kept) < len(kept)
+    np.testing.assert_array_equal(truth.index, space.valid_indices[kept])
+    assert truth.infeasible == len(kept) - sum(kept)
 
 
 def test_the_truth_of_a_surrogate_is_of_all_its_students(surrogate_file: Path) -> None:
