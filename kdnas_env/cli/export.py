@@ -18,7 +18,7 @@ def run_export(options: ExportOptions) -> int:
 
 
 def print_report(console: SafeConsole, report: ExportReport) -> None:
-    """Print files and checks, what int8 costs, and the latencies."""
+    """Print files and checks, what int8 costs, how graphs decide, and the latencies."""
     files = grid("file", "MB", "largest error", "allowed", title="Files")
     for row in report.table():
         errors = ("", "") if row["tolerance"] is None else (f"{row['max_abs_error']:.2g}", f"{row['tolerance']:g}")
@@ -31,6 +31,10 @@ def print_report(console: SafeConsole, report: ExportReport) -> None:
             f"{cost.unexplained:.4f}, mean cosine of sentence vectors {cost.cosine:.4f}, "
             f"{cost.float_bytes / cost.int8_bytes:.1f} times smaller\n"
         )
+    for name, decisions in report.decisions.items():
+        console.say(f"{name}: {decisions.in_words()}")
+    if report.decisions:
+        console.say("")
     if report.timings:
         probe = report.probe
         shape = f"batch {probe['batch_size']}, {probe['sequence_length']} tokens, {probe['threads']} CPU thread(s)"

@@ -14,7 +14,7 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.errors import ExportError
 
 TOLERANCE = 1e-4
-"""Largest absolute deviation of a hidden state."""
+"""Largest deviation of a hidden state, absolute; of a logit as a share of the largest one where that is above 1."""
 
 RELOADED_TOLERANCE = 1e-5
 """The same where weights are equal: how they are aligned in memory decides how sums are rounded."""
@@ -26,7 +26,7 @@ Batch = dict[str, NDArray[np.int64]]
 """Inputs of an encoder by name, each ``(batch, length)``."""
 
 Forward = Callable[[Batch], NDArray[np.float32]]
-"""Maps inputs to last hidden states ``(batch, length, hidden_size)``."""
+"""Maps inputs to last hidden states ``(batch, length, hidden_size)``, or to logits ``(batch, classes)``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Check:
     """A comparison that was passed.
 
     Attributes:
-        max_abs_error: Largest absolute deviation of a hidden state of a real token.
+        max_abs_error: Largest absolute deviation of a hidden state of a real token, or of a logit.
         tolerance: Largest one allowed.
         shapes: Batches and lengths that were compared, with padding where the batch is larger than one.
     """
@@ -69,12 +69,13 @@ def random_batch(
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:
-    """Return a model of transformers as a function of arrays."""
+    """Return an encoder or classifier of transformers as a function of arrays."""
 
     @torch.inference_mode()
     def run(batch: Batch) -> NDArray[np.float32]:
-        states = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).last_hidden_state
-        array: NDArray[np.float32] = states.numpy()
+        # The first output of an encoder are its last hidden states, that of a classifier its logits.
+        output = model(**{name: torch.from_numpy(array) for name, array in batch.items()})[0]
+        array: NDArray[np.float32] = output.numpy()
         return array
 
     return run
@@ -84,8 +85,8 @@ def graph_forward(session: Any) -> Forward:
     """Return a session of ONNX Runtime as a function of arrays."""
 
     def run(batch: Batch) -> NDArray[np.float32]:
-        states: NDArray[np.float32] = session.run(None, batch)[0]
-        return states
+        output: NDArray[np.float32] = session.run(None, batch)[0]
+        return output
 
     return run
 
@@ -108,24 +109,30 @@ def check_equal(
         model: What it should compute.
         architecture: Of the model.
         names: Inputs of both.
-        tolerance: Largest absolute deviation allowed.
+        tolerance: Largest deviation allowed, see :data:`TOLERANCE`.
         seed: Seed of the tokens.
 
     Raises:
         ExportError: If it deviates by more.
     """
     generator = np.random.default_rng(seed)
-    shapes, errors = [], []
+    shapes, errors, largest = [], [], 1.0
     for shape in SHAPES:
         batch = random_batch(architecture, names, shape, generator)
         real = batch["attention_mask"].astype(bool)
         shapes.append((real.shape[0], real.shape[1]))
-        errors.append(np.abs(export(batch)[real] - model(batch)[real]).max())
+        actual, expected = export(batch), model(batch)
+        if expected.ndim == 3:
+            actual, expected = actual[real], expected[real]
+        else:
+            largest = max(largest, float(np.abs(expected).max()))
+        errors.append(np.abs(actual - expected).max())
     worst = float(np.max(errors))  # NaN if any is.
+    tolerance *= largest
     if not worst <= tolerance:
         rows, length = shapes[int(np.argmax(errors))]
         raise ExportError(
-            f"{what} does not compute what the model computes: its hidden states are off by up to {worst:.3g} "
+            f"{what} does not compute what the model computes: its outputs are off by up to {worst:.3g} "
             f"(batch {rows}, length {length}), {tolerance:g} is allowed; nothing was written. try other versions of "
             "torch and onnxruntime, or export to safetensors"
         )

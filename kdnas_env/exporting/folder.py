@@ -85,6 +85,8 @@ def written_whole(target: Path) -> Iterator[Path]:
 
 
 def _has_marker(folder: Path, marker: str) -> bool:
+    if marker != EXPORT and (folder / EXPORT).exists():  # An export of a classifier has its record too.
+        return False
     try:
         return "format" in parse_json((folder / marker).read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,19 +12,28 @@ import torch
 
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.check import random_batch
-from kdnas_env.exporting.quantise import quantise
+from kdnas_env.exporting.quantise import DYNAMIC, quantise
 from kdnas_env.exporting.source import Source
-from kdnas_env.latency.onnx_runtime import open_graph, write_graph
+from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, open_graph, write_graph
 from kdnas_env.support.libraries import one_line
+from kdnas_env.tasks.specs import MULTI_LABEL
 
 GRAPH, INT8_GRAPH = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where graphs lie in a folder: as Optimum, Transformers.js and Sentence Transformers look for them on the hub."""
 
+LOGITS, PROBABILITIES = "logits", "probabilities"
+
 _EXAMPLE_SHAPE = (2, 8)
 
 
-def write_float_graph(source: Source, folder: Path, threads: int) -> Any:
+def write_float_graph(source: Source, folder: Path, threads: int, *, probabilities: bool = False) -> Any:
     """Write the graph of a model into a folder and open it.
+
+    Args:
+        source: The model.
+        folder: The folder.
+        threads: Threads of the session.
+        probabilities: Whether the graph of a classifier returns probabilities beside its logits.
 
     Raises:
         ExportError: If the model cannot be exported, or the runtime refuses it.
@@ -34,7 +45,13 @@ def write_float_graph(source: Source, folder: Path, threads: int) -> Any:
     path = folder / GRAPH
     path.parent.mkdir()
     try:
-        write_graph(source.encoder.model, example, path, longest=architecture.max_length)
+        write_graph(
+            source.model,
+            example,
+            path,
+            longest=architecture.max_length,
+            outputs=_outputs(source.kind, probabilities),
+        )
         return open_graph(path, threads)
     except (MemoryError, OSError):
         raise
@@ -42,8 +59,26 @@ def write_float_graph(source: Source, folder: Path, threads: int) -> Any:
         raise _failed(source, "exported to ONNX", error) from error
 
 
-def write_int8_graph(source: Source, folder: Path, threads: int) -> Any:
-    """Write the int8 graph beside the float one and open it.
+def _outputs(kind: str | None, probabilities: bool) -> Mapping[str, Output]:
+    if kind is None:
+        return LAST_HIDDEN_STATE
+    logits = operator.attrgetter("logits")
+    outputs: dict[str, Output] = {LOGITS: logits}
+    if probabilities:
+        outputs[PROBABILITIES] = lambda result: (
+            logits(result).sigmoid() if kind == MULTI_LABEL else logits(result).softmax(-1)
+        )
+    return outputs
+
+
+def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = DYNAMIC) -> Any:
+    """Write the int8 graph beside the float graph and open it.
+
+    Args:
+        source: The model.
+        folder: The folder.
+        threads: Threads of the session.
+        scheme: One of :data:`kdnas_env.exporting.quantise.SCHEMES`.
 
     Raises:
         ExportError: If the graph cannot be quantised, or the runtime refuses it.
@@ -51,7 +86,7 @@ def write_int8_graph(source: Source, folder: Path, threads: int) -> Any:
     """
     path = folder / INT8_GRAPH
     try:
-        quantise(folder / GRAPH, path)
+        quantise(folder / GRAPH, path, scheme)
         return open_graph(path, threads)
     except (MemoryError, OSError):
         raise
@@ -61,6 +96,6 @@ def write_int8_graph(source: Source, folder: Path, threads: int) -> Any:
 
 def _failed(source: Source, what: str, error: Exception) -> ExportError:
     return ExportError(
-        f"model {source.encoder.name!r} ({type(source.encoder.model).__name__}) cannot be {what}: {one_line(error)}; "
+        f"model {source.encoder.name!r} ({type(source.model).__name__}) cannot be {what}: {one_line(error)}; "
         "export to safetensors, or try other versions of torch, onnx and onnxruntime"
     )

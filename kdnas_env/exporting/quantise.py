@@ -1,4 +1,4 @@
-"""Dynamic quantisation of a graph to int8, and what it costs."""
+"""Quantisation of a graph to int8, and what it costs an encoder."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.exporting.check import Batch, Forward
+
+DYNAMIC, WEIGHTS_ONLY = "weights and activations", "weights alone"
+SCHEMES = (DYNAMIC, WEIGHTS_ONLY)
+"""What is quantised, from the fastest to the most exact."""
 
 _LARGEST = 127
 _FEW_ROWS = 64
@@ -40,15 +44,19 @@ class QuantisationCost:
     int8_bytes: int
 
 
-def quantise(graph: Path, out: Path) -> None:
-    """Quantise a graph: weights of matrix products per channel, embeddings per row, activations as they come.
+def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
+    """Quantise a graph: weights of matrix products per channel, embeddings per row.
 
-    Weights keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. Rows of
-    an embedding table differ much in size, so that one scale for all of them would cost more than all the rest.
+    With ``DYNAMIC`` activations are quantised too, in the range that each batch has, and products are computed in int8.
+    Weights then keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. With
+    ``WEIGHTS_ONLY`` weights have 8 bits, and products are computed in float32: as small, more exact, and about as slow
+    as the float graph. Rows of an embedding table differ much in size, so that one scale for all of them would cost
+    more than all the rest.
 
     Args:
         graph: File of the float graph.
         out: File of the int8 graph.
+        scheme: One of :data:`SCHEMES`.
     """
     import onnx
     from onnxruntime.quantization import quantize_dynamic
@@ -61,7 +69,12 @@ def quantise(graph: Path, out: Path) -> None:
             quant_pre_process(str(graph), str(folded), skip_symbolic_shape=True)
             model = onnx.load(folded)
             _quantise_tables(model)
-            quantize_dynamic(model, out, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True, reduce_range=True)
+            if scheme == WEIGHTS_ONLY:
+                _quantise_weights(model)
+                onnx.save(model, out)
+            else:
+                products = ["MatMul", "Gemm"]
+                quantize_dynamic(model, out, op_types_to_quantize=products, per_channel=True, reduce_range=True)
     finally:
         folded.unlink(missing_ok=True)
 
@@ -114,7 +127,7 @@ def _quantise_tables(model: Any) -> None:
         name, (output,) = table.name, node.output
         if name not in replaced:
             replaced.add(name)
-            rows, scales = _by_row(numpy_helper.to_array(table))
+            rows, scales = _scaled(numpy_helper.to_array(table), axis=1)
             model.graph.initializer.append(numpy_helper.from_array(rows, f"{name}_int8"))
             model.graph.initializer.append(numpy_helper.from_array(scales, f"{name}_scale"))
         for part in ("int8", "scale"):
@@ -127,11 +140,38 @@ def _quantise_tables(model: Any) -> None:
     model.graph.initializer.extend(kept)
 
 
-def _by_row(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Return the rows in int8 and their scales, ``(rows, 1)``."""
-    largest = np.abs(table).max(axis=1, keepdims=True)
+def _quantise_weights(model: Any) -> None:
+    """Replace the float weights of matrix products by int8 weights that the graph multiplies by a scale per channel."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    weights = {
+        tensor.name: tensor
+        for tensor in model.graph.initializer
+        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) == 2
+    }
+    channel_axes = {
+        node.input[1]: 0 if any(field.name == "transB" and field.i for field in node.attribute) else 1
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights
+    }
+    restored = []
+    for name, channels in channel_axes.items():
+        values, scales = _scaled(numpy_helper.to_array(weights[name]), axis=1 - channels)
+        model.graph.initializer.remove(weights[name])
+        model.graph.initializer.append(numpy_helper.from_array(values, f"{name}_int8"))
+        model.graph.initializer.append(numpy_helper.from_array(scales.ravel(), f"{name}_scale"))
+        inputs = [f"{name}_int8", f"{name}_scale"]
+        restored.append(helper.make_node("DequantizeLinear", inputs, [name], axis=channels))
+    nodes = [*restored, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _scaled(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Return a matrix in int8, and the scales of its rows (axis 1) or columns (axis 0), which keep that axis."""
+    largest = np.abs(values).max(axis=axis, keepdims=True)
     scales = np.where(largest > 0, largest / _LARGEST, 1).astype(np.float32)
-    return np.rint(table / scales).astype(np.int8), scales
+    return np.rint(values / scales).astype(np.int8), scales
 
 
 @contextmanager

@@ -1,11 +1,12 @@
-"""What is known of an export: plain data, written beside it and told in its model card."""
+"""The report of an export: plain data, written beside it and shown in its model card."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kdnas_env.exporting.check import Check
+from kdnas_env.exporting.decisions import Decisions
 from kdnas_env.exporting.quantise import QuantisationCost
 from kdnas_env.exporting.timing import Timing
 
@@ -21,11 +22,13 @@ class ExportReport:
         parameters: Its parameters, embeddings included, without pooler and heads.
         files: Bytes of each weights file, by its path in the folder.
         checks: What was compared with the model that was exported, by the path of the file.
-        int8: What quantisation costs; None without it.
+        int8: What quantisation costs an encoder; None without it, and of a classifier.
         timings: Latencies, the reference first; empty if none were measured.
         probe: Batch size, sequence length and threads of the latencies.
         notes: What could not be done, and why.
         versions: Versions of kdnas and its libraries.
+        decisions: How each graph of a classifier decides compared with the model, by the path of the file.
+        scheme: What is quantised in the int8 graph; None without one.
         url: Where it lies on the hub; None if it was not pushed.
     """
 
@@ -40,6 +43,8 @@ class ExportReport:
     probe: dict[str, int]
     notes: tuple[str, ...]
     versions: dict[str, str]
+    decisions: dict[str, Decisions] = field(default_factory=dict)
+    scheme: str | None = None
     url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is exported: an encoder with its tokenizer, and where it comes from."""
+"""What is exported: an encoder or a classifier, with its tokenizer and its origin."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
+from kdnas_env.distillation.checkpoint import read_config
 from kdnas_env.distillation.student.folder import (
     PROJECTION,
     Lineage,
@@ -17,12 +19,15 @@ from kdnas_env.distillation.student.folder import (
     read_lineage,
     read_projection,
 )
-from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import ExportError, KDNASError, TeacherError
 from kdnas_env.exporting.hub import hub_name
+from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
+from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
+from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
 _PRETRAINING = (
     "pooler",
@@ -39,6 +44,9 @@ _PRETRAINING = (
 )
 """What pretraining leaves beside the encoders of transformers; any other weights are of a head for a task."""
 
+_CLASSIFIER = "ForSequenceClassification"
+"""End of the names of the classes of transformers that classify texts."""
+
 _MODULES = "modules.json"
 
 
@@ -47,20 +55,46 @@ class Source:
     """A model to export.
 
     Attributes:
-        encoder: Model, tokenizer and architecture.
-        lineage: Where it comes from; None if its folder does not say.
-        projection: What maps its hidden states to its teacher's; None if its folder has none.
-        notes: What of its folder is not exported.
+        encoder: Encoder, tokenizer and architecture.
+        lineage: Origin of the encoder; None if its folder has none.
+        projection: Maps the encoder's hidden states to its teacher's; None if its folder has none.
+        notes: What of the folder is not exported.
+        classifier: Encoder with classification head, as ``AutoModelForSequenceClassification`` loads it; None for an
+            encoder alone.
+        record: Record of a classifier that kdnas trained; None for others.
     """
 
     encoder: Teacher
     lineage: Lineage | None
     projection: dict[str, Tensor] | None = None
     notes: tuple[str, ...] = ()
+    classifier: Any = None
+    record: ClassifierRecord | None = None
+
+    @property
+    def model(self) -> Any:
+        """The model of transformers that is exported."""
+        return self.encoder.model if self.classifier is None else self.classifier
+
+    @property
+    def kind(self) -> str | None:
+        """Kind of the classifier's task, one of :data:`kdnas_env.tasks.specs.KINDS`; None for an encoder."""
+        if self.classifier is None:
+            return None
+        config = self.classifier.config
+        if config.problem_type == PROBLEM_TYPES[MULTI_LABEL]:
+            return MULTI_LABEL
+        return REGRESSION if config.num_labels == 1 else CLASSIFICATION
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classifier's outputs, in their order; empty for an encoder."""
+        names = {} if self.classifier is None else self.classifier.config.id2label
+        return tuple(names[number] for number in sorted(names))
 
     @property
     def input_names(self) -> tuple[str, ...]:
-        """Inputs of the model: segments only where it has more than one."""
+        """Inputs of the model; segments only where it has more than one."""
         segments = ("token_type_ids",) if self.encoder.architecture.type_vocab_size > 1 else ()
         return ("input_ids", "attention_mask", *segments)
 
@@ -81,11 +115,12 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     """Load a model to export: from safetensors only, running no code of it.
 
     Args:
-        model: A student's folder, another folder in hub layout, or a hub name, of a supported encoder.
+        model: Folder of a student or classifier, another folder in hub layout, or a hub name, of a supported encoder
+            with or without a classification head.
 
     Raises:
-        ExportError: If it cannot be had, is no such encoder, or has a head for a task.
-        RunError: If it is the folder of a run, or its lineage is malformed.
+        ExportError: If it cannot be found, is not such a model, or has another head.
+        RunError: If it is the folder of a run, or its lineage or record is malformed.
         DependencyError: If it is ``demo``, and the extra is not installed.
     """
     check_is_no_run(model)
@@ -101,25 +136,44 @@ def load_source(model: str | os.PathLike[str]) -> Source:
             f"the projection in {str(folder / PROJECTION)!r} is not of the model beside it; remove it, or export the "
             "folder as kdnas wrote it"
         )
-    return Source(encoder, read_lineage(folder), projection, tuple(_left_out(encoder, folder)))
+    classifier = _load_classifier(encoder)
+    notes = tuple(_left_out(encoder, folder, classifier is not None))
+    record = None if classifier is None else read_classifier_record(folder)
+    return Source(encoder, read_lineage(folder), projection, notes, classifier, record)
 
 
-def _left_out(encoder: Teacher, folder: Path) -> Iterator[str]:
-    """Say what of a checkpoint is not exported.
+def _load_classifier(encoder: Teacher) -> Any:
+    """Return the encoder of a checkpoint with its classification head; None if it has none."""
+    folder = locate(encoder.name)
+    config = read_config(f"model {encoder.name!r}", folder)
+    if not any(name.endswith(_CLASSIFIER) for name in config.architectures or ()):
+        return None
+    classifier = load_classifier(folder)
+    if classifier is None:
+        raise ExportError(
+            f"model {encoder.name!r} is a {config.architectures[0]} by its config.json, but lacks weights of its head; "
+            "export the folder that it was saved to"
+        )
+    return classifier
+
+
+def _left_out(encoder: Teacher, folder: Path, classifies: bool) -> Iterator[str]:
+    """Yield what of a checkpoint is not exported.
 
     Raises:
-        ExportError: If it is a head for a task, without which the model would be of no use.
+        ExportError: If it is a head that is not exported, without which the model would be of no use.
     """
     prefix = f"{encoder.model.base_model_prefix}."
     parts = dict.fromkeys(name.removeprefix(prefix).partition(".")[0] for name in encoder.left_out)
     heads = [part for part in parts if part not in _PRETRAINING]
-    if heads:
+    if heads and not classifies:
         raise ExportError(
-            f"model {encoder.name!r} has a head for a task ({', '.join(heads)}), and kdnas exports encoders alone. To "
-            f"export its encoder without the head, save that first: AutoModel.from_pretrained({encoder.name!r})."
-            f"save_pretrained(FOLDER) and AutoTokenizer.from_pretrained({encoder.name!r}).save_pretrained(FOLDER)"
+            f"model {encoder.name!r} has a head for a task ({', '.join(heads)}); kdnas exports encoders and models for "
+            "sequence classification. To export its encoder without the head, save that first: "
+            f"AutoModel.from_pretrained({encoder.name!r}).save_pretrained(FOLDER) and "
+            f"AutoTokenizer.from_pretrained({encoder.name!r}).save_pretrained(FOLDER)"
         )
-    if parts:
+    if parts and not classifies:
         yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
     if os.path.isfile(folder / _MODULES):
         yield f"exported without what Sentence Transformers does after the encoder (its pooling, {_MODULES})"

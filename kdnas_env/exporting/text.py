@@ -1,55 +1,119 @@
-"""Text to measure quantisation on."""
+"""Text on which graphs are compared with their model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.text.demo import CORPUS_TITLES
 from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import ExportError, KDNASError
 from kdnas_env.exporting.check import Batch, random_batch
+from kdnas_env.exporting.record import recorded_task
 from kdnas_env.exporting.source import Source
+from kdnas_env.tasks.encoding import encode, pad
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import REGRESSION, Split, TaskData, TaskSpec
 
-SENTENCES, _BATCH_SIZE = 256, 32
+SENTENCES = 256
+"""Sentences that the hidden states of encoders are compared on."""
+
+UNLABELLED, LABELLED = 1024, 5000
+"""Texts that decisions are compared on: as many as show a percent; with labels as many as there are, up to a limit."""
+
+_BATCH_SIZE = 32
 _READING = ("config_name", "split", "text_columns", *LAYOUT_OPTIONS, "max_length", "seed")
-"""Arguments of a corpus that say what is read."""
+"""Arguments of a corpus that determine what is read."""
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """Sentences.
+    """Texts.
 
     Attributes:
-        batches: Inputs of an encoder.
-        origin: Where they come from, in words.
-        note: Why they are not of the corpus that the model was trained on, if they are not.
+        batches: Inputs of a model.
+        origin: Their origin, in words.
+        note: Why they are not of the corpus or task of the model, if they are not.
+        labels: Their labels, in the order of the batches, as :class:`kdnas_env.tasks.specs.Split` has them; None
+            without labels.
+        spec: Task of the labels.
     """
 
     batches: tuple[Batch, ...]
     origin: str
     note: str | None = None
+    labels: NDArray[Any] | None = None
+    spec: TaskSpec | None = None
 
     @property
     def sentences(self) -> int:
-        """Number of sentences."""
+        """Number of texts."""
         return sum(len(batch["input_ids"]) for batch in self.batches)
 
 
-def sample_text(source: Source) -> Text:
-    """Draw sentences of the corpus that a student was distilled on; random tokens if it cannot be had."""
+def sample_text(source: Source, samples: int = SENTENCES) -> Text:
+    """Draw sentences of the corpus that a student was distilled on; random tokens if it cannot be read."""
     if source.lineage is None:
-        return _random_tokens(source, "the model names no corpus")
+        return _random_tokens(source, samples, "the model names no corpus")
     corpus = dict(source.lineage.corpus)
     name = str(corpus.pop("source", ""))
     reading = {key: value for key, value in corpus.items() if key in _READING}
+    if "max_length" in reading:  # A classifier's tokenizer may allow less than its corpus had.
+        reading["max_length"] = min(reading["max_length"], source.encoder.tokenizer.model_max_length)
     try:
-        text = load_corpus(name, source.encoder.tokenizer, max_samples=SENTENCES, min_samples=1, **reading)
+        text = load_corpus(name, source.encoder.tokenizer, max_samples=samples, min_samples=1, **reading)
     except KDNASError as error:
-        return _random_tokens(source, f"its corpus cannot be read: {error}")
+        return _random_tokens(source, samples, f"its corpus cannot be read: {error}")
     return Text(_batches(text, source), CORPUS_TITLES.get(name, name))
+
+
+def task_text(source: Source, task: TaskData | None = None) -> Text:
+    """Return the texts that a classifier is scored on, with their labels; unlabelled ones if they cannot be read.
+
+    Args:
+        source: The classifier.
+        task: Its task; None to read it as the record of the classifier says.
+
+    Raises:
+        ExportError: If the task that is given is not of the classifier's kind, or has other classes.
+    """
+    if task is None and source.record is None:
+        return sample_text(source, UNLABELLED)
+    try:
+        task = recorded_task(source.record) if task is None and source.record is not None else task
+        assert task is not None
+        task_metric(task.spec)
+    except KDNASError as error:
+        text = sample_text(source, UNLABELLED)
+        note = f"no score was measured: {error}"
+        return Text(text.batches, text.origin, note if text.note is None else f"{note}; {text.note}")
+    if task.spec.kind != source.kind or (task.spec.kind != REGRESSION and task.spec.labels != source.labels):
+        raise ExportError(
+            f"the task {task.name!r} is {task.spec.kind} with the classes {list(task.spec.labels)}; the model "
+            f"{source.encoder.name!r} is {source.kind} with {list(source.labels)}"
+        )
+    return _labelled(source, task)
+
+
+def _labelled(source: Source, task: TaskData) -> Text:
+    splits = [task.evaluation[name] for name in task.spec.scored]
+    columns = tuple([text for split in splits for text in split.texts[index]] for index in range(len(splits[0].texts)))
+    split = Split(columns, np.concatenate([split.labels for split in splits]))
+    if len(split) > LABELLED:
+        split = split.subset(np.sort(np.random.default_rng(0).permutation(len(split))[:LABELLED]))
+    tokenizer = source.encoder.tokenizer
+    examples = encode(tokenizer, split, tokenizer.model_max_length)
+    order = np.argsort([len(example["input_ids"]) for example in examples], kind="stable")
+    batches = []
+    for start in range(0, len(order), _BATCH_SIZE):
+        batch = pad([examples[index] for index in order[start : start + _BATCH_SIZE]], tokenizer.pad_token_id)
+        batches.append({name: batch[name].numpy() for name in source.input_names})
+    origin = f"{' and '.join(task.spec.scored)} of {task.name}"
+    return Text(tuple(batches), origin, labels=split.labels[order], spec=task.spec)
 
 
 def _batches(corpus: Corpus, source: Source) -> tuple[Batch, ...]:
@@ -64,11 +128,11 @@ def _batches(corpus: Corpus, source: Source) -> tuple[Batch, ...]:
     return tuple(batches)
 
 
-def _random_tokens(source: Source, reason: str) -> Text:
+def _random_tokens(source: Source, samples: int, reason: str) -> Text:
     generator = np.random.default_rng(0)
     shape = (_BATCH_SIZE, 32)
     batches = (
         random_batch(source.encoder.architecture, source.input_names, shape, generator)
-        for _ in range(SENTENCES // _BATCH_SIZE)
+        for _ in range(samples // _BATCH_SIZE)
     )
-    return Text(tuple(batches), "random tokens", f"int8 was measured on random tokens: {reason}")
+    return Text(tuple(batches), "random tokens", f"compared on random tokens: {reason}")

@@ -6,39 +6,49 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from kdnas_env.distillation.student.folder import write_lineage, write_projection
-from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.source import Source
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.tasks.heads import load_classifier
 
 WEIGHTS = "model.safetensors"
 
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
-def write_weights(source: Source, folder: Path) -> Teacher:
-    """Write a model into a folder, and return what it is read as.
+def write_weights(source: Source, folder: Path) -> Any:
+    """Write a model into a folder with everything that belongs to it, and return the model as it is read back.
 
     Raises:
         ExportError: If it is read back with other weights, or its tokenizer, read as others read it, does not make
             the inputs of the model.
         OSError: If it cannot be written.
     """
-    write_model(source.encoder.model, source.encoder.tokenizer, folder)
+    write_model(source.model, source.encoder.tokenizer, folder)
     if source.lineage is not None:
         write_lineage(source.lineage, folder, absolute=False)
+    if source.record is not None:
+        source.record.write(folder, absolute=False)
     if source.projection is not None:
         write_projection(folder, source.projection)
     check_tokenizer(source.encoder.tokenizer, folder, repr(source.encoder.name))
-    reloaded = load_teacher(folder)
-    if reloaded.fingerprint != source.encoder.fingerprint:
+    reloaded = load_teacher(folder).model if source.classifier is None else load_classifier(folder)
+    if not _equal(source.model, reloaded):
         raise ExportError(
             f"the weights of {source.encoder.name!r} are others once they are written and read back; try another "
             "version of transformers"
         )
     return reloaded
+
+
+def _equal(model: Any, other: Any) -> bool:
+    ours, theirs = model.state_dict(), {} if other is None else other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
 
 
 def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
@@ -72,7 +82,7 @@ def check_tokenizer(tokenizer: Any, folder: Path, what: str) -> None:
     with quiet_transformers():
         written = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False, local_files_only=True)
     text = "a sentence, and another"
-    ours, theirs = dict(written(text)), dict(tokenizer(text))
+    ours, theirs = (dict(read(text, truncation=True)) for read in (written, tokenizer))
     if set(ours) != set(tokenizer.model_input_names) or ours != theirs:
         raise ExportError(
             f"the tokenizer of {what} makes {sorted(ours)} once it is written and read back, where the model takes "

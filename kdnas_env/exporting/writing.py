@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.cards.export import export_card
-from kdnas_env.exporting.check import RELOADED_TOLERANCE, Check, Forward, check_equal, graph_forward, torch_forward
+from kdnas_env.exporting.check import (
+    RELOADED_TOLERANCE,
+    TOLERANCE,
+    Check,
+    Forward,
+    check_equal,
+    graph_forward,
+    torch_forward,
+)
+from kdnas_env.exporting.decisions import LARGEST_SCORE_LOSS, LEAST_AGREEMENT, Decisions, compare_decisions, logits_on
 from kdnas_env.exporting.folder import EXPORT, checked_target, written_whole
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, write_float_graph, write_int8_graph
-from kdnas_env.exporting.quantise import QuantisationCost, quantisation_cost
+from kdnas_env.exporting.quantise import DYNAMIC, SCHEMES, QuantisationCost, quantisation_cost
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source, load_source
-from kdnas_env.exporting.text import sample_text
+from kdnas_env.exporting.text import Text, sample_text, task_text
 from kdnas_env.exporting.timing import Timing, time_export
 from kdnas_env.exporting.weights import WEIGHTS, write_weights
 from kdnas_env.latency.onnx_runtime import require_onnx
@@ -24,6 +35,7 @@ from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.libraries import installed_versions
 from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.tasks.specs import REGRESSION, TaskData
 
 LATENCY = LatencySettings()
 """Batch 1, 50 tokens, one thread."""
@@ -39,89 +51,90 @@ def write_export(
     *,
     format: str = "safetensors",
     int8: bool = False,
+    probabilities: bool = False,
     latency: LatencySettings | None = LATENCY,
     repo_id: str | None = None,
+    task: TaskData | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export an encoder as a clean folder in hub layout: weights, configuration, tokenizer, card, lineage, projection.
+    """Export an encoder or a classifier as a clean folder in hub layout, with everything that belongs to it.
 
-    It is loaded back: its weights must be those of the model, bit for bit, and its outputs equal but for rounding.
+    The folder holds weights, configuration, tokenizer and card; where they are known also lineage, projection (of an
+    encoder) and record (of a classifier). It is loaded back: its weights must be those of the model, bit for bit, and
+    its outputs equal but for rounding.
 
     For ONNX Runtime, ``onnx/model.onnx`` lies beside the weights: inputs ``input_ids``, ``attention_mask`` and, where
     the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any size; output
-    ``last_hidden_state``. It is checked against the model to 1e-4, absolute. With ``int8``,
-    ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs.
+    ``last_hidden_state`` of an encoder, ``logits`` of a classifier. It is checked against the model to 1e-4. With
+    ``int8``, ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs. That of a classifier may
+    lose .4 points of score, or 1 % of its decisions where there are no labels; what loses more is quantised in its
+    weights alone, or not exported.
 
     Args:
-        model: A student's folder, another folder in hub layout, or a hub name, of a supported encoder.
+        model: Folder of a student or classifier, another folder in hub layout, or a hub name, of a supported encoder
+            with or without a classification head.
         out: Folder of the export; an older export is replaced.
         format: ``safetensors`` or ``onnx``.
         int8: Whether to quantise the graph too.
-        latency: How latencies are measured; None for not at all. The runtime is not taken from here: all are measured.
+        probabilities: Whether the graphs of a classifier return ``probabilities`` beside ``logits``.
+        latency: How latencies are measured; None to measure none. The runtime is not taken from here: all are measured.
         repo_id: Name that the export will have on the hub, for its model card.
-        progress: Told what is being done.
+        task: Task with the labels that decisions are compared by; None for the one that the classifier's record names.
+        progress: Informed of what is done.
 
     Raises:
-        ExportError: If the model is no encoder that can be exported or has a head for a task, the export does not
-            compute what the model computes, or it cannot be written. Nothing is left behind.
-        DependencyError: If it is to ONNX and the extra ``onnx`` is not installed.
-        RunError: If the model is the folder of a run, its lineage is malformed, or the lock of the cores cannot be
-            used.
+        ExportError: If the model cannot be exported, has another head, is not of the task, or loses too much by int8;
+            if the export does not compute what the model computes, or cannot be written. Nothing is left behind.
+        DependencyError: If the format is ONNX and the extra ``onnx`` is not installed.
+        RunError: If the model is the folder of a run, its lineage or record is malformed, or the lock of the cores
+            cannot be used.
     """
     if format == "onnx":
         require_onnx("an export to ONNX")
-    elif int8:
-        raise ExportError(f"int8 quantises the graph, which an export to {format} has not; export to onnx")
+    elif int8 or probabilities:
+        raise ExportError(
+            f"{'int8' if int8 else 'probabilities'} is about the graph, which an export to {format} has not; export to "
+            "onnx"
+        )
     target = checked_target(out, model)
     progress.begin("loading the model")
     source = load_source(model)
-    architecture, names = source.encoder.architecture, source.input_names
-    if latency is not None and latency.sequence_length > architecture.max_length:
-        raise ExportError(
-            f"sequence_length is {latency.sequence_length}; the model takes at most {architecture.max_length} tokens"
-        )
-    original = torch_forward(source.encoder.model)
-    threads = 1 if latency is None else latency.threads
-    forwards: dict[str, Forward] = {"torch": original}
-    checks: dict[str, Check] = {}
-    notes: list[str | None] = [*source.notes]
-    cost: QuantisationCost | None = None
+    longest = source.encoder.architecture.max_length
+    if latency is not None and latency.sequence_length > longest:
+        raise ExportError(f"sequence_length is {latency.sequence_length}; the model takes at most {longest} tokens")
+    if source.kind is None and task is not None:
+        raise ExportError(f"model {os.fspath(model)!r} is an encoder, which decides nothing; leave the task out")
+    if probabilities and source.kind in (None, REGRESSION):
+        raise ExportError(f"model {os.fspath(model)!r} does not tell classes apart; leave probabilities out")
     timings: tuple[Timing, ...] = ()
     with written_whole(target) as folder:
+        export = _Export(source, folder, 1 if latency is None else latency.threads, task)
         progress.begin("writing weights and tokenizer")
-        reloaded = torch_forward(write_weights(source, folder).model)
-        checks[WEIGHTS] = check_equal(
-            f"the written {WEIGHTS}", reloaded, original, architecture, names, tolerance=RELOADED_TOLERANCE
-        )
+        export.add_weights()
         if format == "onnx":
             progress.begin("exporting the graph")
-            with training_lock():
-                graph = graph_forward(write_float_graph(source, folder, threads))
-                checks[GRAPH] = check_equal("the graph", graph, original, architecture, names)
-            forwards["onnxruntime"] = graph
+            export.add_graph(probabilities)
         if int8:
             progress.begin("quantising to int8")
-            with training_lock():
-                quantised = graph_forward(write_int8_graph(source, folder, threads))
-                cost, note = _cost(source, folder, quantised, graph)
-            forwards["onnxruntime int8"] = quantised
-            notes.append(note)
+            export.add_int8_graph()
         if latency is not None:
             progress.begin("measuring latencies")
-            timings, note = time_export(source, forwards, latency)
-            notes.append(note)
+            timings, note = time_export(source, export.forwards, latency)
+            export.notes.append(note)
         report = ExportReport(
             folder=str(target),
             format=format,
             model=os.fspath(model),
-            parameters=sum(parameter.numel() for parameter in source.encoder.model.parameters()),
+            parameters=sum(parameter.numel() for parameter in source.model.parameters()),
             files=_sizes(folder),
-            checks=checks,
-            int8=cost,
+            checks=export.checks,
+            int8=export.cost,
             timings=timings,
             probe={} if latency is None else {name: getattr(latency, name) for name in _PROBE},
-            notes=tuple(note for note in notes if note is not None),
+            notes=tuple(note for note in export.notes if note is not None),
             versions=installed_versions(*_PACKAGES),
+            decisions=export.decisions,
+            scheme=export.scheme,
         )
         write_json(folder / EXPORT, report.to_dict())
         write_text(folder / "README.md", export_card(source, report, repo_id))
@@ -129,13 +142,90 @@ def write_export(
     return report
 
 
-def _cost(source: Source, folder: Path, quantised: Forward, original: Forward) -> tuple[QuantisationCost, str | None]:
-    text = sample_text(source)
-    unexplained, cosine = quantisation_cost(quantised, original, text.batches)
-    if not np.isfinite(unexplained):
-        raise ExportError("the int8 graph computes numbers that are not finite; export without int8")
-    sizes = ((folder / name).stat().st_size for name in (GRAPH, INT8_GRAPH))
-    return QuantisationCost(unexplained, cosine, text.sentences, text.origin, *sizes), text.note
+class _Export:
+    """An export while it is written, and what was measured of it."""
+
+    def __init__(self, source: Source, folder: Path, threads: int, task: TaskData | None) -> None:
+        self.source, self.folder, self.threads, self.task = source, folder, threads, task
+        self.forwards: dict[str, Forward] = {"torch": torch_forward(source.model)}
+        self.checks: dict[str, Check] = {}
+        self.decisions: dict[str, Decisions] = {}
+        self.notes: list[str | None] = [*source.notes]
+        self.cost: QuantisationCost | None = None
+        self.scheme: str | None = None
+
+    def add_weights(self) -> None:
+        reloaded = torch_forward(write_weights(self.source, self.folder))
+        self._check(WEIGHTS, f"the written {WEIGHTS}", reloaded, RELOADED_TOLERANCE)
+
+    def add_graph(self, probabilities: bool) -> None:
+        if self.source.kind is not None:
+            self.notes.append(self._text.note)
+        with training_lock():
+            session = write_float_graph(self.source, self.folder, self.threads, probabilities=probabilities)
+            self.forwards["onnxruntime"] = graph_forward(session)
+            self._check(GRAPH, "the graph", self.forwards["onnxruntime"])
+            if self.source.kind is not None:
+                self.decisions[GRAPH] = self._compared(self.forwards["onnxruntime"])
+
+    def add_int8_graph(self) -> None:
+        with training_lock():
+            if self.source.kind is None:
+                self.scheme = DYNAMIC
+                quantised = self._quantised(DYNAMIC)
+                self.cost = self._measured_cost(quantised)
+            else:
+                quantised = self._acceptable()
+        self.forwards["onnxruntime int8"] = quantised
+
+    def _check(self, name: str, what: str, forward: Forward, tolerance: float = TOLERANCE) -> None:
+        architecture, names = self.source.encoder.architecture, self.source.input_names
+        self.checks[name] = check_equal(what, forward, self.forwards["torch"], architecture, names, tolerance=tolerance)
+
+    def _quantised(self, scheme: str) -> Forward:
+        return graph_forward(write_int8_graph(self.source, self.folder, self.threads, scheme))
+
+    def _measured_cost(self, quantised: Forward) -> QuantisationCost:
+        text = self._text
+        unexplained, cosine = quantisation_cost(quantised, self.forwards["onnxruntime"], text.batches)
+        if not np.isfinite(unexplained):
+            raise ExportError("the int8 graph computes numbers that are not finite; export without int8")
+        self.notes.append(text.note)
+        sizes = ((self.folder / name).stat().st_size for name in (GRAPH, INT8_GRAPH))
+        return QuantisationCost(unexplained, cosine, text.sentences, text.origin, *sizes)
+
+    def _acceptable(self) -> Forward:
+        """Write the first int8 graph of a classifier that does not lose too much.
+
+        Raises:
+            ExportError: If there is none.
+        """
+        refused: list[str] = []
+        for scheme in SCHEMES:
+            quantised = self._quantised(scheme)
+            decisions = self._compared(quantised)
+            if decisions.acceptable:
+                self.scheme, self.decisions[INT8_GRAPH] = scheme, decisions
+                self.notes += [f"int8 of {words}; so another part of the model stays in float32" for words in refused]
+                return quantised
+            refused.append(f"{scheme} was refused: {decisions.in_words()}")
+        raise ExportError(
+            f"int8 loses more than {LARGEST_SCORE_LOSS:g} of the score, or without labels more than "
+            f"{1 - LEAST_AGREEMENT:.0%} of the decisions: {'; '.join(refused)}. Nothing was written; "
+            "export without int8"
+        )
+
+    def _compared(self, forward: Forward) -> Decisions:
+        assert self.source.kind is not None
+        return compare_decisions(logits_on(forward, self._text), self._logits, self.source.kind, self._text)
+
+    @cached_property
+    def _text(self) -> Text:
+        return sample_text(self.source) if self.source.kind is None else task_text(self.source, self.task)
+
+    @cached_property
+    def _logits(self) -> NDArray[np.float32]:
+        return logits_on(self.forwards["torch"], self._text)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

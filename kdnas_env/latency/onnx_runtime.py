@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,27 +23,30 @@ from kdnas_env.support.scratch import scratch_folder
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
 """Inputs that a graph may have, in order; each int64 ``(batch, sequence)``."""
 
-OUTPUT_NAME = "last_hidden_state"
+Output = Callable[[Any], torch.Tensor]
+"""An output of a graph, as a function of what the model returns."""
+
+LAST_HIDDEN_STATE: Mapping[str, Output] = {"last_hidden_state": operator.attrgetter("last_hidden_state")}
 
 _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
 _ONLY_ERRORS = 3
 """ONNX Runtime's severity that mutes its warnings."""
 
 
-class _LastHiddenState(nn.Module):
-    """The encoder as a function of some inputs by position, which fixes the inputs and outputs of the graph."""
+class _Graph(nn.Module):
+    """A model as a function of some inputs by position, which fixes the inputs and outputs of the graph."""
 
-    def __init__(self, encoder: nn.Module, names: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module, inputs: tuple[str, ...], outputs: tuple[Output, ...]) -> None:
         super().__init__()
-        self.encoder, self.names = encoder, names
+        self.model, self.inputs, self.outputs = model, inputs, outputs
 
     # No *args: the exporter would take them for one input.
     def forward(
         self, first: torch.Tensor, second: torch.Tensor | None = None, third: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, ...]:
         given = [tensor for tensor in (first, second, third) if tensor is not None]
-        states: torch.Tensor = self.encoder(**dict(zip(self.names, given, strict=True))).last_hidden_state
-        return states
+        result = self.model(**dict(zip(self.inputs, given, strict=True)))
+        return tuple(output(result) for output in self.outputs)
 
 
 def load(model: nn.Module, settings: LatencySettings) -> Pass:
@@ -108,29 +112,31 @@ def write_graph(
     path: Path,
     *,
     longest: int | None = None,
+    outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
 ) -> None:
-    """Write an encoder as a graph that maps some inputs to its last hidden state. What the exporter raises is raised.
+    """Write a model as a graph that maps some inputs to some outputs. What the exporter raises is raised.
 
     Args:
-        model: Encoder of transformers; it is not changed.
+        model: Model of transformers; it is not changed.
         example: Inputs by name, of ``INPUT_NAMES`` and in their order, each int64 ``(batch, sequence)``. No
             tensor may be there twice: the exporter would take the two inputs for one.
         path: The file.
         longest: Longest sequence, which makes batch and length free; None fixes both as in the example. Free ones
             must be 2 or more in the example, since the exporter takes a 1 for a constant.
+        outputs: Outputs by name.
     """
     names = tuple(example)
-    encoder = _LastHiddenState(ready(model, torch.device("cpu")), names).eval()
+    graph = _Graph(ready(model, torch.device("cpu")), names, tuple(outputs.values())).eval()
     axes = None
     if longest is not None:
         free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=longest)}
         axes = tuple(free for _ in names)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
-            encoder,
+            graph,
             tuple(example.values()),
             input_names=list(names),
-            output_names=[OUTPUT_NAME],
+            output_names=list(outputs),
             dynamic_shapes=axes,
             dynamo=True,
             verbose=False,

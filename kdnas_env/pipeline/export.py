@@ -1,4 +1,4 @@
-"""A student in the form that others deploy."""
+"""A student or classifier in the form that others deploy."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ FORMATS = ("onnx", "safetensors")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Export a student for use elsewhere: checked, measured, with a model card, ready for the hub."""
+    """Export a student or classifier for use elsewhere: checked, measured, with a model card, ready for the hub."""
 
     model: tyro.conf.Positional[str]
-    """Folder of a student (such as runs/.../student), or folder or hub name of another supported encoder."""
+    """Folder of a student (such as runs/.../student) or classifier, or folder or hub name of another supported encoder,
+    with or without a classification head."""
     to: str = "onnx"
     """onnx (weights and a graph for ONNX Runtime) or safetensors (weights alone)."""
     int8: bool = False
     """Also quantise the graph to int8, and say what it costs."""
+    probabilities: bool = False
+    """Let the graphs of a classifier return probabilities beside logits."""
     out: str | None = None
     """Folder of the export; by default beside the model's folder, named MODEL-onnx or MODEL-safetensors."""
     latency: bool = True
@@ -46,6 +49,8 @@ class ExportOptions:
             raise KDNASError(f"cannot export to {self.to!r}; choose --to {' or --to '.join(FORMATS)}")
         if self.int8 and self.to != "onnx":
             raise KDNASError(f"--int8 quantises the graph, which an export to {self.to} has not; add --to onnx")
+        if self.probabilities and self.to != "onnx":
+            raise KDNASError(f"--probabilities is about the graph, which an export to {self.to} has not; add --to onnx")
         if not self.model:
             raise KDNASError("MODEL is empty; give the folder of a student, such as runs/.../student")
 
@@ -60,12 +65,12 @@ class ExportOptions:
 
 
 def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **settings: Any) -> ExportReport:
-    """Export a student, or another supported encoder, for use elsewhere: checked, measured, with a model card.
+    """Export a student, a classifier, or another supported encoder for use elsewhere: checked, measured, with a card.
 
     Args:
-        model: Folder of a student, folder of another encoder in hub layout, or a name on the hub; or what a search, or
-            a distillation of one student returned; or all options.
-        progress: Told what is done.
+        model: Folder of a student or classifier, folder of another encoder in hub layout, or a name on the hub; or what
+            a search, or a distillation of one student returned; or all options.
+        progress: Informed of what is done.
         **settings: Options of :class:`ExportOptions` by name, such as ``to="safetensors"``, ``int8=True`` or ``out``.
 
     Raises:
@@ -88,6 +93,7 @@ def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **se
         out,
         format=options.to,
         int8=options.int8,
+        probabilities=options.probabilities,
         latency=latency,
         repo_id=options.push,
         progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any, NamedTuple
 
 import torch
@@ -21,11 +22,12 @@ HEADS = (*POOLINGS, NATIVE)
 NUMBER = "score"
 """Name of the output of a head that predicts a number."""
 
-_PROBLEM_TYPES = {
+PROBLEM_TYPES = {
     CLASSIFICATION: "single_label_classification",
     MULTI_LABEL: "multi_label_classification",
     REGRESSION: "regression",
 }
+"""What transformers calls the kinds of tasks."""
 _INITIAL_RANGE = 0.02
 _POOLER = "pooler."
 
@@ -131,7 +133,7 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
     config = copy.deepcopy(source.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
-    config.problem_type = _PROBLEM_TYPES[spec.kind]
+    config.problem_type = PROBLEM_TYPES[spec.kind]
     setattr(config, layout.dropout, dropout)
     with preserved_rng(), quiet_transformers():
         model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
@@ -146,6 +148,30 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
         hidden.bias.zero_()
     _initialise(head.output, seed)
     return head
+
+
+def load_classifier(folder: str | os.PathLike[str]) -> Any | None:
+    """Load a model with a classification head: from safetensors alone, running no code of it.
+
+    Args:
+        folder: Folder in hub layout.
+
+    Returns:
+        What ``AutoModelForSequenceClassification`` makes, float32, on the CPU, in eval mode, without gradients; None if
+        weights of its head or encoder are missing.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    with quiet_transformers():
+        model, loading = AutoModelForSequenceClassification.from_pretrained(
+            os.fspath(folder),
+            trust_remote_code=False,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    return None if loading["missing_keys"] else model.requires_grad_(False).eval()
 
 
 def _layout(model_type: str) -> _Layout:

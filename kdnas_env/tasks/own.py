@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -171,7 +171,8 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
         scored=evaluated[-1:],
     )
     preparation = {"kind": labels.kind, "dropped": dict(sorted(dropped.items())), "drawn": drawn}
-    return TaskData(spec, splits[TRAIN], {role: splits[role] for role in evaluated}, name, preparation=preparation)
+    evaluation = {role: splits[role] for role in evaluated}
+    return TaskData(spec, splits[TRAIN], evaluation, name, preparation=preparation, reading=asdict(settings))
 
 
 def _name_of(source: str) -> str:

@@ -68,17 +68,24 @@ class TaskSpec:
         return len(self.labels) or 1
 
     def decide(self, logits: NDArray[Any]) -> NDArray[Any]:
-        """Return what logits say.
+        """Return :func:`decide` for the kind of the task."""
+        return decide(self.kind, logits)
 
-        Args:
-            logits: ``(samples, classes)``; for a number its predictions, ``(samples,)``.
 
-        Returns:
-            Classes, int64 ``(samples,)``; of several, 0 and 1, int64 ``(samples, classes)``; or the numbers.
-        """
-        if self.regression:
-            return logits
-        return (logits > 0).astype(np.int64) if self.multi_label else logits.argmax(1)
+def decide(kind: str, logits: NDArray[Any]) -> NDArray[Any]:
+    """Return the decisions that logits stand for.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        logits: ``(samples, classes)``; for numbers the predictions, ``(samples,)``.
+
+    Returns:
+        Classes, int64 ``(samples,)``; where there may be several, 0 and 1, int64 ``(samples, classes)``; or the
+        numbers.
+    """
+    if kind == REGRESSION:
+        return logits
+    return (logits > 0).astype(np.int64) if kind == MULTI_LABEL else logits.argmax(1)
 
 
 _PAIR = ("sentence1", "sentence2")
@@ -167,6 +174,7 @@ class TaskData:
         source: Where the data come from.
         skipped: Rows left out because they lack fields.
         preparation: What else was left out, by reason, and how splits were drawn, as plain data.
+        reading: Fields of the :class:`kdnas_env.tasks.own.OwnTask` that it was read with; None for other tasks.
     """
 
     spec: TaskSpec
@@ -175,6 +183,7 @@ class TaskData:
     source: str
     skipped: int = 0
     preparation: Mapping[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, Any] | None = None
 
     @property
     def name(self) -> str:

@@ -18,13 +18,12 @@ from kdnas_env.core.evaluation import Status
 from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
-from kdnas_env.tasks.heads import NativeHead
+from kdnas_env.tasks.heads import NativeHead, load_classifier
 from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
@@ -159,7 +158,7 @@ def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
     None if it has no such head, or its labels are not the task's. Labels without names (``LABEL_0``) fit classes that
     are numbers.
     """
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
     if not any(name.partition(".")[0] in ("classifier", "score") for name in teacher.left_out):
         return None
@@ -168,16 +167,8 @@ def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
     order = _fitting(config, spec)
     if order is None:
         return None
-    with quiet_transformers():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            trust_remote_code=False,
-            local_files_only=True,
-            use_safetensors=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
-    return None if info["missing_keys"] else _OwnHead(model.requires_grad_(False).eval(), order, spec)
+    model = load_classifier(folder)
+    return None if model is None else _OwnHead(model, order, spec)
 
 
 class _OwnHead(nn.Module):

@@ -1,4 +1,4 @@
-"""Tiny students of every family, and what they are exported to."""
+"""Tiny students and classifiers of every family, and what they are exported to."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tiny_classifiers
 import tiny_teachers
 import torch
+from tiny_classifiers import TinyClassifier
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
@@ -72,5 +74,22 @@ def exported(
             out = root / name.replace(" ", "-")
             reports[name] = write_export(student_dir(name), out, int8=True, latency=None, format="onnx")
         return reports[name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def classifier(
+    tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, str], TinyClassifier]:
+    """Return a student of a family that has learnt one of ``tiny_classifiers.TASKS``."""
+    cache = tmp_path_factory.mktemp("cache")
+    made: dict[tuple[str, str], TinyClassifier] = {}
+
+    def make(family: str, kind: str) -> TinyClassifier:
+        if (family, kind) not in made:
+            task = tiny_classifiers.TASKS[kind]()
+            made[family, kind] = tiny_classifiers.distil_classifier(tiny_teacher_dirs[family], task, cache)
+        return made[family, kind]
 
     return make

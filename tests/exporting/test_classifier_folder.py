@@ -14,26 +14,15 @@ import small_tasks
 import torch
 from huggingface_hub import ModelCard
 from numpy.typing import NDArray
+from tiny_classifiers import TASKS, TUNING, TinyClassifier
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
-from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import ExportError, KDNASError
-from kdnas_env.exporting.classifier import ClassifierRecord, read_classifier_record, save_classifier
-from kdnas_env.tasks.distilling import TaskDistillation, TaskDistillationSettings, distil_task
-from kdnas_env.tasks.finetuning import FinetuneSettings, predict
-from kdnas_env.tasks.heads import NATIVE
-from kdnas_env.tasks.specs import TEST, TaskData
-from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.tasks.finetuning import predict
+from kdnas_env.tasks.specs import TEST
 
-TUNING = FinetuneSettings(learning_rate=2e-3, epochs=1, batch_size=8, max_length=12, pooling=NATIVE, device="cpu")
-NAMED = small_tasks.named_spec(("bad", "good"))
-TASKS: dict[str, Callable[[], TaskData]] = {
-    "classification": lambda: small_tasks.easy_task(spec=NAMED, samples=32),
-    "multi-label": lambda: small_tasks.multi_label_task(samples=32),
-    "regression": lambda: small_tasks.easy_task(spec=replace(NAMED, labels=(), metrics=("pearson",)), samples=32),
-    "pair": lambda: small_tasks.easy_task(spec=replace(NAMED, columns=("first", "second")), samples=32),
-}
 SAVED = (
     *(("bert", kind) for kind in TASKS),
     *(("roberta", kind) for kind in ("multi-label", "pair")),
@@ -44,32 +33,7 @@ SAVED = (
 )
 
 
-Distilled = Callable[[str, str], tuple[TaskDistillation, Teacher, TaskData, TaskTeacher]]
-
-
-@pytest.fixture(scope="session")
-def distilled(tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Distilled:
-    """Return a student of a family, of its own teacher, that learnt a kind of task."""
-    cache = tmp_path_factory.mktemp("cache")
-    made: dict[tuple[str, str], tuple[TaskDistillation, Teacher, TaskData, TaskTeacher]] = {}
-
-    def make(family: str, kind: str) -> tuple[TaskDistillation, Teacher, TaskData, TaskTeacher]:
-        if (family, kind) not in made:
-            teacher, task = load_teacher(tiny_teacher_dirs[family]), TASKS[kind]()
-            taught = task_teacher(teacher, task, TeacherSettings(rates=(1.0,), finetuning=TUNING), cache_dir=cache)
-            settings = TaskDistillationSettings(finetuning=TUNING, label_epochs=1)
-            learnt = distil_task(teacher.model, teacher.tokenizer, task, taught, settings, cache_dir=cache)
-            made[family, kind] = learnt, teacher, task, taught
-        return made[family, kind]
-
-    return make
-
-
-def saved(
-    folder: Path, distilled: Distilled, family: str = "bert", kind: str = "classification", **options: Any
-) -> ClassifierRecord:
-    learnt, teacher, task, taught = distilled(family, kind)
-    return save_classifier(folder, learnt, teacher.tokenizer, task, taught, **options)
+Classifier = Callable[[str, str], TinyClassifier]
 
 
 def loaded_logits(folder: Path, texts: tuple[list[str], ...]) -> NDArray[np.float32]:
@@ -84,14 +48,14 @@ def loaded_logits(folder: Path, texts: tuple[list[str], ...]) -> NDArray[np.floa
 
 @pytest.mark.parametrize(("family", "kind"), SAVED)
 def test_transformers_gives_the_logits_that_were_scored(
-    family: str, kind: str, distilled: Distilled, tmp_path: Path
+    family: str, kind: str, classifier: Classifier, tmp_path: Path
 ) -> None:
-    learnt, teacher, task, _ = distilled(family, kind)
-    saved(tmp_path / "it", distilled, family, kind)
-    test = task.evaluation[TEST]
+    made = classifier(family, kind)
+    made.save(tmp_path / "it")
+    task, test = made.task, made.task.evaluation[TEST]
     texts = tuple([*column, f"{column[0]} {column[0]} {column[0]} {column[0]}"] for column in test.texts)
     split = replace(test, texts=texts, labels=np.append(test.labels, test.labels[:1], axis=0))
-    expected = predict(learnt.model, teacher.tokenizer, split, TUNING.max_length)
+    expected = predict(made.learnt.model, made.teacher.tokenizer, split, TUNING.max_length)
     logits = loaded_logits(tmp_path / "it", texts)
     np.testing.assert_allclose(logits.reshape(expected.shape), expected, atol=1e-5)
     config = json.loads((tmp_path / "it" / "config.json").read_text())
@@ -109,8 +73,9 @@ def test_transformers_gives_the_logits_that_were_scored(
     np.testing.assert_allclose(found, scores.numpy(), atol=1e-5)
 
 
-def test_the_folder_tells_how_the_classifier_came_to_be(distilled: Distilled, tmp_path: Path) -> None:
-    learnt, teacher, _, taught = distilled("bert", "classification")
+def test_the_folder_tells_how_the_classifier_came_to_be(classifier: Classifier, tmp_path: Path) -> None:
+    made = classifier("bert", "classification")
+    learnt, teacher = made.learnt, made.teacher
     lineage = Lineage(
         student=small_tasks.TINY_STUDENT,
         teacher="me/teacher",
@@ -119,7 +84,7 @@ def test_the_folder_tells_how_the_classifier_came_to_be(distilled: Distilled, tm
         recipe={"mapping": "uniform"},
         stages=({"stage": "mini-kd", "epochs": 1},),
     )
-    record = saved(tmp_path / "made" / "it", distilled, lineage=lineage, teacher_score=learnt.score)
+    record = made.save(tmp_path / "made" / "it", lineage=lineage, teacher_score=learnt.score)
     folder = tmp_path / "made" / "it"
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "config.json", "kdnas.json", "model.safetensors", "task.json"),
@@ -129,7 +94,7 @@ def test_the_folder_tells_how_the_classifier_came_to_be(distilled: Distilled, tm
     assert read_classifier_record(tmp_path) is None
     assert record.score.metrics == learnt.score.metrics
     assert record.max_length == AutoTokenizer.from_pretrained(folder).model_max_length == 12
-    assert (record.teacher["name"], record.teacher["fingerprint"]) == (teacher.name, taught.fingerprint)
+    assert (record.teacher["name"], record.teacher["fingerprint"]) == (teacher.name, made.taught.fingerprint)
     written = read_lineage(folder)
     assert written is not None
     assert [stage["stage"] for stage in written.stages] == ["mini-kd", "task distillation"]
@@ -143,11 +108,11 @@ def test_the_folder_tells_how_the_classifier_came_to_be(distilled: Distilled, tm
     assert teacher.tokenizer.model_max_length > 12
 
 
-def test_the_code_of_the_card_runs(distilled: Distilled, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_code_of_the_card_runs(classifier: Classifier, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import re
 
     for kind in ("multi-label", "pair"):
-        saved(tmp_path / kind, distilled, kind=kind)
+        classifier("bert", kind).save(tmp_path / kind)
         card = (tmp_path / kind / "README.md").read_text()
         (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
         exec(code.replace("path/to/this/folder", str(tmp_path / kind)), {})
@@ -155,28 +120,29 @@ def test_the_code_of_the_card_runs(distilled: Distilled, tmp_path: Path, capsys:
 
 
 def test_it_is_written_whole_and_replaces_classifiers_alone(
-    distilled: Distilled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saved(tmp_path / "it", distilled)
+    made = classifier("bert", "classification")
+    made.save(tmp_path / "it")
     (tmp_path / "it" / "stale").write_text("")
-    saved(tmp_path / "it", distilled)
+    made.save(tmp_path / "it")
     assert not (tmp_path / "it" / "stale").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes").write_text("")
     with pytest.raises(ExportError, match="not empty and not a classifier of kdnas"):
-        saved(tmp_path / "other", distilled)
-    from kdnas_env.exporting import classifier
+        made.save(tmp_path / "other")
+    from kdnas_env.exporting import classifier as module
 
-    monkeypatch.setattr(classifier, "classifier_card", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "classifier_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        saved(tmp_path / "it", distilled)
+        made.save(tmp_path / "it")
     assert {path.name for path in tmp_path.iterdir()} == {"it", "other"}
     assert loaded_logits(tmp_path / "it", (["us all ."],)).shape == (1, 2)
 
 
-def test_a_pooled_head_cannot_be_saved(distilled: Distilled, tmp_path: Path) -> None:
-    learnt, teacher, task, taught = distilled("bert", "classification")
-    pooled = replace(learnt, model=replace(TUNING, pooling="mean").classifier(teacher.model, task, 0))
+def test_a_pooled_head_cannot_be_saved(classifier: Classifier, tmp_path: Path) -> None:
+    made = classifier("bert", "classification")
+    pooled = replace(TUNING, pooling="mean").classifier(made.teacher.model, made.task, 0)
     with pytest.raises(KDNASError, match="train with pooling='native'"):
-        save_classifier(tmp_path / "it", pooled, teacher.tokenizer, task, taught)
+        replace(made, learnt=replace(made.learnt, model=pooled)).save(tmp_path / "it")
     assert not list(tmp_path.iterdir())

@@ -151,7 +151,7 @@ def _gone_on(folder: Path, options: Any) -> None:
 
 
 def _told(folder: Path) -> None:
-    from kdnas_env.exporting.cards.export import lineage_section
+    from kdnas_env.exporting.cards.template import lineage_section
 
     if (found := read_lineage(folder)) is not None:
         lineage_section(found)

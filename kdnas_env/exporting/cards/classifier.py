@@ -1,31 +1,42 @@
-"""Card of a classifier: how to use it, how well it does, and how it came to be."""
+"""Card of a classifier, and what the card of its export has of it: usage, scores, and how it came to be."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.text.demo import teacher_title
-from kdnas_env.exporting.cards.export import lineage_section
-from kdnas_env.exporting.cards.template import PLACEHOLDER, STUDENT_TAGS, bullets, fill, front_matter, in_words, table
+from kdnas_env.exporting.cards.template import (
+    PLACEHOLDER,
+    STUDENT_TAGS,
+    fill,
+    front_matter,
+    in_words,
+    lineage_section,
+    shape_table,
+    table,
+)
 from kdnas_env.exporting.folder import TASK
 from kdnas_env.exporting.hub import hub_name
+from kdnas_env.exporting.record import ClassifierRecord
 from kdnas_env.tasks.scores import TaskScore
-from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION
+from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
-if TYPE_CHECKING:
-    from kdnas_env.exporting.classifier import ClassifierRecord
+PIPELINE = "text-classification"
 
 _TEXTS = ("A quiet film.", "The audience leaves long before the end.")
 _OUTPUTS = {
-    MULTI_LABEL: "Each class has a probability of its own; a text is of those above 0.5.",
+    CLASSIFICATION: "The score is the probability of the class.",
+    MULTI_LABEL: "Each class has a probability of its own; a text is of the classes above 0.5.",
     REGRESSION: "The score is the predicted number.",
 }
-_SHAPE = {
-    "type": "model_type",
-    "layers": "num_hidden_layers",
-    "hidden size": "hidden_size",
-    "attention heads": "num_attention_heads",
+_ANSWERS = {
+    CLASSIFICATION: "[names[str(number)] for number in logits.argmax(1)]",
+    MULTI_LABEL: "[[names[str(number)] for number in np.flatnonzero(row > 0)] for row in logits]",
+    REGRESSION: "logits[:, 0]",
 }
 
 
@@ -33,63 +44,109 @@ def classifier_card(record: ClassifierRecord, config: Any, lineage: Lineage | No
     """Return the model card of a classifier, in Markdown with the front matter of the hub.
 
     Args:
-        record: What is known of it.
+        record: The classifier's record.
         config: Its configuration.
-        lineage: Where its encoder comes from; None if that is not known.
+        lineage: Origin of its encoder; None if it is not known.
     """
-    task, details = record.task, record.score.details
-    teacher = record.teacher["name"]
-    student = "" if lineage is None else f", {lineage.student}"
-    pair = dict(zip(("text", "text_pair"), _TEXTS, strict=True)) if len(task["columns"]) == 2 else _TEXTS[0]
-    curve = details.get("curve", [])
-    return front_matter(STUDENT_TAGS, hub_name(teacher), pipeline="text-classification") + fill(
+    kind, architecture = record.task["kind"], EncoderArchitecture.from_pretrained_config(config)
+    return front_matter(STUDENT_TAGS, hub_name(record.teacher["name"]), PIPELINE) + fill(
         "classifier",
-        title=f"{task['name']}{student}",
-        kind=task["kind"],
-        task=task["name"],
-        teacher=teacher_title(teacher),
+        title=classifier_title(record, lineage),
+        origin=origin(record),
         version=record.versions["kdnas"],
         folder=PLACEHOLDER,
-        options=", top_k=None" if task["kind"] == MULTI_LABEL else "",
-        example=repr(pair).replace("'", '"'),
-        max_length=record.max_length,
-        output=_OUTPUTS.get(task["kind"], "The score is the probability of the class."),
-        scores=_scores(record),
-        shape=table(
-            ("", ""),
-            [
-                *((words, getattr(config, name)) for words, name in _SHAPE.items()),
-                ("parameters", f"{record.parameters:,}"),
-                *([("classes", ", ".join(task["labels"]))] if task["labels"] else []),
-            ],
-        ),
-        data=bullets([f"**Data**: {in_words(_data(task))}"]),
-        teacher_record=in_words({name: value for name, value in record.teacher.items() if name != "tried"}),
-        settings=in_words({name: value for name, value in details.items() if name not in ("curve", "teacher")}),
-        curve=", ".join(f"{point['stage']} {point['epoch']}: {point['loss']:.4f}" for point in curve) or "not known",
-        record=TASK,
+        usage=torch_usage(PLACEHOLDER, kind, len(record.task["columns"])),
+        output=output_in_words(kind, record.max_length),
+        scores=scores_section(record),
+        shape=shape_table(architecture, record.parameters, [("classes", ", ".join(config.id2label.values()))]),
+        task=task_section(record),
         lineage="" if lineage is None else lineage_section(lineage),
     )
 
 
-def _scores(record: ClassifierRecord) -> str:
-    """Return a row a metric and split: the score, its 95 % interval, and the teacher's."""
+def classifier_title(record: ClassifierRecord, lineage: Lineage | None) -> str:
+    """Return the title of a classifier."""
+    return record.task["name"] if lineage is None else f"{record.task['name']}, {lineage.student}"
+
+
+def origin(record: ClassifierRecord) -> str:
+    """Say what a classifier is and what it was distilled from."""
+    task, teacher = record.task, teacher_title(record.teacher["name"])
+    return f"A {task['kind']} model for the task **{task['name']}**, distilled from **{teacher}**"
+
+
+def output_in_words(kind: str, max_length: int) -> str:
+    """Say what a classifier returns, and how much of a text it reads."""
+    return f"{_OUTPUTS[kind]} Texts are cut at {max_length} tokens."
+
+
+def torch_usage(folder: str, kind: str, columns: int) -> str:
+    """Return code that classifies a text with Transformers.
+
+    Args:
+        folder: The folder, or the name on the hub.
+        kind: Kind of the task.
+        columns: Number of texts of a sample, 1 or 2.
+    """
+    text: Any = dict(zip(("text", "text_pair"), _TEXTS, strict=True)) if columns == 2 else _TEXTS[0]
+    options = ", top_k=None" if kind == MULTI_LABEL else ""
+    return fill("classify_torch", folder=folder, options=options, texts=json.dumps(text))
+
+
+def onnx_usage(folder: str, graph: str, kind: str, columns: int, tokenizer: Any) -> str:
+    """Return code that classifies texts with ONNX Runtime, without PyTorch and Transformers.
+
+    Args:
+        folder: The lines that set ``folder``.
+        graph: Path of the graph in the folder.
+        kind: Kind of the task.
+        columns: Number of texts of a sample, 1 or 2.
+        tokenizer: Tokenizer of the classifier.
+    """
+    texts = f"[({', '.join(map(json.dumps, _TEXTS))})]" if columns == 2 else json.dumps(_TEXTS)
+    return fill(
+        "classify_onnx",
+        folder=folder,
+        graph=graph,
+        texts=texts,
+        answer=_ANSWERS[kind],
+        max_length=tokenizer.model_max_length,
+        pad_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+    )
+
+
+def scores_section(record: ClassifierRecord) -> str:
+    """Return a section with a row for each split and metric: the score, its 95 % interval, and the teacher's score."""
     teacher = record.teacher_score
     header = ("split", "metric", "score", "95 % interval", *(("teacher",) if teacher is not None else ()))
-    rows = []
+    rows: list[Sequence[str]] = []
     for split, metrics in _metrics(record.score).items():
         for name, value in metrics.items():
-            low, high = record.score.intervals.get(split, {}).get(name, (float("nan"),) * 2)
+            low, high = record.score.intervals[split][name]
             row = (split, name.replace("_", " "), f"{value:.4f}", f"{low:.4f} to {high:.4f}")
-            theirs = () if teacher is None else (f"{_metrics(teacher)[split][name]:.4f}",)
-            rows.append((*row, *theirs))
-    return table(header, rows)
+            rows.append(row if teacher is None else (*row, f"{_metrics(teacher)[split][name]:.4f}"))
+    return f"## Scores\n\n{table(header, rows)}\n"
+
+
+def task_section(record: ClassifierRecord) -> str:
+    """Return a section about the task, its teacher, and the training."""
+    details = record.score.details
+    elsewhere = ("name", "kind", "labels", "metrics", "columns", "reading", "source")
+    curve = [f"{point['stage']} {point['epoch']}: {point['loss']:.4f}" for point in details.get("curve", ())]
+    return fill(
+        "task",
+        data=in_words(_without(record.task, *elsewhere)),
+        teacher=in_words(_without(record.teacher, "name", "tried")),
+        settings=in_words(_without(details, "curve", "teacher")),
+        curve=", ".join(curve),
+        record=TASK,
+    )
 
 
 def _metrics(score: TaskScore) -> dict[str, dict[str, float]]:
     return {split: {**values, **score.reported.get(split, {})} for split, values in score.metrics.items()}
 
 
-def _data(task: Any) -> dict[str, Any]:
-    shown_elsewhere = ("name", "kind", "labels", "metrics")
-    return {name: value for name, value in task.items() if name not in shown_elsewhere}
+def _without(data: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in names}

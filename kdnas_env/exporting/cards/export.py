@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from kdnas_env.distillation.student.folder import Lineage
-from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
+from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.exporting.cards.classifier import (
+    PIPELINE,
+    classifier_title,
+    onnx_usage,
+    origin,
+    output_in_words,
+    scores_section,
+    task_section,
+    torch_usage,
+)
 from kdnas_env.exporting.cards.template import (
     IN_A_FOLDER,
+    PLACEHOLDER,
     STUDENT_TAGS,
     bullets,
+    corpus_title,
     fill,
     front_matter,
-    in_words,
+    lineage_section,
     onnx_code,
-    stages,
+    shape_table,
     table,
     torch_code,
     vectors_in_words,
+    versions_in_words,
 )
 from kdnas_env.exporting.check import Check
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
@@ -29,84 +41,106 @@ def export_card(source: Source, report: ExportReport, repo_id: str | None = None
 
     Args:
         source: What was exported.
-        report: What is known of it.
+        report: The report of the export.
         repo_id: Its name on the hub, for the code that uses it; None to leave a placeholder for the folder.
     """
-    lineage = source.lineage
-    title = teacher_title(source.encoder.name)
-    origin = f"The encoder **{title}**"
-    tags: tuple[str, ...] = STUDENT_TAGS[-1:]
-    if lineage is not None:
-        teacher = teacher_title(lineage.teacher)
-        title = f"{teacher}, {lineage.student}"
-        origin, tags = f"An encoder distilled from **{teacher}** on **{_corpus(lineage)}**", STUDENT_TAGS
-    return front_matter((*tags, report.format), source.base_model) + fill(
+    lineage, record = source.lineage, source.record
+    title, subject = _title(source)
+    tags = STUDENT_TAGS if lineage is not None or record is not None else STUDENT_TAGS[-1:]
+    pipeline = {} if source.kind is None else {"pipeline": PIPELINE}
+    return front_matter((*tags, report.format), source.base_model, **pipeline) + fill(
         "exported",
         title=title,
-        origin=origin,
+        origin=subject,
         runtimes="ONNX Runtime and PyTorch" if report.format == "onnx" else "PyTorch",
         version=report.versions["kdnas"],
-        usage=_usage(source, report, repo_id),
+        usage=_usage(source, report, repo_id) if source.kind is None else _classifying(source, report, repo_id),
+        scores="" if record is None else scores_section(record),
         shape=_shape(source, report),
-        checks=_checks(report),
-        versions=_versions(report.versions),
+        checks=_checks(source, report),
+        versions=versions_in_words(report.versions),
         latencies=_latencies(report),
+        task="" if record is None else task_section(record),
         lineage="" if lineage is None else lineage_section(lineage),
     )
 
 
+def _title(source: Source) -> tuple[str, str]:
+    """Return the title of a model, and what it is."""
+    title, lineage = teacher_title(source.encoder.name), source.lineage
+    if source.record is not None:
+        return classifier_title(source.record, lineage), origin(source.record)
+    if source.kind is not None:
+        return title, f"The {source.kind} model **{title}**"
+    if lineage is None:
+        return title, f"The encoder **{title}**"
+    teacher = teacher_title(lineage.teacher)
+    return f"{teacher}, {lineage.student}", f"An encoder distilled from **{teacher}** on **{corpus_title(lineage)}**"
+
+
+def _folder(repo_id: str | None) -> str:
+    """Return the lines of code that set ``folder``."""
+    if repo_id is None:
+        return IN_A_FOLDER
+    return f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
+
+
 def _usage(source: Source, report: ExportReport, repo_id: str | None) -> str:
-    folder = IN_A_FOLDER
-    if repo_id is not None:
-        folder = f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
-    shape, imitated = source.encoder.architecture, source.imitated_width
+    folder, shape, imitated = _folder(repo_id), source.encoder.architecture, source.imitated_width
     vectors = "`vectors` are the hidden states of the last layer, averaged over the tokens of a sentence."
     if source.lineage is not None:
         vectors = vectors_in_words(shape.hidden_size, imitated)
     parts = []
     if report.format == "onnx":
-        names = ", ".join(f"`{name}`" for name in source.input_names)
-        vectors += (
-            f" Inputs are {names}, int64 of any batch and up to {shape.max_length} tokens; the output is "
-            "`last_hidden_state`."
-        )
-        parts += ["\nWith ONNX Runtime:\n", onnx_code(folder, GRAPH, shape.hidden_size, imitated)]
-        if report.int8 is not None:
-            parts.append(f"The int8 graph is used alike: `{INT8_GRAPH}` in place of `{GRAPH}`.")
+        vectors += f" {_inputs(source)} the output is `last_hidden_state`."
+        parts += ["\nWith ONNX Runtime:\n", onnx_code(folder, GRAPH, shape.hidden_size, imitated), *_int8_usage(report)]
     return "\n".join(
         [vectors, *parts, "\nWith Transformers:\n", torch_code(folder, shape.family, shape.hidden_size, imitated)]
     )
 
 
+def _classifying(source: Source, report: ExportReport, repo_id: str | None) -> str:
+    kind, tokenizer = source.kind, source.encoder.tokenizer
+    assert kind is not None
+    columns = 1 if source.record is None else len(source.record.task["columns"])
+    words, parts = output_in_words(kind, tokenizer.model_max_length), []
+    if report.format == "onnx":
+        words += f" {_inputs(source)} the output is `logits`."
+        code = onnx_usage(_folder(repo_id), GRAPH, kind, columns, tokenizer)
+        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_int8_usage(report)]
+    return "\n".join([words, *parts, "\nWith Transformers:\n", torch_usage(repo_id or PLACEHOLDER, kind, columns)])
+
+
+def _inputs(source: Source) -> str:
+    names = ", ".join(f"`{name}`" for name in source.input_names)
+    return f"Inputs are {names}, int64 of any batch and up to {source.encoder.architecture.max_length} tokens;"
+
+
+def _int8_usage(report: ExportReport) -> list[str]:
+    if report.scheme is None:
+        return []
+    return [f"The int8 graph is used alike: `{INT8_GRAPH}` in place of `{GRAPH}`. Quantised are {report.scheme}."]
+
+
 def _shape(source: Source, report: ExportReport) -> str:
-    shape = source.encoder.architecture
-    return table(
-        ("", ""),
-        [
-            ("type", shape.family),
-            ("layers", shape.num_hidden_layers),
-            ("hidden size", shape.hidden_size),
-            ("attention heads", shape.num_attention_heads),
-            ("feed-forward size", shape.intermediate_size),
-            ("activation", shape.hidden_act),
-            ("parameters", f"{report.parameters:,}"),
-            ("longest input", f"{shape.max_length} tokens"),
-            *((f"`{name}`", f"{size / 1e6:.2f} MB") for name, size in report.files.items()),
-        ],
-    )
+    classes = [("classes", ", ".join(source.labels))] if source.labels else []
+    sizes = [(f"`{name}`", f"{size / 1e6:.2f} MB") for name, size in report.files.items()]
+    return shape_table(source.encoder.architecture, report.parameters, [*classes, *sizes])
 
 
-def _checks(report: ExportReport) -> str:
-    lines = [_check_words(name, check) for name, check in report.checks.items()]
+def _checks(source: Source, report: ExportReport) -> str:
+    outputs = "hidden states of real tokens" if source.kind is None else "logits"
+    lines = [_check_words(name, check, outputs) for name, check in report.checks.items()]
+    lines += [f"`{name}` on text: {decisions.in_words()}." for name, decisions in report.decisions.items()]
     if report.int8 is not None:
         lines.append(_int8_words(report.int8))
     return bullets([*lines, *(f"Note: {note}." for note in report.notes)])
 
 
-def _check_words(name: str, check: Check) -> str:
+def _check_words(name: str, check: Check, outputs: str) -> str:
     shapes = ", ".join(f"{batch} x {length}" for batch, length in check.shapes)
     return (
-        f"`{name}` computes what the model computes: hidden states of real tokens deviate by at most "
+        f"`{name}` computes what the model computes: {outputs} deviate by at most "
         f"{check.max_abs_error:.2g} ({check.tolerance:g} is allowed; batch x length: {shapes}; padded)."
     )
 
@@ -133,26 +167,3 @@ def _latencies(report: ExportReport) -> str:
         for timing in report.timings
     ]
     return fill("latencies", timings=table(("model", "runtime", "median", "IQR", "speed"), rows), **report.probe)
-
-
-def lineage_section(lineage: Lineage) -> str:
-    """Return the section of a card that tells where a student comes from."""
-    reading = in_words({name: value for name, value in lineage.corpus.items() if name != "source"})
-    versions = [f"**Versions**: {_versions(lineage.versions)}"] if lineage.versions else []
-    return fill(
-        "lineage",
-        teacher=teacher_title(lineage.teacher),
-        fingerprint=lineage.teacher_fingerprint[:12],
-        corpus=_corpus(lineage) + (f" ({reading})" if reading else ""),
-        recipe=in_words(lineage.recipe),
-        more=bullets([*stages(lineage), *versions]),
-    )
-
-
-def _corpus(lineage: Lineage) -> str:
-    source = str(lineage.corpus.get("source", "unknown text"))
-    return CORPUS_TITLES.get(source, teacher_title(source))
-
-
-def _versions(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in versions.items())

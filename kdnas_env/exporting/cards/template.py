@@ -9,8 +9,10 @@ from typing import Any
 
 import yaml
 
+from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.distillation.checkpoint import POOLED_TYPES
 from kdnas_env.distillation.student.folder import PROJECTION, Lineage
+from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
 
 PLACEHOLDER = "path/to/this/folder"
 
@@ -65,6 +67,55 @@ def stages(lineage: Lineage) -> list[str]:
         + in_words({name: value for name, value in stage.items() if name != "stage"})
         for index, stage in enumerate(lineage.stages, start=1)
     ]
+
+
+def lineage_section(lineage: Lineage) -> str:
+    """Return the section of a card about the origin of a student."""
+    reading = in_words({name: value for name, value in lineage.corpus.items() if name != "source"})
+    versions = [f"**Versions**: {versions_in_words(lineage.versions)}"] if lineage.versions else []
+    return fill(
+        "lineage",
+        teacher=teacher_title(lineage.teacher),
+        fingerprint=lineage.teacher_fingerprint[:12],
+        corpus=corpus_title(lineage) + (f" ({reading})" if reading else ""),
+        recipe=in_words(lineage.recipe),
+        more=bullets([*stages(lineage), *versions]),
+    )
+
+
+def corpus_title(lineage: Lineage) -> str:
+    """Return what the corpus of a student is called."""
+    source = str(lineage.corpus.get("source", "unknown text"))
+    return CORPUS_TITLES.get(source, teacher_title(source))
+
+
+def versions_in_words(versions: Mapping[str, str]) -> str:
+    """Return versions on one line."""
+    return ", ".join(f"{name} {value}" for name, value in versions.items())
+
+
+def shape_table(shape: EncoderArchitecture, parameters: int, more: Iterable[Sequence[object]] = ()) -> str:
+    """Return a table of what a model is made of.
+
+    Args:
+        shape: Architecture of its encoder.
+        parameters: Number of its parameters.
+        more: Further rows.
+    """
+    return table(
+        ("", ""),
+        [
+            ("type", shape.family),
+            ("layers", shape.num_hidden_layers),
+            ("hidden size", shape.hidden_size),
+            ("attention heads", shape.num_attention_heads),
+            ("feed-forward size", shape.intermediate_size),
+            ("activation", shape.hidden_act),
+            ("parameters", f"{parameters:,}"),
+            ("longest input", f"{shape.max_length} tokens"),
+            *more,
+        ],
+    )
 
 
 def vectors_in_words(hidden: int, imitated: int | None) -> str:

@@ -1,0 +1,97 @@
+"""Whether the graph of a classifier decides as the classifier does, on text and by labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.exporting.check import Forward
+from kdnas_env.exporting.text import Text
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import REGRESSION, decide
+
+LARGEST_SCORE_LOSS = 0.004
+"""How much of its score, a number from 0 to 1, an int8 graph may lose."""
+
+LEAST_AGREEMENT = 0.99
+"""Share of the decisions that an int8 graph must share with the model where there are no labels."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """A comparison of the decisions of a graph with those of the model in PyTorch.
+
+    Attributes:
+        samples: Number of texts.
+        text: Origin of the texts.
+        max_abs_error: Largest absolute deviation of a logit.
+        agreement: Share of the texts with the same decision; of numbers, the share of their variance that is
+            explained.
+        score: Score of the graph, the mean of the task's metrics over all texts; None without labels.
+        model_score: Score of the model.
+    """
+
+    samples: int
+    text: str
+    max_abs_error: float
+    agreement: float
+    score: float | None = None
+    model_score: float | None = None
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether an int8 graph may be exported."""
+        if not np.isfinite(self.max_abs_error):
+            return False
+        if self.score is None or self.model_score is None:
+            return self.agreement >= LEAST_AGREEMENT
+        return self.model_score - self.score <= LARGEST_SCORE_LOSS
+
+    def in_words(self) -> str:
+        """Return the comparison as a clause."""
+        words = (
+            f"{self.agreement:.2%} of {self.samples} decisions ({self.text}) are the model's, logits deviate by at "
+            f"most {self.max_abs_error:.2g}"
+        )
+        if self.score is None or self.model_score is None:
+            return words
+        return f"{words}, score {self.score:.4f} (model: {self.model_score:.4f})"
+
+
+def compare_decisions(logits: NDArray[np.float32], expected: NDArray[np.float32], kind: str, text: Text) -> Decisions:
+    """Compare logits of a graph with those of the model.
+
+    Args:
+        logits: Of the graph, float32 ``(samples, classes)``; for numbers ``(samples, 1)``.
+        expected: Of the model, alike.
+        kind: Kind of the task.
+        text: The texts, in the order of the logits, with their labels if they have any.
+    """
+    error = float(np.abs(logits - expected).max())
+    if kind == REGRESSION:
+        logits, expected = logits[:, 0], expected[:, 0]
+    actual, wanted = decide(kind, logits), decide(kind, expected)
+    if kind == REGRESSION:
+        variance = float(np.square(wanted - wanted.mean()).sum())
+        unexplained = float(np.square(actual - wanted).sum())
+        agreement = 1 - unexplained / variance if variance > 0 else float(unexplained == 0)
+    else:
+        equal = actual == wanted
+        agreement = float((equal.all(1) if equal.ndim == 2 else equal).mean())
+    if text.labels is None or text.spec is None:
+        return Decisions(len(expected), text.origin, error, agreement)
+    metric, labels = task_metric(text.spec), text.labels
+    score, model_score = (
+        float(np.mean([metric.compute(predictions=values, references=labels)[name] for name in text.spec.metrics]))
+        for values in (actual, wanted)
+    )
+    return Decisions(len(expected), text.origin, error, agreement, score, model_score)
+
+
+def logits_on(forward: Forward, text: Text) -> NDArray[np.float32]:
+    """Return the logits of texts, float32 ``(samples, classes)``."""
+    parts: Sequence[NDArray[np.float32]] = [forward(batch) for batch in text.batches]
+    return np.concatenate(parts)

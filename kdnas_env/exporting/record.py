@@ -1,0 +1,112 @@
+"""The record of a classifier: its task, its scores, and how it came to be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.exporting.folder import TASK
+from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.places import found_again, with_places
+from kdnas_env.support.untrusted import restore
+from kdnas_env.tasks.data import HUB, load_task
+from kdnas_env.tasks.own import OwnTask
+from kdnas_env.tasks.scores import TaskScore
+from kdnas_env.tasks.specs import EMBEDDED_TASKS, Split, TaskData
+
+FORMAT_VERSION = 1
+
+_PATHS = ("task.source", "task.reading.validation_file", "task.reading.test_file")
+
+
+@dataclass(frozen=True)
+class ClassifierRecord:
+    """What is known of a classifier; plain data, but for the scores.
+
+    Attributes:
+        task: What :func:`describe_task` returns.
+        score: The classifier's score, with settings and learning curve.
+        teacher: Name, fingerprint and record of the task's teacher.
+        teacher_score: The score of the task's teacher; None if it is not known.
+        max_length: Longest sequence in tokens that the classifier was trained with.
+        parameters: Number of parameters, including the head.
+        versions: Versions of kdnas and its libraries.
+        format: Version of this record.
+    """
+
+    task: Mapping[str, Any]
+    score: TaskScore
+    teacher: Mapping[str, Any]
+    teacher_score: TaskScore | None
+    max_length: int
+    parameters: int
+    versions: Mapping[str, str]
+    format: int = FORMAT_VERSION
+
+    def write(self, folder: Path, *, absolute: bool = True) -> None:
+        """Write the record into a classifier's folder.
+
+        Args:
+            folder: The folder, or one beside it, to be renamed.
+            absolute: Whether the absolute paths of the task's files are written too, which describe the machine.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        scores = {"score": self.score.to_dict(), "teacher_score": self.teacher_score and self.teacher_score.to_dict()}
+        write_json(folder / TASK, with_places({**asdict(self), **scores}, _PATHS, folder, absolute=absolute))
+
+
+def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord | None:
+    """Read the record of a classifier's folder; None if there is none.
+
+    Raises:
+        RunError: If it is malformed.
+    """
+    path = Path(folder) / TASK
+    if not os.path.isfile(path):
+        return None
+    try:
+        return restore(ClassifierRecord, found_again(read_json(path), path.parent))
+    except ValueError as error:
+        raise RunError(f"the record of the classifier in {str(path)!r} cannot be read: {error}") from error
+
+
+def describe_task(task: TaskData) -> dict[str, Any]:
+    """Return a task as plain data: its description, what its labels are, and how it is read again."""
+    spec = task.spec
+    return {
+        **task.describe(),
+        "kind": spec.kind,
+        "columns": list(spec.columns),
+        "labels": list(spec.labels),
+        "metrics": list(spec.metrics),
+        "fingerprint": task.fingerprint,
+        "evaluation_fingerprint": _evaluation_fingerprint(task),
+        "reading": task.reading,
+    }
+
+
+def recorded_task(record: ClassifierRecord) -> TaskData:
+    """Read the task of a record again.
+
+    Raises:
+        KDNASError: If it cannot be read, or its evaluated splits have changed.
+    """
+    name, source, reading = (record.task.get(key) for key in ("name", "source", "reading"))
+    if reading is not None:
+        task = load_task(str(source), own=restore(OwnTask, reading))
+    else:
+        task = load_task(str(name), None if source == HUB or name in EMBEDDED_TASKS else source)
+    if _evaluation_fingerprint(task) != record.task.get("evaluation_fingerprint"):
+        raise KDNASError(f"the task {name!r} in {source!r} has other evaluated texts or labels than the record")
+    return task
+
+
+def _evaluation_fingerprint(task: TaskData) -> str:
+    """Return the fingerprint of the evaluated splits alone."""
+    return task.with_train(Split(tuple([] for _ in task.spec.columns), task.train.labels[:0])).fingerprint
