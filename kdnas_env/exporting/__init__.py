@@ -1,1 +1,1 @@
-"""Students ready to be used elsewhere: checked folders in hub layout, with an ONNX graph or without."""
+"""Exports of encoders and classifiers: checked folders in hub layout, with or without ONNX graphs."""

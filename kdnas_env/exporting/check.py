@@ -20,7 +20,7 @@ RELOADED_TOLERANCE = 1e-5
 """The same where weights are equal: how they are aligned in memory decides how sums are rounded."""
 
 SHAPES = ((1, 1), (1, 7), (3, 16), (2, 128), (9, 5))
-"""Batches and lengths that are compared: single ones, and longer ones than an export is made from."""
+"""Batch sizes and lengths that are compared: 1, and larger ones than an export is traced with."""
 
 Batch = dict[str, NDArray[np.int64]]
 """Inputs of an encoder by name, each ``(batch, length)``."""

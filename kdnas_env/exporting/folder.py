@@ -16,7 +16,7 @@ from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json
 
 EXPORT, TASK = "export.json", "task.json"
-"""What tells exports and classifiers from other folders."""
+"""Files that mark the folder of an export and that of a classifier."""
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -29,7 +29,7 @@ def checked_target(
     Args:
         out: The folder.
         model: What is exported; None if that is not in a folder.
-        marker: File that tells which folders may be replaced: :data:`EXPORT` or :data:`TASK`.
+        marker: File that marks the folders that may be replaced: :data:`EXPORT` or :data:`TASK`.
 
     Raises:
         ExportError: If the folder is a file, is or contains the model, or holds something that may not be replaced.
@@ -71,7 +71,7 @@ def written_whole(target: Path) -> Iterator[Path]:
         _take_place(temporary, target)
         done = True
     except Exception as error:
-        # Libraries that write in Rust or C++ tell of a full disk in words alone.
+        # Libraries in Rust or C++ report a full disk only in the text of an exception of their own.
         if isinstance(error, OSError) or (_NO_SPACE in str(error) and not isinstance(error, ExportError)):
             raise _cannot_be_written(target, error) from error
         raise

@@ -1,4 +1,4 @@
-"""Names on the hub, and the way there."""
+"""Names of models on the hub, and uploads to it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 
 _HUB_NAMES = {"demo": "sentence-transformers/all-MiniLM-L6-v2"}
-"""What embedded teachers are called on the hub."""
+"""Hub names of the embedded teachers."""
 
 
 def hub_name(name: str) -> str | None:
-    """Return what a model is called on the hub, or None if its name is that of a folder."""
+    """Return the hub name of a model; None for a folder."""
     if name in _HUB_NAMES:
         return _HUB_NAMES[name]
     if expanded(name).exists() or name.startswith("~") or _complaint(name) is not None:
@@ -25,7 +25,7 @@ def check_repo_id(repo_id: str) -> None:
     """Check the name of a model on the hub.
 
     Raises:
-        ExportError: If it is none.
+        ExportError: If it is malformed.
     """
     complaint = _complaint(repo_id)
     if complaint is not None:
@@ -44,7 +44,7 @@ def push_folder(
         endpoint: Address of the hub; None for the usual one.
 
     Returns:
-        Where it lies.
+        The address of the model.
 
     Raises:
         ExportError: If it cannot be pushed. The folder stays.

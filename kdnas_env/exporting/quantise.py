@@ -51,7 +51,7 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
     Weights then keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. With
     ``WEIGHTS_ONLY`` weights have 8 bits, and products are computed in float32: as small, more exact, and about as slow
     as the float graph. Rows of an embedding table differ much in size, so that one scale for all of them would cost
-    more than all the rest.
+    more than everything else.
 
     Args:
         graph: File of the float graph.
@@ -65,7 +65,7 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
     folded = out.with_name(f".{out.name}.folded")
     try:
         with _quiet():
-            # The exporter transposes weights in the graph; only once that is folded are they constants to quantise.
+            # The exporter transposes weights in the graph; folding makes them constants, which can be quantised.
             quant_pre_process(str(graph), str(folded), skip_symbolic_shape=True)
             model = onnx.load(folded)
             _quantise_tables(model)
@@ -114,7 +114,7 @@ def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray
 
 
 def _quantise_tables(model: Any) -> None:
-    """Replace each look-up in a float table by one in an int8 table and one in the scales of its rows."""
+    """Replace each look-up in a float table by a look-up in an int8 table and a look-up in the scales of its rows."""
     from onnx import TensorProto, helper, numpy_helper
 
     tables = {tensor.name: tensor for tensor in model.graph.initializer if tensor.data_type == TensorProto.FLOAT}

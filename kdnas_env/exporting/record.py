@@ -83,7 +83,7 @@ def describe_task(task: TaskData) -> dict[str, Any]:
         **task.describe(),
         "kind": spec.kind,
         "columns": list(spec.columns),
-        "labels": list(spec.labels),
+        "labels": list(spec.class_names),
         "metrics": list(spec.metrics),
         "fingerprint": task.fingerprint,
         "evaluation_fingerprint": _evaluation_fingerprint(task),

@@ -127,7 +127,7 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     try:
         encoder = load_teacher(model)
     except TeacherError as error:
-        # Teachers and students are loaded alike, so the message speaks of a teacher.
+        # Students are loaded as teachers are, so the message is about a teacher.
         raise ExportError(f"model {os.fspath(model)!r} cannot be exported: {error}") from error
     folder = expanded(model)
     projection = read_projection(folder)

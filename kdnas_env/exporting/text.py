@@ -23,7 +23,7 @@ SENTENCES = 256
 """Sentences that the hidden states of encoders are compared on."""
 
 UNLABELLED, LABELLED = 1024, 5000
-"""Texts that decisions are compared on: as many as show a percent; with labels as many as there are, up to a limit."""
+"""Texts that decisions are compared on, at most; with labels all texts that are scored, if they are not more."""
 
 _BATCH_SIZE = 32
 _READING = ("config_name", "split", "text_columns", *LAYOUT_OPTIONS, "max_length", "seed")
@@ -91,9 +91,9 @@ def task_text(source: Source, task: TaskData | None = None) -> Text:
         text = sample_text(source, UNLABELLED)
         note = f"no score was measured: {error}"
         return Text(text.batches, text.origin, note if text.note is None else f"{note}; {text.note}")
-    if task.spec.kind != source.kind or (task.spec.kind != REGRESSION and task.spec.labels != source.labels):
+    if task.spec.kind != source.kind or (task.spec.kind != REGRESSION and task.spec.class_names != source.labels):
         raise ExportError(
-            f"the task {task.name!r} is {task.spec.kind} with the classes {list(task.spec.labels)}; the model "
+            f"the task {task.name!r} is {task.spec.kind} with the classes {list(task.spec.class_names)}; the model "
             f"{source.encoder.name!r} is {source.kind} with {list(source.labels)}"
         )
     return _labelled(source, task)

@@ -1,4 +1,4 @@
-"""Latencies of an export beside its model and its teacher."""
+"""Latencies of an export, its model and its teacher."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Timing:
         median_ms: Median over all passes, in milliseconds.
         iqr_ms: Their interquartile range.
         count: Passes.
-        speedup: Time of the reference over this one's, median over rounds of passes; 1 for the reference.
+        speedup: Time of the reference over the time of this model, median over rounds of passes; 1 for the reference.
     """
 
     model: str
@@ -75,11 +75,11 @@ def time_export(
     Args:
         source: The model.
         forwards: Its forward passes by runtime, ``torch`` first.
-        settings: Batch, length, threads, and how long.
+        settings: Batch size, length, threads, and duration.
 
     Returns:
-        The timings; the reference is the teacher in PyTorch, else the model itself. And why the teacher is missing
-        where it should be there.
+        The timings, of which the first is the reference: the teacher in PyTorch, or the model itself without a teacher;
+        and the reason if the teacher of the lineage was not timed.
 
     Raises:
         RunError: If the lock of the cores cannot be used.
@@ -125,9 +125,9 @@ def time_all(reference: Contender, others: Sequence[Contender], settings: Latenc
     """Time some models, each interleaved with the same reference (:func:`kdnas_env.latency.interleave.interleave`).
 
     Args:
-        reference: What the others are compared with.
+        reference: The model that the others are compared with.
         others: The others; a reference alone is interleaved with itself.
-        settings: Threads, and how long.
+        settings: Threads and duration.
 
     Returns:
         The reference, then the others.

@@ -129,7 +129,7 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
 
     source: Any = encoder
     layout = _layout(source.config.model_type)
-    labels = spec.labels or (NUMBER,)
+    labels = spec.class_names or (NUMBER,)
     config = copy.deepcopy(source.config)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}

@@ -36,6 +36,7 @@ class TaskSpec:
         folder: Folder in the original layout.
         files: Their files in the original layout, without ``.tsv``.
         tsv_columns: Columns with the texts and the label in the original layout; numbers where there is no header.
+        names: Names of the classes for readers, where their labels are numbers; a classifier has them.
         multi_label: Whether a text may be of several classes, or of none.
         reported: Metrics that are told beside the score.
     """
@@ -49,6 +50,7 @@ class TaskSpec:
     folder: str = ""
     files: tuple[str, ...] = ("dev",)
     tsv_columns: tuple[str | int, ...] = ()
+    names: tuple[str, ...] = ()
     multi_label: bool = False
     reported: tuple[str, ...] = ()
 
@@ -61,6 +63,11 @@ class TaskSpec:
     def kind(self) -> str:
         """One of :data:`KINDS`."""
         return REGRESSION if self.regression else MULTI_LABEL if self.multi_label else CLASSIFICATION
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes for readers; empty for a number."""
+        return self.names or self.labels
 
     @property
     def outputs(self) -> int:
@@ -90,15 +97,31 @@ def decide(kind: str, logits: NDArray[Any]) -> NDArray[Any]:
 
 _PAIR = ("sentence1", "sentence2")
 _ENTAILMENT = ("entailment", "not_entailment")
+_SENTIMENT = ("negative", "positive")
 _SPECS = (
-    TaskSpec("cola", ("sentence",), ("matthews_correlation",), folder="CoLA", tsv_columns=(3, 1)),
-    TaskSpec("sst2", ("sentence",), folder="SST-2", tsv_columns=("sentence", "label")),
-    TaskSpec("mrpc", _PAIR, ("accuracy", "f1"), folder="MRPC", tsv_columns=("#1 String", "#2 String", "Quality")),
+    TaskSpec(
+        "cola",
+        ("sentence",),
+        ("matthews_correlation",),
+        names=("unacceptable", "acceptable"),
+        folder="CoLA",
+        tsv_columns=(3, 1),
+    ),
+    TaskSpec("sst2", ("sentence",), names=_SENTIMENT, folder="SST-2", tsv_columns=("sentence", "label")),
+    TaskSpec(
+        "mrpc",
+        _PAIR,
+        ("accuracy", "f1"),
+        names=("not_equivalent", "equivalent"),
+        folder="MRPC",
+        tsv_columns=("#1 String", "#2 String", "Quality"),
+    ),
     TaskSpec("stsb", _PAIR, ("pearson", "spearman"), labels=(), folder="STS-B", tsv_columns=(*_PAIR, "score")),
     TaskSpec(
         "qqp",
         ("question1", "question2"),
         ("accuracy", "f1"),
+        names=("not_duplicate", "duplicate"),
         folder="QQP",
         tsv_columns=("question1", "question2", "is_duplicate"),
     ),
@@ -120,9 +143,9 @@ _SPECS = (
         tsv_columns=("question", "sentence", "label"),
     ),
     TaskSpec("rte", _PAIR, labels=_ENTAILMENT, folder="RTE", tsv_columns=(*_PAIR, "label")),
-    TaskSpec("wnli", _PAIR, folder="WNLI", tsv_columns=(*_PAIR, "label")),
-    TaskSpec(EMBEDDED_TASK, ("text",), splits=(VALIDATION, TEST), scored=(TEST,)),
-    TaskSpec(EMBEDDED_REVIEWS, ("text",), splits=(VALIDATION, TEST), scored=(TEST,)),
+    TaskSpec("wnli", _PAIR, names=_ENTAILMENT[::-1], folder="WNLI", tsv_columns=(*_PAIR, "label")),
+    TaskSpec(EMBEDDED_TASK, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
+    TaskSpec(EMBEDDED_REVIEWS, ("text",), names=_SENTIMENT, splits=(VALIDATION, TEST), scored=(TEST,)),
 )
 TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
 """All tasks with a name of their own: the nine of GLUE, and the two embedded ones."""

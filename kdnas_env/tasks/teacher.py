@@ -189,8 +189,8 @@ def _fitting(config: Any, spec: TaskSpec) -> list[int] | None:
     if spec.regression:
         return [0]
     named = {str(name).lower().removeprefix("label_"): int(number) for number, name in config.id2label.items()}
-    order = [named.get(label.lower(), -1) for label in spec.labels]
-    return order if sorted(order) == list(range(spec.outputs)) else None
+    orders = ([named.get(label.lower(), -1) for label in labels] for labels in (spec.labels, spec.class_names))
+    return next((order for order in orders if sorted(order) == list(range(spec.outputs))), None)
 
 
 def _finetuned(

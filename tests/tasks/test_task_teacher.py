@@ -124,6 +124,10 @@ def test_labels_without_names_fit_classes_that_are_numbers(tmp_path: Path, tiny_
     folder = tiny_teachers.save_classifier(tmp_path / "teacher", ("LABEL_0", "LABEL_1"))
     assert own_head(load_teacher(folder), TASKS["sst2"]) is not None
     assert own_head(load_teacher(folder), TASKS["rte"]) is None
+    named = tiny_teachers.save_classifier(tmp_path / "named", ("POSITIVE", "NEGATIVE"))
+    head = own_head(load_teacher(named), TASKS["sst2"])
+    assert head is not None
+    assert head.order == [1, 0]
     assert own_head(load_teacher(tiny_teacher_dirs["bert"]), TASKS["sst2"]) is None
 
 
