@@ -1,1 +1,1 @@
-"""Scores on GLUE, by fine-tuning or by a linear probe; ``finetuning``, ``probing`` and ``data`` are the library."""
+"""Downstream tasks: data, teachers, task distillation, classifiers, and scores by fine-tuning or linear probes."""

@@ -1,4 +1,4 @@
-"""What a student would be without its distillation: the same architecture, started otherwise."""
+"""Controls of distillation: the architecture of a student with other initial weights, not distilled."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def random_encoder(config: Any, seed: int) -> nn.Module:
 
 @dataclass(frozen=True, eq=False)
 class Undistilled:
-    """Students that were started as one was, and not distilled.
+    """Students with initial weights from the teacher of a distilled student, which are not distilled.
 
     Attributes:
-        lineage: Where that one comes from.
+        lineage: Origin of the distilled student.
         cache_dir: Folder of the teacher's hidden states; None for the user's.
         device: Where they are started; None for the first GPU, or the CPU where there is none.
     """
@@ -56,7 +56,7 @@ class Undistilled:
         return (EMBEDDINGS, CLOSED_FORMS) if sliced else (EMBEDDINGS,)
 
     def encoder(self, start: str, seed: int) -> nn.Module:
-        """Build one.
+        """Build an encoder.
 
         Args:
             start: ``embeddings`` (made from the teacher's, as the recipe says; layers are random) or ``closed-forms``
@@ -64,7 +64,7 @@ class Undistilled:
             seed: Seed of what is random.
 
         Raises:
-            TeacherError, CorpusError, CacheError: If what it was distilled from cannot be had.
+            TeacherError, CorpusError, CacheError: If what the student was distilled from cannot be loaded.
             RunError: If the teacher or the text is not what it was.
         """
         recipe = self._recipes[start]

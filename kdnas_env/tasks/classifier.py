@@ -1,4 +1,4 @@
-"""A classifier, and what it is trained towards: labels, those of a teacher, or both."""
+"""A classifier and its training objective: labels, soft labels of a teacher, or both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION, TaskData
 
 @dataclass(frozen=True)
 class Objective:
-    """What outputs are trained towards (Hinton et al. 2015, arXiv:1503.02531).
+    """The objective of a training (Hinton et al. 2015, arXiv:1503.02531).
 
     The loss is ``label_weight`` of that against labels (cross-entropy; mean squared error of numbers) and the rest of
     that against soft labels: the Kullback-Leibler divergence at a temperature, times its square, from classes or, where
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
 
     Attributes:
         network: Encoder and head.
-        objective: What it is trained towards; labels at first.
+        objective: The objective of its training; labels at first.
     """
 
     centre: Tensor

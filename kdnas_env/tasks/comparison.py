@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellStore:
-    """Cells and latencies as small files of a folder, each written whole as it is found.
+    """Cells and latencies as small files of a folder, each written completely when it is known.
 
     Attributes:
         folder: The folder; made when it is needed.

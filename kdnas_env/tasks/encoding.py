@@ -130,15 +130,15 @@ def outputs(model: nn.Module, examples: Sequence[Example], pad_token_id: int, de
     """
     model.eval()
     lengths = np.array([len(example["input_ids"]) for example in examples])
-    found: Tensor | None = None
+    results: Tensor | None = None
     for samples in _batches(lengths):
         batch = pad([examples[index] for index in samples], pad_token_id)
         values = model(**{name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
-        if found is None:
-            found = values.new_empty(len(examples), *values.shape[1:])
-        found[torch.from_numpy(samples)] = values
-    assert found is not None
-    return found
+        if results is None:
+            results = values.new_empty(len(examples), *values.shape[1:])
+        results[torch.from_numpy(samples)] = values
+    assert results is not None
+    return results
 
 
 def _batches(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:

@@ -148,7 +148,7 @@ class Finetuned:
 
     Attributes:
         model: The classifier, on its device.
-        details: Settings, and what was seen on the way.
+        details: Settings and measurements.
     """
 
     model: Classifier
@@ -170,7 +170,7 @@ def finetune(
     See :func:`fit`, which takes the same arguments.
     """
     settings = settings or FinetuneSettings()
-    task_metric(task_data.spec)  # Told now, not after the training.
+    task_metric(task_data.spec)  # An error is raised now, not after the training.
     began = time.perf_counter()
     tuned = fit(encoder, tokenizer, task_data, settings, seed, checkpoints=checkpoints, on_progress=on_progress)
     with training_lock():
@@ -208,7 +208,7 @@ def fit(
         encoder: Encoder of transformers; it does not change.
         tokenizer: Its fast tokenizer.
         task_data: The task.
-        settings: How.
+        settings: How it is fine-tuned.
         seed: Seed of the head, dropout and the order of the samples.
         checkpoints: Folder for a checkpoint an epoch, of this fine-tuning alone: when it was killed it goes on from
             there, on the CPU to the same end. None to keep none.

@@ -1,4 +1,4 @@
-"""Tensors that take long to compute: kept as one checked file, and mapped into memory when they are read."""
+"""A cache of tensors: a file with a checksum, which is mapped into memory when it is read."""
 
 from __future__ import annotations
 

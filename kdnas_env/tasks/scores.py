@@ -31,10 +31,10 @@ class TaskScore:
         metrics: For each split, its metrics by name; empty if there is none.
         status: How it ended.
         error: Why it ended badly.
-        details: Settings and what was found on the way: steps, training loss of each epoch, penalty.
+        details: Settings and measurements: steps, training loss of each epoch, penalty.
         seconds: Wall seconds.
         scored: Splits that make the score.
-        reported: For each split, metrics that are told beside the score.
+        reported: For each split, metrics that are reported beside the score.
         intervals: For each split, the 95 % bootstrap interval of every metric over its samples.
     """
 
@@ -106,7 +106,7 @@ def task_metric(spec: TaskSpec) -> TaskMetric:
 
 
 def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
-    """Return what predictions of every evaluated split are worth: the fields of a score that they decide.
+    """Return the fields of a score that the predictions of the evaluated splits determine.
 
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
@@ -117,8 +117,8 @@ def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -
         for name, split in data.evaluation.items()
     }
     return {
-        "metrics": {split: {name: found[name] for name in spec.metrics} for split, found in values.items()},
-        "reported": {split: {name: found[name] for name in spec.reported} for split, found in values.items()},
+        "metrics": {split: {name: computed[name] for name in spec.metrics} for split, computed in values.items()},
+        "reported": {split: {name: computed[name] for name in spec.reported} for split, computed in values.items()},
         "intervals": {
             name: metric.intervals(predictions[name], split.labels) for name, split in data.evaluation.items()
         },
@@ -127,7 +127,7 @@ def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -
 
 
 def majority_class(data: TaskData) -> TaskScore:
-    """Score whoever always answers the most frequent class of the training split, or its mean number.
+    """Score the constant answer: the most frequent class of the training split, or its mean number.
 
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.

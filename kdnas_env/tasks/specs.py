@@ -38,7 +38,7 @@ class TaskSpec:
         tsv_columns: Columns with the texts and the label in the original layout; numbers where there is no header.
         names: Names of the classes for readers, where their labels are numbers; a classifier has them.
         multi_label: Whether a text may be of several classes, or of none.
-        reported: Metrics that are told beside the score.
+        reported: Metrics that are reported beside the score.
     """
 
     name: str
@@ -224,8 +224,7 @@ class TaskData:
     def describe(self) -> dict[str, Any]:
         """Return name, source and sizes, as plain data."""
         sizes = {name: len(split) for name, split in {TRAIN: self.train, **self.evaluation}.items()}
-        told = {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped}
-        return {**told, **self.preparation}
+        return {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped, **self.preparation}
 
     def with_train(self, train: Split) -> TaskData:
         """Return the task with another training split."""

@@ -1,4 +1,4 @@
-"""Drawing splits from others, and telling which texts stand in both."""
+"""Splits that are drawn from others, and texts that two splits share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def draw_share(split: Split, fraction: float, rng: np.random.Generator, what: st
         split: The split.
         fraction: The share.
         rng: Draws it.
-        what: What the share is for, for messages.
+        what: Purpose of the share, for messages.
 
     Raises:
         CorpusError: If there are too few samples.
@@ -41,7 +41,7 @@ def draw_share(split: Split, fraction: float, rng: np.random.Generator, what: st
 
 
 def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
-    """Return a task as it is trained on, and what settings are chosen on, which is never what is scored.
+    """Return a task for training, and the split that settings are chosen on, which is never a split that is scored.
 
     That is the validation split, where it does not make the score; else a tenth of the training split.
     """
@@ -58,5 +58,5 @@ def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
 
 
 def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
-    """Yield what tells the texts of each sample apart: letters' case and the blanks around them aside."""
+    """Yield a key for the texts of each sample, which ignores case and surrounding blanks."""
     return (tuple(text.strip().lower() for text in texts) for texts in zip(*split.texts, strict=True))

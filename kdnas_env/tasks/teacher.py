@@ -38,8 +38,8 @@ class TeacherSettings(Settings):
 
     Attributes:
         teachers: How many are fine-tuned, with a seed each, whose logits are averaged.
-        rates: Peak learning rates that are tried, as multiples of that of ``finetuning``; the best on what is chosen
-            on (:func:`kdnas_env.tasks.splits.choosing_splits`) is taken.
+        rates: Peak learning rates that are tried, as multiples of that of ``finetuning``; the best on
+            :func:`kdnas_env.tasks.splits.choosing_splits` is taken.
         finetuning: All else.
         seed: Seed of the first.
 
@@ -69,8 +69,8 @@ class TaskTeacher:
         tokenizer: Their tokenizer.
         max_length: Longest sequence in tokens.
         fingerprint: SHA-256 (hex) of what decides its logits.
-        record: How it came about: settings, what was tried, and scores on what was chosen on.
-        name: Name of the teacher that it was made from.
+        record: How it was made: settings, what was tried, and scores on the split that settings are chosen on.
+        name: Name of the encoder that it was made from.
     """
 
     members: tuple[nn.Module, ...]
@@ -84,8 +84,8 @@ class TaskTeacher:
         """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list a column."""
         split = Split(tuple(texts), np.zeros(len(texts[0])))
         with training_lock():
-            found = [predict(member, self.tokenizer, split, self.max_length) for member in self.members]
-        mean: NDArray[np.float32] = np.mean(found, axis=0, dtype=np.float32)
+            logits = [predict(member, self.tokenizer, split, self.max_length) for member in self.members]
+        mean: NDArray[np.float32] = np.mean(logits, axis=0, dtype=np.float32)
         return mean
 
     def soft_labels(
@@ -99,8 +99,8 @@ class TaskTeacher:
         kept, _ = kept_tensors(
             f"soft-labels-{key[:32]}", lambda: ({"logits": torch.from_numpy(self.logits(texts))}, {}), cache_dir
         )
-        found: NDArray[np.float32] = kept["logits"].numpy()
-        return found
+        logits: NDArray[np.float32] = kept["logits"].numpy()
+        return logits
 
 
 def task_teacher(
@@ -121,7 +121,7 @@ def task_teacher(
         task: The task.
         settings: How it is fine-tuned; the defaults by default.
         cache_dir: Where it is kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
-        progress: Told of the steps of fine-tuning.
+        progress: Informed of the steps of fine-tuning.
 
     Raises:
         FloatingPointError: If it diverges at every learning rate.

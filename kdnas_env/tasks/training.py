@@ -124,7 +124,7 @@ def train(
             dataloader_pin_memory=plan.device.type != "cpu",
             remove_unused_columns=False,
             logging_strategy="epoch",
-            logging_nan_inf_filter=False,  # It would hide what must be told, and wait for the device every step.
+            logging_nan_inf_filter=False,  # It hides NaN, which must be reported, and waits for the device every step.
             save_strategy="epoch" if saved else "no",
             save_total_limit=1 if validate is None else 2,  # the best and the last
             report_to="none",
