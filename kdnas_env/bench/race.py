@@ -8,7 +8,6 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json
 from kdnas_env.support.checks import check_whole
-from kdnas_env.support.child_processes import end_with_parent
+from kdnas_env.support.child_processes import end_with_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.libraries import installed_versions
 from kdnas_env.support.progress import OnProgress
@@ -189,7 +188,9 @@ def _ran(wanted: Race, parts: Path, blocks: Sequence[Block], workers: int) -> It
         for block in blocks:
             yield _run_block(wanted, parts, block)
         return
-    pool = ProcessPoolExecutor(min(workers, len(blocks)), get_context("spawn"), initializer=end_with_parent)
+    pool = ProcessPoolExecutor(
+        min(workers, len(blocks)), worker_context(__name__, "torch"), initializer=end_with_parent
+    )
     try:
         futures = [pool.submit(_run_block, wanted, parts, block) for block in blocks]
         for future in as_completed(futures):

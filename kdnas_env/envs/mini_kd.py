@@ -165,7 +165,7 @@ def _pool(settings: SearchSettings, mini_kd: MiniKDEvaluator) -> WorkerPool:
     make_evaluator = partial(type(mini_kd), mini_kd.settings)
     backend: Backend
     if settings.ray is None:
-        backend = LocalBackend(make_evaluator)
+        backend = LocalBackend(make_evaluator, mini_kd.MODULES)
     else:
         from kdnas_env.execution.ray import RayBackend
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -122,11 +122,19 @@ class MiniKDEvaluator:
         precision: ``float32`` or ``bfloat16``.
         threads: Threads of PyTorch while teacher and students are run.
         deterministic: Whether equal calls give equal records, wall times aside: a modelled latency on the CPU.
+        MODULES: What takes long to import, and is imported only when it is needed: workers do so beforehand.
 
     Raises:
         TeacherError, CorpusError, CacheError, LatencyError, DependencyError: If one of them cannot be had.
         KDNASError: If the recipe is malformed.
     """
+
+    MODULES: ClassVar[tuple[str, ...]] = (
+        __name__,
+        "datasets",
+        "transformers.models.auto.tokenization_auto",
+        *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "roberta", "albert")),
+    )
 
     def __init__(
         self,

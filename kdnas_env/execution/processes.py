@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -14,7 +13,7 @@ from typing import Any
 
 from kdnas_env.core.evaluation import EpochCallback, EpochReport
 from kdnas_env.execution.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
-from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind
+from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind, worker_context
 from kdnas_env.support.libraries import one_line
 
 _FAREWELL_SECONDS = 2.0
@@ -24,15 +23,16 @@ _LAST_BREATH_SECONDS = 5.0
 class LocalBackend:
     """Processes, each with a pipe of its own: one that is killed at any instant leaves the others in peace.
 
-    They are spawned, not forked: threads and GPUs do not survive a fork. They end with this process, however it ends.
+    They are not forked from this process: its threads and GPUs would not survive. They end with it, however it ends.
 
     Args:
         make_evaluator: Makes the evaluator of each.
+        modules: What evaluators need that takes long to import.
     """
 
-    def __init__(self, make_evaluator: MakeEvaluator) -> None:
+    def __init__(self, make_evaluator: MakeEvaluator, modules: Sequence[str] = ()) -> None:
         self._make_evaluator = make_evaluator
-        self._context = multiprocessing.get_context("spawn")
+        self._context = worker_context(*modules)
         self._workers: dict[int, _Worker] = {}
 
     def start(self, worker: int) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +25,7 @@ from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.support.atomic import read_json, write_json
-from kdnas_env.support.child_processes import follow_parent
+from kdnas_env.support.child_processes import follow_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import OnProgress
@@ -227,7 +226,7 @@ def _judged(
         for judgement in missing:
             yield judgement, laboratory.judge(judgement)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=follow_parent) as pool:
+    with ProcessPoolExecutor(workers, worker_context(*MiniKDEvaluator.MODULES), initializer=follow_parent) as pool:
         futures = {pool.submit(_judge_in_worker, _Frozen(study), judgement): judgement for judgement in missing}
         try:
             for future in as_completed(futures):

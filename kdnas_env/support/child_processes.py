@@ -1,11 +1,55 @@
-"""What all processes do that others are started in for work."""
+"""How processes for work are started, and what all of them do."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import threading
+from contextlib import suppress
 from multiprocessing import parent_process
+from multiprocessing.context import SpawnContext
+from typing import Any
+
+
+def worker_context(*modules: str) -> SpawnContext | ForkServerContext:
+    """Return how processes for work are started; threads and GPUs of this process are not carried into them.
+
+    On Linux, they are forked from Python's fork server, which only imports: workers after the first begin at once, and
+    share the memory of what is imported. Where there is none, each is a new interpreter. Either way the environment
+    variables of a worker are those of this process when it is made.
+
+    Args:
+        modules: What workers need that takes long to import; it counts for the first call in this process only.
+    """
+    if sys.platform == "linux":
+        multiprocessing.set_forkserver_preload(list(modules))
+        # There is none for a process that was forked itself, nor where the path of temporary files is too long.
+        with suppress(OSError):
+            forkserver.ensure_running()
+            return _ForkServerContext()
+    return multiprocessing.get_context("spawn")
+
+
+if sys.platform == "linux":
+    from multiprocessing import forkserver
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+    class _ForkServerProcess(ForkServerProcess):
+        """A process with the environment of the one that makes it, not with that of the server."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._environment = dict(os.environ)
+
+        def run(self) -> None:
+            os.environ.clear()
+            os.environ.update(self._environment)
+            super().run()
+
+    class _ForkServerContext(ForkServerContext):
+        Process = _ForkServerProcess
 
 
 def end_with_parent() -> None:

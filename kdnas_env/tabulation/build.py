@@ -317,7 +317,8 @@ def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> W
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
     identity = Ready(evaluator.fingerprint, evaluator.deterministic)
-    return WorkerPool(LocalBackend(partial(MiniKDEvaluator, build.settings)), workers, identity=identity)
+    backend = LocalBackend(partial(MiniKDEvaluator, build.settings), MiniKDEvaluator.MODULES)
+    return WorkerPool(backend, workers, identity=identity)
 
 
 def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:
