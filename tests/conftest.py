@@ -7,6 +7,7 @@ import signal
 import tempfile
 import zlib
 from contextlib import ExitStack
+from multiprocessing.util import Finalize
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -19,26 +20,33 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.scratch import scratch_folder
 
+# Test processes share the cores, and threads that wait for one another burn them. Libraries read this when they are
+# loaded, which conftest.py of some folders does before pytest is configured.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says more of what else the machine does than of the code.
 settings.register_profile("kdnas", deadline=None)
 settings.load_profile("kdnas")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if not hasattr(config, "workerinput"):  # workers of pytest-xdist, and all that tests start, inherit it
-        _isolate(config)
+    worker = getattr(config, "workerinput", None)
+    if worker is None:  # workers of pytest-xdist, and all that tests start, inherit it
+        _isolate()
+    else:  # but none waits until the students of another are trained
+        os.environ["KDNAS_LOCK"] += f".{worker['workerid']}"
     # Where a shell runs the tests in the background, interrupts are ignored, by the processes that they start too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _isolate(config: pytest.Config) -> None:
+def _isolate() -> None:
     """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests.
 
     What the user has of the hub, or reaches of it, is not seen either, by libraries that are loaded after this.
     """
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest keeps those of failed tests
     ending = ExitStack()
-    config.add_cleanup(ending.close)
+    Finalize(None, ending.close, exitpriority=-200)  # after the folder that multiprocessing has in it, which is -100
     own = ending.enter_context(scratch_folder("tests"))
     tempfile.tempdir = os.environ["TMPDIR"] = str(own)
     os.environ["KDNAS_CACHE"] = str(own / "cache")
@@ -53,6 +61,14 @@ def moments(request: pytest.FixtureRequest) -> Random:
     seed = zlib.crc32(request.node.name.encode())
     print(f"moments are drawn by Random({seed})")
     return Random(seed)
+
+
+@pytest.fixture(scope="session")
+def fork_server() -> None:
+    """Lets workers begin at once; to be used where the first ones of a session would start a server without imports."""
+    from processes import start_server
+
+    start_server()
 
 
 @pytest.fixture

@@ -1,9 +1,8 @@
-"""Searches a planted landscape with an agent, and goes on with a search that was begun: a process to be killed."""
+"""What a process does that is killed: it searches a planted landscape, or goes on with a search that was begun."""
 
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,3 @@ def search(name: str, config: dict[str, Any], folder: Path, pause: float) -> Non
         agent.resume(env, on_round=lambda ranking: agent.save(state))
     else:
         agent.search(env, seed=3, on_round=lambda ranking: agent.save(state))
-
-
-if __name__ == "__main__":
-    search(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]))

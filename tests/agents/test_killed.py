@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from random import Random
@@ -14,6 +11,7 @@ from typing import Any
 
 import killed_search
 import pytest
+from processes import Started
 
 import kdnas_env
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -25,10 +23,8 @@ learns again round by round, a study, and an algorithm that learns again."""
 QUICK: dict[str, dict[str, Any]] = {"lstm": {"epochs": 3}, "ppo": {"n_epochs": 2}}
 
 
-def start(name: str, folder: Path, pause: float) -> subprocess.Popen[bytes]:
-    arguments = [name, json.dumps(QUICK.get(name, {})), str(folder), str(pause)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, killed_search.__file__, *arguments], env=environment)
+def start(name: str, folder: Path, pause: float) -> Started:
+    return Started(killed_search.search, name, QUICK.get(name, {}), folder, pause)
 
 
 def proposals(folder: Path) -> list[tuple[int, ...]]:
@@ -58,7 +54,7 @@ def test_killed_and_started_again_it_proposes_the_same(name: str, tmp_path: Path
         while len(set(proposals(killed))) < moment and time.monotonic() < deadline:
             assert process.poll() is None, "the search ended before it was killed"
             time.sleep(0.001)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
     assert start(name, killed, 0.0).wait(timeout=120) == 0
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from processes import Started
 from small_tables import planted_table
 
 from kdnas_env.bench.curves import Runs
@@ -27,6 +26,8 @@ from kdnas_env.core.constraints import Constraints
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.tables.storage import checksum, write_table
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
 @pytest.fixture
@@ -159,26 +160,15 @@ def test_bad_input_is_refused_before_anything_runs(wanted: Race, tmp_path: Path,
     assert not (tmp_path / "race").exists()
 
 
-_SCRIPT = """
-import sys
-from kdnas_env.bench.race import Race, race
-from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.truth import Task
-from kdnas_env.envs.budget import Budget
-
-if __name__ == "__main__":
-    agents = (AgentSpec("random"), AgentSpec("lstm", {"epochs": 4}))
-    race(Race(agents, (Task(sys.argv[1]),), 30, Budget(16)), sys.argv[2], workers=2)
-"""
+def race_with_workers(wanted: Race, folder: Path) -> None:
+    race(wanted, folder, workers=2)
 
 
 @pytest.mark.slow
 def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path) -> None:
     wanted = Race((AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), (task,), 30, Budget(16))
-    script = tmp_path / "script.py"
-    script.write_text(_SCRIPT)
     folder = tmp_path / "killed"
-    process = subprocess.Popen([sys.executable, str(script), task.table, str(folder)], start_new_session=True)
+    process = Started(race_with_workers, wanted, folder, output=tmp_path / "output.txt")
     deadline = time.monotonic() + 120
     while not list(folder.glob(f"{PARTS}/*.parquet")):
         assert process.poll() is None, "the race ended before it was killed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 import tiny_teachers
 import torch
 from complaints import complaint
+from processes import start_command
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_env.cli import main
@@ -188,21 +188,16 @@ def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_pat
     def arguments(out: Path) -> list[str]:
         return flags(out=out, epochs=40, evaluations=20, patience="None")
 
-    def start(out: Path) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-m", "kdnas_env", *arguments(out)]
-        return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
-
     assert main(arguments(tmp_path / "whole")) == 0
     parts = tmp_path / "parts"
     for _ in range(2):
-        process = start(parts)
+        process = start_command(arguments(parts), output=tmp_path / "output.txt")
         checkpoints = parts / "best" / "checkpoints"
         seen = len(list(checkpoints.glob("checkpoint-*")))
         while process.poll() is None and len(list(checkpoints.glob("checkpoint-*"))) <= seen:
             time.sleep(0.01)
         time.sleep(moments.uniform(0, 0.2))
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
         assert process.wait() == -signal.SIGKILL, "the distillation ended before it was killed"
     assert main(arguments(parts)) == 0
     one, other = ((tmp_path / name / "best" / "student" / "model.safetensors") for name in ("whole", "parts"))
@@ -222,7 +217,7 @@ def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
         "1",
     ]
     command = [*launch, "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "kdnas_env", *flags()]
-    done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Distilled students") == 1
     assert main(flags(out=tmp_path / "one")) == 0

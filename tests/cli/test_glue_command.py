@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +16,7 @@ import pytest
 import small_tasks
 import tiny_teachers
 import tyro
+from processes import Started
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue import print_scores, run_glue
@@ -356,30 +354,15 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, 
             time.sleep(0.01)
         time.sleep(moments.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
-        output = process.communicate(timeout=90)[0]
+        output = process.read(timeout=90)
         assert process.returncode == -signal.SIGKILL, output
     assert run_glue(resumed(folder, options)) == 0
     assert trail(folder) == trail(tmp_path / "whole")
     assert results(folder)["rows"] == results(tmp_path / "whole")["rows"]
 
 
-def start(whole: GlueOptions, folder: Path, options: Options) -> subprocess.Popen[str]:
+def start(whole: GlueOptions, folder: Path, options: Options) -> Started:
     """Run a comparison in another process: a new one, or one that was killed before."""
     made = (folder / "config.json").exists()
     asked = resumed(folder, options) if made else replace(whole, out=str(folder))
-    places = {name: getattr(asked, name) for name in asked.PLACES}
-    code = (
-        "import json, sys\n"
-        "from dataclasses import replace\n"
-        "from kdnas_env.cli.glue import run_glue\n"
-        "from kdnas_env.pipeline.score import GlueOptions\n"
-        "options, places = json.loads(sys.argv[1])\n"
-        "sys.exit(run_glue(replace(GlueOptions.from_dict(options), **places)))"
-    )
-    return subprocess.Popen(
-        [sys.executable, "-c", code, json.dumps([asked.to_dict(), places])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
+    return Started(run_glue, asked, environment={"COLUMNS": "200"})

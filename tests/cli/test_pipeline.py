@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 import small_tasks
 import torch
 from complaints import complaint, instead
+from processes import start_command
 from transformers import AutoModel
 
 from kdnas_env.cli import main
@@ -212,12 +210,12 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
     )
     arguments = flags(folder)
     for number, pattern in parts:
-        process = start(arguments)
+        process = start_command(arguments, environment={"COLUMNS": "200"})
         deadline = time.monotonic() + 90
         while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(number)
-        output = process.communicate(timeout=60)[0]
+        output = process.read(timeout=60)
         assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), output
         if number == signal.SIGTERM:
             assert f"kdnas run --resume {folder} --cache-dir " in output
@@ -228,22 +226,10 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
             assert read(folder / "run.json")["state"] == "interrupted"
             assert read(folder / "run.json")["stages"][stage] == "interrupted"
         arguments = resumed(folder, flags)
-    process = start(arguments)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 0, output
+    assert main(arguments) == 0
     assert weights(folder) == weights(run)
     assert scores(folder) == scores(run)
     assert read(folder / "summary.json") == read(run / "summary.json")
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "kdnas_env", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
 
 
 # --- bad input ---

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +15,14 @@ import numpy as np
 import pytest
 import tiny_teachers
 import torch
+from processes import start_command
 
 from kdnas_env.cli import main
 
 Flags = Callable[..., list[str]]
+
+
+WIDE = {"COLUMNS": "200"}
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -35,17 +36,6 @@ def trail(folder: Path) -> list[tuple[Any, ...]]:
         (tuple(student["student"].values()), student["status"], student["loss"], student["reward"])
         for student in results(folder)["students"]
     ]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    code = "import sys; from kdnas_env.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
-    )
 
 
 def test_a_search_leaves_a_folder_that_explains_itself(
@@ -158,20 +148,18 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, moments: Random) -> None:
-    # The processes that are killed would use one thread of themselves, which rounds differently.
-    assert main(flags(out=tmp_path / "whole", budget=6, threads=2)) == 0
+    assert main(flags(out=tmp_path / "whole", budget=6, threads=1)) == 0
     folder = tmp_path / "killed"
-    arguments = flags(out=folder, budget=6, threads=2)
+    arguments = flags(out=folder, budget=6, threads=1)
     for student in sorted(moments.sample(range(6), 2)):
-        process = start(arguments)
-        assert process.stdout is not None
+        process = start_command(arguments, environment=WIDE)
         # After so many students, which are told one a line, at any moment of the next.
         for line in process.stdout:
             if line.strip().startswith(f"{student} ") or (not student and "reward" in line):
                 break
         time.sleep(moments.uniform(0.0, 0.1))
         process.send_signal(signal.SIGKILL)
-        output = process.communicate()[0]
+        output = process.read()
         assert process.returncode == -signal.SIGKILL, output
         arguments = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
     assert main(arguments) == 0
@@ -184,13 +172,12 @@ def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, m
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
-    process = start(flags(budget=12))
-    assert process.stdout is not None
+    process = start_command(flags(budget=12), environment=WIDE)
     for line in process.stdout:
         if line.strip().startswith("2 "):
             break
     process.send_signal(number)
-    output = process.communicate(timeout=60)[0]
+    output = process.read(timeout=60)
     assert process.returncode == 130, output
     assert f"kdnas search --resume {folder}" in output
     assert "Traceback" not in output

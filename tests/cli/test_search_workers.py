@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from complaints import complaint
+from processes import Started, start_command, workers_of
 
 from kdnas_env.cli import main
 from kdnas_env.searching.journal import TOLD, read_entries
@@ -30,25 +29,6 @@ def trail(folder: Path) -> list[tuple[Any, ...]]:
     """What a search proposed and earned, without wall times."""
     students = json.loads((folder / "results.json").read_text())["students"]
     return [(tuple(one["student"].values()), one["status"], one["loss"], one["reward"]) for one in students]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[bytes]:
-    code = "import sys; from kdnas_env.cli import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def workers_of(driver: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process(driver.pid).children():
-        with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
-            if "spawn_main" in " ".join(child.cmdline()):
-                found.append(child)
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -84,12 +64,13 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
 
 @pytest.mark.slow
 def test_workers_and_driver_killed_it_goes_on_to_the_same_end(flags: Flags, whole: Path, tmp_path: Path) -> None:
-    driver = start([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "2"])
     folder = tmp_path / "run"
+    arguments = [*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "2"]
+    driver = start_command(arguments, output=tmp_path / "output.txt")
     _await(driver, lambda: _stored(folder) >= 1)
-    first = workers_of(driver)
+    first = workers_of(driver.pid)
     first[0].kill()
-    _await(driver, lambda: first[0] not in workers_of(driver) and len(workers_of(driver)) == 2)
+    _await(driver, lambda: first[0] not in workers_of(driver.pid) and len(workers_of(driver.pid)) == 2)
     _await(driver, lambda: _stored(folder) >= 4)
     stored = _killed_at_once(driver, folder)
     assert 4 <= len(stored) < 8
@@ -101,7 +82,7 @@ def test_workers_and_driver_killed_it_goes_on_to_the_same_end(flags: Flags, whol
 @pytest.mark.slow
 def test_an_asynchronous_search_whose_processes_are_killed_goes_on(flags: Flags, tmp_path: Path) -> None:
     arguments = flags(budget=8, round_size=None, epochs=EPOCHS, threads=1)
-    driver = start([*arguments, "--workers", "2", "--asynchronous"])
+    driver = start_command([*arguments, "--workers", "2", "--asynchronous"], output=tmp_path / "output.txt")
     folder = tmp_path / "run"
     _await(driver, lambda: _stored(folder) >= 3)
     stored = _killed_at_once(driver, folder)
@@ -111,7 +92,7 @@ def test_an_asynchronous_search_whose_processes_are_killed_goes_on(flags: Flags,
     assert len(trail(folder)) == 8
 
 
-def _await(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None:
+def _await(driver: Started, reached: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
     while not reached():
         assert driver.poll() is None
@@ -119,9 +100,9 @@ def _await(driver: subprocess.Popen[bytes], reached: Callable[[], bool]) -> None
         time.sleep(0.02)
 
 
-def _killed_at_once(driver: subprocess.Popen[bytes], folder: Path) -> list[tuple[int, str]]:
+def _killed_at_once(driver: Started, folder: Path) -> list[tuple[int, str]]:
     """Kill a driver and a worker; return what was stored when all processes are gone."""
-    workers = workers_of(driver)
+    workers = workers_of(driver.pid)
     workers[0].kill()
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -171,8 +152,7 @@ def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> 
     pytest.importorskip("ray")
     more = ["--ray", "local", "--workers", "2"]
     command = [sys.executable, "-m", "kdnas_env", *flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert trail(tmp_path / "run") == trail(whole)
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -20,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from complaints import complaint, instead
+from processes import start_command
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.cli import main
@@ -171,15 +169,14 @@ def test_killed_at_any_moment_it_goes_on_with_any_number_of_workers(
 ) -> None:
     folder = tmp_path / "killed"
     for workers, distillations in enumerate(sorted(moments.sample(range(1, STUDENTS * SEEDS // 2), 2)), start=1):
-        command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies", workers=workers)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        command = flags(folder, "--skip-latencies", workers=workers)
+        process = start_command(command, output=tmp_path / "output.txt")
         deadline = time.monotonic() + 120
         while rows(folder) < distillations and time.monotonic() < deadline:
             assert process.poll() is None, "the build ended before it was killed"
             time.sleep(0.001)
-        children = psutil.Process(process.pid).children()
-        os.kill(process.pid, signal.SIGKILL)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
         # Workers end with their parent.
         assert psutil.wait_procs(children, timeout=60)[1] == []
@@ -192,13 +189,12 @@ def test_killed_at_any_moment_it_goes_on_with_any_number_of_workers(
 @pytest.mark.slow
 def test_an_interrupted_build_says_how_to_go_on(flags: Flags, tmp_path: Path) -> None:
     folder = tmp_path / "stopped"
-    command = [sys.executable, "-m", "kdnas_env", *flags(folder, "--skip-latencies")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = start_command(flags(folder, "--skip-latencies"))
     deadline = time.monotonic() + 120
     while rows(folder) < 2 and time.monotonic() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGTERM)
-    printed, _ = process.communicate(timeout=60)
+    printed = process.read(timeout=60)
     assert process.returncode == 130
     assert f"kdnas table build tiny --out {folder}" in printed
     assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"

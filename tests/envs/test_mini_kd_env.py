@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import psutil
 import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env, data_equivalence
+from processes import workers_of
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.core.space import SearchSpace
@@ -115,7 +116,7 @@ def test_workers_find_the_same_and_end_with_the_environment(options: dict[str, A
     envs = gym.make_vec("kdnas/MiniKDAnalytic-v0", num_envs=2, workers=2, store=store, **_of_vectors(options))
     envs.reset(seed=0)
     assert data_equivalence(envs.step(actions)[:4], expected[:4])
-    workers = [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    workers = workers_of(os.getpid())
     assert len(workers) == 2
     envs.close()
     assert not any(worker.is_running() for worker in workers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from processes import workers_of
 from troubled import CONFIGS, SPACE, Troubled, begun
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent
@@ -24,6 +26,8 @@ from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.testing.evaluators import EvaluatorConformance
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 FIDELITY = Fidelity(epochs=2)
 
@@ -93,7 +97,7 @@ def test_an_interrupted_batch_leaves_no_process_and_keeps_what_is_finished(tmp_p
         with pytest.raises(KeyboardInterrupt):
             store.evaluate(CONFIGS, FIDELITY, on_epoch=interrupt)
         assert evaluator.pool.open == 0
-        assert not [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+        assert not workers_of(os.getpid())
         assert store.count() == 5
         assert store.evaluate(CONFIGS, FIDELITY) == PlantedEvaluator(SPACE).evaluate(CONFIGS, FIDELITY)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import signal
 import subprocess
 import sys
 import time
@@ -11,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import Started
 from troubled import CONFIGS, SPACE, Troubled, begun
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.errors import RunError
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
@@ -24,41 +28,14 @@ from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import TOLD, Journal, read_entries
 
+pytestmark = pytest.mark.usefixtures("fork_server")
+
 FIDELITY = Fidelity(epochs=2)
 BUDGET = 30
 
-_SEARCH = """
-import resource, signal, sys
-from kdnas_env.agents.classic.evolution import EvolutionAgent
-from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.errors import RunError
-from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.evaluators.planted import PlantedEvaluator
-from kdnas_env.searching.asynchronous import search_asynchronously
-from kdnas_env.searching.journal import Journal
-from kdnas_env.execution.processes import LocalBackend
-from kdnas_env.execution.worker_pool import WorkerPool
-from troubled import SPACE, Troubled
-
-if __name__ == "__main__":
-    store_path, journal_path, begun, largest_file = sys.argv[1:]
-    if int(largest_file):
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python has it: the write fails
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(largest_file), int(largest_file)))
-    with StoredEvaluator(PlantedEvaluator(SPACE), store_path) as store:
-        env = KDNASEnv(SPACE, store, fidelity=Fidelity(epochs=2), budget=30)
-        with WorkerPool(LocalBackend(Troubled(0.01, begun)), 2) as pool, Journal(journal_path) as journal:
-            try:
-                search_asynchronously(EvolutionAgent(), env, store, pool, seed=7, journal=journal)
-            except RunError as error:
-                print("refused:", error)
-                sys.exit(3)
-    print("done")
-"""
-
-
 _BAR = """
+import os
+from processes import workers_of
 from tqdm import tqdm
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.evaluators.parallel import ParallelEvaluator
@@ -70,29 +47,37 @@ def with_bar():
     return PlantedEvaluator(SPACE)
 
 if __name__ == "__main__":
-    import psutil
     with ParallelEvaluator.local(with_bar, 1) as evaluator:
         evaluator.evaluate(CONFIGS[:1], Fidelity(epochs=1))
-        for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
-                child.wait()
+        for worker in workers_of(os.getpid()):
+            worker.kill()
+            worker.wait()
         evaluator.evaluate(CONFIGS[:2], Fidelity(epochs=1))
     print("done")
 """
 
 
-def start(folder: Path, name: str, largest_file: int = 0) -> subprocess.Popen[bytes]:
+def search(folder: Path, name: str, largest_file: int) -> int:
+    """Search with processes; return 3 if that is refused."""
+    if largest_file:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python has it: the write fails
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    with StoredEvaluator(PlantedEvaluator(SPACE), folder / "store.sqlite") as store:
+        env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=BUDGET)
+        pool = WorkerPool(LocalBackend(Troubled(0.01, str(folder / "begun"))), 2)
+        with pool, Journal(folder / f"{name}.jsonl") as journal:
+            try:
+                search_asynchronously(EvolutionAgent(), env, store, pool, seed=7, journal=journal)
+            except RunError as error:
+                print("refused:", error)
+                return 3
+    return 0
+
+
+def start(folder: Path, name: str, largest_file: int = 0) -> Started:
     """Start a search of a name in a folder, whose store all its searches share."""
-    script = folder / "search.py"
-    script.write_text(_SEARCH)
     (folder / "begun").mkdir(exist_ok=True)
-    places = [folder / "store.sqlite", folder / f"{name}.jsonl", folder / "begun", largest_file]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (folder / f"{name}.txt").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, str(script), *map(str, places)], stdout=output, stderr=output, env=environment
-        )
+    return Started(search, folder, name, largest_file, output=folder / f"{name}.txt")
 
 
 def stored(folder: Path) -> list[Evaluation]:

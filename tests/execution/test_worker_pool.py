@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from processes import workers_of
 from troubled import CONFIGS, SPACE, Troubled, begun
 
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Fidelity, Status
@@ -21,6 +22,8 @@ from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.execution.backend import Ready
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import Finished, WorkerPool
+
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 FIDELITY = Fidelity(epochs=2)
 
@@ -46,7 +49,7 @@ def evaluate(pool: WorkerPool, configs: list[Any] = CONFIGS) -> list[Evaluation]
 
 
 def workers_of_this_process() -> list[psutil.Process]:
-    return [child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline())]
+    return workers_of(os.getpid())
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -19,7 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from troubled import SPACE
+from processes import Started, workers_of
+from troubled import SPACE, Troubled
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent
 from kdnas_env.agents.classic.local_search import LocalSearchAgent
@@ -31,6 +29,7 @@ from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.planted import PlantedEvaluator, random_failures
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.searching.asynchronous import search_asynchronously
@@ -259,38 +258,18 @@ def test_budgets_in_epochs_are_refused(tmp_path: Path) -> None:
             search_asynchronously(RandomAgent(), env, store, pool)
 
 
-_SEARCH = """
-import sys
-from kdnas_env.agents.classic.evolution import EvolutionAgent
-from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.evaluators.planted import PlantedEvaluator
-from kdnas_env.searching.asynchronous import search_asynchronously
-from kdnas_env.searching.journal import Journal
-from kdnas_env.execution.processes import LocalBackend
-from kdnas_env.execution.worker_pool import WorkerPool
-from troubled import SPACE, Troubled
-
-if __name__ == "__main__":
-    folder = sys.argv[1]
-    with StoredEvaluator(PlantedEvaluator(SPACE), folder + "/store.sqlite") as store:
-        env = KDNASEnv(SPACE, store, fidelity=Fidelity(epochs=3), budget=30)
-        pool = WorkerPool(LocalBackend(Troubled(0.02, folder + "/begun")), 2, attempts=1000)
-        with pool, Journal(folder + "/journal.jsonl") as journal:
+def search_with_workers(folder: Path) -> None:
+    """Search with processes, or go on with it; the work of a process that is killed."""
+    with StoredEvaluator(PlantedEvaluator(SPACE), folder / "store.sqlite") as store:
+        env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=BUDGET)
+        pool = WorkerPool(LocalBackend(Troubled(0.02, str(folder / "begun"))), 2, attempts=1000)
+        with pool, Journal(folder / "journal.jsonl") as journal:
             search_asynchronously(EvolutionAgent(), env, store, pool, seed=7, journal=journal)
     print("done")
-"""
 
 
-def _start(folder: Path) -> subprocess.Popen[bytes]:
-    script = folder / "search.py"
-    script.write_text(_SEARCH)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    with (folder / "output.txt").open("wb") as output:
-        return subprocess.Popen(
-            [sys.executable, str(script), str(folder)], stdout=output, stderr=output, env=environment
-        )
+def _start(folder: Path) -> Started:
+    return Started(search_with_workers, folder, output=folder / "output.txt")
 
 
 def _evaluations(folder: Path) -> list[Evaluation]:
@@ -313,8 +292,7 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
         while len(Search(tmp_path).journal()) < progress and driver.poll() is None:
             assert time.monotonic() < end, "the search does not get on"
             time.sleep(0.02)
-        children = psutil.Process(driver.pid).children() if driver.poll() is None else []
-        workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+        workers = workers_of(driver.pid) if driver.poll() is None else []
         if victims != "driver" and workers:
             moments.choice(workers).kill()
         if victims != "worker":
@@ -346,7 +324,7 @@ def test_copies_at_random_instants_open_and_go_on(tmp_path: Path, moments: Rando
     driver = _start(tmp_path)
     copies: list[Path] = []
     while driver.poll() is None:
-        time.sleep(moments.uniform(0.05, 0.4))
+        time.sleep(moments.uniform(0.02, 0.2))
         copy = tmp_path / f"copy{len(copies)}"
         copy.mkdir()
         for name in ("store.sqlite", "store.sqlite-wal", "journal.jsonl"):

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from large_space import environment
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
+from processes import start_command
 from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
@@ -487,8 +488,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
         return [(*one["student"].values(), one["status"], one["reward"]) for one in students]
 
     assert main(arguments("whole")) == 0
-    code = "import sys; from kdnas_env.cli import main; sys.exit(main(sys.argv[1:]))"
-    process = subprocess.Popen([sys.executable, "-c", code, *arguments("killed")], stdout=subprocess.DEVNULL)
+    process = start_command(arguments("killed"), output=tmp_path / "output.txt")
     store = tmp_path / "killed" / "evaluations.sqlite"
     deadline, rows = time.monotonic() + 120, 0
     while rows < 5 and process.poll() is None and time.monotonic() < deadline:

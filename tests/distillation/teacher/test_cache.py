@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -22,6 +21,7 @@ import tiny_teachers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import MODULES
 
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -29,6 +29,7 @@ from kdnas_env.distillation.teacher.states import length_sorted_batches
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.errors import CacheError
 from kdnas_env.support.atomic import default_cache_directory
+from kdnas_env.support.child_processes import worker_context
 
 TEXTS = tiny_teachers.sentences()
 FILES = ["index.npz", "metadata.json", "states.bin"]
@@ -359,7 +360,7 @@ def die_in_child(teacher_dir: Path, corpus_file: Path, directory: Path) -> None:
 def test_two_processes_build_one_cache(
     teacher: Teacher, corpus: Corpus, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = worker_context(*MODULES)
     ready, results = context.Barrier(2), context.Queue()
     arguments = (tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path, ready, results)
     children = [context.Process(target=open_in_child, args=arguments) for _ in range(2)]
@@ -381,7 +382,7 @@ def test_two_processes_build_one_cache(
 def test_a_killed_build_is_swept_by_the_next(
     teacher: Teacher, corpus: Corpus, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
 ) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = worker_context(*MODULES)
     child = context.Process(target=die_in_child, args=(tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path))
     child.start()
     child.join()

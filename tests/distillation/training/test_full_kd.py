@@ -5,8 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,10 +15,13 @@ import numpy as np
 import plain_kd
 import pytest
 import torch
+from processes import Started
 from safetensors.torch import save
 
 from kdnas_env.core.architecture import FAMILIES
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.distillation.training import kd_trainer
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
@@ -238,51 +239,35 @@ def test_a_folder_that_is_called_like_a_checkpoint_is_none(tmp_path: Path) -> No
     assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-12"
 
 
-KILLED = """
-import sys
-sys.path[:0] = [{tests!r}, {tests!r} + "/distillation", {tests!r} + "/distillation/training"]
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from test_full_kd import *
-from kdnas_env.distillation.text.corpus import load_corpus
-from kdnas_env.distillation.teacher.loading import load_teacher
-teacher = load_teacher({teacher!r})
-workload = plain_kd.workload_of(teacher, load_corpus({corpus!r}, teacher.tokenizer), Path({cache!r}))
-result = run(start(workload), Path({folder!r}), replace(LONG, epochs=20, evaluations=20, patience=None),
-             on_progress=lambda done, total: print(done, flush=True))
-torch.save(result.model.state_dict(), {folder!r} + "/student.pt")
-"""
+def train_long(teacher_folder: Path, corpus_file: Path, cache: Path, folder: Path) -> None:
+    """Train a student, and tell of every step; the work of a process that is killed."""
+    torch.set_num_threads(1)
+    teacher = load_teacher(teacher_folder)
+    workload = plain_kd.workload_of(teacher, load_corpus(corpus_file, teacher.tokenizer), cache)
+    settings = replace(LONG, epochs=20, evaluations=20, patience=None)
+    result = run(start(workload), folder, settings, on_progress=lambda done, total: print(done, flush=True))
+    torch.save(result.model.state_dict(), folder / "student.pt")
 
 
 @pytest.mark.slow
 def test_a_killed_training_goes_on_to_the_same_student(
     tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path, moments: random.Random
 ) -> None:
-    def code(folder: Path) -> str:
-        return KILLED.format(
-            tests=str(Path(__file__).parents[2]),
-            teacher=str(tiny_teacher_dirs["bert"]),
-            corpus=str(tiny_corpus_file),
-            cache=str(tmp_path / "cache"),
-            folder=str(folder),
-        )
+    def training(name: str) -> Started:
+        return Started(train_long, tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path / "cache", tmp_path / name)
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    whole = training("whole")
+    assert (whole.read(), whole.returncode)[1] == 0
     for _ in range(2):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code(tmp_path / "parts")], stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert process.stdout is not None
+        process = training("parts")
         # Wait for some steps, then kill at any moment: in a step, an evaluation, or a checkpoint.
         for _ in range(moments.randint(1, 40)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.05))
-        os.kill(process.pid, signal.SIGKILL)
-        process.stdout.close()
+        process.kill()
         assert process.wait() == -signal.SIGKILL, "the training ended before it was killed"
-    subprocess.run([sys.executable, "-c", code(tmp_path / "parts")], check=True, env=environment, capture_output=True)
+    last = training("parts")
+    assert (last.read(), last.returncode)[1] == 0
     one, other = (torch.load(tmp_path / name / "student.pt", weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 

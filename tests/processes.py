@@ -1,0 +1,139 @@
+"""Processes that tests watch, interrupt and kill.
+
+They are real ones, with a session, output and environment of their own, but forked from Python's fork server, which has
+imported what they need: a new interpreter takes seconds for that. Tests of how an interpreter starts do not use them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from kdnas_env.support.child_processes import worker_context
+
+MODULES = (
+    "accelerate",
+    "datasets",
+    "kdnas_env.cli",
+    "kdnas_env.evaluators.mini_kd",
+    "transformers.models.auto.tokenization_auto",
+    *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "roberta", "albert")),
+)
+"""What most of them need that takes long to import."""
+
+
+def start_server() -> None:
+    """Start the server, which works of tests use, too; it ends with this process."""
+    worker_context(*MODULES)
+
+
+class Started:
+    """A process that was started; with attributes of :class:`subprocess.Popen`.
+
+    Args:
+        target: What it does, a function of a module; it ends with what this returns as exit status.
+        arguments: Those of ``target``.
+        environment: Environment variables beside those of this process.
+        output: File of its output; None for ``stdout``.
+    """
+
+    def __init__(
+        self,
+        target: Callable[..., Any],
+        *arguments: Any,
+        environment: Mapping[str, str] | None = None,
+        output: Path | None = None,
+    ) -> None:
+        context = worker_context(*MODULES)
+        reader, writer = context.Pipe(duplex=False)
+        self._process = context.Process(target=_work, args=(writer, output, environment or {}, target, arguments))
+        self._process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()))
+        reader.close()
+        assert self._process.pid is not None
+        self.pid: int = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; negative for a signal, None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Return the exit status."""
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return the exit status."""
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout or 0.0)
+        self.stdout.close()
+        return self.returncode
+
+    def read(self, timeout: float | None = None) -> str:
+        """Wait for its end and return what is left of its output."""
+        output = self.stdout.read()
+        self.wait(timeout)
+        return output
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal."""
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it."""
+        self._process.kill()
+
+
+def start_command(arguments: list[str], **settings: Any) -> Started:
+    """Start ``kdnas`` with arguments."""
+    return Started(_command, arguments, **settings)
+
+
+def workers_of(process: int) -> list[psutil.Process]:
+    """Return the workers that a process has started, by its number."""
+    servers = [child for child in psutil.Process(process).children() if _has(child, "multiprocessing.forkserver")]
+    workers = [worker for server in servers for worker in server.children() if _has(worker, "multiprocessing")]
+    return (
+        workers if sys.platform == "linux" else [c for c in psutil.Process(process).children() if _has(c, "spawn_main")]
+    )
+
+
+def _has(process: psutil.Process, text: str) -> bool:
+    try:
+        return text in " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it has just ended
+        return False
+
+
+def _work(
+    writer: Connection,
+    output: Path | None,
+    environment: Mapping[str, str],
+    target: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.setsid()
+    file = writer.fileno() if output is None else os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    writer.close()
+    # As in a new interpreter: the output is buffered, what goes wrong is not.
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
+    os.environ.update(environment)
+    sys.exit(target(*arguments))
+
+
+def _command(arguments: list[str]) -> int:
+    from kdnas_env.cli import main
+
+    sys.argv = ["kdnas", *arguments]
+    return main(arguments)
