@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.pipeline.study import PICTURE, StudyOptions, study
-from kdnas_env.studies.findings import CHOSEN, PROXIES, TARGETS, Findings
+from kdnas_env.studies.findings import CHOSEN, Findings, interval
 from kdnas_env.support.progress import TaskProgress
-from kdnas_env.support.statistics import Correlation
 
 
 def run_study(options: StudyOptions) -> int:
@@ -15,38 +14,33 @@ def run_study(options: StudyOptions) -> int:
     with TaskProgress(console) as progress:
         run = study(options, progress=progress)
     if run.findings.students:
-        print_findings(console, run.findings, run.options.task)
+        print_findings(console, run.findings)
         console.say(f"picture: {run.path / PICTURE}")
     return 0
 
 
-def print_findings(console: SafeConsole, findings: Findings, task: str) -> None:
+def print_findings(console: SafeConsole, findings: Findings) -> None:
     """Print how well the proxies rank the students."""
-    numbers = ("tau", "rho", "tau at equal latency", *(f"regret, best of {k}" for k in CHOSEN))
+    numbers = ("tau", "at equal latency", "at equal size", *(f"regret, best of {k}" for k in CHOSEN))
     table = grid(
-        "proxy and target",
-        *numbers,
-        title=f"What ranks {len(findings.students)} students as a long distillation and {task} do",
+        "proxy and target", *numbers, title=f"What ranks {len(findings.students)} students as their worth does"
     )
+    titles = {quantity.name: quantity.title for quantity in (*findings.proxies, *findings.targets)}
     for agreement in findings.agreements:
-        equal = agreement.tau_at_equal_latency
         table.add_row(
-            f"{PROXIES[agreement.proxy]}, {TARGETS[agreement.target]}",
-            _interval(agreement.tau),
-            _interval(agreement.rho),
-            "" if equal is None else f"{equal:.2f}",
+            f"{titles[agreement.proxy]} -> {titles[agreement.target]}",
+            interval(agreement.tau),
+            interval(agreement.at_equal_latency),
+            interval(agreement.at_equal_size),
             *(f"{agreement.regrets[k]:.4f}" for k in CHOSEN),
-            end_section=agreement.target == list(TARGETS)[-1],
+            end_section=agreement.target == findings.targets[-1].name,
         )
     console.print(table)
-    names = {**PROXIES, **TARGETS}
     for name, ceiling in findings.ceilings.items():
         deviation = findings.noise.get(name)
         spread = "" if deviation is None else f", standard deviation {deviation:.4f}"
-        console.say(f"between seeds, {names[name]}: tau {_interval(ceiling)}{spread}")
+        console.say(f"between seeds, {titles[name]}: tau {interval(ceiling)}{spread}")
+    for name, seconds in findings.seconds.items():
+        console.say(f"seconds, {titles[name]}: {seconds:.2f}")
     if findings.failed:
         console.say(f"{findings.failed} judgements failed; the files in judgements say why", "bad")
-
-
-def _interval(tau: Correlation | None) -> str:
-    return "unknown" if tau is None else f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]"

@@ -144,6 +144,8 @@ class Constraints:
             heldout_loss=(),
             train_unexplained=(),
             heldout_unexplained=(),
+            task_divergence=None,
+            task_unexplained=None,
             epoch_seconds=(),
             wall_seconds=evaluation.wall_seconds if evaluation.status is Status.INFEASIBLE else 0.0,
             error=self.describe(evaluation),

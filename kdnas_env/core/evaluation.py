@@ -113,7 +113,11 @@ class Evaluation:
         train_loss: Raw distillation loss on training tokens, per epoch.
         heldout_loss: Raw distillation loss on held-out tokens in eval mode, per epoch.
         train_unexplained: The same divided by the variance of the teacher's states (1 - R^2), training.
-        heldout_unexplained: The same, held-out. Its last entry is the reported quality.
+        heldout_unexplained: The same, held-out. One minus its last entry is the quality ``imitation``.
+        task_divergence: Mean divergence from the soft labels of the task's teacher on held-out text after a task stage
+            (mean squared error where the task asks for a number); None if it was not measured.
+        task_unexplained: The same divided by that of a student that answers with the mean soft label. One minus it is
+            the quality ``task``.
         epoch_seconds: Wall seconds of each epoch, evaluation included.
         wall_seconds: Wall seconds of the whole evaluation, latency probe included.
         latency: The latency probe, or None if it did not run.
@@ -132,6 +136,8 @@ class Evaluation:
     heldout_loss: tuple[float, ...] = ()
     train_unexplained: tuple[float, ...] = ()
     heldout_unexplained: tuple[float, ...] = ()
+    task_divergence: float | None = None
+    task_unexplained: float | None = None
     epoch_seconds: tuple[float, ...] = ()
     wall_seconds: float = 0.0
     latency: Latency | None = None
@@ -148,6 +154,10 @@ class Evaluation:
             if not all(map(math.isfinite, values)):
                 raise KDNASError(f"{name} holds a value that is not finite: {values}; cut the curve and set status")
             object.__setattr__(self, name, values)
+        for name in ("task_divergence", "task_unexplained"):
+            value = getattr(self, name)
+            if value is not None and not math.isfinite(value):
+                raise KDNASError(f"{name} is {value}; expected a finite number, or None where it was not measured")
 
     @property
     def ok(self) -> bool:

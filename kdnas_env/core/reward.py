@@ -11,6 +11,10 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.untrusted import is_number, shown
 
+IMITATION, TASK = "imitation", "task"
+QUALITIES = (IMITATION, TASK)
+"""What a student is rewarded for: how well it imitates the teacher's states, or how well it does its task."""
+
 _LARGEST_POWER = 30
 
 
@@ -21,7 +25,7 @@ class RewardComponents:
     Attributes:
         reward: The scalar.
         quality: ``1 - loss``; 1 is a perfect imitation, 0 predicts the teacher's mean.
-        loss: Held-out unexplained variance (or the loss the reward was told to use).
+        loss: Held-out unexplained variance (or the loss that the reward goes by).
         latency_ratio: Student over teacher latency, clipped.
         latency_factor: ``(latency_ratio / beta) ** alpha``.
         speedup: Teacher over student latency, unclipped.
@@ -58,8 +62,11 @@ class KDReward:
         floor: Least reward.
         penalty: Reward of a failed or invalid evaluation, in [floor, upper_bound]; None: the floor. Far below all other
             rewards, as the floor is, it mostly teaches a learner without masks which students there are.
-        loss: Which loss counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
+        loss: Which loss of the imitation counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
             ``train_raw`` (last-epoch training loss, as the original text has it).
+        quality: ``imitation`` of the teacher's hidden states, or ``task``: the loss is the share of the soft labels of
+            the task's teacher that a short task stage leaves unexplained, and only students whose evaluation had a
+            task can be rewarded.
     """
 
     alpha: float = -0.06
@@ -67,6 +74,7 @@ class KDReward:
     floor: float = -1.0
     loss: str = "heldout"
     penalty: float | None = None
+    quality: str = IMITATION
 
     MIN_RATIO = 1e-3
     MAX_RATIO = 1e3
@@ -86,6 +94,9 @@ class KDReward:
         if self.floor >= 0:
             raise KDNASError(f"floor is {self.floor}; expected a negative number, the reward of a failure")
         check_choice("loss", self.loss, sorted(self._CURVES))
+        check_choice("quality", self.quality, QUALITIES)
+        if self.quality == TASK and self.loss != "heldout":
+            raise KDNASError(f"loss is {self.loss}, which has no effect with quality {TASK}; leave it out")
         if -self.alpha * math.log10(self.beta / self.MIN_RATIO) > _LARGEST_POWER:
             raise KDNASError(
                 f"alpha is {self.alpha} and beta {self.beta}, with which rewards go beyond 1e{_LARGEST_POWER}; bring "
@@ -101,7 +112,13 @@ class KDReward:
 
     @property
     def curve(self) -> str:
-        """Attribute of an evaluation whose last value is the loss."""
+        """Attribute of an evaluation whose last value is the loss.
+
+        Raises:
+            KDNASError: If the reward goes by the task, which tables do not hold.
+        """
+        if self.quality == TASK:
+            raise KDNASError(f"quality is {TASK}, which no table holds; take {IMITATION}, or evaluate live with a task")
         return self._CURVES[self.loss]
 
     @property
@@ -130,11 +147,14 @@ class KDReward:
         """Return the reward of an evaluation with its components.
 
         Failures, and evaluations without a loss or a latency, get the penalty.
+
+        Raises:
+            KDNASError: If the reward goes by the task, and the evaluation had none.
         """
-        curve = getattr(evaluation, self.curve)
-        if not evaluation.ok or not curve or evaluation.latency is None:
+        loss = self._loss(evaluation)
+        if loss is None or evaluation.latency is None:
             return RewardComponents(self.failure, 0.0, 1.0, 1.0, 1.0, 1.0)
-        loss, ratio = curve[-1], evaluation.latency.ratio
+        ratio = evaluation.latency.ratio
         return RewardComponents(
             reward=self.score(loss, ratio),
             quality=1.0 - loss,
@@ -143,6 +163,19 @@ class KDReward:
             latency_factor=self._latency_factor(ratio),
             speedup=evaluation.latency.speedup,
         )
+
+    def _loss(self, evaluation: Evaluation) -> float | None:
+        if not evaluation.ok:
+            return None
+        if self.quality == IMITATION:
+            curve: tuple[float, ...] = getattr(evaluation, self.curve)
+            return curve[-1] if curve else None
+        if evaluation.task_unexplained is None:
+            raise KDNASError(
+                f"the reward goes by quality {TASK!r}, which was not measured of {evaluation.config}; evaluate with a "
+                f"task (--task, or task=...), or take quality {IMITATION!r}"
+            )
+        return evaluation.task_unexplained
 
     def _latency_factor(self, ratio: float) -> float:
         clipped = min(max(ratio, self.MIN_RATIO), self.MAX_RATIO)

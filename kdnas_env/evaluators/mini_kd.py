@@ -8,10 +8,10 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import version
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,22 +22,22 @@ from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fi
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage
-from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.training.mini_kd import PRECISIONS, EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
-from kdnas_env.distillation.training.workload import Workload
-from kdnas_env.errors import CacheError, CorpusError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
+from kdnas_env.distillation.training.workload import open_workload
+from kdnas_env.errors import CacheError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import SILENT, Progress
 
+if TYPE_CHECKING:
+    from kdnas_env.tasks.divergence import Departure
+    from kdnas_env.tasks.stage import TaskStage
+
 FORMAT_VERSION = 2
 """Raised whenever equal settings would give other results than before."""
-
-_SMALLEST_CORPUS = 32
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,9 @@ class MiniKDSettings:
         limits: Limits of students, as fields of :class:`kdnas_env.core.constraints.Constraints`. Where there are some,
             the latency of a student is measured before it is distilled, and one that breaks a limit is not distilled.
             They are no part of the fingerprint, since they change no student that is distilled.
+        task: What students are for: the name of a task, or a mapping of fields of
+            :class:`kdnas_env.tasks.stage.SearchTask`. Students then take a short task stage after their distillation,
+            and their records have ``task_divergence`` and ``task_unexplained``. None for no task.
 
     Raises:
         KDNASError, LatencyError: If the recipe, the latency settings, the precision or the threads are malformed.
@@ -75,9 +78,14 @@ class MiniKDSettings:
     precision: str | None = None
     threads: int | None = None
     limits: Mapping[str, Any] | None = None
+    task: str | Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         Constraints.of(self.limits)
+        if self.task is not None:
+            from kdnas_env.tasks.stage import SearchTask
+
+            SearchTask.of(self.task)
         resolve_recipe(self.recipe)
         _latency_settings(self.latency)
         if self.precision not in (None, *PRECISIONS):
@@ -118,6 +126,7 @@ class MiniKDEvaluator:
         recipe: The recipe.
         text_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked.
         workload: Teacher, corpus and hidden states.
+        stage: The task stage that students take after their distillation; None without a task.
         probe: What measures latencies.
         precision: ``float32`` or ``bfloat16``.
         threads: Threads of PyTorch while teacher and students are run.
@@ -153,20 +162,22 @@ class MiniKDEvaluator:
             settings.teacher, device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         )
         device = teacher.device
-        progress.begin("preparing corpus")
-        text = read_text(settings, teacher.tokenizer)
-        self.text_fingerprint = text.fingerprint
-        corpus = as_taught(text, self.recipe, teacher.tokenizer)
-        progress.begin("preparing hidden states")
         with pinned_threads(self.threads):
-            cache = open_cache(
+            self.workload, self.text_fingerprint = open_workload(
                 teacher,
-                corpus,
-                settings.cache_dir,
-                dtype=settings.cache_dtype,
-                on_progress=progress.advance,
+                settings.corpus,
+                self.recipe,
+                cache_dir=settings.cache_dir,
+                cache_dtype=settings.cache_dtype,
+                progress=progress,
             )
-        self.workload = Workload(teacher, corpus, cache, corpus.train, corpus.heldout, device)
+        self.stage: TaskStage | None = None
+        if settings.task is not None:
+            from kdnas_env.tasks.stage import SearchTask, open_stage
+
+            with pinned_threads(self.threads):
+                task = SearchTask.of(settings.task)
+                self.stage = open_stage(self.workload, task, cache_dir=settings.cache_dir, progress=progress)
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
         self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
         self._limits = Constraints.of(settings.limits)
@@ -196,6 +207,8 @@ class MiniKDEvaluator:
             "precision": self.precision,
             "device": device,
         }
+        if self.stage is not None:
+            identity["task"] = self.stage.identity
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def warm_up(self) -> None:
@@ -243,6 +256,7 @@ class MiniKDEvaluator:
         began = time.perf_counter()
         results: list[EpochResult] = []
         model, latency, status, reason = None, None, Status.OK, ""
+        task: Departure | None = None
         projection: dict[str, Tensor] = {}
 
         def stop(result: EpochResult) -> bool:
@@ -269,6 +283,7 @@ class MiniKDEvaluator:
                     status, latency = Status.STOPPED, None
                 else:
                     model, projection = trained.export(), trained.objective.state_dict()
+                    task = self._on_task(model, config, fidelity)
                     latency = latency or self.probe.measure(model, config)
         except (CacheError, RunError, DependencyError):
             raise
@@ -276,6 +291,8 @@ class MiniKDEvaluator:
             status, reason = _status_of(error), one_line(error)
             latency, model, projection = None, None, {}
         record = self._record(config, fidelity, status, reason, results, latency, began)
+        if task is not None and status is Status.OK:
+            record = replace(record, task_divergence=task.divergence, task_unexplained=task.unexplained)
         return Distilled(self._limits.screened(record), model, projection)
 
     def _latency_untrained(self, config: StudentConfig) -> Latency:
@@ -283,6 +300,13 @@ class MiniKDEvaluator:
         teacher = self.workload.teacher
         model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
         return self.probe.measure(model, config)
+
+    def _on_task(self, model: Any, config: StudentConfig, fidelity: Fidelity) -> Departure | None:
+        """Return what a task stage makes of a distilled student, which does not change; None without a task."""
+        if self.stage is None:
+            return None
+        with self._training():
+            return self.stage.run(model, config, fidelity.seed, precision=self.precision)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
         """Return where the student of an evaluation comes from."""
@@ -385,33 +409,3 @@ def _latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:
         raise LatencyError(
             f"unknown latency setting in {dict(latency) if isinstance(latency, Mapping) else latency!r}: {error}"
         ) from error
-
-
-def read_text(settings: MiniKDSettings, tokenizer: Any) -> Corpus:
-    """Read and tokenise the corpus of an evaluator.
-
-    Args:
-        settings: The evaluator's.
-        tokenizer: The teacher's.
-
-    Raises:
-        CorpusError: If it cannot be read, or its options are malformed.
-    """
-    source, batch_size = settings.corpus, resolve_recipe(settings.recipe).batch_size
-    options: dict[str, Any] = {"source": source} if isinstance(source, str) else dict(source)
-    if "source" not in options:
-        raise CorpusError(f"the corpus {options!r} names no source; give a name, folder or file under 'source'")
-    options.setdefault("min_samples", max(batch_size, _SMALLEST_CORPUS))
-    try:
-        return load_corpus(options.pop("source"), tokenizer, **options)
-    except TypeError as error:
-        raise CorpusError(f"the corpus has an unknown option: {error}") from error
-
-
-def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
-    """Return a corpus as teacher and students see it: masked, if the recipe wants that."""
-    if not recipe.mask_probability:
-        return text
-    from kdnas_env.distillation.text.masking import corrupt_corpus
-
-    return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)

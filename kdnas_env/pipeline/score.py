@@ -17,7 +17,7 @@ from kdnas_env.pipeline.distill import Students, student_folders
 from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.searching.run_folder import RESULTS, RunFolder, new_run_path
+from kdnas_env.searching.run_folder import RESULTS, RunFolder, check_is_no_run, new_run_path
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress
@@ -259,6 +259,8 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
     for name in sources:
         check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
+    for model in (options.model, *options.models, *([] if options.teacher is None else [options.teacher])):
+        check_is_no_run(model)
     models = [load_model(name) for name in (options.model, *options.models)]
     teacher = None
     if not options.rows or TEACHER in options.rows:

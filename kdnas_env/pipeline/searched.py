@@ -16,9 +16,10 @@ from kdnas_env.distillation.student.folder import load_student, read_lineage, re
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
+from kdnas_env.distillation.training.workload import as_taught, read_text
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import RunError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, as_taught, read_text
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.search import SearchOptions, SearchRun
 from kdnas_env.searching.run_folder import RESULTS, STORE, STUDENT, read_run, recorded_options
@@ -107,9 +108,9 @@ def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict
     """
     found = {"teacher": teacher.fingerprint}
     if text and local_path(search.corpus.source) is not None:
-        settings = search.settings.mini_kd
-        corpus = as_taught(read_text(settings, teacher.tokenizer), resolve_recipe(settings.recipe), teacher.tokenizer)
-        found["corpus"] = corpus.fingerprint
+        recipe = resolve_recipe(search.recipe)
+        corpus = read_text(search.settings.mini_kd.corpus, recipe, teacher.tokenizer)
+        found["corpus"] = as_taught(corpus, recipe, teacher.tokenizer).fingerprint
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -20,39 +21,41 @@ from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
-from kdnas_env.support.places import local_path
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, task_spec
+from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TaskData, task_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from kdnas_env.studies.findings import Findings
     from kdnas_env.studies.proxy import ProxyStudy
+    from kdnas_env.studies.texts import StudyText
 
 
 @dataclass(frozen=True)
 class StudyTextOptions:
-    """What students are distilled on for long."""
+    """The text without labels that students are distilled and judged on; none of it is in a task."""
 
     source: str | None = None
     """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
-    max_samples: int | None = 12000
-    """Use at most so many samples, drawn at random."""
+    max_samples: int = 12000
+    """Texts to distil on, at most, drawn at random."""
+    judged: int = 5000
+    """Other texts, at most, on which students are compared with the teacher of a task."""
     max_length: int = 64
-    """Longest sample in tokens."""
-    pair_fraction: float = 0.0
-    """Share of the samples that are two texts in a row."""
+    """Longest text of the long distillation, in tokens."""
 
 
 @dataclass(frozen=True)
 class StudyOptions(TrainingOptions, RecordedOptions):
-    """Does the proxy mean anything? Compare what a search goes by with a long distillation and a task.
+    """Does the proxy mean anything? Compare what a search goes by with what students are worth on tasks.
 
-    A sample of students of all sizes is judged in every way. Run it again to go on where it stopped.
+    A sample of students of all sizes is evaluated as in the search, for either quality. Then each is distilled for long
+    and learns every task from the task's teacher, with whose outputs it is compared. Run it again to go on where it
+    stopped.
     """
 
     COMMAND: ClassVar[str] = "study"
@@ -60,28 +63,30 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     PATHS: ClassVar[tuple[str, ...]] = ("text.source", "data")
 
     what: Annotated[Literal["proxy"], tyro.conf.Positional]
-    """What to study: proxy, whether a short distillation ranks students as a long one and a task do."""
+    """What to study: proxy, whether a short evaluation ranks students as tasks do after a long distillation."""
     run: Annotated[str, tyro.conf.Positional]
     """Run folder of a kdnas search, whose space, effort and reward are studied."""
-    n: int = 40
+    students: int = 24
     """Students, drawn from all sizes."""
-    repeated: int = 8
-    """How many of them are distilled for long and scored a second time, with another seed, to tell the noise."""
-    mini_seeds: int = 2
-    """Seeds of the short distillation."""
+    repeated: int = 6
+    """How many of them are judged on tasks a second time, with another seed, to tell the noise."""
+    short_seeds: int = 2
+    """Seeds of the short evaluation."""
     least_speedup: float = 1.0
     """Leave out students with more than one over so many of the teacher's operations."""
     text: StudyTextOptions = field(default_factory=StudyTextOptions)
-    epochs: int = 2
-    """Passes over the text in a long distillation."""
+    epochs: int = 1
+    """Passes over the text in the long distillation."""
     batch_size: int = 32
-    """Samples per step."""
-    task: str = EMBEDDED_TASK
-    """Task that students are scored on: the embedded one, or one of GLUE."""
+    """Samples per step of the long distillation."""
+    tasks: tuple[str, ...] = (EMBEDDED_TASK,)
+    """Tasks that students learn: embedded ones, or of GLUE."""
+    task_epochs: int = 1
+    """Passes over the texts of a task and those without labels."""
+    teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Learning rates that are tried for the teacher of a task, as multiples of the default."""
     data: str | None = None
     """Folder that holds GLUE; by default the hub."""
-    finetune: bool = True
-    """Fine-tune students on the task; otherwise a linear probe is fitted on their frozen states."""
     seed: int = 0
     """Seed of the sample, and the first of the distillations."""
     workers: int = 1
@@ -90,17 +95,24 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     """Folder of the study; by default study-proxy in the run folder."""
 
     def __post_init__(self) -> None:
-        for name, least in (("n", 4), ("repeated", 0), ("mini_seeds", 1), ("epochs", 1), ("workers", 1)):
+        for name, least in (
+            *(("students", 4), ("repeated", 0), ("short_seeds", 1), ("epochs", 1), ("task_epochs", 1), ("workers", 1)),
+            *(("batch_size", 1), ("seed", 0)),
+        ):
             check_whole(name, getattr(self, name), at_least=least)
-        if self.repeated > self.n:
-            raise KDNASError(f"repeated is {self.repeated}; expected at most n, {self.n}")
+        for name in ("max_samples", "judged"):
+            check_whole(f"text.{name}", getattr(self.text, name), at_least=1)
+        if self.repeated > self.students:
+            raise KDNASError(f"repeated is {self.repeated}; expected at most students, {self.students}")
+        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
+            raise KDNASError(f"tasks is {list(self.tasks)}; expected one task or more, each once")
         check_number("least_speedup", self.least_speedup, above=0)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        if self.task != EMBEDDED_TASK:
+        if any(task not in EMBEDDED_TASKS for task in self.tasks):
             return {}
-        return {"data": f"on the task {EMBEDDED_TASK}, which comes with kdnas[demo]; name another --task"}
+        return {"data": f"on the tasks {', '.join(self.tasks)}, which come with kdnas[demo]; name another of --tasks"}
 
     @property
     def folder(self) -> Path:
@@ -116,7 +128,8 @@ _README = """# A run of `kdnas study proxy`
 |---|---|
 | `config.json` | every setting |
 | `run.json` | state of the run, versions, machine |
-| `judgements/` | every student, distilled shortly (`mini-kd`) or for long and scored (`full-kd`), by seed |
+| `training.jsonl`, `judging.jsonl` | texts without labels that students are distilled on, and judged on |
+| `judgements/` | every student after a short evaluation (`short`), or a long distillation and tasks (`long`) |
 | `results.json` | agreements, noise ceilings and regrets |
 | `proxy.png` | the same in a picture |
 
@@ -143,10 +156,10 @@ class StudyRun:
         return self.findings.rows()
 
     def plot(self) -> Figure:
-        """Draw the loss of the short distillation against that of the long one and the task score, a dot a student."""
+        """Draw either quality against the divergence from the teacher of the first task, a dot a student."""
         from kdnas_env.studies.findings import draw_findings
 
-        return draw_findings(self.findings, task=self.options.task)
+        return draw_findings(self.findings)
 
     def write(self) -> None:
         """Write ``results.json`` and the picture, if any student was judged in every way.
@@ -155,21 +168,21 @@ class StudyRun:
             RunError: If they cannot be written.
         """
         if self.findings.students:
-            write_json(self.path / RESULTS, {"task": self.options.task, **self.findings.to_dict()})
+            write_json(self.path / RESULTS, {"tasks": list(self.options.tasks), **self.findings.to_dict()})
             save_figure(self.plot(), self.path / PICTURE)
 
 
 def study(
     run: str | os.PathLike[str] | SearchRun | StudyOptions, *, progress: Progress = SILENT, **settings: Any
 ) -> StudyRun:
-    """Compare what a search goes by with a long distillation and a task. By the same call again a study goes on.
+    """Compare what a search goes by with what students are worth on tasks. By the same call again a study goes on.
 
     An unfinished study is concluded too: the order of the judgements is such that it tells something.
 
     Args:
         run: Run folder of the search whose space, effort and reward are studied; or all options.
         progress: Told what is done.
-        **settings: Options of :class:`StudyOptions` by name, such as ``n=20`` or ``text={"source": "x.txt"}``.
+        **settings: Options of :class:`StudyOptions` by name, such as ``students=20`` or ``text={"source": "x.txt"}``.
 
     Raises:
         KDNASError: For bad input.
@@ -179,23 +192,26 @@ def study(
     from kdnas_env.studies.findings import find
     from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, unjudged
     from kdnas_env.studies.sample import stratified_sample
+    from kdnas_env.studies.texts import write_texts
 
     first = run.path if isinstance(run, SearchRun) else run
     options = options_of(StudyOptions, {"what": "proxy", **settings}, run=first)
     search = recorded_options(options.run, SearchOptions)
-    task_metric(task_spec(options.task))
+    for task in options.tasks:
+        task_metric(task_spec(task))
     rng = np.random.default_rng(options.seed)
-    sample = stratified_sample(search.settings.search_space, options.n, rng, least_speedup=options.least_speedup)
-    wanted = judgements(sample, mini_seeds=options.mini_seeds, repeated=options.repeated, seed=options.seed)
+    sample = stratified_sample(search.settings.search_space, options.students, rng, least_speedup=options.least_speedup)
+    wanted = judgements(sample, short_seeds=options.short_seeds, repeated=options.repeated, seed=options.seed)
     proxy = _proxy(options, search)
-    now = None
+    now, tasks = None, []
     if unjudged(proxy, wanted):
-        now = _fingerprints(options, search, proxy)
+        tasks = [load_task(task, options.data) for task in options.tasks]
+        now = _fingerprints(search, tasks)
         check_as_searched(expanded(options.run), now)
     folder = RunFolder.enter(options.folder, options, _README)
 
     def concluded() -> StudyRun:
-        findings = find(read_judgements(proxy, wanted), search.settings.reward, options.seed)
+        findings = find(read_judgements(proxy, wanted), options.tasks, search.settings.reward, options.seed)
         made = StudyRun(folder.path, options, findings)
         made.write()
         return made
@@ -203,8 +219,10 @@ def study(
     with working(folder, command("study", options.what, options.run, *options.place_flags("run"))) as work:
         if now is not None:
             work.begin(now)
+            progress.begin("drawing texts")
+            write_texts(folder.path, _text(options, search), tasks)
         try:
-            progress.begin(f"judging {options.n} students: {len(wanted)} distillations")
+            progress.begin(f"judging {options.students} students: {len(wanted)} judgements")
             judge_all(proxy, wanted, workers=options.workers, on_progress=progress.advance)
         except BaseException as error:
             with noted(error):
@@ -214,30 +232,36 @@ def study(
         return concluded()
 
 
-def _fingerprints(options: StudyOptions, search: SearchOptions, proxy: ProxyStudy) -> dict[str, str]:
-    """Return what decides the judgements."""
+def _fingerprints(search: SearchOptions, tasks: Sequence[TaskData]) -> dict[str, str]:
+    """Return what decides the judgements beside the text, which is kept."""
     from kdnas_env.distillation.teacher.loading import load_teacher
-    from kdnas_env.distillation.text.corpus import load_corpus
     from kdnas_env.pipeline.searched import fingerprints
 
-    teacher = load_teacher(search.teacher)
-    text = {**proxy.text, "max_length": min(proxy.text["max_length"], teacher.tokenizer.model_max_length)}
-    source = text.pop("source")
-    made_of = fingerprints(search, teacher, text=True)
-    if local_path(source) is not None:
-        made_of["text"] = load_corpus(source, teacher.tokenizer, min_samples=1, **text).fingerprint
-    return {**made_of, "task": load_task(options.task, options.data).fingerprint}
+    made_of = fingerprints(search, load_teacher(search.teacher), text=True)
+    return {**made_of, **{f"task {task.name}": task.fingerprint for task in tasks}}
+
+
+def _text(options: StudyOptions, search: SearchOptions) -> StudyText:
+    from kdnas_env.pipeline.searched import searched_text
+    from kdnas_env.studies.texts import StudyText
+
+    text = options.text
+    source = searched_text(search) if text.source is None else {"source": text.source}
+    source = {**source, "text_columns": source.get("text_columns") or None}
+    return StudyText(source, samples=text.max_samples, judged=text.judged, seed=options.seed)
 
 
 def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
     import torch
 
     from kdnas_env.distillation.training.recipe import full_recipe
-    from kdnas_env.pipeline.searched import searched_text
     from kdnas_env.studies.proxy import ProxyStudy
+    from kdnas_env.tasks.distilling import TaskDistillationSettings
+    from kdnas_env.tasks.stage import SearchTask
+    from kdnas_env.tasks.teacher import TeacherSettings
 
-    text = options.text
-    source = searched_text(search) if text.source is None else {"source": text.source}
+    teacher = TeacherSettings(rates=options.teacher_rates)
+    finetuning = replace(teacher.finetuning, epochs=options.task_epochs, device=options.device)
     return ProxyStudy(
         mini=replace(
             search.settings.mini_kd,
@@ -246,18 +270,10 @@ def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
             threads=options.threads or torch.get_num_threads(),
         ),
         fidelity=Fidelity(search.epochs, search.data_fraction, options.seed),
-        text={
-            **source,
-            "text_columns": source.get("text_columns") or None,
-            "max_samples": text.max_samples,
-            "max_length": text.max_length,
-            "pair_fraction": text.pair_fraction,
-            "seed": options.seed,
-        },
+        tasks=tuple(SearchTask(task, data=options.data, teacher=teacher) for task in options.tasks),
+        max_length=options.text.max_length,
         recipe=full_recipe(search.recipe, options.batch_size),
         epochs=options.epochs,
-        task=options.task,
-        data=options.data,
-        finetune=options.finetune,
+        learning=TaskDistillationSettings(label_epochs=0, finetuning=finetuning),
         folder=str(options.folder),
     )

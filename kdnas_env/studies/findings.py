@@ -1,4 +1,4 @@
-"""What a study of the proxy found: agreements, noise ceilings, regrets, and a picture."""
+"""What a study of the proxy shows: agreements, noise ceilings, regrets, and a picture."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.reward import KDReward
+from kdnas_env.core.reward import TASK, KDReward
 from kdnas_env.studies.proxy import Judgement, Kind
-from kdnas_env.support.statistics import Correlation, Floats, correlate, correlation_within, kendall_tau, spearman_rho
+from kdnas_env.support.statistics import Correlation, Floats, correlate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,28 +20,34 @@ if TYPE_CHECKING:
 CHOSEN = (1, 3, 5)
 """How many students are chosen by a proxy where its regret is told."""
 
-PROXIES = {
-    "reward": "mini-KD reward",
-    "loss": "mini-KD loss",
-    "loss_at_0": "loss before any step",
-    "parameters": "parameter count",
-}
-TARGETS = {"full_loss": "full-KD loss", "score": "task score", "full_reward": "full-KD reward"}
+_PER_GROUP = 6
 
-_REPEATED: dict[str, Kind] = {"loss": "mini-kd", "reward": "mini-kd", "full_loss": "full-kd", "score": "full-kd"}
-"""Quantities that are measured with two seeds, and by which kind of judgement."""
+
+@dataclass(frozen=True)
+class Quantity:
+    """Something that students are ranked by; more is better.
+
+    Attributes:
+        name: Its name in files.
+        title: Its name where people read.
+        kind: The kind of judgement that it is read from.
+    """
+
+    name: str
+    title: str
+    kind: Kind
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a proxy ranks students as a target does.
+    """How well a proxy ranks students as a target does, by Kendall's tau-b.
 
     Attributes:
         proxy: Name of the proxy.
         target: Name of the target.
-        tau: Kendall's tau-b.
-        rho: Spearman's rho.
-        tau_at_equal_latency: Mean tau among students of similar latency; None where there are too few.
+        tau: Among all students; None where there are too few.
+        at_equal_latency: Among students of similar latency.
+        at_equal_size: Among students of a similar number of parameters.
         regrets: For each number of students chosen by the proxy, what the best of them lacks of the best of all, in
             units of the target.
     """
@@ -49,31 +55,37 @@ class Agreement:
     proxy: str
     target: str
     tau: Correlation | None
-    rho: Correlation | None
-    tau_at_equal_latency: float | None
+    at_equal_latency: Correlation | None
+    at_equal_size: Correlation | None
     regrets: Mapping[int, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """What a study found.
+    """What a study shows.
 
     Attributes:
         students: Students that were judged in every way.
+        proxies: What a search could go by.
+        targets: What counts.
         columns: Every quantity of every student, by name; more is better, float64 ``(students,)``.
         ratios: Latency of each, as a share of the teacher's.
         agreements: Proxies against targets.
         ceilings: Kendall's tau between two seeds of the same quantity, by name.
         noise: Standard deviation of a quantity between seeds of a student, by name.
+        seconds: Mean seconds of a short distillation, and of each task stage after it, by name.
         failed: Judgements that failed.
     """
 
     students: tuple[StudentConfig, ...]
+    proxies: tuple[Quantity, ...]
+    targets: tuple[Quantity, ...]
     columns: Mapping[str, Floats]
     ratios: Floats
     agreements: tuple[Agreement, ...]
     ceilings: Mapping[str, Correlation | None]
     noise: Mapping[str, float]
+    seconds: Mapping[str, float]
     failed: int
 
     def rows(self) -> list[dict[str, Any]]:
@@ -92,58 +104,133 @@ class Findings:
         return {
             "students": self.rows(),
             "agreements": [asdict(agreement) for agreement in self.agreements],
-            "ceilings": {name: None if found is None else asdict(found) for name, found in self.ceilings.items()},
+            "ceilings": {name: None if tau is None else asdict(tau) for name, tau in self.ceilings.items()},
             "noise": dict(self.noise),
+            "seconds": dict(self.seconds),
             "failed": self.failed,
         }
 
 
-def find(judged: Mapping[Judgement, Mapping[str, Any]], reward: KDReward, seed: int) -> Findings:
+def proxies_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
+    """Return what a search could go by: its reward, either quality, the closed forms, and the mere size."""
+    return (
+        Quantity("reward", "reward of the search", "short"),
+        Quantity("imitation", "quality imitation", "short"),
+        *(Quantity(f"task:{task}", f"quality task, {task}", "short") for task in tasks),
+        Quantity("start", "imitation before any step", "short"),
+        Quantity("parameters", "parameter count", "short"),
+    )
+
+
+def targets_of(tasks: Sequence[str]) -> tuple[Quantity, ...]:
+    """Return what counts: imitation after the long distillation, and what is learnt of every task."""
+    by_task = (
+        (
+            Quantity(f"divergence:{task}", f"divergence, {task}", "long"),
+            Quantity(f"agreement:{task}", f"agreement, {task}", "long"),
+            Quantity(f"score:{task}", f"test score, {task}", "long"),
+        )
+        for task in tasks
+    )
+    return (Quantity("long", "imitation, long", "long"), *(quantity for group in by_task for quantity in group))
+
+
+def find(judged: Mapping[Judgement, Mapping[str, Any]], tasks: Sequence[str], reward: KDReward, seed: int) -> Findings:
     """Compare what was judged.
 
     Args:
         judged: The judgements.
+        tasks: Names of the tasks.
         reward: Reward of the search.
         seed: The first seed, whose judgements are compared; others tell of noise.
     """
     good = {judgement: result for judgement, result in judged.items() if result["status"] == "ok"}
-    ratios = {
-        judgement.student: result["latency_ratio"]
+    short = {
+        judgement.student: result
         for judgement, result in good.items()
-        if judgement.kind == "mini-kd" and judgement.seed == seed
+        if judgement.kind == "short" and judgement.seed == seed
     }
-    students = tuple(student for student in ratios if Judgement("full-kd", student, seed) in good)
-    columns = _columns(good, students, ratios, reward, seed)
+    ratios = {student: float(result["latency_ratio"]) for student, result in short.items()}
+    proxies, targets = proxies_of(tasks), targets_of(tasks)
+
+    def values(quantity: Quantity, students: Sequence[StudentConfig], number: int) -> Floats:
+        results = [good[Judgement(quantity.kind, student, number)] for student in students]
+        # The latency of one probe, so that seeds differ in the quality alone.
+        pairs = zip(results, students, strict=True)
+        return np.array([_value(quantity, result, ratios[student], tasks, reward) for result, student in pairs])
+
+    students = tuple(student for student in ratios if Judgement("long", student, seed) in good)
+    columns = {quantity.name: values(quantity, students, seed) for quantity in (*proxies, *targets)}
     at = np.array([ratios[student] for student in students])
     rng = np.random.default_rng(seed)
+    similar = groups_of_similar(at), groups_of_similar(columns["parameters"])
     agreements = tuple(
         Agreement(
-            proxy,
-            target,
-            correlate(kendall_tau, columns[proxy], columns[target], rng),
-            correlate(spearman_rho, columns[proxy], columns[target], rng),
-            correlation_within(kendall_tau, columns[proxy], columns[target], latency_groups(at)) if students else None,
-            {k: regret(columns[proxy], columns[target], k) for k in CHOSEN if students},
+            proxy.name,
+            target.name,
+            tau=correlate(columns[proxy.name], columns[target.name], rng),
+            at_equal_latency=correlate(columns[proxy.name], columns[target.name], rng, similar[0]),
+            at_equal_size=correlate(columns[proxy.name], columns[target.name], rng, similar[1]),
+            regrets={k: regret(columns[proxy.name], columns[target.name], k) for k in CHOSEN if students},
         )
-        for proxy in PROXIES
-        for target in TARGETS
+        for proxy in proxies
+        for target in targets
     )
     ceilings: dict[str, Correlation | None] = {}
     noise: dict[str, float] = {}
-    for name, kind in _REPEATED.items():
-        both = [s for s in ratios if all(Judgement(kind, s, number) in good for number in (seed, seed + 1))]
-        first, second = (_quantity(good, both, ratios, reward, number, name) for number in (seed, seed + 1))
-        ceilings[name] = correlate(kendall_tau, first, second, rng)
+    for quantity in (*proxies, *targets):
+        if quantity.name == "parameters":
+            continue
+        numbers = (seed, seed + 1)
+        both = [s for s in ratios if all(Judgement(quantity.kind, s, n) in good for n in numbers)]
+        first, second = (values(quantity, both, number) for number in numbers)
+        ceilings[quantity.name] = correlate(first, second, rng)
         if both:
-            noise[name] = float(np.sqrt(np.mean((first - second) ** 2) / 2))
-    return Findings(students, columns, at, agreements, ceilings, noise, len(judged) - len(good))
+            noise[quantity.name] = float(np.sqrt(np.mean((first - second) ** 2) / 2))
+    return Findings(
+        students,
+        proxies,
+        targets,
+        columns,
+        at,
+        agreements,
+        ceilings,
+        noise,
+        _seconds(list(short.values()), tasks),
+        len(judged) - len(good),
+    )
 
 
-def latency_groups(ratios: Floats, students_per_group: int = 8) -> npt.NDArray[np.int64]:
-    """Return the group of each student among those of similar latency, int64: equally large, fastest first."""
-    order = np.argsort(np.argsort(ratios, kind="stable"), kind="stable")
-    groups = max(1, len(ratios) // students_per_group)
-    labels: npt.NDArray[np.int64] = (order * groups // len(ratios)).astype(np.int64)
+def _value(
+    quantity: Quantity, result: Mapping[str, Any], ratio: float, tasks: Sequence[str], reward: KDReward
+) -> float:
+    """Return a quantity of a student; more is better."""
+    name, _, task = quantity.name.partition(":")
+    losses = result["unexplained"]
+    if name == "reward":
+        by_task = reward.quality == TASK
+        return reward.score(result["tasks"][tasks[0]]["unexplained"] if by_task else losses[-1], ratio)
+    if name == "parameters":
+        return float(result["parameters"])
+    if name in ("agreement", "score"):
+        return float(result["tasks"][task][name])
+    if name in ("task", "divergence"):
+        return -float(result["tasks"][task]["unexplained"])
+    return -float({"imitation": losses[-1], "start": losses[0], "long": min(losses)}[name])
+
+
+def _seconds(short: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> dict[str, float]:
+    if not short:
+        return {}
+    stages = {f"task:{task}": float(np.mean([result["tasks"][task]["seconds"] for result in short])) for task in tasks}
+    return {"imitation": float(np.mean([result["seconds"] for result in short])), **stages}
+
+
+def groups_of_similar(values: Floats, students_per_group: int = _PER_GROUP) -> npt.NDArray[np.int64]:
+    """Return the group of each student among those of similar value, int64: equally large, least value first."""
+    order = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    groups = max(1, len(values) // students_per_group)
+    labels: npt.NDArray[np.int64] = (order * groups // max(1, len(values))).astype(np.int64)
     return labels
 
 
@@ -159,63 +246,23 @@ def regret(proxy: Floats, truth: Floats, k: int) -> float:
     return float(truth.max() - truth[chosen].max())
 
 
-def _columns(
-    good: Mapping[Judgement, Mapping[str, Any]],
-    students: Sequence[StudentConfig],
-    ratios: Mapping[StudentConfig, float],
-    reward: KDReward,
-    seed: int,
-) -> dict[str, Floats]:
-    return {name: _quantity(good, students, ratios, reward, seed, name) for name in (*PROXIES, *TARGETS)}
-
-
-def _quantity(
-    good: Mapping[Judgement, Mapping[str, Any]],
-    students: Sequence[StudentConfig],
-    ratios: Mapping[StudentConfig, float],
-    reward: KDReward,
-    seed: int,
-    name: str,
-) -> Floats:
-    """Return a quantity of students, float64 ``(students,)``: more is better."""
-
-    def value(student: StudentConfig) -> float:
-        if name in TARGETS:
-            full = good[Judgement("full-kd", student, seed)]
-            if name == "score":
-                return float(full["score"])
-            loss = min(full["unexplained"])
-            return -loss if name == "full_loss" else reward.score(loss, ratios[student])
-        mini = good[Judgement("mini-kd", student, seed)]
-        losses = mini["unexplained"]
-        if name == "reward":
-            # The latency of one probe, so that seeds differ in the loss alone.
-            return reward.score(losses[-1], ratios[student])
-        return float({"loss": -losses[-1], "loss_at_0": -losses[0], "parameters": mini["parameters"]}[name])
-
-    return np.array([value(student) for student in students], dtype=np.float64)
-
-
-def draw_findings(findings: Findings, *, task: str) -> Figure:
-    """Draw the loss of the short distillation against that of the long one and the task score, a dot a student."""
+def draw_findings(findings: Findings) -> Figure:
+    """Draw either quality against the divergence from the teacher of the first task, a dot a student."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     panels = figure.subplots(1, 2)
     speed = 1 / findings.ratios
-    for axes, target, label, sign in zip(
-        panels, ("full_loss", "score"), ("full-KD loss", f"{task} score"), (-1, 1), strict=True
-    ):
+    target = findings.targets[1]
+    for axes, proxy in zip(panels, findings.proxies[1:3], strict=True):
         dots = axes.scatter(
-            -findings.columns["loss"], sign * findings.columns[target], c=np.log2(speed), cmap="viridis", s=28
+            -findings.columns[proxy.name], -findings.columns[target.name], c=np.log2(speed), cmap="viridis", s=28
         )
-        agreement = next(other for other in findings.agreements if other.proxy == "loss" and other.target == target)
-        tau = (
-            ""
-            if agreement.tau is None
-            else f"Kendall's tau {agreement.tau.value:.2f} [{agreement.tau.low:.2f}, {agreement.tau.high:.2f}]"
+        agreement = next(
+            other for other in findings.agreements if (other.proxy, other.target) == (proxy.name, target.name)
         )
-        axes.set(xlabel="mini-KD loss (unexplained variance)", ylabel=label, title=tau)
+        tau = "" if agreement.tau is None else f"Kendall's tau {interval(agreement.tau)}"
+        axes.set(xlabel=f"1 - {proxy.title}", ylabel=f"{target.title} (unexplained)", title=tau)
         axes.spines[["top", "right"]].set_visible(False)
     bar = figure.colorbar(dots, ax=panels, label="speed-up")
     # Powers of two within the bar: a tick outside would stretch it beyond its colours.
@@ -224,3 +271,8 @@ def draw_findings(findings: Findings, *, task: str) -> Figure:
         ticks = np.log2([speed.min(), speed.max()])
     bar.set_ticks(ticks.tolist(), labels=[f"{2**tick:.3g}x" for tick in ticks])
     return figure
+
+
+def interval(tau: Correlation | None) -> str:
+    """Return a correlation with its interval, as people read it."""
+    return "unknown" if tau is None else f"{tau.value:.2f} [{tau.low:.2f}, {tau.high:.2f}]"

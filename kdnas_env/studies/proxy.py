@@ -1,13 +1,14 @@
-"""Does a short distillation tell which student is best after a long one, and on a task?
+"""Does a short evaluation tell which student is best at a task, once it has been distilled for long?
 
-A sample of students is distilled shortly (mini-KD, as a search does), then for long, then scored on a task. What the
-short distillation says is compared with the rest.
+A sample of students is evaluated shortly, as a search does. Then each is distilled for long, learns every task from the
+task's teacher, and is judged by what this teacher says of texts that nobody trained on, and by test labels.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -15,26 +16,34 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.evaluation import Fidelity, Status
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.child_processes import follow_parent, worker_context
-from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import OnProgress
-from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.finetuning import finetune
-from kdnas_env.tasks.probing import linear_probe
-from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
+from kdnas_env.tasks.divergence import departure
+from kdnas_env.tasks.finetuning import predict
+from kdnas_env.tasks.specs import Split, TaskData
+from kdnas_env.tasks.stage import SearchTask, TaskStage
+from kdnas_env.tasks.teacher import TaskTeacher
 
-Kind = Literal["mini-kd", "full-kd"]
+Kind = Literal["short", "long"]
+KINDS: tuple[Kind, Kind] = ("short", "long")
+"""How students are judged: after a short evaluation, or after a long distillation and every task."""
 
 
 @dataclass(frozen=True)
@@ -42,25 +51,23 @@ class ProxyStudy:
     """A study of the proxy: which students, and how each is judged; plain data.
 
     Attributes:
-        mini: What students are distilled from shortly, and how.
+        mini: What students are distilled from shortly, and how; its task does not count.
         fidelity: Effort of the short distillation.
-        text: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus` for the long one.
+        tasks: The tasks.
+        max_length: Longest text of the long distillation, in tokens.
         recipe: Recipe of the long distillation.
-        epochs: Passes of it over the text.
-        task: Task that students are scored on.
-        data: Folder of the task's data; None for the hub, or the embedded task.
-        finetune: Whether students are fine-tuned on the task; else a linear probe is fitted.
-        folder: Where every judgement is kept.
+        epochs: Passes of it over the text of the study.
+        learning: How students learn a task.
+        folder: Where the text and every judgement are kept.
     """
 
     mini: MiniKDSettings
     fidelity: Fidelity
-    text: Mapping[str, Any]
+    tasks: tuple[SearchTask, ...]
+    max_length: int
     recipe: Recipe
     epochs: int
-    task: str
-    data: str | None
-    finetune: bool
+    learning: TaskDistillationSettings
     folder: str
 
 
@@ -79,6 +86,23 @@ class Judgement:
 
 
 @dataclass(frozen=True, eq=False)
+class PreparedTask:
+    """A task with its teacher.
+
+    Attributes:
+        data: The task.
+        teacher: Its teacher.
+        stage: What students take after the short distillation.
+        soft_labels: The teacher's, of the texts that are judged on.
+    """
+
+    data: TaskData
+    teacher: TaskTeacher
+    stage: TaskStage
+    soft_labels: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Laboratory:
     """What all judgements share, loaded when it is needed.
 
@@ -91,14 +115,14 @@ class Laboratory:
     @cached_property
     def evaluator(self) -> MiniKDEvaluator:
         """What distils shortly."""
-        return MiniKDEvaluator(self.study.mini)
+        return MiniKDEvaluator(replace(self.study.mini, task=None))
 
     @cached_property
     def text(self) -> TrainingText:
         """What is distilled on for long."""
         return prepare_text(
             self.evaluator.workload.teacher,
-            self.study.text,
+            {"source": str(Path(self.study.folder) / TRAINING), "max_length": self.study.max_length},
             batch_size=self.study.recipe.batch_size,
             cache_dir=self.study.mini.cache_dir,
         )
@@ -110,13 +134,29 @@ class Laboratory:
         return embedding_basis(self.text.workload, self.study.recipe.embeddings) if made else None
 
     @cached_property
-    def task(self) -> TaskData:
-        """The task."""
-        return load_task(self.study.task, self.study.data)
+    def unlabelled(self) -> Texts:
+        """What tasks are learnt on beside their own text."""
+        return read_texts(Path(self.study.folder) / TRAINING)
+
+    @cached_property
+    def judged(self) -> Texts:
+        """What students are judged on."""
+        return read_texts(Path(self.study.folder) / JUDGING)
+
+    @cached_property
+    def tasks(self) -> list[PreparedTask]:
+        """The tasks."""
+        workload, cache_dir = self.evaluator.workload, self.study.mini.cache_dir
+        prepared = []
+        for task in self.study.tasks:
+            data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir)
+            stage = TaskStage(workload, data.spec, teacher, task.stage, cache_dir)
+            prepared.append(PreparedTask(data, teacher, stage, teacher.soft_labels(self.judged, cache_dir)))
+        return prepared
 
     def judge(self, judgement: Judgement) -> dict[str, Any]:
         """Judge a student; what goes wrong with it is part of the answer."""
-        judge = self._mini if judgement.kind == "mini-kd" else self._full
+        judge = self._short if judgement.kind == "short" else self._long
         try:
             with pinned_threads(self.evaluator.threads):
                 result = judge(judgement)
@@ -126,22 +166,38 @@ class Laboratory:
             result = {"status": "failed", "error": one_line(error)}
         return {**result, "student": judgement.student.to_dict(), "kind": judgement.kind, "seed": judgement.seed}
 
-    def _mini(self, judgement: Judgement) -> dict[str, Any]:
+    def _short(self, judgement: Judgement) -> dict[str, Any]:
         fidelity = replace(self.study.fidelity, seed=judgement.seed)
-        evaluation = self.evaluator.evaluate([judgement.student], fidelity)[0]
-        latency = evaluation.latency
-        return {
+        distilled = self.evaluator.distil(judgement.student, fidelity)
+        evaluation = distilled.evaluation
+        result = {
             "status": str(evaluation.status),
             "error": evaluation.error,
             "unexplained": list(evaluation.heldout_unexplained),
-            "latency_ratio": None if latency is None else latency.ratio,
+            "latency_ratio": None if evaluation.latency is None else evaluation.latency.ratio,
             "parameters": evaluation.parameters,
-            "seconds": evaluation.wall_seconds,
+            "seconds": sum(evaluation.epoch_seconds),
         }
+        if evaluation.status is not Status.OK:
+            return result
+        tasks = {}
+        for task in self.tasks:
+            began = time.perf_counter()
+            with training_lock():
+                after = task.stage.run(
+                    distilled.model, judgement.student, judgement.seed, precision=self.evaluator.precision
+                )
+            tasks[task.data.name] = {
+                "unexplained": after.unexplained,
+                "agreement": after.agreement,
+                "seconds": time.perf_counter() - began,
+            }
+        return {**result, "tasks": tasks}
 
-    def _full(self, judgement: Judgement) -> dict[str, Any]:
+    def _long(self, judgement: Judgement) -> dict[str, Any]:
         study, workload, seed = self.study, self.text.workload, judgement.seed
         precision = self.evaluator.precision
+        began = time.perf_counter()
         kd = MiniKD(
             workload, judgement.student, study.recipe, self.text.start(seed), basis=self.basis, precision=precision
         )
@@ -150,40 +206,55 @@ class Laboratory:
             kd,
             self.text.samples,
             FullKDSettings(epochs=study.epochs, evaluations=max(2, study.epochs), patience=None),
-            checkpoints,
+            checkpoints / "states",
             teacher_in_loop=self.text.teacher_in_loop,
         )
-        tokenizer = workload.teacher.tokenizer
-        if study.finetune:
-            score = finetune(result.model, tokenizer, self.task, seed=seed)
-        else:
-            score = linear_probe(result.model, tokenizer, self.task, seed)
-        shutil.rmtree(checkpoints)
-        return {
-            "status": str(score.status),
-            "error": score.error,
+        judged = {
+            "status": str(Status.OK),
             "unexplained": [point["unexplained"] for point in result.curve],
-            "score": score.score,
-            "seconds": result.curve[-1]["seconds"] + score.seconds,
+            "tasks": {task.data.name: self._learnt(result.model, task, seed, checkpoints) for task in self.tasks},
+            "seconds": time.perf_counter() - began,
         }
+        shutil.rmtree(checkpoints)
+        return judged
+
+    def _learnt(self, encoder: nn.Module, task: PreparedTask, seed: int, checkpoints: Path) -> dict[str, float]:
+        """Return how an encoder does a task once it has learnt it from the task's teacher."""
+        learning, tokenizer = self.study.learning, task.teacher.tokenizer
+        learnt = distil_task(
+            encoder,
+            tokenizer,
+            task.data,
+            task.teacher,
+            learning,
+            seed,
+            unlabelled=self.unlabelled,
+            checkpoints=checkpoints / task.data.name,
+            cache_dir=self.study.mini.cache_dir,
+        )
+        texts = Split(tuple(self.judged), np.zeros(len(self.judged[0])))
+        with training_lock():
+            outputs = predict(learnt.model, tokenizer, texts, learning.finetuning.max_length)
+        after = departure(task.data.spec.kind, torch.from_numpy(outputs), torch.from_numpy(task.soft_labels))
+        return {"unexplained": after.unexplained, "agreement": after.agreement, "score": learnt.score.score}
 
 
-def judgements(students: Sequence[StudentConfig], *, mini_seeds: int, repeated: int, seed: int) -> list[Judgement]:
+def judgements(students: Sequence[StudentConfig], *, short_seeds: int, repeated: int, seed: int) -> list[Judgement]:
     """Return what is to be judged, in an order in which an unfinished study is worth most.
 
     Args:
         students: The students, fewest operations first.
-        mini_seeds: Seeds of every short distillation.
-        repeated: Students whose long distillation and score are repeated with another seed, evenly spread.
+        short_seeds: Seeds of every short evaluation.
+        repeated: Students that are judged after the long distillation with another seed too, evenly spread.
         seed: The first seed.
     """
     chosen = {students[index] for index in np.linspace(0, len(students) - 1, repeated).round().astype(int)}
     # Students of all sizes early on: the first, the middle, the quarters, and so on.
     bits = len(f"{len(students) - 1:b}")
     order = sorted(range(len(students)), key=lambda index: int(f"{index:0{bits}b}"[::-1], 2))
-    first = [Judgement(kind, students[index], seed) for index in order for kind in ("mini-kd", "full-kd")]
-    again = [Judgement("full-kd", students[index], seed + 1) for index in order if students[index] in chosen]
-    others = [Judgement("mini-kd", students[index], seed + extra) for extra in range(1, mini_seeds) for index in order]
+    first = [Judgement(kind, students[index], seed) for index in order for kind in KINDS]
+    again = [Judgement("long", students[index], seed + 1) for index in order if students[index] in chosen]
+    others = [Judgement("short", students[index], seed + extra) for extra in range(1, short_seeds) for index in order]
     return [*first, *others, *again]
 
 

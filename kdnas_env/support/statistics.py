@@ -84,42 +84,37 @@ def resolved_tau(truth: Floats, predicted: Floats, resolution: float = 0.0) -> f
 
 
 def correlate(
-    statistic: Callable[[Floats, Floats], float], x: npt.ArrayLike, y: npt.ArrayLike, rng: np.random.Generator
+    x: npt.ArrayLike, y: npt.ArrayLike, rng: np.random.Generator, groups: npt.NDArray[np.int64] | None = None
 ) -> Correlation | None:
-    """Return a correlation with its percentile bootstrap interval (pairs are drawn with replacement).
+    """Return Kendall's tau-b with its percentile bootstrap interval (pairs are drawn with replacement).
 
     Args:
-        statistic: :func:`kendall_tau`, :func:`spearman_rho` or :func:`pearson`.
         x: Numbers ``(n,)``.
         y: Numbers ``(n,)``.
         rng: Source of the resamples.
+        groups: Group of each, ``(n,)``: only members of one group are compared with one another. None for one group.
 
     Returns:
-        The correlation, or None if there are fewer than four pairs or one sequence is constant.
+        The correlation, or None if there are fewer than four pairs, or it is not defined.
     """
     first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    value = statistic(first, second) if len(first) >= _LEAST else math.nan
-    if not np.isfinite(value):
+    count = len(first)
+    if count < _LEAST:
         return None
-    draws = rng.integers(0, len(first), (RESAMPLES, len(first)))
-    resampled = np.array([statistic(first[draw], second[draw]) for draw in draws])
-    low, high = np.nanquantile(resampled, (0.025, 0.975))
-    return Correlation(value, float(low), float(high), len(first))
-
-
-def correlation_within(
-    statistic: Callable[[Floats, Floats], float], x: Floats, y: Floats, groups: npt.NDArray[np.int64]
-) -> float | None:
-    """Return the mean of a correlation within groups, weighted by the number of pairs; None if it is never defined."""
-    values, weights = [], []
-    for group in np.unique(groups):
-        members = groups == group
-        size = int(members.sum())
-        value = statistic(x[members], y[members]) if size > 1 else math.nan
-        if np.isfinite(value):
-            values.append(value)
-            weights.append(size * (size - 1) / 2)
-    return float(np.average(values, weights=weights)) if values else None
+    signs = np.sign(first[:, None] - first), np.sign(second[:, None] - second)
+    together = np.ones((count, count)) if groups is None else (groups[:, None] == groups).astype(np.float64)
+    # Of a resample every sum over pairs is a quadratic form in how often each element was drawn.
+    forms = [together * signs[0] * signs[1], together * signs[0] ** 2, together * signs[1] ** 2]
+    draws = rng.integers(0, count, (RESAMPLES, count))
+    times = np.stack([np.bincount(draw, minlength=count) for draw in draws]).astype(np.float64)
+    weights = np.vstack([np.ones(count), times])
+    agree, untied, other = (((weights @ form) * weights).sum(1) for form in forms)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        taus = agree / np.sqrt(untied * other)
+    if not np.isfinite(taus[0]):
+        return None
+    low, high = np.nanquantile(taus[1:], (0.025, 0.975))
+    return Correlation(float(taus[0]), float(low), float(high), count)
 
 
 def top_threshold(values: Floats, share: float) -> float:

@@ -13,10 +13,12 @@ from torch import nn
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage
+from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.distillation.training.workload import Workload, open_workload
 from kdnas_env.support.random_state import preserved_rng
+from kdnas_env.tasks.encoding import resolve_device
 
 RANDOM, EMBEDDINGS, CLOSED_FORMS = "random", "embeddings", "closed-forms"
 
@@ -91,18 +93,11 @@ class Undistilled:
         return embedding_basis(self._workload, self._recipes[EMBEDDINGS].embeddings)
 
     @cached_property
-    def _workload(self) -> Any:
+    def _workload(self) -> Workload:
         lineage = self.lineage
-        evaluator = MiniKDEvaluator(
-            MiniKDSettings(
-                teacher=lineage.teacher,
-                corpus=lineage.corpus,
-                recipe=lineage.recipe,
-                latency="analytic",
-                cache_dir=self.cache_dir,
-                device=self.device,
-            )
-        )
-        lineage.check_teacher(evaluator.workload.teacher.fingerprint)
-        lineage.check_corpus(evaluator.text_fingerprint)
-        return evaluator.workload
+        teacher = load_teacher(lineage.teacher, device=str(resolve_device(self.device)))
+        recipe = resolve_recipe(lineage.recipe)
+        workload, text = open_workload(teacher, lineage.corpus, recipe, cache_dir=self.cache_dir)
+        lineage.check_teacher(teacher.fingerprint)
+        lineage.check_corpus(text)
+        return workload

@@ -14,7 +14,6 @@ from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.errors import DependencyError, KDNASError, TeacherError
-from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
 from kdnas_env.tasks.encoding import tokenizer_fingerprint
@@ -85,10 +84,9 @@ def load_model(name: str | os.PathLike[str]) -> Model:
 
     Raises:
         KDNASError: If it does not exist, or is not an encoder that kdnas knows.
-        RunError: If it is the folder of a run, or its lineage is malformed.
+        RunError: If its lineage is malformed.
     """
     name = os.fspath(name)
-    check_is_no_run(name)
     lineage = read_lineage(expanded(name))
     try:
         encoder = load_teacher(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from kdnas_env.core.evaluation import Status
 from kdnas_env.distillation.teacher.loading import Teacher, locate
+from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
-from kdnas_env.tasks.encoding import resolve_device, tokenizer_fingerprint
+from kdnas_env.tasks.encoding import Example, encode, outputs, resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
 from kdnas_env.tasks.heads import NativeHead, load_classifier
 from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
@@ -83,10 +84,7 @@ class TaskTeacher:
     def logits(self, texts: Sequence[Sequence[str]]) -> NDArray[np.float32]:
         """Return the logits ``(samples, classes)`` or numbers ``(samples,)`` for texts, one list a column."""
         split = Split(tuple(texts), np.zeros(len(texts[0])))
-        with training_lock():
-            logits = [predict(member, self.tokenizer, split, self.max_length) for member in self.members]
-        mean: NDArray[np.float32] = np.mean(logits, axis=0, dtype=np.float32)
-        return mean
+        return self._outputs(encode(self.tokenizer, split, self.max_length))
 
     def soft_labels(
         self, texts: Sequence[Sequence[str]], cache_dir: str | os.PathLike[str] | None = None
@@ -95,12 +93,45 @@ class TaskTeacher:
         digest = hashlib.sha256()
         for column in texts:
             digest.update(json.dumps(list(column)).encode())
-        key = key_of([FORMAT_VERSION, self.fingerprint, digest.hexdigest()])
-        kept, _ = kept_tensors(
-            f"soft-labels-{key[:32]}", lambda: ({"logits": torch.from_numpy(self.logits(texts))}, {}), cache_dir
+        return self._kept(digest.hexdigest(), lambda: self.logits(texts), cache_dir)
+
+    def corpus_soft_labels(
+        self, corpus: Corpus, samples: NDArray[np.int64], cache_dir: str | os.PathLike[str] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the logits or numbers for some samples of a corpus as it is tokenised; kept alike."""
+        digest = hashlib.sha256(f"{corpus.fingerprint} {samples.tolist()}".encode())
+        return self._kept(digest.hexdigest(), lambda: self._outputs(_examples(corpus, samples)), cache_dir)
+
+    def _outputs(self, examples: Sequence[Example]) -> NDArray[np.float32]:
+        device = next(self.members[0].parameters()).device
+        with training_lock():
+            by_member = [outputs(member, examples, self.tokenizer.pad_token_id, device) for member in self.members]
+        mean: NDArray[np.float32] = np.mean([values.numpy() for values in by_member], axis=0, dtype=np.float32)
+        if not np.isfinite(mean).all():
+            raise FloatingPointError("the outputs of the task's teacher are not finite")
+        return mean
+
+    def _kept(
+        self, content: str, make: Callable[[], NDArray[np.float32]], cache_dir: str | os.PathLike[str] | None
+    ) -> NDArray[np.float32]:
+        key = key_of([FORMAT_VERSION, self.fingerprint, content])
+        tensors, _ = kept_tensors(
+            f"soft-labels-{key[:32]}", lambda: ({"logits": torch.from_numpy(make())}, {}), cache_dir
         )
-        logits: NDArray[np.float32] = kept["logits"].numpy()
-        return logits
+        soft: NDArray[np.float32] = tensors["logits"].numpy()
+        return soft
+
+
+def _examples(corpus: Corpus, samples: NDArray[np.int64]) -> list[Example]:
+    """Return samples of a corpus as inputs of a model."""
+    examples = []
+    for sample in samples:
+        rows = slice(int(corpus.offsets[sample]), int(corpus.offsets[sample + 1]))
+        example = {"input_ids": corpus.input_ids[rows].tolist()}
+        if corpus.token_type_ids is not None:
+            example["token_type_ids"] = corpus.token_type_ids[rows].tolist()
+        examples.append({**example, "attention_mask": [1] * len(example["input_ids"])})
+    return examples
 
 
 def task_teacher(

@@ -20,6 +20,8 @@ from kdnas_env.cli import main
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.study import study as compare
 from kdnas_env.searching.run_folder import recorded_options
+from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
+from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.specs import TASKS
 
 Flags = Callable[..., list[str]]
@@ -45,13 +47,17 @@ def study_flags(run: Path, tiny_corpus_file: Path) -> Flags:
 
     def make(**changes: Any) -> list[str]:
         values = {
-            "n": 6,
-            "repeated": 2,
+            "students": 6,
+            "repeated": 4,
             "epochs": 1,
             "batch-size": 8,
             "text.source": tiny_corpus_file,
+            "text.max-samples": 100,
+            "text.judged": 60,
             "text.max-length": 40,
-            "task": "cola",
+            "tasks": "cola",
+            "task-epochs": 2,
+            "teacher-rates": 4,
             "data": data,
             "threads": 1,
             "cache-dir": run.parent / "cache",
@@ -59,7 +65,7 @@ def study_flags(run: Path, tiny_corpus_file: Path) -> Flags:
             **{name.replace("_", "-"): value for name, value in changes.items()},
         }
         flat = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
-        return ["study", "proxy", str(run), "--no-finetune", *flat]
+        return ["study", "proxy", str(run), *flat]
 
     return make
 
@@ -81,29 +87,44 @@ def study(study_flags: Flags, run: Path) -> tuple[Path, str]:
 
 def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple[Path, str]) -> None:
     folder, printed = study
-    for expected in ("mini-KD reward", "parameter count", "full-KD loss", "task score", "between seeds"):
+    for expected in ("quality imitation", "quality task, cola", "parameter count", "agreement, cola", "between seeds"):
         assert expected in printed
-    assert len(list((folder / "judgements").glob("*-mini-kd-*.json"))) == 12
-    assert len(list((folder / "judgements").glob("*-full-kd-*.json"))) == 8
+    assert len(list((folder / "judgements").glob("*-short-*.json"))) == 12
+    assert len(list((folder / "judgements").glob("*-long-*.json"))) == 10
     assert not list((folder / "judgements").glob("*.checkpoints"))
     assert (folder / "proxy.png").read_bytes().startswith(b"\x89PNG")
     results = json.loads((folder / "results.json").read_text())
     assert len(results["students"]) == 6
+    assert results["failed"] == 0
     agreements = {(row["proxy"], row["target"]): row for row in results["agreements"]}
     # Students that differ in width and depth are told apart by any of the two.
-    assert agreements["loss", "full_loss"]["tau"]["value"] > 0.5
-    assert agreements["loss", "full_loss"]["regrets"]["5"] <= agreements["loss", "full_loss"]["regrets"]["1"]
-    assert results["ceilings"]["loss"]["value"] > 0.5
-    assert 0 < results["noise"]["full_loss"] < 0.1
+    both = agreements["imitation", "long"]
+    assert both["tau"]["value"] > 0.5
+    assert both["at_equal_size"]["count"] == 6
+    assert both["regrets"]["5"] <= both["regrets"]["1"]
+    assert {target for _, target in agreements} == {"long", "divergence:cola", "agreement:cola", "score:cola"}
+    assert results["ceilings"]["imitation"]["value"] > 0.5
+    assert 0 < results["noise"]["long"] < 0.1
+    assert results["seconds"].keys() == {"imitation", "task:cola"}
+
+
+def test_no_text_is_both_trained_and_judged_on_or_in_a_task(study: tuple[Path, str], run: Path) -> None:
+    training, judging = (read_texts(study[0] / name)[0] for name in (TRAINING, JUDGING))
+    assert (len(training), len(judging)) == (100, 60)
+    data = load_task("cola", run.parent / "glue")
+    labelled = [text.strip().lower() for split in (data.train, *data.evaluation.values()) for text in split.texts[0]]
+    texts = [text.strip().lower() for text in (*training, *judging)]
+    assert len({*texts}) == 160
+    assert not {*texts} & {*labelled}
 
 
 def test_a_finished_study_is_told_again_from_python(study: tuple[Path, str], run: Path) -> None:
     before = (study[0] / "results.json").read_bytes()
     options = recorded_options(study[0], StudyOptions)
-    found = compare(replace(options, run=str(run), out=str(study[0])))
-    assert len(found.table()) == 6
-    assert {"hidden_size", "latency_ratio", "full_loss"} <= found.table()[0].keys()
-    assert found.plot().axes
+    again = compare(replace(options, run=str(run), out=str(study[0])))
+    assert len(again.table()) == 6
+    assert {"hidden_size", "latency_ratio", "task:cola", "divergence:cola"} <= again.table()[0].keys()
+    assert again.plot().axes
     assert (study[0] / "results.json").read_bytes() == before
 
 
@@ -135,15 +156,15 @@ def test_it_does_not_go_on_with_another_task_under_the_same_name(
         assert main(flags()) == 2
     finally:
         file.write_bytes(before)
-    assert "the task is not what it was" in " ".join(capsys.readouterr().err.split())
+    assert "the task cola is not what it was" in " ".join(capsys.readouterr().err.split())
     assert json.loads((folder / "run.json").read_text())["state"] == "finished"
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": "squad"}, "squad"),
-        ({"n": 30}, "30 students are wanted, but the space holds 18"),
+        ({"tasks": "squad"}, "squad"),
+        ({"students": 30}, "30 students are wanted, but the space holds 18"),
     ],
 )
 def test_bad_input(changes: dict[str, Any], message: str, flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,4 +173,4 @@ def test_bad_input(changes: dict[str, Any], message: str, flags: Flags, capsys: 
 
 
 def test_flags_out_of_range(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--n is 3; expected a whole number, at least 4" in complaint(flags(n=3), capsys)
+    assert "--students is 3; expected a whole number, at least 4" in complaint(flags(students=3), capsys)

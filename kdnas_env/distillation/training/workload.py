@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdnas_env.distillation.teacher.cache import HiddenStateCache, read_rows
+from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache, read_rows
 from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.distillation.text.corpus import Corpus, token_rows
+from kdnas_env.distillation.text.corpus import Corpus, load_corpus, token_rows
 from kdnas_env.distillation.training.packed import PackedBatch, pack_samples
+from kdnas_env.distillation.training.recipe import Recipe
+from kdnas_env.errors import CorpusError
+from kdnas_env.support.progress import SILENT, Progress
 
 _MEASURING_TOKENS = 2048
 _RESIDENT_SHARE = 0.25
+_SMALLEST_CORPUS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +94,11 @@ class Workload:
     def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
         """Yield the batches of a plan of sample ids; tokens are numbered by their place in ``vocabulary``."""
         for samples in plan:
-            packed = pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
-            yield TeachingBatch(packed, self.cache.token_rows(samples))
+            yield TeachingBatch(self.packed(samples), self.cache.token_rows(samples))
+
+    def packed(self, samples: NDArray[np.int64]) -> PackedBatch:
+        """Return samples as one batch; tokens are numbered by their place in ``vocabulary``."""
+        return pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
 
     def taught(self, layers: Sequence[int], batch: TeachingBatch) -> Tensor:
         """Return the teacher's states of a batch, like :meth:`states`."""
@@ -147,6 +155,70 @@ class Workload:
         places = np.full(self.teacher.architecture.vocab_size, -1, dtype=np.int64)
         places[self.vocabulary] = np.arange(len(self.vocabulary))
         return places
+
+
+def open_workload(
+    teacher: Teacher,
+    corpus: str | Mapping[str, Any],
+    recipe: Recipe,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    cache_dtype: str = "float16",
+    progress: Progress = SILENT,
+) -> tuple[Workload, str]:
+    """Read a corpus, and the teacher's states on what mini-KD needs of it.
+
+    Args:
+        teacher: The teacher.
+        corpus: See :func:`read_text`.
+        recipe: The recipe, which may mask tokens.
+        cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
+        cache_dtype: ``float16`` or ``float32``.
+        progress: Told of the preparations.
+
+    Returns:
+        The workload, and the SHA-256 (hex) of the tokenised corpus before any of it is masked.
+
+    Raises:
+        CorpusError, CacheError: If one of them cannot be had.
+    """
+    progress.begin("preparing corpus")
+    text = read_text(corpus, recipe, teacher.tokenizer)
+    taught = as_taught(text, recipe, teacher.tokenizer)
+    progress.begin("preparing hidden states")
+    cache = open_cache(teacher, taught, cache_dir, dtype=cache_dtype, on_progress=progress.advance)
+    return Workload(teacher, taught, cache, taught.train, taught.heldout, teacher.device), text.fingerprint
+
+
+def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -> Corpus:
+    """Read and tokenise the corpus of mini-KD.
+
+    Args:
+        corpus: Name, folder or file of the corpus, or a mapping of arguments of
+            :func:`kdnas_env.distillation.text.corpus.load_corpus`, with the first of them under ``source``.
+        recipe: The recipe, one batch of which the corpus has to fill.
+        tokenizer: The teacher's.
+
+    Raises:
+        CorpusError: If it cannot be read, or its options are malformed.
+    """
+    options: dict[str, Any] = {"source": corpus} if isinstance(corpus, str) else dict(corpus)
+    if "source" not in options:
+        raise CorpusError(f"the corpus {options!r} names no source; give a name, folder or file under 'source'")
+    options.setdefault("min_samples", max(recipe.batch_size, _SMALLEST_CORPUS))
+    try:
+        return load_corpus(options.pop("source"), tokenizer, **options)
+    except TypeError as error:
+        raise CorpusError(f"the corpus has an unknown option: {error}") from error
+
+
+def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
+    """Return a corpus as teacher and students see it: masked, if the recipe wants that."""
+    if not recipe.mask_probability:
+        return text
+    from kdnas_env.distillation.text.masking import corrupt_corpus
+
+    return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)
 
 
 def _side_by_side(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:

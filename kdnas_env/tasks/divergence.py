@@ -1,0 +1,88 @@
+"""How far a student's outputs on a task are from its teacher's: divergence, agreement, unexplained share."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION
+
+
+@dataclass(frozen=True)
+class Departure:
+    """How far outputs are from a teacher's.
+
+    Attributes:
+        divergence: Mean Kullback-Leibler divergence from the soft labels (nats; summed over the classes where there may
+            be several); of numbers the mean squared error.
+        reference: The same of a student that knows nothing: it answers with the mean soft label.
+        agreement: Share of the texts on which both decide alike; of numbers Pearson's correlation.
+    """
+
+    divergence: float
+    reference: float
+    agreement: float
+
+    @property
+    def unexplained(self) -> float:
+        """The divergence as a share of the reference."""
+        return self.divergence / self.reference
+
+
+def departure(kind: str, logits: Tensor, soft_labels: Tensor) -> Departure:
+    """Compare outputs with soft labels.
+
+    Args:
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`.
+        logits: The student's, ``(samples, classes)``, or numbers ``(samples,)``.
+        soft_labels: The teacher's, alike.
+
+    Raises:
+        FloatingPointError: If the outputs are not finite.
+    """
+    own, taught = logits.double(), soft_labels.double()
+    divergence = float(divergences(kind, own, taught).mean())
+    if not math.isfinite(divergence):
+        raise FloatingPointError("the outputs of the student on the task are not finite")
+    if kind == REGRESSION:
+        agreement = float(torch.corrcoef(torch.stack([own, taught]))[0, 1].nan_to_num())
+    elif kind == MULTI_LABEL:
+        agreement = float(((own > 0) == (taught > 0)).all(1).double().mean())
+    else:
+        agreement = float((own.argmax(1) == taught.argmax(1)).double().mean())
+    return Departure(divergence, float(divergences(kind, ignorant(kind, taught), taught).mean()), agreement)
+
+
+def divergences(kind: str, logits: Tensor, soft_labels: Tensor) -> Tensor:
+    """Return the divergence of each sample from its soft label, ``(samples,)``, differentiable; for numbers its square.
+
+    Args:
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`.
+        logits: Logits ``(samples, classes)``, or numbers ``(samples,)``.
+        soft_labels: Alike.
+    """
+    if kind == REGRESSION:
+        return (logits - soft_labels).square()
+    if kind == MULTI_LABEL:
+        probabilities = soft_labels.sigmoid()
+        cross_entropy, entropy = (
+            functional.binary_cross_entropy_with_logits(values, probabilities, reduction="none")
+            for values in (logits, soft_labels)
+        )
+        return (cross_entropy - entropy).sum(1)
+    return functional.kl_div(
+        logits.log_softmax(-1), soft_labels.log_softmax(-1), reduction="none", log_target=True
+    ).sum(1)
+
+
+def ignorant(kind: str, soft_labels: Tensor) -> Tensor:
+    """Return the outputs of a student that answers with the mean soft label, alike."""
+    if kind == REGRESSION:
+        return soft_labels.mean().expand_as(soft_labels)
+    probabilities = soft_labels.sigmoid() if kind == MULTI_LABEL else soft_labels.softmax(-1)
+    mean = probabilities.mean(0)
+    return (mean.logit() if kind == MULTI_LABEL else mean.log()).expand_as(soft_labels)

@@ -1,0 +1,315 @@
+"""A short task stage: what a student of a task's teacher is worth on the task, in about the time of its mini-KD."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from kdnas_env.core.architecture import StudentConfig, student_position_offset
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.corpus import Corpus
+from kdnas_env.distillation.training.mini_kd import schedule
+from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
+from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.settings import Settings
+from kdnas_env.support.untrusted import restore, shown
+from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.divergence import Departure, departure, divergences
+from kdnas_env.tasks.finetuning import default_learning_rate
+from kdnas_env.tasks.own import OwnTask
+from kdnas_env.tasks.specs import CLASSIFICATION, REGRESSION, TaskData, TaskSpec
+from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+
+_ORDER, _DRAW = 11, 12
+_LEAST_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class StageSettings(Settings):
+    """How long a task stage is, and how it is trained.
+
+    Attributes:
+        samples: Texts to train on, at most.
+        heldout: Texts to judge on, at most; of a small corpus at most as many as are left to train on.
+        epochs: Passes over the texts; 0 for the closed form alone.
+        batch_size: Texts per step.
+        learning_rate: Peak learning rate of AdamW; None for
+            :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
+        warmup_fraction: Share of the steps over which it rises.
+        ridge: Penalty of the closed form, as a share of the mean variance of the pooled states.
+
+    Raises:
+        KDNASError: If a value is out of range.
+    """
+
+    samples: int = 2500
+    heldout: int = 1500
+    epochs: int = 1
+    batch_size: int = 32
+    learning_rate: float | None = None
+    warmup_fraction: float = 0.1
+    ridge: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("samples", "heldout", at_least=_LEAST_SAMPLES)
+        self.check_numbers("epochs", at_least=0)
+        self.check_numbers("batch_size", at_least=1)
+        self.check_numbers("learning_rate", above=0)
+        self.check_numbers("warmup_fraction", at_least=0, below=1)
+        self.check_numbers("ridge", at_least=0)
+
+
+@dataclass(frozen=True)
+class SearchTask(Settings):
+    """The task of a search, as plain data.
+
+    Attributes:
+        name: Name of a task, or a file, folder or dataset of one's own, as :func:`kdnas_env.tasks.data.load_task` takes
+            it.
+        data: Folder of GLUE.
+        own: How a task of one's own is laid out.
+        teacher: How the teacher is fine-tuned on it.
+        stage: The stage that students take.
+    """
+
+    name: str
+    data: str | None = None
+    own: OwnTask = field(default_factory=OwnTask)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    stage: StageSettings = field(default_factory=StageSettings)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_task(self.name)
+
+    @classmethod
+    def of(cls, task: str | Mapping[str, Any]) -> SearchTask:
+        """Return the task from its name, or from a mapping of fields.
+
+        Raises:
+            KDNASError: If it is malformed, or there is no such task.
+        """
+        try:
+            return restore(cls, {"name": task} if isinstance(task, str) else task)
+        except KDNASError:
+            raise
+        except ValueError as error:
+            raise KDNASError(f"task {shown(task)} is malformed: {error}") from error
+
+    def prepared(
+        self, teacher: Teacher, *, cache_dir: str | os.PathLike[str] | None = None, progress: Progress = SILENT
+    ) -> tuple[TaskData, TaskTeacher]:
+        """Return the data of the task, and its teacher, fine-tuned once and kept.
+
+        Args:
+            teacher: The teacher of the search.
+            cache_dir: Where the task's teacher is kept; None for the user's cache folder.
+            progress: Told of the preparations.
+
+        Raises:
+            CorpusError: If the task cannot be read.
+            KDNASError, FloatingPointError, DependencyError: See :func:`kdnas_env.tasks.teacher.task_teacher`.
+        """
+        progress.begin(f"preparing task {self.name}")
+        data = load_task(self.name, self.data, self.own)
+        settings = replace(self.teacher, finetuning=replace(self.teacher.finetuning, device=teacher.device.type))
+        return data, task_teacher(teacher, data, settings, cache_dir=cache_dir, progress=progress)
+
+
+class TaskStage:
+    """The short task stage that all students of a search take.
+
+    A student is given a head over its mean-pooled states, solved by ridge regression towards the outputs of the task's
+    teacher, and is trained towards the teacher's soft labels, its embeddings apart. All students see the same texts in
+    the same order.
+
+    Args:
+        workload: Teacher and corpus of the search. What mini-KD holds out is judged on, what it trains on is trained
+            on; further texts of the corpus fill both up.
+        spec: What the task is.
+        teacher: The task's teacher, with the tokenizer of the corpus.
+        settings: How long, and how.
+        cache_dir: Where soft labels are kept.
+
+    Attributes:
+        identity: What decides its results beside the workload, as plain data.
+
+    Raises:
+        KDNASError: If the corpus holds pairs and the task does not, or the other way round; or the teacher answers all
+            texts alike.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        spec: TaskSpec,
+        teacher: TaskTeacher,
+        settings: StageSettings,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> None:
+        _check_columns(workload.corpus, spec)
+        train, heldout = stage_samples(workload.corpus, settings)
+        self._texts = replace(workload, train=train, heldout=heldout)
+        self._kind, self._settings = spec.kind, settings
+        self.identity = {"teacher": teacher.fingerprint, "kind": spec.kind, "stage": asdict(settings)}
+        every = np.concatenate([train, heldout])
+        soft = teacher.corpus_soft_labels(workload.corpus, every, cache_dir)
+        self._soft = torch.from_numpy(soft.copy()).to(workload.device)
+        self._places = np.full(len(workload.corpus), -1, dtype=np.int64)
+        self._places[every] = np.arange(len(every))
+        self._scale, self._centre = 1.0, 0.0
+        if self._kind == REGRESSION:
+            self._centre, self._scale = float(soft.mean()), float(soft.std()) or 1.0
+        judged = self._labels(heldout)
+        if departure(self._kind, judged, judged).reference <= 0:
+            raise KDNASError(f"the teacher of {spec.name!r} answers all texts of the corpus alike; give other text")
+
+    @cached_property
+    def samples(self) -> tuple[int, int]:
+        """How many texts are trained on, and judged on."""
+        return len(self._texts.train), len(self._texts.heldout)
+
+    def run(self, model: Any, config: StudentConfig, seed: int, *, precision: str = "float32") -> Departure:
+        """Return how far a student is from the task's teacher after the stage.
+
+        Args:
+            model: The student as an encoder of transformers; it does not change.
+            config: Its architecture.
+            seed: Seed of the order of the texts.
+            precision: ``float32`` or ``bfloat16``.
+
+        Raises:
+            FloatingPointError: If a loss is not finite.
+            torch.OutOfMemoryError: If the device's memory is too small.
+        """
+        texts, settings = self._texts, self._settings
+        encoder = PackedEncoder(
+            copy.deepcopy(model).to(texts.device).requires_grad_(True),
+            position_offset=student_position_offset(config, texts.teacher.architecture),
+            vocabulary=texts.vocabulary,
+        )
+        student = _Student(encoder, precision)
+        head = self._solved_head(student)
+        if settings.epochs:
+            self._train(student, head, config.hidden_size, seed)
+        plan = measuring_batches(texts.corpus, texts.heldout)
+        with torch.no_grad():
+            outputs = [self._outputs(head, student.pooled(texts.packed(batch))) for batch in plan]
+        return departure(self._kind, torch.cat(outputs), self._labels(np.concatenate(plan)))
+
+    def _labels(self, samples: NDArray[np.int64]) -> Tensor:
+        return self._soft[torch.from_numpy(self._places[samples])]
+
+    def _outputs(self, head: nn.Linear, pooled: Tensor) -> Tensor:
+        values: Tensor = head(pooled)
+        return values[:, 0] * self._scale + self._centre if self._kind == REGRESSION else values
+
+    @torch.no_grad()
+    def _solved_head(self, student: _Student) -> nn.Linear:
+        """Return the linear map from pooled states that predicts the teacher's outputs best."""
+        moments = Moments()
+        for batch in measuring_batches(self._texts.corpus, self._texts.train):
+            targets = self._labels(batch)
+            if self._kind == REGRESSION:
+                targets = ((targets - self._centre) / self._scale)[:, None]
+            elif self._kind == CLASSIFICATION:
+                targets = targets - targets.mean(1, keepdim=True)  # what all classes share changes no probability
+            moments.add(student.pooled(self._texts.packed(batch)), targets)
+        fit = moments.solve(self._settings.ridge)
+        width, classes = fit.weight.shape
+        head = nn.Linear(width, classes, device=self._texts.device)
+        head.weight.copy_(fit.weight.T)
+        head.bias.copy_(fit.bias)
+        return head
+
+    def _train(self, student: _Student, head: nn.Linear, width: int, seed: int) -> None:
+        settings, texts = self._settings, self._texts
+        rng = np.random.default_rng([seed, _ORDER])
+        plan = [
+            batch
+            for _ in range(settings.epochs)
+            for batch in training_batches(texts.corpus, texts.train, settings.batch_size, rng)
+        ]
+        peak = settings.learning_rate or default_learning_rate(width)
+        trained = [*student.trained(), *head.parameters()]
+        optimiser = torch.optim.AdamW(trained, lr=peak, weight_decay=0.01, fused=True)
+        total = torch.zeros((), device=texts.device)
+        for step, batch in enumerate(plan):
+            for group in optimiser.param_groups:
+                group["lr"] = peak * schedule(step, len(plan), settings.warmup_fraction)
+            outputs = self._outputs(head, student.pooled(texts.packed(batch)))
+            loss = divergences(self._kind, outputs, self._labels(batch)).mean() / self._scale**2
+            optimiser.zero_grad()
+            torch.autograd.backward(loss)
+            nn.utils.clip_grad_norm_(trained, 1.0)
+            optimiser.step()
+            total += loss.detach()
+        if not np.isfinite(float(total)):
+            raise FloatingPointError("the loss of the task stage is not finite; lower its learning rate")
+
+
+@dataclass(frozen=True, eq=False)
+class _Student:
+    encoder: PackedEncoder
+    precision: str
+
+    def pooled(self, batch: PackedBatch) -> Tensor:
+        """Return the mean of the last states of each sequence, ``(sequences, width)``."""
+        half = self.precision == "bfloat16"
+        with torch.autocast(batch.input_ids.device.type, dtype=torch.bfloat16, enabled=half):
+            states = batch.pad(self.encoder(batch)[-1]).float()
+        return states.mean(1) if batch.mask is None else states.sum(1) / batch.mask.sum(1, keepdim=True)
+
+    def trained(self) -> list[nn.Parameter]:
+        """Return all parameters but those of the embeddings, which are kept as they are."""
+        named = list(self.encoder.named_trainable())
+        for name, parameter in named:
+            parameter.requires_grad_("embeddings." not in name)
+        return [parameter for _, parameter in named if parameter.requires_grad]
+
+
+def open_stage(
+    workload: Workload,
+    task: SearchTask,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress = SILENT,
+) -> TaskStage:
+    """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
+    data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
+    return TaskStage(workload, data.spec, teacher, task.stage, cache_dir)
+
+
+def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Draw the samples of a stage: to train on, and to judge on, each int64 and sorted.
+
+    What mini-KD may train on is never judged on, and what it holds out is never trained on.
+    """
+    rng = np.random.default_rng([corpus.report.seed, _DRAW])
+    others = rng.permutation(np.setdiff1d(corpus.train_full, corpus.train))
+    heldout = np.concatenate([rng.permutation(corpus.heldout), others])[: settings.heldout]
+    left = np.setdiff1d(others, heldout, assume_unique=True)
+    train = np.concatenate([rng.permutation(corpus.train), rng.permutation(left)])[: settings.samples]
+    return np.sort(train), np.sort(heldout)
+
+
+def _check_columns(corpus: Corpus, spec: TaskSpec) -> None:
+    columns = 2 if corpus.report.pair_fraction else len(corpus.report.text_columns)
+    if columns != len(spec.columns):
+        raise KDNASError(
+            f"the corpus has texts of {columns} columns, the task {spec.name!r} of {len(spec.columns)}, "
+            f"{list(spec.columns)}; name as many with --corpus.text-columns"
+        )
