@@ -261,7 +261,8 @@ def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
     from kdnas_env.tasks.teacher import TeacherSettings
 
     teacher = TeacherSettings(rates=options.teacher_rates)
-    finetuning = replace(teacher.finetuning, epochs=options.task_epochs, device=options.device)
+    learning = TaskDistillationSettings(label_epochs=0)
+    finetuning = replace(learning.finetuning, epochs=options.task_epochs, device=options.device)
     return ProxyStudy(
         mini=replace(
             search.settings.mini_kd,
@@ -274,6 +275,6 @@ def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
         max_length=options.text.max_length,
         recipe=full_recipe(search.recipe, options.batch_size),
         epochs=options.epochs,
-        learning=TaskDistillationSettings(label_epochs=0, finetuning=finetuning),
+        learning=replace(learning, finetuning=finetuning),
         folder=str(options.folder),
     )

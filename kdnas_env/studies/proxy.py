@@ -51,7 +51,7 @@ class ProxyStudy:
     """A study of the proxy: which students, and how each is judged; plain data.
 
     Attributes:
-        mini: What students are distilled from shortly, and how; its task does not count.
+        mini: What students are distilled from shortly, and how; its task and limits do not count.
         fidelity: Effort of the short distillation.
         tasks: The tasks.
         max_length: Longest text of the long distillation, in tokens.
@@ -115,7 +115,7 @@ class Laboratory:
     @cached_property
     def evaluator(self) -> MiniKDEvaluator:
         """What distils shortly."""
-        return MiniKDEvaluator(replace(self.study.mini, task=None))
+        return MiniKDEvaluator(replace(self.study.mini, task=None, limits=None))
 
     @cached_property
     def text(self) -> TrainingText:
