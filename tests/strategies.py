@@ -72,6 +72,8 @@ def evaluations() -> st.SearchStrategy[Evaluation]:
         heldout_loss=curves,
         train_unexplained=curves,
         heldout_unexplained=curves,
+        task_divergence=st.none() | positive,
+        task_unexplained=st.none() | positive,
         epoch_seconds=curves,
         wall_seconds=positive,
         latency=st.none() | latencies(),

@@ -7,6 +7,7 @@ from rich.table import Table
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.flags import print_notes
 from kdnas_env.core.evaluation import Status
+from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import SearchOptions, SearchRun, search
@@ -61,7 +62,9 @@ def _why_none(run: SearchRun) -> str:
 
 def _best_students(run: SearchRun) -> Table:
     """Return the best students beside the teacher and the best random one."""
-    table = grid("", "loss", "ms", "speed", "params", "reward", left=["student"], title="Best students")
+    by = run.reward.quality
+    loss = "loss" if by == IMITATION else f"loss on {run.options.task.name}"
+    table = grid("", loss, "ms", "speed", "params", "reward", left=["student"], title=f"Best students by quality {by}")
     shown = run.ranked[:_SHOWN]
     for place, record in enumerate(shown, start=1):
         table.add_row(str(place), *_cells(record), style="bold" if place == 1 else None)

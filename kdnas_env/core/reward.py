@@ -122,6 +122,11 @@ class KDReward:
         return self._CURVES[self.loss]
 
     @property
+    def goes_by(self) -> str:
+        """The loss that counts: ``task``, or that of the imitation."""
+        return TASK if self.quality == TASK else self.loss
+
+    @property
     def lowest(self) -> float:
         """Smallest possible reward."""
         return self.floor

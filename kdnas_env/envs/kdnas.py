@@ -457,7 +457,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         from kdnas_env.envs.render import render_search
 
         budget = None if self.budget_unit != "evaluations" else int(self._book.budget.amount)
-        return render_search(self._book, self.render_mode, budget=budget, loss=self.reward_function.loss)
+        return render_search(self._book, self.render_mode, budget=budget, loss=self.reward_function.goes_by)
 
     def close(self) -> None:
         """Close what the environment opened itself; an evaluator that was passed in stays open."""

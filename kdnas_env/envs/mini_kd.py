@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Evaluator, Fidelity
-from kdnas_env.core.reward import KDReward
+from kdnas_env.core.reward import IMITATION, TASK, KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.layout import checked_count
 from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
+from kdnas_env.errors import KDNASError
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
@@ -47,6 +48,8 @@ class SearchSettings:
     beta: float = 0.6**6
     penalty: float | None = None
     loss: str | None = None
+    task: str | Mapping[str, Any] | None = None
+    quality: str | None = None
     duplicates: str = "charge"
     limits: Mapping[str, Any] | None = None
     constraints: str = "reward"
@@ -78,9 +81,12 @@ class SearchSettings:
 
     @property
     def reward(self) -> KDReward:
-        """The reward; for recipe ``seed`` by the training loss, as the original text has it."""
-        loss = self.loss or ("train_raw" if self.recipe == "seed" else "heldout")
-        return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty)
+        """The reward: by the task, if there is one; for recipe ``seed`` by the training loss, as its text has it."""
+        quality = self.quality or (IMITATION if self.task is None else TASK)
+        if quality == TASK and self.task is None:
+            raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name one with task")
+        loss = self.loss or ("train_raw" if self.recipe == "seed" and quality == IMITATION else "heldout")
+        return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=quality)
 
     @property
     def fidelity(self) -> Fidelity:
@@ -112,6 +118,7 @@ class SearchSettings:
             threads=self.threads_each,
             # Who breaks a limit is distilled only where that leaves the reward alone.
             limits=self.limits if self.constraints == "reward" else None,
+            task=self.task,
         )
 
     @property
@@ -212,6 +219,8 @@ class MiniKDEnv(KDNASEnv):
     | `beta`            | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
     | `penalty`         | `None`      | reward of what fails or cannot be built; None: -1                            |
     | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
+    | `task`            | `None`      | what students are for: the name of a task, or fields of `SearchTask`         |
+    | `quality`         | `None`      | `imitation` or `task` counts; None: `task` where there is one                |
     | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
     | `limits`          | `None`      | what a student has to keep, such as `{"speedup": 5}`                         |
     | `constraints`     | `"reward"`  | what a broken limit does: lower the `reward`, or be told as `cost`           |

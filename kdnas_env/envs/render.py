@@ -29,8 +29,9 @@ LOSS_LABELS = {
     "heldout": "held-out unexplained variance",
     "heldout_raw": "held-out distillation loss",
     "train_raw": "training loss of the last epoch",
+    "task": "unexplained share of the task teacher's soft labels",
 }
-"""What the losses that a ``KDReward`` may use are called in pictures."""
+"""What the losses that a ``KDReward`` may go by are called in pictures."""
 
 _METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Formats of pictures, and what is left out of their metadata."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from kdnas_env.pipeline.options import (
     RunOptions,
     SeedOption,
     SpaceOptions,
+    TaskOptions,
     TrainingOptions,
     options_of,
     within,
@@ -40,6 +41,8 @@ from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import command
+from kdnas_env.tasks.own import OwnTask
+from kdnas_env.tasks.specs import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,13 +84,18 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "gpus_per_worker",
         "timeout",
     )
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file")
+    PATHS: ClassVar[tuple[str, ...]] = (
+        *("teacher", "corpus.source", "space.file"),
+        *("task.name", "task.validation_file", "task.test_file"),
+    )
+    NO_PATHS: ClassVar[Collection[str]] = TASKS
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
+    task: TaskOptions = field(default_factory=TaskOptions)
     limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
     agent: str = "lstm"
     """Who searches: lstm, random, or any other of kdnas agents."""
@@ -144,14 +152,28 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             "max_parameters": self.space.max_parameters,
             "latency": asdict(self.latency),
             "limits": asdict(self.limits),
+            "task": self._task,
             **asdict(self.reward),
         }
         names = {field.name for field in fields(self)} & {field.name for field in fields(SearchSettings)}
         return SearchSettings(**{name: getattr(self, name) for name in names} | given)
 
+    @property
+    def _task(self) -> dict[str, Any] | None:
+        task = self.task
+        if task.name is None:
+            return None
+        own = {field.name: getattr(task, field.name) for field in fields(OwnTask)}
+        teacher = {"teachers": task.teachers, "seed": self.seed, "finetuning": {"max_length": task.max_length}}
+        return {"name": task.name, "own": own, "teacher": teacher}
+
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why: dict[str, str] = {}
+        for name in ("unlabelled", "unlabelled_samples", "epochs"):
+            why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
+        if self.task.name is None:
+            why |= dict.fromkeys((f"task.{name}" for name in ("teachers", "max_length")), "without --task")
         for group in ("corpus", "space", "limits"):
             why |= within(group, getattr(self, group).ineffective())
         if self.ray is None:
@@ -244,7 +266,7 @@ class SearchRun:
             round_size=self.records.round_size,
             reference=None if random_best is None else random_best.reward.reward,
             reference_label=f"best of {len(self.drawn)} random students",
-            loss=self.reward.loss,
+            loss=self.reward.goes_by,
             title=f"Students of {teacher_title(self.options.teacher)}",
         )
 
@@ -271,6 +293,7 @@ class SearchRun:
         results = {
             "budget": self.options.budget,
             "evaluations": self.records.evaluations,
+            "quality": self.reward.quality,
             "best": None if self.best is None else _plain(self.best),
             "random_best": None if random_best is None else {**_plain(random_best), "of": len(self.drawn)},
             "teacher": {
@@ -295,6 +318,8 @@ def _plain(record: Record) -> dict[str, Any]:
         **record.reward.to_dict(),
         "heldout_unexplained": list(evaluation.heldout_unexplained),
         "train_loss": list(evaluation.train_loss),
+        "task_divergence": evaluation.task_divergence,
+        "task_unexplained": evaluation.task_unexplained,
         "latency_ms": None if latency is None else latency.median_ms,
         "teacher_latency_ms": None if latency is None else latency.teacher_median_ms,
         "parameters": evaluation.parameters,

@@ -11,7 +11,7 @@ import tyro
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
 from kdnas_env.pipeline.export import ExportOptions
-from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TrainingOptions, within
+from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TaskOptions, TrainingOptions, within
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
@@ -51,7 +51,7 @@ _COMPUTE: dict[str, Any] = {"device": None, "threads": None, "cache_dir": None}
 
 
 @dataclass(frozen=True)
-@_set_by_run(teacher="demo", seed=0, **_COMPUTE, out=None, resume=None)
+@_set_by_run(teacher="demo", task=TaskOptions(), seed=0, **_COMPUTE, out=None, resume=None)
 class SearchStage(SearchOptions):
     """How the students are searched."""
 

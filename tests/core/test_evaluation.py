@@ -98,3 +98,12 @@ def test_what_is_no_record_is_refused(change: dict[str, object], said: str) -> N
 def test_a_text_that_holds_no_record_is_refused(text: str) -> None:
     with pytest.raises(KDNASError, match="is no record of an evaluation"):
         Evaluation.from_json(text)
+
+
+def test_a_record_of_before_there_were_tasks_is_read() -> None:
+    record = Evaluation(StudentConfig(2, 2, 16, 32), Fidelity(), Status.OK, heldout_unexplained=(0.5,))
+    data = json.loads(record.to_json())
+    assert (data.pop("task_divergence"), data.pop("task_unexplained")) == (None, None)
+    assert Evaluation.from_json(json.dumps(data)) == record
+    with pytest.raises(KDNASError, match="task_unexplained is nan; expected a finite number"):
+        replace(record, task_unexplained=float("nan"))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
 from kdnas_env.core.reward import KDReward
+from kdnas_env.errors import KDNASError
 
 rewards = st.builds(
     KDReward, alpha=st.floats(-3, 0), beta=st.floats(1e-3, 10), floor=st.floats(-10, -1e-3), loss=st.just("heldout")
@@ -127,9 +128,28 @@ def test_the_loss_can_be_chosen(loss: str, value: float) -> None:
         ({"penalty": math.nan}, "penalty is nan"),
         ({"penalty": True}, "penalty is True"),
         ({"loss": ["heldout"]}, r"loss is \['heldout'\]; expected one of"),
+        ({"quality": "speed"}, r"quality is 'speed'; expected one of"),
+        ({"quality": "task", "loss": "train_raw"}, "loss is train_raw, which has no effect with quality task"),
         ({"loss": "mse"}, r"loss is 'mse'; expected one of \['heldout', 'heldout_raw', 'train_raw'\]"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: dict[str, float | str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         KDReward(**arguments)  # type: ignore[arg-type]
+
+
+def test_one_evaluation_is_rewarded_by_either_quality() -> None:
+    both = replace(evaluation(loss=0.4), task_divergence=0.05, task_unexplained=0.2)
+    assert KDReward()(both) == KDReward()(evaluation(loss=0.4))
+    by_task = KDReward(quality="task")(both)
+    assert (by_task.loss, by_task.quality) == (0.2, 0.8)
+    assert by_task.reward == KDReward().score(0.2, 0.25)
+
+
+def test_a_quality_that_was_not_measured_is_not_made_up() -> None:
+    reward = KDReward(quality="task")
+    with pytest.raises(KDNASError, match="quality 'task', which was not measured of bert"):
+        reward(evaluation())
+    with pytest.raises(KDNASError, match="quality is task, which no table holds"):
+        _ = reward.curve
+    assert reward(evaluation(status=Status.DIVERGED)).reward == reward.floor

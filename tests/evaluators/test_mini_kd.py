@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_teachers
 import torch
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import CacheError, CorpusError, KDNASError, LatencyError, TeacherError
@@ -70,6 +72,45 @@ def test_a_record_is_complete(make: Make) -> None:
     assert evaluation.wall_seconds >= sum(evaluation.epoch_seconds)
     assert evaluation.peak_memory_bytes > 0
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> dict[str, Any]:
+    """A task of one's own: whether a sentence names a film."""
+    rows = [{"text": text, "label": int("film" in text)} for text in tiny_teachers.sentences()]
+    path = tmp_path / "film.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    finetuning = {"learning_rate": 2e-3, "epochs": 4, "batch_size": 8}
+    stage = {"samples": 100, "heldout": 60, "batch_size": 8, "learning_rate": 2e-3}
+    return {"name": str(path), "teacher": {"rates": [1.0], "finetuning": finetuning}, "stage": stage}
+
+
+def test_a_task_is_measured_beside_imitation_and_changes_nothing_else(make: Make, task: dict[str, Any]) -> None:
+    plain, evaluator = make(), make(task=task)
+    assert evaluator.deterministic
+    before, record = without_times(evaluate(plain)), without_times(evaluate(evaluator))
+    assert record == without_times(evaluate(make(task=task)))
+    assert record.task_divergence is not None
+    assert record.task_unexplained is not None
+    assert record.task_unexplained > record.task_divergence > 0
+    assert replace(record, task_divergence=None, task_unexplained=None) == before
+    assert Evaluation.from_json(record.to_json()) == record
+    assert KDReward(quality="task")(record).loss == record.task_unexplained
+    assert KDReward()(record) == KDReward()(before)
+    weights = evaluator.distil(STUDENT, Fidelity()).model.state_dict()
+    assert all(
+        torch.equal(weights[name], value)
+        for name, value in plain.distil(STUDENT, Fidelity()).model.state_dict().items()
+    )
+    longer = {**task, "stage": {**task["stage"], "epochs": 2}}
+    assert len({plain.fingerprint, evaluator.fingerprint, make(task=longer).fingerprint}) == 3
+
+
+def test_a_task_stage_that_fails_is_a_record(make: Make, task: dict[str, Any]) -> None:
+    record = evaluate(make(task={**task, "stage": {**task["stage"], "learning_rate": 1e30}}))
+    assert record.status is Status.DIVERGED
+    assert "task" in record.error
+    assert (record.task_divergence, record.task_unexplained, record.latency) == (None, None, None)
 
 
 def test_bfloat16_gives_nearly_the_same_on_the_cpu(make: Make) -> None:
