@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.distillation.teacher.loading import Teacher
@@ -231,7 +230,7 @@ class TaskStage:
             moments.add(student.pooled(self._texts.packed(batch)), targets)
         fit = moments.solve(self._settings.ridge)
         width, classes = fit.weight.shape
-        head = skip_init(nn.Linear, width, classes, device=self._texts.device)  # whose weights are not drawn
+        head = nn.Linear(width, classes, device="meta").to_empty(device=self._texts.device)  # draws no weights
         head.weight.copy_(fit.weight.T)
         head.bias.copy_(fit.bias)
         return head
