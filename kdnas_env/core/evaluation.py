@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
@@ -183,10 +183,6 @@ class Evaluation:
         except ValueError as error:
             raise KDNASError(f"the text is no record of an evaluation: {error}") from error
         return made
-
-    def with_details(self, **details: Any) -> Evaluation:
-        """Return a copy with more details."""
-        return replace(self, details={**self.details, **details})
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,16 @@ class Grid:
         """Return the number of each action, as Python integers, since a grid may outgrow 64 bits."""
         if self.points > _MOST:
             return [self.number(action) for action in actions.tolist()]
-        numbers: list[int] = (actions @ self.strides).tolist()
+        numbers: list[int] = self.flat(actions).tolist()
+        return numbers
+
+    def flat(self, actions: Ints) -> Ints:
+        """Return the number of each action, int64 of shape ``(n,)``; for grids of 64 bits.
+
+        Raises:
+            ValueError: If an action is not on the grid.
+        """
+        numbers: Ints = np.ravel_multi_index(tuple(actions.T), self._counts)
         return numbers
 
     def action(self, number: int) -> Ints:

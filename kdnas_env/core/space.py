@@ -294,6 +294,22 @@ class SearchSpace:
         """Return the flat index of an action (mixed radix, last dimension fastest)."""
         return self.grid.number(self._checked_action(action).tolist())
 
+    def indices(self, actions: Action) -> Action:
+        """Return the flat indices of actions, int64 ``(n,)``; for spaces of 64 bits.
+
+        Args:
+            actions: int64 of shape ``(n, dims)``.
+
+        Raises:
+            SpaceError: If an action is out of range.
+        """
+        try:
+            return self.grid.flat(actions)
+        except ValueError:
+            for action in actions:
+                self._checked_action(action)
+            raise
+
     def from_index(self, index: int) -> Action:
         """Return the action of a flat index.
 

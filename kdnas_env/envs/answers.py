@@ -97,7 +97,7 @@ class Answers:
         self._charges_infeasible = charges_infeasible
         self._of_action: dict[bytes, Answer] = {}
         self._first: dict[StudentConfig, int] = {}
-        self._given = np.zeros(0, dtype=np.int64)  # by row: the last episode in which its architecture was answered
+        self._given = bytearray()  # by row: whether its architecture was answered in this episode
         self._earlier = 0  # rows of earlier episodes, whose epochs nobody can hear of any more
         self._columns: Columns | None = None
 
@@ -137,34 +137,37 @@ class Answers:
     def begin_episode(self) -> None:
         """Note that what is known now was answered in earlier episodes."""
         self._earlier = len(self.rows)
+        self._given = bytearray(self._earlier)
 
-    def forget_earlier(self, episode: int) -> None:
-        """Forget what was answered in earlier episodes only: who listens to epochs wants to hear those of every one."""
+    def forget_earlier(self) -> None:
+        """Forget what was answered in earlier episodes only: a listener wants the epochs of every episode."""
         if not self._earlier:
             return
         self._earlier = 0
-        self._first = {config: row for config, row in self._first.items() if self._given[row] == episode}
+        self._first = {config: row for config, row in self._first.items() if self._given[row]}
         kept = set(self._first.values())
         self._of_action = {key: answer for key, answer in self._of_action.items() if answer.first in kept}
         if self._columns is not None:
             self._columns.keep([answer.row for answer in self._of_action.values()])
 
-    def give(self, answer: Answer, episode: int) -> bool:
+    def give(self, answer: Answer) -> bool:
         """Note that an answer is given; return whether its architecture was answered before in the episode."""
         given, first = self._given, answer.first
-        repeated: bool = given.item(first) == episode
-        given[first] = episode
-        return repeated
+        if given[first]:
+            return True
+        given[first] = True
+        return False
 
-    def give_all(self, rows: Ints, episode: int) -> Bools:
+    def give_all(self, rows: Ints) -> Bools:
         """Note that answers are given; return which repeat one of the episode, bool ``(n,)``."""
         columns = self.columns
         first, scratch, places = columns.first.take(rows), columns.scratch, np.arange(len(rows))
         # Of an index that is assigned to several times the last value stays: written backwards, the first.
         scratch[first[::-1]] = places[::-1]
         repeated: Bools = scratch.take(first) != places
-        repeated |= self._given.take(first) == episode
-        self._given[first] = episode
+        given = np.frombuffer(self._given, dtype=np.bool_)
+        repeated |= given.take(first)
+        given[first] = True
         return repeated
 
     def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
@@ -186,7 +189,7 @@ class Answers:
             info=evaluation_info(evaluation, reward, index) | costs_info(costs),
         )
         self.rows.append(answer)
-        self._given = with_room(self._given, len(self.rows))
+        self._given.append(False)
         return answer
 
 

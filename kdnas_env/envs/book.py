@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
@@ -77,16 +78,16 @@ class Book(Sequence[Record]):
         steps: Most answers; then the search is truncated.
         least: What the next step costs at least; with less left of a budget that is not in seconds, it is spent.
         stop: Early stopping.
-        episode: Number of the episode, from 1.
 
     Attributes:
         budget: As above.
         round_size: As above.
-        episode: As above.
         evaluations: Answers charged to the budget.
         spent: What they cost, in the unit of the budget.
         left: What is left of the budget, in its unit.
         round: Round in progress, from 0; also the number of finished rounds.
+        progress: Share of the budget that is spent, from 0 to 1.
+        improved: Whether the last answer was that of the best student of the search, of scalar steps.
         terminated: Whether the budget is spent.
         truncated: Whether the search ended before, after too many answers.
     """
@@ -101,15 +102,14 @@ class Book(Sequence[Record]):
         steps: int,
         least: int = 1,
         stop: Stopping | None = None,
-        episode: int = 1,
     ) -> None:
         self.budget = budget
         self.round_size = round_size
-        self.episode = episode
         self.evaluations = self.round = 0
         self.spent: float = 0
         self.left = budget.amount
-        self.terminated = self.truncated = False
+        self.progress = 0.0
+        self.improved = self.terminated = self.truncated = False
         self._charges, self._rejects = duplicates == "charge", duplicates == "reject"
         self._failure = failure
         self._steps = steps
@@ -119,8 +119,6 @@ class Book(Sequence[Record]):
         self._rounds: list[tuple[Answers, Ints, Bools, Bools]] = []  # not in the log yet
         self._log: list[tuple[Answer, bool, bool]] = []
         self._best: tuple[float, int] = (-np.inf, -1)  # reward and place in the log
-        self._round: list[int] = []
-        self._previous_round: list[int] = []
         self._records: list[Record] = []
         self._counted = 0  # of the records
         self._first: dict[StudentConfig, Record] = {}
@@ -138,12 +136,12 @@ class Book(Sequence[Record]):
         Returns:
             The reward, whether it is counted, and whether it is a duplicate.
         """
-        duplicate = answers.give(answer, self.episode)
+        duplicate = answers.give(answer)
         counted = self._charges if duplicate else answer.charged
         value = self._enter(answer, counted, duplicate)
         if self._stop is not None:
             self._stop.learn(answer.evaluation)
-        self._advance(1, *((1, answer.cost) if counted else (0, 0)))
+        self._advance(1, int(counted), answer.cost if counted else 0)
         return value, counted, duplicate
 
     def add_round(self, rows: Ints, answers: Answers) -> tuple[npt.NDArray[np.float64], Bools, Bools]:
@@ -157,7 +155,7 @@ class Book(Sequence[Record]):
             Rewards float64, which are counted and which are duplicates, bool, each ``(round_size,)``.
         """
         columns = answers.columns
-        duplicates = answers.give_all(rows, self.episode)
+        duplicates = answers.give_all(rows)
         counted = np.where(duplicates, self._charges, columns.charged.take(rows))
         rewards = columns.rewards.take(rows)
         if self._rejects:
@@ -189,18 +187,16 @@ class Book(Sequence[Record]):
         self.spent += cost
         self.round = self.evaluations // self.round_size
         self.left = left = self.budget.amount - self.spent
+        self.progress = self.spent / self.budget.amount if left > 0 else 1.0
         self.terminated = left <= 0 or left < self._enough
         self.truncated = not self.terminated and self._length >= self._steps
 
     def _enter(self, answer: Answer, counted: bool, duplicate: bool) -> float:
         """Append an answer to the log; return its reward."""
         value = self._failure if duplicate and self._rejects else answer.value
-        if answer.usable and value > self._best[0]:
+        self.improved = value > self._best[0] and answer.usable
+        if self.improved:
             self._best = value, len(self._log)
-        if counted:
-            self._round.append(len(self._log))
-            if len(self._round) == self.round_size:
-                self._previous_round, self._round = self._round, []
         self._log.append((answer, counted, duplicate))
         return value
 
@@ -231,19 +227,9 @@ class Book(Sequence[Record]):
         return self.terminated or self.truncated
 
     @property
-    def progress(self) -> float:
-        """Share of the budget that is spent, from 0 to 1."""
-        return min(self.spent / self.budget.amount, 1.0)
-
-    @property
-    def improved(self) -> bool:
-        """Whether the last answer was that of the best student of the search, of scalar steps."""
-        return self._best[1] == self._length - 1
-
-    @property
     def previous_answers(self) -> list[Answer]:
         """The counted answers of the last finished round, of scalar steps."""
-        return [self._log[place][0] for place in self._previous_round]
+        return [self._log[place][0] for place in self._previous_places()]
 
     @property
     def last(self) -> Record | None:
@@ -260,12 +246,20 @@ class Book(Sequence[Record]):
     def previous_round(self) -> list[Record]:
         """The counted records of the last finished round; empty before the first is finished."""
         written = self._written()
-        return [written[place] for place in self._previous_round]
+        return [written[place] for place in self._previous_places()]
 
     @property
     def previous_best(self) -> Record | None:
         """The best student of the last finished round."""
         return best_of(self.previous_round)
+
+    def _previous_places(self) -> list[int]:
+        """Return the places in the log of the counted answers of the last finished round."""
+        if not self.round:
+            return []
+        unfinished = self.evaluations % self.round_size
+        counted = (place for place in reversed(range(len(self._log))) if self._log[place][1])
+        return [*islice(counted, unfinished, unfinished + self.round_size)][::-1]
 
     def _written(self) -> list[Record]:
         """Return the records, which are made when they are first read."""

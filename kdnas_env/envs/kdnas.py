@@ -23,15 +23,13 @@ from kdnas_env.envs.book import DUPLICATES, STEPS_PER_EVALUATION, Book, Stopping
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.layout import (
     NEUTRAL_REWARD,
-    Observation,
     checked_count,
     checked_options,
     costs_info,
     evaluation_info,
     loss_curve,
-    nothing_yet,
-    observation_space,
 )
+from kdnas_env.envs.observation import Observation, SearchView, observation_space
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.faults import FaultWatch
 from kdnas_env.evaluators.stored import StoredEvaluator
@@ -246,7 +244,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._memory: dict[Fidelity, Answers] = {}
         self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
         self._faults = FaultWatch()
-        self._begin(self.checked_budget(budget), episode=0)
+        self._begin(self.checked_budget(budget))
         self._running = False
 
     @property
@@ -341,8 +339,9 @@ class KDNASEnv(gym.Env[Observation, Action]):
         # A bad teacher or corpus shall fail here, not in the first step.
         if self._altered or not getattr(self.evaluator, "tabular", False) or self.fidelity != fidelity:
             self._memory, self._altered = {}, False
-        self._begin(budget, self._book.episode + 1)
-        return self._observation(), self._info(None, counted=False, duplicate=False)
+        self._begin(budget)
+        info = self.neutral_info | {"heldout_curve": loss_curve(None, self._most_epochs)}
+        return self._view.observation(), self._stated(info, counted=False, duplicate=False)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Evaluate one student.
@@ -355,7 +354,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
             ResetNeeded: If no episode is running.
             RunError: If the first evaluations all fail for one reason.
         """
-        self._check_running()
+        if not self._running:
+            raise _not_running()
         answers = self._affordable_answers()
         answer = answers.find(action)
         if answer is None:
@@ -375,11 +375,12 @@ class KDNASEnv(gym.Env[Observation, Action]):
             SpaceError: If the action has the wrong shape or dtype, or is out of range.
             ResetNeeded: If no episode is running.
         """
-        self._check_running()
+        if not self._running:
+            raise _not_running()
         evaluation = self.screened(evaluation)
         self._altered |= evaluation.status is Status.STOPPED
         answers = self._affordable_answers()
-        answers.forget_earlier(self._book.episode)
+        answers.forget_earlier()
         (answer,) = answers.learn(self._by_index([action]), lambda _: [evaluation])
         return self._respond(answer, answers)
 
@@ -492,14 +493,13 @@ class KDNASEnv(gym.Env[Observation, Action]):
         """What an info says where no student was evaluated."""
         return evaluation_info(None, NEUTRAL_REWARD, -1) | costs_info(dict.fromkeys(self.limits.names, 0.0))
 
-    def new_book(self, budget: Budget, *, round_size: int, least: int, episode: int) -> Book:
+    def new_book(self, budget: Budget, *, round_size: int, least: int) -> Book:
         """Return the book of a new episode, with the duplicates policy, the penalty and early stopping of this one.
 
         Args:
             budget: What may be spent.
             round_size: Evaluations per round.
             least: What the next step costs at least, in the unit of the budget.
-            episode: Number of the episode, from 1.
         """
         limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
         if self.stop is not None:
@@ -512,7 +512,6 @@ class KDNASEnv(gym.Env[Observation, Action]):
             steps=STEPS_PER_EVALUATION * limit,
             least=least,
             stop=self.stop,
-            episode=episode,
         )
 
     def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
@@ -520,27 +519,23 @@ class KDNASEnv(gym.Env[Observation, Action]):
         charges = self.infeasible == "charge"
         return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs, charges)
 
-    def _begin(self, budget: Budget, episode: int) -> None:
-        self._book = self.new_book(budget, round_size=self.round_size, least=1, episode=episode)
+    def _begin(self, budget: Budget) -> None:
+        self._book = self.new_book(budget, round_size=self.round_size, least=1)
         for answers in self._memory.values():
             answers.begin_episode()
         self._answers = self._answers_at(self._fidelity)
-        self._shown = nothing_yet(self._observation_space)
+        self._view = SearchView(self._observation_space)
         self._running = True
-
-    def _check_running(self) -> None:
-        if not self._running:
-            raise ResetNeeded(
-                "no search is running: call reset() before the first step and after the end of an episode"
-            )
 
     def _affordable_answers(self) -> Answers:
         """Return the answers at the effort that the budget still allows."""
-        fidelity = self._book.budget.affordable(self._fidelity, self._book.spent)
+        fidelity, budget = self._fidelity, self._book.budget
+        if budget.unit == "epochs":
+            fidelity = budget.affordable(fidelity, self._book.spent)
         if fidelity is not self._answered_fidelity:
             self._answers = self._answers_at(fidelity)
         if self.on_epoch is not None or self.stop is not None:
-            self._answers.forget_earlier(self._book.episode)
+            self._answers.forget_earlier()
         return self._answers
 
     def _answers_at(self, fidelity: Fidelity) -> Answers:
@@ -560,41 +555,25 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return self.evaluate(configs, self._answers.fidelity, listener)
 
     def _respond(self, answer: Answer, answers: Answers) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        book, shown = self._book, self._shown
+        book, view = self._book, self._view
         reward, counted, duplicate = book.add(answer, answers)
-        shown["last"] = answer.tokens
-        shown["last_reward"] = answer.earned if reward == answer.value else np.array([reward], dtype=np.float32)
-        if book.improved:
-            shown["global_best"], shown["global_best_reward"] = answer.tokens, shown["last_reward"]
-        if counted and not book.evaluations % self.round_size:
-            self._show_round()
-        self._running = not book.over
-        return self._observation(), reward, book.terminated, book.truncated, self._info(answer, counted, duplicate)
+        view.update(answer, reward, book)
+        self._running = not (book.terminated or book.truncated)
+        info = answer.info.copy()
+        info["heldout_curve"] = answer.curve.copy()
+        self._stated(info, counted, duplicate)
+        return view.observation(), reward, book.terminated, book.truncated, info
 
-    def _show_round(self) -> None:
-        answers, shown = self._book.previous_answers, self._shown
-        shown["previous_round"] = np.concatenate([answer.tokens for answer in answers])
-        shown["previous_round_rewards"] = np.concatenate([answer.earned for answer in answers])
-        usable = [answer for answer in answers if answer.usable]
-        if usable:
-            best = max(usable, key=lambda answer: answer.value)
-            shown["previous_best"], shown["previous_best_reward"] = best.tokens, best.earned
-        else:
-            shown["previous_best"] = np.zeros_like(shown["last"])
-            shown["previous_best_reward"] = np.zeros_like(shown["last_reward"])
-
-    def _observation(self) -> Observation:
-        self._shown["progress"][0] = self._book.progress
-        return {name: array.copy() for name, array in self._shown.items()}
-
-    def _info(self, answer: Answer | None, counted: bool, duplicate: bool) -> dict[str, Any]:
+    def _stated(self, info: dict[str, Any], counted: bool, duplicate: bool) -> dict[str, Any]:
+        """Add the state of the search to an info, and return it."""
         book = self._book
-        return {
-            **(self.neutral_info if answer is None else answer.info),
-            "heldout_curve": loss_curve(None, self._most_epochs) if answer is None else answer.curve.copy(),
-            "evaluations": book.evaluations,
-            "budget_left": book.left,
-            "round": book.round,
-            "duplicate": duplicate,
-            "counted": counted,
-        }
+        info["evaluations"] = book.evaluations
+        info["budget_left"] = book.left
+        info["round"] = book.round
+        info["duplicate"] = duplicate
+        info["counted"] = counted
+        return info
+
+
+def _not_running() -> ResetNeeded:
+    return ResetNeeded("no search is running: call reset() before the first step and after the end of an episode")

@@ -1,4 +1,4 @@
-"""How observations and infos are laid out, and what arguments of environments have to be."""
+"""How infos are laid out, and what arguments of environments have to be."""
 
 from __future__ import annotations
 
@@ -7,43 +7,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from gymnasium import spaces
 
 from kdnas_env.core.evaluation import Evaluation
-from kdnas_env.core.reward import KDReward, RewardComponents
-from kdnas_env.core.space import SearchSpace
+from kdnas_env.core.reward import RewardComponents
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import shown
-
-Observation = dict[str, npt.NDArray[Any]]
 
 MOST_AT_ONCE = 100_000
 """Observations hold all candidates of a round."""
 
 MISSING_LOSS = -1.0
 """Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
-
-SINGLES = ("last", "previous_best", "global_best")
-"""Architectures in the observation, each with its reward under the same name and ``_reward``."""
-
-
-def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
-    """Return the observation space of one environment; without a round size, there is no previous round in it."""
-    tokens, (low, high) = space.nvec + 1, (reward.lowest, reward.upper_bound)
-    observation: dict[str, spaces.Space[Any]] = {}
-    for name in SINGLES:
-        observation[name] = spaces.MultiDiscrete(tokens)
-        observation[f"{name}_reward"] = spaces.Box(low, high, (1,), np.float32)
-    if round_size is not None:
-        observation["previous_round"] = spaces.MultiDiscrete(np.tile(tokens, round_size))
-        observation["previous_round_rewards"] = spaces.Box(low, high, (round_size,), np.float32)
-    observation["progress"] = spaces.Box(0.0, 1.0, (1,), np.float32)
-    return spaces.Dict(observation)
-
-
-def nothing_yet(space: spaces.Dict) -> Observation:
-    """Return the observation before the first step: every token is "none yet", every reward 0."""
-    return {name: np.zeros(part.shape, dtype=part.dtype) for name, part in space.items() if part.shape is not None}
 
 
 def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:

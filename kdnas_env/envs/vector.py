@@ -20,14 +20,8 @@ from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Columns, Ints
 from kdnas_env.envs.book import Book
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.layout import (
-    Observation,
-    checked_count,
-    checked_options,
-    loss_curve,
-    nothing_yet,
-    observation_space,
-)
+from kdnas_env.envs.layout import checked_count, checked_options, loss_curve
+from kdnas_env.envs.observation import Observation, nothing_yet, observation_space
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
@@ -98,10 +92,9 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         self.single_action_space = env.action_space
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._counts = tuple(env.search_space.nvec.tolist())
         self._answers: Answers | None = None
         self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
-        self._begin(self._checked_budget(env.budget), episode=0)
+        self._begin(self._checked_budget(env.budget))
         self._running = self._ended = False
 
     @property
@@ -177,7 +170,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         tabular = getattr(self.env.evaluator, "tabular", False)  # a bad teacher or corpus shall fail here
         if self._altered or not tabular or self._kept.fidelity != self.env.fidelity:
             self._answers, self._altered = None, False
-        self._begin(budget, self._book.episode + 1)
+        self._begin(budget)
         self._running, self._ended = True, False
         nothing = {name: np.tile(array, (self.num_envs, 1)) for name, array in nothing_yet(self._seat_space).items()}
         return nothing, self._empty_infos()
@@ -245,9 +238,9 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     def _rows(self, actions: Ints) -> Ints:
         """Return the rows of the answers to actions, int64 ``(num_envs,)``; what is not known is evaluated."""
-        answers, indices = self._kept, self._flat(actions)
+        answers, indices = self._kept, self.search_space.indices(actions)
         if self.on_epoch is not None or self.env.stop is not None:
-            answers.forget_earlier(self._book.episode)
+            answers.forget_earlier()
         rows = answers.columns.rows(indices)
         missing = rows < 0
         if missing.any():
@@ -301,8 +294,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         present = self._flags(True)
         return infos | {f"_{name}": present for name in infos}
 
-    def _begin(self, budget: Budget, episode: int) -> None:
-        self._book = self.env.new_book(budget, round_size=self.num_envs, least=self._least, episode=episode)
+    def _begin(self, budget: Budget) -> None:
+        self._book = self.env.new_book(budget, round_size=self.num_envs, least=self._least)
         if self._answers is not None:
             self._answers.begin_episode()
         self._best = self._none_yet
@@ -337,16 +330,6 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         if array.shape != shape or not is_whole(array):
             raise SpaceError(f"actions are {array.dtype} of shape {array.shape}; expected integers of shape {shape}")
         return array.astype(np.int64)
-
-    def _flat(self, actions: Ints) -> Ints:
-        """Return the flat index of each action, or raise what the scalar environment would."""
-        try:
-            flat: Ints = np.ravel_multi_index(tuple(actions.T), self._counts)
-        except ValueError:
-            for action in actions:
-                self.search_space.index(action)
-            raise
-        return flat
 
     def _observation(self, actions: Ints, rewards: Floats, usable: Bools) -> Observation:
         """Return what is to be seen after a round; every array is made anew."""

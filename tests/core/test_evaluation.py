@@ -41,7 +41,7 @@ def test_curves_refuse_what_is_not_finite(curve: str, value: float) -> None:
     [
         replace(RECORD, wall_seconds=float("nan")),
         replace(RECORD, latency=replace(PROBE, ratio=float("inf"))),
-        RECORD.with_details(loss=float("nan")),
+        replace(RECORD, details={"loss": float("nan")}),
     ],
 )
 def test_nan_never_reaches_a_file(record: Evaluation) -> None:
@@ -64,12 +64,6 @@ def test_bad_fidelities_are_refused(arguments: dict[str, float], message: str) -
 
 def test_speedup_is_the_inverse_of_the_paired_ratio() -> None:
     assert PROBE.speedup == 4.0
-
-
-def test_with_details_adds_and_keeps() -> None:
-    record = RECORD.with_details(recipe="default").with_details(steps=3)
-    assert record.details == {"recipe": "default", "steps": 3}
-    assert RECORD.details == {}
 
 
 @pytest.mark.parametrize(

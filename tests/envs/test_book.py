@@ -75,8 +75,8 @@ def test_a_round_at_once_is_written_like_one_answer_after_the_other(
     rounds: list[list[int]], policy: str, unit: str
 ) -> None:
     budget = Budget(20, unit)
-    answers, together = answers_of(budget), make(3, duplicates=policy, budget=budget, episode=1)
-    alone, own = make(3, duplicates=policy, budget=budget, episode=1), answers_of(budget)
+    answers, together = answers_of(budget), make(3, duplicates=policy, budget=budget)
+    alone, own = make(3, duplicates=policy, budget=budget), answers_of(budget)
     for places in rounds:
         rewards, counted, duplicates = together.add_round(np.array(places), answers)
         written = [alone.add(own.rows[place], own) for place in places]
@@ -94,13 +94,15 @@ def test_the_budget_ends_a_search_and_too_many_answers_cut_it_off() -> None:
         assert not book.over
         book.add(answers.rows[place], answers)
     assert (book.terminated, book.truncated, book.left, book.progress) == (True, False, 0, 1.0)
-    book = Book(Budget(3), round_size=2, duplicates="free", failure=-1.0, steps=4, episode=2)
+    answers.begin_episode()
+    book = Book(Budget(3), round_size=2, duplicates="free", failure=-1.0, steps=4)
     for _ in range(4):
         assert not book.over
         book.add(answers.rows[0], answers)
     assert (book.terminated, book.truncated, book.left) == (False, True, 2)
     # Less than the next step costs.
-    book = make(2, budget=Budget(3), least=2, episode=3)
+    answers.begin_episode()
+    book = make(2, budget=Budget(3), least=2)
     book.add_round(np.array([0, 1]), answers)
     assert (book.terminated, book.left) == (True, 1)
 

@@ -196,10 +196,16 @@ class Generous(KDNASEnv):
 
 
 class Sharing(KDNASEnv):
-    """Hands out its own arrays."""
+    """Hands out an array of its own."""
 
-    def _observation(self) -> Any:
-        return self._shown
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._steps = np.zeros(1)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        *answer, info = super().step(action)
+        self._steps += 1
+        return *answer, {**info, "steps": self._steps}
 
 
 class NumpyReward(KDNASEnv):
