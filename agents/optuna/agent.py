@@ -206,8 +206,8 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         taken = self.seen
         actions: list[Ints] = []
         drawn: list[bool] = []
-        while len(actions) < n and (found := self._next(taken)) is not None:
-            number, action, is_drawn = found
+        while len(actions) < n and (candidate := self._next(taken)) is not None:
+            number, action, is_drawn = candidate
             taken.add(number)
             actions.append(action)
             drawn.append(is_drawn or all_random)
@@ -276,15 +276,16 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         ):
             self._answered(action, info)
             state, values = self._outcome(reward, usable, info)
+            constraints = info.get("costs", {}) if self.config.limits == "constraints" else {}
             attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
             if math.isfinite(reward):
                 attributes["reward"] = reward
             if "config" in info:
                 attributes["config"] = str(info["config"])
             if number not in self._trials:
-                self._book.add(action, state, values, attributes)
+                self._book.add(action, state, values, attributes, constraints)
             elif (trial := self._trials.pop(number)) is not None:
-                self._book.finish(trial, state, values, attributes)
+                self._book.finish(trial, state, values, attributes, constraints)
 
     def _outcome(self, reward: float, usable: bool, info: Info) -> tuple[TrialState, list[float] | None]:
         """Return the state and the values that an evaluation is told with."""
@@ -296,7 +297,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return TrialState.COMPLETE, values
         elif info.get("status") == "stopped" and not self.config.objectives:
             return TrialState.PRUNED, None
-        # Who breaks a limit is no failure: the reward says how far it is from keeping it.
+        # Who breaks a limit is no failure: the reward, or the constraints, say how far it is from keeping it.
+        elif info.get("cost", 0) > 0 and self.config.objectives and self.config.limits == "constraints":
+            return TrialState.COMPLETE, self._values(info)
         elif self.config.failures == "reward" or (info.get("cost", 0) > 0 and not self.config.objectives):
             return (TrialState.COMPLETE, [reward]) if math.isfinite(reward) else (TrialState.FAIL, None)
         return TrialState.FAIL, None

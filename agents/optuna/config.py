@@ -18,6 +18,8 @@ Sampler = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "ran
 Pruner = Literal["none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 PRUNERS: tuple[Pruner, ...] = get_args(Pruner)
+CONSTRAINED = ("tpe", "gp", "nsgaii", "nsgaiii")
+"""Samplers that know constraints."""
 FORGETFUL = ("qmc", "grid", "random")
 """Samplers that learn nothing from trials."""
 JOURNALS = (".log", ".journal")
@@ -57,6 +59,9 @@ class OptunaConfig(Settings):
             They are minimised, or with a leading ``-`` maximised, as in ``("loss", "-speedup")``.
         failures: How a failed evaluation is told: ``fail`` (the sampler learns nothing from it) or ``reward`` (as an
             evaluation with the reward that the environment gave).
+        limits: How a sampler learns that a candidate breaks limits: by the ``reward`` alone, which environments lower
+            for it, or by ``constraints`` of Optuna too, which are the ``costs`` of the info (``tpe``, ``gp``,
+            ``nsgaii`` and ``nsgaiii``). Where the info has no costs, nothing differs.
         duplicates: How a sampler is answered that proposes a known point: ``value`` (with what the point earned, where
             that is known) or ``fail`` (it learns nothing, and may propose the point again and again).
         retries: How often a sampler may try again after a point that is known or not allowed, until one is drawn at
@@ -82,6 +87,7 @@ class OptunaConfig(Settings):
     pruner_options: Mapping[str, Any] = field(default_factory=dict)
     objectives: Sequence[str] = ()
     failures: Literal["fail", "reward"] = "fail"
+    limits: Literal["reward", "constraints"] = "reward"
     duplicates: Literal["value", "fail"] = "value"
     retries: int = 10
     replay_size: int = 1_000
@@ -98,6 +104,8 @@ class OptunaConfig(Settings):
         self.check_numbers("stale_after", above=0)
         if self.sampler in FORGETFUL and self.pruner == "none":
             self.check_idle("replay_size", because=f"sampler {self.sampler!r} learns nothing from trials")
+        if self.sampler not in CONSTRAINED:
+            self.check_idle("limits", because=f"sampler {self.sampler!r} knows no constraints")
         if self.sampler == "cmaes" and self.choices == "categorical":
             raise KDNASError("sampler 'cmaes' cannot search categorical choices; use choices='ordinal'")
         self._check_objectives()

@@ -170,7 +170,7 @@ class GridStudy:
             Points that were evaluated since the last call, and points at which trials are running.
         """
         for trial in self._signs.stale(self._look()) if self._signs is not None else ():
-            self._end(trial, TrialState.FAIL, None, {DISMISSED: "abandoned"})
+            self._end(trial, TrialState.FAIL, None, {DISMISSED: "abandoned"}, {})
         running = self._look()
         evaluated, self._evaluated = self._evaluated, []
         return evaluated, {self.number(trial.params) for trial in running if trial.number != but and self._takes(trial)}
@@ -247,10 +247,23 @@ class GridStudy:
 
     @quiet()
     def finish(
-        self, trial: Trial, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+        self,
+        trial: Trial,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
     ) -> None:
-        """End a trial that was begun or reopened here, unless somebody else has ended it."""
-        self._end(trial, state, values, attributes)
+        """End a trial that was begun or reopened here, unless somebody else has ended it.
+
+        Args:
+            trial: The trial.
+            state: How it ended.
+            values: What it earned, if anything.
+            attributes: User attributes.
+            constraints: By how much each constraint is violated; 0 where it is kept.
+        """
+        self._end(trial, state, values, attributes, constraints)
         if self._signs is not None:
             self._signs.end()
 
@@ -261,13 +274,19 @@ class GridStudy:
             self._look()
             known = self._earned.get(self._point(trial.params))
         state = TrialState.FAIL if known is None else TrialState.COMPLETE
-        self.finish(trial, state, None if known is None else known.values, {DISMISSED: reason})
+        values, constraints = (None, {}) if known is None else (known.values, known.constraints)
+        self.finish(trial, state, values, {DISMISSED: reason}, constraints)
 
     @quiet()
     def add(
-        self, action: Ints, state: TrialState, values: Sequence[float] | None, attributes: Mapping[str, Any]
+        self,
+        action: Ints,
+        state: TrialState,
+        values: Sequence[float] | None,
+        attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
     ) -> None:
-        """Add an evaluation that had no trial."""
+        """Add an evaluation that had no trial; see :meth:`finish`."""
         owner = {} if self.worker is None else {WORKER: self.worker}
         trial = create_trial(
             state=state,
@@ -275,6 +294,7 @@ class GridStudy:
             params=self._parameters(action),
             distributions=self._distributions,
             user_attrs={**attributes, **owner},
+            constraints={**constraints},
         )
         self.study.add_trial(trial)
 
@@ -307,10 +327,13 @@ class GridStudy:
         state: TrialState,
         values: Sequence[float] | None,
         attributes: Mapping[str, Any],
+        constraints: Mapping[str, float],
     ) -> None:
         try:
             for name, value in attributes.items():
                 self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
+            for name, value in constraints.items():
+                Trial(self.study, trial._trial_id).set_constraint(name, value)
         except UpdateFinishedTrialError:
             return
         self.study.tell(trial.number, values, state, skip_if_finished=True)
@@ -414,7 +437,7 @@ class RecentTrials:
 
     def add(self, trial: FrozenTrial) -> None:
         """Take in a trial that has ended; samplers learn from those that were completed or pruned only."""
-        if trial.state is TrialState.COMPLETE:
+        if trial.state is TrialState.COMPLETE and not any(violation > 0 for violation in trial.constraints.values()):
             self._rank(trial)
         if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
             self._youngest.append(trial)

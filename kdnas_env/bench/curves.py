@@ -46,18 +46,18 @@ class Runs:
         Raises:
             KDNASError: If there is no such seed, or they had different budgets or workers.
         """
-        if len(kinds := {(one.budget, one.unit, one.workers) for one in trajectories}) != 1:
+        if len(kinds := {(search.budget, search.unit, search.workers) for search in trajectories}) != 1:
             raise KDNASError(f"the searches have budgets, units and workers {sorted(kinds)}; compare equal ones")
         by_name = {str(truth.task): truth for truth in truths}
-        found = {one.key: one for one in trajectories if one.task in by_name}
-        agents = tuple(dict.fromkeys(agent for agent, _, _ in found))
+        by_key = {search.key: search for search in trajectories if search.task in by_name}
+        agents = tuple(dict.fromkeys(agent for agent, _, _ in by_key))
         have: dict[tuple[str, str], set[int]] = {(agent, task): set() for agent in agents for task in by_name}
-        for agent, task, seed in found:
+        for agent, task, seed in by_key:
             have[agent, task].add(seed)
         common = tuple(sorted(set.intersection(*have.values()))) if have else ()
         if not common:
             raise KDNASError("no seed was run by every agent on every task; let the race end")
-        return cls(agents, by_name, common, found)
+        return cls(agents, by_name, common, by_key)
 
     @property
     def budget(self) -> Budget:
@@ -89,7 +89,7 @@ class Runs:
     @cached_property
     def seconds(self) -> Floats:
         """Simulated seconds at the points of a curve, rising to those that half of the searches take at least."""
-        last = [one.finish.max(initial=0.0) for one in self._all]
+        last = [search.finish.max(initial=0.0) for search in self._all]
         return np.linspace(0, float(np.median(last)), MOST_POINTS + 1)[1:]
 
     @cached_property
@@ -110,7 +110,7 @@ class Runs:
     def regrets_by_second(self, agent: str) -> Floats:
         """Return the normalised regret by :attr:`seconds`, float64 ``(tasks, seeds, points)``."""
         return self._by_run(
-            agent, lambda truth, one: self._normalised(truth, _at(self.seconds, one.finish, _incumbents(one)))
+            agent, lambda truth, search: self._normalised(truth, _at(self.seconds, search.finish, _incumbents(search)))
         )
 
     @cached_property
@@ -126,9 +126,9 @@ class Runs:
     def volumes(self, agent: str) -> Floats:
         """Return the share of the exact front's hypervolume by :attr:`spent`, float64 ``(tasks, seeds, points)``."""
 
-        def shares(truth: Truth, one: Trajectory) -> Floats:
-            curve = hypervolume_curve(truth.costs_of(one.index), truth.reference) / truth.volume
-            return np.nan_to_num(_at(self.spent, one.cost, curve))
+        def shares(truth: Truth, search: Trajectory) -> Floats:
+            curve = hypervolume_curve(truth.costs_of(search.index), truth.reference) / truth.volume
+            return np.nan_to_num(_at(self.spent, search.cost, curve))
 
         return self._by_run(agent, shares)
 
@@ -139,14 +139,14 @@ class Runs:
             What was spent, float64 ``(tasks, seeds)``, and where it never was, bool.
         """
 
-        def hit(truth: Truth, one: Trajectory) -> Floats:
-            if not len(one):
+        def hit(truth: Truth, search: Trajectory) -> Floats:
+            if not len(search):
                 return np.array([float(self.budget.amount), 1.0])
-            time, censored = hitting_times(_incumbents(one), truth.threshold(share))
-            return np.array([one.cost[int(time) - 1], float(censored)])
+            time, censored = hitting_times(_incumbents(search), truth.threshold(share))
+            return np.array([search.cost[int(time) - 1], float(censored)])
 
-        found = self._by_run(agent, hit)
-        return found[..., 0], found[..., 1] > 0
+        hits = self._by_run(agent, hit)
+        return hits[..., 0], hits[..., 1] > 0
 
     @property
     def _first(self) -> Trajectory:
@@ -154,10 +154,10 @@ class Runs:
 
     @property
     def _all(self) -> list[Trajectory]:
-        return [one for agent in self.agents for runs in self.of_agent(agent) for one in runs]
+        return [search for agent in self.agents for runs in self.of_agent(agent) for search in runs]
 
-    def _regret_by_cost(self, truth: Truth, one: Trajectory) -> Floats:
-        return self._normalised(truth, _at(self.spent, one.cost, _incumbents(one)))
+    def _regret_by_cost(self, truth: Truth, search: Trajectory) -> Floats:
+        return self._normalised(truth, _at(self.spent, search.cost, _incumbents(search)))
 
     def _normalised(self, truth: Truth, values: Floats) -> Floats:
         # Nothing yet, or what breaks a limit but for the noise of its seed.
@@ -171,7 +171,7 @@ class Runs:
     def _by_run(self, agent: str, function: Callable[[Truth, Trajectory], Floats]) -> Floats:
         runs = self.of_agent(agent)
         return np.array(
-            [[function(truth, one) for one in row] for truth, row in zip(self.truths.values(), runs, strict=True)]
+            [[function(truth, search) for search in row] for truth, row in zip(self.truths.values(), runs, strict=True)]
         )
 
 
@@ -189,8 +189,8 @@ def _affordable(truth: Truth, budget: Budget, workers: int) -> int:
     return truth.affordable(budget) * (workers if budget.unit == "seconds" else 1)
 
 
-def _incumbents(one: Trajectory) -> Floats:
-    return incumbents(np.where(one.ok, one.observed, np.nan), one.true) if len(one) else np.empty(0)
+def _incumbents(search: Trajectory) -> Floats:
+    return incumbents(np.where(search.ok, search.observed, np.nan), search.true) if len(search) else np.empty(0)
 
 
 def _at(points: Floats, reached: Floats, curve: Floats) -> Floats:

@@ -79,9 +79,9 @@ def submit(
         raise RunError(f"{str(folder)!r} is not the folder of a race: it holds no {RACE}")
     trajectories = read_race(folder)
     wanted = str(AgentSpec.parse(agent))
-    chosen = [one for one in trajectories if one.agent == wanted]
+    chosen = [search for search in trajectories if search.agent == wanted]
     if not chosen:
-        known = sorted({one.agent for one in trajectories})
+        known = sorted({search.agent for search in trajectories})
         raise KDNASError(f"agent {wanted!r} is not in the race {str(folder)!r}; choose one of {known}")
     record = read_json(folder / RACE)
     kept = {name: record.get(name) for name in ("tables", "versions", "decision_time")}
@@ -97,12 +97,12 @@ def read_submission(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dic
         RunError: If the file cannot be read, or is no submission.
     """
     trajectories, metadata = read_trajectories(path)
-    agents = sorted({one.agent for one in trajectories})
+    agents = sorted({search.agent for search in trajectories})
     described = all(isinstance(metadata.get(name), dict) for name in ("tables", "versions"))
     if metadata.get("kind") != KIND or agents != [metadata.get("agent")] or not described:
         raise RunError(f"{os.fspath(path)!r} is no submission of one agent; write one with kdnas bench submit")
     # What others have written goes to a terminal.
-    if not all(text.isprintable() for one in trajectories for text in (one.agent, one.task, one.error)):
+    if not all(text.isprintable() for search in trajectories for text in (search.agent, search.task, search.error)):
         raise RunError(f"{os.fspath(path)!r} holds characters that cannot be printed; it was not written by kdnas")
     return trajectories, metadata
 
@@ -117,15 +117,15 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
         RunError: If the file cannot be read, or is no submission.
     """
     trajectories, metadata = read_submission(path)
-    tasks = tuple(dict.fromkeys(one.task for one in trajectories))
+    tasks = tuple(dict.fromkeys(search.task for search in trajectories))
     faults = [*_table_faults(metadata, tasks), *_seed_faults(trajectories)]
     if not any(fault.startswith("table") for fault in faults):
         faults += _replay_faults(trajectories, {task: Truth.of(Task.parse(task)) for task in tasks})
     return Verdict(
         agent=str(metadata["agent"]),
         tasks=tasks,
-        seeds=min(len({one.seed for one in trajectories if one.task == task}) for task in tasks),
-        evaluations=sum(len(one) for one in trajectories),
+        seeds=min(len({search.seed for search in trajectories if search.task == task}) for task in tasks),
+        evaluations=sum(len(search) for search in trajectories),
         faults=tuple(faults),
     )
 
@@ -152,22 +152,22 @@ def join(
         KDNASError: If one has another budget, other workers, no searches on a table of the race or fewer seeds, or does
             not replay.
     """
-    found: list[Trajectory] = []
-    told: dict[str, dict[str, Any]] = {}
+    joined: list[Trajectory] = []
+    submitted: dict[str, dict[str, Any]] = {}
     for path in paths:
         trajectories, metadata = _joined(path, wanted, truths)
         agent = str(metadata["agent"])
         name, number = f"{agent} (submitted)", 1
-        while name in told:
+        while name in submitted:
             number += 1
             name = f"{agent} (submitted, {number})"
-        told[name] = {
+        submitted[name] = {
             "agent": agent,
             "file": os.fspath(path),
             **{key: metadata.get(key) for key in ("description", "versions")},
         }
-        found += [replace(one, agent=name) for one in trajectories]
-    return found, told
+        joined += [replace(search, agent=name) for search in trajectories]
+    return joined, submitted
 
 
 def _joined(
@@ -176,30 +176,30 @@ def _joined(
     trajectories, metadata = read_submission(path)
     _check_effort(path, trajectories, metadata, wanted)
     faults = _seed_faults(trajectories)
-    found: list[Trajectory] = []
+    joined: list[Trajectory] = []
     for truth in truths:
         name = _same_task(path, truth.task, trajectories, metadata)
-        mine = [replace(one, task=str(truth.task)) for one in trajectories if one.task == name]
+        mine = [replace(search, task=str(truth.task)) for search in trajectories if search.task == name]
         if len(mine) < wanted.seeds:
             raise KDNASError(
                 f"submission {os.fspath(path)!r} has {len(mine)} seeds of {name}, the race {wanted.seeds}; race with "
                 f"{len(mine)} or fewer"
             )
-        found += [one for one in mine if one.seed < wanted.seeds]
-    faults = faults or _replay_faults(found, {str(truth.task): truth for truth in truths})
+        joined += [search for search in mine if search.seed < wanted.seeds]
+    faults = faults or _replay_faults(joined, {str(truth.task): truth for truth in truths})
     if faults:
         raise KDNASError(
             f"submission {os.fspath(path)!r} does not hold: {faults[0]}. See all with kdnas bench verify, and race "
             "without it"
         )
-    return found, metadata
+    return joined, metadata
 
 
 def _check_effort(
     path: str | os.PathLike[str], trajectories: Sequence[Trajectory], metadata: Mapping[str, Any], wanted: Race
 ) -> None:
     ours = (float(wanted.budget.amount), wanted.budget.unit, wanted.simulated_workers or 1)
-    others = sorted({(float(one.budget), one.unit, one.workers) for one in trajectories} - {ours})
+    others = sorted({(float(search.budget), search.unit, search.workers) for search in trajectories} - {ours})
     if others:
         amount, unit, workers = others[0]
         raise KDNASError(
@@ -219,7 +219,7 @@ def _same_task(
 ) -> str:
     """Return what a submission calls a task of the race."""
     here = checksum(table_path(task.table))
-    names = list(dict.fromkeys(one.task for one in trajectories))
+    names = list(dict.fromkeys(search.task for search in trajectories))
     for name in names:
         other = Task.parse(name)
         if metadata["tables"].get(other.table) == here and replace(other, table=task.table) == task:
@@ -246,72 +246,72 @@ def _table_faults(metadata: Mapping[str, Any], tasks: Sequence[str]) -> list[str
 def _seed_faults(trajectories: Sequence[Trajectory]) -> list[str]:
     """Seeds that are left out may have been left out because of what they said."""
     seeds: dict[str, list[int]] = {}
-    for one in trajectories:
-        seeds.setdefault(one.task, []).append(one.seed)
+    for search in trajectories:
+        seeds.setdefault(search.task, []).append(search.seed)
     return [
-        f"{task}: the seeds are {sorted(found)}, not 0 to {len(found) - 1}"
-        for task, found in seeds.items()
-        if sorted(found) != list(range(len(found)))
+        f"{task}: the seeds are {sorted(numbers)}, not 0 to {len(numbers) - 1}"
+        for task, numbers in seeds.items()
+        if sorted(numbers) != list(range(len(numbers)))
     ]
 
 
 def _replay_faults(trajectories: Sequence[Trajectory], truths: Mapping[str, Truth]) -> list[str]:
-    found = ((one, _replay(one, truths[one.task])) for one in trajectories)
-    return [f"{one.task}, seed {one.seed}: {fault}" for one, fault in found if fault]
+    faults = ((search, _replay(search, truths[search.task])) for search in trajectories)
+    return [f"{search.task}, seed {search.seed}: {fault}" for search, fault in faults if fault]
 
 
-def _replay(one: Trajectory, truth: Truth) -> str:
+def _replay(search: Trajectory, truth: Truth) -> str:
     """Return the first thing in a trajectory that does not follow from its proposals, or an empty text."""
-    budget = Budget(one.budget if one.unit == "seconds" else int(one.budget), one.unit)
+    budget = Budget(search.budget if search.unit == "seconds" else int(search.budget), search.unit)
     space = truth.space
-    if np.any((one.index < 0) | (one.index >= space.size)):
+    if np.any((search.index < 0) | (search.index >= space.size)):
         return f"a proposal is outside the space's {space.size} points"
-    times = np.array([*one.agent_seconds.tolist(), one.agent_total, one.wall_seconds])
+    times = np.array([*search.agent_seconds.tolist(), search.agent_total, search.wall_seconds])
     if not np.all((times >= 0) & (times < np.inf)):
         return "the agent took a time that is no time"
-    alone = one.workers == 1
+    alone = search.workers == 1
     # The clock of several workers ends a search, not the sum of their work.
     timed = budget.unit == "seconds" and not alone
     recorder = Recorder(
-        truth.task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget), truth, one.seed, budget
+        truth.task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget), truth, search.seed, budget
     )
     recorder.reset()
     # Of those that begin at one second, what the budget has cut short is the last.
-    order = np.arange(len(one)) if alone else np.lexsort((-one.epochs, one.start))
+    order = np.arange(len(search)) if alone else np.lexsort((-search.epochs, search.start))
     for place, row in enumerate(order.tolist()):
-        _, _, terminated, truncated, _ = recorder.step(space.from_index(int(one.index[row])))
-        if (terminated or truncated) and place + 1 < len(one):
+        _, _, terminated, truncated, _ = recorder.step(space.from_index(int(search.index[row])))
+        if (terminated or truncated) and place + 1 < len(search):
             return f"it goes on after evaluation {place + 1}, which spent the budget"
-    found = recorder.trajectory(AgentSpec.parse(one.agent), workers=one.workers)
+    replayed = recorder.trajectory(AgentSpec.parse(search.agent), workers=search.workers)
     for name in (*_FOLLOWING, *_CLOCK) if alone else _FOLLOWING:
-        fault = _difference(name, getattr(one, name)[order], getattr(found, name), order)
+        fault = _difference(name, getattr(search, name)[order], getattr(replayed, name), order)
         if fault:
             return fault
-    return "" if alone else _clock_fault(one, found, order, budget)
+    return "" if alone else _clock_fault(search, replayed, order, budget)
 
 
-def _difference(name: str, told: Column, follows: Column, order: Column) -> str:
-    same = np.isclose(told, follows, rtol=1e-9, atol=1e-9, equal_nan=True)
+def _difference(name: str, recorded: Column, follows: Column, order: Column) -> str:
+    same = np.isclose(recorded, follows, rtol=1e-9, atol=1e-9, equal_nan=True)
     if same.all():
         return ""
     place = int(np.argmin(same))
-    return f"{name} of evaluation {int(order[place]) + 1} is {told[place]}, but {follows[place]} follows"
+    return f"{name} of evaluation {int(order[place]) + 1} is {recorded[place]}, but {follows[place]} follows"
 
 
-def _clock_fault(one: Trajectory, found: Trajectory, order: Column, budget: Budget) -> str:
+def _clock_fault(search: Trajectory, replayed: Trajectory, order: Column, budget: Budget) -> str:
     """Check what several workers can have done, beside the same evaluations one after another."""
-    if np.any(np.diff(one.finish) < 0) or np.any(one.start > one.finish):
+    if np.any(np.diff(search.finish) < 0) or np.any(search.start > search.finish):
         return "evaluations do not end in the order that they are told in"
-    fault = _difference("the duration", (one.finish - one.start)[order], found.finish - found.start, order)
+    fault = _difference("the duration", (search.finish - search.start)[order], replayed.finish - replayed.start, order)
     if fault:
         return fault
-    events = np.argsort(np.concatenate([one.finish, one.start]), kind="stable")
-    running = np.cumsum(np.repeat([-1, 1], len(one))[events])
-    if len(running) and running.max() > one.workers:
-        return f"{running.max()} evaluations run at a time, with {one.workers} workers"
+    events = np.argsort(np.concatenate([search.finish, search.start]), kind="stable")
+    running = np.cumsum(np.repeat([-1, 1], len(search))[events])
+    if len(running) and running.max() > search.workers:
+        return f"{running.max()} evaluations run at a time, with {search.workers} workers"
     if budget.unit == "seconds":
-        late = np.flatnonzero(one.start >= budget.amount)
+        late = np.flatnonzero(search.start >= budget.amount)
         return f"evaluation {int(late[0]) + 1} begins after the budget's end" if len(late) else ""
-    spent = np.empty(len(one))
-    spent[order] = np.diff(found.cost, prepend=0.0)
-    return _difference("cost", one.cost, np.cumsum(spent), np.arange(len(one)))
+    spent = np.empty(len(search))
+    spent[order] = np.diff(replayed.cost, prepend=0.0)
+    return _difference("cost", search.cost, np.cumsum(spent), np.arange(len(search)))

@@ -163,18 +163,20 @@ class Page:
                     "name": view.name,
                     "about": view.about,
                     "table": None if view.table is None else {**vars(view.table)},
-                    "charts": [{**vars(one), "series": [vars(line) for line in one.series]} for one in view.charts],
+                    "charts": [
+                        {**vars(chart), "series": [vars(line) for line in chart.series]} for chart in view.charts
+                    ],
                     "matrices": [
                         {
-                            "name": one.name,
-                            "title": one.title,
+                            "name": matrix.name,
+                            "title": matrix.title,
                             "agents": list(self.agents),
                             "cells": {
                                 row: {column: vars(cell) for column, cell in cells.items()}
-                                for row, cells in one.cells.items()
+                                for row, cells in matrix.cells.items()
                             },
                         }
-                        for one in view.matrices
+                        for matrix in view.matrices
                     ],
                     "notes": list(view.notes),
                 }

@@ -96,8 +96,8 @@ def draw_targets(summary: Mapping[str, Any], view: Mapping[str, Any], target: st
     """Draw which share of the searches has reached a target when so much was spent."""
     figure, axes = _line_figure(summary["agents"])
     for agent, line in _lines(summary["agents"]):
-        told = view["agents"][agent]["targets"][target]
-        axes.step(summary["spent"], told["ecdf"], where="post", **line)
+        reached = view["agents"][agent]["targets"][target]
+        axes.step(summary["spent"], reached["ecdf"], where="post", **line)
     words = target.replace("_", " ").replace(" percent", " %")
     axes.set(
         ylim=(0, 1.02),

@@ -142,17 +142,17 @@ def race(
         task.make_env(wanted.budget).close()
     path = expanded(folder)
     tables = _opened(path, wanted, tables)
-    found = _kept(path)
-    missing = _blocks([key for key in wanted.keys if key not in found], wanted)
+    kept = _kept(path)
+    missing = _blocks([key for key in wanted.keys if key not in kept], wanted)
     total = len(wanted.keys)
     done = total - sum(len(seeds) for _, _, seeds in missing)
     on_progress(done, total)
     for trajectories in _ran(wanted, path / PARTS, missing, workers):
-        found |= {one.key: one for one in trajectories}
+        kept |= {trajectory.key: trajectory for trajectory in trajectories}
         done += len(trajectories)
         on_progress(done, total)
-    _compact(path, [found[key] for key in sorted(found)], {**wanted.settings(), "tables": tables})
-    return [found[key] for key in wanted.keys]
+    _compact(path, [kept[key] for key in sorted(kept)], {**wanted.settings(), "tables": tables})
+    return [kept[key] for key in wanted.keys]
 
 
 def read_race(folder: str | os.PathLike[str]) -> list[Trajectory]:
@@ -161,8 +161,8 @@ def read_race(folder: str | os.PathLike[str]) -> list[Trajectory]:
     Raises:
         RunError: If they cannot be read.
     """
-    found = _kept(expanded(folder))
-    return [found[key] for key in sorted(found)]
+    kept = _kept(expanded(folder))
+    return [kept[key] for key in sorted(kept)]
 
 
 Block = tuple[AgentSpec, Task, list[int]]
@@ -173,8 +173,8 @@ def _blocks(missing: Sequence[tuple[str, str, int]], wanted: Race) -> list[Block
     seeds: dict[tuple[str, str], list[int]] = {}
     for agent, task, seed in missing:
         seeds.setdefault((agent, task), []).append(seed)
-    agents = {str(one): one for one in wanted.agents}
-    tasks = {str(one): one for one in wanted.tasks}
+    agents = {str(agent): agent for agent in wanted.agents}
+    tasks = {str(task): task for task in wanted.tasks}
     blocks = [
         (agents[agent], tasks[task], chosen[start : start + BLOCK])
         for (agent, task), chosen in seeds.items()
@@ -210,7 +210,7 @@ def _run_block(wanted: Race, parts: Path, block: Block) -> list[Trajectory]:
     # Processes share the cores, and sums are rounded by how they are shared among threads.
     with pinned_threads(1):
         trajectories = [wanted.run(agent, seed, truth) for seed in seeds]
-    name = sha256(repr([one.key for one in trajectories]).encode()).hexdigest()[:16]
+    name = sha256(repr([trajectory.key for trajectory in trajectories]).encode()).hexdigest()[:16]
     write_trajectories(parts / f"{name}.parquet", trajectories)
     return trajectories
 
@@ -219,7 +219,7 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
     """Make a folder or check that it is of such a race; return the checksums of all its tables."""
     settings = wanted.settings()
     check_contained(path)
-    others = sorted(one.name for one in path.iterdir() if one.name != PARTS) if path.is_dir() else []
+    others = sorted(entry.name for entry in path.iterdir() if entry.name != PARTS) if path.is_dir() else []
     if others and not (path / RACE).exists():
         raise RunError(
             f"{str(path)!r} is not empty and no race: it holds {others[0]!r}; name the folder of a race, or another"
@@ -250,7 +250,7 @@ def _opened(path: Path, wanted: Race, tables: Mapping[str, str]) -> dict[str, st
 
 def _kept(path: Path) -> dict[tuple[str, str, int], Trajectory]:
     files = [path / TRAJECTORIES, *sorted((path / PARTS).glob("*.parquet"))]
-    return {one.key: one for file in files if file.exists() for one in read_trajectories(file)[0]}
+    return {trajectory.key: trajectory for file in files if file.exists() for trajectory in read_trajectories(file)[0]}
 
 
 def _compact(path: Path, trajectories: Sequence[Trajectory], metadata: Mapping[str, Any]) -> None:

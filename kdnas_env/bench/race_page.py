@@ -70,7 +70,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
             unit,
             "normalised regret",
             spent,
-            [_banded(name, one["curve"]) for name, one in agents.items()],
+            [_banded(name, figures["curve"]) for name, figures in agents.items()],
             log=True,
         ),
         Chart(
@@ -79,7 +79,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
             "simulated seconds",
             "normalised regret",
             view["seconds"],
-            [Series(name, one["seconds_curve"]) for name, one in agents.items()],
+            [Series(name, figures["seconds_curve"]) for name, figures in agents.items()],
             log=True,
         ),
         *(
@@ -89,7 +89,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
                 unit,
                 "share of the searches",
                 spent,
-                [Series(name, one["targets"][target]["ecdf"]) for name, one in agents.items()],
+                [Series(name, figures["targets"][target]["ecdf"]) for name, figures in agents.items()],
                 floor=0,
                 ceiling=1,
             )
@@ -101,7 +101,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
             "normalised regret",
             "share of the searches",
             thresholds,
-            [_banded(name, one["profile"]) for name, one in agents.items()],
+            [_banded(name, figures["profile"]) for name, figures in agents.items()],
             floor=0,
             ceiling=1,
         ),
@@ -111,11 +111,14 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
             unit,
             "share",
             spent,
-            [Series(name, one["hypervolume"]["curve"]) for name, one in agents.items()],
+            [Series(name, figures["hypervolume"]["curve"]) for name, figures in agents.items()],
         ),
     ]
     cells = {
-        row: {column: Interval(one["value"], one["low"], one["high"]) for column, one in columns.items()}
+        row: {
+            column: Interval(estimate["value"], estimate["low"], estimate["high"])
+            for column, estimate in columns.items()
+        }
         for row, columns in view["improvement"].items()
     }
     better = Matrix("improvement", "How likely the agent of the row has less regret than that of the column", cells)
@@ -127,7 +130,7 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
             "standings",
             f"Less regret is better; p: Wilcoxon's test against {results['reference']}, corrected by Holm",
             COLUMNS,
-            [_row(name, one) for name, one in agents.items()],
+            [_row(name, figures) for name, figures in agents.items()],
             sort=1,
         ),
         charts=charts,
@@ -140,32 +143,32 @@ def _banded(name: str, estimate: Mapping[str, Any]) -> Series:
     return Series(name, estimate["value"], estimate["low"], estimate["high"])
 
 
-def _row(name: str, one: Mapping[str, Any]) -> list[Any]:
-    targets = one["targets"]
+def _row(name: str, figures: Mapping[str, Any]) -> list[Any]:
+    targets = figures["targets"]
     return [
         name,
-        one["final"]["value"],
-        one["final"]["low"],
-        one["final"]["high"],
-        one["area"]["value"],
-        one["mean_rank"],
+        figures["final"]["value"],
+        figures["final"]["low"],
+        figures["final"]["high"],
+        figures["area"]["value"],
+        figures["mean_rank"],
         targets["top_1_percent"]["reached"],
         targets["top_1_percent"]["median"],
         targets["optimum"]["reached"],
-        one["hypervolume"]["value"],
-        one["duplicates"],
-        one["invalid"],
-        one["infeasible"],
-        one["gap"],
-        one["agent_ms"],
-        one["failures"],
-        None if one["test"] is None else one["test"]["corrected"],
+        figures["hypervolume"]["value"],
+        figures["duplicates"],
+        figures["invalid"],
+        figures["infeasible"],
+        figures["gap"],
+        figures["agent_ms"],
+        figures["failures"],
+        None if figures["test"] is None else figures["test"]["corrected"],
     ]
 
 
 def _notes(view: Mapping[str, Any]) -> list[str]:
     notes = [*ranking_notes(view)]
-    return notes + [f"{name}: {error}" for name, one in view["agents"].items() for error in one["errors"]]
+    return notes + [f"{name}: {error}" for name, figures in view["agents"].items() for error in figures["errors"]]
 
 
 def ranking_notes(view: Mapping[str, Any]) -> list[str]:
@@ -178,12 +181,12 @@ def ranking_notes(view: Mapping[str, Any]) -> list[str]:
     notes = [f"Mean ranks that differ by less than {difference:.2f} are not to be told apart (Nemenyi, 5 %)."]
     if test is None:
         return notes
-    found = "infinite" if test["f"] is None else f"{test['f']:.3g}"
-    told = f"Friedman's test of the ranks by task: F = {found}, p = {test['p']:.2g}"
+    statistic = "infinite" if test["f"] is None else f"{test['f']:.3g}"
+    verdict = f"Friedman's test of the ranks by task: F = {statistic}, p = {test['p']:.2g}"
     return (
-        [f"{told}: some agents differ.", *notes]
+        [f"{verdict}: some agents differ.", *notes]
         if test["p"] < SIGNIFICANT
-        else [f"{told}: it shows no difference between the agents, so that their ranks tell nothing."]
+        else [f"{verdict}: it shows no difference between the agents, so that their ranks tell nothing."]
     )
 
 
@@ -215,10 +218,10 @@ def _facts(results: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     guests = [
         (
             name,
-            f"{told['description'] or 'no description'}; {told['file']}, replayed; searched with "
-            + ", ".join(f"{package} {number}" for package, number in told["versions"].items()),
+            f"{guest['description'] or 'no description'}; {guest['file']}, replayed; searched with "
+            + ", ".join(f"{package} {number}" for package, number in guest["versions"].items()),
         )
-        for name, told in results["submitted"].items()
+        for name, guest in results["submitted"].items()
     ]
     return [
         *tasks,

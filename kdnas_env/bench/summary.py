@@ -84,7 +84,7 @@ def summarise(
     """
     reference = reference or ("random" if "random" in runs.agents else runs.agents[0])
     check_choice("reference", reference, runs.agents)
-    guests = {name: dict(told) for name, told in (submitted or {}).items()}
+    guests = {name: dict(facts) for name, facts in (submitted or {}).items()}
     parts = {ALL: runs} if len(runs.truths) > 1 else {}
     parts |= {task: runs.only(task) for task in runs.truths}
     return {
@@ -119,9 +119,9 @@ def _timing(runs: Runs, agents: Sequence[str]) -> dict[str, float | None]:
     ``agent_seconds`` are the agents' processor time, ``wall_seconds`` those of the searches one after another, and
     ``share`` is the former's part in the latter; the rest is the table's answers and their record.
     """
-    searches = [one for agent in agents for row in runs.of_agent(agent) for one in row]
-    taken = float(sum(one.agent_total for one in searches))
-    wall = float(sum(one.wall_seconds for one in searches))
+    searches = [search for agent in agents for row in runs.of_agent(agent) for search in row]
+    taken = float(sum(search.agent_total for search in searches))
+    wall = float(sum(search.wall_seconds for search in searches))
     return {"agent_seconds": taken, "wall_seconds": wall, "share": taken / wall if wall else None}
 
 
@@ -180,8 +180,8 @@ def _view(runs: Runs, reference: str, repetitions: int, seed: int) -> dict[str, 
 
 
 def _friedman(final: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float | None]:
-    found = friedman(final)
-    return {"chi_squared": found.chi_squared, "f": found.f if np.isfinite(found.f) else None, "p": found.p}
+    test = friedman(final)
+    return {"chi_squared": test.chi_squared, "f": test.f if np.isfinite(test.f) else None, "p": test.p}
 
 
 def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any]:
@@ -197,7 +197,7 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
     the true reward of the final incumbent; ``failures`` are searches that ended with an error.
     """
     regrets, final = runs.regrets[agent], runs.final[agent]
-    searches = [one for row in runs.of_agent(agent) for one in row]
+    searches = [search for row in runs.of_agent(agent) for search in row]
     volumes = runs.volumes(agent)
     # The same draws for all agents, which share the noise of a seed.
     below, above = profile_band(
@@ -224,24 +224,26 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
         },
         "targets": {name: _target(runs, agent, share) for name, share in TARGETS.items()},
         "hypervolume": {**estimate(volumes[..., -1]), "curve": iqm(np.moveaxis(volumes, -1, 0)).tolist()},
-        "evaluations": _mean([one.counted.sum() for one in searches]),
-        "duplicates": _mean([one.duplicate.sum() for one in searches]),
-        "invalid": _mean([one.invalid.sum() for one in searches]),
-        "infeasible": _mean([one.infeasible.sum() for one in searches]),
-        "failed": _mean([(~one.ok & ~one.invalid & ~one.infeasible).sum() for one in searches]),
-        "agent_ms": float(np.median([1e3 * one.agent_seconds.mean() if len(one) else 0.0 for one in searches])),
-        "agent_seconds": float(sum(one.agent_total for one in searches)),
-        "wall_seconds": float(sum(one.wall_seconds for one in searches)),
-        "simulated_seconds": float(np.median([one.finish.max(initial=0.0) for one in searches])),
-        "gap": _mean([gap for one in searches if (gap := _gap(one)) is not None]),
-        "failures": sum(bool(one.error) for one in searches),
-        "errors": sorted({one.error for one in searches if one.error}),
+        "evaluations": _mean([search.counted.sum() for search in searches]),
+        "duplicates": _mean([search.duplicate.sum() for search in searches]),
+        "invalid": _mean([search.invalid.sum() for search in searches]),
+        "infeasible": _mean([search.infeasible.sum() for search in searches]),
+        "failed": _mean([(~search.ok & ~search.invalid & ~search.infeasible).sum() for search in searches]),
+        "agent_ms": float(
+            np.median([1e3 * search.agent_seconds.mean() if len(search) else 0.0 for search in searches])
+        ),
+        "agent_seconds": float(sum(search.agent_total for search in searches)),
+        "wall_seconds": float(sum(search.wall_seconds for search in searches)),
+        "simulated_seconds": float(np.median([search.finish.max(initial=0.0) for search in searches])),
+        "gap": _mean([gap for search in searches if (gap := _gap(search)) is not None]),
+        "failures": sum(bool(search.error) for search in searches),
+        "errors": sorted({search.error for search in searches if search.error}),
     }
 
 
 def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str, dict[str, float]]]:
     """Return how likely the agent of the row has less regret than that of the column."""
-    found: dict[str, dict[str, dict[str, float]]] = {agent: {} for agent in runs.agents}
+    improvements: dict[str, dict[str, dict[str, float]]] = {agent: {} for agent in runs.agents}
     for place, x in enumerate(runs.agents):
         for y in runs.agents[place + 1 :]:
             value = probability_of_improvement(runs.final[x], runs.final[y])
@@ -252,9 +254,9 @@ def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str
                 repetitions=repetitions,
                 confidence=CONFIDENCE,
             )
-            found[x][y] = {"value": value, "low": low, "high": high}
-            found[y][x] = {"value": 1 - value, "low": 1 - high, "high": 1 - low}
-    return found
+            improvements[x][y] = {"value": value, "low": low, "high": high}
+            improvements[y][x] = {"value": 1 - value, "low": 1 - high, "high": 1 - low}
+    return improvements
 
 
 def _target(runs: Runs, agent: str, share: float) -> dict[str, Any]:
@@ -269,12 +271,12 @@ def _target(runs: Runs, agent: str, share: float) -> dict[str, Any]:
     }
 
 
-def _gap(one: Trajectory) -> float | None:
-    seen = np.where(one.ok, one.observed, -np.inf)
-    if not one.ok.any():
+def _gap(search: Trajectory) -> float | None:
+    seen = np.where(search.ok, search.observed, -np.inf)
+    if not search.ok.any():
         return None
     best = int(seen.argmax())
-    return float(seen[best] - one.true[best])
+    return float(seen[best] - search.true[best])
 
 
 def _mean(values: Sequence[Any]) -> float | None:

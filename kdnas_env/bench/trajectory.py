@@ -106,7 +106,7 @@ class Trajectory:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Trajectory):
             return NotImplemented
-        names = [one.name for one in fields(self) if one.name not in _MEASURED]
+        names = [field.name for field in fields(self) if field.name not in _MEASURED]
         return all(_alike(getattr(self, name), getattr(other, name)) for name in names)
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
@@ -156,23 +156,23 @@ def write_trajectories(
     import pyarrow as arrow
     from pyarrow import parquet
 
-    lengths = [len(one) for one in trajectories]
+    lengths = [len(trajectory) for trajectory in trajectories]
     run = np.repeat(np.arange(len(trajectories)), lengths)
     columns: dict[str, Any] = {"run": arrow.array(run.astype(np.int64))}
     for name in ("agent", "task", "unit"):
-        words = sorted({getattr(one, name) for one in trajectories})
-        codes = np.array([words.index(getattr(one, name)) for one in trajectories], dtype=np.int32)
+        words = sorted({getattr(trajectory, name) for trajectory in trajectories})
+        codes = np.array([words.index(getattr(trajectory, name)) for trajectory in trajectories], dtype=np.int32)
         columns[name] = arrow.DictionaryArray.from_arrays(
             arrow.array(codes[run], type=arrow.int32()), arrow.array(words, type=arrow.string())
         )
     for name in ("seed", "workers"):
-        numbers = np.array([getattr(one, name) for one in trajectories], dtype=np.int64)
+        numbers = np.array([getattr(trajectory, name) for trajectory in trajectories], dtype=np.int64)
         columns[name] = arrow.array(numbers[run])
     for name, dtype in COLUMNS.items():
-        parts = [getattr(one, name) for one in trajectories] or [np.empty(0, dtype=dtype)]
+        parts = [getattr(trajectory, name) for trajectory in trajectories] or [np.empty(0, dtype=dtype)]
         columns[name] = arrow.array(np.concatenate(parts))
     # Runs are listed beside the rows too: one may have no row.
-    runs = [[*(getattr(one, name) for name in _RUN), len(one)] for one in trajectories]
+    runs = [[*(getattr(trajectory, name) for name in _RUN), len(trajectory)] for trajectory in trajectories]
     record = {"schema_version": SCHEMA_VERSION, "runs": runs, "metadata": dict(metadata or {})}
     table = arrow.table(columns).replace_schema_metadata({_KEY: json.dumps(record).encode()})
     with replacing(path) as file:
@@ -206,7 +206,7 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
         ends = [0, *itertools.accumulate(_length(run[-1]) for run in record["runs"])]
         if ends[-1] != table.num_rows:
             raise ValueError(f"it has {table.num_rows} rows where its runs have {shown(ends[-1])}")
-        found = [
+        trajectories = [
             _trajectory(run[:-1], {name: np.array(column[start:end]) for name, column in columns.items()})
             for run, start, end in zip(record["runs"], ends[:-1], ends[1:], strict=True)
         ]
@@ -221,7 +221,7 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
         raise RunError(
             f"{os.fspath(path)!r} cannot be read as trajectories: {error}; restore it from a copy"
         ) from error
-    return found, metadata
+    return trajectories, metadata
 
 
 @dataclass(frozen=True)
@@ -241,11 +241,11 @@ class _Run:
 
 def _trajectory(run: Sequence[Any], columns: dict[str, Any]) -> Trajectory:
     # Version 1 has no times of whole searches.
-    told = dict(zip(_RUN, run, strict=False))
-    checked = restore(_Run, told)
+    recorded = dict(zip(_RUN, run, strict=False))
+    checked = restore(_Run, recorded)
     if checked.seed < 0 or checked.workers < 1 or checked.budget <= 0:
-        raise ValueError(f"a run has a seed, workers or a budget that cannot be: {shown(told)}")
-    return Trajectory(**told, **columns)
+        raise ValueError(f"a run has a seed, workers or a budget that cannot be: {shown(recorded)}")
+    return Trajectory(**recorded, **columns)
 
 
 def _length(value: Any) -> int:

@@ -169,8 +169,8 @@ class _Search:
             self._answered.append((action, refused))
         elif config in self._tickets:
             self._running[self._tickets[config]].append(action)
-        elif (found := self.store.find(config, self.env.fidelity)) is not None:
-            self._answered.append((action, found))
+        elif (known := self.store.find(config, self.env.fidelity)) is not None:
+            self._answered.append((action, known))
         else:
             ticket = self.pool.submit(
                 config,
@@ -189,10 +189,10 @@ class _Search:
 
     def _collect(self) -> None:
         """Wait for students that are finished, and keep them before anything else is done with them."""
-        for one in self.pool.wait():
-            evaluation = self.store.add(one.evaluation)
-            del self._tickets[one.evaluation.config]
-            self._answered += [(action, evaluation) for action in self._running.pop(one.ticket)]
+        for finished in self.pool.wait():
+            evaluation = self.store.add(finished.evaluation)
+            del self._tickets[finished.evaluation.config]
+            self._answered += [(action, evaluation) for action in self._running.pop(finished.ticket)]
 
     def _tell(self, action: Action, evaluation: Evaluation) -> None:
         del self._pending[action]

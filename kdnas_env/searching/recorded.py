@@ -61,13 +61,13 @@ class RecordedOptions:
         """Return these options with the places of others, which are not recorded."""
         return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
 
-    def place_flags(self, *said: str) -> list[str]:
+    def place_flags(self, *given: str) -> list[str]:
         """Return the flags that whoever goes on has to give again, since they are not recorded.
 
         Args:
-            *said: Fields that the command says otherwise.
+            *given: Fields that the command names otherwise.
         """
-        return flags(self, [name for name in self.PLACES if name not in said])
+        return flags(self, [name for name in self.PLACES if name not in given])
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with.
@@ -97,11 +97,11 @@ def _required_places(kind: Any) -> dict[str, str]:
 def _places(kind: Any, data: Mapping[str, Any]) -> list[str]:
     """Return what data hold that is not recorded, in options within options too."""
     unrecorded = (*getattr(kind, "PLACES", ()), *getattr(kind, "SET_BY_RUN", ()))
-    found = [name for name in data if name in unrecorded]
+    names = [name for name in data if name in unrecorded]
     for name, inner in _within(kind).items():
         if isinstance(data.get(name), Mapping):
-            found += [f"{name}.{place}" for place in _places(inner, data[name])]
-    return found
+            names += [f"{name}.{place}" for place in _places(inner, data[name])]
+    return names
 
 
 def _completed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:

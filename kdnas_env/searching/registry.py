@@ -32,23 +32,23 @@ def agent_class(name: str) -> type[Any]:
         KDNASError: If no agent has the name.
         DependencyError: If the agent, or a package that it needs, cannot be imported.
     """
-    found = tuple(entry_points(group=GROUP, name=name))
-    if not found:
+    offers = tuple(entry_points(group=GROUP, name=name))
+    if not offers:
         raise KDNASError(
             f"unknown agent {name!r}; known are {agent_names()}. Another package can add one under the entry-point "
             f"group {GROUP!r}"
         )
-    if len(found) > 1:
-        raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, found))}; uninstall all but one")
+    if len(offers) > 1:
+        raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, offers))}; uninstall all but one")
     try:
-        loaded = found[0].load()
+        loaded = offers[0].load()
     except Exception as error:  # a package may fail to import in any way
         raise DependencyError(
-            f"agent {name!r} of {_origin(found[0])} cannot be imported: {one_line(error)}. {_remedy(error)}"
+            f"agent {name!r} of {_origin(offers[0])} cannot be imported: {one_line(error)}. {_remedy(error)}"
         ) from error
     if not isinstance(loaded, type) or not is_dataclass(getattr(loaded, "Config", None)):
         raise DependencyError(
-            f"agent {name!r} of {_origin(found[0])} is {loaded!r}; expected a class with a dataclass 'Config'"
+            f"agent {name!r} of {_origin(offers[0])} is {loaded!r}; expected a class with a dataclass 'Config'"
         )
     return loaded
 

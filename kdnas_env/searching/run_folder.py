@@ -190,8 +190,8 @@ def read_run(path: Path) -> dict[str, Any]:
     file = path / RUN
     data = read_json(file) if file.exists() else {}
     for name in ("fingerprints", "stages"):
-        told = data.get(name, {})
-        if not isinstance(told, dict) or not all(isinstance(value, str) for value in told.values()):
+        recorded = data.get(name, {})
+        if not isinstance(recorded, dict) or not all(isinstance(value, str) for value in recorded.values()):
             raise RunError(f"{str(file)!r} is malformed: {name} is no mapping of names; restore it from a copy")
     return data
 
