@@ -58,7 +58,7 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
     algorithm: ClassVar[str]
     """Where the algorithm is, as ``module:class``."""
 
-    learner: ClassVar[str] = "kdnas_env.agents.sb3.learners:OnPolicyLearner"
+    learner: ClassVar[str] = "kdnas_env.agents.sb3.on_policy:OnPolicyLearner"
     """Where the class is that proposes and feeds the algorithm."""
 
     def __init__(self, config: SB3ConfigT | None = None) -> None:
@@ -179,7 +179,7 @@ class MaskablePPOAgent(SB3Agent[MaskablePPOConfig]):
 
     Config = MaskablePPOConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "sb3_contrib:MaskablePPO", "kdnas_env.agents.sb3.learners:MaskableLearner"
+    algorithm, learner = "sb3_contrib:MaskablePPO", "kdnas_env.agents.sb3.on_policy:MaskableLearner"
 
 
 class RecurrentPPOAgent(SB3Agent[RecurrentPPOConfig]):
@@ -187,7 +187,7 @@ class RecurrentPPOAgent(SB3Agent[RecurrentPPOConfig]):
 
     Config = RecurrentPPOConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "sb3_contrib:RecurrentPPO", "kdnas_env.agents.sb3.learners:RecurrentLearner"
+    algorithm, learner = "sb3_contrib:RecurrentPPO", "kdnas_env.agents.sb3.on_policy:RecurrentLearner"
 
 
 class DQNAgent(SB3Agent[DQNConfig]):
@@ -195,7 +195,7 @@ class DQNAgent(SB3Agent[DQNConfig]):
 
     Config = DQNConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "stable_baselines3:DQN", "kdnas_env.agents.sb3.learners:QLearner"
+    algorithm, learner = "stable_baselines3:DQN", "kdnas_env.agents.sb3.q_learning:QLearner"
 
 
 class QRDQNAgent(SB3Agent[QRDQNConfig]):
@@ -203,4 +203,4 @@ class QRDQNAgent(SB3Agent[QRDQNConfig]):
 
     Config = QRDQNConfig
     capabilities = _ONE_BY_ONE
-    algorithm, learner = "sb3_contrib:QRDQN", "kdnas_env.agents.sb3.learners:QLearner"
+    algorithm, learner = "sb3_contrib:QRDQN", "kdnas_env.agents.sb3.q_learning:QLearner"

@@ -51,10 +51,9 @@ def _why_none(run: SearchRun) -> str:
     nearest = run.nearest
     if nearest is None:
         return "no student could be distilled; results.json in the run folder says why"
-    evaluation = nearest.evaluation
-    broken = run.options.limits.describe(evaluation, nearest.reward.quality if evaluation.ok else None)
     return (
-        f"no student keeps the limits. The nearest of {len(run.records)} is {evaluation.config}: {broken}. "
+        f"no student keeps the limits. The nearest of {len(run.records)} is {nearest.evaluation.config}: "
+        f"{nearest.broken_limits(run.options.limits)}. "
         "Widen the limits (--speedup 0 for any speed), search a space of other students (--space.file), or more of it "
         "(--budget)"
     )
@@ -116,9 +115,12 @@ def _print_troubles(console: SafeConsole, run: SearchRun) -> None:
         )
     statuses = [record.evaluation.status for record in run.records if not record.usable]
     stopped, tried, infeasible = statuses.count(Status.STOPPED), len(run.records), statuses.count(Status.INFEASIBLE)
+    poor = sum(record.evaluation.ok and record.reward.cost > 0 for record in run.records)
     if stopped:
         console.say(f"{stopped} of {tried} students were stopped early")
     if infeasible:
         console.say(f"{infeasible} of {tried} students break a limit, and were not distilled")
-    if failed := len(statuses) - stopped - infeasible:
+    if poor:
+        console.say(f"{poor} of {tried} students break a limit after their distillation")
+    if failed := len(statuses) - stopped - infeasible - poor:
         console.say(f"{failed} of {tried} students failed; results.json says why")

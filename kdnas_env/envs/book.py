@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation
 from kdnas_env.core.reward import RewardComponents
 from kdnas_env.envs.answers import Answer, Answers, Bools, Ints
@@ -62,6 +63,10 @@ class Record(NamedTuple):
     def usable(self) -> bool:
         """Whether there is a student: its evaluation succeeded, its latency is known, and it keeps all limits."""
         return self.evaluation.ok and self.evaluation.latency is not None and self.reward.cost <= 0
+
+    def broken_limits(self, limits: Constraints) -> str:
+        """Return in words which limits the student breaks."""
+        return limits.describe(self.evaluation, self.reward.quality if self.evaluation.ok else None)
 
 
 class Book(Sequence[Record]):

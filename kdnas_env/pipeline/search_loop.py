@@ -57,7 +57,7 @@ def search_in(
             progress.begin("preparing embeddings")
             mini_kd.warm_up()
         env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
-        watch = _Watch(progress, options.budget)
+        watch = _Watch(progress, options)
         if pool is not None and options.asynchronous:
             search_asynchronously(
                 agent,
@@ -114,8 +114,8 @@ class _Best:
 class _Watch:
     """Tells every epoch and every student to the progress of a search."""
 
-    def __init__(self, progress: Progress, budget: int) -> None:
-        self._progress, self._budget = progress, budget
+    def __init__(self, progress: Progress, options: SearchOptions) -> None:
+        self._progress, self._budget, self._limits = progress, options.budget, options.limits
         self._best: Record | None = None
         progress.begin("searching")
         progress.say(f"{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student")
@@ -130,12 +130,14 @@ class _Watch:
         evaluation, reward = record.evaluation, record.reward
         numbers, mark = f"{evaluation.status!s:>26} {reward.reward:8.4f}", ""
         tone: Tone = "bad"
-        if record.usable:
+        if evaluation.ok and evaluation.latency is not None:
             size = f"{evaluation.parameters / 1e6:7.2f}M"
             numbers = f"{reward.loss:7.4f} {reward.speedup:8.2f}x {size} {reward.reward:8.4f}"
+        if record.usable:
             tone, mark = ("good", " *") if records.best is not self._best else ("plain", "")
         self._best = records.best
-        reason = f" ({evaluation.error})" if evaluation.error else ""
+        error = evaluation.error or record.broken_limits(self._limits)
+        reason = f" ({error})" if error else ""
         self._progress.say(f"{records.evaluations:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
         self._progress.note("")
         self._progress.advance(records.evaluations, self._budget)

@@ -80,6 +80,11 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
     return SearchRun(folder, options, env.history, results["rounds"], results["teacher"]["parameters"])
 
 
+def breaks_limits(row: Mapping[str, Any]) -> bool:
+    """Whether a student of the results of a search, as :func:`read_results` has them, breaks a limit."""
+    return bool(row.get("cost", 0) > 0)
+
+
 def read_results(run: Path) -> dict[str, Any]:
     """Return the results of a search.
 
@@ -88,8 +93,9 @@ def read_results(run: Path) -> dict[str, Any]:
     """
     results = read_json(run / RESULTS)
     try:
-        rows = [(StudentConfig.from_dict(row["student"]), row["status"], -row["reward"]) for row in results["students"]]
-        _ = rows, results["rounds"], results["teacher"]["parameters"]
+        for row in results["students"]:
+            _ = StudentConfig.from_dict(row["student"]), row["status"], -row["reward"], breaks_limits(row)
+        _ = results["rounds"], results["teacher"]["parameters"]
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{str(run / RESULTS)!r} is not what a search writes ({error!r}); search again") from error
     return results
@@ -159,10 +165,13 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     if named and not families:
         return list(dict.fromkeys(named))
     families = families or ("best",)
-    usable = [row for row in read_results(run)["students"] if row["status"] == "ok"]
+    rows = read_results(run)["students"]
+    usable = [row for row in rows if row["status"] == "ok" and not breaks_limits(row)]
     ranked = [StudentConfig.from_dict(row["student"]) for row in sorted(usable, key=lambda row: -row["reward"])]
     if not ranked:
-        raise RunError(f"the search in {str(run)!r} found no student that could be distilled; search again")
+        broken = sum(map(breaks_limits, rows))
+        reason = f"{broken} of {len(rows)} break its limits" if broken else "none could be distilled"
+        raise RunError(f"the search in {str(run)!r} has no student: {reason}; search again")
     bests = {family: next((config for config in ranked if config.family == family), None) for family in FAMILIES}
     chosen: list[Chosen] = []
     for family in families:

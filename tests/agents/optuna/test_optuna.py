@@ -37,7 +37,7 @@ from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.optuna.agent import OptunaAgent
 from kdnas_env.agents.optuna.config import PRUNERS, SAMPLERS, OptunaConfig
 from kdnas_env.agents.optuna.samplers import quiet
-from kdnas_env.agents.optuna.study import open_storage
+from kdnas_env.agents.optuna.storages import open_storage
 from kdnas_env.cli import main
 from kdnas_env.core.evaluation import EpochReport, Fidelity
 from kdnas_env.core.space import SearchSpace
@@ -624,8 +624,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock of signs of life, and how far it is ahead; signs are given all the time."""
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
-    monkeypatch.setattr("kdnas_env.agents.optuna.study.time", ahead)
-    monkeypatch.setattr("kdnas_env.agents.optuna.study._INTERVAL", 0.01)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storages.time", ahead)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storages._INTERVAL", 0.01)
     return ahead
 
 

@@ -1,0 +1,88 @@
+"""A learner of what each choice is expected to earn, from the youngest evaluations over and over: DQN, QR-DQN."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from sb3_contrib import QRDQN
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import NStepReplayBuffer
+from torch import Tensor
+
+from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.sb3.episodes import OneByOne, put_together, ranked
+from kdnas_env.agents.sb3.learners import Learner, unbroken
+from kdnas_env.core.grid import Seen
+
+
+class QLearner(Learner):
+    """Chooses one dimension after the other: the open choice that is expected to earn most, or at times a random one.
+
+    Learns from the youngest evaluations over and over. The returns reach to the end of a candidate (as many steps as
+    there are dimensions), so that values are compared with what was earned and never with other values.
+
+    Args:
+        arguments: As of :class:`Learner`.
+        gradient_steps: Training steps per ``update_every`` evaluations.
+        replay_size: Evaluations that are learnt from.
+    """
+
+    episodes_class = OneByOne
+
+    def __init__(self, *arguments: Any, gradient_steps: int = 1, replay_size: int = 2_000, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._gradient_steps = gradient_steps
+        self._replay_size = replay_size
+
+    def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
+        exploration = self.model.exploration_schedule(1.0 - progress)
+
+        def choose(actions: Ints, step: int, masks: Bools) -> Ints:
+            values = self._values(self._observed(actions, step)).cpu().numpy()
+            scores = np.where(rng.random((len(actions), 1)) < exploration, rng.random(values.shape), values)
+            choices: Ints = np.where(masks, scores, -np.inf).argmax(axis=1)
+            return choices
+
+        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=1)
+
+    def _sizes(self, algorithm: type[BaseAlgorithm]) -> dict[str, int]:
+        return {"buffer_size": 1}
+
+    def _values(self, observations: Tensor) -> Tensor:
+        """Return what each choice is expected to earn, float32 of shape ``(n, max(nvec))``."""
+        if isinstance(self.model, QRDQN):
+            quantiles: Tensor = self.model.quantile_net(observations)
+            return quantiles.mean(dim=1)
+        values: Tensor = self.model.q_net(observations)
+        return values
+
+    def _train(self, ranking: Ranking) -> bool:
+        actions, rewards, usable = (
+            ranking.column(name)[-self._replay_size :] for name in ("actions", "rewards", "usable")
+        )
+        self.model.replay_buffer = self._replay(actions, ranked(rewards, usable))
+        updates = (ranking.evaluations - self._used) // self._update_every
+        with unbroken(self.model):
+            self.model.train(gradient_steps=updates * self._gradient_steps, batch_size=self.model.batch_size)
+        return True
+
+    def _replay(self, actions: Ints, rewards: Floats) -> NStepReplayBuffer:
+        """Return a buffer with the episodes of evaluations, side by side, since ranks change with every round."""
+        model, n, steps = self.model, len(actions), self._episodes.steps
+        buffer = NStepReplayBuffer(
+            steps * n,
+            model.observation_space,
+            model.action_space,
+            device=self._device,
+            n_envs=n,
+            handle_timeout_termination=False,
+            n_steps=steps,
+            gamma=model.gamma,
+        )
+        for step in range(steps):
+            seen, last = self._episodes.observe(actions, step), step == steps - 1
+            after = seen if last else self._episodes.observe(actions, step + 1)
+            earned = rewards if last else np.zeros(n)
+            buffer.add(seen, after, self._episodes.chosen(actions, step), earned, np.full(n, last), [{}] * n)
+        return buffer
