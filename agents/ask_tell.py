@@ -1,4 +1,4 @@
-"""Agents that propose candidates and are told what they earned; searching and saving come for nothing."""
+"""Base of agents that propose candidates and learn from their rewards; searching and saving are implemented here."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ class Proposal:
 
 
 class AskTellAgent(Agent[ConfigT]):
-    """An agent that proposes candidates and is told what they earned.
+    """An agent that proposes candidates and learns from their rewards.
 
-    Subclasses implement :meth:`_propose`, and where they learn as they go :meth:`_learn`; they get :meth:`search`, the
-    ranking and saving for nothing. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, all of which are saved
-    and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
+    Subclasses implement :meth:`_propose`, and :meth:`_learn` if they learn after each round; they inherit
+    :meth:`search`, the ranking, and saving. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, all of which are
+    saved and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
 
-    Between :meth:`ask` and :meth:`tell` a candidate is pending. One call of :meth:`tell` is one round; candidates may
-    be asked for again before the last ones are told.
+    Between :meth:`ask` and :meth:`tell` a candidate is pending. One call of :meth:`tell` is one round. :meth:`ask` may
+    be called while candidates are pending.
 
     Attributes:
         grid: The points of the action space.
@@ -148,7 +148,7 @@ class AskTellAgent(Agent[ConfigT]):
 
     @property
     def pending(self) -> Ints:
-        """Candidates that were asked for and not told yet, oldest first, int64 of shape ``(n, dims)``."""
+        """Candidates that were proposed and whose rewards are not known yet, oldest first, int64 ``(n, dims)``."""
         actions = [entry.action for entry in self._pending.values()]
         return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
 
@@ -186,14 +186,14 @@ class AskTellAgent(Agent[ConfigT]):
         return actions.copy()
 
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Sequence[Info] | None = None) -> None:
-        """Take in what candidates earned; this ends a round.
+        """Learn the rewards of candidates; this ends a round.
 
-        Candidates that were not asked for are welcome. Those that were, and are not told, stay pending.
+        Candidates that were not proposed are accepted too. Proposed ones that are left out stay pending.
 
         Args:
             actions: The candidates, integers of shape ``(n, dims)``.
-            rewards: What they earned, shape ``(n,)``.
-            infos: What the environment said about each. A candidate whose info has a ``status`` other than ``ok``
+            rewards: Their rewards, shape ``(n,)``.
+            infos: The info of the environment for each. A candidate whose info has a ``status`` other than ``ok``
                 failed, as did one whose reward is not finite: it cannot be best. Neither can one whose info has a
                 ``cost`` above 0, which breaks a limit.
 
@@ -264,8 +264,8 @@ class AskTellAgent(Agent[ConfigT]):
         """Search an environment, round by round; see :meth:`Agent.search`.
 
         The search ends when the budget is spent, the environment ends the episode, or the agent has no more to
-        propose. If it is interrupted in the middle of a round, the agent is told what was evaluated before the
-        exception goes on, and :meth:`result` returns it.
+        propose. If it is interrupted in the middle of a round, the agent learns what was evaluated before the
+        exception is raised again, and :meth:`result` returns it.
 
         Raises:
             KDNASError: Also if a reward is no number, as that of ``MultiObjectiveReward``.
@@ -411,7 +411,7 @@ class AskTellAgent(Agent[ConfigT]):
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
-        """Step through a round and tell it, even if a step raises; return whether the episode ended."""
+        """Evaluate a round step by step and learn from it, even if a step raises; return whether the episode ended."""
         rewards: list[float] = []
         infos: list[Info] = []
         prefetch(env, actions)
@@ -429,7 +429,7 @@ class AskTellAgent(Agent[ConfigT]):
                 self.tell(actions[: len(infos)], rewards[: len(infos)], infos)
 
     def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
-        """Step a round in all seats at once and tell it; return whether the episode ended."""
+        """Evaluate a round in one step of all seats and learn from it; return whether the episode ended."""
         _, rewards, terminations, truncations, infos = env.step(actions.copy())
         ended = bool(np.any(terminations) or np.any(truncations))
         final = infos.get("final_info", infos) if ended else infos

@@ -89,8 +89,8 @@ class Capabilities:
 class Agent(ABC, Generic[ConfigT]):
     """A search strategy with its hyper-parameters.
 
-    Learners with a training loop of their own implement :meth:`search`; strategies that propose candidates and are
-    told their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
+    Learners with a training loop of their own implement :meth:`search`; strategies that propose candidates and
+    learn from their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
 
     Attributes:
         Config: Frozen dataclass of the hyper-parameters, every one with a default.
@@ -124,8 +124,8 @@ class Agent(ABC, Generic[ConfigT]):
                 where they exist, through all wrappers: ``max_evaluations`` (else ``budget``) and ``round_size``
                 (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last dimension fastest,
                 or None), and by agents that join the searches of other processes ``identity`` (plain data that decide
-                the rewards, by part). An info with a ``status`` other than ``ok`` tells of a failed evaluation, which
-                is never best.
+                the rewards, by part). A candidate whose info has a ``status`` other than ``ok`` failed, and is
+                never best.
             budget: Evaluations to spend; by default the environment's, which is never exceeded. Of a vector
                 environment, whole rounds are spent.
             round_size: Candidates per round; by default the environment's, else 8. A vector environment sets it.

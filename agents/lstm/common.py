@@ -244,9 +244,9 @@ class Scale:
 def settled(ranking: Ranking, round_size: int) -> Ranking:
     """Return a search as of when a controller learns from it: after every round, or every few of small ones.
 
-    The more was evaluated, the less another evaluation tells. In rounds of less than eight, as where each evaluation is
-    told alone, a controller learns each time until there are 64 evaluations, and then less and less often, from 256
-    on after every eight. What was evaluated since is left out, unless nothing before was usable.
+    Each further evaluation adds less information. In rounds of fewer than eight candidates a controller learns after
+    every round up to 64 evaluations, then less and less often, and from 256 on after every eight. Evaluations since
+    then are left out, unless none before was usable.
     """
     evaluations = ranking.evaluations
     power = 1 << max(0, evaluations.bit_length() - 1)

@@ -34,7 +34,7 @@ class GreedyLSTMConfig(LSTMConfig):
 class GreedyLSTMAgent(LSTMAgent):
     """The LSTM controller without exploration: all is random until an evaluation succeeds, and nothing after.
 
-    A control: it tells what the random candidates of :class:`kdnas_env.agents.lstm.agent.LSTMAgent` are worth.
+    A control: it shows what the random candidates of :class:`kdnas_env.agents.lstm.agent.LSTMAgent` are worth.
     """
 
     Config = GreedyLSTMConfig

@@ -27,10 +27,10 @@ class Ensemble(nn.Module):
     """Independent LSTMs, computed together, that read the choices of an action one dimension after the other.
 
     A choice is read as its place among the choices of its dimension (evenly spaced, of mean 0) times a direction of the
-    dimension, plus an embedding of its own: so that what is learned of one choice tells of its neighbours, as far as
+    dimension, plus an embedding of its own, so that what is learned of one choice holds for its neighbours, as far as
     the order matters. In a wide dimension the embedding is a smooth function of the place
     (:mod:`kdnas_env.core.wide_dimensions`). The features of an action are the last hidden state of the LSTM and, beside
-    it, the places and their squares, since a few rewards tell of little more than a slope ("wide and deep", Cheng et
+    it, the places and their squares, since a few rewards show little more than a slope ("wide and deep", Cheng et
     al. 2016, arXiv:1606.07792). The head is the :class:`Posterior` of a linear model of these features.
 
     Args:

@@ -71,7 +71,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
     KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) has one LSTM predict rewards and takes the highest predictions. Here
     small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
-    arXiv:1502.05700), so that each tells how sure it is, and where several of them disagree none is (Lakshminarayanan
+    arXiv:1502.05700), so that each states its uncertainty, which their disagreement adds to (Lakshminarayanan
     et al. 2017, arXiv:1612.01474). A search begins with candidates that are spread over the space, and those that
     explore later go on from there. Before each round the ensemble is trained afresh on every evaluation so far (of a
     long search on the youngest), and scores every point that was not evaluated (of a large space a pool: random points

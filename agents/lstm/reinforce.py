@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kdnas_env.agents.lstm.policy import Policy
 
 _REMEMBERED = 10_000
-"""Youngest evaluations that tell what reward is usual, so that a round takes no longer the more there were."""
+"""Youngest evaluations that the baseline is computed from, so that the time of a round does not grow."""
 
 _TOGETHER = 64
 """Candidates that are sampled together at least, since that takes hardly longer than one of them."""

@@ -43,12 +43,12 @@ _SAMPLING, _DRAWING = 1, 2
 class OptunaAgent(AskTellAgent[OptunaConfig]):
     """Proposes what a sampler of Optuna does (Akiba et al. 2019, arXiv:1907.10902), and no point twice.
 
-    Every proposal is a trial of a study (:attr:`study`), which has the reward, the status and, where the info tells
+    Every proposal is a trial of a study (:attr:`study`), which has the reward, the status and, where the info has
     it, the architecture as user attributes. If a sampler proposes a point that is known or not allowed, the trial is
     dismissed, with an attribute that says why, and the sampler is asked again, until a point is drawn at random.
 
     With a pruner an evaluation is stopped when its loss after an epoch compares badly. For this the environment needs
-    the attribute ``on_epoch``, a callback that hears of each epoch and whose true answer stops the evaluation; one
+    the attribute ``on_epoch``, a callback after each epoch that stops the evaluation by returning true; one
     that is set already is called as before.
 
     For each trial the sampler is made anew and seeded by the search's seed and the trial's number; all else that it
@@ -69,12 +69,12 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     written before (databases and journals on a local disk do). Two that meet at a point in the same instant may both
     leave it; it can be proposed again. The trials of a process that was killed are left running, and their points
     taken, until a search with the same ``worker`` is started, or the process has given no sign of life for
-    ``stale_after`` seconds: whoever looks at the study then tells it that they failed, and their points are proposed
+    ``stale_after`` seconds: the next process that reads the study marks them as failed, and their points are proposed
     again. Processes of kdnas 0.1 and of others give no signs, so that their trials must not take longer than that.
 
-    Rewards in a study have to be of one environment. What the environment tells of itself in ``identity`` is noted in
-    the study, and who tells something else is refused: ``KDNASEnv`` tells the choices of the space, teacher, text,
-    recipe, reward, fidelity, and wrappers that change rewards or actions. Of one that tells nothing, and of studies of
+    Rewards in a study have to be of one environment. The environment's ``identity`` is recorded in
+    the study, and another one is refused: that of ``KDNASEnv`` holds the choices of the space, teacher, text,
+    recipe, reward, fidelity, and wrappers that change rewards or actions. Of an environment without, and of studies of
     kdnas 0.1, names and numbers of choices are compared.
 
     The samplers ``tpe`` and ``gp`` choose among the points that are left. Samplers and pruners look at the youngest
@@ -288,7 +288,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 self._book.finish(trial, state, values, attributes, constraints)
 
     def _outcome(self, reward: float, usable: bool, info: Info) -> tuple[TrialState, list[float] | None]:
-        """Return the state and the values that an evaluation is told with."""
+        """Return the state and the values of the trial of an evaluation."""
         from optuna.trial import TrialState
 
         if usable:
@@ -297,7 +297,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
                 return TrialState.COMPLETE, values
         elif info.get("status") == "stopped" and not self.config.objectives:
             return TrialState.PRUNED, None
-        # Who breaks a limit is no failure: the reward, or the constraints, say how far it is from keeping it.
+        # A broken limit is no failure: the reward, or the constraints, say how far the candidate is from keeping it.
         elif info.get("cost", 0) > 0 and self.config.objectives and self.config.limits == "constraints":
             return TrialState.COMPLETE, self._values(info)
         elif self.config.failures == "reward" or (info.get("cost", 0) > 0 and not self.config.objectives):
@@ -325,7 +325,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
 
     @contextmanager
     def _listening(self, env: Environment, actions: Ints) -> Iterator[None]:
-        """Let the pruner hear the epochs of evaluations inside the block, beside whoever hears them already."""
+        """Report the epochs of evaluations inside the block to the pruner, beside the callback that is set already."""
         if self.config.pruner == "none":
             yield
             return
@@ -351,7 +351,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return trial is not None and self._book.report(trial, report.epoch, report.heldout_unexplained, last=last)
 
     def _answered(self, action: Ints, info: Info) -> None:
-        """Check the info of an evaluation, and report those of its epochs that were not heard of.
+        """Check the info of an evaluation, and report those of its epochs that were not reported.
 
         A store answers without evaluating. Later trials are compared with the answer as with an evaluation.
         """

@@ -1,4 +1,4 @@
-"""CMA-ES that keeps its state in the study as JSON: a pickle, as Optuna has it, runs code of whoever wrote the file."""
+"""CMA-ES that keeps its state in the study as JSON: a pickle, as Optuna writes it, can run code when it is loaded."""
 
 from __future__ import annotations
 

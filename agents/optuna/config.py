@@ -34,7 +34,7 @@ _SEARCHED = "kdnas:searched"
 """User attribute of a study: the grid that it searches, so that no search of another joins it."""
 
 _CONTENT = "kdnas:content"
-"""The same: what its points stand for and what decides their rewards, as far as environments tell."""
+"""The same: what its points stand for and what decides their rewards, as far as environments say."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class OptunaConfig(Settings):
             keyword arguments of that one.
         objectives: Names of entries of the info, two or more, which are optimised together in the place of the reward.
             They are minimised, or with a leading ``-`` maximised, as in ``("loss", "-speedup")``.
-        failures: How a failed evaluation is told: ``fail`` (the sampler learns nothing from it) or ``reward`` (as an
-            evaluation with the reward that the environment gave).
+        failures: How a failed evaluation enters the study: ``fail`` (the sampler learns nothing from it) or ``reward``
+            (as an evaluation with the reward that the environment gave).
         limits: How a sampler learns that a candidate breaks limits: by the ``reward`` alone, which environments lower
             for it, or by ``constraints`` of Optuna too, which are the ``costs`` of the info (``tpe``, ``gp``,
             ``nsgaii`` and ``nsgaiii``). Where the info has no costs, nothing differs.
@@ -172,7 +172,7 @@ class Identity:
         names: Names of the parameters; None: ``dim_0``, ``dim_1``, and so on.
         study_name: Name of a study that must exist; None: as configured.
         worker: Name of this process in it; None: as configured.
-        content: What decides the rewards, by part, as plain data; None: the environment does not tell.
+        content: What decides the rewards, by part, as plain data; None: the environment does not say.
     """
 
     names: tuple[str, ...] | None = None
@@ -202,12 +202,12 @@ def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int])
 
 
 def check_content(study: Study, content: Any) -> None:
-    """Refuse to join a study that other rewards or points are in; of one that tells nothing, note what it is of.
+    """Refuse to join a study with other rewards or points; if its content is not recorded, record it.
 
     Args:
         study: The study.
-        content: What decides the rewards, by part, as plain data. Parts that one of both does not tell are not
-            compared. Anything but a mapping is no such thing, and not looked at.
+        content: What decides the rewards, by part, as plain data. Parts that one of both lacks are not
+            compared. Anything but a mapping is ignored.
 
     Raises:
         RunError: If it is of something else; nothing is changed then.

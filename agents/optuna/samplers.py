@@ -129,7 +129,7 @@ class TrialSampler(BaseSampler):
         return self._sampler.sample_independent(shortened, trial, param_name, param_distribution)
 
     def _examples(self) -> list[FrozenTrial]:
-        """Return a trial of each state: since all have the same parameters, that tells them."""
+        """Return a trial of each state, which suffices for the parameters, since all trials have the same."""
         return [*{trial.state: trial for trial in self.recent()}.values()]
 
 

@@ -1,4 +1,4 @@
-"""Where studies are kept, and how processes that share one tell whether the others are alive."""
+"""Where studies are kept, and how processes that share one know whether the others are alive."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class SignsOfLife:
             if self._stop is None:
                 self._stop = Event()
                 self.give()
-                # It holds no reference, so that it ends with whoever searches.
+                # It holds no reference, so that it ends with the search.
                 Thread(target=_give_signs, args=(weakref.ref(self), self._stop, self._interval), daemon=True).start()
 
     def end(self) -> None:
@@ -96,7 +96,7 @@ def _give_signs(giver: weakref.ref[SignsOfLife], stop: Event, interval: float) -
         alive = giver()
         if alive is None:
             return
-        with suppress(Exception):  # a storage may be out of reach for a while; if it stays so, the search tells
+        with suppress(Exception):  # a storage may be out of reach for a while; if it stays so, the search raises
             alive.give()
         del alive
 

@@ -65,7 +65,7 @@ class GridStudy:
         self._seen = 0  # trials there were at the last look
         self._running: list[int] = []  # numbers of those that had not ended
         self._earned: dict[tuple[int, ...], FrozenTrial] = {}  # the first trial of those that have a value, by point
-        self._evaluated: list[int] = []  # points that others are not told of yet
+        self._evaluated: list[int] = []  # points that :meth:`others` has not returned yet
 
     @classmethod
     @quiet()

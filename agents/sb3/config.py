@@ -77,7 +77,7 @@ class SB3Config(Settings):
                 raise KDNASError(f"{name} has {clash}, which the agent sets; use its hyper-parameters, if it has them")
 
     def arguments_of(self, owner: Literal["learner", "policy", "algorithm"]) -> dict[str, Any]:
-        """Return the hyper-parameters that are arguments of the algorithm, of its policy, or of who uses it."""
+        """Return the hyper-parameters that are arguments of the algorithm, of its policy, or of its learner."""
         names = [field.name for field in fields(self) if _OWNERS.get(field.name, "algorithm") == owner]
         return {name: getattr(self, name) for name in names}
 

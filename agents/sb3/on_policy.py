@@ -138,7 +138,7 @@ class MaskableLearner(OnPolicyLearner):
         self._earlier = len(earlier)
         for step in range(self._episodes.steps):
             masks = open_choices(self._grid, actions, step, self._closed_earlier)
-            # What was proposed is possible, even if it was told a second time.
+            # What was proposed is possible, even if it was evaluated a second time.
             masks[np.arange(len(actions)), actions[:, step]] = True
             values, logs, _ = self.model.policy.evaluate_actions(
                 self._observed(actions, step), self._chosen(actions, step), action_masks=masks

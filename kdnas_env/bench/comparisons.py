@@ -161,7 +161,7 @@ def _ranks(stacked: Floats) -> Floats:
 
 
 def _signed_rank(differences: Floats) -> tuple[float, float]:
-    """Return p and effect of reference minus other; equal pairs tell nothing."""
+    """Return p and effect of reference minus other; equal pairs are left out."""
     from scipy.stats import rankdata, wilcoxon
 
     unequal = differences[differences != 0]

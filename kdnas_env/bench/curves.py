@@ -96,7 +96,7 @@ class Runs:
     def regrets(self) -> dict[str, Floats]:
         """Normalised regret of the incumbent by :attr:`spent`, by agent, float64 ``(tasks, seeds, points)``.
 
-        The incumbent is the best by what the agent was told of those that keep the limits, its regret that of its true
+        The incumbent is the best by the observed rewards of students that keep the limits, its regret that of its true
         reward: 0 is the optimum, 1 the median that random search, without noise and among students that keep the
         limits, has at the whole budget. Before anything worked, it is that of the worst such student.
         """

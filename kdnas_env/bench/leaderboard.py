@@ -111,7 +111,7 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
     """Replay every search of a submission against the tables that are installed here.
 
     Nothing of the agent is run: its proposals are given to the environment again, and all that follows from them is
-    compared. What cannot be told is whether the proposals are the agent's own.
+    compared. Whether the proposals are the agent's own cannot be checked.
 
     Raises:
         RunError: If the file cannot be read, or is no submission.

@@ -16,7 +16,7 @@ FORMATS = ("png", "svg", "pdf")
 """Formats in which pictures are written."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6d31", "#7f7f7f")
-"""Those of Okabe and Ito (2008), told apart by all eyes, and two more."""
+"""Those of Okabe and Ito (2008), which colour-blind readers can distinguish, and two more."""
 
 DASHES: tuple[tuple[float, ...], ...] = ((), (6, 2.5), (1.5, 1.5), (8, 2, 1.5, 2), (3, 1.5, 1.5, 1.5, 1.5, 1.5))
 """Lengths of strokes and gaps in widths of the line; none: a solid line."""
@@ -148,7 +148,7 @@ def _line_figure(agents: Sequence[str]) -> tuple[Figure, Axes]:
 
 
 def _lines(agents: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    """Return what matplotlib is told of the line of each agent."""
+    """Return matplotlib's arguments of the line of each agent."""
     return [
         (
             agent,

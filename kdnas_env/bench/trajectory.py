@@ -55,7 +55,7 @@ class Trajectory:
         unit: In what, one of :data:`kdnas_env.envs.budget.UNITS`.
         workers: Evaluations at a time.
         index: Flat index of the student in the space, int64.
-        observed: Reward that the agent was told, float64.
+        observed: Reward that the agent received, float64.
         true: Its reward by the mean over the table's seeds after the last epoch, float64.
         status: How the evaluation ended, an index into :data:`kdnas_env.tables.table.STATUSES`, uint8.
         duplicate: Whether the student had been answered before, bool.
@@ -113,7 +113,7 @@ class Trajectory:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What tells it from the others of a race: agent, task, seed."""
+        """What identifies it in a race: agent, task, seed."""
         return self.agent, self.task, self.seed
 
     @property

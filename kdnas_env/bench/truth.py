@@ -42,7 +42,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
-"""Shares of the students that a search aims at; 0: the optimum, or what the seeds cannot tell from it."""
+"""Shares of the students that a search aims at; 0: the optimum, or what ties with it within the noise of the seeds."""
 
 NOISE_STUDENTS, NOISE_SEEDS = 250, 8
 """Students and seeds by which the noise of a surrogate is judged."""
@@ -63,7 +63,7 @@ class Task:
             seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table, of a surrogate any.
         duplicates: What a repeated student costs: ``charge``, ``free`` or ``reject``.
         limits: What a student has to keep.
-        constraints: What a broken limit does: lower the ``reward``, or be told as a ``cost`` only.
+        constraints: What a broken limit does: ``reward`` lowers the reward, ``cost`` leaves it and reports a cost.
         infeasible: Whether a student that breaks a limit costs an evaluation: ``free`` or ``charge``.
 
     Raises:

@@ -20,11 +20,11 @@ from kdnas_env.searching.journal import ASKED, TOLD, Entry, Journal
 Action = tuple[int, ...]
 
 OnAnswer = Callable[[KDNASEnv], object]
-"""Called after every student that the agent was told of."""
+"""Called after every student that the agent has learnt of."""
 
 
 class AskableAgent(Protocol):
-    """An agent that can be asked for one candidate more before it is told of the last (``agents/ask_tell.py``)."""
+    """An agent that can propose a candidate while others are pending (``agents/ask_tell.py``)."""
 
     def start(self, env: Any, *, budget: int | None = None, round_size: int | None = None, seed: int = 0) -> None:
         """Start a new search of an environment, without a step of it."""
@@ -52,11 +52,11 @@ def search_asynchronously(
 ) -> None:
     """Let an agent search an environment, always with as many students in work as there are workers.
 
-    The agent is asked for one student at a time, knows which others are pending, and is told each as it is finished.
-    The environment keeps the books, as in any search; what was found is in its history, and in the agent. Every
-    evaluation is in the store before the agent is told of it.
+    The agent is asked for one student at a time, knows which others are pending, and learns each when it is finished.
+    The environment keeps the record, as in any search; the results are in its history, and in the agent. Every
+    evaluation is in the store before the agent learns of it.
 
-    With a journal, a search that was killed goes on where it stood: it is lived again from journal and store, with the
+    With a journal, a search that was killed goes on where it stood: it is replayed from journal and store, with the
     same proposals, and what was in work is begun anew. If agent and evaluations are deterministic, what follows
     depends on nothing but the order in which students are finished.
 
@@ -66,10 +66,10 @@ def search_asynchronously(
         store: Where evaluations are kept, of the pool's workload.
         pool: The workers.
         seed: Seed of the agent and of the environment's reset.
-        journal: What was asked and told so far.
+        journal: The proposals and results so far, in order.
         on_epoch: Called after each epoch of each student; what it returns is ignored. Who stops students is the
             environment's early stopping, and an agent that has a method ``hear(action, report)``.
-        on_answer: Called after each student that the agent was told of.
+        on_answer: Called after each student that the agent has learnt of.
 
     Raises:
         KDNASError: If the agent cannot be asked and told, or the budget is not counted in evaluations.
@@ -112,7 +112,7 @@ class _Search:
         self._over = False
 
     def relive(self, journal: Journal) -> None:
-        """Ask and tell the agent what the journal says."""
+        """Replay the journal with the agent."""
         for number, entry in enumerate(journal.entries, start=1):
             if entry.kind == ASKED:
                 proposed = self._propose()
@@ -143,7 +143,7 @@ class _Search:
             self._tell(action, evaluation)
 
     def _employ(self) -> bool:
-        """Give all who are free something to do, as far as there is; return whether anything is pending."""
+        """Give every free worker a proposal, as far as there are any; return whether anything is pending."""
         while self.pool.free and not self._over and self._asked < self.env.budget:
             action = self._propose()
             if action is None:
@@ -205,7 +205,7 @@ class _Search:
             self.on_answer(self.env)
 
     def _known_or_evaluated(self, action: Action) -> Evaluation:
-        """Return what was told of an action; evaluate it again if the store has lost it."""
+        """Return the evaluation of an action that the journal has; evaluate it again if the store has lost it."""
         self._begin(action)
         while not self._answered:
             self._collect()

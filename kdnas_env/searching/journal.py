@@ -1,4 +1,4 @@
-"""What an asynchronous search asked and was told, in order: with it, and the store, the search can be lived again."""
+"""The proposals and results of an asynchronous search, in order: with them and the store it can be replayed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Entry:
     Attributes:
         kind: ``asked``: the agent proposed the action; ``told``: it learnt what the action earned.
         action: The action.
-        evaluation: What was told, where no store answers with it again: a student that was stopped.
+        evaluation: The result, where the store does not have it: a student that was stopped.
     """
 
     kind: str

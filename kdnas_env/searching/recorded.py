@@ -46,8 +46,8 @@ class RecordedOptions:
         """Restore options of :meth:`to_dict`.
 
         Raises:
-            RunError: If they are of another version, malformed, or say where things lie: whoever was handed the folder
-                of a run shall not write elsewhere.
+            RunError: If they are of another version, malformed, or say where things lie: the folder of a run that
+                comes from elsewhere must not make kdnas write outside of it.
         """
         placed = _places(cls, data)
         if placed:
@@ -62,7 +62,7 @@ class RecordedOptions:
         return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
 
     def place_flags(self, *given: str) -> list[str]:
-        """Return the flags that whoever goes on has to give again, since they are not recorded.
+        """Return the flags that a resuming command has to give again, since they are not recorded.
 
         Args:
             *given: Fields that the command names otherwise.
@@ -89,7 +89,7 @@ class RecordedOptions:
 
 
 def _required_places(kind: Any) -> dict[str, str]:
-    """Return empty places for those that have no default: whoever goes on says where."""
+    """Return empty places for those that have no default: the resuming command names them."""
     required = (field.name for field in fields(kind) if field.default is field.default_factory is MISSING)
     return {name: "" for name in required if name in kind.PLACES}
 

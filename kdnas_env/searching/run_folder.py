@@ -238,7 +238,7 @@ def check_is_no_run(model: str | os.PathLike[str]) -> None:
 
 
 def new_run_path(*parts: object) -> Path:
-    """Return where a new run lies unless it is told: under ``runs``, named by the time and some parts."""
+    """Return where a new run lies by default: under ``runs``, named by the time and some parts."""
     return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])
 
 

@@ -22,7 +22,7 @@ _STARTUP = 4
 class StoppingRule:
     """Compares the held-out loss of a student after each epoch with those of all students before it.
 
-    What is measured before the first step stops nobody, since it tells little of what a student can learn; neither
+    The loss before the first step stops no student, since it says little of what a student can learn; neither
     does the last epoch, since nothing is saved.
 
     Args:
@@ -80,7 +80,7 @@ class StoppingRule:
         return report.epoch < report.epochs and bool(trial.should_prune())
 
     def learn(self, evaluation: Evaluation) -> None:
-        """Take in a student that is done with, its epochs too if they were not heard of."""
+        """Learn of a student that has ended, and of those of its epochs that were not reported."""
         from optuna.trial import TrialState
 
         config, curve = evaluation.config, evaluation.heldout_unexplained
