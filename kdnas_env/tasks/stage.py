@@ -34,6 +34,7 @@ from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _ORDER, _DRAW = 11, 12
 _LEAST_SAMPLES = 8
+_JUDGED_SHARE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class StageSettings(Settings):
 
     Attributes:
         samples: Texts to train on, at most.
-        heldout: Texts to judge on, at most; of a small corpus at most as many as are left to train on.
+        heldout: Texts to judge on, at most; no more than a third of the corpus, but for what mini-KD holds out.
         epochs: Passes over the texts; 0 for the closed form alone.
         batch_size: Texts per step.
         learning_rate: Peak learning rate of AdamW; None for
@@ -300,7 +301,8 @@ def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.i
     """
     rng = np.random.default_rng([corpus.report.seed, _DRAW])
     others = rng.permutation(np.setdiff1d(corpus.train_full, corpus.train))
-    heldout = np.concatenate([rng.permutation(corpus.heldout), others])[: settings.heldout]
+    judged = min(settings.heldout, max(len(corpus.heldout), int(_JUDGED_SHARE * len(corpus))))
+    heldout = np.concatenate([rng.permutation(corpus.heldout), others])[:judged]
     left = np.setdiff1d(others, heldout, assume_unique=True)
     train = np.concatenate([rng.permutation(corpus.train), rng.permutation(left)])[: settings.samples]
     return np.sort(train), np.sort(heldout)

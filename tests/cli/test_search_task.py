@@ -1,0 +1,80 @@
+"""Searches that go by a task of one's own, from the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_teachers
+from complaints import complaint
+
+from kdnas_env.cli import main
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture
+def task_flags(flags: Flags, tmp_path: Path) -> Flags:
+    """The command line of a small search whose task is whether a sentence names a film."""
+    rows = [f"{int('film' in text)},{text}" for text in tiny_teachers.sentences()]
+    (tmp_path / "films.csv").write_text("\n".join(["film,sentence", *rows]) + "\n", encoding="utf-8")
+    task = {"task": tmp_path / "films.csv", "task.label-column": "film", "agent": "random", "threads": 1}
+    return lambda **changes: flags(**{**task, **changes})
+
+
+def results(folder: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return data
+
+
+def test_a_search_goes_by_its_task_unless_told_otherwise(
+    task_flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(task_flags(budget=3)) == 0
+    assert "Best students by quality task" in capsys.readouterr().out
+    by_task = results(tmp_path / "run")
+    assert by_task["quality"] == "task"
+    assert all(row["loss"] == row["task_unexplained"] > 0 for row in by_task["students"])
+    assert main(task_flags(budget=3, reward__quality="imitation", out=tmp_path / "other")) == 0
+    assert "Best students by quality imitation" in capsys.readouterr().out
+    other = results(tmp_path / "other")
+    assert other["quality"] == "imitation"
+    raw = ("student", "heldout_unexplained", "task_divergence", "task_unexplained")
+    assert [[row[name] for name in raw] for row in other["students"]] == [
+        [row[name] for name in raw] for row in by_task["students"]
+    ]
+    assert all(row["loss"] == row["heldout_unexplained"][-1] for row in other["students"])
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    (tmp_path / "run" / "results.json").unlink()
+    assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> None:
+    assert main(task_flags(budget=4, round_size=2)) == 0
+    alone = [row["task_unexplained"] for row in results(tmp_path / "run")["students"]]
+    shutil.rmtree(tmp_path / "run")
+    assert main(task_flags(budget=4, round_size=2, workers=2)) == 0
+    assert [row["task_unexplained"] for row in results(tmp_path / "run")["students"]] == alone
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": None, "task.label-column": None, "reward.quality": "task"}, "quality is task, but there is no task"),
+        ({"task": "squad", "task.label-column": None}, "unknown task 'squad'"),
+        ({"task.epochs": 2}, "--task.epochs has no effect in a search"),
+        ({"task": None, "task.label-column": None, "task.teachers": 3}, "--task.teachers has no effect without"),
+        ({"task.label-column": "score"}, "has no column 'score'"),
+        ({"reward.quality": "task", "reward.loss": "train_raw"}, "loss is train_raw, which has no effect"),
+    ],
+)
+def test_bad_input(
+    changes: dict[str, Any], message: str, task_flags: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in complaint(task_flags(**changes), capsys)
