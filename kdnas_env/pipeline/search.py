@@ -86,9 +86,9 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     )
     PATHS: ClassVar[tuple[str, ...]] = (
         *("teacher", "corpus.source", "space.file"),
-        *("task.name", "task.validation_file", "task.test_file"),
+        *("task.name", "task.unlabelled", "task.validation_file", "task.test_file"),
     )
-    NO_PATHS: ClassVar[Collection[str]] = TASKS
+    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, "none")
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
@@ -165,15 +165,17 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             return None
         own = {field.name: getattr(task, field.name) for field in fields(OwnTask)}
         teacher = {"teachers": task.teachers, "seed": self.seed, "finetuning": {"max_length": task.max_length}}
-        return {"name": task.name, "own": own, "teacher": teacher}
+        return {"name": task.name, "own": own, "unlabelled": task.unlabelled, "teacher": teacher}
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why: dict[str, str] = {}
-        for name in ("unlabelled", "unlabelled_samples", "epochs"):
+        for name in ("unlabelled_samples", "epochs"):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name is None:
-            why |= dict.fromkeys((f"task.{name}" for name in ("teachers", "max_length")), "without --task")
+            why |= dict.fromkeys(
+                (f"task.{name}" for name in ("unlabelled", "teachers", "max_length")), "without --task"
+            )
         for group in ("corpus", "space", "limits"):
             why |= within(group, getattr(self, group).ineffective())
         if self.ray is None:

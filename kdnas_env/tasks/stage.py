@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.distillation.text.corpus import Corpus
+from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
 from kdnas_env.distillation.training.projection import Moments
@@ -29,11 +29,12 @@ from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.divergence import Departure, departure, divergences
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.own import OwnTask
-from kdnas_env.tasks.specs import CLASSIFICATION, REGRESSION, TaskData, TaskSpec
+from kdnas_env.tasks.specs import CLASSIFICATION, EMBEDDED_TASKS, REGRESSION, TaskData, TaskSpec
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _ORDER, _DRAW = 11, 12
 _LEAST_SAMPLES = 8
+EMBEDDED_TEXT, NO_TEXT = "demo:all", "none"
 _JUDGED_SHARE = 1 / 3
 
 
@@ -82,13 +83,20 @@ class SearchTask(Settings):
             it.
         data: Folder of GLUE.
         own: How a task of one's own is laid out.
+        unlabelled: Text of the stage: a source of :func:`kdnas_env.distillation.text.corpus.load_corpus`, or ``none``
+            for the corpus of the search; by default ``demo:all`` for the embedded tasks, and the corpus for others. Text
+            that the task's teacher was trained on tells less: it knows the labels by heart.
         teacher: How the teacher is fine-tuned on it.
         stage: The stage that students take.
+
+    Raises:
+        KDNASError: If there is no such task.
     """
 
     name: str
     data: str | None = None
     own: OwnTask = field(default_factory=OwnTask)
+    unlabelled: str | None = None
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     stage: StageSettings = field(default_factory=StageSettings)
 
@@ -129,6 +137,28 @@ class SearchTask(Settings):
         settings = replace(self.teacher, finetuning=replace(self.teacher.finetuning, device=teacher.device.type))
         return data, task_teacher(teacher, data, settings, cache_dir=cache_dir, progress=progress)
 
+    def text(self, workload: Workload) -> Workload:
+        """Return a workload with the text of the stage, in place of the corpus of the search.
+
+        Raises:
+            CorpusError: If it cannot be read.
+        """
+        source = self.unlabelled or (EMBEDDED_TEXT if self.name in EMBEDDED_TASKS else NO_TEXT)
+        if source == NO_TEXT:
+            return workload
+        wanted, report = self.stage.samples + self.stage.heldout, workload.corpus.report
+        corpus = load_corpus(
+            source,
+            workload.teacher.tokenizer,
+            max_length=report.max_length,
+            max_samples=wanted,
+            min_samples=_LEAST_SAMPLES,
+            proxy_fraction=1.0,
+            heldout_fraction=self.stage.heldout / wanted,
+            seed=report.seed,
+        )
+        return replace(workload, corpus=corpus, train=corpus.train, heldout=corpus.heldout)
+
 
 class TaskStage:
     """The short task stage that all students of a search take.
@@ -138,8 +168,8 @@ class TaskStage:
     the same order.
 
     Args:
-        workload: Teacher and corpus of the search. What mini-KD holds out is judged on, what it trains on is trained
-            on; further texts of the corpus fill both up.
+        workload: Teacher and text. What its corpus holds out is judged on, what mini-KD trains on is trained on; other
+            texts of the corpus fill both up.
         spec: What the task is.
         teacher: The task's teacher, with the tokenizer of the corpus.
         settings: How long, and how.
@@ -165,7 +195,10 @@ class TaskStage:
         train, heldout = stage_samples(workload.corpus, settings)
         self._texts = replace(workload, train=train, heldout=heldout)
         self._kind, self._settings = spec.kind, settings
-        self.identity = {"teacher": teacher.fingerprint, "kind": spec.kind, "stage": asdict(settings)}
+        self.identity = {
+            **{"teacher": teacher.fingerprint, "kind": spec.kind, "stage": asdict(settings)},
+            "text": workload.corpus.fingerprint,
+        }
         every = np.concatenate([train, heldout])
         soft = teacher.corpus_soft_labels(workload.corpus, every, cache_dir)
         self._soft = torch.from_numpy(soft.copy()).to(workload.device)
@@ -291,7 +324,7 @@ def open_stage(
 ) -> TaskStage:
     """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
     data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
-    return TaskStage(workload, data.spec, teacher, task.stage, cache_dir)
+    return TaskStage(task.text(workload), data.spec, teacher, task.stage, cache_dir)
 
 
 def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
