@@ -84,8 +84,8 @@ class SearchTask(Settings):
         data: Folder of GLUE.
         own: How a task of one's own is laid out.
         unlabelled: Text of the stage: a source of :func:`kdnas_env.distillation.text.corpus.load_corpus`, or ``none``
-            for the corpus of the search; by default ``demo:all`` for the embedded tasks, and the corpus for others. Text
-            that the task's teacher was trained on tells less: it knows the labels by heart.
+            for the corpus of the search; by default ``demo:all`` for the embedded tasks, and the corpus for others.
+            Text that the task's teacher was trained on tells less: it knows the labels by heart.
         teacher: How the teacher is fine-tuned on it.
         stage: The stage that students take.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import small_tasks
+import tiny_teachers
 import torch
 from torch.distributions import Categorical, kl_divergence
 
@@ -101,6 +102,18 @@ def test_what_is_judged_on_is_trained_on_by_neither(workload: Workload) -> None:
     everything = stage_samples(corpus, StageSettings())
     assert not set(everything[0]) & set(everything[1])
     assert set(corpus.train) <= set(everything[0])
+
+
+def test_a_stage_may_have_text_of_its_own(workload: Workload, tmp_path: Path) -> None:
+    """The corpus of the search may be what the task's teacher was trained on."""
+    path = tmp_path / "texts.txt"
+    path.write_text("\n".join(tiny_teachers.sentences()[:90]), encoding="utf-8")
+    stage = {"samples": 40, "heldout": 20}
+    text = SearchTask.of({"name": "rotten_tomatoes", "unlabelled": str(path), "stage": stage}).text(workload)
+    assert text.corpus.report.source == str(path)
+    assert [len(part) for part in stage_samples(text.corpus, StageSettings(**stage))] == [40, 20]
+    for unused in ({"name": "rotten_tomatoes", "unlabelled": "none"}, {"name": "cola"}):
+        assert SearchTask.of(unused).text(workload) is workload
 
 
 def test_texts_of_pairs_are_for_tasks_of_pairs(workload: Workload, teachers: dict[str, TaskTeacher]) -> None:
