@@ -42,11 +42,11 @@ class Options:
         *("optuna", "optuna:sampler=gp"),
     )
     """The agents."""
-    tasks: tuple[str, ...] = ("rotten-tomatoes", "rotten-tomatoes:speedup=8", "rotten-tomatoes:keep=0.6,speedup=8")
+    tasks: tuple[str, ...] = ("rotten-tomatoes", "rotten-tomatoes:speedup=8")
     """The tasks, with limits or without."""
-    budget: int = 100
+    budget: int = 60
     """Evaluations of a search."""
-    seeds: int = 20
+    seeds: int = 10
     """Searches of each agent on each task."""
     workers: int = 2
     """Processes."""
