@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import takewhile
 from typing import NamedTuple, Protocol, overload
 
 import numpy as np
@@ -232,11 +232,6 @@ class Book(Sequence[Record]):
         return self.terminated or self.truncated
 
     @property
-    def previous_answers(self) -> list[Answer]:
-        """The counted answers of the last finished round, of scalar steps."""
-        return [self._log[place][0] for place in self._previous_places()]
-
-    @property
     def last(self) -> Record | None:
         """The latest answer."""
         return self[-1] if self._length else None
@@ -250,21 +245,14 @@ class Book(Sequence[Record]):
     @property
     def previous_round(self) -> list[Record]:
         """The counted records of the last finished round; empty before the first is finished."""
-        written = self._written()
-        return [written[place] for place in self._previous_places()]
+        finished = self.round - 1
+        counted = takewhile(lambda record: record.round >= finished, reversed(self._written()))
+        return [record for record in counted if record.counted and record.round == finished][::-1]
 
     @property
     def previous_best(self) -> Record | None:
         """The best student of the last finished round."""
         return best_of(self.previous_round)
-
-    def _previous_places(self) -> list[int]:
-        """Return the places in the log of the counted answers of the last finished round."""
-        if not self.round:
-            return []
-        unfinished = self.evaluations % self.round_size
-        counted = (place for place in reversed(range(len(self._log))) if self._log[place][1])
-        return [*islice(counted, unfinished, unfinished + self.round_size)][::-1]
 
     def _written(self) -> list[Record]:
         """Return the records, which are made when they are first read."""

@@ -557,7 +557,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     def _respond(self, answer: Answer, answers: Answers) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         book, view = self._book, self._view
         reward, counted, duplicate = book.add(answer, answers)
-        view.update(answer, reward, book)
+        view.update(answer, reward, counted, book)
         self._running = not (book.terminated or book.truncated)
         info = answer.info.copy()
         info["heldout_curve"] = answer.curve.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ Observation = dict[str, npt.NDArray[Any]]
 
 SINGLES = ("last", "previous_best", "global_best")
 """Architectures in the observation, each with its reward under the same name and ``_reward``."""
+
+_value = attrgetter("value")
 
 
 def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
@@ -53,23 +56,32 @@ class SearchView:
         self._global_best, self._global_best_reward = self._none, self._zero
         self._round, self._round_rewards = nothing["previous_round"], nothing["previous_round_rewards"]
         self._progress = nothing["progress"]
-        self._rounds = 0
+        self._candidates: list[Answer] = []  # of the round in progress
 
-    def update(self, answer: Answer, reward: float, book: Book) -> None:
-        """Take in the latest answer of the book, with the reward that was given."""
+    def update(self, answer: Answer, reward: float, counted: bool, book: Book) -> None:
+        """Take in the latest answer of the book.
+
+        Args:
+            answer: The answer.
+            reward: The reward that was given for it.
+            counted: Whether it was charged to the budget.
+            book: The book.
+        """
         self._last = answer.tokens
         self._last_reward = answer.earned if reward == answer.value else np.array([reward], dtype=np.float32)
         if book.improved:
             self._global_best, self._global_best_reward = self._last, self._last_reward
-        if book.round != self._rounds:
-            self._rounds = book.round
-            self._update_round(book.previous_answers)
         self._progress[0] = book.progress
+        if counted:
+            self._candidates.append(answer)
+            if len(self._candidates) == book.round_size:
+                self._finish_round()
 
-    def _update_round(self, answers: list[Answer]) -> None:
+    def _finish_round(self) -> None:
+        answers, self._candidates = self._candidates, []
         self._round = np.concatenate([answer.tokens for answer in answers])
-        self._round_rewards = np.concatenate([answer.earned for answer in answers])
-        best = max((answer for answer in answers if answer.usable), key=lambda answer: answer.value, default=None)
+        self._round_rewards = np.array([answer.value for answer in answers], dtype=np.float32)
+        best = max((answer for answer in answers if answer.usable), key=_value, default=None)
         self._previous_best = self._none if best is None else best.tokens
         self._previous_best_reward = self._zero if best is None else best.earned
 
