@@ -24,7 +24,7 @@ def run_search(agent: AgentSpec, task: Task, seed: int, budget: Budget, *, truth
     """Let an agent search a task, one evaluation at a time.
 
     The environment is reset with the seed of the run, whatever the agent resets it with: all agents see the same noise.
-    A budget of seconds is of simulated ones; as evaluations the agent is told the most that it can be spent on.
+    A budget of seconds counts simulated seconds; the agent is given the most evaluations that it can pay for.
 
     Args:
         agent: The agent.

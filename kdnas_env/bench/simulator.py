@@ -42,7 +42,7 @@ def simulate(
 ) -> Trajectory:
     """Let an agent search a task with several workers, each of which gets its next student when it is done.
 
-    The agent is asked for one student at a time, knows which others are pending, and is told each result when it is
+    The agent proposes one student at a time, knows which others are pending, and learns each result when it is
     finished. A budget of seconds is of the clock, not of the workers' work: no evaluation begins after its end. With
     one worker that decides in no time, it is a search with rounds of one.
 
@@ -82,7 +82,7 @@ def simulate(
 
 
 def askable(agent: AgentSpec) -> Any:
-    """Make an agent that can be asked and told.
+    """Make an agent that has ask and tell.
 
     Raises:
         KDNASError: If it cannot, there is no such agent, or a setting is wrong.

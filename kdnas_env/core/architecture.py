@@ -87,12 +87,12 @@ class StudentConfig:
         Raises:
             SpaceError: If the text is malformed.
         """
-        found = _PRINTED.fullmatch(text.strip())
-        if found is None:
+        match = _PRINTED.fullmatch(text.strip())
+        if match is None:
             raise SpaceError(
                 f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
             )
-        family, layers, width, heads, inner, activation = found.groups()
+        family, layers, width, heads, inner, activation = match.groups()
         return cls(int(layers), int(heads), int(width), int(inner), activation, family).check()
 
     def check(self) -> StudentConfig:

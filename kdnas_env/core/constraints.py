@@ -24,7 +24,7 @@ LEAST_QUALITY = 1e-3
 """Lower qualities count as this one, so that their distance from a limit is finite."""
 
 HANDLING = ("reward", "cost")
-"""What a broken limit does: lower the reward, or be told as a cost only."""
+"""Effect of a broken limit: a lower reward, or a cost in the information only."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +179,13 @@ class ConstrainedReward(KDReward):
     """A reward under limits: below that of every student that keeps them, and the higher the closer one comes.
 
     A student that breaks a limit is given ``floor - cost / (1 + cost)``, where the cost is the sum of what
-    :meth:`Constraints.costs` tells. What fails, or cannot be built, is given the least, ``floor - 1``, unless a penalty
-    is set.
+    :meth:`Constraints.costs` returns. A student that fails or cannot be built gets the lowest reward, ``floor - 1``,
+    unless a penalty is set.
 
     Attributes:
         limits: The limits.
-        handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is told beside it,
-            for algorithms that handle costs themselves.
+        handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is returned beside
+            it, for algorithms that handle costs themselves.
     """
 
     limits: Constraints = UNLIMITED

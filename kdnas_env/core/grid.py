@@ -25,11 +25,11 @@ LISTABLE = 1_000_000
 points that may be proposed are listed anyway."""
 
 REACH = 2
-"""How far away the choice of a neighbour is at most where nothing else is said; see :meth:`Grid.neighbours`."""
+"""Default of the largest step from a choice to that of a neighbour; see :meth:`Grid.neighbours`."""
 
 _MOST = int(np.iinfo(np.int64).max)
 _RECENT = 256
-"""Points that are seen before the list of those that are left is written anew."""
+"""The list of points that are left is rebuilt after this many points were seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +194,7 @@ class Grid:
         numbers = self.numbers(actions)
         left = np.array([number not in seen for number in numbers], dtype=np.bool_)
         if self.allowed is not None:
-            left &= _found(self.allowed, np.array(numbers, dtype=np.int64))[1]
+            left &= _located(self.allowed, np.array(numbers, dtype=np.int64))[1]
         return left
 
     def neighbours(self, action: Ints, reach: int | None = None) -> Ints:
@@ -259,22 +259,22 @@ class Seen(Set[int]):
 
     def __init__(self, numbers: Iterable[int] = (), base: Seen | None = None) -> None:
         self._base = base
-        self._own: dict[int, None] = {}  # in the order of addition
+        self._added: dict[int, None] = {}  # in the order of addition
         self._left: Ints | None = None
         self._recent: set[int] = set()
         self.update(numbers)
 
     def __contains__(self, number: object) -> bool:
-        return number in self._own or (self._base is not None and number in self._base)
+        return number in self._added or (self._base is not None and number in self._base)
 
     def __iter__(self) -> Iterator[int]:
-        return chain(() if self._base is None else self._base, self._own)
+        return chain(() if self._base is None else self._base, self._added)
 
     def __reversed__(self) -> Iterator[int]:
-        return chain(reversed(self._own), () if self._base is None else reversed(self._base))
+        return chain(reversed(self._added), () if self._base is None else reversed(self._base))
 
     def __len__(self) -> int:
-        return len(self._own) + (0 if self._base is None else len(self._base))
+        return len(self._added) + (0 if self._base is None else len(self._base))
 
     @classmethod
     def _from_iterable(cls, numbers: Iterable[T]) -> set[T]:
@@ -283,7 +283,7 @@ class Seen(Set[int]):
     def add(self, number: int) -> None:
         """Add a number."""
         if number not in self:
-            self._own[number] = None
+            self._added[number] = None
             if self._left is not None:
                 self._recent.add(number)
 
@@ -307,9 +307,9 @@ class Seen(Set[int]):
         """
         if self._base is not None:
             left, recent = self._base.left(grid)
-            return left, recent.union(self._own)
+            return left, recent.union(self._added)
         if self._left is None:
-            self._left, self._recent = grid.listed(), {*self._own}
+            self._left, self._recent = grid.listed(), {*self._added}
         if len(self._recent) > _RECENT:
             self._left, self._recent = np.delete(self._left, _places(self._left, self._recent)), set()
         return self._left, self._recent
@@ -317,11 +317,11 @@ class Seen(Set[int]):
 
 def _places(points: Ints, numbers: Collection[int]) -> Ints:
     """Return the places in a sorted array of those of the numbers that are in it, sorted."""
-    places, there = _found(points, np.unique(np.fromiter(numbers, dtype=np.int64, count=len(numbers))))
+    places, there = _located(points, np.unique(np.fromiter(numbers, dtype=np.int64, count=len(numbers))))
     return places[there]
 
 
-def _found(points: Ints, numbers: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
+def _located(points: Ints, numbers: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
     """Return where numbers belong in a sorted array, and which of them are there."""
     places = np.searchsorted(points, numbers)
     there = places < len(points)

@@ -102,12 +102,12 @@ class SearchSpace:
         Raises:
             SpaceError: If a family is unknown.
         """
-        own = teacher.as_student()
+        base = teacher.as_student()
         heads = teacher.num_attention_heads
-        chosen = tuple(dict.fromkeys(families)) if families else (own.family,)
+        chosen = tuple(dict.fromkeys(families)) if families else (base.family,)
         widths = [_near_multiple(teacher.hidden_size * f, math.lcm(8, heads)) for f in WIDTH_FRACTIONS[:-1]]
         inner = [_near_multiple(teacher.intermediate_size * f, 8) for f in FFN_FRACTIONS[:-1]]
-        activations = ACTIVATIONS if own.hidden_act in ACTIVATIONS else (own.hidden_act, *ACTIVATIONS)
+        activations = ACTIVATIONS if base.hidden_act in ACTIVATIONS else (base.hidden_act, *ACTIVATIONS)
         return cls(
             choices={
                 "num_hidden_layers": _sorted_unique(

@@ -92,7 +92,7 @@ def nearby(action: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
 
 
 class Spacing:
-    """Which points of a pool are not too near to what was tried: neighbours on a scale tell the same.
+    """Which points of a pool are not too near to what was tried: neighbours on a scale say little new.
 
     Of points that differ in wide dimensions only, the more were tried the nearer they may be: with ``m`` tried on one
     scale, the next is at least ``0.5 / (m + 1) ** 1.5`` of the scale away from each, for which there is always room.

@@ -1,4 +1,4 @@
-"""What is known of the actions of a space, so that no student is evaluated twice."""
+"""Answers to the actions of a space: no student is evaluated twice."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ class Answers:
         self._of_action: dict[bytes, Answer] = {}
         self._first: dict[StudentConfig, int] = {}
         self._given = bytearray()  # by row: whether its architecture was answered in this episode
-        self._earlier = 0  # rows of earlier episodes, whose epochs nobody can hear of any more
+        self._earlier = 0  # rows of earlier episodes, whose epochs were reported then
         self._columns: Columns | None = None
 
     @property

@@ -25,7 +25,7 @@ STEPS_PER_EVALUATION = 10
 
 
 class Stopping(Protocol):
-    """Early stopping: hears of every epoch, and learns how every student ended."""
+    """Early stopping: receives the report of every epoch, and every finished evaluation."""
 
     def begin(self) -> None:
         """Forget what was learnt: a new search begins."""
@@ -175,7 +175,7 @@ class Book(Sequence[Record]):
         return rewards, counted, duplicates
 
     def listener(self, on_epoch: EpochCallback | None) -> EpochCallback | None:
-        """Return whom evaluations report their epochs to: early stopping and a callback, either or none."""
+        """Return the callback for epochs: early stopping, ``on_epoch``, both, or None if there is neither."""
         stop = self._stop
         if stop is None or on_epoch is None:
             return stop or on_epoch

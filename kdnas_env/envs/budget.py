@@ -16,7 +16,7 @@ UNITS = ("evaluations", "epochs", "seconds")
 
 
 _LARGEST_AMOUNT = 10**15
-"""Larger whole numbers are not told apart as floating-point numbers."""
+"""Larger whole numbers are not exact as floating-point numbers."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Budget:
 
     Evaluations and epochs are never exceeded, by not one: the last evaluation is cut to the epochs that are left. An
     evaluation without epochs (closed forms only) costs as much as one epoch. Seconds are those that evaluations took
-    or, where they are simulated, say they took; the last evaluation may pass the limit.
+    or, where they are simulated, the seconds of the record; the last evaluation may pass the limit.
 
     Attributes:
         amount: How much: a whole number, or a positive number of seconds.

@@ -51,7 +51,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     the student with the highest reward: a good imitation of the teacher that is fast.
 
     An episode is one whole search of `budget` evaluations. Every `round_size` evaluations make a round, after which
-    the controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) learns; the environment only tells rounds apart.
+    the controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) learns; the environment only counts rounds.
 
     ## Action Space
 
@@ -96,8 +96,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     Of uniformly drawn actions, this share cannot be built: none of a derived space without `max_parameters`; 31 % of
     `kdnas/Tabular-v0` and 20 % of `kdnas/Surrogate-v0`, whose tables end at 15 million parameters. The floor, -1, lies
-    far below what the others earn there, 0.49 to 0.66 and 0.49 to 0.70. A learner that is not told which students there
-    are learns that first, and little else in a short search. So use masks (`ActionMasks`, `SequentialChoice`,
+    far below what the others earn there, 0.49 to 0.66 and 0.49 to 0.70. A learner that does not know which students
+    are valid learns that first, and little else in a short search. So use masks (`ActionMasks`, `SequentialChoice`,
     `FlatDiscrete` of `kdnas_env.wrappers`); where an algorithm knows none, set a penalty a little below what the others
     earn, here `penalty=0.3`.
 
@@ -152,7 +152,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     | `speedup`                          | float         | teacher/student latency                             |
     | `latency_ms`, `teacher_latency_ms` | float         | medians of one probe (0: not measured)              |
     | `parameters`, `flops`              | int           | of the student's encoder; of one forward pass       |
-    | `epochs`                           | int           | epochs that were asked for                          |
+    | `epochs`                           | int           | epochs requested                                    |
     | `heldout_curve`                    | float64 array | loss by epoch, `(epochs + 1,)`; -1: not reached     |
     | `evaluations`                      | int           | charged to the budget                               |
     | `budget_left`                      | int or float  | in the unit of the budget                           |
@@ -189,7 +189,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         search_space: What is searched.
         reward_function: What turns evaluations into rewards.
         budget: What an episode may spend, in ``budget_unit``.
-        stop: Early stopping; it hears of every epoch and learns of every answer.
+        stop: Early stopping; it receives every epoch report and every evaluation.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
     """
 
@@ -272,7 +272,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
     def identity(self) -> dict[str, Any]:
         """What decides the rewards, as plain data: the same in all processes whose evaluations may be mixed.
 
-        The choices of the space, the fingerprint of the evaluator (and those of its parts, where it tells them), the
+        The choices of the space, the fingerprint of the evaluator (and those of its parts, where it has them), the
         reward, the fidelity, and the wrappers that change rewards or actions.
         """
         return {
@@ -315,7 +315,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def listener(self) -> EpochCallback | None:
-        """Whom evaluations report their epochs to: ``on_epoch`` and early stopping; None if there is neither."""
+        """Receives the epochs of evaluations: ``on_epoch`` and early stopping; None if there is neither."""
         return self._book.listener(self.on_epoch)
 
     def reset(
@@ -369,7 +369,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
         Args:
             action: Index into each dimension's choices, integers of shape ``(dims,)``.
-            evaluation: What was found of its architecture, at the fidelity of the environment.
+            evaluation: The evaluation of its architecture, at the fidelity of the environment.
 
         Raises:
             SpaceError: If the action has the wrong shape or dtype, or is out of range.
@@ -385,7 +385,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return self._respond(answer, answers)
 
     def prefetch(self, actions: npt.ArrayLike) -> None:
-        """Evaluate as one batch what coming steps will be asked for, if the evaluator works on several at once.
+        """Evaluate the actions of coming steps as one batch, if the evaluator works on several students at once.
 
         Nothing else changes: the steps answer as they would have, only sooner. Where the clock or the epochs that are
         left decide what can be afforded, nothing is done ahead.
@@ -490,7 +490,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def neutral_info(self) -> dict[str, Any]:
-        """What an info says where no student was evaluated."""
+        """The information where no student was evaluated."""
         return evaluation_info(None, NEUTRAL_REWARD, -1) | costs_info(dict.fromkeys(self.limits.names, 0.0))
 
     def new_book(self, budget: Budget, *, round_size: int, least: int) -> Book:

@@ -30,7 +30,7 @@ def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.flo
 
 
 def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
-    """Return what an info says of an evaluation, its loss curve excepted; neutral values where there is none."""
+    """Return the information on an evaluation, without its loss curve; neutral values where there is none."""
     latency = evaluation.latency if evaluation else None
     return {
         "config": str(evaluation.config) if evaluation else "",
@@ -51,7 +51,7 @@ def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, ind
 
 
 def costs_info(costs: Mapping[str, float]) -> dict[str, Any]:
-    """Return what an info says of limits: the total violation, and that of each; nothing where there are none."""
+    """Return the information on limits: the total violation and that of each limit; empty without limits."""
     return {"cost": sum(costs.values()), "costs": dict(costs)} if costs else {}
 
 
@@ -69,8 +69,8 @@ def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
         raise KDNASError(f"the options of reset are {shown(options)}; expected a mapping, or None")
     unknown = [name for name in options or () if name not in known]
     if unknown:
-        told = "the only option is" if len(known) == 1 else "the options are"
-        raise KDNASError(f"unknown reset option(s) {shown(unknown)}; {told} {' and '.join(map(repr, known))}")
+        options_are = "the only option is" if len(known) == 1 else "the options are"
+        raise KDNASError(f"unknown reset option(s) {shown(unknown)}; {options_are} {' and '.join(map(repr, known))}")
     return dict(options or {})
 
 

@@ -16,21 +16,23 @@ from kdnas_env.errors import KDNASError, SpaceError
 
 
 class Episode(TypedDict, total=False):
-    """What the registered environments have in common: the arguments of their episodes and rewards.
+    """The arguments that all registered environments share; the defaults are those of :class:`KDNASEnv`.
+
+    :class:`kdnas_env.envs.mini_kd.MiniKDEnv` has defaults of its own.
 
     Attributes:
-        budget: What an episode may spend.
-        budget_unit: ``evaluations``, ``epochs`` or ``seconds``.
-        round_size: Evaluations per round.
-        alpha: Exponent of the latency factor.
-        beta: Target latency; scales all positive rewards alike, changes no choice.
-        penalty: Reward of what fails or cannot be built; None: the least.
-        loss: Loss of the reward.
-        duplicates: What a repeated architecture costs.
-        limits: Limits of students, by name.
-        constraints: What a broken limit does: ``reward`` or ``cost``.
-        infeasible: Whether a student that breaks a limit is charged to the budget: ``free`` or ``charge``.
-        render_mode: ``ansi`` or ``rgb_array``.
+        budget: What an episode may spend; 120.
+        budget_unit: ``evaluations`` (the default), ``epochs`` or ``seconds``.
+        round_size: Evaluations per round; 8.
+        alpha: Exponent of the latency factor; -0.06.
+        beta: Target latency, ``0.6**6``. It scales all positive rewards alike and changes no choice.
+        penalty: Reward of a student that fails or cannot be built; None: the lowest reward.
+        loss: Loss of the reward: ``heldout`` (the default), ``heldout_raw`` or ``train_raw``.
+        duplicates: Cost of a repeated architecture: ``charge`` (the default), ``free`` or ``reject``.
+        limits: Limits of students by name, such as ``{"speedup": 5}``; None: no limits.
+        constraints: Effect of a broken limit: a lower ``reward`` (the default), or a ``cost`` in the information.
+        infeasible: Cost of a student that breaks a limit: ``free`` (the default) or ``charge``.
+        render_mode: ``ansi``, ``rgb_array`` or None.
     """
 
     budget: float

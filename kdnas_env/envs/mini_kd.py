@@ -148,8 +148,8 @@ def assemble(
         in_workers: Whether a single worker is a process of its own, too.
 
     Returns:
-        What is asked, which is to be closed in the end: the store, if there is one, else the workers or ``mini_kd``;
-        and the workers, if this process does not distil the students itself.
+        The evaluator of the search, which the caller closes in the end: the store, if there is one, else the workers or
+        ``mini_kd``; and the workers, if this process does not distil the students itself.
 
     Raises:
         RunError: If the store cannot be opened, or there is no cluster at the address of Ray.
@@ -223,7 +223,7 @@ class MiniKDEnv(KDNASEnv):
     | `quality`         | `None`      | `imitation` or `task` counts; None: `task` where there is one                |
     | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
     | `limits`          | `None`      | what a student has to keep, such as `{"speedup": 5}`                         |
-    | `constraints`     | `"reward"`  | what a broken limit does: lower the `reward`, or be told as `cost`           |
+    | `constraints`     | `"reward"`  | effect of a broken limit: a lower `reward`, or a `cost` beside it            |
     | `infeasible`      | `"free"`    | whether who breaks a limit costs an evaluation: `free` or `charge`           |
     | `store`           | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
     | `cache_dir`       | `None`      | folder of the teacher's hidden states                                        |
@@ -232,7 +232,7 @@ class MiniKDEnv(KDNASEnv):
     | `workers`         | `1`         | processes that evaluate the students of a round side by side                 |
     | `ray`             | `None`      | evaluate on Ray: `local`, `auto`, or the address of its head                 |
     | `gpus_per_worker` | `0.0`       | GPUs, or a fraction of one, that Ray gives each worker                       |
-    | `timeout`         | `None`      | seconds after which a worker that says nothing is replaced                   |
+    | `timeout`         | `None`      | seconds after which a silent worker is replaced                              |
     | `render_mode`     | `None`      | `ansi` or `rgb_array`                                                        |
 
     ## Version History

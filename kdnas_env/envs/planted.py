@@ -28,22 +28,12 @@ class PlantedEnv(KDNASEnv):
     | `space`          | `None`     | choices by dimension, a YAML or JSON file, or None: derived from BERT-base |
     | `families`       | `None`     | student families to search, with a derived space; None: `bert`             |
     | `max_parameters` | `None`     | largest student allowed, in parameters                                     |
-    | `budget`         | `120`      | what an episode may spend                                                  |
-    | `budget_unit`    | evaluations| `evaluations`, `epochs`, or `seconds` as simulated                         |
-    | `round_size`     | `8`        | evaluations per round                                                      |
     | `epochs`         | `2`        | epochs per evaluation                                                      |
     | `seed`           | `0`        | of the noise and of the failures                                           |
     | `noise`          | `0.0`      | standard deviation of the logarithm of the loss                            |
     | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
-    | `alpha`          | `-0.06`    | exponent of the latency factor                                             |
-    | `beta`           | `0.6**6`   | target latency; scales all positive rewards alike, changes no choice       |
-    | `penalty`        | `None`     | reward of what fails or cannot be built; None: -1                          |
-    | `loss`           | `"heldout"`| loss of the reward                                                         |
-    | `duplicates`     | `"charge"` | what a repeated architecture costs: `charge`, `free` or `reject`           |
-    | `limits`         | `None`     | what a student has to keep, such as `{"speedup": 5}`                       |
-    | `constraints`    | `"reward"` | what a broken limit does: lower the `reward`, or be told as `cost`         |
-    | `infeasible`     | `"free"`   | whether who breaks a limit costs an evaluation: `free` or `charge`         |
-    | `render_mode`    | `None`     | `ansi` or `rgb_array`                                                      |
+
+    All other arguments are those of `kdnas_env.envs.making.Episode`; seconds of a budget are simulated.
 
     ## Version History
 

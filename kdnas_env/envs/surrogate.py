@@ -42,18 +42,9 @@ class SurrogateEnv(TableEnv):
     | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws what one seed would find  |
     | `epochs`      | `None`              | epochs per evaluation; None: all of the table                            |
     | `device`      | `None`              | name of the device whose latencies count; None: the table's first        |
-    | `budget`      | `120`               | what an episode may spend                                                |
-    | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they would be                   |
-    | `round_size`  | `8`                 | evaluations per round                                                    |
-    | `alpha`       | `-0.06`             | exponent of the latency factor                                           |
-    | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice     |
-    | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                        |
-    | `loss`        | `"heldout"`         | loss of the reward                                                       |
-    | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`         |
-    | `limits`      | `None`              | what a student has to keep, such as `{"speedup": 5}`                     |
-    | `constraints` | `"reward"`          | what a broken limit does: lower the `reward`, or be told as `cost`       |
-    | `infeasible`  | `"free"`            | whether who breaks a limit costs an evaluation: `free` or `charge`       |
-    | `render_mode` | `None`              | `ansi` or `rgb_array`                                                    |
+
+    All other arguments are those of `kdnas_env.envs.making.Episode`;
+    seconds of a budget are those that the surrogate predicts.
 
     ## Version History
 

@@ -14,15 +14,15 @@ from kdnas_env.envs.making import Episode, episode_arguments, vector_maker
 
 
 class TableEnv(KDNASEnv):
-    """What is answered from a table: where seeds are sampled, each episode draws one of its own."""
+    """An environment over a table; where seeds are sampled, each episode draws a seed."""
 
     _drawn: bool
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As in ``KDNASEnv``; a seed that each episode draws is not told."""
-        told = super().identity
-        return {**told, "fidelity": {**told["fidelity"], "seed": "drawn"}} if self._drawn else told
+        """As in ``KDNASEnv``; a seed that each episode draws is left out."""
+        identity = super().identity
+        return {**identity, "fidelity": {**identity["fidelity"], "seed": "drawn"}} if self._drawn else identity
 
     def draw_fidelity(self, rng: np.random.Generator) -> None:
         """Draw the seed of a new episode, if seeds are sampled."""
@@ -39,7 +39,7 @@ class TabularEnv(TableEnv):
     and information are those of `KDNASEnv`; `env.unwrapped.evaluator.table` is the table.
 
     With `seed="sample"` an evaluation is noisy as a real one is: each episode draws, by the seed of `reset`, one of
-    the table's seeds for every architecture. What is found should then be judged by the mean over the seeds.
+    the table's seeds for every architecture. Judge the result of such a search by the mean over the seeds.
 
     ## Arguments
 
@@ -50,18 +50,9 @@ class TabularEnv(TableEnv):
     | `epochs`      | `None`              | epochs per evaluation; None: all of the table                             |
     | `device`      | `None`              | name of the device whose latencies count; None: the table's first         |
     | `missing`     | `"error"`           | what a masked cell is: `error` raises, `failed` is a failed evaluation    |
-    | `budget`      | `120`               | what an episode may spend                                                 |
-    | `budget_unit` | evaluations         | `evaluations`, `epochs`, or `seconds` as they were when it was tabulated  |
-    | `round_size`  | `8`                 | evaluations per round                                                     |
-    | `alpha`       | `-0.06`             | exponent of the latency factor                                            |
-    | `beta`        | `0.6**6`            | target latency; scales all positive rewards alike, changes no choice      |
-    | `penalty`     | `None`              | reward of what fails or cannot be built; None: -1                         |
-    | `loss`        | `"heldout"`         | loss of the reward                                                        |
-    | `duplicates`  | `"charge"`          | what a repeated architecture costs: `charge`, `free` or `reject`          |
-    | `limits`      | `None`              | what a student has to keep, such as `{"speedup": 5}`                      |
-    | `constraints` | `"reward"`          | what a broken limit does: lower the `reward`, or be told as `cost`        |
-    | `infeasible`  | `"free"`            | whether who breaks a limit costs an evaluation: `free` or `charge`        |
-    | `render_mode` | `None`              | `ansi` or `rgb_array`                                                     |
+
+    All other arguments are those of `kdnas_env.envs.making.Episode`;
+    seconds of a budget are those that were measured when the table was built.
 
     ## Version History
 

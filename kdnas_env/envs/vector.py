@@ -255,7 +255,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         return self.env.evaluate(configs, self._kept.fidelity, listener)
 
     def _infos(self, columns: Columns, rows: Ints, usable: Bools) -> Infos:
-        """Return what the answers of a round say of their students."""
+        """Return the infos of the students of a round."""
         floats, ints = columns.floats.take(rows, axis=0), columns.ints.take(rows, axis=0)
         infos: Infos = {name: columns.texts[name].take(rows) for name in ("config", "status")}
         infos["heldout_curve"] = floats[:, len(FLOATS) :]
@@ -273,7 +273,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         return infos | {f"_{name}": self._flags(True) for name in infos}
 
     def _empty_infos(self) -> Infos:
-        """Return what infos say before the first step: neutral values."""
+        """Return the infos before the first step: neutral values."""
         neutral = self.env.neutral_info | {"duplicate": False, "counted": False}
         costs = neutral.pop("costs", {})
         infos: Infos = {
@@ -332,7 +332,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         return array.astype(np.int64)
 
     def _observation(self, actions: Ints, rewards: Floats, usable: Bools) -> Observation:
-        """Return what is to be seen after a round; every array is made anew."""
+        """Return the observation after a round; all arrays are new."""
         best = int(np.where(usable, rewards, -np.inf).argmax())
         round_best = (actions[best] + 1, float(rewards[best])) if usable[best] else self._none_yet
         if usable[best] and round_best[1] > self._best[1]:

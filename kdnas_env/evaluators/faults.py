@@ -20,7 +20,7 @@ class FaultWatch:
 
     Reasons are compared without their numbers. As soon as a student got anywhere, even if only to diverge or to be
     stopped, or failed for another reason, nothing is raised any more. Students that cannot be built, or
-    were not distilled since they break a limit, say nothing.
+    were not distilled since they break a limit, do not count.
     """
 
     def __init__(self) -> None:

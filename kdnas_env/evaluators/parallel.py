@@ -40,7 +40,7 @@ class ParallelEvaluator:
         Args:
             make_evaluator: Makes the evaluator of each, such as ``partial(MiniKDEvaluator, settings)``; picklable.
             workers: How many.
-            timeout: Seconds after which a worker that says nothing is replaced.
+            timeout: Seconds after which a silent worker is replaced.
         """
         return cls(WorkerPool(LocalBackend(make_evaluator), workers, timeout=timeout))
 
@@ -51,7 +51,7 @@ class ParallelEvaluator:
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal calls return equal results: as the workers' evaluators say."""
+        """Whether equal calls return equal results: as for the workers' evaluators."""
         return self.pool.identity().deterministic
 
     def evaluate(
@@ -62,8 +62,8 @@ class ParallelEvaluator:
         Raises:
             RunError: If no worker can be started, or no student can be evaluated.
         """
-        found = dict(self.evaluate_each(configs, fidelity, on_epoch=on_epoch))
-        return [found[place] for place in range(len(configs))]
+        records = dict(self.evaluate_each(configs, fidelity, on_epoch=on_epoch))
+        return [records[place] for place in range(len(configs))]
 
     def evaluate_each(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
@@ -79,8 +79,8 @@ class ParallelEvaluator:
         }
         try:
             while tickets:
-                for one in self.pool.wait():
-                    yield tickets.pop(one.ticket), one.evaluation
+                for finished in self.pool.wait():
+                    yield tickets.pop(finished.ticket), finished.evaluation
         finally:
             if tickets:  # nobody waits for them any more
                 self.pool.close()
@@ -112,7 +112,7 @@ class RayEvaluator(ParallelEvaluator):
             its own that listens on the loopback interface alone.
         cpus: Cores that each is given.
         gpus: GPUs that each is given, or a fraction of one.
-        timeout: Seconds after which an actor that says nothing is replaced; None: never.
+        timeout: Seconds after which a silent actor is replaced; None: never.
         environment: Environment variables of the actors.
 
     Raises:
@@ -136,7 +136,7 @@ class RayEvaluator(ParallelEvaluator):
 
 
 def _placed(on_epoch: EpochCallback | None, place: int, total: int) -> EpochCallback | None:
-    """Make the reports of a student that is alone at its worker speak of its place in the batch."""
+    """Number the reports of a student by its place in the batch, not at its worker."""
     if on_epoch is None:
         return None
 

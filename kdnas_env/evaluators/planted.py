@@ -61,7 +61,7 @@ class PlantedEvaluator:
     Shaped after what mini-KD measures: the loss falls with depth, width and feed-forward size with diminishing
     returns, and is least at 64 wide heads. It falls with epochs towards its limit, for deep students more slowly;
     before the first step (epoch 0) it orders widths but not depths. Latency is an affine function of the operations,
-    layers and heads. Optimum and Pareto front are exact, found by evaluating the whole grid.
+    layers and heads. Optimum and Pareto front are exact, since the whole grid is evaluated.
 
     The same configuration, fidelity and evaluator give the same evaluation in every process.
 

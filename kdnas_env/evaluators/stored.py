@@ -70,7 +70,7 @@ class StoredEvaluator:
     An instance can be pickled and survives a fork; the connection is opened where it is first used.
 
     Attributes:
-        inner: The evaluator that is asked for what is missing.
+        inner: The evaluator of what the store lacks.
         path: The SQLite file; created if it does not exist, in a folder that does.
         chunk: Configurations handed to the inner evaluator per call, unless it has ``evaluate_each``. A kill loses at
             most one chunk, so more than 1 pays only where the inner evaluator works on several at once.
@@ -107,7 +107,7 @@ class StoredEvaluator:
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Fingerprints of parts of the workload: the inner evaluator's, if it tells any."""
+        """Fingerprints of parts of the workload: the inner evaluator's, if it has any."""
         return getattr(self.inner, "fingerprints", {})
 
     @property
@@ -124,7 +124,7 @@ class StoredEvaluator:
     ) -> list[Evaluation]:
         """Return one record per config, in order, evaluating only what the store lacks.
 
-        A configuration asked for more than once is evaluated once. ``on_epoch`` hears of running evaluations only.
+        A configuration that occurs more than once is evaluated once. ``on_epoch`` receives running evaluations only.
 
         Raises:
             RunError: If the store cannot be read or written, or evaluations fail for a reason that all share.
@@ -151,16 +151,16 @@ class StoredEvaluator:
             RunError: If the store cannot be read.
         """
         rows = self._execute(_SELECT, (self.fingerprint, *_key(config, fidelity)))
-        found = self._parsed(rows[0][0]) if rows else None
-        if found is not None and (found.config, found.fidelity) != (config, fidelity):
-            raise RunError(self._damaged(f"it is of {found.config}, and stands for {config}"))
-        if found is None or found.status is Status.STOPPED:
+        record = self._parsed(rows[0][0]) if rows else None
+        if record is not None and (record.config, record.fidelity) != (config, fidelity):
+            raise RunError(self._damaged(f"it is of {record.config}, and stands for {config}"))
+        if record is None or record.status is Status.STOPPED:
             return None
-        if found.status is Status.INFEASIBLE:
-            return self.limits.screened(found) if self.limits.breaks(found) else None
-        if found.ok:
-            self._faults.note(found)
-        return found
+        if record.status is Status.INFEASIBLE:
+            return self.limits.screened(record) if self.limits.breaks(record) else None
+        if record.ok:
+            self._faults.note(record)
+        return record
 
     def add(self, evaluation: Evaluation) -> Evaluation:
         """Commit an evaluation that was made elsewhere.
@@ -276,7 +276,7 @@ def _each(
 
 
 def _renumbered(on_epoch: EpochCallback | None, places: Sequence[int], total: int) -> EpochCallback | None:
-    """Make reports about a part of a batch speak of the place in the whole batch."""
+    """Renumber the reports of a part of a batch by the place in the whole batch."""
     if on_epoch is None:
         return None
 

@@ -31,17 +31,18 @@ _SECONDS = CURVES.index("epoch_seconds")
 
 @dataclass(frozen=True, eq=False)
 class SurrogateEvaluator:
-    """Answers from a surrogate what mini-KD would find, for any student among those of its table.
+    """Predicts evaluations with a surrogate, for any student within the range of its table.
 
-    What a surrogate says is smooth: it knows no failures, and its latencies are without spread. As with a table, epoch
-    1 stands in the middle of a distillation of all epochs, and seconds are those that the epochs would take.
+    The predictions of a surrogate are smooth: it knows no failures, and its latencies are without spread. As with a
+    table, epoch 1 stands in the middle of a distillation of all epochs, and seconds are those that the epochs would
+    take.
 
     Attributes:
         surrogate: The surrogate.
         seed: ``"mean"``, the mean over seeds; a whole number: what that seed finds, which is the mean and a deviation
             drawn by student and seed alone; or ``"sample"``: the seed of the fidelity does that, so that all searches
             of one episode see the same draw, in whatever order they ask. What is drawn is the noise between seeds,
-            never the model's doubt, of which :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.predict` tells.
+            never the model's doubt, which :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.predict` returns.
         device: Name of the device whose latencies count; None: the table's first.
         extrapolate: Whether students beyond the table's numbers are answered as well.
         search_space: The space; None: the one of :func:`surrogate_space`.
@@ -108,17 +109,17 @@ class SurrogateEvaluator:
     def _predicted(self, config: StudentConfig, seed: int) -> tuple[npt.NDArray[np.float64], list[float]]:
         """Return curves, float64 ``(epochs + 1, len(CURVES))``, and latencies on the device.
 
-        One student at a time: matrix products of other sizes round otherwise, and an answer shall not depend on what
-        else is asked.
+        One student at a time: matrix products of other sizes round otherwise, and an answer shall not depend on the
+        rest of the batch.
         """
         inputs = self.surrogate.features([config], extrapolate=self.extrapolate)
         if self.seed == "mean":
-            found = self.surrogate.mean(inputs)
+            predicted = self.surrogate.mean(inputs)
         else:
             drawn = seed if self.seed == "sample" else int(self.seed)
-            found = self.surrogate.sampled(inputs, _normals(config, drawn, self.surrogate.curve_outputs)[None])
+            predicted = self.surrogate.sampled(inputs, _normals(config, drawn, self.surrogate.curve_outputs)[None])
         position = self.surrogate.metadata.device_position(self.device)
-        return found.curves[0], found.latencies[0, position].tolist()
+        return predicted.curves[0], predicted.latencies[0, position].tolist()
 
     def _record(
         self,
@@ -133,7 +134,7 @@ class SurrogateEvaluator:
         stopped = report_epochs(config, *place, fidelity.epochs, curves[:reached, _LOSS].tolist(), seconds, on_epoch)
         if stopped is not None:
             ended, reached = Status.STOPPED, stopped
-        told: dict[str, Any] = {
+        columns: dict[str, Any] = {
             name: tuple(column) for name, column in zip(CURVES, curves[:reached].T.tolist(), strict=True)
         }
         teacher, first = self.surrogate.metadata.encoder, self.surrogate.metadata.devices[0]
@@ -141,7 +142,7 @@ class SurrogateEvaluator:
             config,
             fidelity,
             ended,
-            **told,
+            **columns,
             wall_seconds=seconds[reached - 1],
             latency=self._latency(*latencies) if ended is Status.OK else None,
             parameters=count_parameters(config, teacher),
@@ -193,11 +194,11 @@ def surrogate_space(
         ffn_step: Step of the feed-forward sizes.
     """
     teacher = metadata.encoder
-    own = teacher.as_student()
-    heads = own.num_attention_heads
-    least = {"hidden_size": own.hidden_size // 4, "intermediate_size": own.intermediate_size // 32}
+    largest = teacher.as_student()
+    heads = largest.num_attention_heads
+    least = {"hidden_size": largest.hidden_size // 4, "intermediate_size": largest.intermediate_size // 32}
     bounds = {
-        name: (least.get(name, 1), int(getattr(own, name))) if extrapolate else trusted.numbers[name]
+        name: (least.get(name, 1), int(getattr(largest, name))) if extrapolate else trusted.numbers[name]
         for name in ORDERED
     }
     steps = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": heads, "intermediate_size": ffn_step}
@@ -212,7 +213,7 @@ def surrogate_space(
         choices[name] = tuple(sorted(values or {high}))
     choices |= trusted.names
     return SearchSpace(
-        {name: values for name, values in choices.items() if len(values) > 1 or values[0] != getattr(own, name)},
+        {name: values for name, values in choices.items() if len(values) > 1 or values[0] != getattr(largest, name)},
         teacher,
         trusted.max_parameters,
     )
@@ -225,15 +226,15 @@ def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> Non
         SpaceError: If it has names that the table never had; or numbers or a cap beyond the table's, unless
             ``extrapolate``.
     """
-    own = space.teacher.as_student()
+    largest = space.teacher.as_student()
     for name, values in trusted.names.items():
-        for value in space.choices.get(name, (getattr(own, name),)):
+        for value in space.choices.get(name, (getattr(largest, name),)):
             if value not in values and not _alias(name, value, values):
                 raise SpaceError(f"{name} {value!r} is none of the table's {list(values)}; leave it out of the space")
     if extrapolate:
         return
     for name, (low, high) in trusted.numbers.items():
-        for value in space.choices.get(name, (getattr(own, name),)):
+        for value in space.choices.get(name, (getattr(largest, name),)):
             if not low <= value <= high:
                 raise SpaceError(
                     f"{name} {value} is beyond the table's {low} to {high}; leave it out of the space, or set "

@@ -38,7 +38,7 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 @dataclass(frozen=True, eq=False)
 class TabularEvaluator:
-    """Answers from a table what mini-KD would find, in microseconds.
+    """Looks evaluations up in a table, in microseconds.
 
     Every distillation of a table ran for all its epochs, so that epoch 1 is what stands in the middle of it, not the
     end of a distillation of one epoch, whose learning rate would have fallen to 0 by then. The seconds of an evaluation
@@ -165,7 +165,7 @@ class TabularEvaluator:
         return SpaceError(f"{config} is not in table {self.table.metadata.name!r}: {reason}")
 
     def _cells(self, rows: Ints, fidelity: Fidelity, config_at: Callable[[int], StudentConfig]) -> Cells:
-        """Return what rows of the table say, of which -1 is none; ``config_at`` returns the student of a place."""
+        """Return the cells of rows of the table; -1 stands for no row; ``config_at`` returns the student of a place."""
         table, epochs = self.table, fidelity.epochs + 1
         table.metadata.check_fidelity(fidelity)
         errors = {}
@@ -223,7 +223,7 @@ class TabularEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """What a table says of some students, in columns; records are made of it when they are asked for.
+    """The cells of some students, in columns; a record is made when it is read.
 
     Attributes:
         table: The table.

@@ -1,4 +1,4 @@
-"""What a pool of workers stands on: processes that evaluate one student at a time, and say so."""
+"""The interface of workers: processes that evaluate one student at a time and report it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Task:
     Attributes:
         config: The student.
         fidelity: The effort.
-        stoppable: Whether the worker waits after each epoch for word on whether to stop.
+        stoppable: Whether the worker waits after each epoch for the answer whether to stop.
     """
 
     config: StudentConfig
@@ -65,14 +65,14 @@ class Lost:
 
 
 Message = Ready | EpochReport | Evaluation | Raised | Lost
-"""What is heard of a worker. An epoch of a stoppable task waits for an answer; after ``Lost`` nothing comes."""
+"""A message of a worker. An epoch of a stoppable task waits for an answer; ``Lost`` is the last message."""
 
 
 def attempt(evaluator: Evaluator, task: Task, on_epoch: EpochCallback) -> Evaluation | Raised:
     """Evaluate a task; what a worker does, wherever it is."""
     try:
         (evaluation,) = evaluator.evaluate([task.config], task.fidelity, on_epoch=on_epoch)
-    except Exception as error:  # whatever it is, it is told
+    except Exception as error:  # any exception is reported
         if not is_out_of_memory(error):
             return Raised(one_line(error))
         # Which is the student's fault, not that of all.
@@ -81,14 +81,14 @@ def attempt(evaluator: Evaluator, task: Task, on_epoch: EpochCallback) -> Evalua
 
 
 class Backend(Protocol):
-    """Starts workers, hands tasks to them, and hears from them. Workers go by numbers of the caller's choice.
+    """Starts workers, hands tasks to them, and receives their messages. The caller numbers the workers.
 
-    None of the methods waits for a worker but :meth:`wait`. A worker that dies is heard of as :class:`Lost`, once;
-    what is said to it in the meantime is lost.
+    Only :meth:`wait` waits for a worker. A worker that dies sends :class:`Lost`, once; what is sent to it in the
+    meantime is lost.
     """
 
     def start(self, worker: int) -> None:
-        """Begin to start a worker under a number that was never used; it says :class:`Ready` when it is."""
+        """Begin to start a worker under a number that was never used; it sends :class:`Ready` when it is."""
         ...
 
     def assign(self, worker: int, task: Task) -> None:
@@ -96,15 +96,15 @@ class Backend(Protocol):
         ...
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Say whether a worker stops that has reported an epoch of a stoppable task."""
+        """Tell a worker that has reported an epoch of a stoppable task whether to stop."""
         ...
 
     def kill(self, worker: int) -> None:
-        """End a worker at once, whatever it does. Nothing more is heard of it."""
+        """End a worker at once, whatever it does. It sends nothing more."""
         ...
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return what workers said, in the order in which it was heard of each; wait for it if there is nothing yet.
+        """Return the messages of workers, in the order of arrival; wait if there is none yet.
 
         Args:
             seconds: Longest time to wait; None for ever.

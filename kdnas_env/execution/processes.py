@@ -60,14 +60,14 @@ class LocalBackend:
             gone.join()
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return what workers said since the last call; wait for it if there is nothing yet."""
-        pipes: dict[Any, int] = {one.pipe: number for number, one in self._workers.items()}
-        heard: list[tuple[int, Message]] = []
-        # A pipe whose other end has died is ready as well, and says so when it is read.
+        """Return the messages since the last call; wait if there is none yet."""
+        pipes: dict[Any, int] = {worker.pipe: number for number, worker in self._workers.items()}
+        messages: list[tuple[int, Message]] = []
+        # A pipe whose other end has died is ready as well, and raises when it is read.
         for pipe in wait(list(pipes), seconds):
             number = pipes[pipe]
-            heard.append((number, self._heard(number)))
-        return heard
+            messages.append((number, self._message(number)))
+        return messages
 
     def now(self) -> float:
         """Return seconds of the monotonic clock."""
@@ -76,30 +76,30 @@ class LocalBackend:
     def close(self) -> None:
         """End all workers: the idle leave by themselves, the busy are killed."""
         end = time.monotonic() + _FAREWELL_SECONDS
-        for one in self._workers.values():
-            one.pipe.close()
-        for one in self._workers.values():
-            one.join(max(0.0, end - time.monotonic()))
+        for worker in self._workers.values():
+            worker.pipe.close()
+        for worker in self._workers.values():
+            worker.join(max(0.0, end - time.monotonic()))
         self._workers.clear()
 
     def process_id(self, worker: int) -> int | None:
         """Return the number that the operating system knows a worker by; None if it has ended."""
-        found = self._workers.get(worker)
-        return found.process.pid if found else None
+        known = self._workers.get(worker)
+        return known.process.pid if known else None
 
     def _send(self, worker: int, what: Task | bool) -> None:
-        # Of a worker that is dead is heard by the next wait.
+        # The next wait reports a worker that is dead.
         with suppress(OSError):
             self._workers[worker].pipe.send(what)
 
-    def _heard(self, worker: int) -> Message:
-        one = self._workers[worker]
+    def _message(self, worker: int) -> Message:
+        sender = self._workers[worker]
         try:
-            message: Message = one.pipe.recv()
+            message: Message = sender.pipe.recv()
         except (EOFError, OSError):
             del self._workers[worker]
-            one.join(_LAST_BREATH_SECONDS)  # its pipe is closed, but its exit status may be to come
-            return Lost(_cause(one.process.exitcode))
+            sender.join(_LAST_BREATH_SECONDS)  # its pipe is closed, but its exit status may be to come
+            return Lost(_cause(sender.process.exitcode))
         return message
 
 
@@ -132,13 +132,13 @@ def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
     try:
         evaluator = make_evaluator()
         ready = Ready(evaluator.fingerprint, evaluator.deterministic)
-    except Exception as error:  # whatever it is, it is told
-        driver.say(Raised(one_line(error)))
+    except Exception as error:  # any exception is reported
+        driver.send(Raised(one_line(error)))
         return
-    driver.say(ready)
+    driver.send(ready)
     while True:
-        task: Task = driver.hear()
-        driver.say(attempt(evaluator, task, driver.listener(task)))
+        task: Task = driver.receive()
+        driver.send(attempt(evaluator, task, driver.listener(task)))
 
 
 class _Driver:
@@ -147,18 +147,18 @@ class _Driver:
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
 
-    def say(self, message: Message) -> None:
+    def send(self, message: Message) -> None:
         with self._or_exit():
             self._pipe.send(message)
 
-    def hear(self) -> Any:
+    def receive(self) -> Any:
         with self._or_exit():
             return self._pipe.recv()
 
     def listener(self, task: Task) -> EpochCallback:
         def on_epoch(report: EpochReport) -> bool:
-            self.say(report)
-            return bool(self.hear()) if task.stoppable else False
+            self.send(report)
+            return bool(self.receive()) if task.stoppable else False
 
         return on_epoch
 

@@ -84,7 +84,7 @@ class RayBackend:
             self._expect(worker, self._actors[worker].begin.remote(task))
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Say whether a worker stops."""
+        """Tell a worker whether to stop."""
         if worker in self._actors:
             self._expect(worker, self._actors[worker].go_on.remote(stop))
 
@@ -92,11 +92,11 @@ class RayBackend:
         """End a worker at once."""
         actor = self._actors.pop(worker, None)
         if actor is not None:
-            self._expected = {reference: one for reference, one in self._expected.items() if one != worker}
+            self._expected = {reference: owner for reference, owner in self._expected.items() if owner != worker}
             self._ray.kill(actor, no_restart=True)
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return what workers said since the last call; wait for it if there is nothing yet."""
+        """Return the messages since the last call; wait if there is none yet."""
         references = list(self._expected)
         if not references:
             time.sleep(0.0 if seconds is None else seconds)
@@ -105,7 +105,7 @@ class RayBackend:
         # Of all that are ready, not of the first alone: none shall wait for the driver.
         if ready and len(references) > 1:
             ready, _ = self._ray.wait(references, num_returns=len(references), timeout=0)
-        return [self._heard(reference) for reference in ready]
+        return [self._message(reference) for reference in ready]
 
     def now(self) -> float:
         """Return seconds of the monotonic clock."""
@@ -125,18 +125,18 @@ class RayBackend:
     def _expect(self, worker: int, reference: Any) -> None:
         self._expected[reference] = worker
 
-    def _heard(self, reference: Any) -> tuple[int, Message]:
+    def _message(self, reference: Any) -> tuple[int, Message]:
         worker = self._expected.pop(reference)
         try:
             message: Message = self._ray.get(reference)
         except self._ray.exceptions.RayTaskError as error:
-            # The actor's own code raised; what evaluators raise, it tells.
+            # The actor's own code raised; what evaluators raise, it reports.
             message = Raised(one_line(error))
         except self._ray.exceptions.RayError as error:
             del self._actors[worker]
             return worker, Lost(_cause(error))
         if isinstance(message, _Unasked):
-            # Nobody has to answer this one: the next is asked for at once.
+            # No answer is due: request the next message at once.
             self._expect(worker, self._actors[worker].go_on.remote(False))
             return worker, message.report
         return worker, message
@@ -148,12 +148,12 @@ class _Unasked:
 
 
 class _Actor:
-    """A worker. An evaluation runs in a thread, so that its epochs can be told one by one."""
+    """A worker. An evaluation runs in a thread, so that its epochs are reported one by one."""
 
     def __init__(self, make_evaluator: MakeEvaluator) -> None:
         self._make_evaluator = make_evaluator
         self._evaluator: Evaluator | None = None
-        self._said: queue.SimpleQueue[Message | _Unasked] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message | _Unasked] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._waits = False
 
@@ -162,33 +162,33 @@ class _Actor:
         try:
             self._evaluator = self._make_evaluator()
             return Ready(self._evaluator.fingerprint, self._evaluator.deterministic)
-        except Exception as error:  # whatever it is, it is told
+        except Exception as error:  # any exception is reported
             return Raised(one_line(error))
 
     def begin(self, task: Task) -> Message | _Unasked:
-        """Begin an evaluation; return the first that is said of it."""
+        """Begin an evaluation; return its first message."""
         threading.Thread(target=self._evaluate, args=(task,), daemon=True).start()
         return self._next()
 
     def go_on(self, stop: bool) -> Message | _Unasked:
-        """Return the next that is said, having answered the last if it waits for that."""
+        """Answer the last message if it waits for that, and return the next."""
         if self._waits:
             self._answers.put(stop)
         return self._next()
 
     def _next(self) -> Message | _Unasked:
-        said = self._said.get()
-        self._waits = isinstance(said, EpochReport)
-        return said
+        message = self._messages.get()
+        self._waits = isinstance(message, EpochReport)
+        return message
 
     def _evaluate(self, task: Task) -> None:
         assert self._evaluator is not None
 
         def on_epoch(report: EpochReport) -> bool:
-            self._said.put(report if task.stoppable else _Unasked(report))
+            self._messages.put(report if task.stoppable else _Unasked(report))
             return self._answers.get() if task.stoppable else False
 
-        self._said.put(attempt(self._evaluator, task, on_epoch))
+        self._messages.put(attempt(self._evaluator, task, on_epoch))
 
 
 def _cause(error: Exception) -> str:

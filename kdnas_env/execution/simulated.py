@@ -25,12 +25,12 @@ Seconds = Callable[[Evaluation, int], float]
 
 
 def wall_seconds(evaluation: Evaluation, worker: int) -> float:
-    """Return the seconds that an evaluation says it took."""
+    """Return the seconds in the record of an evaluation."""
     return evaluation.wall_seconds
 
 
 class Clock(Generic[Event]):
-    """A clock that goes from event to event; those of one second happen in the order in which they were planned.
+    """A clock that goes from event to event; events of the same second happen in the order of planning.
 
     Attributes:
         now: Seconds that it shows.
@@ -60,15 +60,15 @@ class Clock(Generic[Event]):
 
 
 class SimulatedBackend:
-    """Workers that evaluate in no time, and say so when their second has come. Equal calls give equal events.
+    """Workers that evaluate at once and report when their simulated second has come. Equal calls give equal events.
 
-    Epochs are spoken of where an answer can stop the student, evenly spread over its seconds; else only the end.
+    Epochs of a stoppable task are reported, evenly spread over its seconds; of other tasks only the end is.
 
     Args:
         evaluator: Evaluates, in this process.
         seconds: How long an evaluation takes.
         start_seconds: How long a worker takes to be ready.
-        dies: Whether a worker dies of a task, asked once a task with the number of the worker; it dies half way.
+        dies: Whether a worker dies of a task, called once a task with the number of the worker; it dies half way.
 
     Attributes:
         busy_seconds: Seconds that workers spent on evaluations, cut short ones included.
@@ -94,13 +94,13 @@ class SimulatedBackend:
     def start(self, worker: int) -> None:
         """Begin to start a worker."""
         self._alive.add(worker)
-        self._say(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
+        self._send(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
 
     def assign(self, worker: int, task: Task) -> None:
         """Hand a task to a worker."""
         reports: deque[EpochReport] = deque()
-        hears = reports.append if task.stoppable else None
-        (evaluation,) = self._evaluator.evaluate([task.config], task.fidelity, on_epoch=hears)
+        on_epoch = reports.append if task.stoppable else None
+        (evaluation,) = self._evaluator.evaluate([task.config], task.fidelity, on_epoch=on_epoch)
         seconds = self._seconds(evaluation, worker)
         if not 0 <= seconds < math.inf:
             raise KDNASError(f"an evaluation takes {seconds!r} simulated seconds; expected 0 or more")
@@ -111,7 +111,7 @@ class SimulatedBackend:
         self._next(worker)
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Say whether a worker stops."""
+        """Tell a worker whether to stop."""
         running = self._running.get(worker)
         if running is None:
             return
@@ -129,7 +129,7 @@ class SimulatedBackend:
         self._running.pop(worker, None)
 
     def wait(self, seconds: float | None) -> list[tuple[int, Message]]:
-        """Return what is said next, and set the clock to it."""
+        """Return the next message, and set the clock to it."""
         end = math.inf if seconds is None else self._clock.now + seconds
         while (event := self._clock.advance(end)) is not None:
             worker, message = event
@@ -163,9 +163,9 @@ class SimulatedBackend:
 
     def _spend(self, worker: int, seconds: float, message: Message) -> None:
         self.busy_seconds += seconds
-        self._say(worker, seconds, message)
+        self._send(worker, seconds, message)
 
-    def _say(self, worker: int, seconds: float, message: Message) -> None:
+    def _send(self, worker: int, seconds: float, message: Message) -> None:
         self._clock.plan(self._clock.now + seconds, (worker, message))
 
 

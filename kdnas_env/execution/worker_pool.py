@@ -40,7 +40,7 @@ class Finished:
 class WorkerPool:
     """Evaluates students on a number of workers.
 
-    A worker that dies, or says nothing for too long and is killed, is replaced, and its student goes to the next that
+    A worker that dies, or is silent for too long and is killed, is replaced, and its student goes to the next that
     is free. A student that this happens to again and again is taken for the cause: its evaluation is recorded as
     failed. What an evaluator raises would befall every student (a lost cache, a missing file), so that it ends the
     search after as many attempts.
@@ -49,7 +49,7 @@ class WorkerPool:
         backend: What the workers are.
         workers: How many.
         identity: The workload that their evaluators are to have; None: that of the first.
-        timeout: Seconds after which a worker that says nothing is taken for hung; None: never. It is to be longer
+        timeout: Seconds after which a silent worker is taken for hung; None: never. It is to be longer
             than an epoch or a latency probe takes.
         attempts: How often a student is tried.
 
@@ -84,7 +84,7 @@ class WorkerPool:
         self._tickets = itertools.count()
         self._queue: deque[_Job] = deque()
         self._idle: dict[int, None] = {}
-        # Whoever was silent longest comes first, so that the hung are found without a look at the others.
+        # Whoever was silent longest comes first, so that no others have to be checked for hung workers.
         self._busy: dict[int, _Assignment] = {}
         self._starting: set[int] = set()
         self._failed_starts = 0
@@ -132,7 +132,7 @@ class WorkerPool:
             stoppable: Whether a true answer of ``on_epoch`` stops the student, for which its worker waits.
 
         Returns:
-            A number by which its end is told.
+            The ticket under which :meth:`wait` returns the evaluation.
         """
         job = _Job(next(self._tickets), Task(config, fidelity, stoppable and on_epoch is not None), on_epoch)
         self._queue.append(job)
@@ -171,10 +171,10 @@ class WorkerPool:
         self.close()
 
     def _listen(self) -> None:
-        """Hear what there is to hear, and keep everybody at work.
+        """Take in all messages, and keep the workers busy.
 
         Raises:
-            RunError: If the search cannot go on. Who is finished by then is told first.
+            RunError: If the search cannot go on. Finished students are returned first.
         """
         problem: RunError | None = None
         for worker, message in self._backend.wait(self._seconds_to_wait()):
@@ -194,7 +194,7 @@ class WorkerPool:
             job, worker = self._queue.popleft(), next(iter(self._idle))
             del self._idle[worker]
             job.attempts += 1
-            self._hear_from(worker, job)
+            self._note_contact(worker, job)
             self._backend.assign(worker, job.task)
         present = len(self._busy) + len(self._idle)
         for _ in range(min(self.workers - present, len(self._queue)) - len(self._starting)):
@@ -207,20 +207,20 @@ class WorkerPool:
         self._starting.add(number)
         self._backend.start(number)
 
-    def _hear_from(self, worker: int, job: _Job) -> None:
+    def _note_contact(self, worker: int, job: _Job) -> None:
         self._busy.pop(worker, None)
         self._busy[worker] = _Assignment(job, self._backend.now())
 
     def _seconds_to_wait(self) -> float | None:
         """Return when somebody is to be given up on; None: never."""
-        ends = [one.heard + self._timeout for one in self._busy.values()][:1]
+        ends = [assignment.heard + self._timeout for assignment in self._busy.values()][:1]
         if not self._busy and not self._idle:
             ends.append(self._able + START_SECONDS)
         end = min(ends, default=math.inf)
         return None if end == math.inf else max(0.0, end - self._backend.now())
 
     def _take(self, worker: int, message: Message) -> None:
-        """Take in what a worker said.
+        """Take in a message of a worker.
 
         Raises:
             RunError: If the search cannot go on.
@@ -233,7 +233,7 @@ class WorkerPool:
         elif worker in self._busy:
             job = self._busy[worker].job
             if isinstance(message, EpochReport):
-                self._hear_from(worker, job)
+                self._note_contact(worker, job)
                 stop = bool(job.on_epoch and job.on_epoch(message))
                 if job.task.stoppable:
                     self._backend.answer(worker, stop)
@@ -291,7 +291,7 @@ class WorkerPool:
         self._finished.append(Finished(job.ticket, failed))
 
     def _give_up_on_the_hung(self) -> None:
-        """Kill whoever has said nothing for too long.
+        """Kill workers that were silent for too long.
 
         Raises:
             RunError: If there has been no worker at all for too long.

@@ -1,4 +1,4 @@
-"""Plain arrays on disk: an npz file, and beside it a JSON file that says what they are and holds their checksum."""
+"""Plain arrays on disk: an npz file, and beside it a JSON file with their description and checksum."""
 
 from __future__ import annotations
 
@@ -72,20 +72,20 @@ def read_archive(
         raise TableError(
             f"{kind} {str(target)!r} cannot be read: {error}; it needs both its npz and JSON file"
         ) from error
-    found_version = record.get("schema_version")
-    if type(found_version) is not int or found_version < 1:
+    stored_version = record.get("schema_version")
+    if type(stored_version) is not int or stored_version < 1:
         raise TableError(
-            f"{kind} {str(target)!r} has schema_version {shown(found_version)}; expected a whole number from 1, so "
+            f"{kind} {str(target)!r} has schema_version {shown(stored_version)}; expected a whole number from 1, so "
             "restore the file from a copy"
         )
-    if found_version > version:
+    if stored_version > version:
         raise TableError(
-            f"{kind} {str(target)!r} has schema {found_version}, this kdnas reads up to {version}; upgrade kdnas"
+            f"{kind} {str(target)!r} has schema {stored_version}, this kdnas reads up to {version}; upgrade kdnas"
         )
-    found = hashlib.sha256(data).hexdigest()
-    if found != record.get("sha256"):
+    checksum = hashlib.sha256(data).hexdigest()
+    if checksum != record.get("sha256"):
         raise TableError(
-            f"{kind} {str(target)!r} does not match its checksum ({found[:12]} where {described.name} says "
+            f"{kind} {str(target)!r} does not match its checksum ({checksum[:12]} where {described.name} says "
             f"{str(record.get('sha256'))[:12]}): it is damaged, truncated or of another {kind}; restore it from a copy"
         )
     return record, _arrays(target, data, kind, None if names is None else list(names))
@@ -134,12 +134,12 @@ def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arra
         if wrong or sum(members.values()) > _LARGEST_BYTES:
             raise TableError(f"{kind} {str(path)!r} holds {shown(sorted(members))}, not the arrays {names}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+            loaded = {name: arrays[name] for name in arrays.files}
         # Of a member that is no array, numpy returns the bytes.
-        foreign = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
+        foreign = [name for name, array in loaded.items() if not isinstance(array, np.ndarray)]
         if foreign:
             raise ValueError(f"{foreign} are no arrays")
-        return found
+        return loaded
     except TableError:
         raise
     except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError

@@ -1,4 +1,4 @@
-"""How well rankings agree between seeds: no search can tell students apart that the seeds do not."""
+"""How well rankings agree between seeds: no search can rank students better than the seeds agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables on disk: an npz file of plain arrays, and beside it a JSON file that says what they are."""
+"""Tables on disk: an npz file of plain arrays, and beside it a JSON file that describes them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write_table(table: Table, path: str | os.PathLike[str]) -> None:
         RunError: If a file cannot be written.
     """
     folder = checked_path(path, _KIND).parent
-    # A table is handed on: absolute paths, which tell of the machine, are not written.
+    # A table is handed on: absolute paths, which describe the machine, are not written.
     record = with_places(table.metadata.to_dict(), TableMetadata.PATHS, folder, absolute=False)
     write_archive(path, {name: getattr(table, name) for name in Table.ARRAYS}, record, _KIND)
 

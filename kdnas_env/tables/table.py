@@ -1,6 +1,6 @@
 """A table of evaluations: every architecture of a space, distilled with several seeds, epoch by epoch.
 
-Raw quantities only; the reward is computed when the table is asked (:mod:`kdnas_env.core.reward`). Nothing here imports
+Raw quantities only; the reward is computed at look-up (:mod:`kdnas_env.core.reward`). Nothing here imports
 torch.
 """
 
@@ -136,8 +136,8 @@ class TableMetadata:
             "schema_version": not 1 <= self.schema_version <= SCHEMA_VERSION,
         }
         for name in (name for name, is_wrong in wrong.items() if is_wrong):
-            told = names if name == "devices" else getattr(self, name)
-            raise TableError(f"table {self.name!r}: {name} is {shown(told)}, which is negative, unknown or not unique")
+            value = names if name == "devices" else getattr(self, name)
+            raise TableError(f"table {self.name!r}: {name} is {shown(value)}, which is negative, unknown or not unique")
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain data; :meth:`from_dict` restores it."""
@@ -151,7 +151,7 @@ class TableMetadata:
         Raises:
             TableError: If they are malformed.
         """
-        known = {one.name for one in fields(cls)}
+        known = {field.name for field in fields(cls)}
         try:
             made = restore(cls, {name: value for name, value in data.items() if name in known})
             if made.search_space.size > LARGEST_ENUMERATION:
@@ -303,7 +303,7 @@ class Table:
     def row_of(self) -> Ints:
         """Row of every point of the space by its flat index, -1 where there is none, int64 ``(space.size,)``.
 
-        A student of several names is found by each of them.
+        A student of several names is in the index under each of them.
         """
         first = self.space.first_indices
         rows = np.full(self.space.size, -1, dtype=np.int64)
@@ -312,7 +312,7 @@ class Table:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that the table says: its metadata and its arrays."""
+        """SHA-256 (hex) of the table: its metadata and its arrays."""
         digest = hashlib.sha256(json.dumps(self.metadata.to_dict(), sort_keys=True).encode())
         for name in self.ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self, name)).tobytes())

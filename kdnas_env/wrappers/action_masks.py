@@ -45,7 +45,7 @@ class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     A mask always allows a choice in every dimension: once all candidates are evaluated, they are allowed again, since
     there is no distribution over nothing. `action_masks()` gives the same mask as bool, as `MaskablePPO` of
-    sb3-contrib asks for it; `sample_mask()` gives the tuple that `env.action_space.sample(mask=...)` takes.
+    sb3-contrib expects it; `sample_mask()` gives the tuple that `env.action_space.sample(mask=...)` takes.
 
     ## Arguments
 

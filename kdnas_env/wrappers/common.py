@@ -41,7 +41,7 @@ def action_grid(env: gym.Env[Any, Any]) -> Grid:
 
 
 def failure_reward(env: gym.Env[Any, Any]) -> float | None:
-    """Return the reward of a failure in an environment, or None if it does not say."""
+    """Return the reward of a failure in an environment, or None if it declares none."""
     failure = getattr(env_attribute(env, "reward_function"), "failure", None)
     return None if failure is None else float(failure)
 
@@ -54,12 +54,12 @@ def wrapped_identity(wrapper: gym.Wrapper[Any, Any, Any, Any], **settings: Any) 
         settings: What the change depends on: plain data.
 
     Returns:
-        Plain data; None if the wrapped environment does not tell what it searches.
+        Plain data; None if the wrapped environment has no identity.
     """
-    told = env_attribute(wrapper.env, "identity")
-    if told is None:
+    identity = env_attribute(wrapper.env, "identity")
+    if identity is None:
         return None
-    return {**told, "wrappers": {**told.get("wrappers", {}), type(wrapper).__name__: settings}}
+    return {**identity, "wrappers": {**identity.get("wrappers", {}), type(wrapper).__name__: settings}}
 
 
 def checked_choice(action: object, count: int) -> int:
@@ -80,14 +80,14 @@ def extended_space(space: spaces.Space[Any], extra: Mapping[str, spaces.Space[An
     Raises:
         KDNASError: If the space has one of the keys already.
     """
-    own = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
-    clash = sorted(own.keys() & extra.keys())
+    parts = dict(space.spaces) if isinstance(space, spaces.Dict) else {"observation": space}
+    clash = sorted(parts.keys() & extra.keys())
     if clash:
         raise KDNASError(f"the observation already has the key(s) {clash}; apply the wrapper once, or rename them")
-    return spaces.Dict({**own, **extra})
+    return spaces.Dict({**parts, **extra})
 
 
 def extended_observation(observation: Any, extra: Mapping[str, Any]) -> dict[str, Any]:
     """Return an observation of :func:`extended_space`."""
-    own = observation if isinstance(observation, dict) else {"observation": observation}
-    return {**own, **extra}
+    parts = observation if isinstance(observation, dict) else {"observation": observation}
+    return {**parts, **extra}

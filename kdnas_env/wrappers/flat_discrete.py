@@ -41,7 +41,7 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     | `action_mask` | int8 array | `(n,)`, 1: not evaluated in the episode yet |
 
     Once all are evaluated, all are allowed again. `action_masks()` gives the same mask as bool, as `MaskablePPO` of
-    sb3-contrib asks for it.
+    sb3-contrib expects it.
 
     ## Arguments
 

@@ -33,7 +33,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     The search walks. A step changes the current candidate in one dimension and evaluates it, so that an agent learns
     which change helps rather than which candidate is good. A candidate that is reached again is a duplicate, which
-    costs what the wrapped environment says. By single moves not every candidate may be reachable, where allowed
+    costs the same as in the wrapped environment. By single moves not every candidate may be reachable, where allowed
     candidates lie apart.
 
     ## Action Space
@@ -76,7 +76,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     | `moved`       | bool       | the step moved, rather than being forbidden |
 
     Where no move is allowed, the mask allows all, and all leave the candidate as it is. `action_masks()` gives the
-    same mask as bool, as `MaskablePPO` of sb3-contrib asks for it.
+    same mask as bool, as `MaskablePPO` of sb3-contrib expects it.
 
     ## Arguments
 

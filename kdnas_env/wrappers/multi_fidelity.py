@@ -41,7 +41,7 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Rewards, Episode End and Information
 
-    As in the wrapped environment; `info["epochs"]` tells the epochs of the evaluation.
+    As in the wrapped environment; `info["epochs"]` is the number of epochs of the evaluation.
 
     ## Arguments
 
@@ -102,7 +102,7 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
         return self._observed(observation, 0), info
 
     def step(self, action: Any) -> Step:
-        """Evaluate a candidate for as many epochs as the action says.
+        """Evaluate a candidate for the number of epochs that the action names.
 
         Raises:
             SpaceError: If the action is malformed or out of range.

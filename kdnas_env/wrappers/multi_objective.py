@@ -77,14 +77,16 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
 
     def __init__(self, env: gym.Env[Any, Any], *, objectives: Mapping[str, Sequence[float]] | None = None) -> None:
         chosen = _checked_objectives(DEFAULT_OBJECTIVES if objectives is None else objectives)
-        RecordConstructorArgs.__init__(self, objectives={one.key: [one.worst, one.best] for one in chosen})
+        RecordConstructorArgs.__init__(
+            self, objectives={objective.key: [objective.worst, objective.best] for objective in chosen}
+        )
         gym.Wrapper.__init__(self, env)
         self._objectives = chosen
-        self.reward_names = tuple(one.name for one in chosen)
+        self.reward_names = tuple(objective.name for objective in chosen)
         self.reward_dim = len(chosen)
         self.reward_space = spaces.Box(
-            np.array([one.low for one in chosen], dtype=np.float32),
-            np.array([one.high for one in chosen], dtype=np.float32),
+            np.array([objective.low for objective in chosen], dtype=np.float32),
+            np.array([objective.high for objective in chosen], dtype=np.float32),
         )
         for name in ("reward_space", "reward_dim"):
             setattr(env.unwrapped, name, getattr(self, name))
@@ -92,7 +94,9 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
     @property
     def identity(self) -> dict[str, Any] | None:
         """What decides the rewards: that of the wrapped environment, and this wrapper."""
-        return wrapped_identity(self, objectives={one.key: [one.worst, one.best] for one in self._objectives})
+        return wrapped_identity(
+            self, objectives={objective.key: [objective.worst, objective.best] for objective in self._objectives}
+        )
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Reset the wrapped environment."""
@@ -106,7 +110,7 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
         if info.get("status", "ok") != "ok" or repeated:
             vector = self.reward_space.low.copy()
         else:
-            vector = np.array([one.value(info) for one in self._objectives], dtype=np.float32)
+            vector = np.array([objective.value(info) for objective in self._objectives], dtype=np.float32)
         return observation, vector, terminated, truncated, {**info, "scalar_reward": float(reward)}
 
 

@@ -75,17 +75,17 @@ class NumericVectorInfo(gym.vector.VectorWrapper):
 
 def numeric(info: Mapping[str, Any]) -> dict[str, Any]:
     """Return an info, of one environment or of a vector, without texts; see :class:`NumericInfo`."""
-    told: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name, value in info.items():
         if name == "status":
-            told["ok"] = (np.asarray(value) == str(Status.OK))[()]
+            numbers["ok"] = (np.asarray(value) == str(Status.OK))[()]
         elif name == "_status":
-            told["_ok"] = value
+            numbers["_ok"] = value
         elif isinstance(value, Mapping):
-            told[name] = numeric(value)
+            numbers[name] = numeric(value)
         elif not _is_text(value) and not _is_text(info.get(name.removeprefix("_"))):
-            told[name] = np.asarray(value)[()]
-    return told
+            numbers[name] = np.asarray(value)[()]
+    return numbers
 
 
 def _is_text(value: Any) -> bool:

@@ -42,7 +42,7 @@ class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
         RecordConstructorArgs.__init__(self)
         gym.ObservationWrapper.__init__(self, env)
         bounds = [_bounds(part) for part in _parts(env.observation_space)]
-        low, high = (np.concatenate(one).astype(np.float32) for one in zip(*bounds, strict=True))
+        low, high = (np.concatenate(bound).astype(np.float32) for bound in zip(*bounds, strict=True))
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
 
     def observation(self, observation: Any) -> Floats:
@@ -53,7 +53,7 @@ class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
 def _parts(space: spaces.Space[Any]) -> list[spaces.Space[Any]]:
     """Return the spaces that a space consists of, in the order of their numbers."""
     if isinstance(space, spaces.Dict):
-        return [part for one in space.values() for part in _parts(one)]
+        return [part for subspace in space.values() for part in _parts(subspace)]
     return [space]
 
 
@@ -72,7 +72,7 @@ def _bounds(space: spaces.Space[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any
 def _scaled(space: spaces.Space[Any], observation: Any) -> list[npt.NDArray[Any]]:
     """Return the numbers of an observation, part by part, each of shape ``(n,)``."""
     if isinstance(space, spaces.Dict):
-        return [part for name, one in space.items() for part in _scaled(one, observation[name])]
+        return [part for name, subspace in space.items() for part in _scaled(subspace, observation[name])]
     numbers = np.ravel(observation)
     if isinstance(space, spaces.MultiDiscrete):
         numbers = (numbers - space.start.ravel()) / np.maximum(space.nvec.ravel() - 1, 1)

@@ -79,7 +79,7 @@ class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     A choice is allowed if `valid_action_indices` of the wrapped environment (all points, where it has no such list)
     holds a point with it and the earlier choices, which with `exclude_evaluated` was not evaluated in the episode.
     Once all are evaluated, all are allowed again. `action_masks()` gives the same mask as bool, as `MaskablePPO`
-    of sb3-contrib asks for it.
+    of sb3-contrib expects it.
 
     ## Arguments
 

@@ -1,4 +1,4 @@
-"""Whether a surrogate ranks agents as its table does: they race on the table, and on what surrogates say of it."""
+"""Whether a surrogate ranks agents as its table does: they race on the table and on surrogates of it."""
 
 from __future__ import annotations
 

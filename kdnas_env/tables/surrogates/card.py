@@ -114,7 +114,7 @@ def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
 
 
 def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
-    """Judge what the surrogate of two tables says of the second's students by ones that were fitted without them.
+    """Judge how the surrogate of two tables predicts students of the second that it was not fitted to.
 
     Args:
         first: The first table.
@@ -154,7 +154,7 @@ def prediction_quality(
     """Compare predictions of one quantity with the truth.
 
     Args:
-        truth: What was found, float64 ``(n,)``.
+        truth: The true values, float64 ``(n,)``.
         mean: What was predicted, float64 ``(n,)``.
         deviation: Standard deviation that was predicted, float64 ``(n,)``.
         resolution: Differences below it are noise.

@@ -1,6 +1,6 @@
 """Surrogates in files, and fits that are kept, since a fit takes seconds, and is not the same everywhere.
 
-A fit is found by what it is a fit of: the fingerprints of its tables, in order, and the version of the fitting code.
+A fit is stored by what it is a fit of: the fingerprints of its tables, in order, and the version of the fitting code.
 That to the tables of ``kdnas/Surrogate-v0`` comes with the package (0.2 MB), so that its predictions are equal to the
 last digit on all machines, which a fit of their own would not be: linear algebra rounds by processor and library. Fits
 to other tables are kept in the folder of :func:`kdnas_env.support.atomic.default_cache_directory`, and in this process
@@ -77,7 +77,7 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
         numbers = range(sum(name.endswith(".columns") for name in arrays))
         if record["processes"] != len(numbers):
             raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
-        found = Surrogate(
+        surrogate = Surrogate(
             TableMetadata.from_dict(record["table"]),
             restore(Range, {name: record[name] for name in ("numbers", "names", "max_parameters")}),
             float(record["seeds"]),
@@ -89,12 +89,12 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
             SeedDeviation(**{name: arrays[f"noise.{name}"] for name in SeedDeviation.ARRAYS}),
             tuple((str(name), int(count)) for name, count in record["tables"]),
         )
-        _check_layout(found)
+        _check_layout(surrogate)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         if isinstance(error, TableError):
             raise
         raise TableError(f"surrogate {str(path)!r} is malformed: {error}; restore the file from a copy") from error
-    return found
+    return surrogate
 
 
 def is_surrogate(name: str | os.PathLike[str]) -> bool:

@@ -30,7 +30,7 @@ _LOSSES = [place for place in range(len(CURVES)) if place != _SECONDS]
 
 @dataclass(frozen=True, eq=False)
 class Students:
-    """What some tables say of their students together.
+    """The students of some tables together.
 
     Attributes:
         configs: The students, all different.
@@ -93,7 +93,7 @@ def without(table: Table, rows: npt.NDArray[np.int64]) -> Table:
 
 
 def _check_same(first: TableMetadata, other: TableMetadata) -> None:
-    # One text or teacher may lie in different places; the workload is what tells.
+    # One text or teacher may lie in different places; the workload decides.
     same = first.workload in (other.workload, *other.alike) or other.workload in first.alike
     difference = first.difference(other, _SHARED if same else (*_DISTILLED, *_SHARED))
     if difference:

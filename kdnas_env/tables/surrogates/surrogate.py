@@ -28,7 +28,7 @@ Ints = npt.NDArray[np.int64]
 
 FIT_VERSION = 1
 """Raise it when :meth:`Surrogate.fit`, or what it stands on, makes anything else of the same tables: earlier fits that
-were kept (:mod:`kdnas_env.tables.surrogates.storage`) are then found no more."""
+were kept (:mod:`kdnas_env.tables.surrogates.storage`) are then not used any more."""
 
 PREDICTED_LATENCIES = ("median_ms", "ratio")
 """Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
@@ -170,7 +170,7 @@ class Surrogate:
             columns.append(targets.shape[1] + len(kinds) * position + np.arange(len(kinds)))
             processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
         noise = SeedDeviation.fit(inputs[:, : len(ORDERED)], logs)
-        gave = tuple((one.metadata.name, int(ended_well(one).any(axis=1).sum())) for one in (table, *further))
+        gave = tuple((source.metadata.name, int(ended_well(source).any(axis=1).sum())) for source in (table, *further))
         count = good.sum(axis=1)
         return cls(
             table.metadata, trusted, float(count[count > 0].mean()), tuple(columns), tuple(processes), noise, gave
@@ -241,7 +241,7 @@ class Surrogate:
 
         Args:
             inputs: Of :meth:`features`.
-            wanted: Outputs (:meth:`output`) that are asked for; None: all. What else is not computed is NaN.
+            wanted: Outputs (:meth:`output`) to predict; None: all. Outputs that are not predicted are NaN.
         """
         return self._quantities(np.exp(self.log_mean(inputs, wanted)))
 
@@ -300,8 +300,8 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     """
     teacher, device = source.teacher, source.metadata.devices[0]
     batch, length = device.batch_size, device.sequence_length
-    own = teacher.as_student()
-    numbers = [[getattr(config, name) / getattr(own, name) for name in ORDERED] for config in configs]
+    base = teacher.as_student()
+    numbers = [[getattr(config, name) / getattr(base, name) for name in ORDERED] for config in configs]
     costs = [
         (count_parameters(config, teacher), forward_flops(config, teacher, batch=batch, length=length))
         for config in configs
