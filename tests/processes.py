@@ -30,7 +30,7 @@ MODULES = (
 
 
 def start_server() -> None:
-    """Start the server, which works of tests use, too; it ends with this process."""
+    """Start the server, which workers that tests start use, too; it ends with this process."""
     worker_context(*MODULES)
 
 
@@ -100,16 +100,15 @@ def start_command(arguments: list[str], **settings: Any) -> Started:
 
 def workers_of(process: int) -> list[psutil.Process]:
     """Return the workers that a process has started, by its number."""
-    servers = [child for child in psutil.Process(process).children() if _has(child, "multiprocessing.forkserver")]
-    workers = [worker for server in servers for worker in server.children() if _has(worker, "multiprocessing")]
-    return (
-        workers if sys.platform == "linux" else [c for c in psutil.Process(process).children() if _has(c, "spawn_main")]
-    )
+    children = psutil.Process(process).children()
+    if sys.platform != "linux":
+        return [child for child in children if _is(child, "spawn_main")]
+    return [worker for child in children if _is(child, "forkserver") for worker in child.children()]
 
 
-def _has(process: psutil.Process, text: str) -> bool:
+def _is(process: psutil.Process, kind: str) -> bool:
     try:
-        return text in " ".join(process.cmdline())
+        return kind in " ".join(process.cmdline())
     except psutil.NoSuchProcess:  # it has just ended
         return False
 

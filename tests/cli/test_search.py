@@ -21,7 +21,6 @@ from kdnas_env.cli import main
 
 Flags = Callable[..., list[str]]
 
-
 WIDE = {"COLUMNS": "200"}
 
 
