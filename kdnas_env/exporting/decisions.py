@@ -19,6 +19,9 @@ LARGEST_SCORE_LOSS = 0.004
 LEAST_AGREEMENT = 0.99
 """Share of the decisions that an int8 graph must share with the model where there are no labels."""
 
+_LEAST_AGREEMENT_WITH_LABELS = 0.95
+"""The same with labels: a graph that decides otherwise is another classifier, even if its score is as good."""
+
 
 @dataclass(frozen=True)
 class Decisions:
@@ -48,7 +51,8 @@ class Decisions:
             return False
         if self.score is None or self.model_score is None:
             return self.agreement >= LEAST_AGREEMENT
-        return self.model_score - self.score <= LARGEST_SCORE_LOSS
+        same = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
+        return same and self.model_score - self.score <= LARGEST_SCORE_LOSS
 
     def in_words(self) -> str:
         """Return the comparison as a clause."""

@@ -105,7 +105,7 @@ def write_export(
     if source.kind is None and task is not None:
         raise ExportError(f"model {os.fspath(model)!r} is an encoder, which decides nothing; leave the task out")
     if probabilities and source.kind in (None, REGRESSION):
-        raise ExportError(f"model {os.fspath(model)!r} does not tell classes apart; leave probabilities out")
+        raise ExportError(f"model {os.fspath(model)!r} predicts no classes; leave probabilities out")
     timings: tuple[Timing, ...] = ()
     with written_whole(target) as folder:
         export = _Export(source, folder, 1 if latency is None else latency.threads, task)
@@ -206,13 +206,13 @@ class _Export:
             decisions = self._compared(quantised)
             if decisions.acceptable:
                 self.scheme, self.decisions[INT8_GRAPH] = scheme, decisions
-                self.notes += [f"int8 of {words}; so another part of the model stays in float32" for words in refused]
+                self.notes += [f"int8 of {words}; activations stay in float32" for words in refused]
                 return quantised
             refused.append(f"{scheme} was refused: {decisions.in_words()}")
         raise ExportError(
-            f"int8 loses more than {LARGEST_SCORE_LOSS:g} of the score, or without labels more than "
-            f"{1 - LEAST_AGREEMENT:.0%} of the decisions: {'; '.join(refused)}. Nothing was written; "
-            "export without int8"
+            f"int8 changes the classifier too much; it may lose {LARGEST_SCORE_LOSS:g} of the score, or without labels "
+            f"{1 - LEAST_AGREEMENT:.0%} of the decisions: {'; '.join(refused)}. Nothing was written; export "
+            "without int8"
         )
 
     def _compared(self, forward: Forward) -> Decisions:

@@ -160,7 +160,7 @@ class Comparison:
         What goes wrong with a model is a score with a status; what the caller must put right is raised.
 
         Args:
-            progress: Told of every cell, of its score, and of the steps of fine-tuning.
+            progress: Informed of every cell, its score, and the steps of fine-tuning.
 
         Raises:
             KDNASError: If a teacher or corpus that a row is started from cannot be had, a library is missing, or the

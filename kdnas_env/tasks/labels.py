@@ -49,7 +49,7 @@ class Labels:
         names: Sequence[str] = (),
         kind: str | None = None,
     ) -> Labels:
-        """Tell what labels mean.
+        """Infer what labels mean.
 
         Args:
             task: Name of the task, for messages.
@@ -81,7 +81,7 @@ class Labels:
             beside = f", beside {len(lone)} with one sample" if lone else ""
             raise CorpusError(
                 f"task {task!r} has one class in column {columns[0]!r}: {shown(classes)}{beside}; two are needed. "
-                "Labels that are numbers, no classes, are told by kind='regression'"
+                "If the labels are numbers, not classes, say kind='regression'"
                 if classes
                 else f"task {task!r}: no class in column {columns[0]!r} has two samples; "
                 "if these are numbers, say kind='regression'"

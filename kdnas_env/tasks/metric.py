@@ -39,7 +39,7 @@ _CHUNK = 2_000_000
 class TaskMetric(evaluate.Metric):  # type: ignore[misc]
     """The metrics of one task; of GLUE's tasks those of Wang et al. 2019 (arXiv:1804.07461).
 
-    What is not defined, because predictions or references do not vary, is 0: they tell nothing of one another.
+    A metric that is not defined, because predictions or references do not vary, is 0.
 
     Args:
         spec: What the task is.

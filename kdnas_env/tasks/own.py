@@ -40,7 +40,7 @@ _METRICS = {
     MULTI_LABEL: (("f1_macro",), ("accuracy",)),
     REGRESSION: (("pearson", "spearman"), ()),
 }
-"""What a kind of task is scored by, and what is told beside."""
+"""Metrics that make the score of a kind of task, and metrics that are reported beside it."""
 
 _NO_LABEL, _NO_TEXT, _LONE = "rows_without_label", "rows_without_text", "rows_of_classes_with_one_sample"
 _REPEATED = "rows_that_stand_in_a_later_split"

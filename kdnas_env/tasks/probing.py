@@ -55,7 +55,7 @@ def linear_probe(
         KDNASError: If no text fits into ``max_length``, there is no such pooling, or the device cannot be used.
         DependencyError: If evaluate, scikit-learn or SciPy is missing.
     """
-    task_metric(task_data.spec)  # Told now, not after the encoding.
+    task_metric(task_data.spec)  # An error is raised now, not after the encoding.
     began = time.perf_counter()
     target = resolve_device(device)
     model = PooledEncoder(copy.deepcopy(encoder), pooling).to(target)

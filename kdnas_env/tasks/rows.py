@@ -37,7 +37,7 @@ class Model:
 
     Attributes:
         encoder: Loaded, with its tokenizer and fingerprint.
-        lineage: Where it comes from, if it is a student that tells.
+        lineage: Origin of a student, if its folder has one.
         title: What it is called where people read.
     """
 

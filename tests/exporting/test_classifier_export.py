@@ -235,7 +235,9 @@ def test_int8_that_loses_too_much_keeps_activations_or_is_refused(
     assert f"int8 of {DYNAMIC} was refused" in report.notes[0]
     assert report.files[INT8] < report.files[GRAPH] / 2
     monkeypatch.setattr(Decisions, "acceptable", property(lambda self: False))
-    with pytest.raises(ExportError, match=rf"0\.004 of the score.*{DYNAMIC} was refused: .*{WEIGHTS_ONLY} was refused"):
+    with pytest.raises(
+        ExportError, match=rf"may lose 0\.004 of the score.*{DYNAMIC} was refused: .*{WEIGHTS_ONLY} was refused"
+    ):
         write_export(tmp_path / "it", tmp_path / "none", format="onnx", int8=True, latency=None, task=made.task)
     assert not (tmp_path / "none").exists()
 
@@ -256,6 +258,9 @@ def test_what_is_acceptable() -> None:
     assert (worse.score, worse.model_score, worse.acceptable) == (0.98, 1.0, False)
     better = compare_decisions(logits, few, "classification", labelled)
     assert better.acceptable
+    half = replace(labelled, labels=np.array([0, 1] * 50))
+    inverted = compare_decisions(logits, turned, "classification", half)
+    assert (inverted.score, inverted.model_score, inverted.acceptable) == (0.51, 0.49, False)
     several = compare_decisions(logits - 0.5, turned - 0.5, "multi-label", unlabelled)
     assert several.agreement == 0
     numbers = np.linspace(0, 1, 9, dtype=np.float32)[:, None]
@@ -269,7 +274,7 @@ def test_what_does_not_fit(classifier: Classifier, tiny_teacher_dirs: dict[str, 
     made = classifier("bert", "regression")
     made.save(tmp_path / "it")
     options: dict[str, Any] = {"format": "onnx", "latency": None}
-    with pytest.raises(ExportError, match="does not tell classes apart; leave probabilities out"):
+    with pytest.raises(ExportError, match="predicts no classes; leave probabilities out"):
         write_export(tmp_path / "it", tmp_path / "out", probabilities=True, **options)
     with pytest.raises(ExportError, match=r"the task 'own' is classification .*; the model .* is regression"):
         write_export(tmp_path / "it", tmp_path / "out", task=TASKS["classification"](), **options)

@@ -132,12 +132,13 @@ def scores_section(record: ClassifierRecord) -> str:
 def task_section(record: ClassifierRecord) -> str:
     """Return a section about the task, its teacher, and the training."""
     details = record.score.details
-    elsewhere = ("name", "kind", "labels", "metrics", "columns", "reading", "source")
+    fingerprints = ("fingerprint", "evaluation_fingerprint")
+    elsewhere = ("name", "kind", "labels", "metrics", "columns", "reading", "source", *fingerprints)
     curve = [f"{point['stage']} {point['epoch']}: {point['loss']:.4f}" for point in details.get("curve", ())]
     return fill(
         "task",
         data=in_words(_without(record.task, *elsewhere)),
-        teacher=in_words(_without(record.teacher, "name", "tried")),
+        teacher=in_words(_without(record.teacher, "name", "tried", *fingerprints)),
         settings=in_words(_without(details, "curve", "teacher")),
         curve=", ".join(curve),
         record=TASK,

@@ -179,7 +179,7 @@ def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, list | tuple):
-        # Curves by epoch: where they begin and end tells enough.
+        # Of curves by epoch the first and the last value are enough.
         ends = value if len(value) <= 2 else (value[0], value[-1])
         return " to ".join(_value(item) for item in ends)
     return str(value)
