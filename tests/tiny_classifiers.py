@@ -23,7 +23,7 @@ NAMED = small_tasks.named_spec(("bad", "good"))
 TASKS: dict[str, Callable[[], TaskData]] = {
     "classification": lambda: small_tasks.easy_task(spec=NAMED, samples=32),
     "multi-label": lambda: small_tasks.multi_label_task(samples=32),
-    "regression": lambda: small_tasks.easy_task(spec=replace(NAMED, labels=(), metrics=("pearson",)), samples=32),
+    "regression": lambda: small_tasks.easy_task(spec=replace(NAMED, labels=(), metrics=("pearson",)), samples=160),
     "pair": lambda: small_tasks.easy_task(spec=replace(NAMED, columns=("first", "second")), samples=32),
 }
 """Kinds of tasks, with pairs of texts as one more."""

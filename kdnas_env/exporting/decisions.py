@@ -28,6 +28,7 @@ class Decisions:
     """A comparison of the decisions of a graph with those of the model in PyTorch.
 
     Attributes:
+        kind: Kind of the task.
         samples: Number of texts.
         text: Origin of the texts.
         max_abs_error: Largest absolute deviation of a logit.
@@ -37,6 +38,7 @@ class Decisions:
         model_score: Score of the model.
     """
 
+    kind: str
     samples: int
     text: str
     max_abs_error: float
@@ -56,10 +58,12 @@ class Decisions:
 
     def in_words(self) -> str:
         """Return the comparison as a clause."""
-        words = (
-            f"{self.agreement:.2%} of {self.samples} decisions ({self.text}) are the model's, logits deviate by at "
-            f"most {self.max_abs_error:.2g}"
-        )
+        words = f"{self.agreement:.2%} of {self.samples} decisions ({self.text}) are the model's"
+        if self.kind == REGRESSION:
+            words = (
+                f"{self.agreement:.2%} of the variance of the model's {self.samples} numbers ({self.text}) is explained"
+            )
+        words = f"{words}, logits deviate by at most {self.max_abs_error:.2g}"
         if self.score is None or self.model_score is None:
             return words
         return f"{words}, score {self.score:.4f} (model: {self.model_score:.4f})"
@@ -86,13 +90,13 @@ def compare_decisions(logits: NDArray[np.float32], expected: NDArray[np.float32]
         equal = actual == wanted
         agreement = float((equal.all(1) if equal.ndim == 2 else equal).mean())
     if text.labels is None or text.spec is None:
-        return Decisions(len(expected), text.origin, error, agreement)
+        return Decisions(kind, len(expected), text.origin, error, agreement)
     metric, labels = task_metric(text.spec), text.labels
     score, model_score = (
         float(np.mean([metric.compute(predictions=values, references=labels)[name] for name in text.spec.metrics]))
         for values in (actual, wanted)
     )
-    return Decisions(len(expected), text.origin, error, agreement, score, model_score)
+    return Decisions(kind, len(expected), text.origin, error, agreement, score, model_score)
 
 
 def logits_on(forward: Forward, text: Text) -> NDArray[np.float32]:
