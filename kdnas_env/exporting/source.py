@@ -26,6 +26,7 @@ from kdnas_env.exporting.hub import hub_name
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
@@ -148,7 +149,10 @@ def _load_classifier(encoder: Teacher) -> Any:
     config = read_config(f"model {encoder.name!r}", folder)
     if not any(name.endswith(_CLASSIFIER) for name in config.architectures or ()):
         return None
-    classifier = load_classifier(folder)
+    try:
+        classifier = load_classifier(folder)
+    except Exception as error:  # whatever transformers raises for weights that do not fit the configuration
+        raise ExportError(f"the head of model {encoder.name!r} cannot be loaded: {one_line(error)}") from error
     if classifier is None:
         raise ExportError(
             f"model {encoder.name!r} is a {config.architectures[0]} by its config.json, but lacks weights of its head; "

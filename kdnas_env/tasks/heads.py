@@ -28,6 +28,7 @@ PROBLEM_TYPES = {
     REGRESSION: "regression",
 }
 """What transformers calls the kinds of tasks."""
+
 _INITIAL_RANGE = 0.02
 _POOLER = "pooler."
 

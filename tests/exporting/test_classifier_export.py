@@ -287,4 +287,9 @@ def test_what_does_not_fit(classifier: Classifier, tiny_teacher_dirs: dict[str, 
     (headless / "config.json").write_text(json.dumps({**config, "architectures": ["BertForSequenceClassification"]}))
     with pytest.raises(ExportError, match="lacks weights of its head"):
         write_export(headless, tmp_path / "out", **options)
+    theirs = tiny_teachers.save_classifier(tmp_path / "theirs", ("a", "b"))
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps({**config, "id2label": {"0": "a", "1": "b", "2": "c"}}))
+    with pytest.raises(ExportError, match=r"the head of model '.*theirs' cannot be loaded"):
+        write_export(theirs, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
