@@ -34,6 +34,10 @@ class RunError(KDNASError):
     """A run folder cannot be created, written or resumed."""
 
 
+class NoStudentError(RunError):
+    """A search has no student to go on with: none could be distilled, or none keeps its limits."""
+
+
 class DependencyError(KDNASError):
     """An optional dependency is missing; the message names the extra to install."""
 

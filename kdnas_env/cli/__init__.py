@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from kdnas_env.cli.commands import parse
     from kdnas_env.cli.console import SafeConsole
-    from kdnas_env.errors import KDNASError
+    from kdnas_env.errors import KDNASError, NoStudentError
     from kdnas_env.pipeline.work import Interrupted
     from kdnas_env.support.child_processes import is_main_process
 
@@ -45,4 +45,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
             errors.say("stopped")
             return 130
         errors.print(f"[bold red]error:[/] {escape(str(error))}")
-        return 2
+        return 1 if isinstance(error, NoStudentError) else 2

@@ -16,7 +16,7 @@ from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.mini_kd import SearchSettings
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError, NoStudentError
 from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
@@ -276,12 +276,12 @@ class SearchRun:
         """Load the best student, as an encoder of transformers.
 
         Raises:
-            RunError: If there is none.
+            NoStudentError: If there is none.
         """
         from kdnas_env.distillation.student.folder import load_student
 
         if self.best is None:
-            raise RunError(f"the search in {str(self.path)!r} found no student; its results.json says why")
+            raise NoStudentError(f"the search in {str(self.path)!r} has no student; its results.json says why")
         model: PreTrainedModel = load_student(self.path / STUDENT)
         return model
 

@@ -18,7 +18,7 @@ from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.distillation.training.workload import as_taught, read_text
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.errors import RunError
+from kdnas_env.errors import NoStudentError, RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.search import SearchOptions, SearchRun
@@ -158,7 +158,8 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
         students: Further students, as they are printed.
 
     Raises:
-        RunError: If the search found no such student.
+        NoStudentError: If the search has no student that could be distilled and keeps its limits.
+        RunError: If it has none of a family.
         SpaceError: If a student is malformed.
     """
     named = [Chosen(_folder_name(config), config) for config in map(StudentConfig.parse, students)]
@@ -171,7 +172,7 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     if not ranked:
         broken = sum(map(breaks_limits, rows))
         reason = f"{broken} of {len(rows)} break its limits" if broken else "none could be distilled"
-        raise RunError(f"the search in {str(run)!r} has no student: {reason}; search again")
+        raise NoStudentError(f"the search in {str(run)!r} has no student: {reason}; search again")
     bests = {family: next((config for config in ranked if config.family == family), None) for family in FAMILIES}
     chosen: list[Chosen] = []
     for family in families:
