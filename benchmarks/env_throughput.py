@@ -4,7 +4,7 @@
 
 Scalar steps go through ``gymnasium.make`` with all wrappers that it adds, in episodes of ``budget`` evaluations,
 resets included. Vector steps evaluate ``seats`` candidates each. A bare environment with the same spaces, which answers
-with copies of fixed arrays, tells what Gymnasium itself costs. All are timed in turns in one process.
+with copies of fixed arrays, shows what Gymnasium itself costs. All are timed in turns in one process.
 """
 
 from __future__ import annotations
@@ -109,10 +109,10 @@ def main(options: Options) -> None:
     }
     for turn in turns.values():
         turn(), turn()  # the first answers are evaluated, the later ones remembered
-    found = [{name: turn() for name, turn in turns.items()} for _ in range(options.turns)]
-    rates = {name: statistics.median(row[name] for row in found) for name in turns}
+    measured = [{name: turn() for name, turn in turns.items()} for _ in range(options.turns)]
+    rates = {name: statistics.median(row[name] for row in measured) for name in turns}
     wrapped_rate, own_rate, bare_rate, _ = rates.values()
-    share = statistics.median(row["scalar, through gym.make"] / row["scalar, unwrapped"] for row in found)
+    share = statistics.median(row["scalar, through gym.make"] / row["scalar, unwrapped"] for row in measured)
     table = Table(title="Throughput over the planted landscape")
     table.add_column("environment")
     table.add_column("evaluations per second", justify="right")
@@ -134,7 +134,7 @@ def main(options: Options) -> None:
                 "evaluations_per_second": rates,
                 "share_of_own_code": share,
                 "own_microseconds": 1e6 / own_rate,
-                "turns": found,
+                "turns": measured,
             },
         )
 

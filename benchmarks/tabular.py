@@ -70,7 +70,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure, print and write the figures."""
-    rates, found = _rates(options)
+    rates, measured = _rates(options)
     starts = {
         "import, load and first step": _start_seconds(OUR_START.format(table=options.table), options.starts),
         **({f"the same with {PEER}": _start_seconds(PEER_START.format(), options.starts)} if _peer_installed() else {}),
@@ -96,7 +96,7 @@ def main(options: Options) -> None:
                 "per_second": rates,
                 "start_seconds": {name: seconds for name, (seconds, _) in starts.items()},
                 "sizes": sizes,
-                "turns": found,
+                "turns": measured,
             },
         )
 
@@ -132,8 +132,8 @@ def _rates(options: Options) -> tuple[dict[str, float], list[dict[str, float]]]:
         turns[f"look-ups of {PEER}"] = _calls_turn(peer, drawn)
     for turn in turns.values():
         turn(), turn()  # the first answers are evaluated, the later ones remembered
-    found = [{name: turn() for name, turn in turns.items()} for _ in range(options.turns)]
-    return {name: statistics.median(row[name] for row in found) for name in turns}, found
+    measured = [{name: turn() for name, turn in turns.items()} for _ in range(options.turns)]
+    return {name: statistics.median(row[name] for row in measured) for name in turns}, measured
 
 
 def _calls_turn(call: Callable[[Any], Any], arguments: list[Any]) -> Callable[[], float]:
