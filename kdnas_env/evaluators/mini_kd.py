@@ -306,7 +306,7 @@ class MiniKDEvaluator:
         if self.stage is None:
             return None
         with self._training():
-            return self.stage.run(model, config, fidelity.seed, precision=self.precision)
+            return self.stage.run(model, config, fidelity, precision=self.precision)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
         """Return where the student of an evaluation comes from."""

@@ -201,8 +201,9 @@ def mini_kd_student(
     """
     if is_kept(run, config):
         return load_student(run / STUDENT), read_projection(run / STUDENT)
+    settings = replace(search.settings.mini_kd, task=None)  # which changes no student
     evaluator = MiniKDEvaluator(
-        replace(search.settings.mini_kd, cache_dir=options.cache_dir, device=options.device, threads=options.threads)
+        replace(settings, cache_dir=options.cache_dir, device=options.device, threads=options.threads)
     )
     workload = evaluator.workload
     check_as_searched(run, {"teacher": workload.teacher.fingerprint, "corpus": workload.corpus.fingerprint})

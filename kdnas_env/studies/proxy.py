@@ -184,9 +184,7 @@ class Laboratory:
         for task in self.tasks:
             began = time.perf_counter()
             with training_lock():
-                after = task.stage.run(
-                    distilled.model, judgement.student, judgement.seed, precision=self.evaluator.precision
-                )
+                after = task.stage.run(distilled.model, judgement.student, fidelity, precision=self.evaluator.precision)
             tasks[task.data.name] = {
                 "unexplained": after.unexplained,
                 "agreement": after.agreement,

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
-from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.progress import SILENT, Progress
@@ -29,10 +29,11 @@ from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.divergence import Departure, departure, divergences
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.own import OwnTask
-from kdnas_env.tasks.specs import CLASSIFICATION, EMBEDDED_TASKS, REGRESSION, TaskData, TaskSpec
+from kdnas_env.tasks.specs import EMBEDDED_TASKS, REGRESSION, TaskData, TaskSpec
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _ORDER, _DRAW = 11, 12
+_SOLVER_STEPS = 100
 _LEAST_SAMPLES = 8
 EMBEDDED_TEXT, NO_TEXT = "demo:all", "none"
 _JUDGED_SHARE = 1 / 3
@@ -43,26 +44,27 @@ class StageSettings(Settings):
     """How long a task stage is, and how it is trained.
 
     Attributes:
-        samples: Texts to train on, at most.
+        samples: Texts to train on, at most; of them a student sees the share that its fidelity says.
         heldout: Texts to judge on, at most; no more than a third of the corpus, but for what mini-KD holds out.
-        epochs: Passes over the texts; 0 for the closed form alone.
+        epochs: Passes over the texts; 0 for a head on frozen states alone.
         batch_size: Texts per step.
         learning_rate: Peak learning rate of AdamW; None for
             :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
         warmup_fraction: Share of the steps over which it rises.
-        ridge: Penalty of the closed form, as a share of the mean variance of the pooled states.
+        penalty: Of the squared weights of the head as it is solved before the training, for pooled states of variance
+            1; the divergences of all texts are summed.
 
     Raises:
         KDNASError: If a value is out of range.
     """
 
-    samples: int = 2500
-    heldout: int = 1500
+    samples: int = 2000
+    heldout: int = 1000
     epochs: int = 1
     batch_size: int = 32
     learning_rate: float | None = None
     warmup_fraction: float = 0.1
-    ridge: float = 1e-2
+    penalty: float = 30.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +73,7 @@ class StageSettings(Settings):
         self.check_numbers("batch_size", at_least=1)
         self.check_numbers("learning_rate", above=0)
         self.check_numbers("warmup_fraction", at_least=0, below=1)
-        self.check_numbers("ridge", at_least=0)
+        self.check_numbers("penalty", above=0)
 
 
 @dataclass(frozen=True)
@@ -163,9 +165,9 @@ class SearchTask(Settings):
 class TaskStage:
     """The short task stage that all students of a search take.
 
-    A student is given a head over its mean-pooled states, solved by ridge regression towards the outputs of the task's
-    teacher, and is trained towards the teacher's soft labels, its embeddings apart. All students see the same texts in
-    the same order.
+    A student is given a head over its mean-pooled states, the linear one that comes closest to the soft labels of the
+    task's teacher. Both are then trained towards them, embeddings apart. All students see the same texts in the same
+    order.
 
     Args:
         workload: Teacher and text. What its corpus holds out is judged on, what mini-KD trains on is trained on; other
@@ -216,66 +218,79 @@ class TaskStage:
         """How many texts are trained on, and judged on."""
         return len(self._texts.train), len(self._texts.heldout)
 
-    def run(self, model: Any, config: StudentConfig, seed: int, *, precision: str = "float32") -> Departure:
+    def run(self, model: Any, config: StudentConfig, fidelity: Fidelity, *, precision: str = "float32") -> Departure:
         """Return how far a student is from the task's teacher after the stage.
 
         Args:
             model: The student as an encoder of transformers; it does not change.
             config: Its architecture.
-            seed: Seed of the order of the texts.
+            fidelity: Share of the training texts, and seed of their choice and order; its epochs do not count.
             precision: ``float32`` or ``bfloat16``.
 
         Raises:
             FloatingPointError: If a loss is not finite.
             torch.OutOfMemoryError: If the device's memory is too small.
         """
-        texts, settings = self._texts, self._settings
+        texts = self._texts
         encoder = PackedEncoder(
             copy.deepcopy(model).to(texts.device).requires_grad_(True),
             position_offset=student_position_offset(config, texts.teacher.architecture),
             vocabulary=texts.vocabulary,
         )
         student = _Student(encoder, precision)
-        head = self._solved_head(student)
-        if settings.epochs:
-            self._train(student, head, config.hidden_size, seed)
+        train = texts.subset(fidelity.data_fraction, fidelity.seed)
+        head = self._solved_head(student, train)
+        if self._settings.epochs:
+            self._train(student, head, train, config.hidden_size, fidelity.seed)
         plan = measuring_batches(texts.corpus, texts.heldout)
         with torch.no_grad():
-            outputs = [self._outputs(head, student.pooled(texts.packed(batch))) for batch in plan]
+            outputs = [self._outputs(head(student.pooled(texts.packed(batch)))) for batch in plan]
         return departure(self._kind, torch.cat(outputs), self._labels(np.concatenate(plan)))
 
     def _labels(self, samples: NDArray[np.int64]) -> Tensor:
         return self._soft[torch.from_numpy(self._places[samples])]
 
-    def _outputs(self, head: nn.Linear, pooled: Tensor) -> Tensor:
-        values: Tensor = head(pooled)
+    def _outputs(self, values: Tensor) -> Tensor:
+        """Return logits, or numbers, of what a head returns."""
         return values[:, 0] * self._scale + self._centre if self._kind == REGRESSION else values
 
-    @torch.no_grad()
-    def _solved_head(self, student: _Student) -> nn.Linear:
-        """Return the linear map from pooled states that predicts the teacher's outputs best."""
-        moments = Moments()
-        for batch in measuring_batches(self._texts.corpus, self._texts.train):
-            targets = self._labels(batch)
-            if self._kind == REGRESSION:
-                targets = ((targets - self._centre) / self._scale)[:, None]
-            elif self._kind == CLASSIFICATION:
-                targets = targets - targets.mean(1, keepdim=True)  # what all classes share changes no probability
-            moments.add(student.pooled(self._texts.packed(batch)), targets)
-        fit = moments.solve(self._settings.ridge)
-        width, classes = fit.weight.shape
-        head = nn.Linear(width, classes, device="meta").to_empty(device=self._texts.device)  # draws no weights
-        head.weight.copy_(fit.weight.T)
-        head.bias.copy_(fit.bias)
+    def _loss(self, values: Tensor, soft_labels: Tensor) -> Tensor:
+        return divergences(self._kind, self._outputs(values), soft_labels).mean() / self._scale**2
+
+    def _solved_head(self, student: _Student, train: NDArray[np.int64]) -> nn.Linear:
+        """Return the linear map from pooled states with the least divergence from the teacher, which is convex."""
+        plan = measuring_batches(self._texts.corpus, train)
+        with torch.no_grad():
+            pooled = torch.cat([student.pooled(self._texts.packed(batch)) for batch in plan]).double()
+        soft = self._labels(np.concatenate(plan)).double()
+        mean, scale = pooled.mean(0), (pooled - pooled.mean(0)).square().mean().sqrt()
+        standard = (pooled - mean) / scale
+        outputs = 1 if soft.ndim == 1 else soft.shape[1]
+        weight = pooled.new_zeros(pooled.shape[1], outputs, requires_grad=True)
+        bias = pooled.new_zeros(outputs, requires_grad=True)
+        penalty = self._settings.penalty / len(soft)
+        solver = torch.optim.LBFGS([weight, bias], max_iter=_SOLVER_STEPS, line_search_fn="strong_wolfe")
+
+        def penalised() -> Tensor:
+            solver.zero_grad()
+            loss = self._loss(standard @ weight + bias, soft) + penalty * weight.square().sum()
+            torch.autograd.backward(loss)
+            return loss
+
+        solver.step(penalised)  # type: ignore[no-untyped-call]
+        head = nn.Linear(len(weight), outputs, device="meta").to_empty(device=pooled.device)  # draws no weights
+        with torch.no_grad():
+            head.weight.copy_((weight / scale).T)
+            head.bias.copy_(bias - mean @ (weight / scale))
         return head
 
-    def _train(self, student: _Student, head: nn.Linear, width: int, seed: int) -> None:
+    def _train(self, student: _Student, head: nn.Linear, train: NDArray[np.int64], width: int, seed: int) -> None:
         settings, texts = self._settings, self._texts
         rng = np.random.default_rng([seed, _ORDER])
         plan = [
             batch
             for _ in range(settings.epochs)
-            for batch in training_batches(texts.corpus, texts.train, settings.batch_size, rng)
+            for batch in training_batches(texts.corpus, train, settings.batch_size, rng)
         ]
         peak = settings.learning_rate or default_learning_rate(width)
         trained = [*student.trained(), *head.parameters()]
@@ -284,8 +299,7 @@ class TaskStage:
         for step, batch in enumerate(plan):
             for group in optimiser.param_groups:
                 group["lr"] = peak * schedule(step, len(plan), settings.warmup_fraction)
-            outputs = self._outputs(head, student.pooled(texts.packed(batch)))
-            loss = divergences(self._kind, outputs, self._labels(batch)).mean() / self._scale**2
+            loss = self._loss(head(student.pooled(texts.packed(batch))), self._labels(batch))
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             nn.utils.clip_grad_norm_(trained, 1.0)
