@@ -201,7 +201,8 @@ def mini_kd_student(
     """
     if is_kept(run, config):
         return load_student(run / STUDENT), read_projection(run / STUDENT)
-    settings = replace(search.settings.mini_kd, task=None)  # which changes no student
+    # The task changes no student, and one that is named is distilled even if it breaks a limit of the search.
+    settings = replace(search.settings.mini_kd, task=None, limits=None)
     evaluator = MiniKDEvaluator(
         replace(settings, cache_dir=options.cache_dir, device=options.device, threads=options.threads)
     )

@@ -140,6 +140,14 @@ def test_a_search_is_distilled_from(small: dict[str, Any]) -> None:
     assert not heard.begun, "it is distilled already"
 
 
+def test_a_student_that_is_named_is_distilled_even_if_it_breaks_a_limit_of_the_search(small: dict[str, Any]) -> None:
+    run = kdnas_env.search(**{**small, "limits": {"speedup": 2}, "budget": 2})
+    slow = next(record.evaluation.config for record in run.records if record.reward.cost > 0)
+    more: dict[str, Any] = {"epochs": 1, "corpus": {"max_length": 24, "heldout_samples": 16}, "threads": 1}
+    made = kdnas_env.distill(run, students=[str(slow)], cache_dir=small["cache_dir"], **more)
+    assert [student.config for student in made.students] == [slow]
+
+
 def test_settings_may_be_groups_or_plain_data(small: dict[str, Any]) -> None:
     small["corpus"] = CorpusOptions(source=small["corpus"]["source"], max_length=30)
     small["agent"], small["agent_settings"] = "evolution", {"population_size": 2}
