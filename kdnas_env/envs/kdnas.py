@@ -341,7 +341,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
             self._memory, self._altered = {}, False
         self._begin(budget)
         info = self.neutral_info | {"heldout_curve": loss_curve(None, self._most_epochs)}
-        return self._view.observation(), self._stated(info, counted=False, duplicate=False)
+        return self._view.observation(), self._with_state(info, counted=False, duplicate=False)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Evaluate one student.
@@ -561,10 +561,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._running = not (book.terminated or book.truncated)
         info = answer.info.copy()
         info["heldout_curve"] = answer.curve.copy()
-        self._stated(info, counted, duplicate)
+        self._with_state(info, counted, duplicate)
         return view.observation(), reward, book.terminated, book.truncated, info
 
-    def _stated(self, info: dict[str, Any], counted: bool, duplicate: bool) -> dict[str, Any]:
+    def _with_state(self, info: dict[str, Any], counted: bool, duplicate: bool) -> dict[str, Any]:
         """Add the state of the search to an info, and return it."""
         book = self._book
         info["evaluations"] = book.evaluations
