@@ -216,6 +216,10 @@ def read_trajectories(path: str | os.PathLike[str]) -> tuple[list[Trajectory], d
     except (OSError, KeyError, TypeError, ValueError, IndexError, OverflowError, arrow.ArrowException) as error:
         if isinstance(error, RunError):
             raise
+        if os.path.isdir(path):
+            raise RunError(
+                f"{os.fspath(path)!r} is a folder; name a file of trajectories, as a submission is"
+            ) from error
         if not os.path.exists(path):
             raise RunError(f"there are no trajectories {os.fspath(path)!r}; name a file or folder of them") from error
         raise RunError(

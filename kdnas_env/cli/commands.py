@@ -86,18 +86,21 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
 
 def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
     """Return the options of the command that is asked for, and what follows it; those of a run if there is none."""
-    for count in (2, 1):
-        if " ".join(arguments[:count]) in _COMMANDS:
-            return _COMMANDS[" ".join(arguments[:count])][0], arguments[count:]
-    return PipelineOptions, arguments
+    name = _named(arguments)
+    return (PipelineOptions, arguments) if name is None else (_COMMANDS[name][0], arguments[len(name.split()) :])
+
+
+def _named(arguments: Sequence[str]) -> str | None:
+    """Return the name of the command that is asked for, of one word or two; None if there is none."""
+    return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in _COMMANDS), None)
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with what was left out: the command's second word, Ray's address, that a task is a name."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _UNSAID.get(arguments[0]) if arguments else None
-    said = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
-    whole = [*arguments] if word is None or said else [arguments[0], word, *arguments[1:]]
+    spelled = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
+    whole = [*arguments] if word is None or spelled else [arguments[0], word, *arguments[1:]]
     for place in reversed(range(len(whole))):
         if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
             whole.insert(place + 1, "auto")
@@ -120,28 +123,21 @@ def _run(place: str, options: Any, arguments: Sequence[str]) -> int:
 
 
 def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
-    commands: dict[str, Any] = {}
-    groups: dict[str, list[Any]] = {}
-    for name, (kind, _) in _COMMANDS.items():
-        group, _, word = name.rpartition(" ")
-        default = {"default": defaults} if type(defaults) is kind else {}
-        command: Any = Annotated[kind, tyro.conf.subcommand(word, prefix_name=False, **default)]
-        if not group:
-            commands[name] = command
-            continue
-        groups.setdefault(group, []).append(command)
-        commands[group] = Annotated[
-            _union(groups[group]), tyro.conf.subcommand(group, description=_GROUPS[group], prefix_name=False)
-        ]
+    name = _named(arguments)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
-            return tyro.cli(
-                _union(commands.values()),
-                prog="kdnas",
-                description="Knowledge-distillation neural-architecture search for language models.",
-                args=list(arguments),
-            )
+            if name is None:
+                return tyro.cli(
+                    _all_commands(),
+                    prog="kdnas",
+                    description="Knowledge-distillation neural-architecture search for language models.",
+                    args=list(arguments),
+                )
+            # The command alone, so that no complaint names flags of others.
+            kind, _ = _COMMANDS[name]
+            default = {"default": defaults} if type(defaults) is kind else {}
+            return tyro.cli(kind, prog=f"kdnas {name}", args=list(arguments[len(name.split()) :]), **default)
     except BrokenPipeError:  # of a help text; whoever reads has read enough
         SafeConsole().on_broken_pipe()
         raise SystemExit from None
@@ -154,6 +150,23 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
             raise KDNASError(lost) from None
         sys.stderr.write(complaint.getvalue())
         raise
+
+
+def _all_commands() -> Any:
+    """Return the type of whatever can be asked for: for help, and where no command is named."""
+    commands: dict[str, Any] = {}
+    groups: dict[str, list[Any]] = {}
+    for name, (kind, _) in _COMMANDS.items():
+        group, _, word = name.rpartition(" ")
+        command: Any = Annotated[kind, tyro.conf.subcommand(word, prefix_name=False)]
+        if not group:
+            commands[name] = command
+            continue
+        groups.setdefault(group, []).append(command)
+        commands[group] = Annotated[
+            _union(groups[group]), tyro.conf.subcommand(group, description=_GROUPS[group], prefix_name=False)
+        ]
+    return _union(commands.values())
 
 
 def _refused(ended: BaseException | None) -> KDNASError | None:

@@ -25,6 +25,13 @@ def run_distill(options: DistillOptions) -> int:
 def print_distilled(console: SafeConsole, run: DistillRun) -> None:
     """Print what a distillation made of the students."""
     print_notes(console, run.notes, run.options)
+    if run.students:
+        _print_students(console, run)
+    if run.classifiers:
+        _print_classifiers(console, run)
+
+
+def _print_students(console: SafeConsole, run: DistillRun) -> None:
     table = grid("", "loss before", "after", "minutes", left=["student"], title="Distilled students")
     for student in run.students:
         losses = f"{student.started_at:.4f}", f"{student.unexplained:.4f}"
@@ -39,3 +46,27 @@ def print_distilled(console: SafeConsole, run: DistillRun) -> None:
                 "warning",
             )
         console.say(f"student: {student.folder}")
+
+
+def _print_classifiers(console: SafeConsole, run: DistillRun) -> None:
+    """Print how well students do on the task, beside its teacher."""
+    columns = ("score", "95 % interval", "teacher", "minutes")
+    table = grid(
+        "", *columns, left=["metric, split"], title=f"Students of the task {run.classifiers[0].record.task['name']}"
+    )
+    for classifier in run.classifiers:
+        score, teacher = classifier.record.score, classifier.record.teacher_score
+        for split, metrics in score.metrics.items():
+            for name, value in metrics.items():
+                low, high = score.intervals[split][name]
+                table.add_row(
+                    classifier.name,
+                    f"{100 * value:.1f}",
+                    f"{100 * low:.1f} - {100 * high:.1f}",
+                    "" if teacher is None else f"{100 * teacher.metrics[split][name]:.1f}",
+                    f"{score.seconds / 60:.1f}",
+                    f"{name.replace('_', ' ')}, {split}",
+                )
+    console.print(table)
+    for classifier in run.classifiers:
+        console.say(f"classifier: {classifier.folder} (README.md says how to use it)")

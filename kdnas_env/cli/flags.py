@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
@@ -13,7 +15,9 @@ import tyro
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
+from kdnas_env.pipeline.options import task_field
 from kdnas_env.searching.recorded import flag
+from kdnas_env.support.shell import command
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
     CorpusError: ("corpus", "text"),
@@ -54,8 +58,9 @@ def print_notes(console: SafeConsole, notes: Sequence[str], options: Any) -> Non
 def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:
     """Return a message with flags in the place of the names of arguments; what it quotes stays.
 
-    A name of several words is known by its underscores, and one of a single word where the message begins with it or an
-    equals sign follows.
+    A name between backquotes is known as such, with a value after an equals sign or without. Elsewhere, a name of
+    several words is known by its underscores, and one of a single word where the message begins with it or an equals
+    sign follows. A call of the package between backquotes becomes a command line.
 
     Args:
         message: The message.
@@ -66,49 +71,92 @@ def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequ
     flags = _flags(kind)
 
     def replaced(match: re.Match[str]) -> str:
+        if match["call"]:
+            return _command_line(match["call"])
+        if match["marked"]:
+            return _with_value(_flag_of(match["marked"], kind, flags, groups, given), match["value"]) or match[0]
         name = match["name"] or match["first"] or match["equal"]
         return " or ".join(_meant(flags[name], groups, given)) if name in flags else match[0]
 
+    call = r"`kdnas_env\.(?P<call>\w+\([^`]*\))`"
+    marked = r"`(?P<marked>[a-z][\w.]*)(?:=(?P<value>[^`]+))?`"
     several = r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z]+)+)(?![\w(./])"
     single = r"(?<![\w./-])(?P<equal>[a-z]+)(?==)|^(?P<first>[a-z]+)(?= is | are )"
-    return re.sub(f"{_QUOTED}|{several}|{single}", replaced, message)
+    return re.sub(f"{call}|{marked}|{_QUOTED}|{several}|{single}", replaced, message)
+
+
+def _flag_of(
+    name: str, kind: type[Any], flags: Mapping[str, Sequence[str]], groups: Sequence[str], given: Sequence[str]
+) -> str | None:
+    """Return the flag of an option that a message names, with dots where it is of a group; None if it has none."""
+    stage = getattr(kind, "STAGE", None)
+    if name == "task" and task_field(kind) is not None:
+        return "--task"
+    if name in _settable(kind):
+        return flag(f"{stage}.{name}" if stage else name)
+    last = name.rpartition(".")[2]
+    return " or ".join(_meant(flags[last], groups, given)) if last in flags else None
+
+
+def _with_value(name: str | None, value: str | None) -> str | None:
+    """Return a flag with its value, if it has one, as a shell takes it."""
+    if name is None or value is None:
+        return name
+    try:
+        parsed = ast.literal_eval(value)
+    except (SyntaxError, ValueError):
+        return f"{name} {value}"
+    if isinstance(parsed, bool):
+        group, dot, last = name.removeprefix("--").rpartition(".")
+        return name if parsed else f"--{group}{dot}no-{last}"
+    values = parsed if isinstance(parsed, list | tuple) else [parsed]
+    return shlex.join([name, *map(str, values)])
+
+
+def _command_line(call: str) -> str:
+    """Return the command line that does the same as a call of a function of the package."""
+    parsed: Any = ast.parse(call, mode="eval").body
+    words = [ast.literal_eval(argument) for argument in parsed.args]
+    for keyword in parsed.keywords:
+        words += [flag(keyword.arg), ast.literal_eval(keyword.value)]
+    return command(parsed.func.id, *words)
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
-    """Return the flags of one name that are meant: those of the group, those typed, else the least nested."""
+    """Return the flags of name name that are meant: those of the group, those typed, else the least nested."""
     for likely in (
-        [one for one in flags if any(f"{group}." in one for group in groups)],
-        [one for one in flags if one in given],
+        [name for name in flags if any(f"{group}." in name for group in groups)],
+        [name for name in flags if name in given],
     ):
         if likely:
             return likely
-    least = min(one.count(".") for one in flags)
-    return [one for one in flags if one.count(".") == least]
+    least = min(name.count(".") for name in flags)
+    return [name for name in flags if name.count(".") == least]
 
 
 def _flags(kind: type[Any]) -> dict[str, tuple[str, ...]]:
     """Return the flags of options by the last part of their names; those of a stage of a run have its name before."""
-    found: dict[str, tuple[str, ...]] = {}
+    flags: dict[str, tuple[str, ...]] = {}
     stage = getattr(kind, "STAGE", None)
     for name in _settable(kind):
         last = name.rpartition(".")[2]
-        found[last] = (*found.get(last, ()), flag(f"{stage}.{name}" if stage else name))
-    return found
+        flags[last] = (*flags.get(last, ()), flag(f"{stage}.{name}" if stage else name))
+    return flags
 
 
 def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
     """Return the types of the options that have a flag, by name, those of groups included."""
     hints = get_type_hints(kind, include_extras=True)
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for field in fields(kind):
         hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
         hint = get_args(hint)[0] if marks else hint
         if is_dataclass(hint):
-            found |= _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
+            types |= _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
         elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
-            found[prefix + field.name] = hint
-    return found
+            types[prefix + field.name] = hint
+    return types
 
 
 def check_given_once(kind: type[Any], words: Sequence[str]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from rich.table import Table
+
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.cli.export import print_report
 from kdnas_env.cli.glue import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.exporting.report import ExportReport
+from kdnas_env.pipeline.candidates import HEADINGS, Candidate
 from kdnas_env.pipeline.distill import DistillRun
-from kdnas_env.pipeline.run import PipelineRun, Result, run
+from kdnas_env.pipeline.run import PICTURE, PipelineRun, Result, run
 from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.stages import PipelineOptions
@@ -25,19 +29,24 @@ def run_all(options: PipelineOptions) -> int:
     console = SafeConsole()
     with TaskProgress(console) as progress:
         done = run(options, progress=progress, on_result=lambda result: _print_result(console, result))
-    print_summary(console, done)
-    return int(any(_came_to_nothing(result) for result in done.results))
+    if options.task.name is None:
+        print_summary(console, done)
+        return int(any(_came_to_nothing(result) for result in done.results))
+    print_candidates(console, done)
+    return int(not done.keeps_limits)
 
 
 def _print_result(console: SafeConsole, result: Result) -> None:
     match result:
+        case Candidate():
+            console.print(_lines(result))
         case SearchRun():
             print_search(console, result)
         case DistillRun():
             print_distilled(console, result)
         case Scores():
             print_scores(console, result)
-        case _:
+        case ExportReport():
             print_report(console, result)
 
 
@@ -49,6 +58,39 @@ def _came_to_nothing(result: Result) -> bool:
             return result.failure is not None
         case _:
             return False
+
+
+def _lines(candidate: Candidate) -> Table:
+    """Return what was asked for and what was measured of a candidate."""
+    title = f"\nCandidate {candidate.place}: {candidate.config}"
+    lines = grid("", *HEADINGS, title=title, caption=candidate.measured.conditions)
+    for line in candidate.lines:
+        lines.add_row(*line.cells, style="red" if line.kept is False else None)
+    return lines
+
+
+def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
+    """Print which candidate is the classifier that was asked for, and where it lies."""
+    best = done.best
+    if best is not None:
+        if best not in done.results[-1:]:  # it was not printed just now
+            console.print(_lines(best))
+        for kind, file in best.files.items():
+            console.say(f"{kind + ':':<12}{file}")
+        console.say(f"{'picture:':<12}{done.path / PICTURE}")
+    console.say(f"{'run folder:':<12}{done.path} (README.md says what is where)")
+    tried = len(done.candidates)
+    if best is None:
+        console.say("no student of the search keeps the limits, so that none was distilled; see above", "bad")
+    elif not best.chosen:
+        console.say(
+            f"no classifier keeps all limits; of {tried} candidate(s) the nearest is {best.place}, "
+            f"{best.config}. Widen the limits, try more (kdnas run --resume {done.path} --candidates {tried + 3}), or "
+            "search more (--search.budget)",
+            "bad",
+        )
+    elif not done.keeps_limits:
+        console.say("the classifier keeps the limits on what it was chosen by, but not on what is scored", "bad")
 
 
 def print_summary(console: SafeConsole, done: PipelineRun) -> None:

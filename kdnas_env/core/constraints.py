@@ -109,16 +109,8 @@ class Constraints:
         return {name: 0.0 if value is None else max(0.0, self.excess(name, value)) for name, value in values.items()}
 
     def excess(self, name: str, value: Any) -> Any:
-        """Return by how much values break a limit, relative to it; 0 or less where they keep it.
-
-        Of what has to be large the shortfall counts, of what has to be small the excess: each is 1 at a factor of 2.
-
-        Args:
-            name: The limit.
-            value: A number, or an array of numbers of any shape; positive.
-        """
-        limit = getattr(self, name)
-        return (limit / value if name in AT_LEAST else value / limit) - 1.0
+        """Return by how much values break a limit that is set; see the function :func:`excess`."""
+        return excess(name, getattr(self, name), value)
 
     def megabytes(self, parameters: Any) -> Any:
         """Return the sizes of exported files, as numbers of parameters (one, or an array) let expect them."""
@@ -169,6 +161,19 @@ class Constraints:
                 return f"{parameters:,} parameters are more than {limit:,}"
             case _:
                 return f"quality {quality:.3f} is below {limit:g} of the teacher's"
+
+
+def excess(name: str, limit: float, value: Any) -> Any:
+    """Return by how much values break a limit, relative to it; 0 or less where they keep it.
+
+    Of what has to be large the shortfall counts, of what has to be small the excess: each is 1 at a factor of 2.
+
+    Args:
+        name: Name of the limit.
+        limit: The limit.
+        value: A number, or an array of numbers of any shape; positive.
+    """
+    return (limit / value if name in AT_LEAST else value / limit) - 1.0
 
 
 UNLIMITED = Constraints()

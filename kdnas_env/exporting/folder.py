@@ -38,14 +38,14 @@ def checked_target(
     target = target.resolve() if target.is_symlink() else target
     try:
         if source is not None and source.is_dir() and source.resolve().is_relative_to(target.resolve()):
-            raise ExportError(f"the export would replace the model {str(model)!r}; give another folder with --out")
+            raise ExportError(f"the export would replace the model {str(model)!r}; give another folder with `out`")
         if not target.exists():
             return target
         if not target.is_dir():
-            raise ExportError(f"{str(out)!r} is a file; give a folder with --out")
+            raise ExportError(f"{str(out)!r} is a file; give a folder with `out`")
         if any(target.iterdir()) and not _has_marker(target, marker):
             kind = "an export" if marker == EXPORT else "a classifier"
-            raise ExportError(f"the folder {str(out)!r} is not empty and not {kind} of kdnas; give another with --out")
+            raise ExportError(f"the folder {str(out)!r} is not empty and not {kind} of kdnas; give another with `out`")
     except OSError as error:
         raise _cannot_be_written(target, error) from error
     return target
@@ -119,8 +119,8 @@ def _cannot_be_written(target: Path, error: Exception) -> ExportError:
     if _NO_SPACE in str(error) or getattr(error, "errno", None) == errno.ENOSPC:
         return ExportError(
             f"no space is left to write the export to {str(target)!r}; nothing was kept. free some, or give a folder "
-            "on another disk with --out"
+            "on another disk with `out`"
         )
     return ExportError(
-        f"the export cannot be written to {str(target)!r}: {one_line(error)}; give a writable folder with --out"
+        f"the export cannot be written to {str(target)!r}: {one_line(error)}; give a writable folder with `out`"
     )

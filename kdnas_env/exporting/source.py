@@ -126,9 +126,8 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     """
     check_is_no_run(model)
     try:
-        encoder = load_teacher(model)
+        encoder = load_teacher(model, role="model")
     except TeacherError as error:
-        # Students are loaded as teachers are, so the message is about a teacher.
         raise ExportError(f"model {os.fspath(model)!r} cannot be exported: {error}") from error
     folder = expanded(model)
     projection = read_projection(folder)

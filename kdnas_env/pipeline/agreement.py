@@ -81,7 +81,7 @@ def table_agreement(
 
     Args:
         table: Name or npz file of the table; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`TableAgreementOptions` by name, such as ``agents`` and ``budget``.
 
     Raises:

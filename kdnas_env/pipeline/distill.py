@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -12,17 +12,28 @@ import tyro
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.options import SourceOptions, TrainingOptions, options_of, unconfigured, within
+from kdnas_env.pipeline.options import (
+    SourceOptions,
+    TaskOptions,
+    TrainingOptions,
+    options_of,
+    unconfigured,
+    within,
+)
 from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.work import Finished
 from kdnas_env.searching.recorded import RecordedOptions
-from kdnas_env.searching.run_folder import STUDENT
+from kdnas_env.searching.run_folder import STUDENT, is_model
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
+from kdnas_env.support.untrusted import shown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-DISTILLED, CURVE_PICTURE = "distilled.json", "curve.png"
+    from kdnas_env.exporting.record import ClassifierRecord
+
+DISTILLED, CURVE_PICTURE, CLASSIFIER = "distilled.json", "curve.png", "classifier"
 
 README = """# A run of `kdnas distill`
 
@@ -32,7 +43,8 @@ README = """# A run of `kdnas distill`
 | `run.json` | state of the run, versions, machine |
 | `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
 | `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
-| `NAME/checkpoints/` | what an interrupted training goes on from |
+| `NAME/classifier/` | with a task: the student with a head for it, as transformers loads it, and its scores |
+| `NAME/checkpoints/`, `NAME/classifier-checkpoints/` | what an interrupted training goes on from |
 
 Go on with an interrupted training by the same command again.
 """
@@ -60,22 +72,28 @@ class TextOptions(SourceOptions):
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         if self.source is None:
-            why = "without --corpus.source: the text is that of the search"
-            return {one.name: why for one in fields(SourceOptions) if one.name != "source"}
-        pairs = {"pair_fraction": "where --corpus.text-columns names two: every sample is a pair"}
+            why = "without `corpus.source`: the text is that of the search"
+            return {option.name: why for option in fields(SourceOptions) if option.name != "source"}
+        pairs = {"pair_fraction": "where `corpus.text_columns` names two: every sample is a pair"}
         return unconfigured(self.source) | (pairs if len(self.text_columns) == 2 else {})
 
 
 @dataclass(frozen=True)
 class DistillOptions(TrainingOptions, RecordedOptions):
-    """Distil the best students of a search for long, on all text. Run it again to go on where it stopped."""
+    """Distil the best students of a search for long, on all text; with a task, distil that into them too.
+
+    Run it again to go on where it stopped.
+    """
 
     COMMAND: ClassVar[str] = "distill"
     PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir")
-    PATHS: ClassVar[tuple[str, ...]] = ("corpus.source",)
+    PATHS: ClassVar[tuple[str, ...]] = ("corpus.source", *TaskOptions.PATHS)
+    NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
 
     run: Annotated[str, tyro.conf.Positional]
-    """Run folder of a finished kdnas search."""
+    """Run folder of a finished kdnas search; with a task also the folder of a student, which then learns the task
+    alone."""
+    task: TaskOptions = field(default_factory=TaskOptions)
     family: tuple[Family, ...] = ()
     """Whose best student: best of all (the default), of a family, or of every family that was searched (all)."""
     students: tuple[str, ...] = ()
@@ -111,7 +129,7 @@ class DistillOptions(TrainingOptions, RecordedOptions):
         if self.corpus.heldout_samples < 1:
             raise KDNASError(f"heldout_samples is {self.corpus.heldout_samples}; expected 1 or more")
         if self.corpus.streaming and self.max_steps is None:
-            raise KDNASError("a stream has no end, so that epochs cannot be counted; give --max-steps")
+            raise KDNASError("a stream has no end, so that epochs cannot be counted; give `max_steps`")
         if self.batch_size < 1:
             raise KDNASError(f"batch_size is {self.batch_size}; expected 1 sample or more")
 
@@ -119,16 +137,28 @@ class DistillOptions(TrainingOptions, RecordedOptions):
         """Return the options that have no effect beside others, and why."""
         why = within("corpus", self.corpus.ineffective())
         if self.corpus.streaming:
-            why["epochs"] = "with --corpus.streaming: a stream has no end; --max-steps says how long"
-            why["cache_gib"] = "with --corpus.streaming: the teacher's states cannot be cached on a stream"
+            why["epochs"] = "with `corpus.streaming`: a stream has no end; `max_steps` says how long"
+            why["cache_gib"] = "with `corpus.streaming`: the teacher's states cannot be cached on a stream"
         if self.teacher != "auto":
-            why["cache_gib"] = f"with --teacher {self.teacher}; it is for --teacher auto"
-        return why
+            why["cache_gib"] = f"with `teacher={self.teacher!r}`; it is for `teacher='auto'`"
+        if self.of_student:
+            kept = {"run", "task", "seed", "out", *(field.name for field in fields(TrainingOptions))}
+            general = [field.name for field in fields(self) if field.name not in kept]
+            why = dict.fromkeys(general, "on the folder of a student, which learns the task alone")
+        return why | within("task", self.task.ineffective())
+
+    @property
+    def of_student(self) -> bool:
+        """Whether a student is named, instead of a search."""
+        return is_model(self.run)
 
     @property
     def folder(self) -> Path:
-        """Folder of the distillation."""
-        return expanded(self.out) if self.out else expanded(self.run) / "distill"
+        """Folder of the distillation; of a student, that of its classifier."""
+        if self.out:
+            return expanded(self.out)
+        run = expanded(self.run)
+        return run.resolve().parent / CLASSIFIER if self.of_student else run / "distill"
 
 
 @dataclass(frozen=True)
@@ -176,43 +206,79 @@ class DistilledStudent:
 
 
 @dataclass(frozen=True)
-class DistillRun:
+class DistilledClassifier:
+    """A student that learnt a task.
+
+    Attributes:
+        folder: Folder of the model, as transformers loads it: weights, configuration, tokenizer and a model card.
+        record: What is known of it: its task, its score and that of its teacher.
+    """
+
+    folder: Path
+    record: ClassifierRecord = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the student that it was made from: of the folder that holds both."""
+        return self.folder.resolve().parent.name
+
+    def model(self) -> PreTrainedModel:
+        """Load it, as a classifier of transformers."""
+        from transformers import AutoModelForSequenceClassification
+
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(self.folder, local_files_only=True)
+        return model
+
+
+@dataclass(frozen=True, repr=False)
+class DistillRun(Finished):
     """A finished distillation.
 
     Attributes:
         path: Its folder.
         options: What was asked for.
-        students: The students.
+        students: The students; none where a student's folder was named.
+        classifiers: Those students with a head for the task, if there is a task.
         notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
     """
 
     path: Path
     options: DistillOptions
     students: tuple[DistilledStudent, ...]
+    classifiers: tuple[DistilledClassifier, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def distill(
-    run: SearchRun | str | os.PathLike[str] | DistillOptions, *, progress: Progress = SILENT, **settings: Any
+    run: SearchRun | DistilledStudent | str | os.PathLike[str] | DistillOptions,
+    *,
+    progress: Progress = SILENT,
+    **settings: Any,
 ) -> DistillRun:
     """Distil the best students of a search for long. An interrupted distillation goes on by the same call again.
 
+    With a task, each student then learns it from the task's teacher, and a classifier is left beside it. A student's
+    folder in the place of a search learns the task alone.
+
     Args:
-        run: The search, or its folder; or all options.
-        progress: Told what is done.
-        **settings: Options of :class:`DistillOptions` by name, such as ``epochs=5`` or ``corpus={"max_length": 64}``.
+        run: The search, or its folder; with a task also a student, or its folder; or all options.
+        progress: Receives what is done.
+        **settings: Options of :class:`DistillOptions` by name, such as ``task="my.csv"``, ``epochs=5`` or
+            ``corpus={"max_length": 64}``.
 
     Raises:
         KDNASError: For bad input.
         Interrupted: After Ctrl-C or SIGTERM.
     """
-    from kdnas_env.pipeline.distilling import distil_chosen
+    from kdnas_env.pipeline.distilling import distil_chosen, distil_task_alone
 
-    first = run.path if isinstance(run, SearchRun) else run
-    return distil_chosen(options_of(DistillOptions, settings, run=first), progress)
+    first = run.path if isinstance(run, SearchRun) else run.folder if isinstance(run, DistilledStudent) else run
+    progress = checked(progress)
+    options = options_of(DistillOptions, settings, run=first)
+    return (distil_task_alone if options.of_student else distil_chosen)(options, progress)
 
 
-Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistillRun
+Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistilledClassifier | DistillRun
 """What students can be named by: a folder or a name on the hub, or what a search or a distillation returned."""
 
 
@@ -221,9 +287,14 @@ def student_folders(students: Students) -> tuple[str, ...]:
     match students:
         case SearchRun():
             return (str(students.path / STUDENT),)
-        case DistilledStudent():
+        case DistilledStudent() | DistilledClassifier():
             return (str(students.folder),)
         case DistillRun():
-            return tuple(str(student.folder) for student in students.students)
-        case _:
+            return tuple(str(student.folder) for student in students.classifiers or students.students)
+        case str() | os.PathLike():
             return (os.fspath(students),)
+        case _:
+            raise KDNASError(
+                f"{shown(students)} is no model; expected a folder, a name on the hub, or what a search or a "
+                "distillation returned"
+            )

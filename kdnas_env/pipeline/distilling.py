@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,14 @@ from kdnas_env.distillation.training.recipe import Recipe, full_recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
+from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.pipeline.classifiers import TaskWork
 from kdnas_env.pipeline.distill import (
+    CLASSIFIER,
     CURVE_PICTURE,
     DISTILLED,
     README,
+    DistilledClassifier,
     DistilledStudent,
     DistillOptions,
     DistillRun,
@@ -44,7 +49,11 @@ from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.progress import Progress
-from kdnas_env.support.shell import command, default_of
+from kdnas_env.support.shell import command, default_of, flags
+from kdnas_env.tasks.data import check_task
+from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 
 def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
@@ -53,19 +62,23 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     Raises:
         KDNASError: For bad input.
     """
-    run = expanded(options.run)
+    run, task = expanded(options.run), options.task.name is not None
     search, chosen = finished_search(run), choose(run, options.family, options.students)
     if len(corpus_options(options, search)["text_columns"] or ()) == 2:
         _check_pairs(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
+    if task:
+        _check_task(options)
     missing = _missing(options, chosen, run)
+    folders = {student.name: options.folder / student.name / CLASSIFIER for student in chosen} if task else {}
+    untaught = [name for name, folder in folders.items() if read_classifier_record(folder) is None]
     # What can be refused is refused before a folder is made.
-    teacher = _teacher(options, search, missing, run) if missing else None
+    teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
     with working(folder, command("distill", options.run, *options.place_flags("run"))) as work:
-        if teacher is not None:
+        if teacher is not None and missing:
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = corpus.report.notes(teacher.tokenizer.model_max_length)
@@ -73,10 +86,71 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             distillation = _Distillation.of(options, search, text, progress)
             for student in missing:
                 distillation.distil(student)
-            progress.end()
+        if teacher is not None and untaught:
+            taught = _task_work(options, teacher, search.seed, progress)
+            work.begin({"task": taught.task.fingerprint, "task teacher": taught.teacher.fingerprint})
+            for name in untaught:
+                taught.classify(options.folder / name / STUDENT, folders[name], progress)
+        progress.end()
         results = {student.name: read_json(options.folder / student.name / DISTILLED) for student in chosen}
+        records = {folder: read_classifier_record(folder) for folder in folders.values()}
     students = (DistilledStudent.of(options.folder / name, result) for name, result in results.items())
-    return DistillRun(options.folder, options, tuple(students), notes)
+    classifiers = (DistilledClassifier(folder, record) for folder, record in records.items() if record is not None)
+    return DistillRun(options.folder, options, tuple(students), tuple(classifiers), notes)
+
+
+def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun:
+    """Have the student of a folder learn a task; see :func:`kdnas_env.pipeline.distill.distill`.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    if options.task.name is None:
+        raise KDNASError(
+            f"{options.run!r} is a model, no run; name the folder of a search, or the task that it shall learn with "
+            "`task`"
+        )
+    _check_task(options)
+    student = expanded(options.run)
+    lineage = read_lineage(student)
+    if lineage is None:
+        raise RunError(f"{options.run!r} does not say which teacher it has; name the folder of a student of kdnas")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    given = flags(options, ("seed", *(f"task.{field.name}" for field in fields(options.task))))
+    with working(None, command("distill", options.run, *given, *options.place_flags("run"))):
+        teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))
+        lineage.check_teacher(teacher.fingerprint)
+        record = _task_work(options, teacher, 0, progress).classify(student, options.folder, progress)
+        progress.end()
+    return DistillRun(options.folder, options, (), (DistilledClassifier(options.folder, record),))
+
+
+def _check_task(options: DistillOptions) -> None:
+    """Check what is cheap to check of a task.
+
+    Raises:
+        KDNASError: If there is no such task, or several processes distil.
+    """
+    assert options.task.name is not None
+    check_task(options.task.name)
+    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise KDNASError(
+            "a task is distilled in one process; distil the students in several without `task`, then the task into "
+            "their folders"
+        )
+
+
+def _task_work(options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> TaskWork:
+    return TaskWork.of(
+        options.task,
+        teacher,
+        seed=seed if options.seed is None else options.seed,
+        device=options.device,
+        cache_dir=options.cache_dir,
+        progress=progress,
+    )
 
 
 def _check_pairs(options: DistillOptions) -> None:
@@ -106,7 +180,7 @@ def _missing(options: DistillOptions, chosen: Sequence[Chosen], run: Path) -> li
             held = "a student that does not say what it is" if lineage is None else lineage.student
             raise RunError(
                 f"{str(folder)!r} holds {held}, where {student.config} is to be distilled; give another folder with "
-                "--out"
+                "`out`"
             )
         check_as_searched(run, {"teacher": lineage.teacher_fingerprint})
     return missing
@@ -209,7 +283,7 @@ class _Distillation:
         except FloatingPointError as error:
             raise RunError(
                 f"{student.config}: {error}; what was written before it is kept in {str(checkpoints)!r}; distil into "
-                f"another folder (--out) with a smaller --learning-rate, it was {self.recipe.learning_rate:.4g}"
+                f"another folder (`out`) with a smaller `learning_rate`, it was {self.recipe.learning_rate:.4g}"
             ) from error
         if is_main_process():
             self._keep(folder, student, result)

@@ -12,7 +12,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import Students, student_folders
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:
     from kdnas_env.exporting.report import ExportReport
@@ -46,21 +46,21 @@ class ExportOptions:
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:
-            raise KDNASError(f"cannot export to {self.to!r}; choose --to {' or --to '.join(FORMATS)}")
+            raise KDNASError(f"to is {self.to!r}; choose one of {list(FORMATS)}")
         if self.int8 and self.to != "onnx":
-            raise KDNASError(f"--int8 quantises the graph, which an export to {self.to} has not; add --to onnx")
+            raise KDNASError(f"`int8` quantises the graph, which an export to {self.to} has not; add `to='onnx'`")
         if self.probabilities and self.to != "onnx":
             raise KDNASError(f"--probabilities is about the graph, which an export to {self.to} has not; add --to onnx")
         if not self.model:
-            raise KDNASError("MODEL is empty; give the folder of a student, such as runs/.../student")
+            raise KDNASError("model is empty; give the folder of a student, such as runs/.../student")
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = {}
         if not self.latency:
-            why["sequence_length"] = "with --no-latency: nothing is timed"
+            why["sequence_length"] = "with `latency=False`: nothing is timed"
         if self.push is None:
-            why["public"] = "without --push: nothing is uploaded"
+            why["public"] = "without `push`: nothing is uploaded"
         return why
 
 
@@ -83,6 +83,7 @@ def export(model: Students | ExportOptions, *, progress: Progress = SILENT, **se
         model, *others = student_folders(model)
         if others:
             raise KDNASError(f"{[model, *others]} are several students; export one after the other")
+    progress = checked(progress)
     options = options_of(ExportOptions, settings, model=model)
     if options.push is not None:
         check_repo_id(options.push)

@@ -7,23 +7,24 @@ run: one dataclass.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 
 import tyro
 
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import KDNASError
-from kdnas_env.searching.recorded import RecordedOptions, flag
-from kdnas_env.searching.run_folder import CONFIG, recorded_options
+from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.run_folder import CONFIG, is_model, recorded_options
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
 from kdnas_env.support.untrusted import restore
-from kdnas_env.tasks.own import OwnTask
+from kdnas_env.tasks.own import OwnTask, is_own
+from kdnas_env.tasks.specs import EMBEDDED_TASKS, TASKS
 
 OptionsT = TypeVar("OptionsT")
 
@@ -94,7 +95,7 @@ class LimitOptions(Constraints):
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        return {"format": "without --size-mb, the largest file"} if self.size_mb is None else {}
+        return {"format": "without `limits.size_mb`, the largest file"} if self.size_mb is None else {}
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,11 @@ class CorpusOptions(SourceOptions):
 class TaskOptions(OwnTask):
     """The task that a student is for, and how a task of your own is laid out."""
 
+    PATHS: ClassVar[tuple[str, ...]] = tuple(
+        f"task.{name}" for name in ("name", "unlabelled", "validation_file", "test_file")
+    )
+    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, "none")
+
     name: str | None = None
     """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
     split, or a dataset of the hub. --task NAME is short for it."""
@@ -155,6 +161,23 @@ class TaskOptions(OwnTask):
         super().__post_init__()
         self.check_numbers("teachers", "unlabelled_samples", "epochs", "max_length", at_least=1)
 
+    @property
+    def own(self) -> OwnTask:
+        """How it is laid out, if it is one of your own."""
+        return OwnTask(**{field.name: getattr(self, field.name) for field in fields(OwnTask)})
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        if self.name is None:
+            return {field.name: "without a task; name it with `task`" for field in fields(self) if field.name != "name"}
+        why: dict[str, str] = {}
+        if not is_own(self.name):
+            laid_out = f"on the task {self.name}, which is none of your own"
+            why |= {field.name: laid_out for field in fields(OwnTask)}
+        if self.unlabelled == "none" or (self.unlabelled is None and self.name not in EMBEDDED_TASKS):
+            why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
+        return why
+
 
 @dataclass(frozen=True)
 class SpaceOptions:
@@ -169,7 +192,7 @@ class SpaceOptions:
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        return {} if self.file is None else {"families": "beside --space.file; list them in that file, under 'family'"}
+        return {} if self.file is None else {"families": "beside `space.file`; list them in that file, under 'family'"}
 
 
 @dataclass(frozen=True)
@@ -202,7 +225,7 @@ class RewardOptions:
     short training on the soft labels of the task's teacher; by default the task, where there is one (--task)."""
 
 
-IN_PLACE = "with --resume; a run goes on in its own folder"
+IN_PLACE = "with `resume`; a run goes on in its own folder"
 
 
 def within(group: str, ineffective: Mapping[str, str]) -> dict[str, str]:
@@ -234,8 +257,9 @@ def earlier_options(options: Any) -> RecordedOptions | None:
         earlier: RecordedOptions = recorded_options(resume, type(options))
         return earlier
     folder: Path | None = getattr(options, "folder", None)
-    known = isinstance(options, RecordedOptions) and folder is not None and (folder / CONFIG).exists()
-    return recorded_options(folder, type(options)).placed_as(options) if known and folder is not None else None
+    if not isinstance(options, RecordedOptions) or folder is None or not (folder / CONFIG).exists() or is_model(folder):
+        return None
+    return recorded_options(folder, type(options)).placed_as(options)
 
 
 def completed(make: Callable[[Any], OptionsT]) -> OptionsT:
@@ -268,6 +292,10 @@ def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) 
     Raises:
         RunError, KDNASError: See :func:`completed`; also if a setting is unknown or of another type.
     """
+    for name, value in first.items():
+        required = next(field for field in fields(kind) if field.name == name)  # type: ignore[arg-type]
+        if value is None and name not in settings and required.default is required.default_factory is MISSING:
+            raise KDNASError(f"{name} is None; expected a folder, or what made it returned")
     short, task = task_field(kind), settings.get("task")
     if isinstance(task, str | os.PathLike) and short is not None:
         others = {name: value for name, value in settings.items() if name != "task"}
@@ -292,10 +320,10 @@ def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
     """Return settings with defaults for those that are not there, in groups too."""
     merged = dict(defaults)
     for name, value in settings.items():
-        if is_dataclass(value) and not isinstance(value, type):
-            value = asdict(value)
         if isinstance(value, os.PathLike):
             value = os.fspath(value)
+        if is_dataclass(value) and not isinstance(value, type):
+            value = asdict(value)
         below = merged.get(name)
         if isinstance(value, Mapping) and isinstance(below, Mapping):
             value = _merged(below, value)
@@ -311,11 +339,11 @@ def check_effective(options: Any, earlier: RecordedOptions | None = None) -> Non
         earlier: What a run that is gone on with was made with, which is not given anew.
 
     Raises:
-        KDNASError: Naming the flag.
+        KDNASError: Naming the option.
     """
     ineffective: dict[str, str] = getattr(options, "ineffective", dict)()
     for name, why in ineffective.items():
         value = attrgetter(name)(options)
         recorded = earlier is not None and name not in earlier.PLACES and value == attrgetter(name)(earlier)
         if value != default_of(type(options), name) and not recorded:
-            raise KDNASError(f"{flag(name)} has no effect {why}")
+            raise KDNASError(f"`{name}` has no effect {why}")

@@ -22,12 +22,12 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import options_of
-from kdnas_env.pipeline.work import working
+from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import expanded, write_json, write_text
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.machine import processor_name
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import command, flags
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class BenchOptions(SearchesOptions):
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        return {} if self.simulated_workers else {"decision_time": "without --simulated-workers N: there is no clock"}
+        return {} if self.simulated_workers else {"decision_time": "without `simulated_workers`: there is no clock"}
 
     def to_race(self) -> races.Race:
         """Return the race that is asked for.
@@ -141,8 +141,8 @@ class VerifyOptions:
     """File of kdnas bench submit."""
 
 
-@dataclass(frozen=True, eq=False)
-class RaceResults:
+@dataclass(frozen=True, eq=False, repr=False)
+class RaceResults(Finished):
     """A race and what came of it.
 
     Attributes:
@@ -152,6 +152,10 @@ class RaceResults:
 
     path: Path
     summary: Mapping[str, Any]
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {"agents": list(self.summary["views"][0]["agents"])}
 
     def table(self, view: int = 0) -> list[dict[str, Any]]:
         """Return a row an agent, the least regret first.
@@ -203,7 +207,7 @@ def race(
     Args:
         agents: The agents, each as ``NAME`` or ``NAME:SETTING=VALUE,...``; or all options.
         table: The table or tables that are searched, each by name or file.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`BenchOptions` by name, such as ``budget=50``, ``seeds=10`` or ``out``.
 
     Raises:
@@ -212,6 +216,7 @@ def race(
     """
     if table is not None:
         settings["tasks"] = [table] if isinstance(table, str) else list(table)
+    progress = checked(progress)
     options = options_of(BenchOptions, settings, agents=agents)
     wanted = options.to_race()
     wanted.check_agents()

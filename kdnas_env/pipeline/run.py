@@ -5,38 +5,49 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.pipeline.candidates import (
+    Candidate,
+    best_candidate,
+    draw_candidates,
+    read_candidates,
+    try_candidates,
+)
 from kdnas_env.pipeline.distill import DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.score import Scores, score
 from kdnas_env.pipeline.search import SearchRun, check_installed, search
 from kdnas_env.pipeline.searched import choose, read_results
-from kdnas_env.pipeline.stages import STAGES, PipelineOptions, Stage
-from kdnas_env.pipeline.work import noted, working
+from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage
+from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import command
-from kdnas_env.tasks.data import check_task
+from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
-SUMMARY = "summary.json"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUMMARY, PICTURE = "summary.json", "candidates.png"
 
 _FINISHED = "finished"
-_NEEDS: dict[Stage, Stage] = {"distill": "search", "glue": "distill", "export": "distill"}
+_NEEDS: dict[str, str] = {"distill": "search", "glue": "distill", "export": "distill"}
 _README = """# A run of `kdnas run`
 
 | File | Content |
@@ -57,14 +68,33 @@ summary of a finished one again, with
 What a stage has finished can be used already.
 """
 
-Result = SearchRun | DistillRun | Scores | ExportReport
-"""What came of a stage, or of the export of one student."""
+_TASK_README = """# A run of `kdnas run --task`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run and of each stage, versions, machine |
+| `search/` | the search: a run of `kdnas search` |
+| `candidates/1/` | the best student of the search; `2/` the next best, where the first breaks a limit; and so on |
+| `candidates/1/distill/` | the student, and in `NAME/classifier/` with a head for the task: a run of `kdnas distill` |
+| `candidates/1/export/` | the classifier for ONNX Runtime, with a model card |
+| `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
+| `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
+| `candidates.png` | share of the teacher's score against speed-up, in a picture |
+
+Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
+
+    kdnas run --resume {folder} [--candidates N]
+"""
+
+Result = SearchRun | DistillRun | Scores | ExportReport | Candidate
+"""What came of a stage, of the export of one student, or of a candidate."""
 
 Report = Callable[[Result], object]
 
 
-@dataclass(frozen=True, eq=False)
-class PipelineRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class PipelineRun(Finished):
     """A run whose wanted stages are done.
 
     Attributes:
@@ -72,18 +102,38 @@ class PipelineRun:
         options: What was asked for.
         results: What came of the stages that this call did, in order.
         summary: What came of all stages that are done: what ``summary.json`` says.
+        candidates: With a task: the students that were tried, in order.
     """
 
     path: Path
     options: PipelineOptions
     results: tuple[Result, ...]
     summary: dict[str, Any]
+    candidates: tuple[Candidate, ...] = ()
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {"students": [str(StudentConfig.from_dict(row["student"])) for row in self.summary["students"]]}
+
+    @property
+    def best(self) -> Candidate | None:
+        """The first candidate that keeps the limits, else the one that comes closest; None without candidates."""
+        return best_candidate(self.candidates)
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether there is a classifier that keeps all that was asked for, also on what is scored."""
+        return self.best is not None and self.best.keeps_limits
+
+    def plot(self) -> Figure:
+        """Draw the candidates: share of the teacher's score against speed-up."""
+        return draw_candidates(self.candidates, self.options.limits)
 
     def table(self) -> list[dict[str, Any]]:
         """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
         return [
             {
-                **{name: value for name, value in student.items() if name != "files"},
+                **{name: value for name, value in student.items() if not isinstance(value, dict | list)},
                 "student": str(StudentConfig.from_dict(student["student"])),
                 **{name: str(self.path / file) for name, file in student["files"].items()},
             }
@@ -98,21 +148,23 @@ def run(
     on_result: Report = lambda result: None,
     **settings: Any,
 ) -> PipelineRun:
-    """Search, distill, score and export in one run folder.
+    """Search, distill, score and export in one run folder; with a task, from its labels and limits to a classifier.
 
     What is done already is not done again. An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``,
     within the stage where it stopped.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         on_result: Called with what came of each stage as it is done.
-        **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}`` or ``resume``.
+        **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}``, ``task="my.csv"``,
+            ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.
 
     Raises:
         KDNASError: For bad input; its ``stage`` is the one where it was raised. What earlier stages finished is kept.
         Interrupted: After Ctrl-C or SIGTERM.
     """
+    progress = checked(progress)
     options = options_of(PipelineOptions, settings, teacher=teacher)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)
@@ -127,11 +179,15 @@ def run(
 
     with working(work_on.folder, work_on.command) as work, pinned_threads(threads):
         work.begin()
-        for stage in (stage for stage in STAGES if stage in options.stages):
+        for stage in work_on.stages:
             _do(work_on, stage, progress, report)
-        summary = _summary(work_on)
+        candidates = () if options.task.name is None else tuple(read_candidates(work_on.path, options))
+        summary = _summary(work_on) if options.task.name is None else _task_summary(work_on, candidates)
         write_json(work_on.path / SUMMARY, summary)
-    return PipelineRun(work_on.path, options, tuple(results), summary)
+        done = PipelineRun(work_on.path, options, tuple(results), summary, candidates)
+        if candidates:
+            save_figure(done.plot(), work_on.path / PICTURE)
+    return done
 
 
 @dataclass(frozen=True)
@@ -157,16 +213,23 @@ class _Run:
         """What all stages that train have in common."""
         return {name: getattr(self.options, name) for name in ("seed", "device", "threads", "cache_dir")}
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that are wanted, in their order."""
+        if self.options.task.name is not None:
+            return ("search", CANDIDATES)
+        return tuple(stage for stage in STAGES if stage in self.options.stages)
+
     def states(self) -> dict[str, str]:
         """Return the state of every stage that was begun."""
         states: dict[str, str] = self.folder.read_run().get("stages", {})
         return states
 
-    def record(self, state: str, stage: Stage, stage_state: str | None = None) -> None:
+    def record(self, state: str, stage: str, stage_state: str | None = None) -> None:
         """Write down the state of the run, and that of a stage."""
         self.folder.record(state, stages={**self.states(), stage: stage_state or state})
 
-    def at(self, stage: Stage) -> Path:
+    def at(self, stage: str) -> Path:
         """Return the folder of a stage."""
         return self.path / stage
 
@@ -175,7 +238,7 @@ class _Run:
         chosen = choose(self.at("search"), self.options.family)
         return {student.name: self.at("distill") / student.name / STUDENT for student in chosen}
 
-    def placed(self, stage: Stage) -> dict[str, Any]:
+    def placed(self, stage: str) -> dict[str, Any]:
         """Return where a stage goes on, or begins."""
         folder = self.at(stage)
         if (folder / CONFIG).exists():
@@ -193,13 +256,16 @@ def _opened(options: PipelineOptions) -> _Run:
     """
     for task in options.glue.tasks:
         check_task(task)
+    if options.task.name is not None and options.resume is None:
+        load_task(options.task.name, own=options.task.own)  # its faults are told now, not after the search
     if options.resume is None:
         _check_needs(options.stages, {})
         _check_installed(options)
         _check_families(options)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
-        return _Run(RunFolder.create(path, options, _README), options, _command(options, path))
+        readme = _README if options.task.name is None else _TASK_README
+        return _Run(RunFolder.create(path, options, readme), options, _command(options, path))
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
     command = _command(options, folder.path, () if options.stages == recorded.stages else options.stages)
@@ -214,18 +280,19 @@ def _opened(options: PipelineOptions) -> _Run:
     return reopened
 
 
-def _check_needs(stages: Sequence[Stage], states: Mapping[str, str]) -> None:
+def _check_needs(stages: Sequence[str], states: Mapping[str, str]) -> None:
     for stage, needed in _NEEDS.items():
         if stage in stages and needed not in stages and states.get(needed) != _FINISHED:
             raise KDNASError(
-                f"the stage {stage} needs {needed}, which is not done; add it to --stages, or --resume a run with it"
+                f"the stage {stage} needs {needed}, which is not done; add it to `stages`, or go on with a run that "
+                "has it (`resume`)"
             )
 
 
 def _check_installed(options: PipelineOptions) -> None:
     """Check now what a stage would fail without, hours later perhaps."""
     if "search" in options.stages:
-        check_installed(replace(options.search, teacher=options.teacher))
+        check_installed(_search_options(options))
     if "glue" in options.stages:
         task_metric(TASKS[EMBEDDED_TASK])
     if "export" in options.stages and options.export.to == "onnx":
@@ -236,13 +303,13 @@ def _check_families(options: PipelineOptions) -> None:
     wanted = [family for family in options.family if family not in ("best", "all")]
     if not wanted:
         return
-    space = replace(options.search, teacher=options.teacher).settings.search_space
+    space = _search_options(options).settings.search_space
     families = space.choices.get("family", (space.teacher.as_student().family,))
     missing = [family for family in wanted if family not in families]
     if missing:
         raise KDNASError(
             f"family {missing[0]} is to be distilled, but {list(families)} are searched; add it to "
-            "--search.space.families, or leave it out of --family"
+            "`search.space.families`, or leave it out of `family`"
         )
 
 
@@ -251,12 +318,14 @@ def _command(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -
     return command("run", "--resume", path, *chosen, *options.place_flags("out", "resume"))
 
 
-def _do(run: _Run, stage: Stage, progress: Progress, report: Report) -> None:
+def _do(run: _Run, stage: str, progress: Progress, report: Report) -> None:
     """Do a stage, unless it is done, and report what came of it."""
-    if run.states().get(stage) == _FINISHED:
+    # More candidates may be wanted than before.
+    if run.states().get(stage) == _FINISHED and stage != CANDIDATES:
         progress.say(f"{stage}: done before")
         return
-    progress.say(f"\n{stage} ({STAGES.index(stage) + 1} of {len(STAGES)})")
+    stages = STAGES if run.options.task.name is None else run.stages
+    progress.say(f"\n{stage} ({stages.index(stage) + 1} of {len(stages)})")
     run.record("running", stage)
     try:
         _STAGES[stage](run, progress, report)
@@ -264,7 +333,7 @@ def _do(run: _Run, stage: Stage, progress: Progress, report: Report) -> None:
         interrupted = isinstance(error, KeyboardInterrupt)
         with noted(error):
             run.record("interrupted" if interrupted else "failed", stage)
-        if isinstance(error, KDNASError):
+        if isinstance(error, KDNASError) and stage != CANDIDATES:
             error.stage = stage
         if not interrupted:
             error.add_note(_how_to_go_on(run, stage))
@@ -272,21 +341,20 @@ def _do(run: _Run, stage: Stage, progress: Progress, report: Report) -> None:
     run.record("running", stage, _FINISHED)
 
 
-def _how_to_go_on(run: _Run, stage: Stage) -> str:
+def _how_to_go_on(run: _Run, stage: str) -> str:
     """Say how to go on after a failure: again, with other flags where nothing has begun, or without the stage."""
-    changes = "" if run.at(stage).exists() else f" (its flags, --{stage}..., may be changed)"
+    fixed = stage == CANDIDATES or run.at(stage).exists()
+    changes = "" if fixed else f" (its flags, --{stage}..., may be changed)"
     note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    {run.command}\n"
     states = run.states()
-    others = [
-        other for other in STAGES if other in run.options.stages and other != stage and states.get(other) != _FINISHED
-    ]
+    others = [other for other in run.stages if other != stage and states.get(other) != _FINISHED]
     if others and stage not in _NEEDS.values():
         note += f"\nor without it, with\n\n    {_command(run.options, run.path, others)}\n"
     return note
 
 
 def _search(run: _Run, progress: Progress, report: Report) -> None:
-    options = replace(run.options.search, teacher=run.options.teacher, **run.shared, **run.placed("search"))
+    options = replace(_search_options(run.options), **run.shared, **run.placed("search"))
     if not options.in_this_process:
         options = replace(options, threads=None)  # the cores are shared out among the workers
     report(search(options, progress=progress))
@@ -321,11 +389,28 @@ def _export(run: _Run, progress: Progress, report: Report) -> None:
             report(export(options, progress=progress))
 
 
-_STAGES: dict[Stage, Callable[[_Run, Progress, Report], None]] = {
+def _search_options(options: PipelineOptions) -> SearchStage:
+    """Return the options of the search: with a task it goes by that and times what ships; --keep is for what ships."""
+    limits, latency = options.limits, options.search.latency
+    if options.task.name is not None:
+        limits = replace(limits, keep=None)
+        if latency.runtime == "torch":
+            latency = replace(latency, runtime="onnxruntime")
+    return replace(options.search, teacher=options.teacher, task=options.task, limits=limits, latency=latency)
+
+
+def _candidates(run: _Run, progress: Progress, report: Report) -> None:
+    for unfinished in run.at(CANDIDATES).glob("*/.*"):
+        shutil.rmtree(unfinished)
+    try_candidates(run.path, run.options, run.shared, progress, report)
+
+
+_STAGES: dict[str, Callable[[_Run, Progress, Report], None]] = {
     "search": _search,
     "distill": _distill,
     "glue": _glue,
     "export": _export,
+    CANDIDATES: _candidates,
 }
 
 
@@ -338,7 +423,7 @@ def _summary(run: _Run) -> dict[str, Any]:
     searched = [row for row in read_results(run.at("search"))["students"] if row["status"] == "ok"]
     students = []
     for place, chosen in enumerate(choose(run.at("search"), run.options.family), start=1):
-        found = next(row for row in searched if row["student"] == chosen.config.to_dict())
+        result = next(row for row in searched if row["student"] == chosen.config.to_dict())
         row = rows.get("student" if place == 1 else f"student-{place}", {})
         average = row.get("average") or {}
         folder, files, unexplained = run.at("distill") / chosen.name, {}, None
@@ -351,9 +436,9 @@ def _summary(run: _Run) -> dict[str, Any]:
             {
                 "name": chosen.name,
                 "student": chosen.config.to_dict(),
-                "parameters": found["parameters"],
-                "speedup": row.get("speedup") or found["speedup"],
-                "reward": found["reward"],
+                "parameters": result["parameters"],
+                "speedup": row.get("speedup") or result["speedup"],
+                "reward": result["reward"],
                 "unexplained": unexplained,
                 "score": average.get("mean"),
                 "kept": average.get("kept"),
@@ -364,5 +449,20 @@ def _summary(run: _Run) -> dict[str, Any]:
         "teacher": run.options.teacher,
         "stages": done,
         "tasks": [] if scores is None else [task["name"] for task in scores["tasks"]],
+        "students": students,
+    }
+
+
+def _task_summary(run: _Run, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return what was asked for and what was measured, of all candidates."""
+    best = best_candidate(candidates)
+    students = [candidate.to_dict(run.path) for candidate in candidates]
+    return {
+        "teacher": run.options.teacher,
+        "stages": [stage for stage in run.stages if run.states().get(stage) == _FINISHED],
+        "tasks": [run.options.task.name],
+        "limits": asdict(run.options.limits),
+        "best": None if best is None else str(best.place),
+        "keeps_limits": best is not None and best.keeps_limits,
         "students": students,
     }

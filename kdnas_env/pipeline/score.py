@@ -15,12 +15,12 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
 from kdnas_env.pipeline.distill import Students, student_folders
 from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
-from kdnas_env.pipeline.work import working
+from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, check_is_no_run, new_run_path
-from kdnas_env.support.atomic import write_json
+from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.own import OwnTask, is_own
@@ -39,7 +39,10 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 
 @dataclass(frozen=True)
 class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
-    """Score a model on GLUE beside its teacher, what it would be without distillation, and the majority class."""
+    """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
+
+    A classifier of kdnas distill is scored with its own head, as it is; all else is trained on the task.
+    """
 
     COMMAND: ClassVar[str] = "score"
     FORMERLY: ClassVar[tuple[str, ...]] = ("glue",)
@@ -53,8 +56,8 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
     tasks: tuple[str, ...] = ()
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, the embedded rotten_tomatoes and imdb, or your own: a file
-    (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default rotten_tomatoes for a
-    student of the embedded teacher where no data are named, else the nine of GLUE."""
+    (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default that of a classifier;
+    rotten_tomatoes for a student of the embedded teacher where no data are named, else the nine of GLUE."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     models: tuple[str, ...] = ()
@@ -62,7 +65,8 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     teacher: str | None = None
     """Teacher to compare with; by default the one that the model was distilled from."""
     rows: tuple[str, ...] = ()
-    """teacher, student, closed-forms, embeddings, random; by default all there can be. Speed-ups and shares of the
+    """teacher, student, closed-forms, embeddings, random; by default all there can be, and of a classifier the first
+    two. Speed-ups and shares of the
     teacher's score need the teacher; the majority class is always there."""
     finetune: bool = True
     """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
@@ -100,14 +104,14 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         why: dict[str, str] = {}
         if not self.finetune:
             trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
-            why |= dict.fromkeys(trained, "with --no-finetune: nothing is trained but a linear probe")
+            why |= dict.fromkeys(trained, "with `finetune=False`: nothing is trained but a linear probe")
         if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
-            why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other --tasks"
+            why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other `tasks`"
         if not any(map(is_own, self.tasks)):
             laid_out = (f"task.{field.name}" for field in fields(OwnTask))
-            why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with --tasks")
+            why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with `tasks`")
         if self.rows and "teacher" not in self.rows:
-            untaught = "with --rows that leave the teacher out, beside whom models are compared and timed"
+            untaught = "with `rows` that leave the teacher out, beside whom models are compared and timed"
             why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
         if self.resume is not None:
             why["out"] = IN_PLACE
@@ -134,8 +138,8 @@ Scores are by {method}.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class Scores:
+@dataclass(frozen=True, eq=False, repr=False)
+class Scores(Finished):
     """Models scored side by side.
 
     Attributes:
@@ -155,6 +159,10 @@ class Scores:
     seeds: int
     rows: tuple[Summary, ...]
     scores: Mapping[Cell, TaskScore]
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {"tasks": list(self.tasks), "rows": [row.name for row in self.rows]}
 
     @property
     def failure(self) -> str | None:
@@ -191,7 +199,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     Args:
         model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or what a search or a
             distillation returned, all students of which are scored; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`GlueOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
             ``resume="runs/..."``.
 
@@ -203,20 +211,20 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
 
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
-    from kdnas_env.tasks.rows import default_tasks
     from kdnas_env.tasks.summary import summarise
 
     if not (model is None or isinstance(model, GlueOptions)):
         model, *others = student_folders(model)
         if others:
             settings["models"] = [*others, *settings.get("models", ())]
+    progress = checked(progress)
     options = options_of(GlueOptions, settings, model=model)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)
     # What is cheap to check is checked before a folder is made.
     if options.model is None:
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
-    sources = tuple(dict.fromkeys(options.tasks)) or default_tasks(options.model, options.teacher, options.data)
+    sources = tuple(dict.fromkeys(options.tasks))
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
@@ -251,28 +259,42 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
 
 
 def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
+    from kdnas_env.exporting.record import read_classifier_record, recorded_task
     from kdnas_env.tasks.comparison import CellStore, Comparison
     from kdnas_env.tasks.finetuning import FinetuneSettings
-    from kdnas_env.tasks.rows import TEACHER, build_rows, lineage_teacher, load_model
+    from kdnas_env.tasks.rows import STUDENT, TEACHER, build_rows, default_tasks, lineage_teacher, load_model
 
     assert options.model is not None
     for name in sources:
         check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
-    for model in (options.model, *options.models, *([] if options.teacher is None else [options.teacher])):
+    named = (options.model, *options.models)
+    for model in (*named, *([] if options.teacher is None else [options.teacher])):
         check_is_no_run(model)
-    models = [load_model(name) for name in (options.model, *options.models)]
+    records = [read_classifier_record(expanded(name)) for name in named]
+    models = [
+        load_model(name) if record is None else load_model(name).with_own_head()
+        for name, record in zip(named, records, strict=True)
+    ]
     teacher = None
     if not options.rows or TEACHER in options.rows:
         teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
-    tasks = [load_task(name, options.data, options.task).limited(options.max_samples, options.seed) for name in sources]
+    if not sources and records[0] is not None:
+        read = [recorded_task(records[0])]
+    else:
+        names = sources or default_tasks(options.model, options.teacher, options.data)
+        read = [load_task(name, options.data, options.task) for name in names]
+    tasks = [task.limited(options.max_samples, options.seed) for task in read]
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise KDNASError(f"two tasks are called {twice!r}; rename a file or folder, or score them one after the other")
     settings = common.by_task(names, options.task_settings)
+    wanted = options.rows
+    if not wanted and models[0].classifies:
+        wanted = (STUDENT,) if teacher is None else (TEACHER, STUDENT)
     return Comparison(
-        rows=build_rows(models, teacher, options.rows, cache_dir=options.cache_dir, device=options.device),
+        rows=build_rows(models, teacher, wanted, cache_dir=options.cache_dir, device=options.device),
         tasks=tasks,
         seeds=range(options.seed, options.seed + options.seeds),
         settings=settings if options.finetune else None,

@@ -31,14 +31,14 @@ from kdnas_env.pipeline.options import (
     options_of,
     within,
 )
-from kdnas_env.pipeline.work import working
+from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.searching.run_folder import PICTURE, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.libraries import require
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.own import OwnTask
@@ -174,25 +174,26 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name is None:
             why |= dict.fromkeys(
-                (f"task.{name}" for name in ("unlabelled", "teachers", "max_length")), "without --task"
+                (f"task.{name}" for name in ("unlabelled", "teachers", "max_length")),
+                "without a task; name it with `task`",
             )
         for group in ("corpus", "space", "limits"):
             why |= within(group, getattr(self, group).ineffective())
         if self.ray is None:
-            why["gpus_per_worker"] = "without --ray; processes of this machine share the GPU of --device"
+            why["gpus_per_worker"] = "without `ray`; processes of this machine share the GPU of `device`"
         if self.in_this_process:
-            why["timeout"] = "without workers; add --workers N, --asynchronous or --ray"
+            why["timeout"] = "without workers; add `workers`, `asynchronous` or `ray`"
         if self.asynchronous:
-            why["round_size"] = "with --asynchronous, which has no rounds"
+            why["round_size"] = "with `asynchronous`, which has no rounds"
         if self.reward.alpha == 0:
-            why["reward.beta"] = "with --reward.alpha 0, which leaves the latency out"
+            why["reward.beta"] = "with `reward.alpha=0`, which leaves the latency out"
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why
 
 
-@dataclass(frozen=True, eq=False)
-class SearchRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class SearchRun(Finished):
     """A finished search.
 
     Attributes:
@@ -210,6 +211,11 @@ class SearchRun:
     rounds: Sequence[Mapping[str, Any]]
     teacher_parameters: int
     notes: tuple[str, ...] = ()
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        best = None if self.best is None else str(self.best.evaluation.config)
+        return {"students": len(self.records), "best": repr(best)}
 
     @property
     def reward(self) -> KDReward:
@@ -337,7 +343,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`SearchOptions` by name, such as ``budget=16``, ``corpus={"source": "texts.txt"}``
             or ``resume="runs/..."``; groups are mappings, and so may be ``agent_settings``.
 
@@ -350,6 +356,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     agent_settings = settings.get("agent_settings")
     if isinstance(agent_settings, Mapping):
         settings["agent_settings"] = [f"{name}={json.dumps(value)}" for name, value in agent_settings.items()]
+    progress = checked(progress)
     options = options_of(SearchOptions, settings, teacher=teacher)
     options = replace(options, threads=options.settings.threads_each)
     # What is cheap to check is checked before a folder is made.
@@ -375,8 +382,8 @@ def check_workers(options: SearchOptions) -> None:
     """
     if not options.asynchronous and options.workers > options.round_size:
         raise KDNASError(
-            f"workers is {options.workers}, but a round has {options.round_size} students; raise --round-size, or "
-            "search with --asynchronous, which has no rounds"
+            f"workers is {options.workers}, but a round has {options.round_size} students; raise `round_size`, or "
+            "search with `asynchronous`, which has no rounds"
         )
 
 
@@ -388,11 +395,11 @@ def check_installed(options: SearchOptions) -> None:
     """
     check_demo(options.teacher, options.corpus.source)
     if options.ray is not None:
-        require("--ray", "ray", "ray")
+        require("`ray`", "ray", "ray")
     if options.latency.runtime == "onnxruntime":
         from kdnas_env.latency.onnx_runtime import require_onnx
 
-        require_onnx("--latency.runtime onnxruntime")
+        require_onnx("`latency.runtime='onnxruntime'`")
 
 
 def _open_folder(options: SearchOptions) -> RunFolder:

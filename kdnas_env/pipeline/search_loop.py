@@ -1,4 +1,4 @@
-"""How a search is run in its folder: students are evaluated, told of, and the best is kept."""
+"""How a search runs in its folder: students are evaluated and reported, and the best is kept."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def search_in(
         options: What is asked for.
         agent: Who searches.
         rule: Early stopping.
-        progress: Told what is done.
+        progress: Receives what is done.
 
     Raises:
         KDNASError: For bad input.
@@ -112,7 +112,7 @@ class _Best:
 
 
 class _Watch:
-    """Tells every epoch and every student to the progress of a search."""
+    """Reports every epoch and every student of a search to its progress."""
 
     def __init__(self, progress: Progress, options: SearchOptions) -> None:
         self._progress, self._budget, self._limits = progress, options.budget, options.limits
@@ -144,14 +144,14 @@ class _Watch:
 
 
 class _Watched(gym.Wrapper[Any, Any, Any, Any]):
-    """Tells a watch of every student as it is answered."""
+    """Reports every student to a watch as soon as it is evaluated."""
 
     def __init__(self, env: KDNASEnv, watch: _Watch) -> None:
         super().__init__(env)
         self._watch = watch
 
     def step(self, action: Any) -> Any:
-        """Step, and tell the student."""
+        """Step, and report the student."""
         answer = self.env.step(action)
         self._watch.answered(self.unwrapped.history)  # type: ignore[attr-defined]
         return answer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from kdnas_env.searching.run_folder import RESULTS, STORE, STUDENT, read_run, re
 from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import local_path
-from kdnas_env.support.shell import command
+from kdnas_env.support.untrusted import shown
 from kdnas_env.tabulation.build import RecordedEvaluator, read_evaluations
 
 
@@ -52,8 +52,8 @@ def finished_search(run: Path) -> SearchOptions:
     search = recorded_options(run, SearchOptions)
     if read_run(run).get("state") != "finished":
         raise RunError(
-            f"the search in {str(run)!r} is not finished; go on with it by {command('search', '--resume', run)}, then "
-            "distil"
+            f"the search in {str(run)!r} is not finished; go on with it by `kdnas_env.search(resume={str(run)!r})`, "
+            "then distil"
         )
     return search
 
@@ -65,6 +65,8 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
         RunError: If the search is not finished, or the folder is of something else.
         TeacherError: If its teacher is not there any more.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise RunError(f"{shown(path)} is no folder; name that of a search, or give what the search returned")
     folder = expanded(path)
     options, results = finished_search(folder), read_results(folder)
     settings, workload = options.settings, read_run(folder).get("fingerprints", {}).get("workload", "")
@@ -75,7 +77,7 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
         config = StudentConfig.from_dict(row["student"])
         evaluation = stored.get(config) or env.refused(config, settings.fidelity)
         if evaluation is None:
-            raise RunError(f"{str(folder / STORE)!r} has no evaluation of {config}; go on with the search by --resume")
+            raise RunError(f"{str(folder / STORE)!r} has no evaluation of {config}; search on with `resume`")
         env.record(env.search_space.encode(config), evaluation)
     return SearchRun(folder, options, env.history, results["rounds"], results["teacher"]["parameters"])
 
@@ -112,12 +114,12 @@ def fingerprints(search: SearchOptions, teacher: Teacher, *, text: bool) -> dict
     Raises:
         CorpusError: If the text cannot be read.
     """
-    found = {"teacher": teacher.fingerprint}
+    current = {"teacher": teacher.fingerprint}
     if text and local_path(search.corpus.source) is not None:
         recipe = resolve_recipe(search.recipe)
         corpus = read_text(search.settings.mini_kd.corpus, recipe, teacher.tokenizer)
-        found["corpus"] = as_taught(corpus, recipe, teacher.tokenizer).fingerprint
-    return found
+        current["corpus"] = as_taught(corpus, recipe, teacher.tokenizer).fingerprint
+    return current
 
 
 def check_as_searched(run: Path, now: Mapping[str, str]) -> None:
@@ -162,7 +164,7 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
         RunError: If it has none of a family.
         SpaceError: If a student is malformed.
     """
-    named = [Chosen(_folder_name(config), config) for config in map(StudentConfig.parse, students)]
+    named = [Chosen(folder_name(config), config) for config in map(StudentConfig.parse, students)]
     if named and not families:
         return list(dict.fromkeys(named))
     families = families or ("best",)
@@ -170,9 +172,7 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     usable = [row for row in rows if row["status"] == "ok" and not breaks_limits(row)]
     ranked = [StudentConfig.from_dict(row["student"]) for row in sorted(usable, key=lambda row: -row["reward"])]
     if not ranked:
-        broken = sum(map(breaks_limits, rows))
-        reason = f"{broken} of {len(rows)} break its limits" if broken else "none could be distilled"
-        raise NoStudentError(f"the search in {str(run)!r} has no student: {reason}; search again")
+        raise NoStudentError(f"the search in {str(run)!r} has no student to distil: {_why_none(rows)}")
     bests = {family: next((config for config in ranked if config.family == family), None) for family in FAMILIES}
     chosen: list[Chosen] = []
     for family in families:
@@ -187,7 +187,19 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     return list(dict.fromkeys([*chosen, *named]))
 
 
-def _folder_name(config: StudentConfig) -> str:
+def _why_none(rows: Sequence[Mapping[str, Any]]) -> str:
+    broken = [row for row in rows if breaks_limits(row)]
+    if not broken:
+        return "none could be distilled; its results.json says why"
+    nearest = min(broken, key=lambda row: float(row["cost"]))
+    return (
+        f"{len(broken)} of {len(rows)} break its limits, of which {StudentConfig.from_dict(nearest['student'])} comes "
+        "nearest; search with wider limits, or a space of other students (`space.file`)"
+    )
+
+
+def folder_name(config: StudentConfig) -> str:
+    """Return the name of the folder of a student that is named itself."""
     return str(config).replace(" ", "-").replace("/", "-")
 
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
 import tyro
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
 from kdnas_env.pipeline.export import ExportOptions
-from kdnas_env.pipeline.options import IN_PLACE, RunOptions, SeedOption, TaskOptions, TrainingOptions, within
+from kdnas_env.pipeline.options import (
+    IN_PLACE,
+    LimitOptions,
+    RunOptions,
+    SeedOption,
+    TaskOptions,
+    TrainingOptions,
+    within,
+)
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.shell import flags
 
 KindT = TypeVar("KindT")
@@ -24,6 +34,9 @@ Stage = Literal["search", "distill", "glue", "export"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """In the order they are done in; each has a group of flags and a folder of its name."""
+
+CANDIDATES = "candidates"
+"""What follows the search where there is a task: all other stages, for one student after the other."""
 
 
 def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
@@ -51,7 +64,7 @@ _COMPUTE: dict[str, Any] = {"device": None, "threads": None, "cache_dir": None}
 
 
 @dataclass(frozen=True)
-@_set_by_run(teacher="demo", task=TaskOptions(), seed=0, **_COMPUTE, out=None, resume=None)
+@_set_by_run(teacher="demo", task=TaskOptions(), limits=LimitOptions(), seed=0, **_COMPUTE, out=None, resume=None)
 class SearchStage(SearchOptions):
     """How the students are searched."""
 
@@ -59,7 +72,7 @@ class SearchStage(SearchOptions):
 
 
 @dataclass(frozen=True)
-@_set_by_run("run", family=("best",), students=(), seed=None, **_COMPUTE, out=None)
+@_set_by_run("run", task=TaskOptions(), family=("best",), students=(), seed=None, **_COMPUTE, out=None)
 class DistillStage(DistillOptions):
     """How the best are distilled. On 12,000 samples by default, where kdnas distill takes all."""
 
@@ -97,6 +110,10 @@ class ExportStage(ExportOptions):
 class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Search, distill, score and export in one run folder, which goes on where it stopped.
 
+    With a task: from its labels and your limits to a classifier. The best student of the search is distilled, learns
+    the task from its teacher, and is exported; if the exported file breaks a limit, the next best has its turn. --keep
+    is then a share of the score of the task's teacher.
+
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched, the best distilled on
     12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher with one seed, and exported to ONNX: about
     half an hour on two cores.
@@ -108,12 +125,19 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "search.corpus.source",
         "search.space.file",
         "distill.corpus.source",
+        *TaskOptions.PATHS,
         *("glue.data", "glue.tasks", "glue.task.validation_file", "glue.task.test_file"),
     )
-    NO_PATHS: ClassVar[Collection[str]] = GlueOptions.NO_PATHS
+    NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
+    UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder; with a task also a
+    checkpoint with a head for its labels."""
+    task: TaskOptions = field(default_factory=TaskOptions)
+    limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
+    candidates: int = 3
+    """With a task: students that are tried at most, until an exported file keeps the limits."""
     family: tuple[Family, ...] = ("best",)
     """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
     searched (all); see --search.space.families."""
@@ -128,16 +152,24 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
     def __post_init__(self) -> None:
         if not self.stages:
-            raise KDNASError(f"no stage is named; choose --stages from {' '.join(STAGES)}")
+            raise KDNASError(f"no stage is named; choose `stages` from {' '.join(STAGES)}")
         if not self.family:
-            raise KDNASError("no family is named; give best, all, or families, such as --family bert albert")
+            raise KDNASError("no family is named; give best, all, or families, such as `family=['bert', 'albert']`")
+        check_whole("candidates", self.candidates, at_least=1)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = {"out": IN_PLACE} if self.resume is not None else {}
         for stage in STAGES:
-            told = within(stage, getattr(self, stage).ineffective())
-            why |= {name: reason.replace("--", f"--{stage}.") for name, reason in told.items()}
+            reasons = within(stage, getattr(self, stage).ineffective())
+            why |= {name: re.sub("`([^`]+)`", rf"`{stage}.\1`", reason) for name, reason in reasons.items()}
+        why |= within("task", self.task.ineffective())
+        if self.task.name is None:
+            why["candidates"] = "without a task; name it with `task`"
+            return why | within("limits", self.limits.ineffective())
+        scored = (f"glue.{field.name}" for field in fields(GlueStage))
+        why |= dict.fromkeys(scored, "with `task`: the exported file is scored on it")
+        why |= dict.fromkeys(("stages", "family", "export.to"), "with `task`: all is done that leads to its classifier")
         return why
 
     def to_dict(self) -> dict[str, Any]:
@@ -152,7 +184,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         }
         return super().to_dict() | stages
 
-    def place_flags(self, *said: str) -> list[str]:
+    def place_flags(self, *given: str) -> list[str]:
         """Return the flags that whoever goes on has to give again, those of stages included."""
         nested = [
             f"{name}.{place}"
@@ -160,7 +192,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             for place in getattr(getattr(self, name), "PLACES", ())
             if place not in getattr(self, name).SET_BY_RUN
         ]
-        return [*super().place_flags(*said), *flags(self, nested)]
+        return [*super().place_flags(*given), *flags(self, nested)]
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with, but for stages that have not begun.
@@ -169,7 +201,11 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             RunError: Naming every difference.
         """
         assert self.resume is not None
-        free: list[str] = ["stages", *(stage for stage in STAGES if not (expanded(self.resume) / stage).exists())]
+        folder = expanded(self.resume)
+        folders = {stage: folder / stage for stage in STAGES}
+        if recorded.task.name is not None:
+            folders |= dict.fromkeys(STAGES[1:], folder / CANDIDATES)
+        free: list[str] = ["stages", "candidates", *(stage for stage in STAGES if not folders[stage].exists())]
         if "distill" in free:
             free.append("family")
         super(PipelineOptions, replace(self, **{name: getattr(recorded, name) for name in free})).check_unchanged(

@@ -16,12 +16,12 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
 from kdnas_env.pipeline.search import SearchOptions, SearchRun
-from kdnas_env.pipeline.work import noted, working
+from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.scores import task_metric
@@ -69,7 +69,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     students: int = 24
     """Students, drawn from all sizes."""
     repeated: int = 6
-    """How many of them are judged on tasks a second time, with another seed, to tell the noise."""
+    """How many of them, at most all, are judged on tasks a second time, with another seed, to tell the noise."""
     short_seeds: int = 2
     """Seeds of the short evaluation."""
     least_speedup: float = 1.0
@@ -102,8 +102,6 @@ class StudyOptions(TrainingOptions, RecordedOptions):
             check_whole(name, getattr(self, name), at_least=least)
         for name in ("max_samples", "judged"):
             check_whole(f"text.{name}", getattr(self.text, name), at_least=1)
-        if self.repeated > self.students:
-            raise KDNASError(f"repeated is {self.repeated}; expected at most students, {self.students}")
         if not self.tasks or len(set(self.tasks)) < len(self.tasks):
             raise KDNASError(f"tasks is {list(self.tasks)}; expected one task or more, each once")
         check_number("least_speedup", self.least_speedup, above=0)
@@ -112,7 +110,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
         """Return the options that have no effect beside others, and why."""
         if any(task not in EMBEDDED_TASKS for task in self.tasks):
             return {}
-        return {"data": f"on the tasks {', '.join(self.tasks)}, which come with kdnas[demo]; name another of --tasks"}
+        return {"data": f"on the tasks {', '.join(self.tasks)}, which come with kdnas[demo]; name another of `tasks`"}
 
     @property
     def folder(self) -> Path:
@@ -137,8 +135,8 @@ Go on with an interrupted study by the same command again.
 """
 
 
-@dataclass(frozen=True, eq=False)
-class StudyRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyRun(Finished):
     """A study and what it found.
 
     Attributes:
@@ -181,7 +179,7 @@ def study(
 
     Args:
         run: Run folder of the search whose space, effort and reward are studied; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`StudyOptions` by name, such as ``students=20`` or ``text={"source": "x.txt"}``.
 
     Raises:
@@ -195,13 +193,16 @@ def study(
     from kdnas_env.studies.texts import write_texts
 
     first = run.path if isinstance(run, SearchRun) else run
+    progress = checked(progress)
     options = options_of(StudyOptions, {"what": "proxy", **settings}, run=first)
     search = recorded_options(options.run, SearchOptions)
     for task in options.tasks:
         task_metric(task_spec(task))
     rng = np.random.default_rng(options.seed)
     sample = stratified_sample(search.settings.search_space, options.students, rng, least_speedup=options.least_speedup)
-    wanted = judgements(sample, short_seeds=options.short_seeds, repeated=options.repeated, seed=options.seed)
+    wanted = judgements(
+        sample, short_seeds=options.short_seeds, repeated=min(options.repeated, options.students), seed=options.seed
+    )
     proxy = _proxy(options, search)
     now, tasks = None, []
     if unjudged(proxy, wanted):

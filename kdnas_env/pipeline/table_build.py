@@ -17,7 +17,7 @@ from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
-from kdnas_env.pipeline.work import Work, working
+from kdnas_env.pipeline.work import Finished, Work, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RunFolder
 from kdnas_env.support.atomic import expanded
@@ -143,9 +143,9 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         """Return the options that have no effect beside others, and why."""
         why = {**within("corpus", self.corpus.ineffective()), **within("space", self.space.ineffective())}
         if self.skip_latencies:
-            why["runtimes"] = "with --skip-latencies: nothing is timed"
+            why["runtimes"] = "with `skip_latencies`: nothing is timed"
         if self.skip_losses:
-            why["workers"] = "with --skip-losses: nothing is distilled, and students are timed one after another"
+            why["workers"] = "with `skip_losses`: nothing is distilled, and students are timed one after another"
         return why
 
     @property
@@ -159,8 +159,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         return LatencyDevice(runtime, machine, runtime, **asdict(self.latency))
 
 
-@dataclass(frozen=True, eq=False)
-class BuiltTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class BuiltTable(Finished):
     """A build whose work, or whose part of it, is done.
 
     Attributes:
@@ -185,7 +185,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
 
     Args:
         name: Short name of the table; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`TableBuildOptions` by name, of which ``out`` is required.
 
     Raises:

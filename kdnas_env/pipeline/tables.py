@@ -96,7 +96,7 @@ class TableVerifyOptions(DeviceOption, CacheOption):
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        why = "without --replay N: nothing is distilled anew"
+        why = "without `replay`: nothing is distilled anew"
         return {} if self.replay else dict.fromkeys(("seed", "device", "precision", "cache_dir"), why)
 
 
@@ -268,7 +268,7 @@ def verify_table(table: str | TableVerifyOptions, *, progress: Progress = SILENT
 
     Args:
         table: Name or npz file of the table; or all options.
-        progress: Told what is done.
+        progress: Receives what is done.
         **settings: Options of :class:`TableVerifyOptions` by name, such as ``replay=5``.
 
     Raises:

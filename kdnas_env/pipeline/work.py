@@ -7,11 +7,33 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.run_folder import RunFolder
+
+
+class Finished:
+    """Base of what a command returns: it stands for its run folder wherever a folder is named, and is short to read.
+
+    Attributes:
+        path: The run folder.
+    """
+
+    path: Path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        about = "".join(f", {name}={value}" for name, value in self.about().items())
+        return f"{type(self).__name__}({str(self.path)!r}{about})"
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {}
 
 
 class Interrupted(KeyboardInterrupt):

@@ -79,7 +79,7 @@ def search_asynchronously(
     if missing:
         raise KDNASError(
             f"agent {type(agent).__name__} has no {' and no '.join(missing)}; only agents with ask and tell can wait "
-            "for several evaluations. Search without --asynchronous"
+            "for several evaluations. Search without `asynchronous`"
         )
     if env.max_evaluations is None or env.budget_unit != "evaluations":
         raise KDNASError(f"the budget is in {env.budget_unit}; an asynchronous search counts evaluations")

@@ -77,14 +77,13 @@ class RecordedOptions:
         """
         ours, theirs = _flat(self.to_dict()), _flat(recorded.to_dict())
         changes = [
-            f"{flag(name)} is {ours[name]!r}, the run has {theirs[name]!r}"
+            f"`{name}` is {ours[name]!r}, the run has {theirs[name]!r}"
             for name in ours
             if ours[name] != theirs[name] and not (name in self.PATHS and same_place(ours[name], theirs[name]))
         ]
         if changes:
             raise RunError(
-                f"the run cannot go on with other settings: {'; '.join(changes)}. leave the flag out, or "
-                "start a new run"
+                f"the run cannot go on with other settings: {'; '.join(changes)}. leave that out, or start a new run"
             )
 
 

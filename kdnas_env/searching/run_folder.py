@@ -69,11 +69,11 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             taken = any(path.iterdir())
         except OSError as error:
-            raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with --out") from error
+            raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with `out`") from error
         if taken:
-            again = f"go on with it by --resume {shlex.quote(str(path))}"
+            again = f"go on with it by `resume={str(path)!r}`"
             hint = again if (path / CONFIG).exists() else "it is not a run of kdnas"
-            raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with --out")
+            raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with `out`")
         folder = cls(path, _locked(path), created=True)
         # First, since without it nobody can go on.
         folder.write_options(options)
@@ -85,8 +85,10 @@ class RunFolder:
         """Open the folder of an earlier run, or make a new one where there is none; see the two that it stands for.
 
         Raises:
-            RunError: See :meth:`create` and :meth:`reopen`.
+            RunError: If the folder is of a model; see also :meth:`create` and :meth:`reopen`.
         """
+        if is_model(path):
+            raise RunError(f"{os.fspath(path)!r} is a model, no run; give another folder with `out`")
         return cls.reopen(path) if (expanded(path) / CONFIG).exists() else cls.create(path, options, readme)
 
     @classmethod
@@ -196,6 +198,16 @@ def read_run(path: Path) -> dict[str, Any]:
     return data
 
 
+def is_model(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder is of a model in hub layout, such as a student.
+
+    Raises:
+        RunError: If its configuration is malformed.
+    """
+    config = expanded(path) / CONFIG
+    return os.path.isfile(config) and "model_type" in read_json(config)
+
+
 def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> OptionsT:
     """Return the options that a run was started with.
 
@@ -212,7 +224,7 @@ def recorded_options(path: str | os.PathLike[str], kind: type[OptionsT]) -> Opti
             f"{str(path)!r} is not the folder of a run: it holds no {CONFIG}; name one that kdnas {kind.COMMAND} made"
         )
     data = read_json(config)
-    if "model_type" in data:
+    if is_model(path):
         raise RunError(f"{str(path)!r} is a model, no run; name the folder of the run that kdnas {kind.COMMAND} made")
     command = data.pop("command", SEARCH)
     if command not in (kind.COMMAND, *kind.FORMERLY):
@@ -249,7 +261,7 @@ def _locked(path: Path) -> FileLock:
     except Timeout as error:
         raise RunError(f"another process works on the run {str(path)!r}; wait for it, or stop it") from error
     except OSError as error:
-        raise RunError(f"the run folder {str(path)!r} cannot be written: {error}; give another with --out") from error
+        raise RunError(f"the run folder {str(path)!r} cannot be written: {error}; give another with `out`") from error
     return lock
 
 

@@ -36,16 +36,16 @@ def kept(
         folder: Where it lies; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
     path = (default_cache_directory() if folder is None else folder) / name
-    found = read_whole(path, read)
-    if found is not None:
-        return found
+    value = read_whole(path, read)
+    if value is not None:
+        return value
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
-            found = read_whole(path, read)
-            if found is None:
-                found = make()
-                write(found, path)
+            value = read_whole(path, read)
+            if value is None:
+                value = make()
+                write(value, path)
     except (OSError, RunError) as error:
         warnings.warn(
             f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that "
@@ -53,7 +53,7 @@ def kept(
             RuntimeWarning,
             stacklevel=2,
         )
-    return make() if found is None else found
+    return make() if value is None else value
 
 
 def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:

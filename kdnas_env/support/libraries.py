@@ -27,13 +27,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of packages, as far as they are installed."""
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def require(purpose: str, extra: str, *modules: str) -> None:

@@ -33,7 +33,7 @@ def local_path(name: str) -> Path | None:
 
 def same_place(name: Any, other: Any) -> bool:
     """Whether two names, or lists of names, stand for the same files and folders, however they are written."""
-    ours, theirs = ([local_path(one) or one for one in _listed(value)] for value in (name, other))
+    ours, theirs = ([local_path(item) or item for item in _listed(value)] for value in (name, other))
     return bool(ours) and ours == theirs
 
 
@@ -57,13 +57,13 @@ def with_places(
     Returns:
         The record, and in it under ``places``, by field, the places of each name in the order in which they are tried.
     """
-    found = {}
+    places_of = {}
     for field in names:
         value = _get(data, field)
         places = [[] if name in other else _places_of(name, folder)[: 2 if absolute else 1] for name in _listed(value)]
         if any(places):
-            found[field] = places
-    return {**data, PLACES: found} if found else dict(data)
+            places_of[field] = places
+    return {**data, PLACES: places_of} if places_of else dict(data)
 
 
 def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
@@ -76,17 +76,17 @@ def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     Raises:
         RunError: If the places are malformed.
     """
-    found = dict(data)
-    places = found.pop(PLACES, {})
+    record = dict(data)
+    places = record.pop(PLACES, {})
     if not _well_formed(places):
         raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is no mapping of lists of paths")
     for field, of_names in places.items():
-        value = _get(found, field)
+        value = _get(record, field)
         names = _listed(value)
         if names and len(names) == len(of_names):  # else the record was edited
             new = [_found(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
-            found = _with(found, field, new[0] if isinstance(value, str) else new)
-    return found
+            record = _with(record, field, new[0] if isinstance(value, str) else new)
+    return record
 
 
 def _places_of(name: str, folder: Path) -> list[str]:
@@ -111,7 +111,7 @@ def _found(name: str, places: Sequence[str], folder: Path) -> str:
 
 def _listed(value: Any) -> list[str]:
     several = value if isinstance(value, list | tuple) else [value]
-    return [one for one in several if isinstance(one, str)]
+    return [item for item in several if isinstance(item, str)]
 
 
 def _get(data: Any, field: str) -> Any:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import rich.progress
 from rich.console import Console
 from rich.markup import escape
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.untrusted import shown
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -39,6 +42,23 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """Say that the work is done and none follows yet."""
+
+
+def checked(progress: Any) -> Progress:
+    """Return what was given to show progress.
+
+    Raises:
+        KDNASError: If it lacks a method of :class:`Progress`.
+    """
+    missing = [
+        name for name in ("begin", "advance", "note", "say", "end") if not callable(getattr(progress, name, None))
+    ]
+    if missing:
+        raise KDNASError(
+            f"progress is {shown(progress)}, which has no method {missing[0]!r}; leave it out, or give what "
+            "`with kdnas_env.TaskProgress() as progress:` makes"
+        )
+    return progress  # type: ignore[no-any-return]
 
 
 class _Silence:

@@ -46,9 +46,9 @@ def _sweep(place: Path) -> None:
     for folder in place.glob(f"{_PREFIX}*"):
         # Somebody else may sweep, too, or the folder may be another's.
         with suppress(OSError, Timeout):
-            told = folder.lstat()
-            ours = not hasattr(os, "getuid") or told.st_uid == os.getuid()
-            old = time.time() - told.st_mtime > _NEW_SECONDS
+            status = folder.lstat()
+            ours = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            old = time.time() - status.st_mtime > _NEW_SECONDS
             if ours and old and not folder.is_symlink() and (folder / _LOCK).is_file():
                 with FileLock(folder / _LOCK, timeout=0):
                     shutil.rmtree(folder)

@@ -54,10 +54,10 @@ def parse_json(text: str | bytes, *, finite: bool = True) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         _check_unique([key for key, _ in pairs])
-    return found
+    return mapping
 
 
 def _check_unique(keys: Sequence[str]) -> None:
@@ -266,10 +266,10 @@ def _elements(hints: Sequence[Any], value: Any) -> list[Any]:
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise _UnfitError("a list")
     if not hints or hints[-1] is Ellipsis or len(hints) == 1:
-        return [_converted(hints[0] if hints else Any, one) for one in value]
+        return [_converted(hints[0] if hints else Any, element) for element in value]
     if len(value) != len(hints):
         raise _UnfitError(f"a list of {len(hints)}")
-    return [_converted(hint, one) for hint, one in zip(hints, value, strict=True)]
+    return [_converted(hint, element) for hint, element in zip(hints, value, strict=True)]
 
 
 def _one_of(hints: Sequence[Any], value: Any) -> Any:
@@ -285,7 +285,7 @@ def _one_of(hints: Sequence[Any], value: Any) -> Any:
 def _mapping(hints: Sequence[Any], value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         raise _UnfitError("a mapping of names")
-    return {key: _converted(hints[1], one) if hints else one for key, one in value.items()}
+    return {key: _converted(hints[1], element) if hints else element for key, element in value.items()}
 
 
 def _member(kind: type[Enum], value: Any) -> Enum:
@@ -338,13 +338,13 @@ _SEQUENCES: dict[Any, Any] = {tuple: tuple, list: list, Sequence: list}
 
 def _check_plain(value: Any) -> None:
     if isinstance(value, dict):
-        for key, one in value.items():
+        for key, element in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"key {shown(key)} is not a text; put it into quotes")
-            _check_plain(one)
+            _check_plain(element)
     elif isinstance(value, list):
-        for one in value:
-            _check_plain(one)
+        for element in value:
+            _check_plain(element)
     elif isinstance(value, int) and value.bit_length() > _LARGEST_BITS:
         raise ValueError("it holds a number of very many digits")
     elif not isinstance(value, str | int | float | NoneType):

@@ -207,7 +207,7 @@ class TableMetadata:
             )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """A table of evaluations, in columns.
 
@@ -236,6 +236,9 @@ class Table:
     parameters: Ints
     flops: Ints
     latencies: Floats
+
+    def __repr__(self) -> str:
+        return f"Table({self.metadata.name!r}, students={len(self.index)})"
 
     ARRAYS = ("index", "curves", "valid", "status", "parameters", "flops", "latencies")
 

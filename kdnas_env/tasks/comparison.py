@@ -18,8 +18,9 @@ from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.probing import linear_probe
 from kdnas_env.tasks.rows import MAJORITY, TEACHER, Row, student_shape
-from kdnas_env.tasks.scores import CONSTANT, FINETUNED, PROBED, TaskScore, majority_class
+from kdnas_env.tasks.scores import CONSTANT, FINETUNED, OWN_HEAD, PROBED, TaskScore, majority_class
 from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.teacher import score_own_head
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Comparison:
     Attributes:
         rows: The rows.
         tasks: The tasks.
-        seeds: The seeds; the majority class needs the first only.
+        seeds: The seeds; what is not trained needs the first only.
         settings: How each task is fine-tuned, by name; None for a linear probe.
         store: Where scores are kept.
         max_length: Longest sequence of the linear probe.
@@ -149,7 +150,7 @@ class Comparison:
             Cell(row.name, task.name, seed)
             for task in self.tasks
             for row in self.rows
-            for seed in (self.seeds[:1] if row.encoder is None else self.seeds)
+            for seed in (self.seeds if row.trained else self.seeds[:1])
         ]
 
     def run(self, progress: Progress = SILENT) -> dict[Cell, TaskScore]:
@@ -216,6 +217,8 @@ class Comparison:
             if row.encoder is None:
                 return majority_class(task)
             encoder = row.encoder(seed)
+            if row.shape is not None and not row.trained:
+                return score_own_head(row.shape.encoder, task, seed, device=self.device)
             if self.settings is None:
                 return linear_probe(
                     encoder,
@@ -238,7 +241,7 @@ class Comparison:
         except KDNASError:
             raise
         except Exception as error:
-            method = CONSTANT if row.name == MAJORITY else self.method
+            method = CONSTANT if row.name == MAJORITY else self.method if row.trained else OWN_HEAD
             return TaskScore(
                 task.name, method, seed, status=_status_of(error), error=one_line(error), scored=task.spec.scored
             )

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from kdnas_env.distillation.text.columns import choose_columns
 from kdnas_env.distillation.text.demo import demo_task
+from kdnas_env.distillation.text.records import open_records
 from kdnas_env.distillation.text.text_files import TextLayout, place_of, read_rows
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.atomic import expanded
@@ -73,6 +75,46 @@ def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnT
             "to fetch them from the hub"
         )
     return _read_task(spec, root, str(folder))
+
+
+def read_unlabelled(
+    source: str | os.PathLike[str], spec: TaskSpec, samples: int, seed: int = 0
+) -> tuple[tuple[str, ...], ...]:
+    """Read text of the domain of a task, without labels; rows without text are left out.
+
+    Args:
+        source: A file, a folder or a dataset of the hub, of which the training split is read, or an embedded corpus.
+        spec: The task. Its columns are read where the source has them, else the column that holds the text.
+        samples: At most so many rows are returned, drawn at random.
+        seed: Seed of the draw.
+
+    Returns:
+        One sequence of texts a column of the task.
+
+    Raises:
+        CorpusError: If the source cannot be read, or has not as many columns of text as the task.
+        DependencyError: If it is an embedded corpus and the extra ``demo`` is not installed.
+    """
+    name = os.fspath(source)
+    with open_records(name) as records:
+        split = TRAIN if TRAIN in records.splits else records.splits[0]
+        columns = records.columns(split)
+        own = set(spec.columns) <= set(columns.names)
+        chosen = choose_columns(columns, spec.columns if own else None, name)
+        if len(chosen) != len(spec.columns):
+            raise CorpusError(
+                f"the unlabelled text {name!r} has columns {list(columns.names)}; the task {spec.name!r} needs two "
+                f"texts a row, {list(spec.columns)}"
+            )
+        rows = [values for _, values in records.rows(split, chosen) if all(map(_is_text, values))]
+    if len(rows) > samples:
+        drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:samples])
+        rows = [rows[index] for index in drawn]
+    return tuple(zip(*rows, strict=True)) if rows else tuple(() for _ in chosen)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _embedded(spec: TaskSpec) -> TaskData:

@@ -69,7 +69,14 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]
     def intervals(
         self, predictions: NDArray[Any], references: NDArray[Any], *, repetitions: int = 1000, seed: int = 0
     ) -> dict[str, tuple[float, float]]:
-        """Return the 95 % percentile bootstrap interval of each metric, samples being drawn again.
+        """Return the 95 % percentile bootstrap interval of each metric; see :meth:`draws`."""
+        drawn = self.draws(predictions, references, repetitions=repetitions, seed=seed)
+        return {name: interval(values) for name, values in drawn.items()}
+
+    def draws(
+        self, predictions: NDArray[Any], references: NDArray[Any], *, repetitions: int = 1000, seed: int = 0
+    ) -> dict[str, Floats]:
+        """Return each metric of samples that are drawn again, ``(repetitions,)``; an equal seed draws equal samples.
 
         Args:
             predictions: What was predicted.
@@ -85,12 +92,17 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]
             weights = rng.multinomial(samples, np.full(samples, 1 / samples), size=size).astype(np.float64)
             for name in drawn:
                 drawn[name].append(METRICS[name](references, predictions, weights))
-        ends = {name: np.quantile(np.concatenate(values), (0.025, 0.975)) for name, values in drawn.items()}
-        return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+        return {name: np.concatenate(values) for name, values in drawn.items()}
 
     @property
     def _names(self) -> tuple[str, ...]:
         return (*self.spec.metrics, *self.spec.reported)
+
+
+def interval(values: Floats) -> tuple[float, float]:
+    """Return the bounds that hold 95 % of the values of bootstrap samples."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def _accuracy(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
-from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.support.atomic import expanded
@@ -39,11 +40,25 @@ class Model:
         encoder: Loaded, with its tokenizer and fingerprint.
         lineage: Origin of a student, if its folder has one.
         title: What it is called where people read.
+        classifies: Whether it is scored with its own head, as it is.
     """
 
     encoder: Teacher
     lineage: Lineage | None
     title: str
+    classifies: bool = False
+
+    def with_own_head(self) -> Model:
+        """Return the model as one that is scored with its own head, as it is."""
+        return replace(self, title=f"{self.title}, its own head", classifies=True)
+
+    @property
+    def identity(self) -> str:
+        """What decides its scores: the encoder, and its head where that is used."""
+        if not self.classifies:
+            return self.encoder.fingerprint
+        digest = hashlib.sha256((locate(self.encoder.name) / "model.safetensors").read_bytes())
+        return f"{self.encoder.fingerprint} with its head {digest.hexdigest()}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +84,11 @@ class Row:
     shape: Model | None = None
 
     @property
+    def trained(self) -> bool:
+        """Whether a head is trained for each seed."""
+        return self.encoder is not None and not (self.shape is not None and self.shape.classifies)
+
+    @property
     def tokenizer_identity(self) -> str:
         """SHA-256 (hex) of the tokenizer, which decides the scores as well."""
         return tokenizer_fingerprint(self.tokenizer)
@@ -89,7 +109,7 @@ def load_model(name: str | os.PathLike[str]) -> Model:
     name = os.fspath(name)
     lineage = read_lineage(expanded(name))
     try:
-        encoder = load_teacher(name)
+        encoder = load_teacher(name, role="model")
     except DependencyError:
         raise
     except TeacherError as error:
@@ -163,7 +183,7 @@ def build_rows(
         raise KDNASError(
             f"there can be no row {impossible[0]!r}: "
             + (
-                "no teacher is known; name it with --teacher"
+                "no teacher is known; name it with `teacher`"
                 if impossible[0] == TEACHER
                 else "the folder of the model does not say how it was distilled (kdnas.json), or its recipe has no "
                 "such start"
@@ -202,7 +222,7 @@ def _model_row(name: str, model: Model) -> Row:
     return Row(
         name,
         model.title,
-        encoder.fingerprint,
+        model.identity,
         encoder=lambda seed: encoder.model,
         tokenizer=encoder.tokenizer,
         parameters=_parameters(model),

@@ -17,7 +17,7 @@ from kdnas_env.tasks.specs import TaskData, TaskSpec
 if TYPE_CHECKING:
     from kdnas_env.tasks.metric import TaskMetric
 
-FINETUNED, PROBED, CONSTANT = "fine-tuning", "linear probe", "majority class"
+FINETUNED, PROBED, CONSTANT, OWN_HEAD = "fine-tuning", "linear probe", "majority class", "own head"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class TaskScore:
 
     Attributes:
         task: Name of the task.
-        method: ``fine-tuning``, ``linear probe`` or ``majority class``.
+        method: ``fine-tuning``, ``linear probe``, ``majority class`` or ``own head``.
         seed: Seed of whatever is random.
         metrics: For each split, its metrics by name; empty if there is none.
         status: How it ended.
@@ -124,6 +124,57 @@ def score_predictions(data: TaskData, predictions: Mapping[str, NDArray[Any]]) -
         },
         "scored": spec.scored,
     }
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of its teacher's score a model keeps on a split; plain data.
+
+    Attributes:
+        split: Name of the split.
+        samples: Its samples.
+        score: Score of the model: the mean of the task's metrics.
+        teacher_score: That of the teacher.
+        value: The former over the latter; 0 where the teacher has none to keep.
+        low: Lower bound of its 95 % bootstrap interval, both being scored on the same samples.
+        high: The upper bound.
+    """
+
+    split: str
+    samples: int
+    score: float
+    teacher_score: float
+    value: float
+    low: float
+    high: float
+
+
+def share_kept(
+    spec: TaskSpec, name: str, predictions: NDArray[Any], teacher: NDArray[Any], references: NDArray[Any]
+) -> Share:
+    """Return how much of a teacher's score is kept.
+
+    Args:
+        spec: The task.
+        name: Name of the split.
+        predictions: What the model decides, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
+        teacher: What the teacher decides.
+        references: The labels.
+
+    Raises:
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
+    from kdnas_env.tasks.metric import interval
+
+    metric = task_metric(spec)
+    scores, draws = [], []
+    for decided in (predictions, teacher):
+        values, drawn = metric.compute(predictions=decided, references=references), metric.draws(decided, references)
+        scores.append(float(np.mean([values[metric_name] for metric_name in spec.metrics])))
+        draws.append(np.mean([drawn[metric_name] for metric_name in spec.metrics], axis=0))
+    own, theirs = scores
+    ratios = np.divide(draws[0], draws[1], out=np.zeros_like(draws[0]), where=draws[1] > 0)
+    return Share(name, len(references), own, theirs, own / theirs if theirs > 0 else 0.0, *interval(ratios))
 
 
 def majority_class(data: TaskData) -> TaskScore:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,7 +27,7 @@ from kdnas_env.tasks.encoding import Example, encode, outputs, resolve_device, t
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
 from kdnas_env.tasks.heads import NativeHead, load_classifier
 from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
-from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.scores import OWN_HEAD, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 from kdnas_env.tasks.splits import choosing_splits
 
@@ -200,6 +201,36 @@ def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
         return None
     model = load_classifier(folder)
     return None if model is None else _OwnHead(model, order, spec)
+
+
+def score_own_head(model: Teacher, task: TaskData, seed: int = 0, *, device: str | None = None) -> TaskScore:
+    """Score a checkpoint with its own head, as it is.
+
+    Args:
+        model: The checkpoint.
+        task: The task.
+        seed: Seed that the score is recorded under; nothing is random.
+        device: Where the model is run.
+
+    Raises:
+        KDNASError: If it has no head for the labels of the task, or the device cannot be used.
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
+    head = own_head(model, task.spec)
+    if head is None:
+        raise KDNASError(
+            f"the head of {model.name!r} is not for the labels of the task {task.name!r}, "
+            f"{list(task.spec.labels) or 'numbers'}; name the task that it was trained for"
+        )
+    began = time.perf_counter()
+    head.to(resolve_device(device)).eval()
+    with training_lock():
+        predictions = {
+            name: task.spec.decide(predict(head, model.tokenizer, split, model.tokenizer.model_max_length))
+            for name, split in task.evaluation.items()
+        }
+    scored = score_predictions(task, predictions)
+    return TaskScore(task.name, OWN_HEAD, seed, seconds=time.perf_counter() - began, **scored)
 
 
 class _OwnHead(nn.Module):

@@ -24,7 +24,7 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
     ("arguments", "said"),
     [
         ([*SEARCH, "--gpus-per-worker", "1"], "--gpus-per-worker has no effect without --ray"),
-        ([*SEARCH, "--timeout", "9"], "--timeout has no effect without workers; add --workers N"),
+        ([*SEARCH, "--timeout", "9"], "--timeout has no effect without workers; add --workers"),
         ([*SEARCH, "--asynchronous", "--round-size", "2"], "--round-size has no effect with --asynchronous"),
         ([*SEARCH, "--reward.alpha", "0", "--reward.beta", "0.5"], "--reward.beta has no effect with --reward.alpha 0"),
         (
@@ -75,12 +75,12 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
         (["table", "inspect", "--to", "x.png"], "--to has no effect without a table"),
         (["table", "inspect", "--json", "x.json"], "--json has no effect without a table"),
         (["table", "inspect", "--surrogate"], "--surrogate has no effect without a table"),
-        (["table", "verify", "imdb", "--seed", "2"], "--seed has no effect without --replay N"),
-        (["table", "verify", "imdb", "--device", "cpu"], "--device has no effect without --replay N"),
-        (["table", "verify", "imdb", "--precision", "bfloat16"], "--precision has no effect without --replay N"),
-        (["table", "verify", "imdb", "--cache-dir", "x"], "--cache-dir has no effect without --replay N"),
-        (["bench", "--decision-time", "measured"], "--decision-time has no effect without --simulated-workers N"),
-        (["run", "--search.timeout", "9"], "--search.timeout has no effect without workers; add --search.workers N"),
+        (["table", "verify", "imdb", "--seed", "2"], "--seed has no effect without --replay"),
+        (["table", "verify", "imdb", "--device", "cpu"], "--device has no effect without --replay"),
+        (["table", "verify", "imdb", "--precision", "bfloat16"], "--precision has no effect without --replay"),
+        (["table", "verify", "imdb", "--cache-dir", "x"], "--cache-dir has no effect without --replay"),
+        (["bench", "--decision-time", "measured"], "--decision-time has no effect without --simulated-workers"),
+        (["run", "--search.timeout", "9"], "--search.timeout has no effect without workers; add --search.workers"),
         (
             ["run", "--distill.corpus.split", "x"],
             "effect without --distill.corpus.source",

@@ -44,7 +44,7 @@ def flags(
             "family": ("bert", "albert"),
             "search.corpus.source": tiny_corpus_file,
             "search.space.file": space,
-            "search.speedup": 0,
+            "speedup": 0,
             "search.agent": "exhaustive",
             "search.budget": 4,
             "search.data-fraction": 1.0,
@@ -269,7 +269,7 @@ def test_bad_flags_before_anything_is_made(
         (["--stages", "train"], "train"),
         (["--stages"], "no stage is named; choose --stages from search distill glue export"),
         (["--family"], "no family is named"),
-        (["--export.to", "tflite"], "cannot export to 'tflite'"),
+        (["--export.to", "tflite"], "--export.to is 'tflite'"),
         (["--search.out", "elsewhere"], "--search.out"),
     ],
 )

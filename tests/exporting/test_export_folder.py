@@ -142,7 +142,7 @@ def test_the_model_stays(student: Path, out: str) -> None:
 
 def test_a_place_that_cannot_be_written_is_named(student: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ExportError, match=r"cannot be written to .*file/out.*--out"):
+    with pytest.raises(ExportError, match=r"cannot be written to .*file/out.*`out`"):
         write_export(student, tmp_path / "file" / "out", latency=None)
 
 

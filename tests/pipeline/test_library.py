@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -111,17 +112,25 @@ def test_an_interrupted_search_goes_on(small: dict[str, Any], tmp_path: Path) ->
     run = kdnas_env.search(resume=tmp_path / "part", cache_dir=small["cache_dir"])
     assert [record.action for record in run.records] == [record.action for record in whole.records]
     assert weights(run.path) == weights(whole.path)
-    with pytest.raises(RunError, match="--budget is 9, the run has 4"):
+    with pytest.raises(RunError, match="`budget` is 9, the run has 4"):
         kdnas_env.search(resume=run.path, budget=9)
 
 
 def test_a_finished_search_is_opened_again(small: dict[str, Any]) -> None:
     run = kdnas_env.search(**small)
+    assert run.best is not None
     again = kdnas_env.load_run(run.path)
     assert again.table() == run.table()
     assert again.best == run.best
     assert again.drawn == run.drawn
     assert again.options.to_dict() == run.options.to_dict()
+    assert repr(again) == f"SearchRun({small['out']!r}, students=4, best='{run.best.evaluation.config}')"
+    assert kdnas_env.load_run(run).table() == run.table()
+    assert kdnas_env.search(resume=run, cache_dir=small["cache_dir"]).path == run.path
+    state = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps({**state, "state": "interrupted"}))
+    with pytest.raises(RunError, match=r"go on with it by `kdnas_env\.search\(resume='.*'\)`, then distil"):
+        kdnas_env.load_run(run)
 
 
 def test_a_search_is_distilled_from(small: dict[str, Any]) -> None:
@@ -154,6 +163,27 @@ def test_settings_may_be_groups_or_plain_data(small: dict[str, Any]) -> None:
     run = kdnas_env.search(**{**small, "budget": 2})
     assert run.options.corpus.max_length == 30
     assert run.options.agent_settings == ("population_size=2",)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: kdnas_env.search(progress=True), "progress is True, which has no method 'begin'"),  # type: ignore[arg-type]
+        (lambda: kdnas_env.distill(None), "run is None; expected a folder"),  # type: ignore[arg-type]
+        (lambda: kdnas_env.distill(3), "run is 3; expected a text"),  # type: ignore[arg-type]
+        (lambda: kdnas_env.export(None), "None is no model; expected a folder"),  # type: ignore[arg-type]
+        (lambda: kdnas_env.score(3.5), "3.5 is no model; expected a folder"),  # type: ignore[arg-type]
+        (lambda: kdnas_env.score("./nowhere", tasks=["rte"]), "unknown model './nowhere'"),
+        (
+            lambda: kdnas_env.search(reward={"alpha": 0, "beta": 0.5}),
+            r"`reward.beta` has no effect with `reward.alpha=0`",
+        ),
+    ],
+)
+def test_wrong_arguments_are_named_as_such(call: Callable[[], object], message: str) -> None:
+    with pytest.raises(KDNASError, match=message) as caught:
+        call()
+    assert "--" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -45,5 +45,5 @@ def test_a_table_is_verified(table: Path) -> None:
     found = verify_table(str(table))
     assert found.table() == []
     assert found.allowed is None
-    with pytest.raises(KDNASError, match="--seed has no effect without --replay"):
+    with pytest.raises(KDNASError, match="`seed` has no effect without `replay`"):
         verify_table(str(table), seed=3)

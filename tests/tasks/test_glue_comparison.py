@@ -84,7 +84,7 @@ def test_the_undistilled_rows_are_what_they_say(models: tuple[Model, Model], tmp
 def test_a_model_without_lineage_has_fewer_rows(tiny_teacher_dirs: dict[str, Path]) -> None:
     model = load_model(tiny_teacher_dirs["albert"])
     assert [row.name for row in build_rows([model], None)] == ["student", "random", "majority"]
-    with pytest.raises(KDNASError, match=r"no row 'teacher'.*--teacher"):
+    with pytest.raises(KDNASError, match=r"no row 'teacher'.*`teacher`"):
         build_rows([model], None, ["teacher"])
     with pytest.raises(KDNASError, match=r"no row 'embeddings'.*kdnas\.json"):
         build_rows([model], None, ["embeddings"])

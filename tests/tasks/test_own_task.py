@@ -13,11 +13,12 @@ import tiny_teachers
 
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import CorpusError, KDNASError
-from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.data import check_task, load_task, read_unlabelled
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.own import OwnTask, load_own
 from kdnas_env.tasks.probing import linear_probe
 from kdnas_env.tasks.scores import majority_class
+from kdnas_env.tasks.specs import TaskSpec
 
 TEXTS = tiny_teachers.sentences()
 
@@ -221,3 +222,19 @@ def test_names_and_settings() -> None:
         OwnTask(test_split="a", test_file="b")
     with pytest.raises(KDNASError, match="kind is 'ranking'"):
         OwnTask(kind="ranking")  # type: ignore[arg-type]
+
+
+def test_unlabelled_text_is_drawn_from_the_columns_of_the_task(tmp_path: Path) -> None:
+    made = [{"text": text, "first": text, "second": text[::-1] if index else ""} for index, text in enumerate(TEXTS)]
+    path = small_tasks.write_rows(tmp_path / "more.jsonl", made)
+    single, pair = (TaskSpec("own", columns) for columns in (("body",), ("first", "second")))
+    (texts,) = read_unlabelled(path, single, 1000)
+    assert list(texts) == TEXTS
+    (drawn,) = read_unlabelled(path, single, 9, seed=1)
+    assert len(drawn) == 9
+    assert set(drawn) < set(TEXTS)
+    first, second = read_unlabelled(path, pair, 1000)
+    assert list(first) == TEXTS[1:]
+    assert second[0] == TEXTS[1][::-1]
+    with pytest.raises(CorpusError, match=r"needs two texts a row, \['a', 'b'\]"):
+        read_unlabelled(path, TaskSpec("own", ("a", "b")), 9)

@@ -78,7 +78,7 @@ class Lineage:
             {name: before},
             {name: now},
             "the student cannot be compared with what it was made from",
-            "put that back, or name the rows that do not need it with --rows",
+            "put that back, or name the rows that do not need it with `rows`",
             since="the student was distilled",
         )
 

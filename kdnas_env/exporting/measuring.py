@@ -1,0 +1,194 @@
+"""What an exported classifier is worth as it is served: size, speed and score, beside its teacher.
+
+The teacher is timed as a file of the same format: int8 makes large models faster than small ones, so that a speed-up is
+one within a format only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, LOGITS
+from kdnas_env.exporting.quantise import quantise
+from kdnas_env.latency.interleave import Pass, interleave, select_clock
+from kdnas_env.latency.onnx_runtime import INPUT_NAMES, open_graph, write_graph
+from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
+from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.scratch import scratch_folder
+from kdnas_env.tasks.encoding import encode, pad
+from kdnas_env.tasks.scores import Share, share_kept
+from kdnas_env.tasks.specs import Split, TaskData
+from kdnas_env.tasks.splits import choosing_splits
+from kdnas_env.tasks.teacher import TaskTeacher
+
+FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
+"""Files of an export by their format."""
+
+_PROBE = ("batch_size", "sequence_length", "threads")
+_SESSIONS = 5
+"""Sessions that a file is timed in: how each lays out its memory changes its speed by some percent."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of an exported classifier; plain data.
+
+    Attributes:
+        file: The file, by its path in the folder of the export.
+        format: ``float32`` or ``int8``.
+        size_mb: Its megabytes (1e6 bytes).
+        latency_ms: Milliseconds of a pass, the median over sessions.
+        teacher_latency_ms: The same of the teacher, in the same format.
+        speedup: Time of the teacher over that of the student, the median over sessions.
+        speedups: The same in each session.
+        probe: Batch size, sequence length and threads of these.
+        chosen_by: Share of the teacher's score on what candidates are chosen by.
+        scored: The same on the splits that make the score, which choose nothing.
+    """
+
+    file: str
+    format: str
+    size_mb: float
+    latency_ms: float
+    teacher_latency_ms: float
+    speedup: float
+    speedups: tuple[float, ...]
+    probe: dict[str, int]
+    chosen_by: Share
+    scored: tuple[Share, ...]
+
+    @property
+    def conditions(self) -> str:
+        """How it was measured, in words."""
+        batch, length, threads = (self.probe[name] for name in _PROBE)
+        return (
+            f"{self.file} in ONNX Runtime, beside the teacher's {self.format} file ({self.teacher_latency_ms:.2f} ms): "
+            f"batch {batch}, {length} tokens, {threads} CPU thread(s). Candidates are chosen by "
+            f"{self.chosen_by.split}, never by what is scored"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain data."""
+        return asdict(self)
+
+
+def measure_export(
+    export: Path,
+    format: str,
+    task: TaskData,
+    teacher: TaskTeacher,
+    latency: LatencySettings,
+    *,
+    cache_dir: str | None = None,
+    progress: Progress = SILENT,
+) -> Measured:
+    """Measure an exported classifier in ONNX Runtime.
+
+    Args:
+        export: Folder of the export.
+        format: Which of its files: ``float32`` or ``int8``.
+        task: The task.
+        teacher: Its teacher; where it has several members, one of them is timed.
+        latency: Batch size, sequence length, threads, and how long to measure.
+        cache_dir: Where the soft labels of the teacher are kept.
+        progress: Told what is done.
+
+    Raises:
+        RunError: If the lock of the cores cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    file = export / FILES[format]
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    progress.begin(f"timing {file.name} beside its teacher")
+    student_ms, teacher_ms, speedups = _times(file, format, task, teacher, latency)
+    progress.begin(f"scoring {file.name}")
+    session = open_graph(file, torch.get_num_threads())
+
+    def share(name: str, split: Split) -> Share:
+        decided, taught = (
+            task.spec.decide(logits)
+            for logits in (_logits(session, tokenizer, split, task), teacher.soft_labels(split.texts, cache_dir))
+        )
+        return share_kept(task.spec, name, decided, taught, split.labels)
+
+    _, choosing = choosing_splits(task)
+    names = [name for name, split in task.evaluation.items() if split is choosing]
+    with training_lock():
+        chosen_by = share(names[0] if names else "a tenth of the training split", choosing)
+        scored = tuple(share(name, task.evaluation[name]) for name in task.spec.scored)
+    return Measured(
+        file=FILES[format],
+        format=format,
+        size_mb=file.stat().st_size / 1e6,
+        latency_ms=float(np.median(student_ms)),
+        teacher_latency_ms=float(np.median(teacher_ms)),
+        speedup=float(np.median(speedups)),
+        speedups=tuple(speedups),
+        probe={name: getattr(latency, name) for name in _PROBE},
+        chosen_by=chosen_by,
+        scored=scored,
+    )
+
+
+def _times(
+    file: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings
+) -> tuple[list[float], list[float], list[float]]:
+    """Return milliseconds of the student and of the teacher, and their ratio, in each session."""
+    students, teachers, speedups = [], [], []
+    with scratch_folder("teacher") as scratch:
+        with training_lock():
+            theirs = _write_teacher(teacher, format, task, scratch)
+        clock = select_clock(settings)
+        for _ in range(_SESSIONS):
+            with probe_lock(), pinned_threads(settings.threads):
+                passes = (_pass(path, teacher.tokenizer, settings) for path in (file, theirs))
+                times = interleave(next(passes), next(passes), settings, clock)
+            students.append(float(np.median(times.student_ns)) / 1e6)
+            teachers.append(float(np.median(times.teacher_ns)) / 1e6)
+            speedups.append(float(np.median(1 / times.ratios)))
+    return students, teachers, speedups
+
+
+def _write_teacher(teacher: TaskTeacher, format: str, task: TaskData, folder: Path) -> Path:
+    """Write a member of a teacher as a file of a format."""
+    texts = Split(tuple(list(column[:2]) for column in task.train.texts), task.train.labels[:2])
+    batch = pad(encode(teacher.tokenizer, texts, teacher.max_length), teacher.tokenizer.pad_token_id)
+    example = {name: batch[name] for name in INPUT_NAMES if name in batch}
+    path = folder / "teacher.onnx"
+    write_graph(teacher.members[0], example, path, longest=teacher.max_length, outputs={LOGITS: lambda logits: logits})
+    if format == "float32":
+        return path
+    quantise(path, folder / "teacher-int8.onnx")
+    return folder / "teacher-int8.onnx"
+
+
+def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
+    """Return a pass of a file in a new session, on random tokens without padding."""
+    session = open_graph(file, settings.threads)
+    shape = settings.batch_size, settings.sequence_length
+    ids = np.random.default_rng(settings.seed).integers(tokenizer.vocab_size - 1, size=shape)
+    batch = {"input_ids": ids + (ids >= tokenizer.pad_token_id), "attention_mask": np.ones_like(ids)}
+    batch["token_type_ids"] = np.zeros_like(ids)
+    feed = {wanted.name: batch[wanted.name] for wanted in session.get_inputs()}
+    return lambda: session.run(None, feed)
+
+
+def _logits(session: Any, tokenizer: Any, split: Split, task: TaskData) -> NDArray[np.float32]:
+    """Return logits ``(samples, classes)`` or numbers ``(samples,)``, text by text, as they are served."""
+    names = [wanted.name for wanted in session.get_inputs()]
+    rows = [
+        session.run([LOGITS], {name: np.array([example[name]], dtype=np.int64) for name in names})[0][0]
+        for example in encode(tokenizer, split, tokenizer.model_max_length)
+    ]
+    logits: NDArray[np.float32] = np.stack(rows)
+    return logits[:, 0] if task.spec.regression else logits

@@ -1,0 +1,379 @@
+"""Candidates of a run with a task: its best students become classifiers in turn, until one keeps the limits.
+
+What the search promised by a probe and by a number of parameters is measured again on the exported file.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints, excess
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.exporting.cards.template import table
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.measuring import Measured, measure_export
+from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.pipeline.classifiers import TaskWork
+from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
+from kdnas_env.pipeline.export import export
+from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
+from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
+from kdnas_env.searching.run_folder import CONFIG, STUDENT
+from kdnas_env.support.atomic import read_json, write_json, write_text
+from kdnas_env.support.progress import Progress
+from kdnas_env.support.untrusted import restore
+from kdnas_env.tasks.encoding import resolve_device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MEASURED = "measured.json"
+HEADINGS = ("asked for", "measured", "95 % interval", "kept")
+"""Headings of the columns of :attr:`Line.cells` after the first."""
+
+_SECTION = "\n## Asked for and measured\n"
+_WORDS = {
+    "speedup": ("speed-up", "{:.2f}x", "{:g}x"),
+    "latency_ms": ("latency", "{:.2f} ms", "{:g} ms"),
+    "size_mb": ("size of the file", "{:.2f} MB", "{:g} MB"),
+    "parameters": ("parameters", "{:,.0f}", "{:,.0f}"),
+    "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
+}
+"""What a limit is called, and how what was measured and what was asked for are written."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was asked for and what was measured; plain data.
+
+    Attributes:
+        limit: One of the limits of :class:`kdnas_env.core.constraints.Constraints`.
+        asked: The limit; None where none was set.
+        measured: What was measured.
+        low: Lower bound of its 95 % interval; None where it has none.
+        high: The upper bound.
+        split: Split that it was measured on; None for what does not depend on text.
+        chooses: Whether candidates give way to others by it. What is scored chooses nothing.
+    """
+
+    limit: str
+    asked: float | None
+    measured: float
+    low: float | None = None
+    high: float | None = None
+    split: str | None = None
+    chooses: bool = True
+
+    @property
+    def excess(self) -> float:
+        """By how much the limit is broken, relative to it; 0 where it is kept or not set."""
+        if self.asked is None:
+            return 0.0
+        return max(0.0, float(excess(self.limit, self.asked, max(self.measured, LEAST_QUALITY))))
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the limit is kept; None where none was set."""
+        return None if self.asked is None else self.excess == 0
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
+        name, value, limit = _WORDS[self.limit]
+        bound = "at least" if self.limit in AT_LEAST else "at most"
+        return (
+            name if self.split is None else f"{name}, {self.split}",
+            "" if self.asked is None else f"{bound} {limit.format(self.asked)}",
+            value.format(self.measured),
+            "" if self.low is None or self.high is None else f"{self.low:.1%} - {self.high:.1%}",
+            {None: "", True: "yes", False: "no"}[self.kept],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and whether the limit is kept, as plain data."""
+        return {**asdict(self), "kept": self.kept}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student of the search with a head for the task, exported and measured.
+
+    Attributes:
+        place: Its place among the students of the search that keep the limits there, from 1 on.
+        path: Folder of all that was made of it.
+        config: Its architecture.
+        parameters: Its parameters, without the head.
+        speedup: Its speed-up as the search measured it.
+        reward: Its reward in the search.
+        unexplained: Unexplained variance of the teacher's states after the long distillation.
+        measured: What was measured of its export.
+        lines: What was asked for and what was measured.
+    """
+
+    place: int
+    path: Path
+    config: StudentConfig
+    parameters: int
+    speedup: float
+    reward: float
+    unexplained: float
+    measured: Measured
+    lines: tuple[Line, ...]
+
+    @property
+    def chosen(self) -> bool:
+        """Whether it keeps the limits that choose."""
+        return all(line.kept is not False for line in self.lines if line.chooses)
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether it keeps all limits, also on what is scored."""
+        return all(line.kept is not False for line in self.lines)
+
+    @property
+    def excess(self) -> float:
+        """By how much it breaks the limits that choose, all together."""
+        return sum(line.excess for line in self.lines if line.chooses)
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Folders of the student, of the classifier as transformers loads it, and of the export."""
+        student = student_folder(self.path, self.config)
+        return {"student": student / STUDENT, "classifier": student / CLASSIFIER, "export": self.path / "export"}
+
+    def to_dict(self, root: Path) -> dict[str, Any]:
+        """Return what is known as plain data, with folders relative to that of the run."""
+        return {
+            "name": str(self.place),
+            "student": self.config.to_dict(),
+            "parameters": self.parameters,
+            "speedup": self.measured.speedup,
+            "searched_speedup": self.speedup,
+            "reward": self.reward,
+            "unexplained": self.unexplained,
+            "score": self.measured.scored[0].score,
+            "kept": self.measured.scored[0].value,
+            "keeps_limits": self.keeps_limits,
+            "measured": self.measured.to_dict(),
+            "lines": [line.to_dict() for line in self.lines],
+            "files": {name: str(path.relative_to(root)) for name, path in self.files.items()},
+        }
+
+
+def student_folder(candidate: Path, config: StudentConfig) -> Path:
+    """Return the folder of what was distilled of a candidate."""
+    return candidate / "distill" / folder_name(config)
+
+
+def lines_of(limits: Constraints, measured: Measured, parameters: int) -> tuple[Line, ...]:
+    """Return what was asked for and what was measured.
+
+    Args:
+        limits: What was asked for.
+        measured: What was measured.
+        parameters: Parameters of the student, which is not measured.
+    """
+    asked = {name: getattr(limits, name) for name in limits.names}
+    plain = {
+        "speedup": measured.speedup,
+        "latency_ms": measured.latency_ms,
+        "size_mb": measured.size_mb,
+        "parameters": float(parameters),
+    }
+    lines = [Line(name, asked.get(name), value) for name, value in plain.items()]
+    shares = [(measured.chosen_by, True), *((share, False) for share in measured.scored)]
+    for share, chooses in shares:
+        lines.append(Line("keep", asked.get("keep"), share.value, share.low, share.high, share.split, chooses))
+    return tuple(lines)
+
+
+def ranked(search: Path) -> list[dict[str, Any]]:
+    """Return the students of a search that keep its limits, as its results have them, best reward first."""
+    usable = [row for row in read_results(search)["students"] if row["status"] == "ok" and not breaks_limits(row)]
+    best: dict[StudentConfig, dict[str, Any]] = {}
+    for row in sorted(usable, key=lambda row: -row["reward"]):
+        best.setdefault(StudentConfig.from_dict(row["student"]), row)
+    return list(best.values())
+
+
+def read_candidate(root: Path, place: int, row: dict[str, Any], limits: Constraints) -> Candidate | None:
+    """Return a candidate as its folder has it; None if it is not finished.
+
+    Raises:
+        RunError: If a record is malformed.
+    """
+    path, config = root / str(place), StudentConfig.from_dict(row["student"])
+    file = path / MEASURED
+    if not file.exists():
+        return None
+    try:
+        measured = restore(Measured, read_json(file))
+    except ValueError as error:
+        raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and go on with the run") from error
+    unexplained = read_json(student_folder(path, config) / DISTILLED)["unexplained"]
+    lines = lines_of(limits, measured, row["parameters"])
+    return Candidate(
+        place, path, config, row["parameters"], row["speedup"], row["reward"], unexplained, measured, lines
+    )
+
+
+def read_candidates(run: Path, options: PipelineOptions) -> list[Candidate]:
+    """Return the finished candidates of a run, in their order."""
+    rows = enumerate(ranked(run / "search")[: options.candidates], start=1)
+    read = (read_candidate(run / CANDIDATES, place, row, options.limits) for place, row in rows)
+    return [candidate for candidate in read if candidate is not None]
+
+
+def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
+    """Return the first candidate that keeps the limits, else the one that comes closest; None without candidates."""
+    return next((candidate for candidate in candidates if candidate.chosen), None) or min(
+        candidates, key=lambda candidate: candidate.excess, default=None
+    )
+
+
+def try_candidates(
+    run: Path,
+    options: PipelineOptions,
+    shared: dict[str, Any],
+    progress: Progress,
+    report: Callable[[Any], object],
+) -> None:
+    """Make the candidates of a finished search, until one keeps the limits; what is there is not made again.
+
+    Args:
+        run: Folder of the run.
+        options: What was asked for.
+        shared: What stages that train have in common.
+        progress: Receives what is done.
+        report: Called with what came of each step.
+
+    Raises:
+        KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
+    """
+    work: TaskWork | None = None
+    for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
+        candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
+        if candidate is None:
+            path, config = run / CANDIDATES / str(place), StudentConfig.from_dict(row["student"])
+            progress.say(f"\ncandidate {place} of at most {options.candidates}: {config}")
+            with _in_stage("distill"):
+                report(_distilled(path, config, run, options, shared, progress))
+            with _in_stage("export"):
+                _export(path, config, options, progress, report)
+            work = work or _task_work(options, shared, progress)
+            latency = LatencySettings(
+                **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}
+            )
+            measured = measure_export(
+                path / "export",
+                options.limits.format,
+                work.task,
+                work.teacher,
+                latency,
+                cache_dir=options.cache_dir,
+                progress=progress,
+            )
+            progress.end()
+            _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
+            write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
+            candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
+            assert candidate is not None
+            report(candidate)
+        if candidate.chosen:
+            return
+
+
+@contextmanager
+def _in_stage(stage: Stage) -> Iterator[None]:
+    try:
+        yield
+    except KDNASError as error:
+        error.stage = error.stage or stage
+        raise
+
+
+def _distilled(
+    path: Path, config: StudentConfig, run: Path, options: PipelineOptions, shared: dict[str, Any], progress: Progress
+) -> DistillRun:
+    folder = path / "distill"
+    if not (folder / CONFIG).exists():
+        shutil.rmtree(folder, ignore_errors=True)  # killed before it wrote down what it does
+    wanted = replace(
+        options.distill,
+        run=str(run / "search"),
+        students=(str(config),),
+        family=(),
+        task=options.task,
+        out=str(folder),
+        **shared,
+    )
+    return distill(wanted, progress=progress)
+
+
+def _export(
+    path: Path,
+    config: StudentConfig,
+    options: PipelineOptions,
+    progress: Progress,
+    report: Callable[[Any], object],
+) -> None:
+    out = path / "export"
+    if not (out / EXPORT).exists():
+        model = student_folder(path, config) / CLASSIFIER
+        int8 = options.export.int8 or options.limits.format == "int8"
+        report(export(replace(options.export, model=str(model), int8=int8, out=str(out)), progress=progress))
+
+
+def _extend_card(export: Path, lines: Sequence[Line], measured: Measured) -> None:
+    """Have the model card of an export say what was asked for and what was measured."""
+    card = export / "README.md"
+    before, _, _ = card.read_text(encoding="utf-8").partition(_SECTION)
+    rows = table(("", *HEADINGS), [line.cells for line in lines])
+    write_text(card, f"{before}{_SECTION}\n{rows}\n{measured.conditions}.\n")
+
+
+def _task_work(options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> TaskWork:
+    teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
+    compute = {name: shared[name] for name in ("seed", "device", "cache_dir")}
+    return TaskWork.of(options.task, teacher, **compute, progress=progress)
+
+
+def draw_candidates(candidates: Sequence[Candidate], limits: Constraints) -> Figure:
+    """Draw the candidates: share of the teacher's score against speed-up, and the limits of both."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for candidate in candidates:
+        measured = candidate.measured
+        for share, colour, label in (
+            (measured.chosen_by, "#8a8a8a", f"{measured.chosen_by.split}, by which candidates are chosen"),
+            (measured.scored[0], "#2c6fbb", f"{measured.scored[0].split}, which chooses nothing"),
+        ):
+            errors = [[max(0.0, share.value - share.low)], [max(0.0, share.high - share.value)]]
+            axes.errorbar(
+                [measured.speedup],
+                [share.value],
+                yerr=errors,
+                fmt="o",
+                capsize=3,
+                color=colour,
+                label=label if candidate is candidates[0] else None,
+            )
+        place = (measured.speedup, measured.scored[0].value)
+        axes.annotate(str(candidate.place), place, (6, 4), textcoords="offset points")
+    if limits.speedup:
+        axes.axvline(limits.speedup, color="#c0392b", linewidth=1, label="limits")
+    if limits.keep:
+        axes.axhline(limits.keep, color="#c0392b", linewidth=1, label=None if limits.speedup else "limits")
+    axes.set_xlabel(f"speed-up of the exported file ({limits.format}) in ONNX Runtime")
+    axes.set_ylabel("share of the teacher's score")
+    axes.legend(fontsize=8)
+    return figure

@@ -1,0 +1,155 @@
+"""Classifiers of a task: its teacher, the students that learn from it, and what is left of each beside the student."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kdnas_env.distillation.student.folder import read_lineage
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.errors import RunError
+from kdnas_env.exporting.classifier import save_classifier
+from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.support.progress import Progress
+from kdnas_env.tasks.data import load_task, read_unlabelled
+from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
+from kdnas_env.tasks.finetuning import FinetuneSettings
+from kdnas_env.tasks.heads import NATIVE
+from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.scores import TaskScore, score_predictions
+from kdnas_env.tasks.specs import EMBEDDED_TASKS, TaskData
+from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+
+_TAUGHT = "task teacher"
+
+
+@dataclass(frozen=True, eq=False)
+class TaskWork:
+    """A task, its teacher and its text: what the classifiers of several students have in common.
+
+    Attributes:
+        task: The task.
+        teacher: Its teacher.
+        teacher_score: How well that does.
+        unlabelled: Text of the domain without labels.
+        settings: How students learn.
+        seed: Seed of everything random.
+        cache_dir: Where teacher and soft labels are kept.
+    """
+
+    task: TaskData
+    teacher: TaskTeacher
+    teacher_score: TaskScore
+    unlabelled: Texts
+    settings: TaskDistillationSettings
+    seed: int
+    cache_dir: str | None
+
+    @classmethod
+    def of(
+        cls,
+        options: TaskOptions,
+        teacher: Teacher,
+        *,
+        seed: int,
+        device: str | None,
+        cache_dir: str | None,
+        progress: Progress,
+    ) -> TaskWork:
+        """Read the task and have its teacher made ready: fine-tuned, unless it was before or has a head that fits.
+
+        Args:
+            options: The task.
+            teacher: The encoder, or a checkpoint with a head.
+            seed: Seed of everything random.
+            device: Where models are run.
+            cache_dir: Where teacher and soft labels are kept.
+            progress: Receives what is done.
+
+        Raises:
+            KDNASError: If the task or its text cannot be read.
+        """
+        assert options.name is not None
+        task = load_task(options.name, own=options.own)
+        tuning = FinetuneSettings(max_length=options.max_length, device=device)
+        unlabelled: Texts = ()
+        source = options.unlabelled or ("demo:all" if options.name in EMBEDDED_TASKS else None)
+        if source not in (None, "none"):
+            unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, seed)
+        progress.begin(f"teacher of {task.name}")
+        taught = task_teacher(
+            teacher,
+            task,
+            TeacherSettings(teachers=options.teachers, finetuning=tuning, seed=seed),
+            cache_dir=cache_dir,
+            progress=progress,
+        )
+        progress.begin(f"scoring the teacher of {task.name}")
+        logits = {name: taught.soft_labels(split.texts, cache_dir) for name, split in task.evaluation.items()}
+        predictions = {name: task.spec.decide(values) for name, values in logits.items()}
+        score = TaskScore(task.name, _TAUGHT, seed, **score_predictions(task, predictions))
+        student = tuning.changed({"epochs": options.epochs, "pooling": NATIVE})
+        settings = TaskDistillationSettings(finetuning=student)
+        return cls(task, taught, score, unlabelled, settings, seed, cache_dir)
+
+    def classify(self, student: Path, folder: Path, progress: Progress) -> ClassifierRecord:
+        """Have a student learn the task, unless it did before, and return what is known of the classifier.
+
+        Args:
+            student: Folder of the student.
+            folder: Folder of the classifier; the checkpoints of a distillation that is not finished lie beside it.
+            progress: Receives what is done.
+
+        Raises:
+            RunError: If the folder holds a classifier that was made otherwise.
+        """
+        encoder, lineage = load_teacher(student), read_lineage(student)
+        record = read_classifier_record(folder)
+        if record is not None:
+            origin = read_lineage(folder)
+            stages = None if lineage is None or origin is None else origin.stages[:-1]
+            if not self._made(record) or (lineage is not None and lineage.stages != stages):
+                raise RunError(
+                    f"{str(folder)!r} holds a classifier of another student or task, or of other settings; give "
+                    "another folder with `out`"
+                )
+            return record
+        made_of = [encoder.fingerprint, self.task.fingerprint, self.teacher.fingerprint, self.seed]
+        key = key_of([*made_of, asdict(self.settings), list(map(list, self.unlabelled))])
+        checkpoints = folder.with_name(f"{folder.name}-checkpoints")
+        progress.begin(f"distilling {self.task.name} into {folder.parent.name}")
+        distilled = distil_task(
+            encoder.model,
+            encoder.tokenizer,
+            self.task,
+            self.teacher,
+            self.settings,
+            self.seed,
+            unlabelled=self.unlabelled,
+            checkpoints=checkpoints / key[:16],
+            cache_dir=self.cache_dir,
+            on_progress=progress.advance,
+        )
+        record = save_classifier(
+            folder,
+            distilled,
+            encoder.tokenizer,
+            self.task,
+            self.teacher,
+            lineage=lineage,
+            teacher_score=self.teacher_score,
+        )
+        shutil.rmtree(checkpoints)
+        return record
+
+    def _made(self, record: ClassifierRecord) -> bool:
+        """Whether a classifier was made for this task, from this teacher, with these settings."""
+        details = record.score.details
+        return (
+            record.task["fingerprint"] == self.task.fingerprint
+            and record.teacher["fingerprint"] == self.teacher.fingerprint
+            and record.score.seed == self.seed
+            and all(details.get(name) == value for name, value in asdict(self.settings).items())
+        )

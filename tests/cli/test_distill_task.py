@@ -1,0 +1,127 @@
+"""Tasks are distilled into the students of a search, or into one student alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_tasks
+import tiny_teachers
+from complaints import complaint
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.errors import KDNASError
+
+Searched = tuple[Path, Path, str]
+
+
+@pytest.fixture(scope="module")
+def searched(finish_search: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    """A small search, the file of a task that words decide, and the cache."""
+    root = tmp_path_factory.mktemp("searched")
+    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
+    run = finish_search(root, space, budget=2, round_size=2, speedup=0)
+    made = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:100]]
+    return run, small_tasks.write_rows(root / "my.csv", made), str(root / "cache")
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def out(searched: Searched) -> Path:
+    """The folder of a distillation with a task. Do not write into it."""
+    run, task, cache = searched
+    folder = run.parent / "distill"
+    flags = ["distill", str(run), "--task", str(task), "--epochs", "1", "--task.epochs", "2", "--out", str(folder)]
+    assert main([*flags, "--cache-dir", cache, "--threads", "1", "--device", "cpu"]) == 0
+    return folder
+
+
+def test_students_of_a_search_learn_a_task(searched: Searched, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, _, cache = searched
+    classifier = out / "best" / "classifier"
+    assert {path.name for path in (out / "best").iterdir()} == {"student", "distilled.json", "curve.png", "classifier"}
+    record = json.loads((classifier / "task.json").read_text())
+    assert record["task"]["labels"] == ["false", "true"]
+    assert record["teacher_score"]["scored"] == ["test"]
+    lineage = json.loads((classifier / "kdnas.json").read_text())
+    assert [stage["stage"] for stage in lineage["stages"]] == ["mini-kd", "full-kd", "task distillation"]
+    before = files(out / "best")
+    assert main(["distill", str(run), "--out", str(out), "--cache-dir", cache]) == 0
+    assert files(out / "best") == before
+    printed = capsys.readouterr().out
+    assert "Students of the task my" in printed
+    assert f"classifier: {classifier}" in printed
+    said = complaint(["distill", str(run), "--task", "imdb", "--out", str(out)], capsys)
+    assert "--task.name is 'imdb', the run has" in said
+
+
+def test_a_student_learns_a_task_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: Path) -> None:
+    run, task, cache = searched
+    compute: dict[str, Any] = {"cache_dir": cache, "threads": 1, "device": "cpu", "out": str(tmp_path / "made")}
+    given: dict[str, Any] = {"name": str(task), "unlabelled": str(tiny_corpus_file), "unlabelled_samples": 60}
+    made = kdnas_env.distill(run / "student", task={**given, "epochs": 1}, **compute)
+    (classifier,) = made.classifiers
+    assert made.students == ()
+    assert classifier.folder == tmp_path / "made"
+    details = classifier.record.score.details
+    assert details["unlabelled_samples"] + details["unlabelled_left_out"] == 60
+    assert classifier.model().config.id2label == {0: "false", 1: "true"}
+    before = files(tmp_path)
+    again = kdnas_env.distill(run / "student", task={**given, "epochs": 1}, **compute)
+    assert again.classifiers[0].record.score == classifier.record.score
+    assert files(tmp_path) == before
+    with pytest.raises(KDNASError, match="of other settings; give another folder with `out`"):
+        kdnas_env.distill(run / "student", task={**given, "epochs": 2}, **compute)
+
+
+def test_a_classifier_is_scored_with_its_own_head(searched: Searched, out: Path, tmp_path: Path) -> None:
+    classifier = out / "best" / "classifier"
+    few: dict[str, Any] = {"seeds": 2, "epochs": 1, "latency": {"runtime": "analytic"}, "device": "cpu"}
+    scores = kdnas_env.score(classifier, out=tmp_path / "scores", cache_dir=searched[2], **few)
+    rows = {row["name"]: row for row in scores.table()}
+    assert [*rows] == ["teacher", "student", "majority"]
+    assert rows["student"]["title"].endswith(", its own head")
+    record = json.loads((classifier / "task.json").read_text())
+    assert rows["student"]["my"] == record["score"]["metrics"]["test"]["accuracy"]
+    assert [cell.seed for cell in scores.scores if cell.row == "student"] == [0]
+    with pytest.raises(KDNASError, match=r"is not for the labels of the task 'rotten_tomatoes', \["):
+        kdnas_env.score(classifier, task="rotten_tomatoes", rows=["student"], out=tmp_path / "other", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "is a model, no run; name the folder of a search, or the task"),
+        (["--task", "sst-2"], "unknown task 'sst-2'"),
+        (["--task", "nowhere.csv"], "'nowhere.csv' is not there"),
+        (["--task", "imdb", "--epochs", "2"], "--epochs has no effect on the folder of a student"),
+        (["--task", "imdb", "--task.label-column", "y"], "--task.label-column has no effect on the task imdb"),
+        (["--task.teachers", "3"], "--task.teachers has no effect without a task"),
+        (
+            ["--task", "my.csv", "--task.unlabelled-samples", "9"],
+            "--task.unlabelled-samples has no effect without text",
+        ),
+        (["--task", "imdb", "--task.teachers", "0"], "teachers is 0"),
+    ],
+)
+def test_what_is_refused(
+    searched: Searched, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = searched[0] / "student"
+    assert message in complaint(["distill", str(student), *flags, "--cache-dir", searched[2]], capsys)
+    assert not (searched[0] / "classifier").exists()
+
+
+def test_several_processes_are_refused(
+    searched: Searched, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    said = complaint(["distill", str(searched[0] / "student"), "--task", str(searched[1])], capsys)
+    assert "a task is distilled in one process" in said

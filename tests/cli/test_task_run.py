@@ -1,0 +1,241 @@
+"""From labels and limits to a classifier: the command of the README, with small settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import small_tasks
+import tiny_teachers
+from complaints import complaint
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.pipeline.candidates import Candidate, Line, best_candidate
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def flags(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Flags:
+    """Return the command line of the README with small settings; keywords change flags."""
+    root = tmp_path_factory.mktemp("task")
+    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
+    (root / "space.json").write_text(json.dumps(space))
+    made = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:120]]
+    (command,) = re.findall(r"^kdnas (run --task .*)$", README, re.MULTILINE)
+    words = shlex.split(command)
+    given = dict(zip(words[1::2], words[2::2], strict=True))
+    assert set(given) == {"--task", "--teacher", "--speedup", "--max-mb", "--keep"}
+    given |= {
+        "--task": str(small_tasks.write_rows(root / "my.csv", made)),
+        "--teacher": str(tiny_teacher_dirs["bert"]),
+        "--speedup": "1.2",
+        "--keep": "0.2",
+        "--task.epochs": "1",
+        "--task.unlabelled": str(tiny_corpus_file),
+        "--search.corpus.source": str(tiny_corpus_file),
+        "--search.space.file": str(root / "space.json"),
+        "--search.agent": "exhaustive",
+        "--search.budget": "2",
+        "--search.round-size": "2",
+        "--search.data-fraction": "1.0",
+        "--search.latency.runtime": "analytic",
+        "--distill.epochs": "2",
+        "--device": "cpu",
+        "--threads": "1",
+        "--cache-dir": str(root / "cache"),
+    }
+
+    def make(out: Path, **changes: str) -> list[str]:
+        changed = {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}
+        values = given | {"--out": str(out)} | changed
+        return ["run", "--export.no-latency", *(word for pair in values.items() for word in pair)]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Do not write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(flags(folder, format="int8")) == 0
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def resumed(folder: Path, flags: Flags, *more: str) -> list[str]:
+    arguments = flags(folder)
+    cache = arguments[arguments.index("--cache-dir") + 1]
+    return ["run", "--resume", str(folder), "--cache-dir", cache, *more]
+
+
+def test_it_ends_with_what_was_asked_for_and_what_was_measured(
+    run: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (run / "candidates").rglob("*.*")}
+    assert main(resumed(run, flags)) == 0
+    assert {path: path.stat().st_mtime_ns for path in (run / "candidates").rglob("*.*")} == before
+    printed = " ".join(capsys.readouterr().out.split())
+    summary = read(run / "summary.json")
+    assert (summary["best"], summary["keeps_limits"]) == ("1", True)
+    assert summary["limits"]["size_mb"] == 10
+    (student,) = summary["students"]
+    files = {name: run / place for name, place in student["files"].items()}
+    served = files["export"] / "onnx" / "model_quantized.onnx"
+    lines = {(line["limit"], line["split"]): line for line in student["lines"]}
+    assert [*lines] == [
+        *(("speedup", None), ("latency_ms", None), ("size_mb", None), ("parameters", None)),
+        *(("keep", "validation"), ("keep", "test")),
+    ]
+    assert {limit: line["kept"] for (limit, split), line in lines.items() if split != "validation"} == {
+        **{"speedup": True, "size_mb": True, "keep": True},
+        **{"latency_ms": None, "parameters": None},
+    }
+    assert lines["size_mb", None]["measured"] == served.stat().st_size / 1e6
+    share = lines["keep", "test"]
+    assert share["low"] <= share["measured"] <= share["high"]
+    assert student["kept"] == share["measured"]
+    assert [line["chooses"] for line in student["lines"]] == [True] * 5 + [False]
+    for shown in ("at least 1.2x", "at most 10 MB", "teacher's score kept, test", f"export: {files['export']}"):
+        assert shown in printed
+    assert (run / "candidates.png").stat().st_size > 0
+    assert f"kdnas run --resume {run} [--candidates N]" in (run / "README.md").read_text()
+    card = (files["export"] / "README.md").read_text()
+    assert "Asked for and measured" in card
+    assert "| speed-up | at least 1.2x |" in card
+
+
+def test_it_is_a_record_in_python(run: Path) -> None:
+    done = kdnas_env.run(resume=run)
+    assert done.keeps_limits
+    assert done.best is not None
+    assert done.best.measured.speedups
+    (row,) = done.table()
+    assert row["speedup"] == done.best.measured.speedup
+    assert not any(isinstance(value, list | dict) for value in row.values())
+    assert done.plot().axes
+    assert len(repr(done)) < 3000
+
+
+def test_a_student_that_breaks_a_limit_gives_way(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The size that the search goes by leaves the graph out, which is most of so small a file."""
+    folder = tmp_path / "run"
+    assert main(flags(folder, max_mb="0.03", candidates="1")) == 1
+    printed = capsys.readouterr().out
+    assert "no classifier keeps all limits; of 1 candidate(s) the nearest is 1" in printed
+    assert main(resumed(folder, flags, "--candidates", "2")) == 1
+    assert "of 2 candidate(s) the nearest is" in capsys.readouterr().out
+    summary = read(folder / "summary.json")
+    assert not summary["keeps_limits"]
+    assert [student["name"] for student in summary["students"]] == ["1", "2"]
+    for student in summary["students"]:
+        (size,) = [line for line in student["lines"] if line["limit"] == "size_mb"]
+        assert size["kept"] is False
+    sizes = [student["measured"]["size_mb"] for student in summary["students"]]
+    assert summary["best"] == str(1 + sizes.index(min(sizes)))
+
+
+def test_no_student_of_the_search_keeps_the_limits(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(tmp_path / "run", speedup="900")) == 1
+    assert "no student of the search keeps the limits" in capsys.readouterr().out
+    summary = read(tmp_path / "run" / "summary.json")
+    assert (summary["best"], summary["students"]) == (None, [])
+
+
+def test_what_chooses(tmp_path: Path) -> None:
+    def candidate(place: int, *lines: Line) -> Candidate:
+        nothing: Any = None
+        return Candidate(place, tmp_path, nothing, 1, 1.0, 1.0, 0.1, nothing, lines)
+
+    slow = candidate(1, Line("speedup", 8.0, 4.0))
+    nearer = candidate(2, Line("speedup", 8.0, 7.9), Line("keep", 0.9, 0.5, split="test", chooses=False))
+    good = candidate(3, Line("speedup", 8.0, 8.0), Line("keep", 0.9, 0.5, split="test", chooses=False))
+    assert best_candidate([]) is None
+    assert best_candidate([slow, nearer]) is nearer
+    assert best_candidate([slow, nearer, good]) is good
+    assert Line("latency_ms", 2.0, 3.0).excess == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "nowhere.csv"}, "'nowhere.csv' is not there"),
+        ({"task.label-column": "mood"}, "has no column 'mood'; its columns are"),
+        ({"family": "all"}, "--family has no effect with --task"),
+        ({"glue.seeds": "3"}, "--glue.seeds has no effect with --task"),
+        ({"candidates": "0"}, "--candidates is 0"),
+        ({"keep": "1.5"}, "--keep is 1.5"),
+    ],
+)
+def test_what_is_refused_before_anything_is_made(
+    flags: Flags, tmp_path: Path, changes: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in complaint(flags(tmp_path / "run", **changes), capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--candidates has no effect without a task" in complaint(["run", "--candidates", "2"], capsys)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = flags(folder, format="int8")
+    for pattern in (
+        "search/evaluations.sqlite",
+        "candidates/1/distill/*/checkpoints/checkpoint-*",
+        "candidates/1/distill/*/classifier-checkpoints/*/*/checkpoint-*",
+        "candidates/1/.export*",
+        "candidates/1/export",
+    ):
+        process = start(arguments)
+        deadline = time.monotonic() + 240
+        while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == -signal.SIGKILL, output
+        arguments = resumed(folder, flags)
+    assert main(arguments) == 0
+    files = [path.relative_to(run) for path in run.rglob("*") if path.name == "model.safetensors"]
+    files += [path.relative_to(run) for path in run.rglob("*.onnx")]
+    assert len(files) == 6
+    for file in files:
+        assert (folder / file).read_bytes() == (run / file).read_bytes(), file
+    assert not list((folder / "candidates" / "1").glob(".*"))
+    ours, theirs = (read(path / "summary.json")["students"][0] for path in (folder, run))
+    for name in ("student", "reward", "unexplained", "score", "kept"):
+        assert ours[name] == theirs[name]
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "kdnas_env", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
