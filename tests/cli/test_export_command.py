@@ -43,8 +43,8 @@ def test_weights_alone_lie_beside_the_model_by_default(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"to": "tflite"}, r"--to is 'tflite'; choose one of"),
-        ({"to": "safetensors", "int8": True}, r"--int8 quantises the graph"),
+        ({"to": "tflite"}, r"to is 'tflite'; choose one of"),
+        ({"to": "safetensors", "int8": True}, r"`int8` quantises the graph"),
         ({"push": "not a name"}, r"'not a name' is not the name of a model on the hub"),
         ({"sequence_length": 1000}, r"sequence_length is 1000; the model takes at most 66 tokens"),
         ({"sequence_length": 0}, r"sequence_length is 0"),
