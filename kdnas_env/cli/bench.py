@@ -71,7 +71,8 @@ def _number(value: float | None, form: str) -> str:
 def _say_more(console: SafeConsole, results: RaceResults) -> None:
     summary, folder = results.summary, results.path
     legend = (
-        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise; on the way: its "
+        "regret: 0 is the optimum of the table, 1 the exact median of random search without noise, under limits both "
+        "among the students that keep them; on the way: its "
         f"mean over the budget; wins: how likely less than that of {summary['reference']}, with which p "
         f"compares; top 1 %, optimum: share of the searches that found it, after: {summary['unit']} in the median; "
         "front: share of the exact hypervolume; repeated: duplicates in a search; ms: processor time of a decision"

@@ -338,6 +338,8 @@ def _plain(record: Record) -> dict[str, Any]:
 def search(teacher: str | SearchOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> SearchRun:
     """Search for a small, fast student of a teacher, and keep the best in a run folder.
 
+    Without ``limits`` students have to be at least 5 times as fast as the teacher; ``limits={"speedup": 0}`` sets none.
+
     A search that was interrupted (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``: the same seed makes the same
     proposals, and the store answers what was evaluated before.
 
