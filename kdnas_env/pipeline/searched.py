@@ -172,7 +172,7 @@ def choose(run: Path, families: tuple[str, ...], students: tuple[str, ...] = ())
     usable = [row for row in rows if row["status"] == "ok" and not breaks_limits(row)]
     ranked = [StudentConfig.from_dict(row["student"]) for row in sorted(usable, key=lambda row: -row["reward"])]
     if not ranked:
-        raise NoStudentError(f"the search in {str(run)!r} has no student to distil: {_why_none(rows)}")
+        raise NoStudentError(f"the search in {str(run)!r} has no student: {_why_none(rows)}")
     bests = {family: next((config for config in ranked if config.family == family), None) for family in FAMILIES}
     chosen: list[Chosen] = []
     for family in families:

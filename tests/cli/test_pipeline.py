@@ -107,7 +107,7 @@ def scores(folder: Path) -> list[tuple[Any, ...]]:
 def test_a_run_whose_search_has_no_student_keeps_it_and_ends_with_1(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags(tmp_path / "run", search__speedup=1000, family="best")) == 1
+    assert main(flags(tmp_path / "run", speedup=1000, family="best")) == 1
     printed = capsys.readouterr()
     assert "no student keeps the limits. The nearest of" in " ".join(printed.out.split())
     assert "has no student: 4 of 4 break its limits" in " ".join(printed.err.split())

@@ -193,16 +193,16 @@ def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
 def study(tree: Path, tmp_path: Path) -> list[str]:
     data = small_tasks.write_original_layout(tmp_path / "glue")
     values: dict[str, Any] = {
-        "n": 4,
+        "students": 4,
         "repeated": 0,
-        "mini-seeds": 1,
+        "short-seeds": 1,
         "epochs": 1,
         "batch-size": 8,
         "text.max-length": 40,
     }
-    values |= {"task": "rte", "data": data, "threads": 1, "cache-dir": tree / "cache", "out": tmp_path / "study"}
+    values |= {"tasks": "rte", "data": data, "threads": 1, "cache-dir": tree / "cache", "out": tmp_path / "study"}
     flat = (str(part) for name, value in values.items() for part in (f"--{name}", value))
-    return ["study", "proxy", str(tree / "run"), "--no-finetune", *flat]
+    return ["study", "proxy", str(tree / "run"), *flat]
 
 
 def test_a_study_is_not_made_on_another_text(tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
