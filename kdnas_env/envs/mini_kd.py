@@ -49,7 +49,7 @@ class SearchSettings:
     penalty: float | None = None
     loss: str | None = None
     task: str | Mapping[str, Any] | None = None
-    quality: str | None = None
+    quality: str = IMITATION
     duplicates: str = "charge"
     limits: Mapping[str, Any] | None = None
     constraints: str = "reward"
@@ -81,12 +81,11 @@ class SearchSettings:
 
     @property
     def reward(self) -> KDReward:
-        """The reward: by the task, if there is one; for recipe ``seed`` by the training loss, as its text has it."""
-        quality = self.quality or (IMITATION if self.task is None else TASK)
-        if quality == TASK and self.task is None:
+        """The reward; for recipe ``seed`` by the training loss, as the original text has it, unless by the task."""
+        if self.quality == TASK and self.task is None:
             raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name one with task")
-        loss = self.loss or ("train_raw" if self.recipe == "seed" and quality == IMITATION else "heldout")
-        return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=quality)
+        loss = self.loss or ("train_raw" if self.recipe == "seed" and self.quality == IMITATION else "heldout")
+        return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=self.quality)
 
     @property
     def fidelity(self) -> Fidelity:
@@ -220,7 +219,7 @@ class MiniKDEnv(KDNASEnv):
     | `penalty`         | `None`      | reward of what fails or cannot be built; None: -1                            |
     | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
     | `task`            | `None`      | what students are for: the name of a task, or fields of `SearchTask`         |
-    | `quality`         | `None`      | `imitation` or `task` counts; None: `task` where there is one                |
+    | `quality`         | `imitation` | what the reward goes by: `imitation`, or the `task`                          |
     | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
     | `limits`          | `None`      | what a student has to keep, such as `{"speedup": 5}`                         |
     | `constraints`     | `"reward"`  | effect of a broken limit: a lower `reward`, or a `cost` beside it            |

@@ -220,9 +220,9 @@ class RewardOptions:
     constant and changes no choice; use alpha for that."""
     loss: str | None = None
     """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe seed train_raw."""
-    quality: Literal["imitation", "task"] | None = None
-    """What a student is rewarded for: imitation of the teacher's states, or the task, on which it is tried after a
-    short training on the soft labels of the task's teacher; by default the task, where there is one (--task)."""
+    quality: Literal["imitation", "task"] = "imitation"
+    """What a student is rewarded for: imitation of the teacher's states, or the task (--task), on which it is tried
+    after a short training on the soft labels of the task's teacher."""
 
 
 IN_PLACE = "with `resume`; a run goes on in its own folder"

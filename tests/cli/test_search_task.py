@@ -31,15 +31,15 @@ def results(folder: Path) -> dict[str, Any]:
     return data
 
 
-def test_a_search_goes_by_its_task_unless_told_otherwise(
+def test_a_search_goes_by_its_task_where_that_is_wanted(
     task_flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(task_flags(budget=3)) == 0
+    assert main(task_flags(budget=3, reward__quality="task")) == 0
     assert "Best students by quality task" in capsys.readouterr().out
     by_task = results(tmp_path / "run")
     assert by_task["quality"] == "task"
     assert all(row["loss"] == row["task_unexplained"] > 0 for row in by_task["students"])
-    assert main(task_flags(budget=3, reward__quality="imitation", out=tmp_path / "other")) == 0
+    assert main(task_flags(budget=3, out=tmp_path / "other")) == 0
     assert "Best students by quality imitation" in capsys.readouterr().out
     other = results(tmp_path / "other")
     assert other["quality"] == "imitation"
