@@ -52,7 +52,7 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
 def print_notes(console: SafeConsole, notes: Sequence[str], options: Any) -> None:
     """Print what became of the text of a command, in sentences that name its flags."""
     for note in notes:
-        console.say(f"corpus: {typed(note, type(options))}", "warning")
+        console.say(f"corpus: {typed(note, type(options), _GROUPS[CorpusError])}", "warning")
 
 
 def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:
