@@ -243,7 +243,7 @@ def locate(
             _refuse(name, layout.given(), f"a folder of files that are read as {found.name}")
         return found
     if _looks_like_path(name):
-        raise CorpusError(f"corpus {name!r} is not there: no such file or folder")
+        raise CorpusError(f"{name!r} is not there: no such file or folder")
     _refuse(name, layout.given(), "a dataset of the hub")
     _require_hub_dataset(name)
     return None
