@@ -123,7 +123,7 @@ def _command_line(call: str) -> str:
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
-    """Return the flags of name name that are meant: those of the group, those typed, else the least nested."""
+    """Return the flags that a name stands for: those of the group, those typed, else the least nested."""
     for likely in (
         [name for name in flags if any(f"{group}." in name for group in groups)],
         [name for name in flags if name in given],

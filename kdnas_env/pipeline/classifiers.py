@@ -19,7 +19,7 @@ from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.scores import TaskScore, score_predictions
-from kdnas_env.tasks.specs import EMBEDDED_TASKS, TaskData
+from kdnas_env.tasks.specs import TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _TAUGHT = "task teacher"
@@ -75,8 +75,8 @@ class TaskWork:
         task = load_task(options.name, own=options.own)
         tuning = FinetuneSettings(max_length=options.max_length, device=device)
         unlabelled: Texts = ()
-        source = options.unlabelled or ("demo:all" if options.name in EMBEDDED_TASKS else None)
-        if source not in (None, "none"):
+        source = unlabelled_source(options.name, options.unlabelled)
+        if source is not None:
             unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, seed)
         progress.begin(f"teacher of {task.name}")
         taught = task_teacher(

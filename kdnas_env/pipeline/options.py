@@ -24,7 +24,7 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.own import OwnTask, is_own
-from kdnas_env.tasks.specs import EMBEDDED_TASKS, TASKS
+from kdnas_env.tasks.specs import NO_TEXT, TASKS, unlabelled_source
 
 OptionsT = TypeVar("OptionsT")
 
@@ -139,7 +139,7 @@ class TaskOptions(OwnTask):
     PATHS: ClassVar[tuple[str, ...]] = tuple(
         f"task.{name}" for name in ("name", "unlabelled", "validation_file", "test_file")
     )
-    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, "none")
+    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, NO_TEXT)
 
     name: str | None = None
     """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
@@ -174,7 +174,7 @@ class TaskOptions(OwnTask):
         if not is_own(self.name):
             laid_out = f"on the task {self.name}, which is none of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}
-        if self.unlabelled == "none" or (self.unlabelled is None and self.name not in EMBEDDED_TASKS):
+        if unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why
 

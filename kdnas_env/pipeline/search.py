@@ -42,7 +42,6 @@ from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import command
 from kdnas_env.tasks.own import OwnTask
-from kdnas_env.tasks.specs import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,11 +83,8 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "gpus_per_worker",
         "timeout",
     )
-    PATHS: ClassVar[tuple[str, ...]] = (
-        *("teacher", "corpus.source", "space.file"),
-        *("task.name", "task.unlabelled", "task.validation_file", "task.test_file"),
-    )
-    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, "none")
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file", *TaskOptions.PATHS)
+    NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"

@@ -153,6 +153,22 @@ TASKS: Mapping[str, TaskSpec] = {spec.name: spec for spec in _SPECS}
 EMBEDDED_TASKS = (EMBEDDED_TASK, EMBEDDED_REVIEWS)
 GLUE_TASKS = tuple(name for name in TASKS if name not in EMBEDDED_TASKS)
 
+NO_TEXT = "none"
+"""In place of a source of unlabelled text: there shall be none."""
+
+_EMBEDDED_TEXT = "demo:all"
+
+
+def unlabelled_source(task: str, source: str | None) -> str | None:
+    """Return where the unlabelled text of a task comes from; None if there is none.
+
+    Args:
+        task: Name of the task.
+        source: The source that is asked for, or ``none``; None for the default, which only the embedded tasks have.
+    """
+    source = source or (_EMBEDDED_TEXT if task in EMBEDDED_TASKS else NO_TEXT)
+    return None if source == NO_TEXT else source
+
 
 def task_spec(name: str) -> TaskSpec:
     """Return what a task is.

@@ -29,13 +29,12 @@ from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.divergence import Departure, departure, divergences
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.own import OwnTask
-from kdnas_env.tasks.specs import EMBEDDED_TASKS, REGRESSION, TaskData, TaskSpec
+from kdnas_env.tasks.specs import REGRESSION, TaskData, TaskSpec, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _ORDER, _DRAW = 11, 12
 _SOLVER_STEPS = 100
 _LEAST_SAMPLES = 8
-EMBEDDED_TEXT, NO_TEXT = "demo:all", "none"
 _JUDGED_SHARE = 1 / 3
 
 
@@ -145,8 +144,8 @@ class SearchTask(Settings):
         Raises:
             CorpusError: If it cannot be read.
         """
-        source = self.unlabelled or (EMBEDDED_TEXT if self.name in EMBEDDED_TASKS else NO_TEXT)
-        if source == NO_TEXT:
+        source = unlabelled_source(self.name, self.unlabelled)
+        if source is None:
             return workload
         wanted, report = self.stage.samples + self.stage.heldout, workload.corpus.report
         corpus = load_corpus(
