@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, LOGITS
-from kdnas_env.exporting.quantise import quantise
 from kdnas_env.latency.interleave import Pass, interleave, select_clock
 from kdnas_env.latency.onnx_runtime import INPUT_NAMES, open_graph, write_graph
+from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
 from kdnas_env.support.libraries import quiet_transformers

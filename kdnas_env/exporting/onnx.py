@@ -12,9 +12,9 @@ import torch
 
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.check import random_batch
-from kdnas_env.exporting.quantise import DYNAMIC, quantise
 from kdnas_env.exporting.source import Source
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, open_graph, write_graph
+from kdnas_env.latency.quantise import DYNAMIC, quantise
 from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.specs import MULTI_LABEL
 
@@ -78,7 +78,7 @@ def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = D
         source: The model.
         folder: The folder.
         threads: Threads of the session.
-        scheme: One of :data:`kdnas_env.exporting.quantise.SCHEMES`.
+        scheme: One of :data:`kdnas_env.latency.quantise.SCHEMES`.
 
     Raises:
         ExportError: If the graph cannot be quantised, or the runtime refuses it.

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdnas_env.exporting.check import Check
 from kdnas_env.exporting.decisions import Decisions
-from kdnas_env.exporting.quantise import QuantisationCost
+from kdnas_env.exporting.quantisation_cost import QuantisationCost
 from kdnas_env.exporting.timing import Timing
 
 

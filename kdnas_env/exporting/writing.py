@@ -23,13 +23,14 @@ from kdnas_env.exporting.check import (
 from kdnas_env.exporting.decisions import LARGEST_SCORE_LOSS, LEAST_AGREEMENT, Decisions, compare_decisions, logits_on
 from kdnas_env.exporting.folder import EXPORT, checked_target, written_whole
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, write_float_graph, write_int8_graph
-from kdnas_env.exporting.quantise import DYNAMIC, SCHEMES, QuantisationCost, quantisation_cost
+from kdnas_env.exporting.quantisation_cost import QuantisationCost, quantisation_cost
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source, load_source
 from kdnas_env.exporting.text import Text, sample_text, task_text
 from kdnas_env.exporting.timing import Timing, time_export
 from kdnas_env.exporting.weights import WEIGHTS, write_weights
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.latency.quantise import DYNAMIC, SCHEMES
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import training_lock

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU: the graph that would be deployed, optimised as far as the runtime can."""
+"""ONNX Runtime on the CPU: the graph that would be deployed, in float32 or int8, fully optimised by the runtime."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from torch import nn
 
 from kdnas_env.errors import DependencyError, LatencyError
 from kdnas_env.latency.interleave import Pass
-from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.latency.quantise import quantise
+from kdnas_env.latency.settings import INT8, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.scratch import scratch_folder
@@ -66,17 +67,22 @@ def load(model: nn.Module, settings: LatencySettings) -> Pass:
 
 
 def open_session(model: nn.Module, settings: LatencySettings) -> Any:
-    """Export an encoder and open it: input ``input_ids``, one output, the last hidden state. No file remains.
+    """Export an encoder, quantise it where the runtime says so, and open it. No file remains.
+
+    The graph has the input ``input_ids`` and one output, the last hidden state.
 
     Raises:
         DependencyError: If the extra ``onnx`` is not installed.
         LatencyError: If the model cannot be exported, or the runtime refuses it.
     """
-    require_onnx('runtime "onnxruntime"')
+    require_onnx(f'runtime "{settings.runtime}"')
     with scratch_folder("onnx") as folder:
         path = folder / "encoder.onnx"
         try:
             write_graph(model, {"input_ids": random_ids(model, settings)}, path)
+            if settings.runtime == INT8:
+                quantise(path, int8_path := folder / "encoder-int8.onnx")
+                path = int8_path
             return open_graph(path, settings.threads)
         except (MemoryError, torch.OutOfMemoryError):
             raise

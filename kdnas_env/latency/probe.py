@@ -106,7 +106,7 @@ class LatencyProbe:
             raise LatencyError(f"runtime {self.settings.runtime!r} runs models, but that of the {role} is None")
         from kdnas_env.latency import onnx_runtime, torch_runtime
 
-        load = onnx_runtime.load if self.settings.runtime == "onnxruntime" else torch_runtime.load
+        load = torch_runtime.load if self.settings.runtime == "torch" else onnx_runtime.load
         # Exports are as much of a burden to others' probes as training is.
         with training_lock():
             return load(model, self.settings)

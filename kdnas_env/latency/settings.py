@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from kdnas_env.errors import LatencyError
 from kdnas_env.support.checks import check_number, check_whole
 
-RUNTIMES = ("torch", "onnxruntime", "analytic")
+INT8 = "onnxruntime-int8"
+"""ONNX Runtime on a graph that is quantised as an export to int8 is."""
+
+RUNTIMES = ("torch", "onnxruntime", INT8, "analytic")
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ class LatencySettings:
     A probe runs rounds of interleaved passes until the ratio is precise enough or the time is up.
 
     Attributes:
-        runtime: ``torch`` (eager), ``onnxruntime`` (exported, all graph optimisations) or ``analytic`` (a roofline
-            model of a reference machine: no measurement, equal on every machine).
+        runtime: ``torch`` (eager), ``onnxruntime`` (exported, all graph optimisations), ``onnxruntime-int8`` (the same,
+            weights and activations quantised to int8) or ``analytic`` (a roofline model of a reference machine: no
+            measurement, equal on every machine).
         batch_size: Sequences per pass.
         sequence_length: Tokens per sequence, none of them padding.
         threads: Threads of the runtime.

@@ -200,7 +200,7 @@ class LatencyOptions:
     """How students are timed beside the teacher."""
 
     runtime: str = "torch"
-    """torch, onnxruntime, or analytic (a model of a reference machine; equal runs give equal results)."""
+    """torch, onnxruntime, onnxruntime-int8, or analytic (a model of a reference machine: equal runs, equal results)."""
     batch_size: int = 1
     """Sentences per pass."""
     sequence_length: int = 50

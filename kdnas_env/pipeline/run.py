@@ -17,6 +17,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.candidates import (
     Candidate,
     best_candidate,
@@ -395,7 +396,7 @@ def _search_options(options: PipelineOptions) -> SearchStage:
     if options.task.name is not None:
         limits = replace(limits, keep=None)
         if latency.runtime == "torch":
-            latency = replace(latency, runtime="onnxruntime")
+            latency = replace(latency, runtime=INT8 if limits.format == "int8" else "onnxruntime")
     return replace(options.search, teacher=options.teacher, task=options.task, limits=limits, latency=latency)
 
 

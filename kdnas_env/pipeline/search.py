@@ -17,6 +17,7 @@ from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.mini_kd import SearchSettings
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
 from kdnas_env.errors import KDNASError, NoStudentError
+from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.options import (
     IN_PLACE,
     CorpusOptions,
@@ -394,10 +395,10 @@ def check_installed(options: SearchOptions) -> None:
     check_demo(options.teacher, options.corpus.source)
     if options.ray is not None:
         require("`ray`", "ray", "ray")
-    if options.latency.runtime == "onnxruntime":
+    if options.latency.runtime in ("onnxruntime", INT8):
         from kdnas_env.latency.onnx_runtime import require_onnx
 
-        require_onnx("`latency.runtime='onnxruntime'`")
+        require_onnx(f"`latency.runtime={options.latency.runtime!r}`")
 
 
 def _open_folder(options: SearchOptions) -> RunFolder:

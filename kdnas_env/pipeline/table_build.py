@@ -16,6 +16,7 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencyProbe, LatencySettings
+from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
 from kdnas_env.pipeline.work import Finished, Work, working
 from kdnas_env.searching.recorded import RecordedOptions
@@ -43,7 +44,7 @@ from kdnas_env.tabulation.latencies import LatencyFile, measure_latencies, model
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
-MEASURED = ("torch", "onnxruntime")
+MEASURED = ("torch", "onnxruntime", INT8)
 
 TELLING = 10
 """Students after which is said what the rest will take."""
@@ -108,8 +109,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     """Epochs of every distillation."""
     recipe: str = "default"
     """default, or seed for the recipe of the KD-NAS paper."""
-    runtimes: tuple[str, ...] = MEASURED
-    """Runtimes that students are timed with: torch, onnxruntime. Modelled latencies are always there."""
+    runtimes: tuple[str, ...] = ("torch", "onnxruntime")
+    """Runtimes that students are timed with (torch, onnxruntime, onnxruntime-int8), beside the analytic one."""
     latency: TableLatencyOptions = field(default_factory=TableLatencyOptions)
     shard: str = "1/1"
     """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""

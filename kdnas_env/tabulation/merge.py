@@ -13,6 +13,7 @@ import numpy as np
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Status
 from kdnas_env.errors import TableError
+from kdnas_env.latency.settings import RUNTIMES
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tables.surrogates.students import TOLERANCE
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
@@ -21,7 +22,6 @@ from kdnas_env.tabulation.build import FACTS, Cell, read_evaluations, read_workl
 from kdnas_env.tabulation.latencies import read_all_latencies
 
 _SHARED = ("workload", "space", "epochs", "recipe", "architecture")
-_RUNTIMES = ("torch", "onnxruntime", "analytic")
 
 
 def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
@@ -80,7 +80,7 @@ def order_devices(measured: Sequence[MeasuredLatencies], students: set[StudentCo
         )
         for part in measured
     ]
-    return sorted(kept, key=lambda part: (len(part.latencies) < len(students), _RUNTIMES.index(part.device.runtime)))
+    return sorted(kept, key=lambda part: (len(part.latencies) < len(students), RUNTIMES.index(part.device.runtime)))
 
 
 def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another: Path) -> None:

@@ -355,7 +355,10 @@ def test_a_damaged_table_is_refused(table_file: Path, tmp_path: Path, capsys: py
         (["--seeds", "1", "1"], "seeds are [1, 1]; expected one or more different numbers"),
         (["--epochs", "0"], "epochs is 0; expected a whole number, at least 1"),
         (["--workers", "0"], "workers is 0"),
-        (["--runtimes", "torch", "tensorrt"], "runtimes name ['tensorrt']; expected some of ['torch', 'onnxruntime']"),
+        (
+            ["--runtimes", "torch", "tensorrt"],
+            "runtimes name ['tensorrt']; expected some of ['torch', 'onnxruntime', 'onnxruntime-int8']",
+        ),
         (["--latency.threads", "0"], "threads is 0; expected a whole number, at least 1"),
         (["--recipe", "cake"], "unknown recipe 'cake'"),
         (["--teacher", "nowhere/at-all/there"], "nowhere/at-all/there"),

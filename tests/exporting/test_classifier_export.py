@@ -29,10 +29,10 @@ from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.errors import ExportError, KDNASError
 from kdnas_env.exporting import decisions as deciding
 from kdnas_env.exporting.decisions import Decisions, compare_decisions
-from kdnas_env.exporting.quantise import DYNAMIC, WEIGHTS_ONLY
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.text import Text
 from kdnas_env.exporting.writing import write_export
+from kdnas_env.latency.quantise import DYNAMIC, WEIGHTS_ONLY
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.export import ExportOptions, export
 from kdnas_env.tasks.own import OwnTask, load_own

@@ -20,7 +20,10 @@ def test_settings_are_plain_data() -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"runtime": "tensorrt"}, r"unknown runtime 'tensorrt'; choose from \['torch', 'onnxruntime', 'analytic'\]"),
+        (
+            {"runtime": "tensorrt"},
+            r"unknown runtime 'tensorrt'; choose from \['torch', 'onnxruntime', 'onnxruntime-int8', 'analytic'\]",
+        ),
         ({"batch_size": 0}, "batch_size is 0; expected a whole number, at least 1"),
         ({"sequence_length": 2.5}, "sequence_length is 2.5; expected a whole number"),
         ({"threads": True}, "threads is True; expected a whole number"),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import DependencyError, LatencyError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.onnx_runtime import open_session
+from kdnas_env.latency.settings import INT8
 from kdnas_env.latency.torch_runtime import random_ids
 
 SETTINGS = LatencySettings(runtime="onnxruntime", max_rounds=5, batch_size=2, sequence_length=12)
@@ -49,7 +51,24 @@ def test_the_graph_of_a_student_computes_what_the_student_computes(
     check_session(build_student(student, architecture, seed=0).eval(), SETTINGS)
 
 
+def test_an_int8_graph_is_timed_as_it_would_be_exported(tiny_teacher_dirs: dict[str, Path]) -> None:
+    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    settings = replace(SETTINGS, runtime=INT8)
+    session, exact = (open_session(teacher.model, each) for each in (settings, SETTINGS))
+    ids = random_ids(teacher.model, settings).numpy()
+    (states,), (expected,) = (each.run(None, {"input_ids": ids}) for each in (session, exact))
+    error = np.square(states - expected).sum() / np.square(expected - expected.mean()).sum()
+    assert 0 < error < 0.01
+
+    student = StudentConfig(1, 4, 16, 32)
+    probe = LatencyProbe(teacher.model, teacher.architecture, settings)
+    latency = probe.measure(build_student(student, teacher.architecture, seed=0), student)
+    assert (latency.runtime, latency.count > 0, 0 < latency.ratio < 10) == (INT8, True, True)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", INT8])
 def test_nothing_is_printed_and_no_file_remains(
+    runtime: str,
     tiny_teacher_dirs: dict[str, Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -58,7 +77,7 @@ def test_nothing_is_printed_and_no_file_remains(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     teacher = load_teacher(tiny_teacher_dirs["bert"])
     student = StudentConfig(1, 4, 16, 32)
-    probe = LatencyProbe(teacher.model, teacher.architecture, SETTINGS)
+    probe = LatencyProbe(teacher.model, teacher.architecture, replace(SETTINGS, runtime=runtime))
     probe.measure(build_student(student, teacher.architecture, seed=0), student)
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")

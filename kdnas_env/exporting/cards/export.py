@@ -31,7 +31,7 @@ from kdnas_env.exporting.cards.template import (
 )
 from kdnas_env.exporting.check import Check
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
-from kdnas_env.exporting.quantise import QuantisationCost
+from kdnas_env.exporting.quantisation_cost import QuantisationCost
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source
 

@@ -1,47 +1,25 @@
-"""Quantisation of a graph to int8, and what it costs an encoder."""
+"""Quantisation of a graph to int8."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdnas_env.exporting.check import Batch, Forward
-
 DYNAMIC, WEIGHTS_ONLY = "weights and activations", "weights alone"
 SCHEMES = (DYNAMIC, WEIGHTS_ONLY)
 """What is quantised, from the fastest to the most exact."""
 
 _LARGEST = 127
+_WARNINGS, _ONLY_ERRORS = 2, 3
+"""Severities of ONNX Runtime's logger; it logs warnings unless told otherwise, and cannot be asked."""
 _FEW_ROWS = 64
 """Tables of fewer rows (segments) are not worth it."""
-
-
-@dataclass(frozen=True)
-class QuantisationCost:
-    """What int8 costs, against the float graph.
-
-    Attributes:
-        unexplained: Squared error of the last hidden states of real tokens over their variance; 0 is no error.
-        cosine: Mean cosine of mean-pooled sentence vectors; 1 is no error.
-        sentences: Sentences it was measured on.
-        text: Where they come from.
-        float_bytes: Size of the float graph.
-        int8_bytes: Size of the int8 graph.
-    """
-
-    unexplained: float
-    cosine: float
-    sentences: int
-    text: str
-    float_bytes: int
-    int8_bytes: int
 
 
 def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
@@ -77,40 +55,6 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
                 quantize_dynamic(model, out, op_types_to_quantize=products, per_channel=True, reduce_range=True)
     finally:
         folded.unlink(missing_ok=True)
-
-
-def quantisation_cost(quantised: Forward, original: Forward, batches: Sequence[Batch]) -> tuple[float, float]:
-    """Compare the last hidden states of two graphs.
-
-    Args:
-        quantised: The int8 graph.
-        original: The float graph.
-        batches: Inputs.
-
-    Returns:
-        Unexplained variance of the states of real tokens, and mean cosine of mean-pooled sentence vectors.
-    """
-    states: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    cosines: list[NDArray[np.float64]] = []
-    for batch in batches:
-        mask = batch["attention_mask"]
-        theirs, ours = (forward(batch).astype(np.float64) for forward in (original, quantised))
-        states.append((theirs[mask.astype(bool)], ours[mask.astype(bool)]))
-        cosines.append(_cosines(_mean_pooled(theirs, mask), _mean_pooled(ours, mask)))
-    expected, actual = (np.concatenate(part) for part in zip(*states, strict=True))
-    variance = np.square(expected - expected.mean(axis=0)).sum()
-    return float(np.square(actual - expected).sum() / variance), float(np.concatenate(cosines).mean())
-
-
-def _mean_pooled(states: NDArray[np.float64], mask: NDArray[np.int64]) -> NDArray[np.float64]:
-    pooled: NDArray[np.float64] = (states * mask[..., None]).sum(axis=1) / mask.sum(axis=1)[:, None]
-    return pooled
-
-
-def _cosines(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    cosines: NDArray[np.float64] = (first * second).sum(axis=1) / norms
-    return cosines
 
 
 def _quantise_tables(model: Any) -> None:
@@ -176,10 +120,14 @@ def _scaled(values: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], N
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Mute advice on shape inference, which the root logger gives."""
+    """Mute advice on shape inference, which the root logger gives, and the runtime's on what it cannot fold."""
+    import onnxruntime
+
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_ONLY_ERRORS)
     try:
         yield
     finally:
         logging.disable(before)
+        onnxruntime.set_default_logger_severity(_WARNINGS)
