@@ -11,6 +11,7 @@ and what is not among them is private.
 | `score`, `Scores`                 | score students on tasks, beside their teacher; what came of it           |
 | `export`, `ExportReport`          | a student for use elsewhere: checked, measured, with a model card        |
 | `run`, `PipelineRun`              | search, distil, score and export in one folder; what came of it          |
+| `vocabulary`, `VocabularyCut`     | a teacher of fewer tokens, whose students are smaller; what came of it   |
 | `race`, `RaceResults`             | race agents on tables of evaluations; what came of it                    |
 | `study`, `StudyRun`               | whether what a search goes by means anything; what came of it            |
 | `make_agent`, `agent_names`       | agents, by name                                                          |
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.searched import load_run as load_run
     from kdnas_env.pipeline.study import StudyRun as StudyRun
     from kdnas_env.pipeline.study import study as study
+    from kdnas_env.pipeline.vocabulary import VocabularyCut as VocabularyCut
+    from kdnas_env.pipeline.vocabulary import vocabulary as vocabulary
     from kdnas_env.pipeline.work import Interrupted as Interrupted
     from kdnas_env.searching.registry import agent_names as agent_names
     from kdnas_env.searching.registry import make_agent as make_agent
@@ -78,6 +81,7 @@ _PUBLIC = {
     "pipeline.search": ("SearchRun", "search"),
     "pipeline.searched": ("load_run",),
     "pipeline.study": ("StudyRun", "study"),
+    "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),
     "searching.registry": ("agent_names", "make_agent"),
     "support.progress": ("Progress", "TaskProgress"),

@@ -27,6 +27,7 @@ from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
+from kdnas_env.pipeline.vocabulary import VocabularyOptions
 
 _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.run:run_all"),
@@ -35,6 +36,7 @@ _COMMANDS: dict[str, tuple[type[Any], str]] = {
     "score": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
     "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
+    "vocabulary": (VocabularyOptions, "kdnas_env.cli.vocabulary:run_vocabulary"),
     "table build": (TableBuildOptions, "kdnas_env.cli.table:run_build"),
     "table export": (TableExportOptions, "kdnas_env.cli.table:run_export"),
     "table inspect": (TableInspectOptions, "kdnas_env.cli.table:run_inspect"),

@@ -15,8 +15,9 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json
 
-EXPORT, TASK = "export.json", "task.json"
-"""Files that mark the folder of an export and that of a classifier."""
+EXPORT, TASK, VOCABULARY = "export.json", "task.json", "vocabulary.json"
+_MARKED = {EXPORT: "an export", TASK: "a classifier", VOCABULARY: "a teacher of a smaller vocabulary"}
+"""Files that mark folders that may be replaced."""
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
 
@@ -29,7 +30,7 @@ def checked_target(
     Args:
         out: The folder.
         model: What is exported; None if that is not in a folder.
-        marker: File that marks the folders that may be replaced: :data:`EXPORT` or :data:`TASK`.
+        marker: File that marks the folders that may be replaced, :data:`EXPORT`, :data:`TASK` or :data:`VOCABULARY`.
 
     Raises:
         ExportError: If the folder is a file, is or contains the model, or holds something that may not be replaced.
@@ -44,7 +45,7 @@ def checked_target(
         if not target.is_dir():
             raise ExportError(f"{str(out)!r} is a file; give a folder with `out`")
         if any(target.iterdir()) and not _has_marker(target, marker):
-            kind = "an export" if marker == EXPORT else "a classifier"
+            kind = _MARKED[marker]
             raise ExportError(f"the folder {str(out)!r} is not empty and not {kind} of kdnas; give another with `out`")
     except OSError as error:
         raise _cannot_be_written(target, error) from error

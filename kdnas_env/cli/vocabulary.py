@@ -1,0 +1,27 @@
+"""``kdnas vocabulary``: a teacher of fewer tokens."""
+
+from __future__ import annotations
+
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.pipeline.vocabulary import VocabularyOptions, vocabulary
+from kdnas_env.support.progress import TaskProgress
+from kdnas_env.support.shell import command
+
+
+def run_vocabulary(options: VocabularyOptions) -> int:
+    """Make the teacher, say what its vocabulary costs and where it lies; the exit status of the command."""
+    console = SafeConsole()
+    with TaskProgress(console) as progress:
+        cut = vocabulary(options, progress=progress)
+    text = cut.text
+    console.say(
+        f"{cut.tokens:,} of {cut.tokens_before:,} tokens, {cut.parameters / 1e6:.2f} of "
+        f"{cut.parameters_before / 1e6:.2f} million parameters"
+    )
+    console.say(
+        f"of {text.rows:,} held-out rows of text: {text.covered:.2%} of the tokens are kept, the others are spelled "
+        f"with them ({text.longer - 1:+.2%} tokens), {text.unknown:.3%} are unknown ({text.unknown_before:.3%} before)"
+    )
+    console.say(f"teacher: {cut.path}; search with")
+    console.say(f"\n    {command('search', '--teacher', cut.path)}\n")
+    return 0

@@ -1,0 +1,81 @@
+"""Teachers of a smaller vocabulary: the same encoder, whose embedding table has some rows only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.vocabulary import cut_tokenizer
+from kdnas_env.errors import TeacherError
+from kdnas_env.support.libraries import quiet_transformers
+
+_TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
+_OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
+_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
+"""How sentence-transformers uses the encoder, which a smaller vocabulary does not change."""
+
+
+def write_cut_teacher(teacher: Teacher, source: Path, kept: NDArray[np.int64], folder: Path) -> Teacher:
+    """Write a teacher that knows some tokens only, in hub layout, and load it.
+
+    Of a text that needs kept tokens only, it has the same tokens, under other ids, and the same hidden states.
+
+    Args:
+        teacher: The teacher; its embeddings are replaced.
+        source: Its folder.
+        kept: Ids of the tokens, ascending, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
+        folder: An empty folder.
+
+    Raises:
+        CorpusError: If its tokenizer is of a kind that cannot be cut.
+        TeacherError: If what was written is not a teacher, or has other tokens.
+    """
+    state = cut_tokenizer(teacher.tokenizer, kept)
+    model: Any = teacher.model
+    _cut_embeddings(model, kept)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+        teacher.tokenizer.save_pretrained(folder)
+    for pattern in _OLD_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+    (folder / _TOKENIZER).write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    settings.pop("added_tokens_decoder", None)
+    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    for name in _SENTENCE_FILES:
+        file = source / name
+        if file.is_dir():
+            shutil.copytree(file, folder / name)
+        elif file.exists():
+            shutil.copyfile(file, folder / name)
+    cut = load_teacher(folder)
+    expected = {token: new for new, token in enumerate(teacher.tokenizer.convert_ids_to_tokens(kept.tolist()))}
+    if cut.tokenizer.get_vocab() != expected:
+        raise TeacherError(
+            f"the tokenizer of teacher {teacher.name!r} ({type(teacher.tokenizer).__name__}) cannot be cut: loaded "
+            "again, it has other tokens; use the whole vocabulary"
+        )
+    return cut
+
+
+@torch.no_grad()
+def _cut_embeddings(model: Any, kept: NDArray[np.int64]) -> None:
+    """Leave some rows of a model's embedding table, and say so in its configuration."""
+    places = {int(old): new for new, old in enumerate(kept)}
+    table = model.get_input_embeddings()
+    padding = None if table.padding_idx is None else places.get(table.padding_idx)
+    weight = table.weight[torch.from_numpy(kept)].clone()
+    model.set_input_embeddings(torch.nn.Embedding(len(kept), weight.shape[1], padding_idx=padding, _weight=weight))
+    config = model.config
+    config.vocab_size = len(kept)
+    for name, value in config.to_dict().items():
+        if name.endswith("_token_id") and isinstance(value, int):
+            setattr(config, name, places.get(value))

@@ -1,0 +1,210 @@
+"""A teacher of fewer tokens: its students are smaller, since most parameters of a small student are its embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.distillation.text.sources import open_source
+from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
+from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.exporting.folder import VOCABULARY, checked_target, written_whole
+from kdnas_env.pipeline.options import SeedOption, SourceOptions, options_of, unconfigured, within
+from kdnas_env.pipeline.work import Finished
+from kdnas_env.support.atomic import write_json
+from kdnas_env.support.progress import SILENT, Progress, checked
+
+_FORMAT = 1
+_README = """# A teacher of a smaller vocabulary
+
+{teacher} with {tokens:,} of its {tokens_before:,} tokens: those that a text uses, special tokens, and what spells
+other words. Of a text that needs no other token it computes the same. `vocabulary.json` says how it was made and what
+it costs. Its students are smaller by as much; search for them with
+
+    kdnas search --teacher FOLDER
+"""
+_BATCH = 1024
+_HELDOUT = 0.1
+
+
+@dataclass(frozen=True)
+class VocabularyTextOptions(SourceOptions):
+    """The text whose tokens are kept."""
+
+    source: str = "demo:all"
+    """Name of a hub dataset, folder or file, the text that students will read; demo:all: the embedded texts."""
+    max_samples: int | None = None
+    """Use at most so many rows, drawn at random."""
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return unconfigured(self.source)
+
+
+@dataclass(frozen=True)
+class VocabularyOptions(SeedOption):
+    """Make a teacher that knows the tokens of your text only; its students are smaller, and as fast."""
+
+    teacher: str = "demo"
+    """Name on the hub or folder of the teacher."""
+    size: int | None = None
+    """Tokens at most, most frequent first; by default all that occur."""
+    corpus: VocabularyTextOptions = field(default_factory=VocabularyTextOptions)
+    out: str | None = None
+    """Folder of the new teacher; by default named after the teacher and its tokens, in the working folder."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise KDNASError(f"size is {self.size}; expected 1 token or more, or leave it out for all that occur")
+        if self.corpus.max_samples is not None and self.corpus.max_samples < 2:
+            raise KDNASError(f"corpus.max_samples is {self.corpus.max_samples}; expected 2 rows or more")
+
+    def ineffective(self) -> dict[str, str]:
+        """Return the options that have no effect beside others, and why."""
+        return within("corpus", self.corpus.ineffective())
+
+
+@dataclass(frozen=True)
+class TextCost:
+    """What a smaller vocabulary does to text that it was not chosen by.
+
+    Attributes:
+        rows: Rows of text.
+        covered: Share of the tokens that are kept.
+        longer: Tokens now over tokens before.
+        unknown: Share of the tokens now that are unknown.
+        unknown_before: Share of the tokens before that were.
+    """
+
+    rows: int
+    covered: float
+    longer: float
+    unknown: float
+    unknown_before: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class VocabularyCut(Finished):
+    """A teacher of a smaller vocabulary.
+
+    Attributes:
+        path: Its folder, in hub layout: name it as ``teacher``.
+        teacher: The teacher that it was made of.
+        tokens: Tokens that it knows.
+        tokens_before: Tokens that the other knows.
+        parameters: Its parameters.
+        parameters_before: Those of the other.
+        text: What became of a tenth of the text, by which no token was chosen.
+    """
+
+    path: Path
+    teacher: str
+    tokens: int
+    tokens_before: int
+    parameters: int
+    parameters_before: int
+    text: TextCost
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {"tokens": self.tokens, "tokens_before": self.tokens_before}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what ``vocabulary.json`` says."""
+        values = {name: value for name, value in vars(self).items() if name not in ("path", "text")}
+        return {"format": _FORMAT, **values, "text": asdict(self.text)}
+
+
+def vocabulary(
+    teacher: str | VocabularyOptions | None = None, *, progress: Progress = SILENT, **settings: Any
+) -> VocabularyCut:
+    """Make a teacher that knows the tokens of a text only.
+
+    Its hidden states of texts that need no other token are the same. Other words are spelled with the tokens that are
+    left. Search, distil and run with the folder as ``teacher``.
+
+    Args:
+        teacher: Name or folder of the teacher, ``demo`` by default; or all options.
+        progress: Receives what is done.
+        **settings: Options of :class:`VocabularyOptions` by name, such as ``size=8000`` or ``corpus="texts.txt"``.
+
+    Raises:
+        KDNASError: For bad input; nothing is left behind.
+    """
+    from kdnas_env.distillation.teacher.cut import write_cut_teacher
+    from kdnas_env.distillation.teacher.loading import load_teacher, locate
+    from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
+
+    progress = checked(progress)
+    if isinstance(settings.get("corpus"), str):
+        settings["corpus"] = {"source": settings["corpus"]}
+    options = options_of(VocabularyOptions, settings, teacher=teacher)
+    progress.begin("reading the text")
+    whole = load_teacher(options.teacher)
+    texts, heldout = _texts(options)
+    before = _parameters(whole.model)
+    progress.begin("counting tokens")
+    counts = count_tokens(whole.tokenizer, _batches(texts))
+    kept = choose_tokens(whole.tokenizer, counts, options.size)
+    held_before = count_tokens(whole.tokenizer, _batches(heldout))
+    if not held_before.sum():
+        raise CorpusError(f"corpus {options.corpus.source!r} has no text to measure on; give more text")
+    out = options.out or f"{teacher_title(options.teacher)}-{len(kept)}-tokens"
+    target = checked_target(out, None if options.teacher == "demo" else options.teacher, VOCABULARY)
+    progress.begin("writing the teacher")
+    tokens_before = len(whole.tokenizer)
+    unknown = whole.tokenizer.unk_token_id
+    with written_whole(target) as folder:
+        cut = write_cut_teacher(whole, locate(options.teacher), kept, folder)
+        held_after = count_tokens(cut.tokenizer, _batches(heldout))
+        result = VocabularyCut(
+            path=target,
+            teacher=options.teacher,
+            tokens=len(kept),
+            tokens_before=tokens_before,
+            parameters=_parameters(cut.model),
+            parameters_before=before,
+            text=TextCost(
+                rows=len(heldout),
+                covered=float(held_before[kept].sum() / held_before.sum()),
+                longer=float(held_after.sum() / held_before.sum()),
+                unknown=_share(held_after, cut.tokenizer.unk_token_id),
+                unknown_before=_share(held_before, unknown),
+            ),
+        )
+        (folder / "README.md").write_text(_README.format_map(vars(result) | {"teacher": teacher_title(result.teacher)}))
+        write_json(folder / VOCABULARY, result.to_dict())
+    return result
+
+
+def _texts(options: VocabularyOptions) -> tuple[list[str], list[str]]:
+    """Return the texts that choose tokens, and those that are held out."""
+    corpus = options.corpus
+    layout = TextLayout(**{name: getattr(corpus, name) for name in LAYOUT_OPTIONS})
+    source: Mapping[str, Any] = {"config_name": corpus.config_name, "split": corpus.split, "layout": layout}
+    rng = np.random.default_rng(options.seed)
+    with open_source(corpus.source, text_columns=corpus.text_columns or None, **source) as rows:
+        drawn = rng.permutation(len(rows))[: corpus.max_samples]
+        texts = [" ".join(text for text in row if text) for row in rows.take(drawn)]
+    texts = [text for text in texts if text.strip()]
+    held = max(1, round(_HELDOUT * len(texts)))
+    if len(texts) < 2:
+        raise CorpusError(f"corpus {corpus.source!r} has {len(texts)} rows of text; expected 2 or more")
+    return texts[held:], texts[:held]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (texts[start : start + _BATCH] for start in range(0, len(texts), _BATCH))
+
+
+def _share(counts: Any, token: int | None) -> float:
+    return 0.0 if token is None else float(counts[token] / counts.sum())
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_teachers import FAMILIES, sentences
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.errors import KDNASError
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("texts") / "texts.txt"
+    file.write_text("\n".join(sentences()[:60]))
+    return file
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_teacher_computes_what_it_did(
+    tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path, family: str
+) -> None:
+    done = kdnas_env.vocabulary(str(tiny_teacher_dirs[family]), corpus=str(texts), out=tmp_path / "cut")
+    before, after = load_teacher(tiny_teacher_dirs[family]), load_teacher(done.path)
+    assert done.tokens == len(after.tokenizer) < done.tokens_before == len(before.tokenizer)
+    assert done.parameters < done.parameters_before
+    assert done.text.unknown == 0
+    for text in sentences()[:6]:
+        expected, states = (
+            teacher.hidden_states(**teacher.tokenizer(text, return_tensors="pt")) for teacher in (before, after)
+        )
+        torch.testing.assert_close(states, expected)
+
+
+def test_a_search_among_its_students(tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path) -> None:
+    space = tmp_path / "space.yaml"
+    space.write_text("num_hidden_layers: [1, 2]\nhidden_size: [16]\nnum_attention_heads: [2]\nintermediate_size: [16]")
+    cut = kdnas_env.vocabulary(str(tiny_teacher_dirs["bert"]), corpus=str(texts), out=tmp_path / "cut")
+
+    def searched(teacher: Any, out: str) -> Any:
+        run = kdnas_env.search(
+            teacher=teacher,
+            corpus={"source": str(texts), "proxy_fraction": 1.0},
+            space={"file": str(space)},
+            latency={"runtime": "analytic"},
+            limits={"speedup": 0},
+            budget=2,
+            round_size=2,
+            agent="random",
+            data_fraction=1.0,
+            out=str(tmp_path / out),
+        )
+        assert run.best is not None
+        return run
+
+    whole, smaller = searched(tiny_teacher_dirs["bert"], "whole"), searched(cut, "smaller")
+    assert len(smaller.student().get_input_embeddings().weight) == cut.tokens
+    saved = (cut.tokens_before - cut.tokens) * 16
+    assert whole.best.evaluation.parameters - smaller.best.evaluation.parameters == saved
+
+
+def test_the_command_says_what_it_costs(
+    tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "cut"
+    flags = ["vocabulary", "--teacher", str(tiny_teacher_dirs["bert"]), "--corpus.source", str(texts)]
+    assert main([*flags, "--size", "110", "--out", str(out)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    record = json.loads((out / "vocabulary.json").read_text())
+    assert record["tokens"] <= 110
+    assert f"{record['tokens']} of {record['tokens_before']} tokens" in printed
+    assert "6 held-out rows of text" in printed
+    assert main([*flags, "--out", str(out)]) == 0  # its own folder is replaced
+    assert json.loads((out / "vocabulary.json").read_text())["tokens"] > record["tokens"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 0}, "size is 0; expected 1 token or more"),
+        ({"size": 12}, "a vocabulary of 12 tokens has no room for words"),
+        ({"corpus": {"max_samples": 1}}, "corpus.max_samples is 1; expected 2 rows or more"),
+        ({"corpus": "nowhere.txt"}, "nowhere.txt"),
+        ({"teacher": "nowhere/at/all"}, "nowhere/at/all"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(
+    tiny_teacher_dirs: dict[str, Path],
+    texts: Path,
+    tmp_path: Path,
+    settings: dict[str, object],
+    message: str,
+) -> None:
+    given = {"teacher": str(tiny_teacher_dirs["bert"]), "corpus": {"source": str(texts)}, **settings}
+    with pytest.raises(KDNASError, match=message):
+        kdnas_env.vocabulary(**given, out=str(tmp_path / "out"))  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_something_else_is_kept(tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(KDNASError, match="not empty"):
+        kdnas_env.vocabulary(str(tiny_teacher_dirs["bert"]), corpus=str(texts), out=str(tmp_path))
+    assert (tmp_path / "mine.txt").read_text() == "kept"
