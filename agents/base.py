@@ -18,6 +18,7 @@ from gymnasium import spaces
 from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import is_integer, shown
 
 ConfigT = TypeVar("ConfigT")
@@ -65,8 +66,13 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class NoSettings(Settings):
+    """Of an agent without hyper-parameters."""
+
+
+@dataclass(frozen=True)
 class Capabilities:
-    """What an agent can do; the README's table of agents is made of these.
+    """What an agent can do; the table of agents is made of these.
 
     Attributes:
         action_space: Space in which it acts itself. Every agent searches a ``MultiDiscrete`` environment; one that acts
@@ -93,12 +99,12 @@ class Agent(ABC, Generic[ConfigT]):
     learn from their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
 
     Attributes:
-        Config: Frozen dataclass of the hyper-parameters, every one with a default.
+        Config: Frozen dataclass of the hyper-parameters, every one with a default; an agent without any leaves it out.
         capabilities: What it can do.
         config: The hyper-parameters of this agent.
     """
 
-    Config: ClassVar[type[Any]]
+    Config: ClassVar[type[Any]] = NoSettings
     capabilities: ClassVar[Capabilities] = Capabilities()
 
     def __init__(self, config: ConfigT | None = None) -> None:

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.base import ConfigT
+from kdnas_env.agents.base import ConfigT, NoSettings
 from kdnas_env.agents.ranking import Ints
 from kdnas_env.core.grid import Grid
-from kdnas_env.support.settings import Settings
-
-
-@dataclass(frozen=True)
-class ExhaustiveConfig(Settings):
-    """Exhaustive search has no hyper-parameters."""
 
 
 class OrderedAgent(AskTellAgent[ConfigT]):
@@ -53,10 +46,8 @@ class OrderedAgent(AskTellAgent[ConfigT]):
         """Return the points at some places of the order, int64 of shape ``(n, dims)``."""
 
 
-class ExhaustiveAgent(OrderedAgent[ExhaustiveConfig]):
+class ExhaustiveAgent(OrderedAgent[NoSettings]):
     """Proposes every point in order, the last dimension fastest; the seed changes nothing."""
-
-    Config = ExhaustiveConfig
 
     def _points(self, places: range) -> Ints:
         if self.grid.allowed is not None:

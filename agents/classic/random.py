@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.support.settings import Settings
+from kdnas_env.agents.base import NoSettings
 
 
-@dataclass(frozen=True)
-class RandomConfig(Settings):
-    """Random search has no hyper-parameters."""
-
-
-class RandomAgent(AskTellAgent[RandomConfig]):
+class RandomAgent(AskTellAgent[NoSettings]):
     """Draws candidates uniformly from the points that were not evaluated yet."""
-
-    Config = RandomConfig
 
     def _propose(self, n: int) -> Proposal:
         actions = self.grid.draw(self.rng, n, self.seen)

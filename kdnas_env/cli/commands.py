@@ -29,7 +29,7 @@ from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
 from kdnas_env.pipeline.vocabulary import VocabularyOptions
 
-_COMMANDS: dict[str, tuple[type[Any], str]] = {
+COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.run:run_all"),
     "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
     "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
@@ -82,19 +82,29 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         # A model that must be given is told from the values of a list before it.
         missing = None if "--resume" in arguments else GlueOptions(model=tyro.MISSING)
         options = completed(lambda defaults: _parse(arguments, defaults or missing))
-    place = next(place for kind, place in _COMMANDS.values() if type(options) is kind)
+    place = next(place for kind, place in COMMANDS.values() if type(options) is kind)
     return partial(_run, place, options, arguments)
+
+
+def parse_words(arguments: Sequence[str]) -> Any:
+    """Return the options that the arguments spell, without a look at the runs and files that they name.
+
+    Raises:
+        KDNASError: If an option is out of range.
+        SystemExit: If the arguments are malformed, or ask for help.
+    """
+    return _parse(_spelled_out(arguments))
 
 
 def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
     """Return the options of the command that is asked for, and what follows it; those of a run if there is none."""
     name = _named(arguments)
-    return (PipelineOptions, arguments) if name is None else (_COMMANDS[name][0], arguments[len(name.split()) :])
+    return (PipelineOptions, arguments) if name is None else (COMMANDS[name][0], arguments[len(name.split()) :])
 
 
 def _named(arguments: Sequence[str]) -> str | None:
     """Return the name of the command that is asked for, of one word or two; None if there is none."""
-    return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in _COMMANDS), None)
+    return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS), None)
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
@@ -137,7 +147,7 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
                     args=list(arguments),
                 )
             # The command alone, so that no complaint names flags of others.
-            kind, _ = _COMMANDS[name]
+            kind, _ = COMMANDS[name]
             default = {"default": defaults} if type(defaults) is kind else {}
             return tyro.cli(kind, prog=f"kdnas {name}", args=list(arguments[len(name.split()) :]), **default)
     except BrokenPipeError:  # of a help text; whoever reads has read enough
@@ -158,7 +168,7 @@ def _all_commands() -> Any:
     """Return the type of whatever can be asked for: for help, and where no command is named."""
     commands: dict[str, Any] = {}
     groups: dict[str, list[Any]] = {}
-    for name, (kind, _) in _COMMANDS.items():
+    for name, (kind, _) in COMMANDS.items():
         group, _, word = name.rpartition(" ")
         command: Any = Annotated[kind, tyro.conf.subcommand(word, prefix_name=False)]
         if not group:

@@ -1,4 +1,4 @@
-"""The list of agents, and that the README has it."""
+"""The list of agents, and that its page has it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kdnas_env.cli import main
 from kdnas_env.pipeline.installed import capability_markdown, capability_rows
 from kdnas_env.searching.registry import agent_class
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs/reference/agents.md"
 
 
-def test_the_readme_has_the_table_of_agents() -> None:
+def test_the_page_has_the_table_of_agents() -> None:
     expected = capability_markdown(kdnas_env.agent_names())
-    assert expected in README.read_text(encoding="utf-8"), f"put this table into the README:\n\n{expected}\n"
+    assert expected in PAGE.read_text(encoding="utf-8"), f"put this table into {PAGE.name}:\n\n{expected}\n"
 
 
 def test_capabilities_are_those_of_the_classes() -> None:

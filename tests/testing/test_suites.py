@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from kdnas_env.agents.ask_tell import Proposal
-from kdnas_env.agents.classic.random import RandomAgent, RandomConfig
+from kdnas_env.agents.base import NoSettings
+from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
@@ -107,7 +108,7 @@ class Terse(RandomAgent):
     """Does not say what it wants."""
 
     def __init__(self, config: Any = None) -> None:
-        if config is not None and not isinstance(config, RandomConfig):
+        if config is not None and not isinstance(config, NoSettings):
             raise KDNASError("no")
         super().__init__(config)
 
@@ -120,7 +121,7 @@ def test_the_configuration_may_have_any_name() -> None:
     ("broken", "test", "message"),
     [
         (Indulgent, "test_configuration", "clause 'config' does not hold: the text 'fast' is taken in the place of a"),
-        (Terse, "test_configuration", "clause 'config' does not hold: what is no RandomConfig is refused as 'no'"),
+        (Terse, "test_configuration", "clause 'config' does not hold: what is no NoSettings is refused as 'no'"),
         (Overspending, "test_the_budget", "clause 'budget' does not hold: .* evaluations with a budget of"),
         (Repeating, "test_the_budget", "clause 'budget' does not hold"),
         (Obstinate, "test_the_seed", "clause 'seed' does not hold: another seed makes the same proposals"),

@@ -1,26 +1,30 @@
-"""Every Python example of the README runs as it stands there."""
+"""Every Python example of README and pages runs as it stands there; commands parse, and links lead somewhere."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kdnas_env.cli.commands import COMMANDS, parse_words
+
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(
-    r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
-)
+PAGES = {page: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
+TEXT = "\n".join(PAGES.values())
+# Two pages may show the same example.
+BLOCKS = list(dict.fromkeys(re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)))
 
 
 def block(part: str) -> str:
-    found: str
-    [found] = [text for text in BLOCKS if part in text]
-    return found
+    texts: list[str] = [text for text in BLOCKS if part in text]
+    [text] = texts
+    return text
 
 
 def run(code: str, folder: Path, path: str = "") -> str:
@@ -72,14 +76,12 @@ def test_a_policy_gradient_loop_learns(tmp_path: Path) -> None:
 
 
 def test_an_agent_of_ones_own_is_found_by_name(tmp_path: Path) -> None:
-    code = block("class NeighbourAgent")
+    code = block("class NeighbourConfig")
     own = code[code.index("@dataclass") : code.index("print(")]
     assert lines(own) <= 20
     assert float(run(code, tmp_path)) > 0.48
     (tmp_path / "my_package.py").write_text(code.replace("\nprint(", "\nif __name__ == '__main__':\n    print("))
-    toml = re.search(
-        r'^```toml\n\[project.entry-points."(.*?)"\]\n(.*?)^```', (ROOT / "README.md").read_text(), re.M | re.S
-    )
+    toml = re.search(r'^```toml\n\[project.entry-points."(.*?)"\]\n(.*?)^```', TEXT, re.M | re.S)
     assert toml is not None
     metadata = tmp_path / "my_package-1.0.dist-info"
     metadata.mkdir()
@@ -107,5 +109,36 @@ def test_a_table_and_a_search_of_one(tmp_path: Path) -> None:
     assert float(best) > 0.64
 
 
+def test_a_short_agent(tmp_path: Path) -> None:
+    assert float(run(block("class NeighbourAgent(AskTellAgent):"), tmp_path)) > 0.48
+
+
+def test_an_algorithm_of_stable_baselines(tmp_path: Path) -> None:
+    assert re.fullmatch(r"\d+", run(block("MaskablePPO"), tmp_path).strip())
+
+
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 9
+    assert len(BLOCKS) == 11
+
+
+def commands() -> list[str]:
+    """Return the command lines of all pages, in blocks and in sentences."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
+    lines = [line for text in blocks for line in text.splitlines() if line.startswith("kdnas ")]
+    return sorted({*lines, *(" ".join(text.split()) for text in re.findall(r"`(kdnas [^`]+)`", TEXT))})
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_parse(command: str) -> None:
+    words = shlex.split(command)[1:]
+    known = {word for name in COMMANDS for word in name.split()} | {"COMMAND", "glue"}
+    assert words[0] in known
+    # A name alone, as in a sentence, is no whole command, and help is no options.
+    if len(words) > 1 and "--help" not in words:
+        parse_words(words)
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    links = re.findall(r"\]\((?!http)([^)#]+)", PAGES[ROOT / "README.md"])
+    assert len(links) > 20
+    assert [link for link in links if not (ROOT / link).exists()] == []
