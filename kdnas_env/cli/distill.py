@@ -29,6 +29,8 @@ def print_distilled(console: SafeConsole, run: DistillRun) -> None:
         _print_students(console, run)
     if run.classifiers:
         _print_classifiers(console, run)
+    if run.embedders:
+        _print_embedders(console, run)
 
 
 def _print_students(console: SafeConsole, run: DistillRun) -> None:
@@ -70,3 +72,25 @@ def _print_classifiers(console: SafeConsole, run: DistillRun) -> None:
     console.print(table)
     for classifier in run.classifiers:
         console.say(f"classifier: {classifier.folder} (README.md says how to use it)")
+
+
+def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
+    """Print how far the vectors of students can stand in for the teacher's."""
+    columns = ("Spearman", "95 % interval", "before training", "nearest 10 shared", "in teacher's index", "minutes")
+    texts = run.embedders[0].record.score.texts
+    table = grid("", *columns, title=f"Sentence vectors beside the teacher's, {texts} held-out texts")
+    for embedder in run.embedders:
+        score, before = embedder.record.score, embedder.record.closed_form
+        value, low, high = score.spearman
+        table.add_row(
+            embedder.name,
+            f"{value:.3f}",
+            f"{low:.3f} - {high:.3f}",
+            f"{before.spearman[0]:.3f}",
+            f"{100 * score.overlap[0]:.0f} %",
+            f"{100 * score.overlap_in_teachers[0]:.0f} %",
+            f"{embedder.record.seconds / 60:.1f}",
+        )
+    console.print(table)
+    for embedder in run.embedders:
+        console.say(f"embedding student: {embedder.folder} (README.md says how to use it)")

@@ -15,8 +15,13 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json
 
-EXPORT, TASK, VOCABULARY = "export.json", "task.json", "vocabulary.json"
-_MARKED = {EXPORT: "an export", TASK: "a classifier", VOCABULARY: "a teacher of a smaller vocabulary"}
+EXPORT, TASK, VOCABULARY, EMBEDDER = "export.json", "task.json", "vocabulary.json", "embedder.json"
+_MARKED = {
+    EXPORT: "an export",
+    TASK: "a classifier",
+    VOCABULARY: "a teacher of a smaller vocabulary",
+    EMBEDDER: "an embedding student",
+}
 """Files that mark folders that may be replaced."""
 
 _NO_SPACE = os.strerror(errno.ENOSPC)
@@ -30,7 +35,7 @@ def checked_target(
     Args:
         out: The folder.
         model: What is exported; None if that is not in a folder.
-        marker: File that marks the folders that may be replaced, :data:`EXPORT`, :data:`TASK` or :data:`VOCABULARY`.
+        marker: File that marks the folders that may be replaced, such as :data:`EXPORT` or :data:`TASK`.
 
     Raises:
         ExportError: If the folder is a file, is or contains the model, or holds something that may not be replaced.

@@ -94,7 +94,12 @@ class TaskWork:
         settings = TaskDistillationSettings(finetuning=student)
         return cls(task, taught, score, unlabelled, settings, seed, cache_dir)
 
-    def classify(self, student: Path, folder: Path, progress: Progress) -> ClassifierRecord:
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the classifiers depend on, as a run records it."""
+        return {"task": self.task.fingerprint, "task teacher": self.teacher.fingerprint}
+
+    def make(self, student: Path, folder: Path, progress: Progress) -> ClassifierRecord:
         """Have a student learn the task, unless it did before, and return what is known of the classifier.
 
         Args:

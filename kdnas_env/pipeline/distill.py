@@ -27,13 +27,15 @@ from kdnas_env.searching.run_folder import STUDENT, is_model
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.untrusted import shown
+from kdnas_env.tasks.specs import EMBEDDING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from kdnas_env.exporting.embedder import EmbedderRecord
     from kdnas_env.exporting.record import ClassifierRecord
 
-DISTILLED, CURVE_PICTURE, CLASSIFIER = "distilled.json", "curve.png", "classifier"
+DISTILLED, CURVE_PICTURE, CLASSIFIER, EMBEDDER = "distilled.json", "curve.png", "classifier", "embedder"
 
 README = """# A run of `kdnas distill`
 
@@ -44,7 +46,8 @@ README = """# A run of `kdnas distill`
 | `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
 | `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
 | `NAME/classifier/` | with a task: the student with a head for it, as transformers loads it, and its scores |
-| `NAME/checkpoints/`, `NAME/classifier-checkpoints/` | what an interrupted training goes on from |
+| `NAME/embedder/` | with the task embedding: the student with a head to the teacher's vectors, and its scores |
+| `NAME/checkpoints/`, `NAME/classifier-checkpoints/`, `NAME/embedder-checkpoints/` | of an interrupted training |
 
 Go on with an interrupted training by the same command again.
 """
@@ -158,7 +161,12 @@ class DistillOptions(TrainingOptions, RecordedOptions):
         if self.out:
             return expanded(self.out)
         run = expanded(self.run)
-        return run.resolve().parent / CLASSIFIER if self.of_student else run / "distill"
+        return run.resolve().parent / self.product if self.of_student else run / "distill"
+
+    @property
+    def product(self) -> str:
+        """Folder of what a student becomes with the task, beside its own."""
+        return EMBEDDER if self.task.name == EMBEDDING else CLASSIFIER
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,30 @@ class DistilledClassifier:
         return model
 
 
+@dataclass(frozen=True)
+class DistilledEmbedder:
+    """A student that learnt to embed texts.
+
+    Attributes:
+        folder: Folder of the model, as Sentence Transformers loads it.
+        record: What is known of it: its scores, and what it was made from.
+    """
+
+    folder: Path
+    record: EmbedderRecord = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Name of the student that it was made from: of the folder that holds both."""
+        return self.folder.resolve().parent.name
+
+    def model(self) -> Any:
+        """Load it, as a ``SentenceTransformer``."""
+        from kdnas_env.tasks.embedding import open_embedder
+
+        return open_embedder(self.folder)
+
+
 @dataclass(frozen=True, repr=False)
 class DistillRun(Finished):
     """A finished distillation.
@@ -238,7 +270,8 @@ class DistillRun(Finished):
         path: Its folder.
         options: What was asked for.
         students: The students; none where a student's folder was named.
-        classifiers: Those students with a head for the task, if there is a task.
+        classifiers: Those students with a head for the task, if there is a task with labels.
+        embedders: Those students with a head to the teacher's vectors, with the task embedding.
         notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
     """
 
@@ -246,6 +279,7 @@ class DistillRun(Finished):
     options: DistillOptions
     students: tuple[DistilledStudent, ...]
     classifiers: tuple[DistilledClassifier, ...] = ()
+    embedders: tuple[DistilledEmbedder, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -278,7 +312,7 @@ def distill(
     return (distil_task_alone if options.of_student else distil_chosen)(options, progress)
 
 
-Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistilledClassifier | DistillRun
+Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistilledClassifier | DistilledEmbedder | DistillRun
 """What students can be named by: a folder or a name on the hub, or what a search or a distillation returned."""
 
 
@@ -287,10 +321,12 @@ def student_folders(students: Students) -> tuple[str, ...]:
     match students:
         case SearchRun():
             return (str(students.path / STUDENT),)
-        case DistilledStudent() | DistilledClassifier():
+        case DistilledStudent() | DistilledClassifier() | DistilledEmbedder():
             return (str(students.folder),)
         case DistillRun():
-            return tuple(str(student.folder) for student in students.classifiers or students.students)
+            return tuple(
+                str(student.folder) for student in students.embedders or students.classifiers or students.students
+            )
         case str() | os.PathLike():
             return (os.fspath(students),)
         case _:

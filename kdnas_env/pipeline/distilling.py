@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,20 @@ from kdnas_env.distillation.training.recipe import Recipe, full_recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
-from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
+from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.classifiers import TaskWork
 from kdnas_env.pipeline.distill import (
-    CLASSIFIER,
     CURVE_PICTURE,
     DISTILLED,
     README,
     DistilledClassifier,
+    DistilledEmbedder,
     DistilledStudent,
     DistillOptions,
     DistillRun,
 )
+from kdnas_env.pipeline.embedders import EmbeddingWork
 from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.pipeline.searched import (
     Chosen,
@@ -48,12 +50,13 @@ from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
+from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, default_of, flags
 from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
+from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDING, TASKS
 
 
 def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
@@ -71,8 +74,8 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     if task:
         _check_task(options)
     missing = _missing(options, chosen, run)
-    folders = {student.name: options.folder / student.name / CLASSIFIER for student in chosen} if task else {}
-    untaught = [name for name, folder in folders.items() if read_classifier_record(folder) is None]
+    folders = {student.name: options.folder / student.name / options.product for student in chosen} if task else {}
+    untaught = [name for name, folder in folders.items() if _record(options, folder) is None]
     # What can be refused is refused before a folder is made.
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
@@ -88,15 +91,14 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
                 distillation.distil(student)
         if teacher is not None and untaught:
             taught = _task_work(options, teacher, search.seed, progress)
-            work.begin({"task": taught.task.fingerprint, "task teacher": taught.teacher.fingerprint})
+            work.begin(taught.fingerprints)
             for name in untaught:
-                taught.classify(options.folder / name / STUDENT, folders[name], progress)
+                taught.make(options.folder / name / STUDENT, folders[name], progress)
         progress.end()
         results = {student.name: read_json(options.folder / student.name / DISTILLED) for student in chosen}
-        records = {folder: read_classifier_record(folder) for folder in folders.values()}
-    students = (DistilledStudent.of(options.folder / name, result) for name, result in results.items())
-    classifiers = (DistilledClassifier(folder, record) for folder, record in records.items() if record is not None)
-    return DistillRun(options.folder, options, tuple(students), tuple(classifiers), notes)
+        records = {folder: _record(options, folder) for folder in folders.values()}
+    students = tuple(DistilledStudent.of(options.folder / name, result) for name, result in results.items())
+    return DistillRun(options.folder, options, students, notes=notes, **_products(records))
 
 
 def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun:
@@ -121,9 +123,21 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
     with working(None, command("distill", options.run, *given, *options.place_flags("run"))):
         teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))
         lineage.check_teacher(teacher.fingerprint)
-        record = _task_work(options, teacher, 0, progress).classify(student, options.folder, progress)
+        record = _task_work(options, teacher, 0, progress).make(student, options.folder, progress)
         progress.end()
-    return DistillRun(options.folder, options, (), (DistilledClassifier(options.folder, record),))
+    return DistillRun(options.folder, options, (), **_products({options.folder: record}))
+
+
+def _record(options: DistillOptions, folder: Path) -> ClassifierRecord | EmbedderRecord | None:
+    """Read what is known of a student with the task; None if there is none yet."""
+    return (read_embedder_record if options.task.name == EMBEDDING else read_classifier_record)(folder)
+
+
+def _products(records: Mapping[Path, ClassifierRecord | EmbedderRecord | None]) -> dict[str, Any]:
+    """Return what students became with a task, by the name of the attribute of :class:`DistillRun`."""
+    classifiers = [DistilledClassifier(at, made) for at, made in records.items() if isinstance(made, ClassifierRecord)]
+    embedders = [DistilledEmbedder(at, made) for at, made in records.items() if isinstance(made, EmbedderRecord)]
+    return {"classifiers": tuple(classifiers), "embedders": tuple(embedders)}
 
 
 def _check_task(options: DistillOptions) -> None:
@@ -133,8 +147,12 @@ def _check_task(options: DistillOptions) -> None:
         KDNASError: If there is no such task, or several processes distil.
     """
     assert options.task.name is not None
-    check_task(options.task.name)
-    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
+    # Whether it can be had, now and not after the work.
+    if options.task.name == EMBEDDING:
+        require("the task embedding", "embedding", "sentence_transformers")
+    else:
+        check_task(options.task.name)
+        task_metric(TASKS[EMBEDDED_TASK])
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
             "a task is distilled in one process; distil the students in several without `task`, then the task into "
@@ -142,15 +160,12 @@ def _check_task(options: DistillOptions) -> None:
         )
 
 
-def _task_work(options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> TaskWork:
-    return TaskWork.of(
-        options.task,
-        teacher,
-        seed=seed if options.seed is None else options.seed,
-        device=options.device,
-        cache_dir=options.cache_dir,
-        progress=progress,
-    )
+def _task_work(options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> TaskWork | EmbeddingWork:
+    seed = seed if options.seed is None else options.seed
+    places = {"device": options.device, "cache_dir": options.cache_dir}
+    if options.task.name == EMBEDDING:
+        return EmbeddingWork.of(options.task, teacher, seed=seed, **places)
+    return TaskWork.of(options.task, teacher, seed=seed, progress=progress, **places)
 
 
 def _check_pairs(options: DistillOptions) -> None:

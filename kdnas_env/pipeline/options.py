@@ -24,7 +24,7 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.own import OwnTask, is_own
-from kdnas_env.tasks.specs import NO_TEXT, TASKS, unlabelled_source
+from kdnas_env.tasks.specs import EMBEDDING, NO_TEXT, TASKS, unlabelled_source
 
 OptionsT = TypeVar("OptionsT")
 
@@ -139,17 +139,18 @@ class TaskOptions(OwnTask):
     PATHS: ClassVar[tuple[str, ...]] = tuple(
         f"task.{name}" for name in ("name", "unlabelled", "validation_file", "test_file")
     )
-    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, NO_TEXT)
+    NO_PATHS: ClassVar[Collection[str]] = (*TASKS, EMBEDDING, NO_TEXT)
 
     name: str | None = None
     """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
-    split, or a dataset of the hub. --task NAME is short for it."""
+    split, or a dataset of the hub; or embedding: vectors like the teacher's (distill alone). --task NAME is short for
+    it."""
     teachers: int = 1
     """Teachers that are fine-tuned on the task, whose logits are averaged; a checkpoint with a head for these labels
     teaches as it is, if it is to be the only one."""
     unlabelled: str | None = None
     """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
-    by default demo:all for the embedded tasks, and none for others."""
+    by default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
     unlabelled_samples: int = 30_000
     """Use at most so many of these texts, drawn at random."""
     epochs: int | None = None
@@ -174,7 +175,9 @@ class TaskOptions(OwnTask):
         if not is_own(self.name):
             laid_out = f"on the task {self.name}, which is none of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}
-        if unlabelled_source(self.name, self.unlabelled) is None:
+        if self.name == EMBEDDING:
+            why["teachers"] = "on the task embedding: its teacher is the encoder as it is"
+        elif unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why
 

@@ -15,12 +15,22 @@ from kdnas_env.distillation.text.columns import choose_columns
 from kdnas_env.distillation.text.demo import demo_task
 from kdnas_env.distillation.text.records import open_records
 from kdnas_env.distillation.text.text_files import TextLayout, place_of, read_rows
-from kdnas_env.errors import CorpusError
+from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.own import OwnTask, is_own, load_own
-from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS, TRAIN, Split, TaskData, TaskSpec, task_spec
+from kdnas_env.tasks.specs import (
+    EMBEDDED_TASK,
+    EMBEDDED_TASKS,
+    EMBEDDING,
+    TASKS,
+    TRAIN,
+    Split,
+    TaskData,
+    TaskSpec,
+    task_spec,
+)
 
 HUB = "nyu-mll/glue"
 HIGHEST_SIMILARITY = 5.0
@@ -37,6 +47,8 @@ def check_task(name: str) -> None:
     Raises:
         KDNASError: If it is neither.
     """
+    if name == EMBEDDING:
+        raise KDNASError(f"the task {name!r} has no labels; it is for `distill`, which leaves an embedding student")
     if not is_own(name):
         task_spec(name)
 

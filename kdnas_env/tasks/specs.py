@@ -21,6 +21,9 @@ CLASSIFICATION, MULTI_LABEL, REGRESSION = "classification", "multi-label", "regr
 KINDS = (CLASSIFICATION, MULTI_LABEL, REGRESSION)
 """What a task asks for: one class of several, any number of several classes, or a number."""
 
+EMBEDDING = "embedding"
+"""The task without labels: vectors of texts, like those of the teacher."""
+
 
 @dataclass(frozen=True)
 class TaskSpec:

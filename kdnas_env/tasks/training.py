@@ -1,4 +1,4 @@
-"""Training a classifier with the Trainer of transformers: resumable, and with early stopping where it is validated."""
+"""Training on a task with the Trainer of transformers: resumable, and with early stopping where it is validated."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 
 from kdnas_env.distillation.training.resuming import (
@@ -24,7 +25,6 @@ from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.scratch import scratch_folder
-from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import pad
 
 TARGETS = ("labels", "soft_labels")
@@ -35,7 +35,7 @@ Validate = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True)
 class Plan:
-    """How a classifier is trained.
+    """How a model is trained.
 
     Attributes:
         learning_rate: Peak learning rate of AdamW.
@@ -74,7 +74,7 @@ class Trained:
 
 
 def train(
-    model: Classifier,
+    model: nn.Module,
     examples: list[dict[str, Any]],
     pad_token_id: int,
     plan: Plan,
@@ -85,7 +85,7 @@ def train(
     """Train in place, from the last checkpoint on.
 
     Args:
-        model: The classifier, with its objective.
+        model: A model that returns its loss where it is given targets.
         examples: Inputs and targets of each sample.
         pad_token_id: Id of the token to pad with.
         plan: How.
@@ -165,8 +165,12 @@ def train(
 
 def _collated(batch: Sequence[dict[str, Any]], pad_token_id: int) -> dict[str, Tensor]:
     inputs = [{name: value for name, value in example.items() if name not in TARGETS} for example in batch]
-    targets = {name: torch.tensor([example[name] for example in batch]) for name in TARGETS if name in batch[0]}
+    targets = {name: _stacked([example[name] for example in batch]) for name in TARGETS if name in batch[0]}
     return {**pad(inputs, pad_token_id), **targets}
+
+
+def _stacked(values: Sequence[Any]) -> Tensor:
+    return torch.from_numpy(np.stack(values)) if isinstance(values[0], np.ndarray) else torch.tensor(values)
 
 
 class _TaskTrainer(ResumableTrainer):

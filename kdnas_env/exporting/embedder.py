@@ -1,0 +1,152 @@
+"""The folder of an embedding student: a model of Sentence Transformers, whose encoder transformers loads too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kdnas_env.distillation.student.folder import Lineage, write_lineage
+from kdnas_env.errors import ExportError, RunError
+from kdnas_env.exporting.cards.embedder import embedder_card
+from kdnas_env.exporting.folder import EMBEDDER, checked_target, written_whole
+from kdnas_env.support.atomic import read_json, write_json, write_text
+from kdnas_env.support.libraries import installed_versions, quiet_transformers
+from kdnas_env.support.untrusted import restore
+from kdnas_env.tasks.embedding import (
+    EmbeddingDistillation,
+    EmbeddingScore,
+    EmbeddingSettings,
+    EmbeddingTeacher,
+    open_embedder,
+    vectors,
+)
+
+FORMAT_VERSION = 1
+TOLERANCE = 1e-5
+"""Largest deviation of a component of a unit vector."""
+
+DISTILLED = "embedding distillation"
+
+_PACKAGES = ("kdnas", "torch", "transformers", "sentence-transformers")
+_CHECKED_TEXTS = ("A quiet film.", "The audience leaves long before the end, and nobody asks why.")
+
+
+@dataclass(frozen=True)
+class EmbedderRecord:
+    """What is known of an embedding student; plain data, but for the scores.
+
+    Attributes:
+        teacher: Name, fingerprint and width of what it imitates.
+        score: How its vectors compare with the teacher's.
+        closed_form: The same of the head in closed form alone.
+        curve: Learning curve, see :class:`kdnas_env.tasks.embedding.EmbeddingDistillation`.
+        settings: How it was trained.
+        made_from: Fingerprint of student, teacher, texts, settings and seed.
+        source: Where the texts come from.
+        texts: Texts that it was trained on.
+        seed: Seed of everything random.
+        seconds: Seconds of the training.
+        parameters: Number of parameters, including the head.
+        versions: Versions of kdnas and its libraries.
+        format: Version of this record.
+    """
+
+    teacher: Mapping[str, Any]
+    score: EmbeddingScore
+    closed_form: EmbeddingScore
+    curve: tuple[dict[str, float], ...]
+    settings: EmbeddingSettings
+    made_from: str
+    source: str
+    texts: int
+    seed: int
+    seconds: float
+    parameters: int
+    versions: Mapping[str, str]
+    format: int = FORMAT_VERSION
+
+
+def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | None:
+    """Read the record of an embedding student's folder; None if there is none.
+
+    Raises:
+        RunError: If it is malformed.
+    """
+    path = Path(folder) / EMBEDDER
+    if not os.path.isfile(path):
+        return None
+    try:
+        return restore(EmbedderRecord, read_json(path))
+    except ValueError as error:
+        raise RunError(f"the record of the embedding student in {str(path)!r} cannot be read: {error}") from error
+
+
+def save_embedder(
+    folder: str | os.PathLike[str],
+    distilled: EmbeddingDistillation,
+    teacher: EmbeddingTeacher,
+    settings: EmbeddingSettings,
+    *,
+    made_from: str,
+    source: str,
+    seed: int,
+    lineage: Lineage,
+) -> EmbedderRecord:
+    """Write an embedding student to a folder; complete or not at all.
+
+    ``SentenceTransformer(FOLDER)`` gives the vectors that were scored, which is checked.
+
+    Args:
+        folder: The folder; an older embedding student in it is replaced.
+        distilled: The student.
+        teacher: What it imitates.
+        settings: How it was trained.
+        made_from: See :class:`EmbedderRecord`.
+        source: Where the texts come from.
+        seed: Seed of the training.
+        lineage: Origin of the student's encoder.
+
+    Returns:
+        The record that was written.
+
+    Raises:
+        ExportError: If the folder holds something else, cannot be written, or gives other vectors. Nothing is left
+            behind.
+    """
+    target = checked_target(folder, marker=EMBEDDER)
+    stage = {"stage": DISTILLED, "texts": distilled.texts, "spearman": distilled.score.spearman[0]}
+    lineage = replace(lineage, stages=(*lineage.stages, stage))
+    record = EmbedderRecord(
+        teacher={"name": teacher.name, "fingerprint": teacher.fingerprint, "width": teacher.width},
+        score=distilled.score,
+        closed_form=distilled.closed_form,
+        curve=distilled.curve,
+        settings=settings,
+        made_from=made_from,
+        source=source,
+        texts=distilled.texts,
+        seed=seed,
+        seconds=distilled.seconds,
+        parameters=sum(parameter.numel() for parameter in distilled.model.parameters()),
+        versions=installed_versions(*_PACKAGES),
+    )
+    with written_whole(target) as partial:
+        with quiet_transformers():
+            distilled.model.save_pretrained(str(partial), create_model_card=False)
+        write_json(partial / EMBEDDER, asdict(record))
+        write_lineage(lineage, partial)
+        write_text(partial / "README.md", embedder_card(record, distilled.model, lineage))
+        error = float(
+            np.abs(vectors(open_embedder(partial), _CHECKED_TEXTS) - vectors(distilled.model, _CHECKED_TEXTS)).max()
+        )
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"sentence-transformers loads a model whose vectors deviate by up to {error:.3g}; nothing was written. "
+                "try another version of it"
+            )
+    return record

@@ -1,0 +1,132 @@
+"""Embedding students: what their distillations have in common."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from kdnas_env.distillation.student.folder import Lineage, read_lineage
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.sources import open_source
+from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
+from kdnas_env.errors import RunError
+from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.support.progress import Progress
+from kdnas_env.tasks.embedding import EmbeddingSettings, EmbeddingTeacher, distil_embedder, embedding_teacher
+from kdnas_env.tasks.kept_tensors import key_of
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingWork:
+    """A teacher's vectors, and the text: what several embedding students have in common.
+
+    Attributes:
+        teacher: What makes the vectors.
+        options: The task.
+        settings: How students learn.
+        seed: Seed of everything random.
+        device: Where to train.
+        cache_dir: Where vectors are kept.
+    """
+
+    teacher: EmbeddingTeacher
+    options: TaskOptions
+    settings: EmbeddingSettings
+    seed: int
+    device: str | None
+    cache_dir: str | None
+
+    @classmethod
+    def of(
+        cls, options: TaskOptions, teacher: Teacher, *, seed: int, device: str | None, cache_dir: str | None
+    ) -> EmbeddingWork:
+        """Make the teacher ready.
+
+        Args:
+            options: The task.
+            teacher: The encoder.
+            seed: Seed of everything random.
+            device: Where models are run.
+            cache_dir: Where the teacher's vectors are kept.
+
+        Raises:
+            DependencyError: If sentence-transformers is not installed.
+        """
+        settings = EmbeddingSettings(max_length=options.max_length)
+        if options.epochs is not None:
+            settings = replace(settings, epochs=options.epochs)
+        taught = embedding_teacher(teacher, options.max_length)
+        return cls(taught, options, settings, seed, device, cache_dir)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the students depend on, as a run records it."""
+        return {"embedding teacher": self.teacher.fingerprint}
+
+    def make(self, student: Path, folder: Path, progress: Progress) -> EmbedderRecord:
+        """Have a student learn to embed texts, unless it did before, and return what is known of it.
+
+        Args:
+            student: Folder of the student.
+            folder: Folder of the embedding student; the checkpoints of a training that is not finished lie beside it.
+            progress: Receives what is done.
+
+        Raises:
+            RunError: If the folder holds one that was made otherwise, or the student does not say what it is.
+            KDNASError: If there is too little text.
+        """
+        encoder, lineage = load_teacher(student), read_lineage(student)
+        if lineage is None:
+            raise RunError(f"{str(student)!r} does not say where it comes from; name the folder of a student of kdnas")
+        source = self.options.unlabelled or str(lineage.corpus["source"])
+        progress.begin(f"reading the text {source}")
+        texts = self._texts(source, lineage)
+        made_of = [encoder.fingerprint, self.teacher.fingerprint, asdict(self.settings), self.seed, list(texts)]
+        key, record = key_of(made_of), read_embedder_record(folder)
+        if record is not None:
+            if record.made_from != key:
+                raise RunError(
+                    f"{str(folder)!r} holds an embedding student of another student, text or settings; give another "
+                    "folder with `out`"
+                )
+            return record
+        checkpoints = folder.with_name(f"{folder.name}-checkpoints")
+        progress.begin(f"distilling vectors into {folder.parent.name}")
+        distilled = distil_embedder(
+            encoder,
+            self.teacher,
+            texts,
+            self.settings,
+            self.seed,
+            device=self.device,
+            checkpoints=checkpoints / key[:16],
+            cache_dir=self.cache_dir,
+            on_progress=progress.advance,
+        )
+        record = save_embedder(
+            folder,
+            distilled,
+            self.teacher,
+            self.settings,
+            made_from=key,
+            source=source,
+            seed=self.seed,
+            lineage=lineage,
+        )
+        shutil.rmtree(checkpoints, ignore_errors=True)
+        return record
+
+    def _texts(self, source: str, lineage: Lineage) -> Sequence[str]:
+        """Return texts of the student's corpus, or of the source that is asked for, drawn at random."""
+        corpus = {} if self.options.unlabelled else dict(lineage.corpus)
+        layout = TextLayout(**{name: corpus[name] for name in LAYOUT_OPTIONS if name in corpus})
+        reading = {name: corpus[name] for name in ("config_name", "split", "text_columns") if corpus.get(name)}
+        count = self.options.unlabelled_samples + 2 * self.settings.heldout
+        with open_source(source, layout=layout, **reading) as rows:
+            drawn = np.random.default_rng(self.seed).permutation(len(rows))[:count]
+            return [text for row in rows.take(drawn) for text in row if text][:count]

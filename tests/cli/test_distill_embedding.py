@@ -1,0 +1,92 @@
+"""Students of a search, or one student alone, learn to embed texts like their teacher."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_teachers
+from complaints import complaint
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.distillation.teacher.loading import load_teacher
+
+Searched = tuple[Path, str]
+
+
+@pytest.fixture(scope="module")
+def searched(finish_search: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+    root = tmp_path_factory.mktemp("searched")
+    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
+    return finish_search(root, space, budget=2, round_size=2, speedup=0), str(root / "cache")
+
+
+@pytest.fixture(scope="module")
+def out(searched: Searched) -> Path:
+    """The folder of a distillation with vectors. Do not write into it."""
+    run, cache = searched
+    folder = run.parent / "distill"
+    flags = ["distill", str(run), "--task", "embedding", "--epochs", "1", "--task.epochs", "1", "--out", str(folder)]
+    assert main([*flags, "--cache-dir", cache, "--threads", "1", "--device", "cpu"]) == 0
+    return folder
+
+
+def test_the_folder_is_a_model_of_sentence_transformers(searched: Searched, out: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = out / "best" / "embedder"
+    model = SentenceTransformer(str(folder), device="cpu", local_files_only=True)
+    made = model.encode(tiny_teachers.sentences()[:3])
+    assert made.shape == (3, tiny_teachers.HIDDEN)  # the teacher's width, not the student's
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+    assert load_teacher(folder).architecture.hidden_size == 16  # transformers loads the encoder
+    record = json.loads((folder / "embedder.json").read_text())
+    assert record["texts"] + 2 * record["score"]["texts"] <= len(tiny_teachers.sentences())
+    assert record["score"]["spearman"][0] > 0.3
+    stages = json.loads((folder / "kdnas.json").read_text())["stages"]
+    assert [stage["stage"] for stage in stages] == ["mini-kd", "full-kd", "embedding distillation"]
+    card = (folder / "README.md").read_text()
+    assert "library_name: sentence-transformers" in card
+    assert f"{record['score']['spearman'][0]:.3f}" in card
+
+
+def test_again_it_does_nothing_and_says_the_same(
+    searched: Searched, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, cache = searched
+    before = {path: path.stat().st_mtime_ns for path in (out / "best").rglob("*")}
+    assert main(["distill", str(run), "--out", str(out), "--cache-dir", cache]) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "best").rglob("*")} == before
+    printed = capsys.readouterr().out
+    assert "Sentence vectors beside the teacher's, 40 held-out texts" in printed
+    assert f"embedding student: {out / 'best' / 'embedder'}" in printed
+
+
+def test_a_student_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: Path) -> None:
+    run, cache = searched
+    compute: dict[str, Any] = {"cache_dir": cache, "threads": 1, "device": "cpu", "out": str(tmp_path / "made")}
+    task = {"name": "embedding", "unlabelled": str(tiny_corpus_file), "epochs": 1}
+    made = kdnas_env.distill(run / "student", task=task, **compute)
+    (embedder,) = made.embedders
+    assert (made.students, made.classifiers, embedder.folder) == ((), (), tmp_path / "made")
+    assert embedder.record.source == str(tiny_corpus_file)
+    assert len(embedder.model().encode("a text")) == tiny_teachers.HIDDEN
+    assert kdnas_env.distill(run / "student", task=task, **compute).embedders[0].record == embedder.record
+    with pytest.raises(kdnas_env.KDNASError) as said:
+        kdnas_env.distill(run / "student", task={**task, "epochs": 2}, **compute)
+    assert "holds an embedding student of another student, text or settings" in str(said.value)
+
+
+def test_it_is_for_distillation_alone(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    run, _ = searched
+    for words in (["search", "--task", "embedding"], ["run", "--task", "embedding"]):
+        assert "the task 'embedding' has no labels; it is for `distill`" in complaint(
+            [*words, "--out", str(tmp_path / "x")], capsys
+        )
+    said = complaint(["distill", str(run), "--task", "embedding", "--task.teachers", "2"], capsys)
+    assert "--task.teachers has no effect on the task embedding" in said
