@@ -60,8 +60,6 @@ class EmbeddingSettings(Settings):
         warmup_fraction: Share of the steps over which it rises.
         weight_decay: Of all but biases and norms.
         max_length: Longest text in tokens; longer ones are cut.
-        similarity_weight: Weight of a second term beside the cosine: the mean squared difference between the cosines of
-            all pairs of texts of a batch and the teacher's. It is what retrieval goes by.
         heldout: Texts that are held out to choose the epoch, and as many others to score; of few texts a tenth, but no
             fewer than 40.
         patience: Epochs without improvement after which the training ends.
@@ -76,7 +74,6 @@ class EmbeddingSettings(Settings):
     warmup_fraction: float = 0.1
     weight_decay: float = 0.01
     max_length: int = 128
-    similarity_weight: float = 10.0
     heldout: int = 500
     patience: int = 1
 
@@ -87,7 +84,7 @@ class EmbeddingSettings(Settings):
         self.check_numbers("heldout", at_least=4 * NEAREST)
         self.check_numbers("learning_rate", above=0)
         self.check_numbers("warmup_fraction", at_least=0, below=1)
-        self.check_numbers("weight_decay", "similarity_weight", at_least=0)
+        self.check_numbers("weight_decay", at_least=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -345,7 +342,7 @@ def distil_embedder(
             spearman = _spearman(made, chosen_by)
             return {"loss": 1 - spearman, "cosine": float((made * chosen_by).sum(axis=1).mean())}
 
-        learner, pad_token = _Imitation(model, settings.similarity_weight), student.tokenizer.pad_token_id
+        learner, pad_token = _Imitation(model), student.tokenizer.pad_token_id
         with training_lock():
             start, before = copy.deepcopy(model.state_dict()), validate()
         trained = train(learner, examples, pad_token, plan, checkpoints, on_progress, validate)
@@ -362,21 +359,18 @@ def distil_embedder(
 
 
 class _Imitation(nn.Module):
-    """A ``SentenceTransformer`` with its objective, see :class:`EmbeddingSettings`."""
+    """A ``SentenceTransformer`` with its objective: 1 less the cosine with the teacher's vector."""
 
-    def __init__(self, model: Any, similarity_weight: float) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
-        self.model, self.similarity_weight = model, similarity_weight
+        self.model = model
         for module in model.modules():
             if isinstance(module, nn.Dropout):
                 module.p = 0.0  # The teacher's vectors have no noise that the student could overfit to.
 
     def forward(self, soft_labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         made = self.model(inputs)["sentence_embedding"]
-        loss = (1 - nn.functional.cosine_similarity(made, soft_labels)).mean()
-        if self.similarity_weight:
-            loss = loss + self.similarity_weight * nn.functional.mse_loss(made @ made.T, soft_labels @ soft_labels.T)
-        return {"loss": loss}
+        return {"loss": (1 - nn.functional.cosine_similarity(made, soft_labels)).mean()}
 
 
 def _embedder(student: Teacher, teacher: EmbeddingTeacher, settings: EmbeddingSettings) -> Any:
