@@ -32,6 +32,8 @@ from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import REGRESSION, TaskData, TaskSpec, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
+FORMAT_VERSION = 2
+
 _ORDER, _DRAW = 11, 12
 _SOLVER_STEPS = 100
 _LEAST_SAMPLES = 8
@@ -43,15 +45,16 @@ class StageSettings(Settings):
     """How long a task stage is, and how it is trained.
 
     Attributes:
-        samples: Texts to train on, at most; of them a student sees the share that its fidelity says.
+        samples: Texts to train on, at most, whatever the fidelity: with a few hundred, deep students get worse than they
+            start, and are ranked last.
         heldout: Texts to judge on, at most; no more than a third of the corpus, but for what mini-KD holds out.
         epochs: Passes over the texts; 0 for a head on frozen states alone.
         batch_size: Texts per step.
         learning_rate: Peak learning rate of AdamW; None for
             :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
         warmup_fraction: Share of the steps over which it rises.
-        penalty: Of the squared weights of the head as it is solved before the training, for pooled states of variance
-            1; the divergences of all texts are summed.
+        penalty: Of the squared weights of the head as it is solved before and after the training, for pooled states of
+            variance 1; the divergences of all texts are summed.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -165,8 +168,8 @@ class TaskStage:
     """The short task stage that all students of a search take.
 
     A student is given a head over its mean-pooled states, the linear one that comes closest to the soft labels of the
-    task's teacher. Both are then trained towards them, embeddings apart. All students see the same texts in the same
-    order.
+    task's teacher. Both are then trained towards them, embeddings apart, and the head is solved once more, so that what
+    is judged is what the states are worth. All students see the same texts in the same order.
 
     Args:
         workload: Teacher and text. What its corpus holds out is judged on, what mini-KD trains on is trained on; other
@@ -197,8 +200,8 @@ class TaskStage:
         self._texts = replace(workload, train=train, heldout=heldout)
         self._kind, self._settings = spec.kind, settings
         self.identity = {
-            **{"teacher": teacher.fingerprint, "kind": spec.kind, "stage": asdict(settings)},
-            "text": workload.corpus.fingerprint,
+            **{"format_version": FORMAT_VERSION, "teacher": teacher.fingerprint, "kind": spec.kind},
+            **{"stage": asdict(settings), "text": workload.corpus.fingerprint},
         }
         every = np.concatenate([train, heldout])
         soft = teacher.corpus_soft_labels(workload.corpus, every, cache_dir)
@@ -223,7 +226,7 @@ class TaskStage:
         Args:
             model: The student as an encoder of transformers; it does not change.
             config: Its architecture.
-            fidelity: Share of the training texts, and seed of their choice and order; its epochs do not count.
+            fidelity: Seed of the order of the texts; nothing else of it counts.
             precision: ``float32`` or ``bfloat16``.
 
         Raises:
@@ -237,10 +240,10 @@ class TaskStage:
             vocabulary=texts.vocabulary,
         )
         student = _Student(encoder, precision)
-        train = texts.subset(fidelity.data_fraction, fidelity.seed)
-        head = self._solved_head(student, train)
+        head = self._solved_head(student)
         if self._settings.epochs:
-            self._train(student, head, train, config.hidden_size, fidelity.seed)
+            self._train(student, head, config.hidden_size, fidelity.seed)
+            head = self._solved_head(student)
         plan = measuring_batches(texts.corpus, texts.heldout)
         with torch.no_grad():
             outputs = [self._outputs(head(student.pooled(texts.packed(batch)))) for batch in plan]
@@ -256,9 +259,9 @@ class TaskStage:
     def _loss(self, values: Tensor, soft_labels: Tensor) -> Tensor:
         return divergences(self._kind, self._outputs(values), soft_labels).mean() / self._scale**2
 
-    def _solved_head(self, student: _Student, train: NDArray[np.int64]) -> nn.Linear:
+    def _solved_head(self, student: _Student) -> nn.Linear:
         """Return the linear map from pooled states with the least divergence from the teacher, which is convex."""
-        plan = measuring_batches(self._texts.corpus, train)
+        plan = measuring_batches(self._texts.corpus, self._texts.train)
         with torch.no_grad():
             pooled = torch.cat([student.pooled(self._texts.packed(batch)) for batch in plan]).double()
         soft = self._labels(np.concatenate(plan)).double()
@@ -283,13 +286,13 @@ class TaskStage:
             head.bias.copy_(bias - mean @ (weight / scale))
         return head
 
-    def _train(self, student: _Student, head: nn.Linear, train: NDArray[np.int64], width: int, seed: int) -> None:
+    def _train(self, student: _Student, head: nn.Linear, width: int, seed: int) -> None:
         settings, texts = self._settings, self._texts
         rng = np.random.default_rng([seed, _ORDER])
         plan = [
             batch
             for _ in range(settings.epochs)
-            for batch in training_batches(texts.corpus, train, settings.batch_size, rng)
+            for batch in training_batches(texts.corpus, texts.train, settings.batch_size, rng)
         ]
         peak = settings.learning_rate or default_learning_rate(width)
         trained = [*student.trained(), *head.parameters()]

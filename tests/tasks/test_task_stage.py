@@ -73,7 +73,7 @@ def test_a_student_learns_what_the_teacher_says(
         unexplained.append(first.unexplained)
     assert unexplained[1] < unexplained[0] < 1
     assert stage.run(student, STUDENT, Fidelity(seed=1)) != first
-    assert stage.run(student, STUDENT, Fidelity(data_fraction=0.1)).unexplained > first.unexplained
+    assert stage.run(student, STUDENT, Fidelity(data_fraction=0.1, epochs=7)) == first
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     assert all(parameter.grad is None for parameter in student.parameters())
