@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.reward import TASK
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
@@ -260,6 +261,8 @@ def _opened(options: PipelineOptions) -> _Run:
     if options.task.name is not None and options.resume is None:
         load_task(options.task.name, own=options.task.own)  # its faults are told now, not after the search
     if options.resume is None:
+        if options.search.reward.quality == TASK and options.task.name is None:
+            raise KDNASError("`search.reward.quality` is task, but there is no task to measure it on; name it with `task`")
         _check_needs(options.stages, {})
         _check_installed(options)
         _check_families(options)
@@ -391,7 +394,7 @@ def _export(run: _Run, progress: Progress, report: Report) -> None:
 
 
 def _search_options(options: PipelineOptions) -> SearchStage:
-    """Return the options of the search: with a task it goes by that and times what ships; --keep is for what ships."""
+    """Return the options of the search: with a task it measures that and times what ships; --keep is for what ships."""
     limits, latency = options.limits, options.search.latency
     if options.task.name is not None:
         limits = replace(limits, keep=None)

@@ -135,6 +135,18 @@ def test_it_is_a_record_in_python(run: Path) -> None:
     assert len(repr(done)) < 3000
 
 
+def test_the_search_may_go_by_the_task(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert main(flags(folder, search__reward__quality="task")) == 0
+    searched = read(folder / "search" / "results.json")
+    assert searched["quality"] == "task"
+    assert all(row["loss"] == row["task_unexplained"] > 0 for row in searched["students"])
+    capsys.readouterr()
+    message = "--search.reward.quality is task, but there is no task to measure it on; name it with --task"
+    assert message in complaint(["run", "--search.reward.quality", "task", "--out", str(tmp_path / "other")], capsys)
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_student_that_breaks_a_limit_gives_way(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
