@@ -130,15 +130,17 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         evaluation = record.evaluation
         index = self._truth.index_of(evaluation.config)
         self.seconds = evaluation.wall_seconds if record.counted else 0.0
-        # A student that has no latency failed, whatever its losses.
-        failed = evaluation.status is Status.OK and not record.usable
+        status = evaluation.status
+        if status is Status.OK and not record.usable:
+            # Without a latency a student failed, whatever its losses.
+            status = Status.FAILED if evaluation.latency is None else Status.INFEASIBLE
         start, self._clock = self._clock, self._clock + self.seconds
         self.rows.append(
             {
                 "index": index,
                 "observed": record.reward.reward,
                 "true": float(self._truth.rewards_of(index)),
-                "status": STATUSES.index(str(Status.FAILED if failed else evaluation.status)),
+                "status": STATUSES.index(str(status)),
                 "duplicate": record.duplicate,
                 "counted": record.counted,
                 "epochs": evaluation.fidelity.epochs,

@@ -128,7 +128,7 @@ class Trajectory:
 
     @property
     def infeasible(self) -> npt.NDArray[np.bool_]:
-        """Which proposals were not distilled, since they break a limit, bool."""
+        """Which proposals break a limit, bool: not distilled, or found out after it."""
         return np.asarray(self.status == _INFEASIBLE)
 
     @classmethod

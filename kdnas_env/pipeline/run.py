@@ -262,7 +262,9 @@ def _opened(options: PipelineOptions) -> _Run:
         load_task(options.task.name, own=options.task.own)  # its faults are told now, not after the search
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
-            raise KDNASError("`search.reward.quality` is task, but there is no task to measure it on; name it with `task`")
+            raise KDNASError(
+                "`search.reward.quality` is task, but there is no task to measure it on; name it with `task`"
+            )
         _check_needs(options.stages, {})
         _check_installed(options)
         _check_families(options)
