@@ -45,8 +45,8 @@ class StageSettings(Settings):
     """How long a task stage is, and how it is trained.
 
     Attributes:
-        samples: Texts to train on, at most, whatever the fidelity: with a few hundred, deep students get worse than they
-            start, and are ranked last.
+        samples: Texts to train on, at most, whatever the fidelity. With a few hundred, deep students get worse than
+            they start.
         heldout: Texts to judge on, at most; no more than a third of the corpus, but for what mini-KD holds out.
         epochs: Passes over the texts; 0 for a head on frozen states alone.
         batch_size: Texts per step.
