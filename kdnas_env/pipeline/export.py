@@ -50,7 +50,9 @@ class ExportOptions:
         if self.int8 and self.to != "onnx":
             raise KDNASError(f"`int8` quantises the graph, which an export to {self.to} has not; add `to='onnx'`")
         if self.probabilities and self.to != "onnx":
-            raise KDNASError(f"--probabilities is about the graph, which an export to {self.to} has not; add --to onnx")
+            raise KDNASError(
+                f"`probabilities` is about the graph, which an export to {self.to} has not; add `to='onnx'`"
+            )
         if not self.model:
             raise KDNASError("model is empty; give the folder of a student, such as runs/.../student")
 
