@@ -14,7 +14,7 @@ BOXES = [  # x, y, width, height, colour, title, lines below it
     (300, 20, 300, 260, "#f5f5f5", "Gymnasium environment", []),
     (320, 60, 260, 56, "#e0f2f1", "Latency", ["student beside teacher; limits checked"]),
     (320, 130, 260, 56, "#e0f2f1", "Mini-KD", ["seconds of distillation per student"]),
-    (320, 200, 260, 60, "#e0f2f1", "Reward", ["imitation of the teacher against latency"]),
+    (320, 200, 260, 60, "#e0f2f1", "Reward", ["imitation against latency"]),
     (690, 30, 190, 70, "#fff3e0", "Teacher and text", ["any BERT-like encoder,", "any sentences"]),
     (
         690,

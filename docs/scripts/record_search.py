@@ -24,6 +24,8 @@ from kdnas_env.support.progress import TaskProgress
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 WIDTH = 92
+SHOWN = "runs/first"
+"""What the run folder is called in the picture."""
 HEAD = 16
 """Lines that are shown of the search itself, before those of its result."""
 
@@ -41,9 +43,9 @@ def main(keep: str | None = None) -> None:
         with TaskProgress(during) as progress:
             run = search(options, progress=progress)
         print_search(after, run)
-        lines = during.export_text(styles=True).splitlines()
+        lines = during.export_text(styles=True).replace(str(folder), SHOWN).splitlines()
         shown = ["$ kdnas search", *lines[:HEAD], f"  ... {len(lines) - HEAD} more lines", ""]
-        result = after.export_text(styles=True).replace(str(folder), "runs/first")
+        result = after.export_text(styles=True).replace(str(folder), SHOWN)
         terminal = Console(record=True, width=WIDTH, file=io.StringIO())
         terminal.print(Text.from_ansi("\n".join(shown) + "\n" + result))
         PICTURES.mkdir(exist_ok=True)
