@@ -142,7 +142,7 @@ def test_the_search_may_go_by_the_task(flags: Flags, tmp_path: Path, capsys: pyt
     assert searched["quality"] == "task"
     assert all(row["loss"] == row["task_unexplained"] > 0 for row in searched["students"])
     capsys.readouterr()
-    message = "--search.reward.quality is task, but there is no task; name it with --task"
+    message = "--search.reward.quality is task, but there is no task to measure it on; name it with --task"
     assert message in complaint(["run", "--search.reward.quality", "task", "--out", str(tmp_path / "other")], capsys)
     assert not (tmp_path / "other").exists()
 
