@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from kdnas_env.errors import CacheError
-from kdnas_env.support.atomic import expanded, replacing
+from kdnas_env.support.atomic import default_cache_directory, expanded, replacing
 from kdnas_env.support.kept import kept
 from kdnas_env.support.untrusted import parse_json
 
@@ -40,8 +41,23 @@ def kept_tensors(
         make: Returns the tensors, and a record of plain data.
         cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
     """
-    folder = None if cache_dir is None else expanded(cache_dir)
-    return kept(f"{name}.safetensors", _read, make, _write, folder=folder)
+    return kept(f"{name}.safetensors", _read, make, _write, folder=_folder(cache_dir))
+
+
+def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Remove what is kept under names that begin alike, where the folder can be written.
+
+    Args:
+        prefix: How the names begin.
+        cache_dir: See :func:`kept_tensors`.
+    """
+    with suppress(OSError):
+        for path in _folder(cache_dir).glob(f"{prefix}*"):
+            path.unlink(missing_ok=True)
+
+
+def _folder(cache_dir: str | os.PathLike[str] | None) -> Path:
+    return default_cache_directory() if cache_dir is None else expanded(cache_dir)
 
 
 def _write(made: tuple[Tensors, Any], path: Path) -> None:

@@ -26,7 +26,7 @@ from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import Example, encode, outputs, resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
 from kdnas_env.tasks.heads import NativeHead, load_classifier
-from kdnas_env.tasks.kept_tensors import Tensors, kept_tensors, key_of
+from kdnas_env.tasks.kept_tensors import Tensors, drop_tensors, kept_tensors, key_of
 from kdnas_env.tasks.scores import OWN_HEAD, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 from kdnas_env.tasks.splits import choosing_splits
@@ -146,7 +146,8 @@ def task_teacher(
     """Return the teacher of a task.
 
     A checkpoint with a classification head whose labels are the task's is used as it is, if one teacher is wanted. Else
-    the encoder is fine-tuned, once: what comes of it is kept by fingerprint. Nothing is chosen on what is scored.
+    the encoder is fine-tuned, once: what comes of it is kept by fingerprint, and each of several fine-tunings until
+    all are done. Nothing is chosen on what is scored.
 
     Args:
         teacher: The teacher.
@@ -177,9 +178,19 @@ def task_teacher(
         {**asdict(settings), "finetuning": {**asdict(settings.finetuning), "device": device.type}},
     ]
     key = key_of(identity)
-    kept, record = kept_tensors(
-        f"task-teacher-{key[:32]}", lambda: _finetuned(teacher, task, settings, progress), cache_dir
-    )
+    name = f"task-teacher-{key[:32]}"
+
+    def tuned(rate: float, seed: int) -> tuple[Tensors, dict[str, Any]]:
+        fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(
+            f"{name}-{rate!r}-{seed}",
+            lambda: _tuned(teacher, task, settings.finetuning.changed({"learning_rate": rate}), seed, progress),
+            cache_dir,
+        )
+        return fitted
+
+    kept, record = kept_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
+    progress.end()
+    drop_tensors(f"{name}-", cache_dir)
     members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(settings.teachers))
     return TaskTeacher(members, teacher.tokenizer, max_length, key, record, teacher.name)
 
@@ -256,52 +267,56 @@ def _fitting(config: Any, spec: TaskSpec) -> list[int] | None:
 
 
 def _finetuned(
-    teacher: Teacher, task: TaskData, settings: TeacherSettings, progress: Progress
+    teacher: Teacher,
+    task: TaskData,
+    settings: TeacherSettings,
+    tuned: Callable[[float, int], tuple[Tensors, dict[str, Any]]],
 ) -> tuple[Tensors, dict[str, Any]]:
-    """Fine-tune at every rate, and further seeds at the best; return all weights, and a record."""
-    training, choosing = choosing_splits(task)
-    metric, spec = task_metric(task.spec), task.spec
+    """Fine-tune at every rate, and further seeds at the best; return all weights, and a record.
+
+    Args:
+        teacher: The encoder.
+        task: The task.
+        settings: Which rates and seeds.
+        tuned: :func:`_tuned` for a rate and a seed.
+    """
     base = settings.finetuning.learning_rate or default_learning_rate(teacher.architecture.hidden_size)
-
-    def tuned(rate: float, seed: int) -> tuple[Classifier | None, dict[str, Any]]:
-        progress.begin(f"teacher of {task.name}, learning rate {rate:g}, seed {seed}")
-        own = settings.finetuning.changed({"learning_rate": rate})
-        tried: dict[str, Any] = {"learning_rate": rate, "seed": seed}
-        try:
-            fitted = fit(teacher.model, teacher.tokenizer, training, own, seed, on_progress=progress.advance)
-            with training_lock():
-                logits = predict(fitted.model, teacher.tokenizer, choosing, own.max_length)
-        except FloatingPointError as error:
-            return None, {**tried, "status": str(Status.DIVERGED), "error": str(error)}
-        values = metric.compute(predictions=spec.decide(logits), references=choosing.labels)
-        score = float(np.mean([values[name] for name in spec.metrics]))
-        return fitted.model, {**tried, "score": score, "train_loss": fitted.details["train_loss"]}
-
-    best: Classifier | None = None
-    tries: list[dict[str, Any]] = []
-    chosen: dict[str, Any] = {}
-    for multiple in settings.rates:
-        model, tried = tuned(multiple * base, settings.seed)
-        tries.append(tried)
-        if model is not None and (best is None or tried["score"] > chosen["score"]):
-            best, chosen = model, tried
-    if best is None:
+    tried = [tuned(multiple * base, settings.seed) for multiple in settings.rates]
+    trained = [fitted for fitted in tried if "score" in fitted[1]]
+    if not trained:
         raise FloatingPointError(f"the teacher diverges on {task.name!r} at every learning rate; lower it")
+    best = max(trained, key=lambda fitted: fitted[1]["score"])
     members = [best]
     for number in range(1, settings.teachers):
-        model, tried = tuned(chosen["learning_rate"], settings.seed + number)
-        tries.append(tried)
-        if model is None:
+        fitted = tuned(best[1]["learning_rate"], settings.seed + number)
+        if "score" not in fitted[1]:
             raise FloatingPointError(f"teacher {number + 1} diverges on {task.name!r}; lower the learning rate")
-        members.append(model)
-    progress.end()
+        members.append(fitted)
     weights = {
-        f"{number}.{name}": tensor
-        for number, model in enumerate(members)
-        for name, tensor in model.state_dict().items()
+        f"{number}.{name}": tensor for number, (member, _) in enumerate(members) for name, tensor in member.items()
     }
-    record = {"head": "fine-tuned", "chosen": chosen, "tried": tries, "chosen_on": len(choosing)}
-    return weights, {**record, "train_samples": len(training.train)}
+    training, choosing = choosing_splits(task)
+    record = {"head": "fine-tuned", "chosen": best[1], "tried": [record for _, record in (*tried, *members[1:])]}
+    return weights, {**record, "chosen_on": len(choosing), "train_samples": len(training.train)}
+
+
+def _tuned(
+    teacher: Teacher, task: TaskData, settings: FinetuneSettings, seed: int, progress: Progress
+) -> tuple[Tensors, dict[str, Any]]:
+    """Fine-tune once; return the weights, and a record with the score. Neither is there if the training diverges."""
+    training, choosing = choosing_splits(task)
+    metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
+    progress.begin(f"teacher of {task.name}, learning rate {rate:g}, seed {seed}")
+    record: dict[str, Any] = {"learning_rate": rate, "seed": seed}
+    try:
+        fitted = fit(teacher.model, teacher.tokenizer, training, settings, seed, on_progress=progress.advance)
+        with training_lock():
+            logits = predict(fitted.model, teacher.tokenizer, choosing, settings.max_length)
+    except FloatingPointError as error:
+        return {}, {**record, "status": str(Status.DIVERGED), "error": str(error)}
+    values = metric.compute(predictions=spec.decide(logits), references=choosing.labels)
+    score = float(np.mean([values[name] for name in spec.metrics]))
+    return fitted.model.state_dict(), {**record, "score": score, "train_loss": fitted.details["train_loss"]}
 
 
 def _member(teacher: Teacher, task: TaskData, settings: TeacherSettings, kept: Tensors, number: int) -> Classifier:

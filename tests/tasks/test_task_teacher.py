@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +70,33 @@ def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_
         file.write_bytes(damaged)
         assert np.array_equal(task_teacher(teacher, task, FAST, cache_dir=tmp_path).logits(texts), before)
     assert len(counted) == 8
+
+
+def test_a_killed_fine_tuning_loses_one_fit_only(
+    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]
+) -> None:
+    folder, cache = tiny_teacher_dirs["bert"], tmp_path / "cache"
+    script = (
+        "import os, signal\n"
+        "from test_task_teacher import FAST, load_teacher, module, small_tasks, task_teacher\n"
+        "real, begun = module.fit, []\n"
+        "def fit(*given, **named):\n"
+        "    begun.append(given)\n"
+        "    return real(*given, **named) if len(begun) < 2 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "module.fit = fit\n"
+        f"task_teacher(load_teacher({str(folder)!r}), small_tasks.easy_task(), FAST, cache_dir={str(cache)!r})\n"
+    )
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    teacher, task = load_teacher(folder), small_tasks.easy_task()
+    resumed = task_teacher(teacher, task, FAST, cache_dir=cache)
+    assert counted == [0]
+    assert len(list(cache.glob("*.safetensors"))) == 1
+    whole = task_teacher(teacher, task, FAST, cache_dir=tmp_path / "other")
+    assert (resumed.record, resumed.fingerprint) == (whole.record, whole.fingerprint)
+    texts = [task.evaluation[TEST].texts[0][:7]]
+    assert np.array_equal(resumed.logits(texts), whole.logits(texts))
 
 
 def test_three_teachers_are_averaged(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
