@@ -72,14 +72,19 @@ def build_tokenizer(family: str) -> Any:
         XLMRobertaTokenizer,
     )
 
-    if family == "roberta":
+    if family in ("roberta", "data2vec-text"):
         vocabulary, merges = byte_level_bpe()
         return RobertaTokenizer(vocab=vocabulary, merges=merges)
-    if family == "xlm-roberta":
+    if family in ("xlm-roberta", "camembert"):
         return XLMRobertaTokenizer(vocab=unigram_vocabulary(("<s>", "<pad>", "</s>", "<unk>")))
     if family == "albert":
         return AlbertTokenizer(vocab=unigram_vocabulary(("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")))
-    kinds = {"bert": BertTokenizer, "distilbert": DistilBertTokenizer, "electra": ElectraTokenizer}
+    kinds = {
+        "bert": BertTokenizer,
+        "ernie": BertTokenizer,
+        "distilbert": DistilBertTokenizer,
+        "electra": ElectraTokenizer,
+    }
     return kinds[family](vocab=wordpiece_vocabulary())
 
 
@@ -87,7 +92,7 @@ def build_config(family: str, vocab_size: int, **overrides: Any) -> Any:
     """The configuration of a tiny encoder; the factorised families embed in half the width."""
     from transformers import AutoConfig
 
-    offset = family in ("roberta", "xlm-roberta")
+    offset = family in ("roberta", "xlm-roberta", "camembert", "data2vec-text")
     if family == "distilbert":
         values: dict[str, Any] = {"n_layers": LAYERS, "dim": HIDDEN, "n_heads": HEADS, "hidden_dim": FFN}
     else:

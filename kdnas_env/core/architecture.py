@@ -16,7 +16,17 @@ from kdnas_env.support.untrusted import restore, shown
 FAMILIES = ("bert", "albert", "roberta")
 """Student families that can be searched."""
 
-TEACHER_TYPES = ("bert", "roberta", "xlm-roberta", "albert", "distilbert", "electra")
+TEACHER_TYPES = (
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "albert",
+    "distilbert",
+    "electra",
+    "camembert",
+    "data2vec-text",
+    "ernie",
+)
 """``model_type`` values of transformers that can teach."""
 
 ALBERT_EMBEDDING_SIZE = 128
@@ -31,7 +41,7 @@ _LARGEST_VOCABULARY = 2**31
 _SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
 _PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)")
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -191,6 +201,10 @@ class EncoderArchitecture:
                 f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
                 "kdnas does not compute; choose a model whose positions are absolute"
             )
+        if values.get("use_task_id"):
+            raise TeacherError(
+                "its embeddings have task ids (use_task_id), which students have not; choose a model without them"
+            )
         if values.get("pruned_heads"):
             raise TeacherError(
                 f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
@@ -210,7 +224,7 @@ class EncoderArchitecture:
 
     def as_student(self) -> StudentConfig:
         """Return the teacher's own shape as a student (in the nearest student family)."""
-        family = {"albert": "albert", "roberta": "roberta", "xlm-roberta": "roberta"}.get(self.family, "bert")
+        family = "roberta" if self.family in _OFFSET_POSITIONS else "albert" if self.family == "albert" else "bert"
         return StudentConfig(
             self.num_hidden_layers,
             self.num_attention_heads,

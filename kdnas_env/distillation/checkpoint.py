@@ -13,7 +13,7 @@ from kdnas_env.errors import TeacherError
 from kdnas_env.support.libraries import one_line, quiet_transformers
 
 _MOST_LAYERS = 1000
-POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert")
+POOLED_TYPES = ("bert", "roberta", "xlm-roberta", "albert", "camembert", "data2vec-text", "ernie")
 """Model types whose encoder takes ``add_pooling_layer``; the others have no pooler."""
 
 _FETCH_AGAIN = "if the file is cut short or a Git LFS pointer, fetch it again"

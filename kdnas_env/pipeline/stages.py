@@ -132,8 +132,8 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder; with a task also a
-    checkpoint with a head for its labels."""
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder;
+    with a task also a checkpoint with a head for its labels."""
     task: TaskOptions = field(default_factory=TaskOptions)
     limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
     candidates: int = 3

@@ -100,7 +100,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     title: str = ""
     """What is distilled, in words; by default teacher and corpus."""
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder."""
+    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -47,6 +47,9 @@ _LAYOUTS = {
     "albert": _Layout("albert.pooler", "classifier", "classifier_dropout_prob"),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "data2vec-text": _ROBERTA,
+    "ernie": _Layout("ernie.pooler.dense", "classifier"),
     "electra": _ROBERTA,
     "distilbert": _Layout("pre_classifier", "classifier", "seq_classif_dropout"),
 }

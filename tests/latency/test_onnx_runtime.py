@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_teachers import FAMILIES
 
-from kdnas_env.core.architecture import TEACHER_TYPES, StudentConfig
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import DependencyError, LatencyError
@@ -35,7 +36,7 @@ def check_session(model: Any, settings: LatencySettings) -> None:
         np.testing.assert_allclose(states, expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", TEACHER_TYPES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_of_a_teacher_computes_what_the_teacher_computes(
     tiny_teacher_dirs: dict[str, Path], family: str
 ) -> None:

@@ -81,7 +81,7 @@ class Teacher:
 
 
 def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu", role: str = "teacher") -> Teacher:
-    """Load a BERT, RoBERTa, XLM-R, ALBERT, DistilBERT or ELECTRA encoder.
+    """Load an encoder of one of the types of :data:`kdnas_env.core.architecture.TEACHER_TYPES`.
 
     Checkpoints of any head class load; the head is left out. Only safetensors files are read and no code of the
     checkpoint is run.
