@@ -1,9 +1,9 @@
-"""A teacher of fewer tokens: its students are smaller, since most parameters of a small student are its embeddings."""
+"""A model of fewer tokens: most parameters of a small student are its embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +48,14 @@ class VocabularyTextOptions(SourceOptions):
 
 @dataclass(frozen=True)
 class VocabularyOptions(SeedOption):
-    """Make a teacher that knows the tokens of your text only; its students are smaller, and as fast."""
+    """Make a model that knows the tokens of your text only.
+
+    The students of such a teacher are smaller. A finished student or classifier becomes smaller itself. Texts of the
+    tokens that are kept are read as before.
+    """
 
     teacher: str = "demo"
-    """Name on the hub or folder of the teacher."""
+    """Name on the hub or folder of the teacher; or folder of a student or classifier."""
     size: int | None = None
     """Tokens at most, most frequent first; by default all that occur."""
     corpus: VocabularyTextOptions = field(default_factory=VocabularyTextOptions)
@@ -123,7 +127,7 @@ class VocabularyCut(Finished):
 def vocabulary(
     teacher: str | VocabularyOptions | None = None, *, progress: Progress = SILENT, **settings: Any
 ) -> VocabularyCut:
-    """Make a teacher that knows the tokens of a text only.
+    """Make a teacher, student or classifier that knows the tokens of a text only.
 
     Its hidden states of texts that need no other token are the same. Other words are spelled with the tokens that are
     left. Search, distil and run with the folder as ``teacher``.
@@ -136,18 +140,21 @@ def vocabulary(
     Raises:
         KDNASError: For bad input; nothing is left behind.
     """
+    from kdnas_env.distillation.student.folder import write_lineage
     from kdnas_env.distillation.teacher.cut import write_cut_teacher
-    from kdnas_env.distillation.teacher.loading import load_teacher, locate
+    from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
+    from kdnas_env.exporting.source import load_source
 
     progress = checked(progress)
     if isinstance(settings.get("corpus"), str):
         settings["corpus"] = {"source": settings["corpus"]}
     options = options_of(VocabularyOptions, settings, teacher=teacher)
     progress.begin("reading the text")
-    whole = load_teacher(options.teacher)
+    source = load_source(options.teacher)
+    whole, model = source.encoder, source.model
     texts, heldout = _texts(options)
-    before = _parameters(whole.model)
+    before = _parameters(model)
     progress.begin("counting tokens")
     counts = count_tokens(whole.tokenizer, _batches(texts))
     kept = choose_tokens(whole.tokenizer, counts, options.size)
@@ -160,14 +167,17 @@ def vocabulary(
     tokens_before = len(whole.tokenizer)
     unknown = whole.tokenizer.unk_token_id
     with written_whole(target) as folder:
-        cut = write_cut_teacher(whole, locate(options.teacher), kept, folder)
+        cut = write_cut_teacher(whole, model, locate(options.teacher), kept, folder)
+        if source.lineage is not None:
+            stage = {"stage": "vocabulary", "tokens": len(kept), "text": options.corpus.source}
+            write_lineage(replace(source.lineage, stages=(*source.lineage.stages, stage)), folder)
         held_after = count_tokens(cut.tokenizer, _batches(heldout))
         result = VocabularyCut(
             path=target,
             teacher=options.teacher,
             tokens=len(kept),
             tokens_before=tokens_before,
-            parameters=_parameters(cut.model),
+            parameters=_parameters(model),
             parameters_before=before,
             text=TextCost(
                 rows=len(heldout),

@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_tasks
+import tiny_teachers
 import torch
 from tiny_teachers import FAMILIES, sentences
 
 import kdnas_env
 from kdnas_env.cli import main
+from kdnas_env.distillation.student.folder import read_lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
 
@@ -62,6 +65,32 @@ def test_a_search_among_its_students(tiny_teacher_dirs: dict[str, Path], texts: 
     assert len(smaller.student().get_input_embeddings().weight) == cut.tokens
     saved = (cut.tokens_before - cut.tokens) * 16
     assert whole.best.evaluation.parameters - smaller.best.evaluation.parameters == saved
+
+
+def test_a_finished_classifier_decides_as_before(texts: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    folder = tiny_teachers.save_classifier(tmp_path / "classifier", ("bad", "good"))
+    cut = kdnas_env.vocabulary(str(folder), corpus=str(texts), out=str(tmp_path / "cut"))
+    assert cut.parameters < cut.parameters_before
+    logits = []
+    for place in (folder, cut.path):
+        model, tokenizer = (kind.from_pretrained(place) for kind in (AutoModelForSequenceClassification, AutoTokenizer))
+        with torch.no_grad():
+            logits.append(model.eval()(**tokenizer(sentences()[0], return_tensors="pt")).logits)
+        assert model.config.id2label == {0: "bad", 1: "good"}
+    torch.testing.assert_close(*logits)
+
+
+def test_a_student_says_what_became_of_it(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, texts: Path, tmp_path: Path
+) -> None:
+    teacher = tiny_teacher_dirs["bert"]
+    student = small_tasks.save_tiny_student(tmp_path / "student", teacher, tiny_corpus_file, tmp_path / "cache")
+    cut = kdnas_env.vocabulary(str(student), corpus=str(texts), out=str(tmp_path / "cut"))
+    lineage = read_lineage(cut.path)
+    assert lineage is not None
+    assert lineage.stages[-1] == {"stage": "vocabulary", "tokens": cut.tokens, "text": str(texts)}
 
 
 def test_the_command_says_what_it_costs(

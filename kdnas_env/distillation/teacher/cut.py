@@ -22,13 +22,14 @@ _SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentenc
 """How sentence-transformers uses the encoder, which a smaller vocabulary does not change."""
 
 
-def write_cut_teacher(teacher: Teacher, source: Path, kept: NDArray[np.int64], folder: Path) -> Teacher:
+def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[np.int64], folder: Path) -> Teacher:
     """Write a teacher that knows some tokens only, in hub layout, and load it.
 
     Of a text that needs kept tokens only, it has the same tokens, under other ids, and the same hidden states.
 
     Args:
-        teacher: The teacher; its embeddings are replaced.
+        teacher: The teacher.
+        model: Its encoder, or that with a head, which is written; its embeddings are replaced.
         source: Its folder.
         kept: Ids of the tokens, ascending, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
         folder: An empty folder.
@@ -38,7 +39,6 @@ def write_cut_teacher(teacher: Teacher, source: Path, kept: NDArray[np.int64], f
         TeacherError: If what was written is not a teacher, or has other tokens.
     """
     state = cut_tokenizer(teacher.tokenizer, kept)
-    model: Any = teacher.model
     _cut_embeddings(model, kept)
     with quiet_transformers():
         model.save_pretrained(folder)
