@@ -20,7 +20,7 @@ from kdnas_env.exporting.cards.template import table
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.measuring import Measured, measure_export
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.classifiers import TaskWork
+from kdnas_env.pipeline.classifiers import teacher_of
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
@@ -29,7 +29,10 @@ from kdnas_env.searching.run_folder import CONFIG, STUDENT
 from kdnas_env.support.atomic import read_json, write_json, write_text
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.untrusted import restore
+from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.teacher import TaskTeacher
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -257,7 +260,7 @@ def try_candidates(
     Raises:
         KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
     """
-    work: TaskWork | None = None
+    judged: tuple[TaskData, TaskTeacher] | None = None
     for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
         candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
         if candidate is None:
@@ -267,15 +270,14 @@ def try_candidates(
                 report(_distilled(path, config, run, options, shared, progress))
             with _in_stage("export"):
                 _export(path, config, options, progress, report)
-            work = work or _task_work(options, shared, progress)
+            judged = judged or _task_and_teacher(options, shared, progress)
             latency = LatencySettings(
                 **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}
             )
             measured = measure_export(
                 path / "export",
                 options.limits.format,
-                work.task,
-                work.teacher,
+                *judged,
                 latency,
                 cache_dir=options.cache_dir,
                 progress=progress,
@@ -339,10 +341,15 @@ def _extend_card(export: Path, lines: Sequence[Line], measured: Measured) -> Non
     write_text(card, f"{before}{_SECTION}\n{rows}\n{measured.conditions}.\n")
 
 
-def _task_work(options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> TaskWork:
+def _task_and_teacher(
+    options: PipelineOptions, shared: dict[str, Any], progress: Progress
+) -> tuple[TaskData, TaskTeacher]:
+    """Return what an export is measured with: the task, and its teacher, whose fine-tuning was kept."""
+    assert options.task.name is not None
+    task = load_task(options.task.name, options.task.data, options.task.own)
     teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
     compute = {name: shared[name] for name in ("seed", "device", "cache_dir")}
-    return TaskWork.of(options.task, teacher, **compute, progress=progress)
+    return task, teacher_of(task, options.task, teacher, **compute, progress=progress)
 
 
 def draw_candidates(candidates: Sequence[Candidate], limits: Constraints) -> Figure:

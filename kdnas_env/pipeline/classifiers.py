@@ -72,26 +72,18 @@ class TaskWork:
             KDNASError: If the task or its text cannot be read.
         """
         assert options.name is not None
-        task = load_task(options.name, own=options.own)
-        tuning = FinetuneSettings(max_length=options.max_length, device=device)
+        task = load_task(options.name, options.data, options.own)
         unlabelled: Texts = ()
         source = unlabelled_source(options.name, options.unlabelled)
         if source is not None:
             unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, seed)
-        progress.begin(f"teacher of {task.name}")
-        taught = task_teacher(
-            teacher,
-            task,
-            TeacherSettings(teachers=options.teachers, finetuning=tuning, seed=seed),
-            cache_dir=cache_dir,
-            progress=progress,
-        )
+        taught = teacher_of(task, options, teacher, seed=seed, device=device, cache_dir=cache_dir, progress=progress)
         progress.begin(f"scoring the teacher of {task.name}")
         logits = {name: taught.soft_labels(split.texts, cache_dir) for name, split in task.evaluation.items()}
         predictions = {name: task.spec.decide(values) for name, values in logits.items()}
         score = TaskScore(task.name, _TAUGHT, seed, **score_predictions(task, predictions))
-        student = tuning.changed({"epochs": options.epochs, "pooling": NATIVE})
-        settings = TaskDistillationSettings(finetuning=student)
+        student = {"epochs": options.epochs, "pooling": NATIVE}
+        settings = TaskDistillationSettings(finetuning=_tuning(options, device).changed(student))
         return cls(task, taught, score, unlabelled, settings, seed, cache_dir)
 
     @property
@@ -158,3 +150,33 @@ class TaskWork:
             and record.score.seed == self.seed
             and all(details.get(name) == value for name, value in asdict(self.settings).items())
         )
+
+
+def teacher_of(
+    task: TaskData,
+    options: TaskOptions,
+    teacher: Teacher,
+    *,
+    seed: int,
+    device: str | None,
+    cache_dir: str | None,
+    progress: Progress,
+) -> TaskTeacher:
+    """Return the teacher of a task: kept, with a head that fits, or fine-tuned now.
+
+    Args:
+        task: The task.
+        options: How its teacher is made.
+        teacher: The encoder, or a checkpoint with a head.
+        seed: Seed of everything random.
+        device: Where models are run.
+        cache_dir: Where it is kept.
+        progress: Receives what is done.
+    """
+    progress.begin(f"teacher of {task.name}")
+    settings = TeacherSettings(teachers=options.teachers, finetuning=_tuning(options, device), seed=seed)
+    return task_teacher(teacher, task, settings, cache_dir=cache_dir, progress=progress)
+
+
+def _tuning(options: TaskOptions, device: str | None) -> FinetuneSettings:
+    return FinetuneSettings(max_length=options.max_length, device=device)

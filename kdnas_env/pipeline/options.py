@@ -24,7 +24,7 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.own import OwnTask, is_own
-from kdnas_env.tasks.specs import EMBEDDING, NO_TEXT, TASKS, unlabelled_source
+from kdnas_env.tasks.specs import EMBEDDING, GLUE_TASKS, NO_TEXT, TASKS, unlabelled_source
 
 OptionsT = TypeVar("OptionsT")
 
@@ -137,7 +137,7 @@ class TaskOptions(OwnTask):
     """The task that a student is for, and how a task of your own is laid out."""
 
     PATHS: ClassVar[tuple[str, ...]] = tuple(
-        f"task.{name}" for name in ("name", "unlabelled", "validation_file", "test_file")
+        f"task.{name}" for name in ("name", "data", "unlabelled", "validation_file", "test_file")
     )
     NO_PATHS: ClassVar[Collection[str]] = (*TASKS, EMBEDDING, NO_TEXT)
 
@@ -145,6 +145,8 @@ class TaskOptions(OwnTask):
     """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
     split, or a dataset of the hub; or embedding: vectors like the teacher's (distill alone). --task NAME is short for
     it."""
+    data: str | None = None
+    """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     teachers: int = 1
     """Teachers that are fine-tuned on the task, whose logits are averaged; a checkpoint with a head for these labels
     teaches as it is, if it is to be the only one."""
@@ -172,6 +174,8 @@ class TaskOptions(OwnTask):
         if self.name is None:
             return {field.name: "without a task; name it with `task`" for field in fields(self) if field.name != "name"}
         why: dict[str, str] = {}
+        if self.name not in GLUE_TASKS:
+            why["data"] = f"on the task {self.name}, which is none of GLUE"
         if not is_own(self.name):
             laid_out = f"on the task {self.name}, which is none of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}

@@ -259,7 +259,8 @@ def _opened(options: PipelineOptions) -> _Run:
     for task in options.glue.tasks:
         check_task(task)
     if options.task.name is not None and options.resume is None:
-        load_task(options.task.name, own=options.task.own)  # its faults are told now, not after the search
+        # Its faults are told now, not after the search.
+        load_task(options.task.name, options.task.data, options.task.own)
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
             raise KDNASError(

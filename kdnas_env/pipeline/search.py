@@ -162,7 +162,8 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             return None
         own = {field.name: getattr(task, field.name) for field in fields(OwnTask)}
         teacher = {"teachers": task.teachers, "seed": self.seed, "finetuning": {"max_length": task.max_length}}
-        return {"name": task.name, "own": own, "unlabelled": task.unlabelled, "teacher": teacher}
+        places = {"data": task.data, "unlabelled": task.unlabelled}
+        return {"name": task.name, **places, "own": own, "teacher": teacher}
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -171,7 +172,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name is None:
             why |= dict.fromkeys(
-                (f"task.{name}" for name in ("unlabelled", "teachers", "max_length")),
+                (f"task.{name}" for name in ("data", "unlabelled", "teachers", "max_length")),
                 "without a task; name it with `task`",
             )
         for group in ("corpus", "space", "limits"):

@@ -81,6 +81,14 @@ def test_a_student_learns_a_task_alone(searched: Searched, tiny_corpus_file: Pat
         kdnas_env.distill(run / "student", task={**given, "epochs": 2}, **compute)
 
 
+def test_a_task_of_glue_may_be_in_a_folder(searched: Searched, tmp_path: Path) -> None:
+    small_tasks.write_hub_layout(tmp_path / "glue")
+    flags = ["distill", str(searched[0] / "student"), "--task", "sst2", "--task.data", str(tmp_path / "glue")]
+    made = tmp_path / "made"
+    assert main([*flags, "--task.epochs", "1", "--out", str(made), "--cache-dir", searched[2], "--device", "cpu"]) == 0
+    assert json.loads((made / "task.json").read_text())["task"]["source"] == str(tmp_path / "glue")
+
+
 def test_a_classifier_is_scored_with_its_own_head(searched: Searched, out: Path, tmp_path: Path) -> None:
     classifier = out / "best" / "classifier"
     few: dict[str, Any] = {"seeds": 2, "epochs": 1, "latency": {"runtime": "analytic"}, "device": "cpu"}
@@ -103,6 +111,11 @@ def test_a_classifier_is_scored_with_its_own_head(searched: Searched, out: Path,
         (["--task", "nowhere.csv"], "'nowhere.csv' is not there"),
         (["--task", "imdb", "--epochs", "2"], "--epochs has no effect on the folder of a student"),
         (["--task", "imdb", "--task.label-column", "y"], "--task.label-column has no effect on the task imdb"),
+        (
+            ["--task", "imdb", "--task.data", "glue"],
+            "--task.data has no effect on the task imdb, which is none of GLUE",
+        ),
+        (["--task", "rte", "--task.data", "nowhere"], "data folder 'nowhere' is not there"),
         (["--task.teachers", "3"], "--task.teachers has no effect without a task"),
         (
             ["--task", "my.csv", "--task.unlabelled-samples", "9"],
