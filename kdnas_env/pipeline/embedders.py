@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.distillation.text.sources import open_source
+from kdnas_env.distillation.text.sources import draw_texts
 from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.errors import RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
@@ -127,6 +125,5 @@ class EmbeddingWork:
         layout = TextLayout(**{name: corpus[name] for name in LAYOUT_OPTIONS if name in corpus})
         reading = {name: corpus[name] for name in ("config_name", "split", "text_columns") if corpus.get(name)}
         count = self.options.unlabelled_samples + 2 * self.settings.heldout
-        with open_source(source, layout=layout, **reading) as rows:
-            drawn = np.random.default_rng(self.seed).permutation(len(rows))[:count]
-            return [text for row in rows.take(drawn) for text in row if text][:count]
+        rows = draw_texts(source, count, self.seed, layout=layout, **reading)
+        return [text for row in rows for text in row][:count]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from kdnas_env.distillation.text.demo import teacher_title
-from kdnas_env.distillation.text.sources import open_source
+from kdnas_env.distillation.text.sources import draw_texts
 from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.exporting.folder import VOCABULARY, checked_target, written_whole
@@ -196,11 +194,10 @@ def _texts(options: VocabularyOptions) -> tuple[list[str], list[str]]:
     """Return the texts that choose tokens, and those that are held out."""
     corpus = options.corpus
     layout = TextLayout(**{name: getattr(corpus, name) for name in LAYOUT_OPTIONS})
-    source: Mapping[str, Any] = {"config_name": corpus.config_name, "split": corpus.split, "layout": layout}
-    rng = np.random.default_rng(options.seed)
-    with open_source(corpus.source, text_columns=corpus.text_columns or None, **source) as rows:
-        drawn = rng.permutation(len(rows))[: corpus.max_samples]
-        texts = [" ".join(text for text in row if text) for row in rows.take(drawn)]
+    reading = {"config_name": corpus.config_name, "split": corpus.split, "layout": layout}
+    columns = corpus.text_columns or None
+    rows = draw_texts(corpus.source, corpus.max_samples, options.seed, text_columns=columns, **reading)
+    texts = [" ".join(row) for row in rows]
     texts = [text for text in texts if text.strip()]
     held = max(1, round(_HELDOUT * len(texts)))
     if len(texts) < 2:

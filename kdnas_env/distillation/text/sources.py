@@ -116,6 +116,27 @@ def open_source(
         yield rows
 
 
+def draw_texts(source: str | os.PathLike[str], samples: int | None, seed: int, **reading: Any) -> list[tuple[str, ...]]:
+    """Read rows of a source, drawn at random.
+
+    Args:
+        source: See ``load_corpus``.
+        samples: Rows at most; None for all.
+        seed: Seed of the draw.
+        **reading: Further arguments of :func:`open_source`.
+
+    Returns:
+        The texts of each row, without empty ones, in the order in which they were drawn.
+
+    Raises:
+        CorpusError: See :func:`open_source`.
+        DependencyError: See :func:`open_source`.
+    """
+    with open_source(source, **reading) as rows:
+        drawn = np.random.default_rng(seed).permutation(len(rows))[:samples]
+        return [tuple(text for text in row if text) for row in rows.take(drawn)]
+
+
 def open_stream(
     source: str | os.PathLike[str],
     *,
