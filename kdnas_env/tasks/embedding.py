@@ -75,7 +75,7 @@ class EmbeddingSettings(Settings):
     weight_decay: float = 0.01
     max_length: int = 128
     heldout: int = 500
-    patience: int = 1
+    patience: int = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
