@@ -21,7 +21,8 @@ from complaints import complaint
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.pipeline.candidates import Candidate, Line, best_candidate
+from kdnas_env.pipeline.candidates import Candidate, best_candidate
+from kdnas_env.pipeline.limit_lines import Line
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 Flags = Callable[..., list[str]]
