@@ -50,6 +50,28 @@ def test_a_search_leaves_its_page(run: kdnas_env.SearchRun) -> None:
     assert any(command == f"kdnas distill {run.path}" for _, command in page.commands)
 
 
+def test_the_page_of_a_search_is_drawn_and_pointed_at(run: kdnas_env.SearchRun, browser: Any) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.by import By
+
+    def found(selector: str) -> list[Any]:
+        return list(browser.find_elements(By.CSS_SELECTOR, selector))
+
+    assert run.best is not None
+    browser.get((run.path / "report.html").as_uri())
+    best = str(run.best.evaluation.config)
+    marks = found("[data-chart=front] circle")
+    assert len(marks) == sum(record.usable for record in run.records)
+    mark = next(mark for mark in marks if mark.get_attribute("textContent").startswith(f"{best} ("))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", mark)
+    ActionChains(browser).move_to_element(mark).perform()
+    assert found("[data-chart=front] .readout")[0].text.startswith(f"{best} (")
+    assert found("[data-table=students] tbody tr:first-child td:nth-child(2)")[0].text == best
+    assert f"kdnas distill {run.path}" in [command.text for command in found("#next pre")]
+    assert browser.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
 def test_predictions_are_shown_against_what_came(run: kdnas_env.SearchRun) -> None:
     rounds = json.loads((run.path / "results.json").read_text())["rounds"]
     recorded = [value for round_ in rounds for value in round_["predicted"]]
