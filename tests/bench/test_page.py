@@ -66,7 +66,7 @@ def _points(hostile: str) -> Scatter:
 
 
 def _rows(hostile: str) -> Listing:
-    rows = [["b", 2, None], ["a", 1, hostile], ["c", None, "none"]]
+    rows: list[list[Any]] = [["b", 2, None], ["a", 1, hostile], ["c", None, "none"]]
     return Listing("limits", "Limits", ["limit", "value", "remark"], rows, about="As asked.")
 
 
