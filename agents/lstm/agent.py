@@ -9,16 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import (
-    NONE,
-    PredictorConfig,
-    Scale,
-    candidate_pool,
-    context_positions,
-    random_count,
-    remembered,
-    settled,
-)
+from kdnas_env.agents.lstm.common import NONE, PredictorConfig, context_positions, random_count, settled
+from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import best_apart

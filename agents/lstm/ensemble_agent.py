@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import (
-    PredictorConfig,
-    Scale,
-    candidate_pool,
-    random_count,
-    remembered,
-    settled,
-    spread,
-)
+from kdnas_env.agents.lstm.common import PredictorConfig, random_count, settled
+from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.core.wide_dimensions import Spacing
 from kdnas_env.support.cpu_lock import pinned_threads

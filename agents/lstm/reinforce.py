@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import NetworkConfig, Scale
+from kdnas_env.agents.lstm.common import NetworkConfig
+from kdnas_env.agents.predicting import Scale
 from kdnas_env.agents.ranking import Floats, Ranking, RoundRecord
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
 BLOCK = 10
 """Searches that a process is handed at a time: starting one costs more than a search of a table."""
 
-_PACKAGES = ("kdnas", "numpy", "gymnasium", "torch", "optuna", "stable-baselines3", "sb3-contrib")
+_PACKAGES = ("kdnas", "numpy", "gymnasium", "torch", "optuna", "stable-baselines3", "sb3-contrib", "scikit-learn")
 
 
 @dataclass(frozen=True)

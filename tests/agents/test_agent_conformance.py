@@ -19,6 +19,7 @@ QUICK: dict[str, dict[str, Any]] = {
     **{"lstm": _LSTM, "lstm-greedy": _LSTM, "lstm-shuffled": _LSTM},
     **{"ppo": _PPO, "maskable-ppo": _PPO, "dqn": _DQN, "qr-dqn": _DQN},
     "lstm-ensemble": {"steps": 2, "members": 2, "pool_size": 200},
+    "random-forest": {"trees": 3},
     "reinforce": {"hidden_size": 8, "tries": 3},
     "recurrent-ppo": {"n_epochs": 2, "lstm_hidden_size": 8},
 }

@@ -13,7 +13,7 @@ from scipy.stats import chisquare, wilcoxon
 import kdnas_env
 from kdnas_env.agents.classic.evolution import mutated
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
-from kdnas_env.agents.lstm.common import spread
+from kdnas_env.agents.predicting import spread
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.wide_dimensions import KNOTS, WIDE, Spacing, best_apart, bumps, coarse, nearby, steps_near, strode
 from kdnas_env.testing.bowl import BowlEnv
