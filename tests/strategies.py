@@ -42,9 +42,19 @@ def students() -> st.SearchStrategy[StudentConfig]:
         st.integers(1, 4096),
         st.sampled_from(ACTIVATIONS),
         st.sampled_from(FAMILIES),
+        st.dictionaries(st.from_regex(r"[a-z_]{1,9}", fullmatch=True), recipe_values, max_size=3).map(
+            lambda changes: tuple(changes.items())
+        ),
     )
 
 
+recipe_values = (
+    st.none()
+    | st.booleans()
+    | st.integers(1, 64)
+    | st.floats(1e-6, 1, allow_nan=False)
+    | st.sampled_from(["uniform+last", "hidden_states"])
+)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 positive = st.floats(1e-6, 1e6)
 curves = st.lists(finite, max_size=5).map(tuple)

@@ -5,9 +5,10 @@ Pure data and arithmetic: nothing here imports torch or transformers.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from kdnas_env.errors import SpaceError, TeacherError
@@ -40,7 +41,7 @@ _LARGEST_VOCABULARY = 2**31
 
 _SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
-_PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)")
+_PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)((?: \w+=[^\s=]+)*)")
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 
 
@@ -48,8 +49,8 @@ _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
 class StudentConfig:
     """One point of a search space, in transformers' own field names.
 
-    It is canonical when made: sizes are plain integers, and an activation of several names has one, so that
-    configurations which build the same network are equal.
+    It is canonical when made: sizes are plain integers, an activation of several names has one, and changes of the
+    recipe are sorted by name, so that equal points are equal configurations.
 
     Attributes:
         num_hidden_layers: Transformer layers.
@@ -58,6 +59,9 @@ class StudentConfig:
         intermediate_size: Width of the feed-forward layer.
         hidden_act: Activation of the feed-forward layer (transformers' ``ACT2FN`` name).
         family: One of ``FAMILIES``.
+        recipe: What is changed in the recipe that the student is distilled with: pairs of a field of
+            :class:`kdnas_env.distillation.training.recipe.Recipe` and its value. Empty but in joint spaces, which
+            search architecture and recipe together.
     """
 
     num_hidden_layers: int
@@ -66,6 +70,7 @@ class StudentConfig:
     intermediate_size: int
     hidden_act: str = "gelu"
     family: str = "bert"
+    recipe: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
         for name in _SIZES:
@@ -73,10 +78,22 @@ class StudentConfig:
                 object.__setattr__(self, name, int(getattr(self, name)))
         if self.hidden_act in _ACTIVATION_ALIASES:
             object.__setattr__(self, "hidden_act", _ACTIVATION_ALIASES[self.hidden_act])
+        if self.recipe:
+            object.__setattr__(self, "recipe", tuple(sorted(map(_checked_change, self.recipe), key=_name)))
+            if len(dict(self.recipe)) < len(self.recipe):
+                raise SpaceError(f"the recipe is changed twice in one field: {shown(self.recipe)}")
+
+    @property
+    def network(self) -> StudentConfig:
+        """The student alone, however it is distilled: what has a latency, parameters and operations."""
+        return replace(self, recipe=()) if self.recipe else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data."""
-        return asdict(self)
+        """Return the fields as plain data; without ``recipe`` where nothing of it is changed."""
+        plain = {**asdict(self), "recipe": [[*change] for change in self.recipe]}
+        if not self.recipe:
+            del plain["recipe"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StudentConfig:
@@ -94,6 +111,8 @@ class StudentConfig:
     def parse(cls, text: str) -> StudentConfig:
         """Read a student in the words in which it is printed, such as ``bert 3L/192h/6a/384f/gelu``.
 
+        Changes of the recipe follow, such as `` batch_size=8 mapping=last``.
+
         Raises:
             SpaceError: If the text is malformed.
         """
@@ -102,8 +121,9 @@ class StudentConfig:
             raise SpaceError(
                 f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
             )
-        family, layers, width, heads, inner, activation = match.groups()
-        return cls(int(layers), int(heads), int(width), int(inner), activation, family).check()
+        family, layers, width, heads, inner, activation, changes = match.groups()
+        recipe = tuple((name, _read_value(value)) for name, _, value in (c.partition("=") for c in changes.split()))
+        return cls(int(layers), int(heads), int(width), int(inner), activation, family, recipe).check()
 
     def check(self) -> StudentConfig:
         """Return the configuration itself if its sizes are such that a network can have.
@@ -122,7 +142,34 @@ class StudentConfig:
         return (
             f"{self.family} {self.num_hidden_layers}L/{self.hidden_size}h/"
             f"{self.num_attention_heads}a/{self.intermediate_size}f/{self.hidden_act}"
+            + "".join(
+                f" {name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.recipe
+            )
         )
+
+
+def _name(change: tuple[str, Any]) -> str:
+    return change[0]
+
+
+def _checked_change(change: tuple[str, Any]) -> tuple[str, Any]:
+    """Return a change of the recipe as a pair.
+
+    Raises:
+        SpaceError: If it is none of a name and a plain value.
+    """
+    if not isinstance(change, list | tuple) or len(change) != 2 or not isinstance(change[0], str):
+        raise SpaceError(f"{shown(change)} is no change of the recipe; expected a pair of a field and its value")
+    if change[1] is not None and not isinstance(change[1], str | int | float | bool):
+        raise SpaceError(f"{change[0]} of the recipe is {shown(change[1])}; expected a number, a name, true or false")
+    return change[0], change[1]
+
+
+def _read_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 class _PretrainedConfig(Protocol):

@@ -166,7 +166,7 @@ class Evaluation:
 
     def to_json(self) -> str:
         """Serialise to JSON; :meth:`from_json` restores an equal record."""
-        return json.dumps(asdict(self), allow_nan=False, sort_keys=True)
+        return json.dumps({**asdict(self), "config": self.config.to_dict()}, allow_nan=False, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Evaluation:

@@ -18,13 +18,16 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import FAMILIES, LARGEST_SIZE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import SpaceError
-from kdnas_env.support.untrusted import as_array, is_integer, is_whole, parse_yaml, shown
+from kdnas_env.support.untrusted import as_array, is_integer, is_number, is_whole, parse_yaml, shown
 
-DIMENSIONS = tuple(field.name for field in fields(StudentConfig))
-"""Names a space may search, in action order."""
+RECIPE = "recipe."
+"""What the name of a dimension begins with that changes a field of the recipe, such as ``recipe.learning_rate``."""
+
+DIMENSIONS = tuple(field.name for field in fields(StudentConfig) if field.name != "recipe")
+"""Dimensions of a student that a space may search, in action order; those of the recipe follow, as they are given."""
 
 ORDERED = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
-"""Dimensions whose choices are numbers, so that neighbouring choices are similar students."""
+"""Dimensions of a student whose choices are numbers, so that neighbouring choices are similar students."""
 
 ACTIVATIONS = ("gelu", "relu", "silu")
 LAYER_FRACTIONS = (1 / 4, 1 / 3, 1 / 2, 5 / 6, 1)
@@ -33,6 +36,9 @@ WIDTH_FRACTIONS = (1 / 2, 1)
 FFN_FRACTIONS = (1 / 8, 1 / 6, 3 / 16, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
 LARGEST_ENUMERATION = 100_000
 """Spaces up to this many points may be listed whole."""
+
+SHIPPED_SPACES = ("joint",)
+"""Spaces that come with the package, by name: ``joint`` searches architecture and recipe together."""
 
 LARGEST_FILE = 200_000
 """Bytes of a file that describes a space."""
@@ -44,9 +50,11 @@ Action = npt.NDArray[np.int64]
 class SearchSpace:
     """A finite grid of student configurations under a teacher.
 
-    An action is an int64 array of shape ``(dims,)``: one index into each dimension's choices. A dimension
-    that is not searched keeps the teacher's value. A grid may hold points that cannot be built or break a
-    cap; :meth:`violation` names the reason, and the environment answers such an action with a penalty.
+    An action is an int64 array of shape ``(dims,)``: one index into each dimension's choices. A dimension that is not
+    searched keeps the teacher's value. In a joint space some dimensions change the recipe that students are distilled
+    with (``recipe.learning_rate``); what they change is part of the configuration. A grid may hold points that cannot
+    be built or break a cap; :meth:`violation` names the reason, and the environment answers such an action with a
+    penalty.
 
     Attributes:
         choices: Dimension name to its choices, in action order.
@@ -59,10 +67,15 @@ class SearchSpace:
     max_parameters: int | None = None
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.choices) - set(DIMENSIONS))
+        of_recipe = [name for name in self.choices if name.startswith(RECIPE)]
+        unknown = sorted(set(self.choices) - set(DIMENSIONS) - set(of_recipe))
         if unknown:
-            raise SpaceError(f"unknown dimension(s) {shown(unknown)}; a space may search {list(DIMENSIONS)}")
-        ordered = {name: _checked_choices(name, self.choices[name]) for name in DIMENSIONS if name in self.choices}
+            raise SpaceError(
+                f"unknown dimension(s) {shown(unknown)}; a space may search {list(DIMENSIONS)}, and fields of the "
+                f"recipe, such as {RECIPE}learning_rate"
+            )
+        names = [*(name for name in DIMENSIONS if name in self.choices), *of_recipe]
+        ordered = {name: _checked_choices(name, self.choices[name]) for name in names}
         object.__setattr__(self, "choices", ordered)
         if self.max_parameters is not None and not _is_positive(self.max_parameters):
             raise SpaceError(
@@ -149,13 +162,13 @@ class SearchSpace:
 
     @classmethod
     def from_file(cls, path: str | Path, teacher: EncoderArchitecture) -> SearchSpace:
-        """Read a space from a YAML or JSON file.
+        """Read a space from a YAML or JSON file, or one of ``SHIPPED_SPACES`` by its name.
 
         Raises:
             SpaceError: If the file cannot be read or parsed, or is larger than any space.
         """
         try:
-            with open(path, "rb") as file:
+            with open(_shipped(path), "rb") as file:
                 content = file.read(LARGEST_FILE + 1)
             if len(content) > LARGEST_FILE:
                 raise ValueError(f"it is larger than {LARGEST_FILE:,} bytes; give each dimension fewer choices")
@@ -210,9 +223,19 @@ class SearchSpace:
             if first[index] and self.is_valid(config):
                 yield index, config
 
+    @property
+    def recipe_choices(self) -> dict[str, tuple[Any, ...]]:
+        """Choices of the dimensions that change the recipe, by field; empty but in joint spaces."""
+        return {name.removeprefix(RECIPE): self.choices[name] for name in self.choices if name.startswith(RECIPE)}
+
+    @cached_property
+    def ordered(self) -> tuple[bool, ...]:
+        """By dimension, whether its choices are numbers, so that neighbouring choices are similar."""
+        return tuple(_is_ordered(name, values) for name, values in self.choices.items())
+
     def __iter__(self) -> Iterator[StudentConfig]:
         for values in itertools.product(*self.choices.values()):
-            yield replace(self._base, **dict(zip(self.choices, values, strict=True)))
+            yield self._picked(values)
 
     def __contains__(self, config: object) -> bool:
         if not isinstance(config, StudentConfig):
@@ -229,9 +252,8 @@ class SearchSpace:
         Raises:
             SpaceError: If the action has the wrong shape, is not integral, or is out of range.
         """
-        indices = self._checked_action(action)
-        picked = {name: values[index] for (name, values), index in zip(self.choices.items(), indices, strict=True)}
-        return replace(self._base, **picked)
+        indices = self._checked_action(action).tolist()
+        return self._picked([values[index] for values, index in zip(self.choices.values(), indices, strict=True)])
 
     def encode(self, config: StudentConfig) -> Action:
         """Return the first action that names a configuration.
@@ -239,14 +261,19 @@ class SearchSpace:
         Raises:
             SpaceError: If the configuration is not a point of the grid.
         """
-        base = self._base
-        indices = []
+        base, changes = self._base, dict(config.recipe)
+        if changes.keys() != self._recipe_fields:
+            raise SpaceError(
+                f"{config} is not in the space: it changes {sorted(changes)} of the recipe, where the space has "
+                f"{sorted(self._recipe_fields)}"
+            )
         for name in DIMENSIONS:
-            value = getattr(config, name)
-            if name not in self.choices:
-                if value != getattr(base, name):
-                    raise SpaceError(f"{config} is not in the space: {name} is fixed to {getattr(base, name)!r}")
-                continue
+            if name not in self.choices and getattr(config, name) != getattr(base, name):
+                raise SpaceError(f"{config} is not in the space: {name} is fixed to {getattr(base, name)!r}")
+        indices = []
+        for name in self.choices:
+            of_recipe = name.startswith(RECIPE)
+            value = changes[name.removeprefix(RECIPE)] if of_recipe else getattr(config, name)
             place = self._places[name].get(value)
             if place is None:
                 raise SpaceError(
@@ -264,18 +291,36 @@ class SearchSpace:
     def _places(self) -> dict[str, dict[Any, int]]:
         """The first choice of each dimension that names a value, by the value that a configuration has."""
         places = dict[str, dict[Any, int]]()
-        for name, values in self.choices.items():
+        for name in self.choices:
             places[name] = {}
-            for place, value in enumerate(values):
-                places[name].setdefault(getattr(replace(self._base, **{name: value}), name), place)
+            for place, value in enumerate(self._canonical(name)):
+                places[name].setdefault(value, place)
         return places
 
     @property
     def _first_choices(self) -> Iterator[Action]:
         """By dimension, for each choice the first that names the same value, int64."""
-        for name, values in self.choices.items():
-            named = (getattr(replace(self._base, **{name: value}), name) for value in values)
-            yield np.array([self._places[name][value] for value in named], dtype=np.int64)
+        for name in self.choices:
+            yield np.array([self._places[name][value] for value in self._canonical(name)], dtype=np.int64)
+
+    def _canonical(self, name: str) -> list[Any]:
+        """Return the choices of a dimension as configurations have them."""
+        values = self.choices[name]
+        if name.startswith(RECIPE):
+            return [*values]
+        return [getattr(replace(self._base, **{name: value}), name) for value in values]
+
+    @cached_property
+    def _recipe_fields(self) -> frozenset[str]:
+        return frozenset(self.recipe_choices)
+
+    def _picked(self, values: Sequence[Any]) -> StudentConfig:
+        """Return the configuration of a value a dimension."""
+        named = dict(zip(self.choices, values, strict=True))
+        changes = tuple(
+            (name.removeprefix(RECIPE), named.pop(name)) for name in self.choices if name.startswith(RECIPE)
+        )
+        return replace(self._base, **named, recipe=changes)
 
     @cached_property
     def first_indices(self) -> Action:
@@ -378,7 +423,10 @@ def _checked_choices(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
         raise SpaceError(f"dimension {name!r} has no choices; give at least one")
     for value in values:
-        if name in ORDERED:
+        if name.startswith(RECIPE):
+            if value is not None and not isinstance(value, str | int | float | bool):
+                raise SpaceError(f"{name} choice {shown(value)} is no number, name, true or false")
+        elif name in ORDERED:
             if not _is_positive(value):
                 raise SpaceError(f"{name} choice {shown(value)} is not a positive whole number")
             if value > LARGEST_SIZE:
@@ -390,7 +438,20 @@ def _checked_choices(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     duplicates = sorted(json.dumps(value) for value, count in Counter(values).items() if count > 1)
     if duplicates:
         raise SpaceError(f"{name} lists {', '.join(duplicates[:5])} more than once")
-    return tuple(sorted(values)) if name in ORDERED else tuple(values)
+    return tuple(sorted(values)) if _is_ordered(name, values) else tuple(values)
+
+
+def _is_ordered(name: str, values: Sequence[Any]) -> bool:
+    """Whether the choices of a dimension are numbers."""
+    return name in ORDERED or (name.startswith(RECIPE) and all(is_number(value) for value in values))
+
+
+def _shipped(path: str | Path) -> Path:
+    """Return the path of a space; of the name of a shipped one, that of its file, unless there is such a file here."""
+    given = Path(path)
+    return (
+        Path(__file__).parent / "spaces" / f"{path}.yaml" if path in SHIPPED_SPACES and not given.is_file() else given
+    )
 
 
 def _is_positive(value: object) -> bool:

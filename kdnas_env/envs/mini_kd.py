@@ -75,9 +75,12 @@ class SearchSettings:
             KDNASError: If there is no such teacher or file, or the space is malformed.
         """
         from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+        from kdnas_env.distillation.training.recipe import check_recipe_choices
 
         teacher = load_teacher_architecture(self.teacher)
-        return resolve_space(self.space, teacher, self.families, self.max_parameters)
+        space = resolve_space(self.space, teacher, self.families, self.max_parameters)
+        check_recipe_choices(space.recipe_choices)
+        return space
 
     @property
     def reward(self) -> KDReward:

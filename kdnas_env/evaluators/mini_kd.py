@@ -24,7 +24,7 @@ from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.training.mini_kd import PRECISIONS, EpochResult, MiniKD
-from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
+from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload
 from kdnas_env.errors import CacheError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
 from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
@@ -123,7 +123,7 @@ class MiniKDEvaluator:
 
     Attributes:
         settings: The same.
-        recipe: The recipe.
+        recipe: The recipe of the search; :meth:`recipe_of` is that of a student.
         text_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked.
         workload: Teacher, corpus and hidden states.
         stage: The task stage that students take after their distillation; None without a task.
@@ -181,6 +181,7 @@ class MiniKDEvaluator:
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
         self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
         self._limits = Constraints.of(settings.limits)
+        self._bases: dict[str, EmbeddingBasis] = {}
         self.deterministic = device.type == "cpu" and not self.probe.needs_models
 
     @cached_property
@@ -214,7 +215,7 @@ class MiniKDEvaluator:
     def warm_up(self) -> None:
         """Compute now what all students share, which the first one would wait for otherwise."""
         with self._training():
-            _ = self.workload.train_means, self._basis
+            _ = self.workload.train_means, self._basis(self.recipe.embeddings)
 
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
@@ -317,7 +318,7 @@ class MiniKDEvaluator:
             teacher=self.settings.teacher,
             teacher_fingerprint=self.workload.teacher.fingerprint,
             corpus={"source": corpus} if isinstance(corpus, str) else dict(corpus),
-            recipe=self.recipe.to_dict(),
+            recipe=self.recipe_of(evaluation.config).to_dict(),
             stages=(
                 {
                     "stage": "mini-kd",
@@ -330,10 +331,28 @@ class MiniKDEvaluator:
             corpus_fingerprint=self.text_fingerprint,
         )
 
+    def recipe_of(self, config: StudentConfig) -> Recipe:
+        """Return the recipe of a student: that of the search, with what the student changes in it.
+
+        Raises:
+            SpaceError: If it changes what is no field of a recipe.
+        """
+        return changed(self.recipe, config.recipe)
+
     def _train(self, config: StudentConfig, fidelity: Fidelity, stop: Callable[[EpochResult], bool]) -> MiniKD | None:
         """Return the distilled student, or None if it was stopped."""
+        recipe = self.recipe_of(config)
+        judged = any(name in JUDGED for name, _ in config.recipe)
         with self._training():
-            kd = MiniKD(self.workload, config, self.recipe, fidelity, basis=self._basis, precision=self.precision)
+            kd = MiniKD(
+                self.workload,
+                config,
+                recipe,
+                fidelity,
+                basis=self._basis(recipe.embeddings),
+                precision=self.precision,
+                judge=self.recipe if judged else None,
+            )
         epochs = kd.epochs()
         while True:
             # A latency probe of another process gets its turn between two epochs.
@@ -349,10 +368,13 @@ class MiniKDEvaluator:
         with training_lock(), pinned_threads(self.threads):
             yield
 
-    @cached_property
-    def _basis(self) -> EmbeddingBasis | None:
-        made = self.recipe.embeddings != "random"
-        return embedding_basis(self.workload, self.recipe.embeddings) if made else None
+    def _basis(self, embeddings: str) -> EmbeddingBasis | None:
+        """Return what embeddings start from, computed once for all students of a kind; None where they are random."""
+        if embeddings == "random":
+            return None
+        if embeddings not in self._bases:
+            self._bases[embeddings] = embedding_basis(self.workload, embeddings)
+        return self._bases[embeddings]
 
     def _record(
         self,

@@ -6,18 +6,20 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
-from kdnas_env.distillation.training.recipe import Recipe, full_recipe
+from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
 from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
@@ -86,7 +88,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             corpus = text.workload.corpus
             notes = corpus.report.notes(teacher.tokenizer.model_max_length)
             work.begin({"teacher": teacher.fingerprint, "corpus": corpus.fingerprint})
-            distillation = _Distillation.of(options, search, text, progress)
+            distillation = _Distillation(options, search, text, progress)
             for student in missing:
                 distillation.distil(student)
         if teacher is not None and untaught:
@@ -234,23 +236,27 @@ class _Distillation:
     options: DistillOptions
     search: SearchOptions
     text: TrainingText
-    recipe: Recipe
-    basis: EmbeddingBasis | None
     progress: Progress
 
-    @classmethod
-    def of(
-        cls, options: DistillOptions, search: SearchOptions, text: TrainingText, progress: Progress
-    ) -> _Distillation:
-        recipe = full_recipe(
-            search.recipe,
-            options.batch_size,
-            learning_rate=options.learning_rate,
-            train_embeddings=options.train_embeddings,
+    def recipe_of(self, config: StudentConfig) -> Recipe:
+        """Return the recipe of a student: that of the search, with what the student changes in it, for longer."""
+        return full_recipe(
+            changed(resolve_recipe(self.search.recipe), config.recipe),
+            self.options.batch_size,
+            learning_rate=self.options.learning_rate,
+            train_embeddings=self.options.train_embeddings,
         )
-        anew = options.start == "closed-form"
-        basis = embedding_basis(text.workload, recipe.embeddings) if anew else None
-        return cls(options, search, text, recipe, basis, progress)
+
+    @cached_property
+    def _bases(self) -> dict[str, EmbeddingBasis]:
+        return {}
+
+    def _basis(self, embeddings: str) -> EmbeddingBasis | None:
+        if self.options.start != "closed-form" or embeddings == "random":
+            return None
+        if embeddings not in self._bases:
+            self._bases[embeddings] = embedding_basis(self.text.workload, embeddings)
+        return self._bases[embeddings]
 
     @property
     def seed(self) -> int:
@@ -264,12 +270,13 @@ class _Distillation:
         if options.start == "mini-kd":
             start, projection = mini_kd_student(expanded(options.run), student.config, self.search, options)
         precision = "bfloat16" if workload.device.type == "cuda" else "float32"
+        recipe = self.recipe_of(student.config)
         kd = MiniKD(
             workload,
             student.config,
-            self.recipe,
+            recipe,
             text.start(self.seed),
-            basis=self.basis,
+            basis=self._basis(recipe.embeddings),
             precision=precision,
             start=start,
         )
@@ -298,7 +305,7 @@ class _Distillation:
         except FloatingPointError as error:
             raise RunError(
                 f"{student.config}: {error}; what was written before it is kept in {str(checkpoints)!r}; distil into "
-                f"another folder (`out`) with a smaller `learning_rate`, it was {self.recipe.learning_rate:.4g}"
+                f"another folder (`out`) with a smaller `learning_rate`, it was {recipe.learning_rate:.4g}"
             ) from error
         if is_main_process():
             self._keep(folder, student, result)
@@ -331,11 +338,11 @@ class _Distillation:
             "data_fraction": search.data_fraction,
             "seed": search.seed,
         }
-        last = result.curve[-1]
+        last, recipe = result.curve[-1], self.recipe_of(student.config)
         stage = {
             "stage": "full-kd",
             "samples": None if text.streaming else len(text.samples),
-            "batch_size": self.recipe.batch_size,
+            "batch_size": recipe.batch_size,
             "steps": last["step"],
             "epochs": last["epoch"],
             "seed": self.seed,
@@ -348,7 +355,7 @@ class _Distillation:
             teacher=search.teacher,
             teacher_fingerprint=text.workload.teacher.fingerprint,
             corpus={name: value for name, value in given.items() if value is not None},
-            recipe=self.recipe.to_dict(),
+            recipe=recipe.to_dict(),
             stages=(before, stage) if self.options.start == "mini-kd" else (stage,),
             versions=package_versions(),
             corpus_fingerprint=None if text.streaming else corpus.fingerprint,

@@ -191,7 +191,7 @@ class SpaceOptions:
     """Which students are searched."""
 
     file: str | None = None
-    """YAML or JSON file with the choices of each dimension; derived from the teacher if not given."""
+    """YAML or JSON file with the choices of each dimension, or joint for the space of that name; by default derived."""
     families: tuple[str, ...] = ()
     """Student families (bert, albert, roberta); the teacher's own if not given. More than one are mixed."""
     max_parameters: int | None = None

@@ -26,7 +26,7 @@ from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_
 from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
-from kdnas_env.distillation.training.recipe import Recipe
+from kdnas_env.distillation.training.recipe import Recipe, changed
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
 from kdnas_env.support.atomic import read_json, write_json
@@ -196,9 +196,9 @@ class Laboratory:
         study, workload, seed = self.study, self.text.workload, judgement.seed
         precision = self.evaluator.precision
         began = time.perf_counter()
-        kd = MiniKD(
-            workload, judgement.student, study.recipe, self.text.start(seed), basis=self.basis, precision=precision
-        )
+        recipe = changed(study.recipe, judgement.student.recipe)
+        basis = self.basis if recipe.embeddings == study.recipe.embeddings else None
+        kd = MiniKD(workload, judgement.student, recipe, self.text.start(seed), basis=basis, precision=precision)
         checkpoints = judgement.path(Path(study.folder)).with_suffix(".checkpoints")
         result = distil(
             kd,

@@ -12,7 +12,6 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.grid import Grid
-from kdnas_env.core.space import ORDERED
 from kdnas_env.errors import KDNASError
 from kdnas_env.wrappers.common import (
     Bools,
@@ -159,8 +158,8 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 def _unordered(env: gym.Env[Any, Any]) -> list[int]:
-    dimensions = getattr(env_attribute(env, "search_space"), "dimensions", ())
-    return [place for place, name in enumerate(dimensions) if name not in ORDERED]
+    ordered = getattr(env_attribute(env, "search_space"), "ordered", ())
+    return [place for place, is_ordered in enumerate(ordered) if not is_ordered]
 
 
 def neighbour(grid: Grid, point: Ints, move: int, cyclic: Collection[int] = ()) -> Ints | None:

@@ -53,7 +53,7 @@ class Lineage:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain data."""
-        return {**asdict(self), "stages": list(self.stages)}
+        return {**asdict(self), "student": self.student.to_dict(), "stages": list(self.stages)}
 
     def check_teacher(self, fingerprint: str) -> None:
         """Refuse a teacher that the student was not distilled from.

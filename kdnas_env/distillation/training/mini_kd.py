@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from kdnas_env.distillation.student.slicing import slice_layers
 from kdnas_env.distillation.training.mapping import LayerPair, map_layers
 from kdnas_env.distillation.training.objective import HiddenStateObjective, Objective, RelationObjective, Score
 from kdnas_env.distillation.training.packed import NO_DROPOUT, Dropout, PackedEncoder
-from kdnas_env.distillation.training.recipe import Recipe
+from kdnas_env.distillation.training.recipe import JUDGED, Recipe
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches, training_batches
 from kdnas_env.support.checks import check_choice
 
@@ -64,6 +64,9 @@ class MiniKD:
         basis: Coordinates of the teacher's embeddings, to be shared by all students; None to compute them here.
         precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
         start: An encoder of that architecture to go on from, in place of the recipe's start; trained itself.
+        judge: Recipe whose mapping the losses are measured by, in place of the student's own objective: hidden states
+            through projections of their own, solved in closed form on the training samples. So students of different
+            objectives and mappings have losses that can be compared.
 
     Attributes:
         encoder: The student.
@@ -86,6 +89,7 @@ class MiniKD:
         basis: EmbeddingBasis | None = None,
         precision: str = "float32",
         start: Any | None = None,
+        judge: Recipe | None = None,
     ) -> None:
         check_choice("precision", precision, PRECISIONS)
         began = time.perf_counter()
@@ -100,7 +104,8 @@ class MiniKD:
         self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
         if not recipe.train_embeddings:
             _freeze_tables(self.encoder)
-        self.objective = self._make_objective(pairs, student.hidden_size)
+        self.objective = self._make_objective(recipe, pairs, student.hidden_size)
+        self._judge = self._make_judge(judge, student)
         self._dropout = Dropout(recipe.dropout, _generator(fidelity.seed, _DROPOUT, workload.device))
         self._width = student.hidden_size
         self._precision = precision
@@ -134,9 +139,10 @@ class MiniKD:
         """
         began = time.perf_counter() - self._starting_seconds
         train = self.fit() if self.objective.solved else self.train_score()
+        start = train.unexplained if self.objective.solved else None
         yield self._result(0, train, began)
         rng = np.random.default_rng([self.fidelity.seed, _ORDER])
-        optimiser = self.optimiser(train.unexplained if self.objective.solved else None)
+        optimiser = self.optimiser(start)
         steps = self.fidelity.epochs * -(-len(self.train) // self.recipe.batch_size)
         step = 0
         for epoch in range(1, self.fidelity.epochs + 1):
@@ -165,8 +171,8 @@ class MiniKD:
         model.requires_grad_(True)
         return model.to("cpu").eval()
 
-    def _make_objective(self, pairs: Sequence[LayerPair], width: int) -> Objective:
-        recipe, workload = self.recipe, self.workload
+    def _make_objective(self, recipe: Recipe, pairs: Sequence[LayerPair], width: int) -> Objective:
+        workload = self.workload
         if recipe.objective == "relations":
             return RelationObjective(workload, self.encoder)
         return HiddenStateObjective(
@@ -178,6 +184,17 @@ class MiniKD:
             ridge=recipe.ridge,
             generator=_generator(self.fidelity.seed, _PROJECTION, torch.device("cpu")),
         )
+
+    def _make_judge(self, judge: Recipe | None, student: StudentConfig) -> Objective | None:
+        """Return the objective that measures the losses; None if the student's own does."""
+        if judge is None:
+            return None
+        measure = replace(judge, objective="hidden_states", projection="ridge")
+        if all(getattr(measure, name) == getattr(self.recipe, name) for name in (*JUDGED, "ridge")):
+            return None
+        depth = self.workload.teacher.architecture.num_hidden_layers
+        pairs = map_layers(measure.mapping, student.num_hidden_layers, depth)
+        return self._make_objective(measure, pairs, student.hidden_size)
 
     def optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
         """Return AdamW over what is trained, at its peak learning rate.
@@ -230,36 +247,54 @@ class MiniKD:
 
     def train_score(self) -> Score:
         """Return the loss on the training samples, without dropout, with the projections as they are."""
-        return self._measure(self.train, self._train_reference)
+        return self._measure(self.objective, self.train, self._train_reference)
 
     def heldout_score(self) -> Score:
         """Return the loss on the held-out samples, without dropout."""
-        return self._measure(self.heldout, self._heldout_reference)
+        return self._measure(self.objective, self.heldout, self._heldout_reference)
 
     @torch.no_grad()
-    def _measure(self, samples: NDArray[np.int64], reference: float) -> Score:
+    def _judged(self, judge: Objective) -> tuple[Score, Score]:
+        """Return the losses on training and held-out samples as the judge measures them."""
+        error, count = judge.fit((self._states(batch), batch) for batch in self._passes(self.train))
+        train, heldout = self._judge_references
+        return Score(error, train, count), self._measure(judge, self.heldout, heldout)
+
+    @cached_property
+    def _judge_references(self) -> tuple[float, float]:
+        train, heldout = (self._reference(self._judge or self.objective, part) for part in (self.train, self.heldout))
+        return train, heldout
+
+    @torch.no_grad()
+    def _measure(self, objective: Objective, samples: NDArray[np.int64], reference: float) -> Score:
         error, count = 0.0, 0
         for batch in self._passes(samples):
-            batch_error, batch_count = self.terms(batch)
+            batch_error, batch_count = self._terms(objective, batch)
             error += float(batch_error)
             count += batch_count
         return Score(error, reference, count)
 
     @cached_property
     def _train_reference(self) -> float:
-        return sum(self.objective.reference(batch) for batch in self._passes(self.train))
+        return self._reference(self.objective, self.train)
 
     @cached_property
     def _heldout_reference(self) -> float:
-        return sum(self.objective.reference(batch) for batch in self._passes(self.heldout))
+        return self._reference(self.objective, self.heldout)
+
+    def _reference(self, objective: Objective, samples: NDArray[np.int64]) -> float:
+        return sum(objective.reference(batch) for batch in self._passes(samples))
 
     def _passes(self, samples: NDArray[np.int64]) -> Iterator[TeachingBatch]:
         return self.workload.batches(measuring_batches(self.workload.corpus, samples))
 
     def terms(self, batch: TeachingBatch, dropout: Dropout = NO_DROPOUT) -> tuple[Tensor, int]:
         """Return the sum of the loss' terms over the tokens of a batch, differentiable, and their number."""
+        return self._terms(self.objective, batch, dropout)
+
+    def _terms(self, objective: Objective, batch: TeachingBatch, dropout: Dropout = NO_DROPOUT) -> tuple[Tensor, int]:
         with self._autocast():
-            return self.objective.terms(self.encoder(batch.packed, dropout), batch)
+            return objective.terms(self.encoder(batch.packed, dropout), batch)
 
     def _states(self, batch: TeachingBatch) -> list[Tensor]:
         with self._autocast():
@@ -271,7 +306,10 @@ class MiniKD:
         return torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=enabled)
 
     def _result(self, epoch: int, train: Score, began: float) -> EpochResult:
-        heldout = self.heldout_score()
+        if self._judge is None:
+            heldout = self.heldout_score()
+        else:
+            train, heldout = self._judged(self._judge)
         for name, score in (("training", train), ("held-out", heldout)):
             _check_finite(score.error, f"the {name} loss of epoch {epoch}")
         self._note_memory()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.checks import check_choice, check_number, check_whole
 from kdnas_env.support.untrusted import shown
 
@@ -30,6 +30,12 @@ _CHOICES = {
     "layers": LAYERS,
 }
 """What the fields may be that are names."""
+
+JUDGED = ("mapping", "objective", "projection", "share_projection")
+"""Fields that a student's own loss depends on: where they are searched, students are judged by another measure."""
+
+OF_TEXT = ("mask_probability", "heldout_samples")
+"""Fields that change the text, or what of it is measured, which is one for all students of a search."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,7 @@ def resolve_recipe(recipe: str | Mapping[str, Any] | Recipe) -> Recipe:
 
 
 def full_recipe(
-    recipe: str | Mapping[str, Any],
+    recipe: str | Mapping[str, Any] | Recipe,
     batch_size: int,
     *,
     learning_rate: float | None = None,
@@ -196,3 +202,37 @@ def full_recipe(
         train_embeddings=train_embeddings,
         heldout_samples=None,
     )
+
+
+def changed(recipe: Recipe, changes: Sequence[tuple[str, Any]]) -> Recipe:
+    """Return a recipe with the changes that a student of a joint space brings.
+
+    Args:
+        recipe: The recipe of the search.
+        changes: Pairs of a field and its value, as :attr:`kdnas_env.core.architecture.StudentConfig.recipe` has them.
+
+    Raises:
+        SpaceError: If a field is unknown or of the text, or a value is not what its field may be.
+    """
+    searchable = [field.name for field in fields(Recipe) if field.name not in OF_TEXT]
+    for name, _ in changes:
+        if name not in searchable:
+            raise SpaceError(f"the recipe has no field {shown(name)} that can be searched; choose from {searchable}")
+    try:
+        return replace(recipe, **dict(changes))
+    except KDNASError as error:
+        raise SpaceError(f"a change of the recipe is malformed: {error}") from error
+
+
+def check_recipe_choices(choices: Mapping[str, Sequence[Any]]) -> None:
+    """Refuse the dimensions of a joint space that cannot be those of a recipe.
+
+    Args:
+        choices: Fields of the recipe to their choices (:attr:`kdnas_env.core.space.SearchSpace.recipe_choices`).
+
+    Raises:
+        SpaceError: If one is unknown, or a choice is not what its field may be.
+    """
+    for name, values in choices.items():
+        for value in values:
+            changed(Recipe(), ((name, value),))

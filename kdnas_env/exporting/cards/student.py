@@ -51,7 +51,8 @@ def model_card(
     """
     evaluation, workload = record.evaluation, evaluator.workload
     fidelity, report = evaluation.fidelity, workload.corpus.report
-    imitated = imitated_width(projection, evaluator.recipe.mapping)
+    own = evaluator.recipe_of(evaluation.config)
+    imitated = imitated_width(projection, own.mapping)
     return _student_card(
         "searched",
         evaluation.config,
@@ -66,7 +67,7 @@ def model_card(
         heldout=f"{len(workload.heldout):,}",
         max_length=report.max_length,
         recipe=recipe,
-        recipe_fields=in_words(evaluator.recipe.to_dict()),
+        recipe_fields=in_words(own.to_dict()),
         epochs=fidelity.epochs,
         seed=fidelity.seed,
         curve=", ".join(f"{loss:.4f}" for loss in evaluation.heldout_unexplained),
