@@ -25,12 +25,7 @@ def print_report(console: SafeConsole, report: ExportReport) -> None:
         files.add_row(row["file"], f"{row['bytes'] / 1e6:.2f}", *errors)
     console.print(files)
     if report.int8 is not None:
-        cost = report.int8
-        console.say(
-            f"int8 on {cost.sentences} sentences ({cost.text}): unexplained variance of the hidden states "
-            f"{cost.unexplained:.4f}, mean cosine of sentence vectors {cost.cosine:.4f}, "
-            f"{cost.float_bytes / cost.int8_bytes:.1f} times smaller\n"
-        )
+        console.say(f"int8 of {report.scheme}: {report.int8.in_words()}\n")
     for name, decisions in report.decisions.items():
         console.say(f"{name}: {decisions.in_words()}")
     if report.decisions:

@@ -47,6 +47,14 @@ class Decisions:
     model_score: float | None = None
 
     @property
+    def allowed(self) -> str:
+        """What an int8 graph may lose, in words."""
+        return (
+            f"it may lose {LARGEST_SCORE_LOSS:g} of the score, or without labels {1 - LEAST_AGREEMENT:.0%} of the "
+            "decisions"
+        )
+
+    @property
     def acceptable(self) -> bool:
         """Whether an int8 graph may be exported."""
         if not np.isfinite(self.max_abs_error):

@@ -1,4 +1,4 @@
-"""What int8 costs an encoder."""
+"""What int8 costs a model that makes states or vectors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 
 from kdnas_env.exporting.check import Batch, Forward
 
+LARGEST_UNEXPLAINED = 0.01
+"""Share of the variance of its states that an int8 encoder may leave unexplained."""
+
 
 @dataclass(frozen=True)
 class QuantisationCost:
-    """What int8 costs, against the float graph.
+    """What int8 costs an encoder, against the float graph.
 
     Attributes:
         unexplained: Squared error of the last hidden states of real tokens over their variance; 0 is no error.
@@ -30,6 +33,24 @@ class QuantisationCost:
     text: str
     float_bytes: int
     int8_bytes: int
+
+    @property
+    def allowed(self) -> str:
+        """What an int8 graph may lose, in words."""
+        return f"it may leave {LARGEST_UNEXPLAINED:.0%} of the variance of the hidden states unexplained"
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether an int8 graph may be exported; numbers that are not finite never are."""
+        return self.unexplained <= LARGEST_UNEXPLAINED
+
+    def in_words(self) -> str:
+        """Return the comparison as a clause."""
+        return (
+            f"unexplained variance of the hidden states {self.unexplained:.4f} (0 is no error), mean cosine of sentence "
+            f"vectors {self.cosine:.4f} (1 is no error), on {self.sentences} sentences ({self.text}); "
+            f"{self.int8_bytes / 1e6:.2f} MB instead of {self.float_bytes / 1e6:.2f} MB"
+        )
 
 
 def quantisation_cost(quantised: Forward, original: Forward, batches: Sequence[Batch]) -> tuple[float, float]:

@@ -12,6 +12,23 @@ from kdnas_env.exporting.timing import Timing
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """An int8 graph that was tried.
+
+    Attributes:
+        scheme: What was quantised, one of :data:`kdnas_env.latency.quantise.SCHEMES`.
+        bytes: Its size.
+        accepted: Whether it is what was exported.
+        cost: What it loses.
+    """
+
+    scheme: str
+    bytes: int
+    accepted: bool
+    cost: QuantisationCost | Decisions
+
+
+@dataclass(frozen=True)
 class ExportReport:
     """An export.
 
@@ -29,6 +46,7 @@ class ExportReport:
         versions: Versions of kdnas and its libraries.
         decisions: How each graph of a classifier decides compared with the model, by the path of the file.
         scheme: What is quantised in the int8 graph; None without one.
+        tried: Every int8 graph that was tried, in this order.
         url: Where it lies on the hub; None if it was not pushed.
     """
 
@@ -45,6 +63,7 @@ class ExportReport:
     versions: dict[str, str]
     decisions: dict[str, Decisions] = field(default_factory=dict)
     scheme: str | None = None
+    tried: tuple[Attempt, ...] = ()
     url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:

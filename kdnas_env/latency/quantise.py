@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-DYNAMIC, WEIGHTS_ONLY = "weights and activations", "weights alone"
-SCHEMES = (DYNAMIC, WEIGHTS_ONLY)
+DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY = "weights and activations", "weights alone", "embedding tables alone"
+SCHEMES = (DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY)
 """What is quantised, from the fastest to the most exact."""
 
 _LARGEST = 127
@@ -28,8 +28,8 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
     With ``DYNAMIC`` activations are quantised too, in the range that each batch has, and products are computed in int8.
     Weights then keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. With
     ``WEIGHTS_ONLY`` weights have 8 bits, and products are computed in float32: as small, more exact, and about as slow
-    as the float graph. Rows of an embedding table differ much in size, so that one scale for all of them would cost
-    more than everything else.
+    as the float graph. With ``TABLES_ONLY`` products stay as they are; the tables are most of a small student. Rows of an
+    embedding table differ much in size, so that one scale for all of them would cost more than everything else.
 
     Args:
         graph: File of the float graph.
@@ -47,12 +47,13 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
             quant_pre_process(str(graph), str(folded), skip_symbolic_shape=True)
             model = onnx.load(folded)
             _quantise_tables(model)
-            if scheme == WEIGHTS_ONLY:
-                _quantise_weights(model)
-                onnx.save(model, out)
-            else:
+            if scheme == DYNAMIC:
                 products = ["MatMul", "Gemm"]
                 quantize_dynamic(model, out, op_types_to_quantize=products, per_channel=True, reduce_range=True)
+            else:
+                if scheme == WEIGHTS_ONLY:
+                    _quantise_weights(model)
+                onnx.save(model, out)
     finally:
         folded.unlink(missing_ok=True)
 

@@ -32,7 +32,7 @@ from kdnas_env.exporting.decisions import Decisions, compare_decisions
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.text import Text
 from kdnas_env.exporting.writing import write_export
-from kdnas_env.latency.quantise import DYNAMIC, WEIGHTS_ONLY
+from kdnas_env.latency.quantise import DYNAMIC, TABLES_ONLY, WEIGHTS_ONLY
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.export import ExportOptions, export
 from kdnas_env.tasks.own import OwnTask, load_own
@@ -234,9 +234,11 @@ def test_int8_that_loses_too_much_keeps_activations_or_is_refused(
     assert judged[1].max_abs_error < judged[0].max_abs_error
     assert f"int8 of {DYNAMIC} was refused" in report.notes[0]
     assert report.files[INT8] < 0.7 * report.files[GRAPH]
+    assert [tried.cost for tried in report.tried] == judged[:2]
     monkeypatch.setattr(Decisions, "acceptable", property(lambda self: False))
     with pytest.raises(
-        ExportError, match=rf"may lose 0\.004 of the score.*{DYNAMIC} was refused: .*{WEIGHTS_ONLY} was refused"
+        ExportError,
+        match=rf"may lose 0\.004 of the score.*{DYNAMIC} was refused: .*{WEIGHTS_ONLY} was refused: .*{TABLES_ONLY} was",
     ):
         write_export(tmp_path / "it", tmp_path / "none", format="onnx", int8=True, latency=None, task=made.task)
     assert not (tmp_path / "none").exists()

@@ -17,9 +17,11 @@ from tiny_students import STUDENTS
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_env.errors import DependencyError, ExportError
+from kdnas_env.exporting import quantisation_cost
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.writing import write_export
 from kdnas_env.latency import LatencySettings
+from kdnas_env.latency.quantise import SCHEMES
 
 StudentDir = Callable[[str], Path]
 Exported = Callable[[str], ExportReport]
@@ -80,6 +82,34 @@ def test_weights_are_quantised(exported: Exported, name: str) -> None:
     assert sum(node.op_type == "MatMulInteger" for node in graph.node) >= 12
     floats = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
     assert max(int(np.prod(tensor.dims)) for tensor in floats if len(tensor.dims) == 2 and tensor.dims[1] > 1) < 512
+
+
+@pytest.mark.slow
+def test_int8_that_costs_an_encoder_too_much_gives_way_to_what_costs_less(
+    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scheme is refused at a limit that lies just below what it costs; none is left in the end."""
+    limit = 1.0
+    for place, scheme in enumerate(SCHEMES):
+        monkeypatch.setattr(quantisation_cost, "LARGEST_UNEXPLAINED", limit)
+        out = tmp_path / str(place)
+        report = write_export(tiny_teacher_dirs["bert"], out, int8=True, latency=None, format="onnx")
+        assert report.scheme == scheme
+        assert [tried.scheme for tried in report.tried] == list(SCHEMES[: place + 1])
+        assert [tried.accepted for tried in report.tried] == [*[False] * place, True]
+        assert report.int8 == report.tried[-1].cost
+        assert report.int8 is not None
+        assert 0 < report.int8.unexplained <= limit
+        refused = [note for note in report.notes if "was refused: unexplained variance" in note]
+        assert len(refused) == place
+        written = json.loads((out / "export.json").read_text())
+        assert written["tried"][-1]["cost"]["unexplained"] == report.int8.unexplained
+        assert report.files["onnx/model_quantized.onnx"] == report.tried[-1].bytes < report.files["onnx/model.onnx"]
+        limit = 0.99 * report.int8.unexplained
+    monkeypatch.setattr(quantisation_cost, "LARGEST_UNEXPLAINED", limit)
+    with pytest.raises(ExportError, match=rf"may leave 0% of the variance.*{SCHEMES[-1]} was refused: unexplained"):
+        write_export(tiny_teacher_dirs["bert"], tmp_path / "none", int8=True, latency=None, format="onnx")
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_folder_tells_what_was_found(exported: Exported) -> None:

@@ -31,7 +31,6 @@ from kdnas_env.exporting.cards.template import (
 )
 from kdnas_env.exporting.check import Check
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
-from kdnas_env.exporting.quantisation_cost import QuantisationCost
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source
 
@@ -133,7 +132,7 @@ def _checks(source: Source, report: ExportReport) -> str:
     lines = [_check_words(name, check, outputs) for name, check in report.checks.items()]
     lines += [f"`{name}` on text: {decisions.in_words()}." for name, decisions in report.decisions.items()]
     if report.int8 is not None:
-        lines.append(_int8_words(report.int8))
+        lines.append(f"`{INT8_GRAPH}` against `{GRAPH}`: {report.int8.in_words()}.")
     return bullets([*lines, *(f"Note: {note}." for note in report.notes)])
 
 
@@ -142,14 +141,6 @@ def _check_words(name: str, check: Check, outputs: str) -> str:
     return (
         f"`{name}` computes what the model computes: {outputs} deviate by at most "
         f"{check.max_abs_error:.2g} ({check.tolerance:g} is allowed; batch x length: {shapes}; padded)."
-    )
-
-
-def _int8_words(cost: QuantisationCost) -> str:
-    return (
-        f"`{INT8_GRAPH}` against `{GRAPH}` on {cost.sentences} sentences ({cost.text}): unexplained variance of the "
-        f"hidden states {cost.unexplained:.4f} (0 is no error), mean cosine of sentence vectors {cost.cosine:.4f} "
-        f"(1 is no error), {cost.int8_bytes / 1e6:.2f} MB instead of {cost.float_bytes / 1e6:.2f} MB."
     )
 
 
