@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import tempfile
 import zlib
+from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.util import Finalize
 from pathlib import Path
@@ -61,6 +63,23 @@ def moments(request: pytest.FixtureRequest) -> Random:
     seed = zlib.crc32(request.node.name.encode())
     print(f"moments are drawn by Random({seed})")
     return Random(seed)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, by selenium; tests of pages are skipped without it."""
+    if not shutil.which("chromedriver"):
+        pytest.skip("there is no chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"):
+        options.add_argument(flag)
+    options.add_argument("--disable-background-networking")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
+    with webdriver.Chrome(options=options, service=service) as driver:
+        yield driver
 
 
 @pytest.fixture(scope="session")

@@ -117,8 +117,13 @@ def test_an_algorithm_of_stable_baselines(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+", run(block("MaskablePPO"), tmp_path).strip())
 
 
+def test_a_benchmark_of_optunahub(tmp_path: Path) -> None:
+    found, optimum = map(float, run(block("integrations.optunahub"), tmp_path).split()[-2:])
+    assert 0.57 < found <= optimum
+
+
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 11
+    assert len(BLOCKS) == 12
 
 
 def commands() -> list[str]:

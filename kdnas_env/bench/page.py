@@ -1,4 +1,4 @@
-"""One self-contained HTML page that a race can be clicked through in: no network, no library.
+"""One self-contained HTML page that a race or a run can be clicked through in: no network, no library.
 
 Names and texts are data to the page, never markup, so that nothing a submission holds can act in it.
 """
@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from kdnas_env.bench.plots import line_styles
 
@@ -60,6 +60,67 @@ class Chart:
     log: bool = False
     floor: float | None = None
     ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Points of a scatter chart.
+
+    Attributes:
+        agent: What they are called: one of the page's ``agents``, which gives them their colour.
+        x: Where each stands on the horizontal axis; NaN: it is not shown.
+        y: Where each stands on the vertical axis; NaN: it is not shown.
+        labels: What each is, shown where it is pointed at; empty for what is a line alone.
+        joined: Whether a line joins them in their order, straight or in steps.
+    """
+
+    agent: str
+    x: Sequence[float]
+    y: Sequence[float]
+    labels: Sequence[str] = ()
+    joined: Literal["", "line", "step"] = ""
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points over two axes.
+
+    Attributes:
+        name: Short and unique in its view.
+        title: What it shows, in words.
+        xlabel: Name of the horizontal axis.
+        ylabel: Name of the vertical axis.
+        clouds: The points.
+    """
+
+    name: str
+    title: str
+    xlabel: str
+    ylabel: str
+    clouds: Sequence[Cloud]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A table that can be sorted, of anything but agents.
+
+    Attributes:
+        name: Short and unique in its view.
+        title: Its heading.
+        columns: Names of the columns.
+        rows: Texts and numbers; None where there is nothing.
+        about: What it shows, in words.
+        sort: Column that it is sorted by at first; None keeps the order of the rows.
+        down: Whether the largest is first.
+    """
+
+    name: str
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    about: str = ""
+    sort: int | None = None
+    down: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +179,8 @@ class View:
         charts: Its charts.
         matrices: Its matrices.
         notes: Remarks below.
+        scatters: Its scatter charts, before the charts.
+        listings: Its tables of anything but agents, below the charts.
     """
 
     name: str
@@ -126,6 +189,8 @@ class View:
     charts: Sequence[Chart] = ()
     matrices: Sequence[Matrix] = ()
     notes: Sequence[str] = ()
+    scatters: Sequence[Scatter] = ()
+    listings: Sequence[Listing] = ()
 
 
 @dataclass(frozen=True)
@@ -135,9 +200,10 @@ class Page:
     Attributes:
         title: Its title.
         subtitle: One line below.
-        agents: Names of the agents, in the order of their colours.
+        agents: Names of the agents, or of whatever else has a colour, in the order of their colours.
         views: Views, the first of which is seen first.
         facts: Name and value of what to know about how it was made.
+        commands: What may be done next, each in words and as a command.
     """
 
     title: str
@@ -145,6 +211,7 @@ class Page:
     agents: Sequence[str]
     views: Sequence[View]
     facts: Sequence[tuple[str, str]] = ()
+    commands: Sequence[tuple[str, str]] = ()
 
     def to_html(self) -> str:
         """Return the page as a text."""
@@ -158,6 +225,7 @@ class Page:
             "agents": list(self.agents),
             "styles": [vars(style) for style in line_styles(self.agents).values()],
             "facts": [list(fact) for fact in self.facts],
+            "commands": [list(command) for command in self.commands],
             "views": [
                 {
                     "name": view.name,
@@ -179,6 +247,11 @@ class Page:
                         for matrix in view.matrices
                     ],
                     "notes": list(view.notes),
+                    "scatters": [
+                        {**vars(scatter), "clouds": [vars(cloud) for cloud in scatter.clouds]}
+                        for scatter in view.scatters
+                    ],
+                    "listings": [vars(listing) for listing in view.listings],
                 }
                 for view in self.views
             ],

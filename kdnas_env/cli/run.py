@@ -11,12 +11,14 @@ from kdnas_env.cli.glue import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting.report import ExportReport
-from kdnas_env.pipeline.candidates import HEADINGS, Candidate
+from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.distill import DistillRun
+from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.run import PICTURE, PipelineRun, Result, run
 from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.searching.run_folder import REPORT
 from kdnas_env.support.progress import TaskProgress
 
 
@@ -78,6 +80,7 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
         for kind, file in best.files.items():
             console.say(f"{kind + ':':<12}{file}")
         console.say(f"{'picture:':<12}{done.path / PICTURE}")
+    console.say(f"{'page:':<12}{done.path / REPORT}")
     console.say(f"{'run folder:':<12}{done.path} (README.md says what is where)")
     tried = len(done.candidates)
     if best is None:
@@ -114,4 +117,5 @@ def print_summary(console: SafeConsole, done: PipelineRun) -> None:
     for student in students:
         for kind, file in student["files"].items():
             console.say(f"{kind + ':':<12}{done.path / file}")
+    console.say(f"page:       {done.path / REPORT}")
     console.say(f"run folder: {done.path} (README.md says what is where)")

@@ -11,7 +11,7 @@ from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import SearchOptions, SearchRun, search
-from kdnas_env.searching.run_folder import PICTURE, STUDENT
+from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import python_command
 
@@ -38,6 +38,7 @@ def print_search(console: SafeConsole, run: SearchRun) -> None:
     _print_troubles(console, run)
     console.say(f"run folder: {run.path}")
     console.say(f"picture:    {run.path / PICTURE}")
+    console.say(f"page:       {run.path / REPORT}")
     if run.best is None:
         console.say(_why_none(run), "bad")
         return

@@ -95,6 +95,14 @@ class Constraints:
             evaluation: What is known of the student: its parameters, and its latency if it was measured.
             quality: Its quality as a share of the teacher's; None if it is not known yet.
         """
+        margins = self.margins(evaluation, quality)
+        return {name: max(0.0, margins.get(name, 0.0)) for name in self.names}
+
+    def margins(self, evaluation: Evaluation, quality: float | None = None) -> dict[str, float]:
+        """Return by how much each limit is broken, relative to it; 0 or less where it is kept.
+
+        Limits whose quantity is not known yet are left out. The arguments are those of :meth:`costs`.
+        """
         if not self.names:
             return {}
         latency = evaluation.latency
@@ -106,7 +114,7 @@ class Constraints:
             "keep": None if quality is None else max(quality, LEAST_QUALITY),
         }
         values = {name: known[name] for name in self.names}
-        return {name: 0.0 if value is None else max(0.0, self.excess(name, value)) for name, value in values.items()}
+        return {name: self.excess(name, value) for name, value in values.items() if value is not None}
 
     def excess(self, name: str, value: Any) -> Any:
         """Return by how much values break a limit that is set; see the function :func:`excess`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints, excess
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
@@ -23,6 +23,7 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import teacher_of
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
+from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines
 from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.searching.run_folder import CONFIG, STUDENT
@@ -38,70 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MEASURED = "measured.json"
-HEADINGS = ("asked for", "measured", "95 % interval", "kept")
-"""Headings of the columns of :attr:`Line.cells` after the first."""
-
 _SECTION = "\n## Asked for and measured\n"
-_WORDS = {
-    "speedup": ("speed-up", "{:.2f}x", "{:g}x"),
-    "latency_ms": ("latency", "{:.2f} ms", "{:g} ms"),
-    "size_mb": ("size of the file", "{:.2f} MB", "{:g} MB"),
-    "parameters": ("parameters", "{:,.0f}", "{:,.0f}"),
-    "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
-}
-"""What a limit is called, and how what was measured and what was asked for are written."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """What was asked for and what was measured; plain data.
-
-    Attributes:
-        limit: One of the limits of :class:`kdnas_env.core.constraints.Constraints`.
-        asked: The limit; None where none was set.
-        measured: What was measured.
-        low: Lower bound of its 95 % interval; None where it has none.
-        high: The upper bound.
-        split: Split that it was measured on; None for what does not depend on text.
-        chooses: Whether candidates give way to others by it. What is scored chooses nothing.
-    """
-
-    limit: str
-    asked: float | None
-    measured: float
-    low: float | None = None
-    high: float | None = None
-    split: str | None = None
-    chooses: bool = True
-
-    @property
-    def excess(self) -> float:
-        """By how much the limit is broken, relative to it; 0 where it is kept or not set."""
-        if self.asked is None:
-            return 0.0
-        return max(0.0, float(excess(self.limit, self.asked, max(self.measured, LEAST_QUALITY))))
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether the limit is kept; None where none was set."""
-        return None if self.asked is None else self.excess == 0
-
-    @property
-    def cells(self) -> tuple[str, str, str, str, str]:
-        """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
-        name, value, limit = _WORDS[self.limit]
-        bound = "at least" if self.limit in AT_LEAST else "at most"
-        return (
-            name if self.split is None else f"{name}, {self.split}",
-            "" if self.asked is None else f"{bound} {limit.format(self.asked)}",
-            value.format(self.measured),
-            "" if self.low is None or self.high is None else f"{self.low:.1%} - {self.high:.1%}",
-            {None: "", True: "yes", False: "no"}[self.kept],
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields, and whether the limit is kept, as plain data."""
-        return {**asdict(self), "kept": self.kept}
 
 
 @dataclass(frozen=True)
@@ -183,18 +121,12 @@ def lines_of(limits: Constraints, measured: Measured, parameters: int) -> tuple[
         measured: What was measured.
         parameters: Parameters of the student, which is not measured.
     """
-    asked = {name: getattr(limits, name) for name in limits.names}
-    plain = {
-        "speedup": measured.speedup,
-        "latency_ms": measured.latency_ms,
-        "size_mb": measured.size_mb,
-        "parameters": float(parameters),
-    }
-    lines = [Line(name, asked.get(name), value) for name, value in plain.items()]
+    plain = plain_lines(limits, measured.speedup, measured.latency_ms, measured.size_mb, parameters)
     shares = [(measured.chosen_by, True), *((share, False) for share in measured.scored)]
-    for share, chooses in shares:
-        lines.append(Line("keep", asked.get("keep"), share.value, share.low, share.high, share.split, chooses))
-    return tuple(lines)
+    kept = [
+        Line("keep", limits.keep, share.value, share.low, share.high, share.split, chooses) for share, chooses in shares
+    ]
+    return (*plain, *kept)
 
 
 def ranked(search: Path) -> list[dict[str, Any]]:

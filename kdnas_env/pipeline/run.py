@@ -34,8 +34,16 @@ from kdnas_env.pipeline.search import SearchRun, check_installed, search
 from kdnas_env.pipeline.searched import choose, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage
 from kdnas_env.pipeline.work import Finished, noted, working
-from kdnas_env.searching.run_folder import CONFIG, RESULTS, STUDENT, RunFolder, new_run_path, recorded_options
-from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.searching.run_folder import (
+    CONFIG,
+    REPORT,
+    RESULTS,
+    STUDENT,
+    RunFolder,
+    new_run_path,
+    recorded_options,
+)
+from kdnas_env.support.atomic import expanded, read_json, write_json, write_text
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import command
@@ -45,6 +53,8 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from kdnas_env.bench.page import Page
 
 SUMMARY, PICTURE = "summary.json", "candidates.png"
 
@@ -61,6 +71,7 @@ _README = """# A run of `kdnas run`
 | `glue/` | their scores beside the teacher: a run of `kdnas score` |
 | `export/NAME/` | their exports, with a model card each |
 | `summary.json` | students with size, speed-up, scores, share of the teacher's score, and where their files are |
+| `report.html` | all of it on a page: open it in a browser |
 
 What is missing is yet to come, or was left out (`--stages`). Go on with an interrupted or failed run, or see the
 summary of a finished one again, with
@@ -83,6 +94,7 @@ _TASK_README = """# A run of `kdnas run --task`
 | `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
 | `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
 | `candidates.png` | share of the teacher's score against speed-up, in a picture |
+| `report.html` | all of it on a page: open it in a browser |
 
 Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
 
@@ -130,6 +142,16 @@ class PipelineRun(Finished):
     def plot(self) -> Figure:
         """Draw the candidates: share of the teacher's score against speed-up."""
         return draw_candidates(self.candidates, self.options.limits)
+
+    def report(self) -> Page:
+        """Return the run as a page; its ``to_html()`` is what ``report.html`` holds.
+
+        Raises:
+            RunError: If its search is not finished.
+        """
+        from kdnas_env.pipeline.run_page import run_page
+
+        return run_page(self)
 
     def table(self) -> list[dict[str, Any]]:
         """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
@@ -189,6 +211,10 @@ def run(
         done = PipelineRun(work_on.path, options, tuple(results), summary, candidates)
         if candidates:
             save_figure(done.plot(), work_on.path / PICTURE)
+        try:
+            write_text(work_on.path / REPORT, done.report().to_html())
+        except KDNASError as error:  # a finished run can be seen again where its teacher is not there any more
+            progress.say(f"{REPORT} was not written: {error}", "warning")
     return done
 
 

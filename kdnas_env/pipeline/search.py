@@ -35,9 +35,9 @@ from kdnas_env.pipeline.options import (
 from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.registry import make_agent
-from kdnas_env.searching.run_folder import PICTURE, RESULTS, STUDENT, RunFolder, new_run_path
+from kdnas_env.searching.run_folder import PICTURE, REPORT, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
-from kdnas_env.support.atomic import write_json
+from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
@@ -47,6 +47,8 @@ from kdnas_env.tasks.own import OwnTask
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from transformers import PreTrainedModel
+
+    from kdnas_env.bench.page import Page
 
 
 _README = """# A run of `kdnas search`
@@ -59,6 +61,7 @@ _README = """# A run of `kdnas search`
 | `journal.jsonl` | of an asynchronous search: what was proposed and told, in order |
 | `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
 | `search.png` | the search in a picture |
+| `report.html` | the search on a page: open it in a browser |
 | `student/` | the best student: weights, configuration, tokenizer and a model card |
 
 Files that are missing are written at the end of the search. Go on with an interrupted run, or see a finished one
@@ -198,7 +201,8 @@ class SearchRun(Finished):
         path: Its run folder.
         options: What was asked for.
         records: Every answer of the environment, in order.
-        rounds: The agent's rounds: ``round``, ``exploration``, and which answers were drawn at ``random``.
+        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the rewards
+            that were ``predicted``, None where there is no prediction; earlier versions did not record these.
         teacher_parameters: Parameters of the teacher's encoder.
         notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
     """
@@ -276,6 +280,12 @@ class SearchRun(Finished):
             title=f"Students of {teacher_title(self.options.teacher)}",
         )
 
+    def report(self) -> Page:
+        """Return the search as a page; its ``to_html()`` is what ``report.html`` holds."""
+        from kdnas_env.pipeline.search_page import search_page
+
+        return search_page(self)
+
     def student(self) -> PreTrainedModel:
         """Load the best student, as an encoder of transformers.
 
@@ -290,7 +300,7 @@ class SearchRun(Finished):
         return model
 
     def write(self) -> None:
-        """Write ``results.json`` and the picture.
+        """Write ``results.json``, the picture and the page.
 
         Raises:
             RunError: If they cannot be written.
@@ -312,6 +322,7 @@ class SearchRun(Finished):
         }
         write_json(self.path / RESULTS, results)
         save_figure(self.plot(), self.path / PICTURE)
+        write_text(self.path / REPORT, self.report().to_html())
 
 
 def _plain(record: Record) -> dict[str, Any]:

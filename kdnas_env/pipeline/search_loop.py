@@ -78,7 +78,12 @@ def search_in(
         options=options,
         records=env.history,
         rounds=[
-            {"round": record.index, "exploration": record.exploration, "random": [bool(flag) for flag in record.random]}
+            {
+                "round": record.index,
+                "exploration": record.exploration,
+                "random": [bool(flag) for flag in record.random],
+                "predicted": [float(value) if math.isfinite(value) else None for value in record.predicted],
+            }
             for record in rounds
         ],
         teacher_parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),

@@ -21,11 +21,12 @@ from kdnas_env.support.identity import check_same
 from kdnas_env.support.libraries import installed_versions
 from kdnas_env.support.places import found_again, with_places
 
-CONFIG, RUN, RESULTS, PICTURE, STORE, JOURNAL, STUDENT = (
+CONFIG, RUN, RESULTS, PICTURE, REPORT, STORE, JOURNAL, STUDENT = (
     "config.json",
     "run.json",
     "results.json",
     "search.png",
+    "report.html",
     "evaluations.sqlite",
     "journal.jsonl",
     "student",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+from kdnas_env.bench.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
 from kdnas_env.bench.race_page import COLUMNS
 
 HOSTILE = '<img src=x onerror="document.title=\'taken\'"></script><script>document.title="taken"</script>&amp;'
@@ -42,26 +40,34 @@ def _page(*, hostile: str = "lstm") -> Page:
     )
     matrix = Matrix("better", "Who is better", {hostile: {"random": Interval(0.9, 0.8, 0.95)}})
     views = [
-        View("all tasks", "Both tasks.", standings, [curves], [matrix], ["A remark."]),
+        View(
+            "all tasks",
+            "Both tasks.",
+            standings,
+            [curves],
+            [matrix],
+            ["A remark."],
+            [_points(hostile)],
+            [_rows(hostile)],
+        ),
         View("imdb", hostile, None, [curves]),
     ]
-    return Page("A race", "three agents", agents, views, [("seeds", "20"), ("hostile", hostile)])
+    facts, commands = [("seeds", "20"), ("hostile", hostile)], [("Go on", f"kdnas {hostile}")]
+    return Page("A race", "three agents", agents, views, facts, commands)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not shutil.which("chromedriver"):
-        pytest.skip("there is no chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
-    from selenium import webdriver
+def _points(hostile: str) -> Scatter:
+    clouds = [
+        Cloud("random", [0.0, 1.0, math.nan], [0.0, 1.0, 0.5], ["low", "high", "nowhere"]),
+        Cloud(hostile, [0.0, 1.0], [1.0, 0.0], [hostile, "right"], joined="step"),
+        Cloud("evolution", [0.0, 1.0], [0.0, 1.0], joined="line"),
+    ]
+    return Scatter("students", "Students", "latency", "loss", clouds)
 
-    options = webdriver.ChromeOptions()
-    for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic"):
-        options.add_argument(flag)
-    options.add_argument("--disable-background-networking")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=shutil.which("chromedriver"))
-    with webdriver.Chrome(options=options, service=service) as driver:
-        yield driver
+
+def _rows(hostile: str) -> Listing:
+    rows: list[list[Any]] = [["b", 2, None], ["a", 1, hostile], ["c", None, "none"]]
+    return Listing("limits", "Limits", ["limit", "value", "remark"], rows, about="As asked.")
 
 
 def _open(browser: Any, page: Page, tmp_path: Path) -> None:
@@ -114,6 +120,36 @@ def test_a_chart_tells_values_where_it_is_pointed_at(browser: Any, tmp_path: Pat
     ActionChains(browser).move_to_element_with_offset(picture, picture.size["width"] // 2 - 12, 0).perform()
     told = _find(browser, "[data-chart=regret] .readout")[0].text
     assert told == "evaluations 50: random 0.700, lstm 0.0200, evolution 0.100"
+
+
+def test_a_point_tells_what_it_is_where_it_is_pointed_at(browser: Any, tmp_path: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    _open(browser, _page(), tmp_path)
+    marks = _find(browser, "[data-chart=students] circle")
+    assert len(marks) == 4, "what has no place, and a line alone, has no mark"
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", marks[1])
+    ActionChains(browser).move_to_element(marks[1]).perform()
+    assert _find(browser, "[data-chart=students] .readout")[0].text == "high: latency 1, loss 1"
+    assert [mark.get_attribute("class") for mark in marks] == [None, "pointed", None, None]
+    steps, line = (path.get_attribute("d") for path in _find(browser, "[data-chart=students] path"))
+    assert "H" in steps
+    assert "H" not in line
+
+
+def test_a_listing_is_in_its_order_until_it_is_sorted(browser: Any, tmp_path: Path) -> None:
+    _open(browser, _page(), tmp_path)
+
+    def first() -> list[str]:
+        return [cell.text for cell in _find(browser, "[data-table=limits] tbody td:first-child")]
+
+    assert first() == ["b", "a", "c"]
+    _find(browser, "#agents button")[0].click()
+    assert first() == ["b", "a", "c"], "rows of a listing are no agents"
+    for _ in range(2):
+        _find(browser, "[data-table=limits] thead button")[1].click()
+    assert first() == ["b", "a", "c"], "the largest first; what is not known last"
+    assert [command.text for command in _find(browser, "#next pre")] == ["kdnas lstm"]
 
 
 @pytest.mark.parametrize("name", ["constructor", "__proto__", "toString"])

@@ -117,8 +117,9 @@ def test_a_run_whose_search_has_no_student_keeps_it_and_ends_with_1(
 def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
         *("search", "distill", "glue", "export"),
-        *("config.json", "run.json", "summary.json", "README.md"),
+        *("config.json", "run.json", "summary.json", "report.html", "README.md"),
     }
+    assert all(name in (run / "report.html").read_text() for name in ("cola", "albert", "model.safetensors"))
     assert f"kdnas run --resume {run}" in (run / "README.md").read_text()
     record = read(run / "run.json")
     assert record["state"] == "finished"

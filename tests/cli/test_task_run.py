@@ -21,7 +21,8 @@ from complaints import complaint
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.pipeline.candidates import Candidate, Line, best_candidate
+from kdnas_env.pipeline.candidates import Candidate, best_candidate
+from kdnas_env.pipeline.limit_lines import Line
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 Flags = Callable[..., list[str]]
@@ -121,6 +122,29 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     card = (files["export"] / "README.md").read_text()
     assert "Asked for and measured" in card
     assert "| speed-up | at least 1.2x |" in card
+
+
+def test_its_page_says_what_was_asked_for_and_what_was_measured(run: Path, browser: Any) -> None:
+    from selenium.webdriver.common.by import By
+
+    def cells(table: str) -> list[list[str]]:
+        rows = browser.find_elements(By.CSS_SELECTOR, f"[data-table={table}] tbody tr")
+        return [[cell.text for cell in row.find_elements(By.CSS_SELECTOR, "td")] for row in rows]
+
+    browser.get((run / "report.html").as_uri())
+    (student,) = read(run / "summary.json")["students"]
+    lines = {row[2]: row[3:] for row in cells("limits")}
+    assert lines["speed-up"][0] == "at least 1.2x"
+    assert {name for name, (_, _, _, kept) in lines.items() if kept == "yes"} == {
+        *("speed-up", "size of the file", "teacher's score kept, validation", "teacher's score kept, test"),
+    }
+    assert [row[1] for row in cells("scores")] == ["validation", "test"]
+    sizes = {row[0]: float(row[1]) for row in cells("files")}
+    served = sizes["candidates/1/export/onnx/model_quantized.onnx"]
+    assert served == pytest.approx(student["measured"]["size_mb"], rel=0.01)
+    browser.find_elements(By.CSS_SELECTOR, "#tasks button")[1].click()
+    assert len(cells("students")) == 2
+    assert [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"] == []
 
 
 def test_it_is_a_record_in_python(run: Path) -> None:

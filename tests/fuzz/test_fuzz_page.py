@@ -9,7 +9,7 @@ from typing import Any
 
 from fuzzing import BATCH, ODD, fuzz
 
-from kdnas_env.bench.page import Chart, Interval, Matrix, Page, Series, Standings, View
+from kdnas_env.bench.page import Chart, Cloud, Interval, Listing, Matrix, Page, Scatter, Series, Standings, View
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -78,5 +78,7 @@ def _page(rng: Random) -> Page:
         word(), word(), [word(), word()], [[agent, rng.choice((word(), number()))] for agent in agents]
     )
     matrix = Matrix(word(), word(), {agents[0]: {agents[1]: Interval(number(), number(), number())}})
-    view = View(word(), word(), standings, [chart], [matrix], [word(), word()])
-    return Page(word(), word(), agents, [view, view], [(word(), word())])
+    scatter = Scatter(word(), word(), word(), word(), [Cloud(agents[0], [number()], [number()], [word()])])
+    listing = Listing(word(), word(), [word()], [[rng.choice((word(), number()))]], word())
+    view = View(word(), word(), standings, [chart], [matrix], [word(), word()], [scatter], [listing])
+    return Page(word(), word(), agents, [view, view], [(word(), word())], [(word(), word())])

@@ -1,0 +1,131 @@
+"""A task of a race as a benchmark of OptunaHub; needs the extra ``optunahub``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optunahub
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.study import StudyDirection
+
+from kdnas_env.bench.truth import Task
+from kdnas_env.core.space import Action
+from kdnas_env.errors import KDNASError
+from kdnas_env.integrations.oracle import TaskOracle, Verdict, is_ordered
+from kdnas_env.tables.storage import table_names
+
+DIRECTIONS = {
+    "reward": StudyDirection.MAXIMIZE,
+    "loss": StudyDirection.MINIMIZE,
+    "latency_ratio": StudyDirection.MINIMIZE,
+}
+"""Objectives by name, and where they go; the names are those of a ``RewardComponents``."""
+
+INDEX = "_index"
+"""Ends the name of a parameter that is the index of a number among the choices of its dimension."""
+
+
+class Problem(optunahub.benchmarks.BaseProblem):
+    """A task of a race, for Optuna's studies.
+
+    A dimension whose choices are numbers is an integer parameter, ``<dimension>_index``, the place of the number in
+    their order; any other is categorical. The constraints are those of :class:`~kdnas_env.integrations.oracle.Verdict`:
+    positive where they are broken.
+
+    Args:
+        task: A task, such as ``rotten-tomatoes`` or ``imdb:speedup=8,seed=mean``.
+        seed: Where the task samples the table's seeds, draws one for every student; it is what the environment is
+            reset with.
+        metric_names: Objectives, some of ``DIRECTIONS``.
+
+    Raises:
+        KDNASError: If the task or an objective is unknown.
+    """
+
+    available_metric_names: Sequence[str] = tuple(DIRECTIONS)
+    available_table_names: Sequence[str] = tuple(table_names())
+
+    def __init__(
+        self, task: Task | str = "rotten-tomatoes", *, seed: int = 0, metric_names: Sequence[str] = ("reward",)
+    ) -> None:
+        unknown = [name for name in metric_names if name not in DIRECTIONS]
+        if unknown or not metric_names:
+            raise KDNASError(f"metric_names is {[*metric_names]}; expected some of {[*DIRECTIONS]}")
+        self._oracle = TaskOracle(task, seed)
+        self._metric_names = tuple(metric_names)
+        self._distributions: dict[str, BaseDistribution] = {}
+        for name, choices in self._oracle.space.choices.items():
+            if is_ordered(choices):
+                self._distributions[name + INDEX] = IntDistribution(0, len(choices) - 1)
+            else:
+                self._distributions[name] = CategoricalDistribution(choices)
+
+    @property
+    def search_space(self) -> dict[str, BaseDistribution]:
+        """A distribution for each dimension, in the order of actions."""
+        return self._distributions.copy()
+
+    @property
+    def directions(self) -> list[StudyDirection]:
+        """Where the objectives go."""
+        return [DIRECTIONS[name] for name in self._metric_names]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Names of the objectives."""
+        return [*self._metric_names]
+
+    @property
+    def optimal_params(self) -> dict[str, Any]:
+        """Parameters of the student with the highest true reward among those that keep the limits."""
+        return self.params_of(self._oracle.optimum)
+
+    @property
+    def optimal_reward(self) -> float:
+        """Its reward: by the mean over the table's seeds, after the last epoch."""
+        return self._oracle.truth.best
+
+    def true_reward(self, params: Mapping[str, Any]) -> float:
+        """Return a student's reward without noise; the floor where it fails or breaks a limit."""
+        return float(self._oracle.truth.rewards_of(self._oracle.space.index(self.action(params))))
+
+    def evaluate(self, params: dict[str, Any]) -> float | list[float]:
+        """Return the objective, or a list of several."""
+        components = self._ask(params).reward
+        values = [float(getattr(components, name)) for name in self._metric_names]
+        return values[0] if len(values) == 1 else values
+
+    def evaluate_constraints(self, params: dict[str, Any]) -> dict[str, float]:
+        """Return the constraints by name; positive where they are broken."""
+        return {**self._ask(params).constraints}
+
+    def reseed(self, seed: int = 0) -> None:
+        """Draw the table's seeds anew, where the task samples them."""
+        self._oracle.reseed(seed)
+
+    def action(self, params: Mapping[str, Any]) -> Action:
+        """Return the action that parameters stand for, int64 ``(dims,)``.
+
+        Raises:
+            KDNASError: If a parameter is missing, or none of its choices.
+        """
+        places = []
+        for (name, choices), key in zip(self._oracle.space.choices.items(), self._distributions, strict=True):
+            known = choices if key == name else range(len(choices))
+            if key not in params or params[key] not in known:
+                raise KDNASError(f"{key} is {params.get(key)!r}; expected one of {[*known]}")
+            places.append(known.index(params[key]))
+        return np.array(places, dtype=np.int64)
+
+    def params_of(self, action: Action) -> dict[str, Any]:
+        """Return the parameters that stand for an action."""
+        dimensions = self._oracle.space.choices.items()
+        return {
+            key: choices[place] if key == name else place
+            for (name, choices), key, place in zip(dimensions, self._distributions, action.tolist(), strict=True)
+        }
+
+    def _ask(self, params: Mapping[str, Any]) -> Verdict:
+        return self._oracle.ask(self.action(params))

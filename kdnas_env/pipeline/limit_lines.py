@@ -1,0 +1,94 @@
+"""Limits beside what was measured, in numbers and in words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints, excess
+
+HEADINGS = ("asked for", "measured", "95 % interval", "kept")
+"""Headings of the columns of :attr:`Line.cells` after the first."""
+
+_WORDS = {
+    "speedup": ("speed-up", "{:.2f}x", "{:g}x"),
+    "latency_ms": ("latency", "{:.2f} ms", "{:g} ms"),
+    "size_mb": ("size of the file", "{:.2f} MB", "{:g} MB"),
+    "parameters": ("parameters", "{:,.0f}", "{:,.0f}"),
+    "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
+}
+"""What a limit is called, and how what was measured and what was asked for are written."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was asked for and what was measured; plain data.
+
+    Attributes:
+        limit: One of the limits of :class:`kdnas_env.core.constraints.Constraints`.
+        asked: The limit; None where none was set.
+        measured: What was measured.
+        low: Lower bound of its 95 % interval; None where it has none.
+        high: The upper bound.
+        split: Split that it was measured on; None for what does not depend on text.
+        chooses: Whether candidates give way to others by it. What is scored chooses nothing.
+    """
+
+    limit: str
+    asked: float | None
+    measured: float
+    low: float | None = None
+    high: float | None = None
+    split: str | None = None
+    chooses: bool = True
+
+    @property
+    def excess(self) -> float:
+        """By how much the limit is broken, relative to it; 0 where it is kept or not set."""
+        if self.asked is None:
+            return 0.0
+        return max(0.0, float(excess(self.limit, self.asked, max(self.measured, LEAST_QUALITY))))
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the limit is kept; None where none was set."""
+        return None if self.asked is None else self.excess == 0
+
+    @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
+        name, value, limit = _WORDS[self.limit]
+        bound = "at least" if self.limit in AT_LEAST else "at most"
+        return (
+            name if self.split is None else f"{name}, {self.split}",
+            "" if self.asked is None else f"{bound} {limit.format(self.asked)}",
+            value.format(self.measured),
+            "" if self.low is None or self.high is None else f"{self.low:.1%} - {self.high:.1%}",
+            {None: "", True: "yes", False: "no"}[self.kept],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields, and whether the limit is kept, as plain data."""
+        return {**asdict(self), "kept": self.kept}
+
+
+def plain_lines(
+    limits: Constraints, speedup: float, latency_ms: float, size_mb: float, parameters: int
+) -> tuple[Line, ...]:
+    """Return the lines of all limits but that of the quality.
+
+    Args:
+        limits: What was asked for.
+        speedup: Speed of the student, as a multiple of the teacher's.
+        latency_ms: Milliseconds of a pass.
+        size_mb: Megabytes (1e6 bytes) of its file.
+        parameters: Its parameters.
+    """
+    asked = {name: getattr(limits, name) for name in limits.names}
+    measured = {
+        "speedup": speedup,
+        "latency_ms": latency_ms,
+        "size_mb": size_mb,
+        "parameters": float(parameters),
+    }
+    return tuple(Line(name, asked.get(name), value) for name, value in measured.items())

@@ -1,0 +1,205 @@
+"""The page of a run: its students with limits, scores and sizes, and the page of its search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.pipeline.candidates import Candidate
+from kdnas_env.pipeline.limit_lines import HEADINGS
+from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
+from kdnas_env.pipeline.searched import load_run
+from kdnas_env.searching.run_folder import RESULTS, read_run
+from kdnas_env.support.atomic import read_json
+from kdnas_env.support.shell import command, python_command
+
+if TYPE_CHECKING:
+    from kdnas_env.pipeline.run import PipelineRun
+
+CANDIDATE, DISTILLED = "candidates, on what is scored", "distilled students"
+
+
+def run_page(run: PipelineRun) -> Page:
+    """Return the page of a run: what it made, then its search.
+
+    Raises:
+        RunError: If its search is not finished.
+    """
+    searched = load_run(run.path / "search")
+    view = _students(run) if run.options.task.name is None else _candidates(run)
+    recorded = read_run(run.path)
+    stages = ", ".join(f"{stage} {state}" for stage, state in recorded.get("stages", {}).items())
+    task = [] if run.options.task.name is None else [("task", run.options.task.name)]
+    return Page(
+        title=f"Students of {teacher_title(run.options.teacher)}",
+        subtitle=_subtitle(run),
+        agents=(CANDIDATE, DISTILLED, *LEGEND),
+        views=[view, search_view(searched)],
+        facts=[*task, ("stages", stages), *search_facts(searched)],
+        commands=_commands(run),
+    )
+
+
+def _subtitle(run: PipelineRun) -> str:
+    best = run.best
+    if best is not None:
+        return f"{run.options.task.name}: {best.config} {'keeps all limits' if run.keeps_limits else 'breaks a limit'}"
+    return f"{len(run.summary['students'])} student(s), stages done: {', '.join(run.summary['stages'])}"
+
+
+def _candidates(run: PipelineRun) -> View:
+    """Return what was measured of the candidates of a run with a task."""
+    candidates = run.candidates
+    shares = [candidate.measured.scored[0] for candidate in candidates]
+    cloud = Cloud(
+        CANDIDATE,
+        [candidate.measured.speedup for candidate in candidates],
+        [share.value for share in shares],
+        [
+            f"candidate {candidate.place}, {candidate.config} ({candidate.measured.size_mb:.2f} MB, "
+            f"score {100 * share.score:.1f})"
+            for candidate, share in zip(candidates, shares, strict=True)
+        ],
+    )
+    split = shares[0].split if shares else "the test split"
+    measured = candidates[0].measured.conditions + "." if candidates else ""
+    lines = [
+        [candidate.place, str(candidate.config), *line.cells] for candidate in candidates for line in candidate.lines
+    ]
+    scores = [
+        [candidate.place, share.split, share.samples, 100 * share.score, 100 * share.teacher_score, 100 * share.value]
+        for candidate in candidates
+        for share in (candidate.measured.chosen_by, *candidate.measured.scored)
+    ]
+    return View(
+        name="students",
+        about=_verdict(run),
+        scatters=[
+            Scatter("candidates", f"Exported files, on {split}", "speed-up", "share of the teacher's score", [cloud])
+        ],
+        listings=[
+            Listing(
+                "limits", "Limits asked and kept", ("candidate", "student", "limit", *HEADINGS), lines, about=measured
+            ),
+            Listing(
+                "scores",
+                "Scores",
+                ("candidate", "split", "samples", "score, %", "teacher, %", "kept, %"),
+                scores,
+                about=f"On {run.options.task.name}; score: the mean of the task's metrics.",
+            ),
+            _files(run),
+        ],
+    )
+
+
+def _verdict(run: PipelineRun) -> str:
+    best = run.best
+    if best is None:
+        return "No student of the search keeps the limits, so that none was distilled."
+    if run.keeps_limits:
+        return f"Candidate {best.place}, {best.config}, keeps all limits, measured on its exported file."
+    if best.chosen:
+        return f"Candidate {best.place}, {best.config}, keeps the limits on what it was chosen by, not on the score."
+    return f"No candidate keeps all limits. The nearest is {best.place}, {best.config}."
+
+
+def _students(run: PipelineRun) -> View:
+    """Return what was made of the students of a run without a task."""
+    students = run.summary["students"]
+    rows = [
+        [
+            student["name"],
+            str(StudentConfig.from_dict(student["student"])),
+            student["parameters"],
+            student["speedup"],
+            student["unexplained"],
+            *(None if student[name] is None else 100 * student[name] for name in ("score", "kept")),
+        ]
+        for student in students
+    ]
+    scored = [student for student in students if student["score"] is not None]
+    cloud = Cloud(
+        DISTILLED,
+        [student["speedup"] for student in scored],
+        [100 * student["score"] for student in scored],
+        [f"{student['name']}, {StudentConfig.from_dict(student['student'])}" for student in scored],
+    )
+    return View(
+        name="students",
+        about="What the students of the search became that were distilled for longer.",
+        scatters=[Scatter("scored", "Score against speed-up", "speed-up", "score, %", [cloud])] if scored else [],
+        listings=[
+            Listing(
+                "distilled",
+                "Distilled students",
+                ("name", "student", "parameters", "speed-up", "loss", "score, %", "kept, %"),
+                rows,
+                about="Loss: held-out unexplained variance. Kept: share of the teacher's score.",
+            ),
+            *_scores(run),
+            _files(run),
+        ],
+    )
+
+
+def _scores(run: PipelineRun) -> list[Listing]:
+    """Return the scores on every task beside the teacher and the baselines; nothing where none were made."""
+    tasks = run.summary["tasks"]
+    if not tasks:
+        return []
+    results = read_json(run.path / "glue" / RESULTS)
+    rows = [
+        [
+            row["title"],
+            row["parameters"],
+            row["speedup"],
+            *(100 * row["tasks"][task]["mean"] if task in row["tasks"] else None for task in tasks),
+        ]
+        for row in results["rows"]
+    ]
+    about = f"In %, by {results['method']}; seeds: {len(results['seeds'])}."
+    return [Listing("scores", "Scores of tasks", ("model", "parameters", "speed-up", *tasks), rows, about=about)]
+
+
+def _exports(run: PipelineRun) -> list[Path]:
+    files = (student["files"].get("export") for student in run.summary["students"])
+    return [run.path / file for file in files if file is not None]
+
+
+def _files(run: PipelineRun) -> Listing:
+    """Return the files of the exports, with their sizes."""
+    rows = []
+    for export in _exports(run):
+        for name, size in read_json(export / EXPORT)["files"].items():
+            rows.append([str(export.relative_to(run.path) / name), size / 1e6])
+    return Listing("files", "Sizes of the exported files", ("file", "MB"), rows, about="Paths within the run folder.")
+
+
+def _commands(run: PipelineRun) -> list[tuple[str, str]]:
+    again = ("See the run again, or go on where it was stopped", command("run", "--resume", run.path))
+    if run.options.task.name is None:
+        distilled = [student["files"].get("student") for student in run.summary["students"]]
+        return [*(("Upload a student to the hub", _push(run.path / folder)) for folder in distilled if folder), again]
+    wanted = len(run.candidates) + 3
+    more = (f"Try up to {wanted} candidates", command("run", "--resume", run.path, "--candidates", wanted))
+    use = [] if run.best is None else _classifier_commands(run.best)
+    return [*use, again] if run.keeps_limits else [*use, more, again]
+
+
+def _classifier_commands(best: Candidate) -> Sequence[tuple[str, str]]:
+    classifier = best.files["classifier"]
+    use = f"from transformers import pipeline; print(pipeline('text-classification', {str(classifier)!r})('a text'))"
+    return [
+        ("Classify a text with transformers", python_command(use)),
+        ("Upload the classifier to the hub", _push(classifier)),
+    ]
+
+
+def _push(model: Path) -> str:
+    return command("export", model, "--push", "OWNER/NAME")

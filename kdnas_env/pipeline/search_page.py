@@ -1,0 +1,341 @@
+"""The page of a search: its front, its rewards, what the agent learned, the limits, and every student."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
+from kdnas_env.core.constraints import Constraints
+from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.envs.book import Record
+from kdnas_env.envs.render import LOSS_LABELS
+from kdnas_env.pipeline.limit_lines import Line, plain_lines
+from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run
+from kdnas_env.support.shell import command, python_command
+from kdnas_env.support.statistics import kendall_tau
+
+CHOSEN, DRAWN, BREAKING, FRONT, BEST, EXACT = (
+    "chosen by the agent",
+    "drawn at random",
+    "breaks a limit",
+    "Pareto front",
+    "best so far",
+    "as predicted",
+)
+LEGEND = (CHOSEN, DRAWN, BREAKING, FRONT, BEST, EXACT)
+"""What has a colour on the page."""
+
+_FEWEST = 3
+"""Predictions from which their rank correlation with the rewards is given."""
+
+
+def search_page(run: SearchRun) -> Page:
+    """Return the page of a search."""
+    return Page(
+        title=f"Search for a student of {teacher_title(run.options.teacher)}",
+        subtitle=_subtitle(run),
+        agents=LEGEND,
+        views=[search_view(run)],
+        facts=search_facts(run),
+        commands=search_commands(run),
+    )
+
+
+def search_view(run: SearchRun) -> View:
+    """Return what is seen of a search."""
+    learned = _predictions(run)
+    return View(
+        name="search",
+        about=_about(run),
+        scatters=[_front(run), _rewards(run), *([] if learned is None else [learned])],
+        listings=[_limits(run), _rounds(run), _students(run)],
+        notes=_notes(run),
+    )
+
+
+def search_facts(run: SearchRun) -> list[tuple[str, str]]:
+    """Return how a search was made: its settings, text, lineage, versions and machine."""
+    options, recorded = run.options, read_run(run.path)
+    latency = options.latency
+    facts = [
+        ("teacher", f"{teacher_title(options.teacher)}, {run.teacher_parameters:,} parameters in the encoder"),
+        ("text", _text(options.corpus.source, recorded.get("corpus", {}))),
+        ("agent", " ".join((options.agent, *options.agent_settings))),
+        ("budget", f"{options.budget} students in rounds of {options.round_size}, seed {options.seed}"),
+        ("mini-KD", f"{options.epochs} epoch(s) of {options.data_fraction:.0%} of the text, recipe {options.recipe}"),
+        (
+            "latency",
+            f"{latency.runtime}, batch {latency.batch_size}, {latency.sequence_length} tokens, "
+            f"{latency.threads} thread(s)",
+        ),
+        (
+            "reward",
+            f"quality {options.reward.quality}, alpha {options.reward.alpha:g}, beta {options.reward.beta:.4g}",
+        ),
+    ]
+    facts += [(f"lineage: {name}", value) for name, value in recorded.get("fingerprints", {}).items()]
+    if "started" in recorded:
+        facts.append(("started", str(recorded["started"])))
+    for name in ("versions", "machine"):
+        if recorded.get(name):
+            facts.append((name, ", ".join(f"{part} {value}" for part, value in recorded[name].items())))
+    return facts
+
+
+def search_commands(run: SearchRun) -> list[tuple[str, str]]:
+    """Return what may be done next with a search, in words and as a command."""
+    again = ("See the search again, or go on where it was stopped", command("search", "--resume", run.path))
+    if run.best is None:
+        return [again]
+    student = str(run.path / STUDENT)
+    load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
+    return [
+        (
+            "Load the student with transformers",
+            python_command(f"from transformers import AutoModel; print({load})"),
+        ),
+        ("Distil the best student for longer, on all text", command("distill", run.path)),
+        ("Score it on a task, beside its teacher", command("score", student)),
+        ("Export it to ONNX", command("export", student)),
+        again,
+    ]
+
+
+def _subtitle(run: SearchRun) -> str:
+    tried = f"{len(run.records)} students tried by {run.options.agent}"
+    return tried if run.best is None else f"{tried}; best: {run.best.evaluation.config}"
+
+
+def _about(run: SearchRun) -> str:
+    if run.best is not None:
+        reward = run.best.reward
+        return (
+            f"The best student, {run.best.evaluation.config}, has a loss of {reward.loss:.4f} and is "
+            f"{reward.speedup:.2f} times as fast as the teacher. The Pareto front holds the students that no other "
+            "beats in both loss and latency."
+        )
+    nearest = run.nearest
+    if nearest is None:
+        return f"No student could be distilled; {RESULTS} beside this page says why."
+    return (
+        f"No student keeps the limits. The nearest is {nearest.evaluation.config}: "
+        f"{nearest.broken_limits(run.options.limits)}."
+    )
+
+
+def _origins(run: SearchRun) -> list[bool]:
+    """Return for every answer whether it was drawn at random; False where that was not recorded."""
+    drawn = [bool(flag) for round_ in run.rounds for flag in round_["random"]]
+    return drawn[: len(run.records)] + [False] * (len(run.records) - len(drawn))
+
+
+def _predicted(run: SearchRun) -> list[float]:
+    """Return for every answer the reward that was predicted, NaN where there is none."""
+    values = [
+        math.nan if value is None else float(value) for round_ in run.rounds for value in round_.get("predicted", ())
+    ]
+    return values[: len(run.records)] + [math.nan] * (len(run.records) - len(values))
+
+
+def _label(record: Record) -> str:
+    latency = record.evaluation.latency
+    time = "" if latency is None else f"{latency.median_ms:.2f} ms, {record.reward.speedup:.2f}x, "
+    size = f"{record.evaluation.parameters / 1e6:.2f}M parameters"
+    return f"{record.evaluation.config} ({time}{size}, reward {record.reward.reward:.4f})"
+
+
+def _cloud(name: str, points: Sequence[tuple[float, float, Record]]) -> Cloud:
+    labels = [_label(record) for _, _, record in points]
+    return Cloud(name, [x for x, _, _ in points], [y for _, y, _ in points], labels)
+
+
+def _front(run: SearchRun) -> Scatter:
+    """Return loss against latency, with the front."""
+    by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: [], BREAKING: []}
+    for record, drawn in zip(run.records, _origins(run), strict=True):
+        if record.duplicate or not record.evaluation.ok or record.evaluation.latency is None:
+            continue
+        name = BREAKING if not record.usable else DRAWN if drawn else CHOSEN
+        by_name[name].append((record.reward.latency_ratio, record.reward.loss, record))
+    front = run.front
+    line = Cloud(
+        FRONT,
+        [record.reward.latency_ratio for record in front],
+        [record.reward.loss for record in front],
+        joined="step",
+    )
+    clouds = [line, *(_cloud(name, points) for name, points in by_name.items() if points)]
+    return Scatter(
+        "front", "Students: lower and further left is better", "latency over the teacher's", _loss(run), clouds
+    )
+
+
+def _rewards(run: SearchRun) -> Scatter:
+    """Return the reward of every evaluation, and the best so far."""
+    by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: []}
+    places, bests = [], []
+    best = -math.inf
+    for place, (record, drawn) in enumerate(zip(run.records, _origins(run), strict=True), start=1):
+        if record.usable:
+            best = max(best, record.reward.reward)
+            by_name[DRAWN if drawn else CHOSEN].append((place, record.reward.reward, record))
+        if best > -math.inf:
+            places.append(place)
+            bests.append(best)
+    line = Cloud(BEST, places, bests, joined="step")
+    clouds = [line, *(_cloud(name, points) for name, points in by_name.items() if points)]
+    return Scatter("rewards", "Reward by evaluation", "evaluation", "reward", clouds)
+
+
+def _pairs(run: SearchRun) -> list[tuple[float, float, Record, bool]]:
+    """Return prediction and reward of every student that has both, and whether it was drawn at random."""
+    return [
+        (predicted, record.reward.reward, record, drawn)
+        for record, predicted, drawn in zip(run.records, _predicted(run), _origins(run), strict=True)
+        if record.usable and math.isfinite(predicted)
+    ]
+
+
+def _predictions(run: SearchRun) -> Scatter | None:
+    """Return the rewards against what the agent predicted; None of an agent that predicts nothing."""
+    pairs = _pairs(run)
+    if not pairs:
+        return None
+    ends = [
+        min(min(predicted, reward) for predicted, reward, _, _ in pairs),
+        max(max(predicted, reward) for predicted, reward, _, _ in pairs),
+    ]
+    clouds = [Cloud(EXACT, ends, ends, joined="line")]
+    for name, of in ((CHOSEN, False), (DRAWN, True)):
+        points = [(predicted, reward, record) for predicted, reward, record, drawn in pairs if drawn is of]
+        if points:
+            clouds.append(_cloud(name, points))
+    return Scatter(
+        "predictions", "What the agent learned: its predictions against what came", "predicted reward", "reward", clouds
+    )
+
+
+def _limits(run: SearchRun) -> Listing:
+    limits, shown = run.options.limits, run.best or run.nearest
+    rows: list[list[Any]] = []
+    for line in () if shown is None else _lines(limits, shown):
+        name, asked, measured, _, kept = line.cells
+        name = "quality, as a share of the teacher's" if line.limit == "keep" else name
+        keeping = None if line.asked is None else _keeping(limits, line.limit, run.records)
+        rows.append([name, asked, measured, kept, keeping])
+    which = "the best student" if run.best is not None else "the student that comes nearest"
+    return Listing(
+        "limits",
+        "Limits",
+        ("limit", "asked for", which, "kept", "students that keep it"),
+        rows,
+        about="The size of the file is estimated from the parameters; kdnas export measures it.",
+    )
+
+
+def _lines(limits: Constraints, record: Record) -> tuple[Line, ...]:
+    evaluation, latency = record.evaluation, record.evaluation.latency
+    assert latency is not None
+    size = float(limits.megabytes(evaluation.parameters))
+    plain = plain_lines(limits, record.reward.speedup, latency.median_ms, size, evaluation.parameters)
+    return (*plain, Line("keep", limits.keep, record.reward.quality)) if evaluation.ok else plain
+
+
+def _keeping(limits: Constraints, name: str, records: Sequence[Record]) -> str:
+    """Return how many students keep a limit, of those of whom that is known."""
+    costs = [
+        limits.costs(record.evaluation, record.reward.quality if record.evaluation.ok else None)[name]
+        for record in records
+        if record.evaluation.latency is not None and not record.duplicate and (name != "keep" or record.evaluation.ok)
+    ]
+    return f"{sum(cost == 0 for cost in costs)} of {len(costs)}"
+
+
+def _rounds(run: SearchRun) -> Listing:
+    """Return the rounds: how much was random, what was best, and how far predictions were off."""
+    rows, begin, best = [], 0, -math.inf
+    predicted = _predicted(run)
+    for round_ in run.rounds:
+        end = min(begin + len(round_["random"]), len(run.records))
+        records = run.records[begin:end]
+        own = max((record.reward.reward for record in records if record.usable), default=None)
+        best = best if own is None else max(best, own)
+        errors = [
+            abs(value - record.reward.reward)
+            for value, record in zip(predicted[begin:end], records, strict=True)
+            if record.usable and math.isfinite(value)
+        ]
+        off = sum(errors) / len(errors) if errors else None
+        drawn = f"{sum(map(bool, round_['random']))} of {len(round_['random'])}"
+        rows.append([round_["round"] + 1, drawn, own, best if best > -math.inf else None, off])
+        begin = end
+    return Listing(
+        "rounds",
+        "Rounds",
+        ("round", "drawn at random", "best reward of the round", "best so far", "mean error of predictions"),
+        rows,
+        about="The error is the absolute difference of a predicted reward and what came, where the agent predicts.",
+    )
+
+
+def _students(run: SearchRun) -> Listing:
+    rows = []
+    for place, (record, drawn, predicted) in enumerate(
+        zip(run.records, _origins(run), _predicted(run), strict=True), start=1
+    ):
+        evaluation, reward, latency = record.evaluation, record.reward, record.evaluation.latency
+        known = latency is not None
+        why = "repeated" if record.duplicate else evaluation.error or record.broken_limits(run.options.limits)
+        rows.append(
+            [
+                place,
+                str(evaluation.config),
+                DRAWN if drawn else CHOSEN,
+                reward.loss if evaluation.ok else None,
+                latency.median_ms if latency is not None else None,
+                reward.speedup if known else None,
+                evaluation.parameters or None,
+                float(run.options.limits.megabytes(evaluation.parameters)) or None,
+                reward.reward,
+                predicted,
+                str(evaluation.status),
+                why,
+            ]
+        )
+    columns = ("#", "student", "origin", "loss", "ms", "speed-up", "parameters", "MB", "reward", "predicted", "status")
+    return Listing(
+        "students",
+        "Students",
+        (*columns, "remark"),
+        rows,
+        about=f"MB: the exported file ({run.options.limits.format}), estimated from the parameters.",
+        sort=columns.index("reward"),
+        down=True,
+    )
+
+
+def _notes(run: SearchRun) -> list[str]:
+    pairs = _pairs(run)
+    notes = [f"text: {note}" for note in run.notes]
+    if len(pairs) >= _FEWEST:
+        tau = kendall_tau([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        if math.isfinite(tau):
+            notes.append(f"Predicted and actual rewards of {len(pairs)} students: Kendall's tau {tau:.2f}.")
+    return notes
+
+
+def _text(source: str, corpus: Mapping[str, Any]) -> str:
+    if not corpus:
+        return source
+    columns = ", ".join(corpus["text_columns"])
+    return (
+        f"{source} (column {columns}): {corpus['kept']:,} samples of at most {corpus['max_length']} tokens, "
+        f"{corpus['truncated']:,} of them cut; {corpus['heldout_samples']:,} held out"
+    )
+
+
+def _loss(run: SearchRun) -> str:
+    return LOSS_LABELS[run.reward.goes_by]
