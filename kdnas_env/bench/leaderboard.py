@@ -19,6 +19,7 @@ from kdnas_env.bench.truth import Task, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.atomic import expanded, read_json
+from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.tables.storage import checksum, table_path
 
 Column = npt.NDArray[Any]
@@ -107,11 +108,15 @@ def read_submission(path: str | os.PathLike[str]) -> tuple[list[Trajectory], dic
     return trajectories, metadata
 
 
-def verify(path: str | os.PathLike[str]) -> Verdict:
+def verify(path: str | os.PathLike[str], on_progress: OnProgress = SILENT.advance) -> Verdict:
     """Replay every search of a submission against the tables that are installed here.
 
     Nothing of the agent is run: its proposals are given to the environment again, and all that follows from them is
     compared. Whether the proposals are the agent's own cannot be checked.
+
+    Args:
+        path: The file.
+        on_progress: Called with how many searches are replayed, and with how many there are.
 
     Raises:
         RunError: If the file cannot be read, or is no submission.
@@ -120,7 +125,7 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
     tasks = tuple(dict.fromkeys(search.task for search in trajectories))
     faults = [*_table_faults(metadata, tasks), *_seed_faults(trajectories)]
     if not any(fault.startswith("table") for fault in faults):
-        faults += _replay_faults(trajectories, {task: Truth.of(Task.parse(task)) for task in tasks})
+        faults += _replay_faults(trajectories, {task: Truth.of(Task.parse(task)) for task in tasks}, on_progress)
     return Verdict(
         agent=str(metadata["agent"]),
         tasks=tasks,
@@ -131,7 +136,10 @@ def verify(path: str | os.PathLike[str]) -> Verdict:
 
 
 def join(
-    paths: Sequence[str | os.PathLike[str]], wanted: Race, truths: Sequence[Truth]
+    paths: Sequence[str | os.PathLike[str]],
+    wanted: Race,
+    truths: Sequence[Truth],
+    on_progress: OnProgress = SILENT.advance,
 ) -> tuple[list[Trajectory], dict[str, dict[str, Any]]]:
     """Take from submissions the searches that stand beside those of a race, once they have been replayed.
 
@@ -142,6 +150,7 @@ def join(
         paths: The submissions.
         wanted: The race.
         truths: Truths of its tasks.
+        on_progress: Called with how many searches of a submission are replayed, and with how many it has.
 
     Returns:
         The trajectories, with the race's names of the tasks, of agents that are marked as submitted; and, by the name
@@ -155,7 +164,7 @@ def join(
     joined: list[Trajectory] = []
     submitted: dict[str, dict[str, Any]] = {}
     for path in paths:
-        trajectories, metadata = _joined(path, wanted, truths)
+        trajectories, metadata = _joined(path, wanted, truths, on_progress)
         agent = str(metadata["agent"])
         name, number = f"{agent} (submitted)", 1
         while name in submitted:
@@ -171,7 +180,7 @@ def join(
 
 
 def _joined(
-    path: str | os.PathLike[str], wanted: Race, truths: Sequence[Truth]
+    path: str | os.PathLike[str], wanted: Race, truths: Sequence[Truth], on_progress: OnProgress
 ) -> tuple[list[Trajectory], dict[str, Any]]:
     trajectories, metadata = read_submission(path)
     _check_effort(path, trajectories, metadata, wanted)
@@ -186,7 +195,7 @@ def _joined(
                 f"{len(mine)} or fewer"
             )
         joined += [search for search in mine if search.seed < wanted.seeds]
-    faults = faults or _replay_faults(joined, {str(truth.task): truth for truth in truths})
+    faults = faults or _replay_faults(joined, {str(truth.task): truth for truth in truths}, on_progress)
     if faults:
         raise KDNASError(
             f"submission {os.fspath(path)!r} does not hold: {faults[0]}. See all with kdnas bench verify, and race "
@@ -255,9 +264,16 @@ def _seed_faults(trajectories: Sequence[Trajectory]) -> list[str]:
     ]
 
 
-def _replay_faults(trajectories: Sequence[Trajectory], truths: Mapping[str, Truth]) -> list[str]:
-    faults = ((search, _replay(search, truths[search.task])) for search in trajectories)
-    return [f"{search.task}, seed {search.seed}: {fault}" for search, fault in faults if fault]
+def _replay_faults(
+    trajectories: Sequence[Trajectory], truths: Mapping[str, Truth], on_progress: OnProgress
+) -> list[str]:
+    faults = []
+    for done, search in enumerate(trajectories, start=1):
+        fault = _replay(search, truths[search.task])
+        if fault:
+            faults.append(f"{search.task}, seed {search.seed}: {fault}")
+        on_progress(done, len(trajectories))
+    return faults
 
 
 def _replay(search: Trajectory, truth: Truth) -> str:

@@ -102,8 +102,10 @@ def run_submit(options: SubmitOptions) -> int:
 
 def run_verify(options: VerifyOptions) -> int:
     """Check a submission; the exit status of the command: 1 if something in it does not replay."""
-    verdict = verify(options.submission)
     console = SafeConsole()
+    with TaskProgress(console) as progress:
+        progress.begin("replaying the searches")
+        verdict = verify(options.submission, progress.advance)
     for fault in verdict.faults[:_MOST_FAULTS]:
         console.say(fault, "bad")
     if len(verdict.faults) > _MOST_FAULTS:

@@ -92,8 +92,10 @@ def run_inspect(options: TableInspectOptions) -> int:
         return 0
     _describe(console, inspection)
     if options.surrogate:
-        console.print("[dim]fitting surrogates to parts of the table[/]")
-        _print_card(console, inspection.surrogate)
+        with TaskProgress(console) as progress:
+            progress.begin("fitting surrogates to parts of the table")
+            card = inspection.surrogate
+        _print_card(console, card)
     if options.json is not None:
         write_json(options.json, inspection.to_dict(surrogate=options.surrogate))
         console.say(f"figures: {options.json}")
@@ -105,7 +107,8 @@ def run_inspect(options: TableInspectOptions) -> int:
 def run_fit(options: TableFitOptions) -> int:
     """Fit a surrogate and write it; the exit status of the command."""
     console = SafeConsole()
-    fit = fit_surrogate(options.tables, options.to)
+    with TaskProgress(console) as progress:
+        fit = fit_surrogate(options.tables, options.to, progress=progress)
     first = fit.surrogate.metadata.name
     for name, alone, both in fit.gains:
         console.say(

@@ -231,7 +231,7 @@ def race(
             regrets_of(truth.best, truth, wanted.budget, wanted.simulated_workers or 1)
         if options.submissions:
             progress.begin("replaying what was submitted")
-        guests, submitted = join(options.submissions, wanted, truths)
+        guests, submitted = join(options.submissions, wanted, truths, progress.advance)
         reference = _reference(options.reference, [*own, *submitted])
         tasks = ", ".join(str(task) for task in wanted.tasks)
         progress.begin(f"racing {len(own)} agents on {tasks} with {wanted.seeds} seeds: {folder}")

@@ -237,7 +237,9 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         described = [task.describe() for task in comparison.tasks]
         work.begin(comparison.fingerprints, tasks=described)
         scores = comparison.run(progress)
+        progress.begin("measuring latencies")
         rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
+        progress.end()
         result = Scores(folder.path, options, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
         write_json(
             folder.path / RESULTS,

@@ -245,18 +245,22 @@ def export_table(folders: Sequence[str | os.PathLike[str]], to: str | os.PathLik
     return Inspection(table, checksum(to))
 
 
-def fit_surrogate(tables: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str]) -> Fit:
+def fit_surrogate(
+    tables: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str], *, progress: Progress = SILENT
+) -> Fit:
     """Fit a surrogate to tables of one workload, and write it.
 
     Args:
         tables: Names or npz files of the tables, the main one first.
         to: The npz file; a JSON file comes beside it.
+        progress: Receives what is done.
 
     Raises:
         KDNASError: If there is no such table, it has too few students, or the tables are of different workloads.
     """
     target = checked_path(to, "surrogate")
     first, *further = [load_table(table) for table in tables]
+    progress.begin(f"fitting a surrogate to {len(tables)} table(s)")
     surrogate, alone = fitted((first, *further)), fitted((first,))
     gains = tuple((table.metadata.name, judge(alone, table), judge_parts(first, table)) for table in further)
     write_surrogate(surrogate, target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -92,13 +93,18 @@ class Pace:
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
-        self._name = ""
+        self._name = self._note = ""
+        self._since = self._told = 0.0
         self._began: tuple[float, int] | None = None
-        self._told = 0.0
+        self._reached: tuple[int, int] | None = None
+        self._lock = threading.Lock()
 
     def begin(self, name: str) -> None:
         """Begin another piece of work."""
-        self._name, self._began = name, None
+        with self._lock:
+            self._name, self._note = name, ""
+            self._began = self._reached = None
+            self._since = self._told = self._clock()
 
     def tell(self, done: int, total: int, note: str = "") -> None:
         """Say how far it is, if nothing was said for a while.
@@ -108,23 +114,38 @@ class Pace:
             total: What there is to do.
             note: More to be said.
         """
+        with self._lock:
+            self._reached, self._note = (done, total), note
+            if self._began is None:
+                self._began, self._told = (self._clock(), done), self._clock()
+                return
+        self.remind()
+
+    def remind(self) -> None:
+        """Say how far it is, or for how long it goes on, if nothing was said for a while."""
         if self._console.is_terminal:
             return
-        now = self._clock()
-        if self._began is None:
-            self._began, self._told = (now, done), now
-        elif now - self._told >= SECONDS_BETWEEN_LINES:
-            self._told = now
-            since, before = self._began
-            left = f", about {in_words((now - since) / (done - before) * (total - done))} left" if done > before else ""
-            line = f"{self._name}: {done} of {total}{note and f', {note}'}{left}"
-            self._console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+        with self._lock:
+            now = self._clock()
+            if now - self._told < SECONDS_BETWEEN_LINES:
+                return
+            self._told, line = now, self._line(now)
+        self._console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+
+    def _line(self, now: float) -> str:
+        note = self._note and f", {self._note}"
+        if self._reached is None or self._began is None:
+            return f"{self._name}: {in_words(now - self._since)} so far{note}"
+        (done, total), (since, before) = self._reached, self._began
+        left = f", about {in_words((now - since) / (done - before) * (total - done))} left" if done > before else ""
+        return f"{self._name}: {done} of {total}{note}{left}"
 
 
 class TaskProgress:
     """Progress on a terminal or in a notebook; in a log, one line per piece of work and one every half minute.
 
-    It is used in a ``with`` block, so that it ends however the work ends.
+    It is used in a ``with`` block, so that it ends however the work ends. Where there is no terminal, a thread says
+    that work goes on which tells nothing of itself for half a minute.
 
     Args:
         console: Where it is shown; by default the standard output.
@@ -143,6 +164,7 @@ class TaskProgress:
             transient=True,
         )
         self._pace = Pace(self._console)
+        self._ended: threading.Event | None = None
         self._bar: rich.progress.TaskID | None = None
         self._name, self._note = "", ""
 
@@ -160,6 +182,9 @@ class TaskProgress:
         self._bars.start()  # not before: what is refused before any work prints nothing
         self._name, self._note = name, ""
         self._pace.begin(name)
+        if self._ended is None and not self._console.is_terminal:
+            self._ended = threading.Event()
+            threading.Thread(target=_remind, args=(self._pace, self._ended), name="progress", daemon=True).start()
         self._bar = self._bars.add_task(escape(name), total=None)
         self._console.print(f"[dim]{escape(name)}[/]", highlight=False)
 
@@ -182,6 +207,9 @@ class TaskProgress:
     def end(self) -> None:
         """Show no bar until work begins again."""
         self._drop_bar()
+        if self._ended is not None:
+            self._ended.set()
+            self._ended = None
         if self._bars.live.is_started:
             self._bars.stop()
 
@@ -189,6 +217,12 @@ class TaskProgress:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
             self._bar = None
+
+
+def _remind(pace: Pace, ended: threading.Event) -> None:
+    """Let work that tells nothing of itself say that it goes on, until it has ended."""
+    while not ended.wait(SECONDS_BETWEEN_LINES):
+        pace.remind()
 
 
 def in_words(seconds: float) -> str:

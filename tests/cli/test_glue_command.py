@@ -270,7 +270,7 @@ def test_a_comparison_without_a_score_of_the_model_came_to_nothing(
 def test_long_scorings_tell_how_far_they_are(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
     assert run_glue(options(rows=("random",), seeds=1)) == 0
     assert "random weights, rte, seed 0 (0 of 2 scores are there): 2 of 3, about" in " ".join(
         capsys.readouterr().out.split()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 from kdnas_env.cli import main
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.support import progress as task_progress
-from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, Pace
+from kdnas_env.support.progress import SECONDS_BETWEEN_LINES, Pace, TaskProgress
 
 Lines = Callable[[], list[str]]
 
@@ -62,9 +64,38 @@ def test_a_terminal_has_a_bar_instead() -> None:
     assert file.getvalue() == ""
 
 
+def test_work_that_tells_nothing_is_said_to_go_on() -> None:
+    file, clock = io.StringIO(), Clock()
+    pace = Pace(SafeConsole(file=file, width=200), clock)
+    pace.begin("exporting")
+    for _ in range(7):
+        clock.now += 15
+        pace.remind()
+    pace.tell(1, 4)
+    clock.now += 40
+    pace.remind()
+    lines = [f"exporting: {seconds:.1f} s so far" for seconds in (30, 60, 90)]
+    assert file.getvalue().splitlines() == [*lines, "exporting: 1 of 4"]
+
+
+def test_a_thread_says_so_until_the_work_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.05)
+    file = io.StringIO()
+    with TaskProgress(SafeConsole(file=file, width=200)) as progress:
+        progress.begin("exporting")
+        deadline = time.monotonic() + 20
+        while "so far" not in file.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    for thread in threading.enumerate():
+        if thread.name == "progress":
+            thread.join(timeout=20)
+            assert not thread.is_alive()
+    assert file.getvalue().splitlines()[1].startswith("exporting: 0.")
+
+
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
 
 
 def test_search_and_distillation_tell_how_far_they_are(
