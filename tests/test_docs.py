@@ -122,8 +122,14 @@ def test_a_benchmark_of_optunahub(tmp_path: Path) -> None:
     assert 0.57 < found <= optimum
 
 
+def test_a_dataset_of_minari(tmp_path: Path) -> None:
+    shapes, best = run(block("load_dataset"), tmp_path).rsplit(maxsplit=1)
+    assert shapes == "(31, 5) (30, 5)"
+    assert float(best) > 0.6
+
+
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 12
+    assert len(BLOCKS) == 13
 
 
 def commands() -> list[str]:

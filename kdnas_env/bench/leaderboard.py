@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from kdnas_env.bench.race import RACE, Race, read_race
 from kdnas_env.bench.recorded_search import Recorder
+from kdnas_env.bench.replay import recorded_budget, replay_env, replay_order
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
 from kdnas_env.bench.truth import Task, Truth
@@ -278,22 +278,16 @@ def _replay_faults(
 
 def _replay(search: Trajectory, truth: Truth) -> str:
     """Return the first thing in a trajectory that does not follow from its proposals, or an empty text."""
-    budget = Budget(search.budget if search.unit == "seconds" else int(search.budget), search.unit)
-    space = truth.space
+    budget, space = recorded_budget(search), truth.space
     if np.any((search.index < 0) | (search.index >= space.size)):
         return f"a proposal is outside the space's {space.size} points"
     times = np.array([*search.agent_seconds.tolist(), search.agent_total, search.wall_seconds])
     if not np.all((times >= 0) & (times < np.inf)):
         return "the agent took a time that is no time"
     alone = search.workers == 1
-    # The clock of several workers ends a search, not the sum of their work.
-    timed = budget.unit == "seconds" and not alone
-    recorder = Recorder(
-        truth.task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget), truth, search.seed, budget
-    )
+    recorder = Recorder(replay_env(search, truth.task), truth, search.seed, budget)
     recorder.reset()
-    # Of those that begin at one second, what the budget has cut short is the last.
-    order = np.arange(len(search)) if alone else np.lexsort((-search.epochs, search.start))
+    order = replay_order(search)
     for place, row in enumerate(order.tolist()):
         _, _, terminated, truncated, _ = recorder.step(space.from_index(int(search.index[row])))
         if (terminated or truncated) and place + 1 < len(search):

@@ -11,8 +11,17 @@ from kdnas_env.bench.leaderboard import submit, verify
 from kdnas_env.bench.race import TRAJECTORIES
 from kdnas_env.bench.race_page import ranking_notes, timing_in_words
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.pipeline.race import PAGE, BenchOptions, RaceResults, SubmitOptions, VerifyOptions, race
+from kdnas_env.pipeline.race import (
+    PAGE,
+    BenchExportOptions,
+    BenchOptions,
+    RaceResults,
+    SubmitOptions,
+    VerifyOptions,
+    race,
+)
 from kdnas_env.searching.run_folder import RESULTS
+from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import TaskProgress
 
 _MOST_FAULTS = 10
@@ -97,6 +106,19 @@ def run_submit(options: SubmitOptions) -> int:
     trajectories = submit(options.race, options.agent, options.to, description=options.description)
     evaluations = sum(len(trajectory) for trajectory in trajectories)
     SafeConsole().say(f"{len(trajectories)} searches, {evaluations} evaluations: {options.to}")
+    return 0
+
+
+def run_export(options: BenchExportOptions) -> int:
+    """Write the searches of a race for another library; the exit status of the command."""
+    require("a dataset of Minari", "minari", "minari")
+    from kdnas_env.integrations.minari import export_race
+
+    dataset = export_race(options.race, options.minari, task=options.task, agents=options.agents)
+    SafeConsole().say(
+        f"{dataset.total_episodes} searches, {dataset.total_steps} evaluations; load them with "
+        f"minari.load_dataset({options.minari!r}): {dataset.storage.data_path.parent}"
+    )
     return 0
 
 

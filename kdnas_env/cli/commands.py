@@ -20,7 +20,7 @@ from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
-from kdnas_env.pipeline.race import BenchOptions, SubmitOptions, VerifyOptions
+from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.score import GlueOptions
 from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
     "bench submit": (SubmitOptions, "kdnas_env.cli.bench:run_submit"),
+    "bench export": (BenchExportOptions, "kdnas_env.cli.bench:run_export"),
     "bench verify": (VerifyOptions, "kdnas_env.cli.bench:run_verify"),
     "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.installed:run_doctor"),

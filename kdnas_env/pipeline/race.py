@@ -134,6 +134,21 @@ class SubmitOptions:
 
 
 @dataclass(frozen=True)
+class BenchExportOptions:
+    """Write the searches of a race as a dataset of Minari: an episode each, with what the environment answers."""
+
+    race: Annotated[str, tyro.conf.Positional]
+    """Folder of a race, or file of kdnas bench submit."""
+    minari: str
+    """Name of the dataset, such as kdnas/race-v0. It is written to the folder MINARI_DATASETS_PATH, by default
+    ~/.minari/datasets."""
+    task: str | None = None
+    """The task, as the race has it; by default its only one."""
+    agents: tuple[str, ...] = ()
+    """Agents, as the race has them; by default all."""
+
+
+@dataclass(frozen=True)
 class VerifyOptions:
     """Replay every search of a submission against the tables that are installed here."""
 
