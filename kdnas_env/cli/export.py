@@ -24,8 +24,9 @@ def print_report(console: SafeConsole, report: ExportReport) -> None:
         errors = ("", "") if row["tolerance"] is None else (f"{row['max_abs_error']:.2g}", f"{row['tolerance']:g}")
         files.add_row(row["file"], f"{row['bytes'] / 1e6:.2f}", *errors)
     console.print(files)
-    if report.int8 is not None:
-        console.say(f"int8 of {report.scheme}: {report.int8.in_words()}\n")
+    cost = report.int8 or report.vectors
+    if cost is not None:
+        console.say(f"int8 of {report.scheme}: {cost.in_words()}\n")
     for name, decisions in report.decisions.items():
         console.say(f"{name}: {decisions.in_words()}")
     if report.decisions:

@@ -26,7 +26,8 @@ Batch = dict[str, NDArray[np.int64]]
 """Inputs of an encoder by name, each ``(batch, length)``."""
 
 Forward = Callable[[Batch], NDArray[np.float32]]
-"""Maps inputs to last hidden states ``(batch, length, hidden_size)``, or to logits ``(batch, classes)``."""
+"""Maps inputs to last hidden states ``(batch, length, hidden_size)``, logits ``(batch, classes)``, or vectors
+``(batch, width)``."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Check:
     """A comparison that was passed.
 
     Attributes:
-        max_abs_error: Largest absolute deviation of a hidden state of a real token, or of a logit.
+        max_abs_error: Largest absolute deviation of a hidden state of a real token, a logit, or a vector's component.
         tolerance: Largest one allowed.
         shapes: Batches and lengths that were compared, with padding where the batch is larger than one.
     """
@@ -69,11 +70,12 @@ def random_batch(
 
 
 def torch_forward(model: torch.nn.Module) -> Forward:
-    """Return an encoder or classifier of transformers as a function of arrays."""
+    """Return a model as a function of arrays."""
 
     @torch.inference_mode()
     def run(batch: Batch) -> NDArray[np.float32]:
-        # The first output of an encoder are its last hidden states, that of a classifier its logits.
+        # The first output of an encoder are its last hidden states, of a classifier its logits, of an embedding student
+        # its vectors.
         output = model(**{name: torch.from_numpy(array) for name, array in batch.items()})[0]
         array: NDArray[np.float32] = output.numpy()
         return array
@@ -81,11 +83,11 @@ def torch_forward(model: torch.nn.Module) -> Forward:
     return run
 
 
-def graph_forward(session: Any) -> Forward:
-    """Return a session of ONNX Runtime as a function of arrays."""
+def graph_forward(session: Any, output_name: str) -> Forward:
+    """Return an output of a session of ONNX Runtime as a function of arrays."""
 
     def run(batch: Batch) -> NDArray[np.float32]:
-        output: NDArray[np.float32] = session.run(None, batch)[0]
+        output: NDArray[np.float32] = session.run([output_name], batch)[0]
         return output
 
     return run

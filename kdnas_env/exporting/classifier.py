@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdnas_env.distillation.student.folder import Lineage, write_lineage
+from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.cards.classifier import classifier_card
-from kdnas_env.exporting.folder import TASK, checked_target, written_whole
+from kdnas_env.exporting.folder import TASK
+from kdnas_env.exporting.product import save_product
 from kdnas_env.exporting.record import ClassifierRecord, describe_task
 from kdnas_env.exporting.weights import check_tokenizer, write_model
-from kdnas_env.support.atomic import write_text
 from kdnas_env.support.libraries import installed_versions, quiet_transformers
 from kdnas_env.tasks.distilling import DISTILLED, TaskDistillation
 from kdnas_env.tasks.finetuning import predict
@@ -67,12 +66,8 @@ def save_classifier(
             scored. Nothing is left behind.
     """
     model = distilled.model.pretrained()
-    target = checked_target(folder, marker=TASK)
     limited = copy.deepcopy(tokenizer)
     limited.model_max_length = min(distilled.score.details["finetuning"]["max_length"], tokenizer.model_max_length)
-    if lineage is not None:
-        stage = {"stage": DISTILLED, "task": task.name, "score": distilled.score.score}
-        lineage = replace(lineage, stages=(*lineage.stages, stage))
     record = ClassifierRecord(
         task=describe_task(task),
         score=distilled.score,
@@ -82,14 +77,21 @@ def save_classifier(
         parameters=model.num_parameters(),
         versions=installed_versions(*_PACKAGES),
     )
-    with written_whole(target) as partial:
+
+    def write(partial: Path) -> None:
         write_model(model, limited, partial)
         check_tokenizer(limited, partial, "the student")
         record.write(partial)
-        if lineage is not None:
-            write_lineage(lineage, partial)
-        write_text(partial / "README.md", classifier_card(record, model.config, lineage))
-        _check_logits(partial, distilled, tokenizer, task, record.max_length)
+
+    save_product(
+        folder,
+        TASK,
+        lineage,
+        {"stage": DISTILLED, "task": task.name, "score": distilled.score.score},
+        write=write,
+        card=lambda lineage: classifier_card(record, model.config, lineage),
+        check=lambda partial: _check_logits(partial, distilled, tokenizer, task, record.max_length),
+    )
     return record
 
 

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kdnas_env.distillation.student.folder import Lineage, write_lineage
+from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.errors import ExportError, RunError
 from kdnas_env.exporting.cards.embedder import embedder_card
-from kdnas_env.exporting.folder import EMBEDDER, checked_target, written_whole
-from kdnas_env.support.atomic import read_json, write_json, write_text
+from kdnas_env.exporting.folder import EMBEDDER
+from kdnas_env.exporting.product import save_product
+from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.libraries import installed_versions, quiet_transformers
+from kdnas_env.support.places import found_again, with_places
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.embedding import (
     EmbeddingDistillation,
-    EmbeddingScore,
     EmbeddingSettings,
     EmbeddingTeacher,
     open_embedder,
     vectors,
 )
+from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.vector_scores import EmbeddingScore
 
 FORMAT_VERSION = 1
 TOLERANCE = 1e-5
@@ -32,6 +35,7 @@ TOLERANCE = 1e-5
 
 DISTILLED = "embedding distillation"
 
+_PATHS = ("teacher.name", "source")
 _PACKAGES = ("kdnas", "torch", "transformers", "sentence-transformers")
 _CHECKED_TEXTS = ("A quiet film.", "The audience leaves long before the end, and nobody asks why.")
 
@@ -53,6 +57,9 @@ class EmbedderRecord:
         seconds: Seconds of the training.
         parameters: Number of parameters, including the head.
         versions: Versions of kdnas and its libraries.
+        drawn: How the texts were drawn from their source, as :func:`kdnas_env.pipeline.embedders.draw_text` takes it;
+            empty if that is not known.
+        heldout: SHA-256 (hex) of the texts that it was scored on.
         format: Version of this record.
     """
 
@@ -68,7 +75,21 @@ class EmbedderRecord:
     seconds: float
     parameters: int
     versions: Mapping[str, str]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    heldout: str = ""
     format: int = FORMAT_VERSION
+
+    def write(self, folder: Path, *, absolute: bool = True) -> None:
+        """Write the record into the folder of an embedding student.
+
+        Args:
+            folder: The folder, or one beside it, to be renamed.
+            absolute: Whether the absolute paths of teacher and text are written too, which describe the machine.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        write_json(folder / EMBEDDER, with_places(asdict(self), _PATHS, folder, absolute=absolute))
 
 
 def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | None:
@@ -81,7 +102,7 @@ def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | Non
     if not os.path.isfile(path):
         return None
     try:
-        return restore(EmbedderRecord, read_json(path))
+        return restore(EmbedderRecord, found_again(read_json(path), path.parent))
     except ValueError as error:
         raise RunError(f"the record of the embedding student in {str(path)!r} cannot be read: {error}") from error
 
@@ -96,6 +117,7 @@ def save_embedder(
     source: str,
     seed: int,
     lineage: Lineage,
+    drawn: Mapping[str, Any] | None = None,
 ) -> EmbedderRecord:
     """Write an embedding student to a folder; complete or not at all.
 
@@ -110,6 +132,7 @@ def save_embedder(
         source: Where the texts come from.
         seed: Seed of the training.
         lineage: Origin of the student's encoder.
+        drawn: See :class:`EmbedderRecord`; None if it is not known.
 
     Returns:
         The record that was written.
@@ -118,9 +141,6 @@ def save_embedder(
         ExportError: If the folder holds something else, cannot be written, or gives other vectors. Nothing is left
             behind.
     """
-    target = checked_target(folder, marker=EMBEDDER)
-    stage = {"stage": DISTILLED, "texts": distilled.texts, "spearman": distilled.score.spearman[0]}
-    lineage = replace(lineage, stages=(*lineage.stages, stage))
     record = EmbedderRecord(
         teacher={"name": teacher.name, "fingerprint": teacher.fingerprint, "width": teacher.width},
         score=distilled.score,
@@ -134,19 +154,32 @@ def save_embedder(
         seconds=distilled.seconds,
         parameters=sum(parameter.numel() for parameter in distilled.model.parameters()),
         versions=installed_versions(*_PACKAGES),
+        drawn={} if drawn is None else drawn,
+        heldout=key_of(list(distilled.heldout)),
     )
-    with written_whole(target) as partial:
+
+    def write(partial: Path) -> None:
         with quiet_transformers():
             distilled.model.save_pretrained(str(partial), create_model_card=False)
-        write_json(partial / EMBEDDER, asdict(record))
-        write_lineage(lineage, partial)
-        write_text(partial / "README.md", embedder_card(record, distilled.model, lineage))
-        error = float(
-            np.abs(vectors(open_embedder(partial), _CHECKED_TEXTS) - vectors(distilled.model, _CHECKED_TEXTS)).max()
-        )
-        if not error <= TOLERANCE:
-            raise ExportError(
-                f"sentence-transformers loads a model whose vectors deviate by up to {error:.3g}; nothing was written. "
-                "try another version of it"
-            )
+        record.write(partial)
+
+    save_product(
+        folder,
+        EMBEDDER,
+        lineage,
+        {"stage": DISTILLED, "texts": distilled.texts, "spearman": distilled.score.spearman[0]},
+        write=write,
+        card=lambda lineage: embedder_card(record, distilled.model, lineage),
+        check=lambda partial: _check_vectors(partial, distilled.model),
+    )
     return record
+
+
+def _check_vectors(folder: Path, model: Any) -> None:
+    """Compare what Sentence Transformers loads with what was trained."""
+    error = float(np.abs(vectors(open_embedder(folder), _CHECKED_TEXTS) - vectors(model, _CHECKED_TEXTS)).max())
+    if not error <= TOLERANCE:
+        raise ExportError(
+            f"sentence-transformers loads a model whose vectors deviate by up to {error:.3g}; nothing was written. try "
+            "another version of it"
+        )

@@ -21,7 +21,7 @@ from kdnas_env.tasks.specs import MULTI_LABEL
 GRAPH, INT8_GRAPH = "onnx/model.onnx", "onnx/model_quantized.onnx"
 """Where graphs lie in a folder: as Optimum, Transformers.js and Sentence Transformers look for them on the hub."""
 
-LOGITS, PROBABILITIES = "logits", "probabilities"
+LOGITS, PROBABILITIES, SENTENCE_EMBEDDING = "logits", "probabilities", "sentence_embedding"
 
 _EXAMPLE_SHAPE = (2, 8)
 
@@ -50,7 +50,7 @@ def write_float_graph(source: Source, folder: Path, threads: int, *, probabiliti
             example,
             path,
             longest=architecture.max_length,
-            outputs=_outputs(source.kind, probabilities),
+            outputs=_outputs(source, probabilities),
         )
         return open_graph(path, threads)
     except (MemoryError, OSError):
@@ -59,7 +59,11 @@ def write_float_graph(source: Source, folder: Path, threads: int, *, probabiliti
         raise _failed(source, "exported to ONNX", error) from error
 
 
-def _outputs(kind: str | None, probabilities: bool) -> Mapping[str, Output]:
+def _outputs(source: Source, probabilities: bool) -> Mapping[str, Output]:
+    """Return the outputs of a graph; those of an embedding student are named as Optimum names them."""
+    if source.embedder is not None:
+        return {"token_embeddings": operator.itemgetter(1), SENTENCE_EMBEDDING: operator.itemgetter(0)}
+    kind = source.kind
     if kind is None:
         return LAST_HIDDEN_STATE
     logits = operator.attrgetter("logits")
@@ -69,6 +73,13 @@ def _outputs(kind: str | None, probabilities: bool) -> Mapping[str, Output]:
             logits(result).sigmoid() if kind == MULTI_LABEL else logits(result).softmax(-1)
         )
     return outputs
+
+
+def main_output(source: Source) -> str:
+    """Return the name of the output that a model is about."""
+    if source.embedder is not None:
+        return SENTENCE_EMBEDDING
+    return next(iter(LAST_HIDDEN_STATE)) if source.kind is None else LOGITS
 
 
 def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = DYNAMIC) -> Any:

@@ -9,9 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.exporting.check import Batch, Forward
+from kdnas_env.exporting.text import Text
+from kdnas_env.tasks.vector_scores import spearman
 
 LARGEST_UNEXPLAINED = 0.01
 """Share of the variance of its states that an int8 encoder may leave unexplained."""
+
+LARGEST_SIMILARITY_LOSS = 0.01
+"""How far below 1 the cosine of int8 and float vectors, and the correlation of their similarities, may be."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,57 @@ class QuantisationCost:
     def in_words(self) -> str:
         """Return the comparison as a clause."""
         return (
-            f"unexplained variance of the hidden states {self.unexplained:.4f} (0 is no error), mean cosine of sentence "
-            f"vectors {self.cosine:.4f} (1 is no error), on {self.sentences} sentences ({self.text}); "
+            f"unexplained variance of the hidden states {self.unexplained:.4f} (0 is no error), mean cosine of "
+            f"sentence vectors {self.cosine:.4f} (1 is no error), on {self.sentences} sentences ({self.text}); "
             f"{self.int8_bytes / 1e6:.2f} MB instead of {self.float_bytes / 1e6:.2f} MB"
         )
+
+
+@dataclass(frozen=True)
+class VectorCost:
+    """What int8 costs an embedding student, against the float graph.
+
+    Attributes:
+        cosine: Mean cosine of a text's two vectors; 1 is no error.
+        spearman: Spearman's correlation of the cosines of all pairs of texts; 1 is no error.
+        texts: Texts it was measured on.
+        text: Where they come from.
+    """
+
+    cosine: float
+    spearman: float
+    texts: int
+    text: str
+
+    @property
+    def allowed(self) -> str:
+        """What an int8 graph may lose, in words."""
+        return f"cosine and Spearman's correlation with the float vectors may be {LARGEST_SIMILARITY_LOSS:g} below 1"
+
+    @property
+    def acceptable(self) -> bool:
+        """Whether an int8 graph may be exported; numbers that are not finite never are."""
+        return 1 - min(self.cosine, self.spearman) <= LARGEST_SIMILARITY_LOSS
+
+    def in_words(self) -> str:
+        """Return the comparison as a clause."""
+        return (
+            f"mean cosine of vectors {self.cosine:.4f}, Spearman's correlation of similarities {self.spearman:.4f} "
+            f"(1 is no error), on {self.texts} texts ({self.text})"
+        )
+
+
+def vector_cost(quantised: Forward, original: Forward, text: Text) -> VectorCost:
+    """Compare the vectors of two graphs.
+
+    Args:
+        quantised: The int8 graph.
+        original: The float graph.
+        text: The texts.
+    """
+    ours, theirs = (np.concatenate([forward(batch) for batch in text.batches]) for forward in (quantised, original))
+    cosine = float(_cosines(ours.astype(np.float64), theirs.astype(np.float64)).mean())
+    return VectorCost(cosine, spearman(ours, theirs), text.sentences, text.origin)
 
 
 def quantisation_cost(quantised: Forward, original: Forward, batches: Sequence[Batch]) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from kdnas_env.exporting.check import Check
 from kdnas_env.exporting.decisions import Decisions
-from kdnas_env.exporting.quantisation_cost import QuantisationCost
+from kdnas_env.exporting.quantisation_cost import QuantisationCost, VectorCost
 from kdnas_env.exporting.timing import Timing
 
 
@@ -25,7 +25,7 @@ class Attempt:
     scheme: str
     bytes: int
     accepted: bool
-    cost: QuantisationCost | Decisions
+    cost: QuantisationCost | VectorCost | Decisions
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,14 @@ class ExportReport:
         parameters: Its parameters, embeddings included, without pooler and heads.
         files: Bytes of each weights file, by its path in the folder.
         checks: What was compared with the model that was exported, by the path of the file.
-        int8: What quantisation costs an encoder; None without it, and of a classifier.
+        int8: What quantisation costs an encoder; None without it, and of other models.
         timings: Latencies, the reference first; empty if none were measured.
         probe: Batch size, sequence length and threads of the latencies.
         notes: What could not be done, and why.
         versions: Versions of kdnas and its libraries.
         decisions: How each graph of a classifier decides compared with the model, by the path of the file.
         scheme: What is quantised in the int8 graph; None without one.
+        vectors: What quantisation costs an embedding student; None without it, and of other models.
         tried: Every int8 graph that was tried, in this order.
         url: Where it lies on the hub; None if it was not pushed.
     """
@@ -63,6 +64,7 @@ class ExportReport:
     versions: dict[str, str]
     decisions: dict[str, Decisions] = field(default_factory=dict)
     scheme: str | None = None
+    vectors: VectorCost | None = None
     tried: tuple[Attempt, ...] = ()
     url: str | None = None
 

@@ -1,10 +1,12 @@
-"""What is exported: an encoder or a classifier, with its tokenizer and its origin."""
+"""What is exported: an encoder, a classifier or an embedding student, with its tokenizer and its origin."""
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,13 @@ from kdnas_env.distillation.student.folder import (
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import ExportError, KDNASError, TeacherError
+from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.hub import hub_name
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
+from kdnas_env.tasks.embedding import SentenceVectors, open_embedder
 from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 
@@ -63,6 +67,8 @@ class Source:
         classifier: Encoder with classification head, as ``AutoModelForSequenceClassification`` loads it; None for an
             encoder alone.
         record: Record of a classifier that kdnas trained; None for others.
+        embedder: An embedding student, as Sentence Transformers loads it; None for others.
+        embedded: Its record; None for others.
     """
 
     encoder: Teacher
@@ -71,15 +77,26 @@ class Source:
     notes: tuple[str, ...] = ()
     classifier: Any = None
     record: ClassifierRecord | None = None
+    embedder: Any = None
+    embedded: EmbedderRecord | None = None
 
-    @property
+    @cached_property
     def model(self) -> Any:
-        """The model of transformers that is exported."""
+        """The model that is exported: of transformers, or what makes the vectors of an embedding student."""
+        if self.embedder is not None:
+            return SentenceVectors(self.encoder.model, self.embedder)
         return self.encoder.model if self.classifier is None else self.classifier
 
     @property
+    def role(self) -> str:
+        """What the model is, in words."""
+        if self.embedder is not None:
+            return "embedding student"
+        return "encoder" if self.classifier is None else "classifier"
+
+    @property
     def kind(self) -> str | None:
-        """Kind of the classifier's task, one of :data:`kdnas_env.tasks.specs.KINDS`; None for an encoder."""
+        """Kind of the classifier's task, one of :data:`kdnas_env.tasks.specs.KINDS`; None for others."""
         if self.classifier is None:
             return None
         config = self.classifier.config
@@ -89,7 +106,7 @@ class Source:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the classifier's outputs, in their order; empty for an encoder."""
+        """Names of the classifier's outputs, in their order; empty for others."""
         names = {} if self.classifier is None else self.classifier.config.id2label
         return tuple(names[number] for number in sorted(names))
 
@@ -116,13 +133,13 @@ def load_source(model: str | os.PathLike[str]) -> Source:
     """Load a model to export: from safetensors only, running no code of it.
 
     Args:
-        model: Folder of a student or classifier, another folder in hub layout, or a hub name, of a supported encoder
-            with or without a classification head.
+        model: Folder of a student, classifier or embedding student, another folder in hub layout, or a hub name, of a
+            supported encoder with or without a classification head.
 
     Raises:
         ExportError: If it cannot be found, is not such a model, or has another head.
         RunError: If it is the folder of a run, or its lineage or record is malformed.
-        DependencyError: If it is ``demo``, and the extra is not installed.
+        DependencyError: If it is ``demo`` or an embedding student, and the extra is not installed.
     """
     check_is_no_run(model)
     try:
@@ -136,6 +153,14 @@ def load_source(model: str | os.PathLike[str]) -> Source:
             f"the projection in {str(folder / PROJECTION)!r} is not of the model beside it; remove it, or export the "
             "folder as kdnas wrote it"
         )
+    embedded = read_embedder_record(folder)
+    if embedded is not None:
+        embedder = open_embedder(folder)
+        # Tokenizers elsewhere do not know how long the texts of Sentence Transformers may be.
+        tokenizer = copy.deepcopy(encoder.tokenizer)
+        tokenizer.model_max_length = min(embedder.max_seq_length, tokenizer.model_max_length)
+        encoder = replace(encoder, tokenizer=tokenizer)
+        return Source(encoder, read_lineage(folder), embedder=embedder, embedded=embedded)
     classifier = _load_classifier(encoder)
     notes = tuple(_left_out(encoder, folder, classifier is not None))
     record = None if classifier is None else read_classifier_record(folder)

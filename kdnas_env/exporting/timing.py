@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.check import Batch, Forward, graph_forward, random_batch, torch_forward
-from kdnas_env.exporting.onnx import write_float_graph
+from kdnas_env.exporting.onnx import main_output, write_float_graph
 from kdnas_env.exporting.source import Source, load_lineage_teacher
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
@@ -107,7 +107,7 @@ def _teacher_contenders(
             session = write_float_graph(source, scratch, settings.threads)
     except (ExportError, OSError) as error:
         return contenders, f"the teacher was not timed in onnxruntime: {one_line(error)}"
-    return [*contenders, Contender("teacher", "onnxruntime", graph_forward(session), batch)], None
+    return [*contenders, Contender("teacher", "onnxruntime", graph_forward(session, main_output(source)), batch)], None
 
 
 def _full_batch(source: Source, settings: LatencySettings) -> Batch:

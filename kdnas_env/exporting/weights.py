@@ -14,6 +14,7 @@ from kdnas_env.errors import ExportError
 from kdnas_env.exporting.source import Source
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.tasks.embedding import SentenceVectors, open_embedder
 from kdnas_env.tasks.heads import load_classifier
 
 WEIGHTS = "model.safetensors"
@@ -29,15 +30,25 @@ def write_weights(source: Source, folder: Path) -> Any:
             the inputs of the model.
         OSError: If it cannot be written.
     """
-    write_model(source.model, source.encoder.tokenizer, folder)
+    if source.embedder is None:
+        write_model(source.model, source.encoder.tokenizer, folder)
+    else:
+        with quiet_transformers():
+            source.embedder.save_pretrained(str(folder), create_model_card=False)
+        write_tokenizer(source.encoder.tokenizer, folder)
     if source.lineage is not None:
         write_lineage(source.lineage, folder, absolute=False)
     if source.record is not None:
         source.record.write(folder, absolute=False)
+    if source.embedded is not None:
+        source.embedded.write(folder, absolute=False)
     if source.projection is not None:
         write_projection(folder, source.projection)
     check_tokenizer(source.encoder.tokenizer, folder, repr(source.encoder.name))
-    reloaded = load_teacher(folder).model if source.classifier is None else load_classifier(folder)
+    if source.embedder is not None:
+        reloaded: Any = SentenceVectors(load_teacher(folder).model, open_embedder(folder))
+    else:
+        reloaded = load_teacher(folder).model if source.classifier is None else load_classifier(folder)
     if not _equal(source.model, reloaded):
         raise ExportError(
             f"the weights of {source.encoder.name!r} are others once they are written and read back; try another "
@@ -59,6 +70,16 @@ def write_model(model: Any, tokenizer: Any, folder: Path) -> None:
     """
     with quiet_transformers():
         model.save_pretrained(folder)
+    write_tokenizer(tokenizer, folder)
+
+
+def write_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write a tokenizer that makes its ``model_input_names`` wherever it is loaded.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    with quiet_transformers():
         tokenizer.save_pretrained(folder)
     # By default it makes what its class is used to.
     path = folder / _TOKENIZER_CONFIG

@@ -22,8 +22,8 @@ from kdnas_env.exporting.check import (
 )
 from kdnas_env.exporting.decisions import Decisions, compare_decisions, logits_on
 from kdnas_env.exporting.folder import EXPORT, checked_target, written_whole
-from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, write_float_graph, write_int8_graph
-from kdnas_env.exporting.quantisation_cost import QuantisationCost, quantisation_cost
+from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, main_output, write_float_graph, write_int8_graph
+from kdnas_env.exporting.quantisation_cost import QuantisationCost, VectorCost, quantisation_cost, vector_cost
 from kdnas_env.exporting.report import Attempt, ExportReport
 from kdnas_env.exporting.source import Source, load_source
 from kdnas_env.exporting.text import Text, sample_text, task_text
@@ -58,23 +58,25 @@ def write_export(
     task: TaskData | None = None,
     progress: Progress = SILENT,
 ) -> ExportReport:
-    """Export an encoder or a classifier as a clean folder in hub layout, with everything that belongs to it.
+    """Export a model as a clean folder in hub layout, with everything that belongs to it.
 
     The folder holds weights, configuration, tokenizer and card; where they are known also lineage, projection (of an
-    encoder) and record (of a classifier). It is loaded back: its weights must be those of the model, bit for bit, and
-    its outputs equal but for rounding.
+    encoder) and record (of a classifier or embedding student). It is loaded back: its weights must be those of the
+    model, bit for bit, and its outputs equal but for rounding.
 
     For ONNX Runtime, ``onnx/model.onnx`` lies beside the weights: inputs ``input_ids``, ``attention_mask`` and, where
     the model has segments, ``token_type_ids``, each int64 ``(batch, sequence)`` of any size; output
-    ``last_hidden_state`` of an encoder, ``logits`` of a classifier. It is checked against the model to 1e-4. With
+    ``last_hidden_state`` of an encoder, ``logits`` of a classifier, ``sentence_embedding`` (the unit vectors) beside
+    ``token_embeddings`` of an embedding student. It is checked against the model to 1e-4. With
     ``int8``, ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs. That of a classifier may
     lose .4 points of score, or 1 % of its decisions where there are no labels; that of an encoder may leave 1 % of the
-    variance of its states unexplained. What loses more is quantised in its weights alone, then in its embedding tables
-    alone, or not exported.
+    variance of its states unexplained; that of an embedding student may turn vectors by a cosine, and lower Spearman's
+    correlation of their similarities, by .01. What loses more is quantised in its weights alone, then in its embedding
+    tables alone, or not exported.
 
     Args:
-        model: Folder of a student or classifier, another folder in hub layout, or a hub name, of a supported encoder
-            with or without a classification head.
+        model: Folder of a student, classifier or embedding student, another folder in hub layout, or a hub name, of a
+            supported encoder with or without a classification head.
         out: Folder of the export; an older export is replaced.
         format: ``safetensors`` or ``onnx``.
         int8: Whether to quantise the graph too.
@@ -87,7 +89,8 @@ def write_export(
     Raises:
         ExportError: If the model cannot be exported, has another head, is not of the task, or loses too much by int8;
             if the export does not compute what the model computes, or cannot be written. Nothing is left behind.
-        DependencyError: If the format is ONNX and the extra ``onnx`` is not installed.
+        DependencyError: If the format is ONNX and the extra ``onnx`` is not installed, or the model is an embedding
+            student and the extra ``embedding`` is not.
         RunError: If the model is the folder of a run, its lineage or record is malformed, or the lock of the cores
             cannot be used.
     """
@@ -105,7 +108,7 @@ def write_export(
     if latency is not None and latency.sequence_length > longest:
         raise ExportError(f"sequence_length is {latency.sequence_length}; the model takes at most {longest} tokens")
     if source.kind is None and task is not None:
-        raise ExportError(f"model {os.fspath(model)!r} is an encoder, which decides nothing; leave the task out")
+        raise ExportError(f"model {os.fspath(model)!r} is an {source.role}, which decides nothing; leave the task out")
     if probabilities and source.kind in (None, REGRESSION):
         raise ExportError(f"model {os.fspath(model)!r} predicts no classes; leave probabilities out")
     timings: tuple[Timing, ...] = ()
@@ -130,13 +133,14 @@ def write_export(
             parameters=sum(parameter.numel() for parameter in source.model.parameters()),
             files=_sizes(folder),
             checks=export.checks,
-            int8=export.cost,
+            int8=export.cost if isinstance(export.cost, QuantisationCost) else None,
             timings=timings,
             probe={} if latency is None else {name: getattr(latency, name) for name in _PROBE},
             notes=tuple(note for note in export.notes if note is not None),
             versions=installed_versions(*_PACKAGES),
             decisions=export.decisions,
             scheme=export.scheme,
+            vectors=export.cost if isinstance(export.cost, VectorCost) else None,
             tried=tuple(export.tried),
         )
         write_json(folder / EXPORT, report.to_dict())
@@ -154,7 +158,7 @@ class _Export:
         self.checks: dict[str, Check] = {}
         self.decisions: dict[str, Decisions] = {}
         self.notes: list[str | None] = [*source.notes]
-        self.cost: QuantisationCost | None = None
+        self.cost: QuantisationCost | VectorCost | None = None
         self.scheme: str | None = None
         self.tried: list[Attempt] = []
 
@@ -167,7 +171,7 @@ class _Export:
             self.notes.append(self._text.note)
         with training_lock():
             session = write_float_graph(self.source, self.folder, self.threads, probabilities=probabilities)
-            self.forwards["onnxruntime"] = graph_forward(session)
+            self.forwards["onnxruntime"] = graph_forward(session, main_output(self.source))
             self._check(GRAPH, "the graph", self.forwards["onnxruntime"])
             if self.source.kind is not None:
                 self.decisions[GRAPH] = self._compared(self.forwards["onnxruntime"])
@@ -180,20 +184,20 @@ class _Export:
         """
         with training_lock():
             for scheme in SCHEMES:
-                quantised = graph_forward(write_int8_graph(self.source, self.folder, self.threads, scheme))
+                session = write_int8_graph(self.source, self.folder, self.threads, scheme)
+                quantised = graph_forward(session, main_output(self.source))
                 cost = self._cost(quantised)
                 tried = Attempt(scheme, (self.folder / INT8_GRAPH).stat().st_size, cost.acceptable, cost)
                 self.tried.append(tried)
                 if tried.accepted:
                     self._keep(scheme, cost, quantised)
                     return
-        what = "encoder" if self.source.kind is None else "classifier"
         raise ExportError(
-            f"int8 changes the {what} too much; {cost.allowed}: {'; '.join(self._refused)}. Nothing was written; "
-            "export without int8"
+            f"int8 changes the {self.source.role} too much; {cost.allowed}: {'; '.join(self._refused)}. Nothing was "
+            "written; export without int8"
         )
 
-    def _keep(self, scheme: str, cost: QuantisationCost | Decisions, quantised: Forward) -> None:
+    def _keep(self, scheme: str, cost: QuantisationCost | VectorCost | Decisions, quantised: Forward) -> None:
         self.scheme, self.forwards["onnxruntime int8"] = scheme, quantised
         if isinstance(cost, Decisions):
             self.decisions[INT8_GRAPH] = cost
@@ -210,10 +214,12 @@ class _Export:
         architecture, names = self.source.encoder.architecture, self.source.input_names
         self.checks[name] = check_equal(what, forward, self.forwards["torch"], architecture, names, tolerance=tolerance)
 
-    def _cost(self, quantised: Forward) -> QuantisationCost | Decisions:
+    def _cost(self, quantised: Forward) -> QuantisationCost | VectorCost | Decisions:
         if self.source.kind is not None:
             return self._compared(quantised)
         text = self._text
+        if self.source.embedder is not None:
+            return vector_cost(quantised, self.forwards["onnxruntime"], text)
         unexplained, cosine = quantisation_cost(quantised, self.forwards["onnxruntime"], text.batches)
         sizes = ((self.folder / name).stat().st_size for name in (GRAPH, INT8_GRAPH))
         return QuantisationCost(unexplained, cosine, text.sentences, text.origin, *sizes)

@@ -28,8 +28,8 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
     With ``DYNAMIC`` activations are quantised too, in the range that each batch has, and products are computed in int8.
     Weights then keep to 7 bits, since processors without VNNI add two products of 8 bits in 16 and would overflow. With
     ``WEIGHTS_ONLY`` weights have 8 bits, and products are computed in float32: as small, more exact, and about as slow
-    as the float graph. With ``TABLES_ONLY`` products stay as they are; the tables are most of a small student. Rows of an
-    embedding table differ much in size, so that one scale for all of them would cost more than everything else.
+    as the float graph. With ``TABLES_ONLY`` products stay as they are; the tables are most of a small student. Rows of
+    an embedding table differ much in size, so that one scale for all of them would cost more than everything else.
 
     Args:
         graph: File of the float graph.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -17,6 +18,8 @@ from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.embedding import EmbeddingSettings, EmbeddingTeacher, distil_embedder, embedding_teacher
 from kdnas_env.tasks.kept_tensors import key_of
+
+_READING = ("config_name", "split", "text_columns")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +86,8 @@ class EmbeddingWork:
             raise RunError(f"{str(student)!r} does not say where it comes from; name the folder of a student of kdnas")
         source = self.options.unlabelled or str(lineage.corpus["source"])
         progress.begin(f"reading the text {source}")
-        texts = self._texts(source, lineage)
+        drawn = self._drawn(lineage)
+        texts = draw_text(source, drawn, self.seed)
         made_of = [encoder.fingerprint, self.teacher.fingerprint, asdict(self.settings), self.seed, list(texts)]
         key, record = key_of(made_of), read_embedder_record(folder)
         if record is not None:
@@ -115,15 +119,32 @@ class EmbeddingWork:
             source=source,
             seed=self.seed,
             lineage=lineage,
+            drawn=drawn,
         )
         shutil.rmtree(checkpoints, ignore_errors=True)
         return record
 
-    def _texts(self, source: str, lineage: Lineage) -> Sequence[str]:
-        """Return texts of the student's corpus, or of the source that is asked for, drawn at random."""
+    def _drawn(self, lineage: Lineage) -> dict[str, Any]:
+        """Return how the text is drawn, from the student's corpus or the source that is asked for."""
         corpus = {} if self.options.unlabelled else dict(lineage.corpus)
-        layout = TextLayout(**{name: corpus[name] for name in LAYOUT_OPTIONS if name in corpus})
-        reading = {name: corpus[name] for name in ("config_name", "split", "text_columns") if corpus.get(name)}
-        count = self.options.unlabelled_samples + 2 * self.settings.heldout
-        rows = draw_texts(source, count, self.seed, layout=layout, **reading)
-        return [text for row in rows for text in row][:count]
+        names = (*LAYOUT_OPTIONS, *_READING)
+        reading = {name: corpus[name] for name in names if corpus.get(name) is not None}
+        return {"count": self.options.unlabelled_samples + 2 * self.settings.heldout, **reading}
+
+
+def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]:
+    """Return texts of a source, drawn at random.
+
+    Args:
+        source: Name of a dataset, folder or file.
+        drawn: ``count``, their number at most; and, where they are not the default, the fields of
+            :class:`kdnas_env.distillation.text.text_files.TextLayout`, ``config_name``, ``split`` and ``text_columns``.
+        seed: Seed of the draw.
+
+    Raises:
+        CorpusError: If the source cannot be read.
+    """
+    layout = TextLayout(**{name: drawn[name] for name in LAYOUT_OPTIONS if name in drawn})
+    reading = {name: drawn[name] for name in _READING if drawn.get(name)}
+    rows = draw_texts(source, drawn["count"], seed, layout=layout, **reading)
+    return [text for row in rows for text in row][: drawn["count"]]

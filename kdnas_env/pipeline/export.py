@@ -25,8 +25,8 @@ class ExportOptions:
     """Export a student or classifier for use elsewhere: checked, measured, with a model card, ready for the hub."""
 
     model: tyro.conf.Positional[str]
-    """Folder of a student (such as runs/.../student) or classifier, or folder or hub name of another supported encoder,
-    with or without a classification head."""
+    """Folder of a student (such as runs/.../student), classifier or embedding student, or folder or hub name of another
+    supported encoder, with or without a classification head."""
     to: str = "onnx"
     """onnx (weights and a graph for ONNX Runtime) or safetensors (weights alone)."""
     int8: bool = False

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, locate
@@ -27,25 +26,17 @@ from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.settings import Settings
-from kdnas_env.support.statistics import spearman_rho
 from kdnas_env.tasks.encoding import encode, resolve_device
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.kept_tensors import kept_tensors, key_of
 from kdnas_env.tasks.specs import Split
 from kdnas_env.tasks.training import Plan, train
-
-Floats = NDArray[np.float32]
-
-NEAREST = 10
-"""Neighbours that retrieval is judged by."""
+from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, Floats, score_vectors, spearman
 
 _MODULES = "modules.json"
 _RIDGE = 1e-3
 _SOLVED_ON = 8192
-_RESAMPLES = 200
-_RESAMPLED_PAIRS = 20_000
 _BATCH = 64
-_TRUNCATED = (384, 256, 128, 64)
 
 
 @dataclass(frozen=True)
@@ -155,97 +146,35 @@ def open_embedder(folder: str | os.PathLike[str]) -> Any:
         return st.SentenceTransformer(os.fspath(folder), device="cpu", local_files_only=True).eval()
 
 
+class SentenceVectors(nn.Module):
+    """An embedding student as a function of the inputs of its encoder, as graphs have it.
+
+    Args:
+        encoder: Its encoder, as transformers has it.
+        model: The ``SentenceTransformer``.
+    """
+
+    def __init__(self, encoder: nn.Module, model: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.after = nn.ModuleList(list(model)[1:])
+        self.eval()
+
+    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit vectors ``(batch, width)``, and the encoder's states ``(batch, length, hidden_size)``."""
+        states: Tensor = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        features = {"token_embeddings": states, "attention_mask": attention_mask}
+        for module in self.after:
+            features = module(features)
+        return features["sentence_embedding"], states
+
+
 def vectors(model: Any, texts: Sequence[str]) -> Floats:
     """Return unit vectors of texts by a ``SentenceTransformer``, float32 ``(texts, width)``."""
     made = model.encode(
         list(texts), batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
     )
     return np.asarray(made, dtype=np.float32)
-
-
-@dataclass(frozen=True)
-class EmbeddingScore:
-    """How much the vectors of a student are worth in place of its teacher's, on held-out texts; plain data.
-
-    Each value has its 95 % bootstrap interval over the texts, ``(value, low, high)``. Half of the texts are queries,
-    half are documents.
-
-    Attributes:
-        texts: Number of texts.
-        cosine: Mean cosine of a text's two vectors.
-        spearman: Spearman's correlation of the cosines of all pairs of texts with the teacher's.
-        overlap: Share of the 10 documents nearest to a query by the teacher that are so by the student.
-        overlap_in_teachers: The same of the student's queries in the teacher's documents, an index that exists.
-        recall: Share of the queries whose nearest document by the teacher is among the student's 10 nearest.
-        recall_in_teachers: The same in the teacher's documents.
-        truncated: Spearman's correlation of the first so many dimensions of both, made unit vectors again.
-    """
-
-    texts: int
-    cosine: tuple[float, float, float]
-    spearman: tuple[float, float, float]
-    overlap: tuple[float, float, float]
-    overlap_in_teachers: tuple[float, float, float]
-    recall: tuple[float, float, float]
-    recall_in_teachers: tuple[float, float, float]
-    truncated: dict[str, tuple[float, float, float]]
-
-
-def score_vectors(student: Floats, teacher: Floats, seed: int = 0) -> EmbeddingScore:
-    """Compare a student's vectors with its teacher's.
-
-    Args:
-        student: Unit vectors, ``(texts, width)``.
-        teacher: Those of the same texts, alike.
-        seed: Seed of the bootstrap.
-
-    Raises:
-        KDNASError: If there are too few texts.
-    """
-    count = len(student)
-    if count < 4 * NEAREST:
-        raise KDNASError(f"{count} texts cannot tell neighbours apart; give at least {4 * NEAREST}")
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(0, count, (_RESAMPLES, count))
-    queries, documents = slice(0, count // 2), slice(count // 2, count)
-
-    def over_texts(values: NDArray[np.float64]) -> tuple[float, float, float]:
-        resampled = values[rng.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
-        return _with_interval(float(values.mean()), resampled)
-
-    def correlated(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
-        similar, rows, columns = _similarities(ours, theirs)
-        resampled = []
-        for draw in draws:
-            first, second = draw[rows], draw[columns]
-            other = np.flatnonzero(first != second)  # A text that is drawn twice is no pair.
-            pairs = rng.choice(other, _RESAMPLED_PAIRS)
-            first, second = first[pairs], second[pairs]
-            resampled.append(spearman_rho(similar[0][first, second], similar[1][first, second]))
-        return _with_interval(_spearman(ours, theirs), np.array(resampled))
-
-    wanted = _nearest(teacher[queries], teacher[documents])
-    own = _nearest(student[queries], student[documents])
-    beside = _nearest(student[queries], teacher[documents]) if student.shape == teacher.shape else own
-
-    def shared(found: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.array([len(np.intersect1d(a, b)) / NEAREST for a, b in zip(found, wanted, strict=True)])
-
-    def recalled(found: NDArray[np.int64]) -> NDArray[np.float64]:
-        first: NDArray[np.float64] = (found == wanted[:, :1]).any(axis=1).astype(np.float64)
-        return first
-
-    sizes = [size for size in _TRUNCATED if size < teacher.shape[1]]
-    return EmbeddingScore(
-        texts=count,
-        cosine=over_texts((_unit(student) * _unit(teacher)).sum(axis=1).astype(np.float64)),
-        spearman=correlated(student, teacher),
-        overlap=over_texts(shared(own)),
-        overlap_in_teachers=over_texts(shared(beside)),
-        recall=over_texts(recalled(own)),
-        recall_in_teachers=over_texts(recalled(beside)),
-        truncated={str(size): correlated(student[:, :size], teacher[:, :size]) for size in sizes},
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,6 +190,7 @@ class EmbeddingDistillation:
             Spearman's correlation.
         texts: Texts that it was trained on.
         seconds: Seconds that it took.
+        heldout: Texts that it was scored on.
     """
 
     model: Any
@@ -269,6 +199,7 @@ class EmbeddingDistillation:
     curve: tuple[dict[str, float], ...]
     texts: int
     seconds: float
+    heldout: tuple[str, ...]
 
 
 def distil_embedder(
@@ -305,16 +236,7 @@ def distil_embedder(
     """
     settings = settings or EmbeddingSettings()
     began = time.perf_counter()
-    distinct = sorted({text.strip() for text in texts} - {""})
-    held = min(settings.heldout, max(4 * NEAREST, len(distinct) // 10))
-    if len(distinct) < 3 * held:
-        raise KDNASError(
-            f"there are {len(distinct)} distinct texts; expected at least {3 * held}, of which {2 * held} are held "
-            "out; give more text"
-        )
-    order = np.random.default_rng(seed).permutation(len(distinct))
-    parts = np.split(order, [held, 2 * held])
-    scored, choosing, training = ([distinct[place] for place in part] for part in parts)
+    scored, choosing, training = split_texts(texts, settings, seed)
     taught, wanted, chosen_by = (teacher.vectors(part, cache_dir) for part in (training, scored, choosing))
     where = resolve_device(device)
     model = _embedder(student, teacher, settings).to(where)
@@ -339,8 +261,8 @@ def distil_embedder(
         def validate() -> dict[str, float]:
             model.eval()
             made = vectors(model, choosing)
-            spearman = _spearman(made, chosen_by)
-            return {"loss": 1 - spearman, "cosine": float((made * chosen_by).sum(axis=1).mean())}
+            correlation = spearman(made, chosen_by)
+            return {"loss": 1 - correlation, "cosine": float((made * chosen_by).sum(axis=1).mean())}
 
         learner, pad_token = _Imitation(model), student.tokenizer.pad_token_id
         with training_lock():
@@ -355,7 +277,31 @@ def distil_embedder(
     model.eval().requires_grad_(False).to("cpu")
     with training_lock():
         score = score_vectors(vectors(model, scored), wanted, seed)
-    return EmbeddingDistillation(model, score, closed_form, curve, len(training), time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return EmbeddingDistillation(model, score, closed_form, curve, len(training), seconds, tuple(scored))
+
+
+def split_texts(texts: Sequence[str], settings: EmbeddingSettings, seed: int) -> tuple[list[str], list[str], list[str]]:
+    """Return texts to score, to choose the epoch by, and to train on.
+
+    Args:
+        texts: Texts; repeated ones count once.
+        settings: How many are held out.
+        seed: Seed of the draw.
+
+    Raises:
+        KDNASError: If there are too few.
+    """
+    distinct = sorted({text.strip() for text in texts} - {""})
+    held = min(settings.heldout, max(4 * NEAREST, len(distinct) // 10))
+    if len(distinct) < 3 * held:
+        raise KDNASError(
+            f"there are {len(distinct)} distinct texts; expected at least {3 * held}, of which {2 * held} are held "
+            "out; give more text"
+        )
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    scored, choosing, training = ([distinct[place] for place in part] for part in np.split(order, [held, 2 * held]))
+    return scored, choosing, training
 
 
 class _Imitation(nn.Module):
@@ -411,34 +357,6 @@ def _solve_head(model: Any, texts: Sequence[str], taught: Floats) -> None:
     head = model[2].linear
     head.weight.copy_(weight)
     head.bias.copy_(middle - weight @ mean)
-
-
-def _similarities(ours: Floats, theirs: Floats) -> tuple[list[Floats], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the cosines of all pairs of texts by both, each ``(texts, texts)``, and the places of the pairs."""
-    rows, columns = np.triu_indices(len(ours), 1)
-    return [_unit(values) @ _unit(values).T for values in (ours, theirs)], rows, columns
-
-
-def _spearman(ours: Floats, theirs: Floats) -> float:
-    similar, rows, columns = _similarities(ours, theirs)
-    return spearman_rho(similar[0][rows, columns], similar[1][rows, columns])
-
-
-def _nearest(queries: Floats, documents: Floats) -> NDArray[np.int64]:
-    """Return the places of the nearest documents of each query, nearest first, ``(queries, NEAREST)``."""
-    order: NDArray[np.int64] = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :NEAREST]
-    return order
-
-
-def _unit(values: Floats) -> Floats:
-    norms = np.linalg.norm(values, axis=1, keepdims=True)
-    unit: Floats = values / np.maximum(norms, np.finfo(np.float32).tiny)
-    return unit
-
-
-def _with_interval(value: float, resampled: NDArray[Any]) -> tuple[float, float, float]:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return value, float(low), float(high)
 
 
 def _library() -> tuple[Any, Any]:

@@ -17,9 +17,9 @@ from kdnas_env.tasks.embedding import (
     EmbeddingTeacher,
     distil_embedder,
     embedding_teacher,
-    score_vectors,
     vectors,
 )
+from kdnas_env.tasks.vector_scores import score_vectors
 
 TEXTS = tiny_teachers.sentences()
 SETTINGS = EmbeddingSettings(epochs=8, batch_size=16, learning_rate=3e-3, patience=8)

@@ -34,36 +34,78 @@ TITLES = {
 """What the scores are called where people read."""
 
 
-def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage) -> str:
+def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -> str:
     """Return the model card of an embedding student, in Markdown with the front matter of the hub.
 
     Args:
         record: Its record.
         model: The ``SentenceTransformer``.
-        lineage: Origin of its encoder.
+        lineage: Origin of its encoder; None if it is not known.
     """
-    matter = front_matter(
-        ("sentence-transformers", *STUDENT_TAGS), hub_name(record.teacher["name"]), "sentence-similarity"
-    ).replace("library_name: transformers", "library_name: sentence-transformers")
     config: Any = model[0].auto_model.config
+    return embedder_matter(record) + fill(
+        "embedder",
+        title=embedder_title(lineage),
+        teacher=teacher_title(record.teacher["name"]),
+        version=record.versions["kdnas"],
+        width=record.teacher["width"],
+        usage=torch_usage(PLACEHOLDER),
+        folder=PLACEHOLDER,
+        length=model.max_seq_length,
+        scores=scores_section(record),
+        shape=shape_table(EncoderArchitecture.from_pretrained_config(config), record.parameters),
+        settings=in_words(asdict(record.settings)),
+        lineage="" if lineage is None else lineage_section(lineage),
+    )
+
+
+def embedder_matter(record: EmbedderRecord, tags: tuple[str, ...] = ()) -> str:
+    """Return what the hub reads at the head of the card."""
+    matter = front_matter(
+        ("sentence-transformers", *STUDENT_TAGS, *tags), hub_name(record.teacher["name"]), "sentence-similarity"
+    )
+    return matter.replace("library_name: transformers", "library_name: sentence-transformers")
+
+
+def embedder_title(lineage: Lineage | None) -> str:
+    """Return the title of an embedding student."""
+    return "Sentence vectors" if lineage is None else f"Sentence vectors, {lineage.student}"
+
+
+def torch_usage(folder: str) -> str:
+    """Return code that makes vectors with Sentence Transformers, from a folder or a name on the hub."""
+    return fill("embed_torch", folder=folder)
+
+
+def onnx_usage(folder: str, graph: str, tokenizer: Any) -> str:
+    """Return code that makes vectors with ONNX Runtime, without PyTorch and Transformers.
+
+    Args:
+        folder: The lines that set ``folder``.
+        graph: Path of the graph in the folder.
+        tokenizer: Tokenizer of the student.
+    """
+    return fill(
+        "embed_onnx",
+        folder=folder,
+        graph=graph,
+        max_length=tokenizer.model_max_length,
+        pad_id=tokenizer.pad_token_id,
+        pad_token=tokenizer.pad_token,
+    )
+
+
+def scores_section(record: EmbedderRecord) -> str:
+    """Return a section with a row for each score and its 95 % interval."""
     rows = [(title, *_cells(getattr(record.score, name))) for name, title in TITLES.items()]
     rows += [
         (f"Spearman's correlation, first {size} dimensions of both", *_cells(values))
         for size, values in record.score.truncated.items()
     ]
-    return matter + fill(
-        "embedder",
-        title=f"Sentence vectors, {lineage.student}",
-        teacher=teacher_title(record.teacher["name"]),
-        version=record.versions["kdnas"],
-        folder=PLACEHOLDER,
-        width=record.teacher["width"],
-        length=model.max_seq_length,
+    return fill(
+        "embedder_scores",
         texts=record.score.texts,
         scores=table(("", "value", "95 % interval"), rows, numbers=True),
-        shape=shape_table(EncoderArchitecture.from_pretrained_config(config), record.parameters),
-        settings=in_words(asdict(record.settings)),
-        lineage=lineage_section(lineage),
     )
 
 

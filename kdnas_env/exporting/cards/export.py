@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.exporting.cards import embedder
 from kdnas_env.exporting.cards.classifier import (
     PIPELINE,
     classifier_title,
@@ -45,16 +48,14 @@ def export_card(source: Source, report: ExportReport, repo_id: str | None = None
     """
     lineage, record = source.lineage, source.record
     title, subject = _title(source)
-    tags = STUDENT_TAGS if lineage is not None or record is not None else STUDENT_TAGS[-1:]
-    pipeline = {} if source.kind is None else {"pipeline": PIPELINE}
-    return front_matter((*tags, report.format), source.base_model, **pipeline) + fill(
+    return _matter(source, report) + fill(
         "exported",
         title=title,
         origin=subject,
         runtimes="ONNX Runtime and PyTorch" if report.format == "onnx" else "PyTorch",
         version=report.versions["kdnas"],
-        usage=_usage(source, report, repo_id) if source.kind is None else _classifying(source, report, repo_id),
-        scores="" if record is None else scores_section(record),
+        usage=_usage(source)(source, report, repo_id),
+        scores=_scores(source),
         shape=_shape(source, report),
         checks=_checks(source, report),
         versions=versions_in_words(report.versions),
@@ -64,9 +65,20 @@ def export_card(source: Source, report: ExportReport, repo_id: str | None = None
     )
 
 
+def _matter(source: Source, report: ExportReport) -> str:
+    if source.embedded is not None:
+        return embedder.embedder_matter(source.embedded, (report.format,))
+    tags = STUDENT_TAGS if source.lineage is not None or source.record is not None else STUDENT_TAGS[-1:]
+    pipeline = {} if source.kind is None else {"pipeline": PIPELINE}
+    return front_matter((*tags, report.format), source.base_model, **pipeline)
+
+
 def _title(source: Source) -> tuple[str, str]:
     """Return the title of a model, and what it is."""
     title, lineage = teacher_title(source.encoder.name), source.lineage
+    if source.embedded is not None:
+        teacher = teacher_title(source.embedded.teacher["name"])
+        return embedder.embedder_title(lineage), f"Vectors of texts, distilled from **{teacher}**"
     if source.record is not None:
         return classifier_title(source.record, lineage), origin(source.record)
     if source.kind is not None:
@@ -84,7 +96,34 @@ def _folder(repo_id: str | None) -> str:
     return f'from huggingface_hub import snapshot_download\n\nfolder = snapshot_download("{repo_id}")'
 
 
-def _usage(source: Source, report: ExportReport, repo_id: str | None) -> str:
+def _scores(source: Source) -> str:
+    if source.embedded is not None:
+        return embedder.scores_section(source.embedded)
+    return "" if source.record is None else scores_section(source.record)
+
+
+def _usage(source: Source) -> Callable[[Source, ExportReport, str | None], str]:
+    if source.embedder is not None:
+        return _embedding
+    return _encoding if source.kind is None else _classifying
+
+
+def _embedding(source: Source, report: ExportReport, repo_id: str | None) -> str:
+    tokenizer, parts = source.encoder.tokenizer, []
+    assert source.embedded is not None
+    words = (
+        f"`vectors` have length 1 and are {source.embedded.teacher['width']} wide, in the space of the teacher's "
+        "vectors: an index of the teacher's vectors can be searched with them. Texts are cut at "
+        f"{tokenizer.model_max_length} tokens."
+    )
+    if report.format == "onnx":
+        words += f" {_inputs(source)} the outputs are `sentence_embedding` and `token_embeddings`."
+        code = embedder.onnx_usage(_folder(repo_id), GRAPH, tokenizer)
+        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_int8_usage(report)]
+    return "\n".join([words, *parts, "\nWith Sentence Transformers:\n", embedder.torch_usage(repo_id or PLACEHOLDER)])
+
+
+def _encoding(source: Source, report: ExportReport, repo_id: str | None) -> str:
     folder, shape, imitated = _folder(repo_id), source.encoder.architecture, source.imitated_width
     vectors = "`vectors` are the hidden states of the last layer, averaged over the tokens of a sentence."
     if source.lineage is not None:
@@ -128,11 +167,14 @@ def _shape(source: Source, report: ExportReport) -> str:
 
 
 def _checks(source: Source, report: ExportReport) -> str:
-    outputs = "hidden states of real tokens" if source.kind is None else "logits"
+    outputs = "logits"
+    if source.kind is None:
+        outputs = "hidden states of real tokens" if source.embedder is None else "vectors"
     lines = [_check_words(name, check, outputs) for name, check in report.checks.items()]
     lines += [f"`{name}` on text: {decisions.in_words()}." for name, decisions in report.decisions.items()]
-    if report.int8 is not None:
-        lines.append(f"`{INT8_GRAPH}` against `{GRAPH}`: {report.int8.in_words()}.")
+    cost = report.int8 or report.vectors
+    if cost is not None:
+        lines.append(f"`{INT8_GRAPH}` against `{GRAPH}`: {cost.in_words()}.")
     return bullets([*lines, *(f"Note: {note}." for note in report.notes)])
 
 

@@ -1,0 +1,135 @@
+"""How far one model's vectors of texts can stand in for another's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.statistics import spearman_rho
+
+Floats = NDArray[np.float32]
+
+NEAREST = 10
+"""Neighbours that retrieval is judged by."""
+
+_RESAMPLES = 200
+_RESAMPLED_PAIRS = 20_000
+_TRUNCATED = (384, 256, 128, 64)
+
+
+@dataclass(frozen=True)
+class EmbeddingScore:
+    """How much the vectors of a student are worth in place of its teacher's, on held-out texts; plain data.
+
+    Each value has its 95 % bootstrap interval over the texts, ``(value, low, high)``. Half of the texts are queries,
+    half are documents.
+
+    Attributes:
+        texts: Number of texts.
+        cosine: Mean cosine of a text's two vectors.
+        spearman: Spearman's correlation of the cosines of all pairs of texts with the teacher's.
+        overlap: Share of the 10 documents nearest to a query by the teacher that are so by the student.
+        overlap_in_teachers: The same of the student's queries in the teacher's documents, an index that exists.
+        recall: Share of the queries whose nearest document by the teacher is among the student's 10 nearest.
+        recall_in_teachers: The same in the teacher's documents.
+        truncated: Spearman's correlation of the first so many dimensions of both, made unit vectors again.
+    """
+
+    texts: int
+    cosine: tuple[float, float, float]
+    spearman: tuple[float, float, float]
+    overlap: tuple[float, float, float]
+    overlap_in_teachers: tuple[float, float, float]
+    recall: tuple[float, float, float]
+    recall_in_teachers: tuple[float, float, float]
+    truncated: dict[str, tuple[float, float, float]]
+
+
+def score_vectors(student: Floats, teacher: Floats, seed: int = 0) -> EmbeddingScore:
+    """Compare a student's vectors with its teacher's.
+
+    Args:
+        student: Unit vectors, ``(texts, width)``.
+        teacher: Those of the same texts, alike.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        KDNASError: If there are too few texts.
+    """
+    count = len(student)
+    if count < 4 * NEAREST:
+        raise KDNASError(f"{count} texts cannot tell neighbours apart; give at least {4 * NEAREST}")
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, count, (_RESAMPLES, count))
+    queries, documents = slice(0, count // 2), slice(count // 2, count)
+
+    def over_texts(values: NDArray[np.float64]) -> tuple[float, float, float]:
+        resampled = values[rng.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
+        return _with_interval(float(values.mean()), resampled)
+
+    def correlated(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
+        similar, rows, columns = _similarities(ours, theirs)
+        resampled = []
+        for draw in draws:
+            first, second = draw[rows], draw[columns]
+            other = np.flatnonzero(first != second)  # A text that is drawn twice is no pair.
+            pairs = rng.choice(other, _RESAMPLED_PAIRS)
+            first, second = first[pairs], second[pairs]
+            resampled.append(spearman_rho(similar[0][first, second], similar[1][first, second]))
+        return _with_interval(spearman(ours, theirs), np.array(resampled))
+
+    wanted = _nearest(teacher[queries], teacher[documents])
+    own = _nearest(student[queries], student[documents])
+    beside = _nearest(student[queries], teacher[documents]) if student.shape == teacher.shape else own
+
+    def shared(found: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.array([len(np.intersect1d(a, b)) / NEAREST for a, b in zip(found, wanted, strict=True)])
+
+    def recalled(found: NDArray[np.int64]) -> NDArray[np.float64]:
+        first: NDArray[np.float64] = (found == wanted[:, :1]).any(axis=1).astype(np.float64)
+        return first
+
+    sizes = [size for size in _TRUNCATED if size < teacher.shape[1]]
+    return EmbeddingScore(
+        texts=count,
+        cosine=over_texts((_unit(student) * _unit(teacher)).sum(axis=1).astype(np.float64)),
+        spearman=correlated(student, teacher),
+        overlap=over_texts(shared(own)),
+        overlap_in_teachers=over_texts(shared(beside)),
+        recall=over_texts(recalled(own)),
+        recall_in_teachers=over_texts(recalled(beside)),
+        truncated={str(size): correlated(student[:, :size], teacher[:, :size]) for size in sizes},
+    )
+
+
+def _similarities(ours: Floats, theirs: Floats) -> tuple[list[Floats], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the cosines of all pairs of texts by both, each ``(texts, texts)``, and the places of the pairs."""
+    rows, columns = np.triu_indices(len(ours), 1)
+    return [_unit(values) @ _unit(values).T for values in (ours, theirs)], rows, columns
+
+
+def spearman(ours: Floats, theirs: Floats) -> float:
+    """Return Spearman's correlation of the cosines of all pairs of texts by two models; see :func:`score_vectors`."""
+    similar, rows, columns = _similarities(ours, theirs)
+    return spearman_rho(similar[0][rows, columns], similar[1][rows, columns])
+
+
+def _nearest(queries: Floats, documents: Floats) -> NDArray[np.int64]:
+    """Return the places of the nearest documents of each query, nearest first, ``(queries, NEAREST)``."""
+    order: NDArray[np.int64] = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :NEAREST]
+    return order
+
+
+def _unit(values: Floats) -> Floats:
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    unit: Floats = values / np.maximum(norms, np.finfo(np.float32).tiny)
+    return unit
+
+
+def _with_interval(value: float, resampled: NDArray[Any]) -> tuple[float, float, float]:
+    low, high = np.quantile(resampled, (0.025, 0.975))
+    return value, float(low), float(high)
