@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.truth import TARGETS
+from kdnas_env.bench.structure import explained_variance
+from kdnas_env.bench.truth import TARGETS, Task, Truth
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.grid import REACH, Grid
 from kdnas_env.core.reward import KDReward
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.support.statistics import expected_hit, pearson, top_threshold
+from kdnas_env.support.statistics import expected_hit, median_hit, pearson, top_threshold
 from kdnas_env.tables.table import MISSING, Table
 
 Floats = npt.NDArray[np.float64]
@@ -68,8 +69,7 @@ def hardness(
     table: Table,
     rng: np.random.Generator,
     *,
-    reward: KDReward | None = None,
-    device: str | None = None,
+    task: Task | None = None,
     tolerance: float | None = None,
     starts: int = 300,
 ) -> dict[str, Any]:
@@ -78,46 +78,61 @@ def hardness(
     Args:
         table: The table; students that were never evaluated are left out.
         rng: Draws the starts of the local searches.
-        reward: The reward; its default.
-        device: Name of the device whose latencies count; None: the table's first.
+        task: The reward, the device whose latencies count, and the limits, without which students that break one are
+            left out; None: those of a task by default.
         tolerance: Differences in reward that count as none for ``optima_beyond_noise`` and ``basin_beyond_noise``;
             None: the standard error of a difference of two means over seeds.
         starts: Simulated local searches.
 
     Returns:
-        What :func:`landscape_report` says, with ``table``, and ``noise``: ``deviation`` of one student's reward between
-        seeds, ``resolution`` (the standard error of the difference of two means) and
+        What :func:`landscape_report` says, with ``table``; ``feasible``: share of the students that keep the limits,
+        None without limits; ``r2``: how much of the log reward simple models explain
+        (:func:`kdnas_env.bench.structure.explained_variance`); and ``noise``: ``deviation`` of one student's reward
+        between seeds, ``resolution`` (the standard error of the difference of two means) and
         ``indistinct_top_pairs``, the share of pairs of the best 1 % (at least three students) whose means differ by
         less than 1.96 of these. None where the table has one seed only.
     """
-    scored = reward or KDReward()
-    rows = np.flatnonzero((table.status != MISSING).any(axis=1))
-    means = rewards_of_table(table, scored, "mean", device)[rows]
-    seeds = [rewards_of_table(table, scored, seed, device)[rows] for seed in table.metadata.seeds]
+    task = task or Task(table.metadata.name)
+    rows = evaluated = np.flatnonzero((table.status != MISSING).any(axis=1))
+    if task.limits:
+        keeping = Truth.of_table(task, table).index
+        rows = evaluated[np.isin(table.space.first_indices[table.index[evaluated]], keeping)]
+    means = rewards_of_table(table, task.reward, "mean", task.device)[rows]
+    seeds = [rewards_of_table(table, task.reward, seed, task.device)[rows] for seed in table.metadata.seeds]
     noise = _noise(means, np.stack(seeds, axis=1), table.status[rows] != MISSING)
     if tolerance is None:
         tolerance = noise["resolution"] or 0.0
     landscape = Landscape.of(table.space.grid, table.index[rows], means)
     return {
         "table": table.metadata.name,
-        **landscape_report(landscape, rng, tolerance=tolerance, starts=starts),
+        "feasible": len(rows) / len(evaluated) if task.limits else None,
+        **landscape_report(landscape, rng, tolerance=tolerance, ties=noise["deviation"] or 0.0, starts=starts),
+        "r2": explained_variance(table.space.grid.actions(table.index[rows]), means),
         "noise": noise,
     }
 
 
 def landscape_report(
-    landscape: Landscape, rng: np.random.Generator, *, tolerance: float = 0.0, starts: int = 300
+    landscape: Landscape, rng: np.random.Generator, *, tolerance: float = 0.0, ties: float = 0.0, starts: int = 300
 ) -> dict[str, Any]:
     """Report how hard a landscape is to search.
 
+    Args:
+        landscape: The landscape.
+        rng: Draws the starts of the local searches.
+        tolerance: Descents that count as none.
+        ties: Differences in reward within which a point ties with the best, and is an optimum to be found.
+        starts: Simulated local searches.
+
     Returns:
-        ``points``; ``local_optima`` (plateaus count once) and ``optima_beyond_noise``: those which every path to a
-        better point leaves by a descent of more than the tolerance; ``basin`` and ``basin_beyond_noise``: shares of
-        the points whose steepest ascent ends at the best reward, and within the tolerance of it;
-        ``fitness_distance_correlation`` of rewards with the moves to the nearest best point (-1: easy; Jones and
-        Forrest 1995); ``autocorrelation`` of rewards on a random walk, by lag from 1 (Weinberger 1990), and
-        ``correlation_length``; ``random_search`` and ``local_search``: evaluations to each of ``TARGETS``: expected
-        without replacement, and mean and median of simulations; and ``tolerance``.
+        ``points``; ``optima``: how many tie with the best; ``local_optima`` (plateaus count once) and
+        ``optima_beyond_noise``: those which every path to a better point leaves by a descent of more than the
+        tolerance; ``basin`` and ``basin_beyond_noise``: shares of the points whose steepest ascent ends at the best
+        reward, and within the tolerance of it; ``fitness_distance_correlation`` of rewards with the moves to the
+        nearest best point (-1: easy; Jones and Forrest 1995); ``autocorrelation`` of rewards on a random walk, by lag
+        from 1 (Weinberger 1990), and ``correlation_length``; ``random_search`` and ``local_search``: ``mean`` and
+        ``median`` evaluations to each of ``TARGETS``, exact without replacement, and of simulations; and
+        ``tolerance``.
     """
     rewards = landscape.rewards
     depths = optimum_depths(landscape)
@@ -125,9 +140,11 @@ def landscape_report(
     best = float(rewards.max())
     correlations = walk_autocorrelation(landscape, _LAGS)
     first = correlations[0] if correlations else None
-    targets = {name: rewards >= top_threshold(rewards, share) for name, share in TARGETS.items()}
+    least = {name: top_threshold(rewards, share) if share else best - ties for name, share in TARGETS.items()}
+    targets = {name: rewards >= threshold for name, threshold in least.items()}
     return {
         "points": len(rewards),
+        "optima": int(targets["optimum"].sum()),
         "local_optima": len(depths),
         "optima_beyond_noise": int((depths > tolerance).sum()),
         "basin": float((ends == best).mean()),
@@ -135,7 +152,13 @@ def landscape_report(
         "fitness_distance_correlation": _fitness_distance(landscape),
         "autocorrelation": correlations,
         "correlation_length": -1 / math.log(first) if first is not None and 0 < first < 1 else None,
-        "random_search": {name: expected_hit(len(rewards), int(hit.sum())) for name, hit in targets.items()},
+        "random_search": {
+            name: {
+                "mean": expected_hit(len(rewards), int(hit.sum())),
+                "median": float(median_hit(len(rewards), int(hit.sum()))),
+            }
+            for name, hit in targets.items()
+        },
         "local_search": local_search_evaluations(landscape, targets, rng, starts),
         "tolerance": tolerance,
     }
@@ -145,6 +168,9 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Lay a report out in rows of text: what it is, and how much."""
     rows = [
         ("points", str(report["points"])),
+        *([] if report.get("feasible") is None else [("points that keep the limits", f"{report['feasible']:.1%}")]),
+        ("points that tie with the best", f"{report['optima']} ({report['optima'] / report['points']:.1%})"),
+        *((f"{name} R2 of the log reward", _number(r2)) for name, r2 in report.get("r2", {}).items()),
         ("local optima", str(report["local_optima"])),
         ("local optima beyond noise", str(report["optima_beyond_noise"])),
         ("basin of the optimum", f"{report['basin']:.1%}"),
@@ -154,10 +180,13 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("correlation length, moves", _number(report["correlation_length"])),
     ]
     for name in TARGETS:
-        words, local = name.replace("_", " "), report["local_search"][name]
-        rows.append((f"random search to the {words}, mean evaluations", _number(report["random_search"][name])))
-        rows.append((f"local search to the {words}, mean evaluations", _number(local["mean"])))
-        rows.append((f"local search to the {words}, median evaluations", _number(local["median"])))
+        words = name.replace("_", " ")
+        for search in ("random", "local"):
+            for statistic, evaluations in report[f"{search}_search"][name].items():
+                rows.append((f"{search} search to the {words}, {statistic} evaluations", _number(evaluations)))
+        for agent, needed in report.get("searches", {}).items():
+            median, reached = needed[name]["median"], needed[name]["reached"]
+            rows.append((f"{agent} to the {words}, median evaluations", f"{_number(median)} ({reached:.0%} reach it)"))
     noise = report.get("noise")
     if noise is not None:
         share = noise["indistinct_top_pairs"]

@@ -222,7 +222,7 @@ def _agent(runs: Runs, agent: str, repetitions: int, seed: int) -> dict[str, Any
             "low": below.tolist(),
             "high": above.tolist(),
         },
-        "targets": {name: _target(runs, agent, share) for name, share in TARGETS.items()},
+        "targets": {name: target_found(runs, agent, share) for name, share in TARGETS.items()},
         "hypervolume": {**estimate(volumes[..., -1]), "curve": iqm(np.moveaxis(volumes, -1, 0)).tolist()},
         "evaluations": _mean([search.counted.sum() for search in searches]),
         "duplicates": _mean([search.duplicate.sum() for search in searches]),
@@ -259,7 +259,12 @@ def _improvements(runs: Runs, repetitions: int, seed: int) -> dict[str, dict[str
     return improvements
 
 
-def _target(runs: Runs, agent: str, share: float) -> dict[str, Any]:
+def target_found(runs: Runs, agent: str, share: float) -> dict[str, Any]:
+    """Return how an agent finds a target: ``reached``, ``median``, ``censored`` and ``ecdf``.
+
+    A search has found it once its best student by the rewards that it saw is truly among the best share of all, or of
+    the share 0 ties with the optimum. It counts as found if noise later makes another look better.
+    """
     spent, censored = runs.hits(agent, share)
     # Where more than half never arrive, neither does the median.
     median = float(np.median(np.where(censored, np.inf, spent)))

@@ -201,7 +201,12 @@ class Truth:
         source = load_source(task.table)
         if isinstance(source, Surrogate):
             return _of_surrogate(_Question(task, checksum(table_path(task.table)), source, on_progress))
-        return _of_table(task, *source)
+        return cls.of_table(task, *source)
+
+    @classmethod
+    def of_table(cls, task: Task, table: Table) -> Truth:
+        """Compute the truth of a task of a table that is loaded already; see :meth:`of`."""
+        return _of_table(task, table)
 
     @property
     def best(self) -> float:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from kdnas_env.bench.hardness import hardness_rows
+from kdnas_env.bench.structure import comparison_rows
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.core.evaluation import Status
-from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
@@ -86,18 +86,29 @@ def run_inspect(options: TableInspectOptions) -> int:
         return 0
     inspection = inspect_table(options.table)
     if isinstance(inspection, Surrogate):
-        if options.to or options.surrogate or options.json:
+        if options.to or options.surrogate or options.json or options.against or options.searches:
             raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
         _describe_surrogate(console, inspection, checksum(table_path(options.table)))
         return 0
-    _describe(console, inspection)
+    needed = {}
+    if options.searches:
+        with TaskProgress(console) as progress:
+            needed = inspection.searches(options.searches, budget=options.budget, progress=progress)
+    _describe(console, inspection, needed)
+    comparisons = [inspection.against(other) for other in options.against]
+    for comparison in comparisons:
+        alike = grid(f"{comparison['tasks'][0]} beside {comparison['tasks'][1]}", "")
+        for row in comparison_rows(comparison):
+            alike.add_row(*row)
+        console.print(alike)
     if options.surrogate:
         with TaskProgress(console) as progress:
             progress.begin("fitting surrogates to parts of the table")
             card = inspection.surrogate
         _print_card(console, card)
     if options.json is not None:
-        write_json(options.json, inspection.to_dict(surrogate=options.surrogate))
+        more = {name: told for name, told in (("searches", needed), ("against", comparisons)) if told}
+        write_json(options.json, {**inspection.to_dict(surrogate=options.surrogate), **more})
         console.say(f"figures: {options.json}")
     if options.to is not None:
         console.say(f"picture: {save_figure(inspection.plot(), options.to)}")
@@ -180,7 +191,7 @@ def _list(console: SafeConsole) -> None:
     console.say("more about one: kdnas table inspect NAME")
 
 
-def _describe(console: SafeConsole, inspection: Inspection) -> None:
+def _describe(console: SafeConsole, inspection: Inspection, searches: Mapping[str, Any]) -> None:
     table, meta = inspection.source, inspection.source.metadata
     facts = {
         "table": meta.name,
@@ -202,7 +213,7 @@ def _describe(console: SafeConsole, inspection: Inspection) -> None:
     if best is None:
         console.say("best student: none, no student has both loss and latency")
     else:
-        earned = KDReward()(best)
+        earned = inspection.reward(best)
         console.say(
             f"best student: {best.config}, reward {earned.reward:.4f}: held-out unexplained {earned.loss:.4f}, "
             f"{earned.speedup:.1f} times as fast as its teacher, {best.parameters / 1e6:.2f} M parameters"
@@ -211,8 +222,10 @@ def _describe(console: SafeConsole, inspection: Inspection) -> None:
     if inspection.hardness is None:
         console.say("hardness: unknown; it takes two students at least")
         return
-    hard = grid("how hard it is to search, by the default reward", "")
-    for row in hardness_rows(inspection.hardness):
+    task = inspection.task
+    by = "by the default reward" if task is None or str(task) == task.table else f"as {task.title}"
+    hard = grid(f"how hard it is to search, {by}", "")
+    for row in hardness_rows({**inspection.hardness, "searches": searches}):
         hard.add_row(*row)
     console.print(hard)
 

@@ -158,6 +158,19 @@ def expected_hit(points: int, targets: int) -> float:
     return (points + 1) / (targets + 1)
 
 
+def median_hit(points: int, targets: int) -> int:
+    """Return after how many draws without replacement one of some targets is met with probability .5 or more.
+
+    That is the median of the negative hypergeometric distribution of the first of them.
+    """
+    if not 1 <= targets <= points:
+        raise KDNASError(f"targets is {targets}; expected 1 to the {points} points")
+    # None is met by t draws with the probability that all are among the others, C(points - targets, t) / C(points, t).
+    drawn = np.arange(points - targets)
+    missed = np.cumsum(np.log((points - targets - drawn) / (points - drawn)))
+    return 1 + int(np.searchsorted(-missed, math.log(2) * (1 - 1e-12)))
+
+
 def iqm(scores: npt.ArrayLike) -> Floats:
     """Return the interquartile mean over tasks and seeds (Agarwal et al. 2021): that of the middle half of all runs.
 

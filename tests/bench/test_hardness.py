@@ -22,12 +22,15 @@ from kdnas_env.bench.hardness import (
     steepest_ascent,
     walk_autocorrelation,
 )
+from kdnas_env.bench.truth import TARGETS, Task
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
-from kdnas_env.support.statistics import expected_hit
+from kdnas_env.support.statistics import expected_hit, median_hit
+from kdnas_env.tables.table import LATENCIES
 
 TABLE = planted_table(noise=0.02)
 
@@ -161,14 +164,32 @@ def test_the_report_of_a_table() -> None:
     assert report["tolerance"] == report["noise"]["resolution"] == report["noise"]["deviation"] * np.sqrt(2 / 3)
     assert 1 <= report["optima_beyond_noise"] <= report["local_optima"]
     assert report["basin"] <= report["basin_beyond_noise"] <= 1
-    assert report["random_search"]["optimum"] == 12.5
+    assert report["optima"] == (means >= means.max() - report["noise"]["deviation"]).sum() > 1
+    assert report["random_search"]["optimum"] == {
+        "mean": expected_hit(24, report["optima"]),
+        "median": median_hit(24, report["optima"]),
+    }
+    assert report["feasible"] is None
+    assert report["r2"]["additive"] > 0.8
     assert 1 <= report["local_search"]["optimum"]["median"] <= 24
-    assert report["local_search"]["top_1_percent"] == report["local_search"]["optimum"]
+    assert report["random_search"]["top_1_percent"] == {"mean": 12.5, "median": 12}
     assert hardness(TABLE, np.random.default_rng(0), starts=100) == report
     top = np.sort(means)[-3:]
     apart = np.array([top[1] - top[0], top[2] - top[0], top[2] - top[1]])
     share = (apart < 1.959964 * report["noise"]["resolution"]).mean()
     assert report["noise"]["indistinct_top_pairs"] == pytest.approx(share)
+
+
+def test_limits_leave_out_what_breaks_them() -> None:
+    ratios = TABLE.latencies[:, 0, LATENCIES.index("ratio")]
+    speedup = float(np.median(1 / ratios))
+    kept = ratios <= 1 / speedup
+    task = Task("planted", limits=Constraints(speedup=speedup))
+    report = hardness(TABLE, np.random.default_rng(0), task=task, starts=5)
+    assert report["points"] == kept.sum() < 24
+    assert report["feasible"] == kept.mean()
+    rewarded = hardness(TABLE, np.random.default_rng(0), task=Task("planted", alpha=-0.5), starts=5)
+    assert rewarded["noise"]["deviation"] != report["noise"]["deviation"]
 
 
 def test_noise_hides_differences_at_the_top() -> None:
@@ -186,7 +207,11 @@ def test_the_rows_of_a_report() -> None:
     report: dict[str, Any] = hardness(TABLE, np.random.default_rng(0), starts=5)
     rows = dict(hardness_rows(report))
     assert rows["points"] == "24"
-    assert rows["random search to the optimum, mean evaluations"] == "12.5"
+    assert rows["random search to the top 1 percent, mean evaluations"] == "12.5"
+    assert rows["random search to the top 1 percent, median evaluations"] == "12"
+    found = {"some-agent": {name: {"median": None, "reached": 0.25} for name in TARGETS}}
+    searched = dict(hardness_rows({**report, "searches": found}))
+    assert searched["some-agent to the optimum, median evaluations"] == "- (25% reach it)"
     assert all(isinstance(value, str) for value in rows.values())
     without = dict(hardness_rows({name: value for name, value in report.items() if name != "noise"}))
     assert "deviation between seeds" not in without

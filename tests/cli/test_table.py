@@ -252,6 +252,23 @@ def test_inspecting_tells_what_it_is_of(
     assert "surrogate" not in figures
 
 
+def test_inspecting_compares_and_searches(
+    table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    command = ["table", "inspect", f"{table_file}:alpha=-0.1", "--against", str(table_file), f"{table_file}:alpha=-0.2"]
+    figures = tmp_path / "figures.json"
+    assert main([*command, "--searches", "1", "--budget", "5", "--json", str(figures)]) == 0
+    printed = capsys.readouterr().out
+    assert "how hard it is to search, as tiny:alpha=-0.1" in printed
+    assert "random-forest to the optimum, median evaluations" in printed
+    assert "optuna:sampler=gp to the optimum, median evaluations" in printed
+    assert printed.count("overlap of the best 1 percent") == 2
+    told = json.loads(figures.read_text())
+    assert [comparison["points"] for comparison in told["against"]] == [STUDENTS, STUDENTS]
+    assert set(told["searches"]) == {"random-forest", "optuna:sampler=gp"}
+
+
 def test_a_table_of_one_student_has_no_hardness(
     table_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -19,6 +19,7 @@ from kdnas_env.support.statistics import (
     iqm,
     kendall_tau,
     mean,
+    median_hit,
     pearson,
     probability_of_improvement,
     random_search_quantile,
@@ -60,6 +61,19 @@ def test_a_target_is_met_by_chance_after_as_many_draws_as_counted() -> None:
     assert expected_hit(5, 2) == pytest.approx(np.mean(times))
     with pytest.raises(KDNASError, match="targets is 6; expected 1 to the 5 points"):
         expected_hit(5, 6)
+
+
+@pytest.mark.parametrize(("points", "targets"), [(5, 1), (5, 2), (7, 3), (6, 6), (1, 1)])
+def test_the_median_of_the_draws_to_a_target_is_counted_too(points: int, targets: int) -> None:
+    times = sorted(min(chosen) + 1 for chosen in itertools.combinations(range(points), targets))
+    assert median_hit(points, targets) == times[(len(times) - 1) // 2]
+    with pytest.raises(KDNASError, match="targets is 0; expected 1 to the"):
+        median_hit(points, 0)
+
+
+def test_the_median_draw_of_a_large_space_is_exact() -> None:
+    assert median_hit(1_000_000, 1) == 500_000
+    assert median_hit(1_000_000, 1_000) == pytest.approx(-np.log(0.5) / 1e-3, rel=0.002)
 
 
 @given(SCORES)

@@ -1,0 +1,103 @@
+"""What the rewards of a task are made of, and how those of two tasks differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.bench.truth import Truth
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.statistics import kendall_tau, top_threshold
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+TOP_SHARE = 0.01
+"""Share of the points that count as the best when two tasks are compared."""
+
+MOST_PARAMETERS = 2_000
+"""Models of more parameters are not fitted: it would take more than seconds."""
+
+_POINTS_A_PARAMETER = 2
+"""With fewer points than that a model explains them by heart."""
+
+
+def explained_variance(actions: Ints, rewards: Floats) -> dict[str, float | None]:
+    """Return how much of the variance of the logarithm of the reward simple models explain: adjusted R2.
+
+    The logarithm makes a sum of a product, as of quality and latency in the reward of KD-NAS.
+
+    Args:
+        actions: Points, int64 of shape ``(n, dims)``.
+        rewards: Their rewards, float64 of shape ``(n,)``; those that are not positive, of failures, are left out.
+
+    Returns:
+        ``additive``: of a sum over dimensions with a parameter a choice. ``pairwise``: of a sum over pairs of
+        dimensions with a parameter a pair of choices. None where the rewards do not differ, or a model has too many
+        parameters: more than half as many free ones as there are points, or than :data:`MOST_PARAMETERS`.
+    """
+    there = rewards > 0
+    points, values = actions[there], np.log(rewards[there])
+    dims = range(actions.shape[1])
+    models = {"additive": [*combinations(dims, 1)], "pairwise": [*combinations(dims, min(2, len(dims)))]}
+    return {name: _adjusted_r2(points, values, groups) for name, groups in models.items()}
+
+
+def _adjusted_r2(points: Ints, values: Floats, groups: Sequence[tuple[int, ...]]) -> float | None:
+    codes = [np.unique(points[:, group], axis=0, return_inverse=True)[1].reshape(-1) for group in groups]
+    parameters = sum(int(code.max(initial=-1)) + 1 for code in codes)
+    if not 0 < parameters <= MOST_PARAMETERS or np.ptp(values) == 0:
+        return None
+    features = np.concatenate([np.eye(code.max() + 1)[code] for code in codes], axis=1)
+    weights, _, rank, _ = np.linalg.lstsq(features, values)
+    if rank * _POINTS_A_PARAMETER > len(values):
+        return None
+    residual = float(np.square(values - features @ weights).sum()) / (len(values) - int(rank))
+    return 1.0 - residual / float(values.var(ddof=1))
+
+
+def compare_tasks(first: Truth, other: Truth) -> dict[str, Any]:
+    """Return how alike two tasks of one space are, over the points that both have.
+
+    Args:
+        first: A task.
+        other: Another one.
+
+    Returns:
+        ``tasks``, their names; ``points`` that both have; ``tau``: Kendall's tau-b of the rewards; ``top_overlap``:
+        which share of the best 1 % of one is among the best 1 % of the other; ``first_optimum`` and
+        ``other_optimum``: the rank of the best point of the one in the other, from 1.
+
+    Raises:
+        KDNASError: If the tasks are of different spaces, or have fewer than two points in common.
+    """
+    names = [str(first.task), str(other.task)]
+    if first.space.to_dict() != other.space.to_dict():
+        raise KDNASError(f"{names[0]} and {names[1]} search different spaces; compare tasks of one space")
+    common = np.intersect1d(first.index, other.index)
+    if len(common) < 2:
+        raise KDNASError(f"{names[0]} and {names[1]} have {len(common)} student(s) in common; expected two or more")
+    rewards = [truth.rewards_of(common) for truth in (first, other)]
+    best = [values >= top_threshold(values, TOP_SHARE) for values in rewards]
+    ranks = [int((there > there[here.argmax()]).sum()) + 1 for here, there in (rewards, rewards[::-1])]
+    return {
+        "tasks": names,
+        "points": len(common),
+        "tau": kendall_tau(*rewards),
+        "top_overlap": float((best[0] & best[1]).sum() / max(best[0].sum(), best[1].sum())),
+        "first_optimum": ranks[0],
+        "other_optimum": ranks[1],
+    }
+
+
+def comparison_rows(comparison: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lay a comparison out in rows of text: what it is, and how much."""
+    yield "points that both have", str(comparison["points"])
+    yield "Kendall's tau of the rewards", f"{comparison['tau']:.3f}"
+    yield "overlap of the best 1 percent", f"{comparison['top_overlap']:.0%}"
+    yield "rank of its optimum in the other", str(comparison["first_optimum"])
+    yield "rank of the other's optimum in it", str(comparison["other_optimum"])
