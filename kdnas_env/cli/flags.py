@@ -16,6 +16,7 @@ import tyro
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
 from kdnas_env.pipeline.options import task_field
+from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.searching.recorded import flag
 from kdnas_env.support.shell import command
 
@@ -26,12 +27,20 @@ _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
 }
 """Groups of flags that the errors of a kind are about, where a name stands in several groups."""
 
+_COMMANDS = {
+    "race": ("bench",),
+    "study": ("study", "proxy"),
+    "build_table": ("table", "build"),
+    "table_agreement": ("table", "agreement"),
+}
+"""Words of a command by the function that does the same, where they differ."""
+
 _QUOTED = r"(?<!\w)'[^']*'|\"[^\"]*\""
 
 
 @contextmanager
 def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
-    """Have errors of the library, which name its arguments, name the flags of a command in the block.
+    """Have errors of the library, which name its arguments and calls, name flags and command lines in the block.
 
     Args:
         kind: Options of the command.
@@ -39,14 +48,24 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
 
     Raises:
         KDNASError: What is raised in the block, with flags in the place of names.
+        Interrupted: Likewise, with the command that goes on.
     """
     try:
         yield
     except KDNASError as error:
+        _name_in_notes(error, kind)
         if error.stage is not None:
             kind = get_type_hints(kind)[error.stage]
         error.args = (typed(str(error), kind, _GROUPS.get(type(error), ()), given),)
         raise
+    except Interrupted as error:
+        _name_in_notes(error, kind)
+        error.go_on = typed(f"`{error.go_on}`", kind)
+        raise
+
+
+def _name_in_notes(error: BaseException, kind: type[Any]) -> None:
+    error.__notes__ = [typed(note, kind) for note in getattr(error, "__notes__", ())]
 
 
 def print_notes(console: SafeConsole, notes: Sequence[str], options: Any) -> None:
@@ -78,7 +97,7 @@ def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequ
         name = match["name"] or match["first"] or match["equal"]
         return " or ".join(_meant(flags[name], groups, given)) if name in flags else match[0]
 
-    call = r"`kdnas_env\.(?P<call>\w+\([^`]*\))`"
+    call = r"`kdnas_env\.(?:\w+\.)*(?P<call>\w+\([^`]*\))`"
     marked = r"`(?P<marked>[a-z][\w.]*)(?:=(?P<value>[^`]+))?`"
     several = r"(?<![\w./-])(?P<name>[a-z]+(?:_[a-z]+)+)(?![\w(./])"
     single = r"(?<![\w./-])(?P<equal>[a-z]+)(?==)|^(?P<first>[a-z]+)(?= is | are )"
@@ -118,8 +137,18 @@ def _command_line(call: str) -> str:
     parsed: Any = ast.parse(call, mode="eval").body
     words = [ast.literal_eval(argument) for argument in parsed.args]
     for keyword in parsed.keywords:
-        words += [flag(keyword.arg), ast.literal_eval(keyword.value)]
-    return command(parsed.func.id, *words)
+        words += _words(keyword.arg, ast.literal_eval(keyword.value))
+    return command(*_COMMANDS.get(parsed.func.id, (parsed.func.id,)), *words)
+
+
+def _words(name: str, value: Any) -> list[str]:
+    """Return an argument as flags; those of a mapping have its name before theirs."""
+    if isinstance(value, Mapping):
+        return [word for part, of_part in value.items() for word in _words(f"{name}.{part}", of_part)]
+    if isinstance(value, bool):
+        group, dot, last = name.rpartition(".")
+        return [flag(name if value else f"{group}{dot}no-{last}")]
+    return [flag(name), *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:

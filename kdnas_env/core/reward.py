@@ -178,7 +178,7 @@ class KDReward:
         if evaluation.task_unexplained is None:
             raise KDNASError(
                 f"the reward goes by quality {TASK!r}, which was not measured of {evaluation.config}; evaluate with a "
-                f"task (--task, or task=...), or take quality {IMITATION!r}"
+                f"task, named with `task`, or take quality {IMITATION!r}"
             )
         return evaluation.task_unexplained
 

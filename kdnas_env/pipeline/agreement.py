@@ -23,7 +23,7 @@ from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
 from kdnas_env.tables.surrogates.agent_ranking import ranking_agreement, surrogate_table
 from kdnas_env.tables.table import Table
@@ -93,7 +93,7 @@ def table_agreement(
     tabulated = load_table(options.table)
     folder, again = options.placed("agreement")
     scores: dict[str, dict[str, list[float]]] = {}
-    with working(None, command("table", "agreement", options.table, *again)):
+    with working(None, call("pipeline.agreement.table_agreement", options.table, **again)):
         for name in ("table", "surrogate"):
             source = options.table
             if name == "surrogate":

@@ -54,7 +54,7 @@ from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress
-from kdnas_env.support.shell import command, default_of, flags
+from kdnas_env.support.shell import call, default_of, non_defaults
 from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import task_metric
@@ -82,7 +82,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
-    with working(folder, command("distill", options.run, *options.place_flags("run"))) as work:
+    with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
@@ -121,8 +121,8 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
         raise RunError(f"{options.run!r} does not say which teacher it has; name the folder of a student of kdnas")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    given = flags(options, ("seed", *(f"task.{field.name}" for field in fields(options.task))))
-    with working(None, command("distill", options.run, *given, *options.place_flags("run"))):
+    given = non_defaults(options, ("seed", *(f"task.{field.name}" for field in fields(options.task))))
+    with working(None, call("distill", options.run, **given, **options.places("run"))):
         teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))
         lineage.check_teacher(teacher.fingerprint)
         record = _task_work(options, teacher, 0, progress).make(student, options.folder, progress)

@@ -28,7 +28,7 @@ from kdnas_env.support.atomic import expanded, write_json, write_text
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, Progress, checked
-from kdnas_env.support.shell import command, flags
+from kdnas_env.support.shell import call, non_defaults
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,11 +53,11 @@ class SearchesOptions:
         for name in ("seeds", "workers"):
             check_whole(name, getattr(self, name), at_least=1)
 
-    def placed(self, name: str) -> tuple[Path, list[str]]:
-        """Return the folder, and the flags of a command that goes on in it."""
+    def placed(self, name: str) -> tuple[Path, dict[str, Any]]:
+        """Return the folder, and the options, by name, of a call that goes on in it."""
         folder = new_run_path(name) if self.out is None else expanded(self.out)
         here = replace(self, out=str(folder))
-        return folder, flags(here, [field.name for field in fields(here) if field.default is not MISSING])
+        return folder, non_defaults(here, [field.name for field in fields(here) if field.default is not MISSING])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,7 +237,7 @@ def race(
     wanted.check_agents()
     own = [str(agent) for agent in wanted.agents]
     folder, again = options.placed("bench")
-    with working(None, command("bench", *again)):
+    with working(None, call("race", **again)):
         truths = []
         for task in wanted.tasks:
             progress.begin(f"preparing the optimum of {task}")

@@ -46,7 +46,7 @@ from kdnas_env.searching.run_folder import (
 from kdnas_env.support.atomic import expanded, read_json, write_json, write_text
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress, checked
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
@@ -201,7 +201,7 @@ def run(
         results.append(result)
         on_result(result)
 
-    with working(work_on.folder, work_on.command) as work, pinned_threads(threads):
+    with working(work_on.folder, work_on.go_on) as work, pinned_threads(threads):
         work.begin()
         for stage in work_on.stages:
             _do(work_on, stage, progress, report)
@@ -225,12 +225,12 @@ class _Run:
     Attributes:
         folder: Its folder.
         options: What was asked for.
-        command: The command that goes on with it.
+        go_on: The call that goes on with it.
     """
 
     folder: RunFolder
     options: PipelineOptions
-    command: str
+    go_on: str
 
     @property
     def path(self) -> Path:
@@ -298,11 +298,11 @@ def _opened(options: PipelineOptions) -> _Run:
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
         readme = _README if options.task.name is None else _TASK_README
-        return _Run(RunFolder.create(path, options, readme), options, _command(options, path))
+        return _Run(RunFolder.create(path, options, readme), options, _call(options, path))
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
-    command = _command(options, folder.path, () if options.stages == recorded.stages else options.stages)
-    reopened = _Run(folder, options, command)
+    again = _call(options, folder.path, () if options.stages == recorded.stages else options.stages)
+    reopened = _Run(folder, options, again)
     try:
         _check_needs(options.stages, reopened.states())
         # Settings of stages that have not begun may be new.
@@ -346,9 +346,9 @@ def _check_families(options: PipelineOptions) -> None:
         )
 
 
-def _command(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
-    chosen = ["--stages", *stages] if stages else []
-    return command("run", "--resume", path, *chosen, *options.place_flags("out", "resume"))
+def _call(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
+    chosen = {"stages": stages} if stages else {}
+    return call("run", resume=path, **chosen, **options.places("out", "resume"))
 
 
 def _do(run: _Run, stage: str, progress: Progress, report: Report) -> None:
@@ -375,14 +375,14 @@ def _do(run: _Run, stage: str, progress: Progress, report: Report) -> None:
 
 
 def _how_to_go_on(run: _Run, stage: str) -> str:
-    """Say how to go on after a failure: again, with other flags where nothing has begun, or without the stage."""
+    """Say how to go on after a failure: again, with other settings where nothing has begun, or without the stage."""
     fixed = stage == CANDIDATES or run.at(stage).exists()
-    changes = "" if fixed else f" (its flags, --{stage}..., may be changed)"
-    note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    {run.command}\n"
+    changes = "" if fixed else f" (the settings of {stage} may be changed)"
+    note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    `{run.go_on}`\n"
     states = run.states()
     others = [other for other in run.stages if other != stage and states.get(other) != _FINISHED]
     if others and stage not in _NEEDS.values():
-        note += f"\nor without it, with\n\n    {_command(run.options, run.path, others)}\n"
+        note += f"\nor without it, with\n\n    `{_call(run.options, run.path, others)}`\n"
     return note
 
 

@@ -21,7 +21,7 @@ from kdnas_env.searching.run_folder import RESULTS, RunFolder, check_is_no_run, 
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress, checked
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.own import OwnTask, is_own
 from kdnas_env.tasks.scores import TaskScore, task_metric
@@ -232,7 +232,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     names = tuple(task.name for task in comparison.tasks)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
-    again = command("score", "--resume", folder.path, *options.place_flags("out", "resume"))
+    again = call("score", resume=folder.path, **options.places("out", "resume"))
     with working(folder, again) as work, pinned_threads(threads):
         described = [task.describe() for task in comparison.tasks]
         work.begin(comparison.fingerprints, tasks=described)

@@ -41,7 +41,7 @@ from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tasks.own import OwnTask
 
 if TYPE_CHECKING:
@@ -377,7 +377,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     space, _ = options.settings.search_space, options.settings.mini_kd
     agent = make_agent(options.agent, **parse_settings(options.agent_settings))
     folder = _open_folder(options)
-    with working(folder, command("search", "--resume", folder.path, *options.place_flags("out", "resume"))) as work:
+    with working(folder, call("search", resume=folder.path, **options.places("out", "resume"))) as work:
         progress.say(
             f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {space.size:,} "
             f"possible students, {options.budget} to try; run folder {folder.path}"

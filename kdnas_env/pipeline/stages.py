@@ -26,7 +26,7 @@ from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole
-from kdnas_env.support.shell import flags
+from kdnas_env.support.shell import non_defaults
 
 KindT = TypeVar("KindT")
 
@@ -184,15 +184,15 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         }
         return super().to_dict() | stages
 
-    def place_flags(self, *given: str) -> list[str]:
-        """Return the flags that whoever goes on has to give again, those of stages included."""
+    def places(self, *given: str) -> dict[str, Any]:
+        """Return the options that whoever goes on has to give again, those of stages included."""
         nested = [
             f"{name}.{place}"
             for name in STAGES
             for place in getattr(getattr(self, name), "PLACES", ())
             if place not in getattr(self, name).SET_BY_RUN
         ]
-        return [*super().place_flags(*given), *flags(self, nested)]
+        return super().places(*given) | non_defaults(self, nested)
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with, but for stages that have not begun.

@@ -22,7 +22,7 @@ from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.progress import SILENT, Progress, checked
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TaskData, task_spec
@@ -217,7 +217,7 @@ def study(
         made.write()
         return made
 
-    with working(folder, command("study", options.what, options.run, *options.place_flags("run"))) as work:
+    with working(folder, call("study", options.run, **options.places("run"))) as work:
         if now is not None:
             work.begin(now)
             progress.begin("drawing texts")

@@ -25,7 +25,7 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, OnProgress, Progress, in_words
-from kdnas_env.support.shell import command
+from kdnas_env.support.shell import call
 from kdnas_env.tables.table import LatencyDevice
 from kdnas_env.tabulation.build import (
     TableBuild,
@@ -216,7 +216,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     )
     LatencySettings(runtime="analytic", **asdict(options.latency))
     folder = RunFolder.enter(options.folder, options, _README)
-    with working(folder, command("table", "build", options.name, *options.place_flags())) as work:
+    with working(folder, call("pipeline.table_build.build_table", options.name, **options.places())) as work:
         build = TableBuild(mini_kd, options.epochs, str(options.folder))
         return _build(work, options, build, space, progress)
 

@@ -40,7 +40,7 @@ class Interrupted(KeyboardInterrupt):
     """Work was stopped by Ctrl-C or SIGTERM. What is done is kept.
 
     Attributes:
-        go_on: The command that goes on with it.
+        go_on: The call that goes on with it; the command line says the command that does.
     """
 
     def __init__(self, go_on: str) -> None:
@@ -110,7 +110,7 @@ def working(folder: RunFolder | None, go_on: str) -> Iterator[Work]:
 
     Args:
         folder: The folder; None where there is none, or in a process that leaves it to another.
-        go_on: The command that goes on with an interrupted run.
+        go_on: The call that goes on with an interrupted run.
 
     Yields:
         The work, to be begun once all is checked that may be refused.

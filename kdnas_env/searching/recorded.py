@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self, get_type_hints
 
 from kdnas_env.errors import RunError
 from kdnas_env.support.places import same_place
-from kdnas_env.support.shell import flags
+from kdnas_env.support.shell import non_defaults
 from kdnas_env.support.untrusted import restore
 
 UNNAMED_GROUPS = ("limits",)
@@ -61,13 +61,13 @@ class RecordedOptions:
         """Return these options with the places of others, which are not recorded."""
         return replace(self, **{name: getattr(other, name) for name in self.PLACES if hasattr(other, name)})  # type: ignore[type-var]
 
-    def place_flags(self, *given: str) -> list[str]:
-        """Return the flags that a resuming command has to give again, since they are not recorded.
+    def places(self, *given: str) -> dict[str, Any]:
+        """Return the options, by name, that whoever goes on has to give again, since they are not recorded.
 
         Args:
-            *given: Fields that the command names otherwise.
+            *given: Fields that are given otherwise.
         """
-        return flags(self, [name for name in self.PLACES if name not in given])
+        return non_defaults(self, [name for name in self.PLACES if name not in given])
 
     def check_unchanged(self, recorded: Self) -> None:
         """Refuse options that differ from those a run was made with.

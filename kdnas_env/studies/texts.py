@@ -61,7 +61,7 @@ def write_texts(folder: Path, text: StudyText, tasks: Sequence[TaskData]) -> Non
     if judged < _LEAST:
         raise CorpusError(
             f"the text {text.source['source']!r} has {len(rows)} rows beside those of the tasks; expected at least "
-            f"{2 * _LEAST}; give more text with --text.source"
+            f"{2 * _LEAST}; give more text with `text.source`"
         )
     _write(folder / TRAINING, rows[judged:])
     _write(folder / JUDGING, rows[:judged])
@@ -85,7 +85,7 @@ def _drawn(text: StudyText, tasks: Sequence[TaskData]) -> Iterator[tuple[str, ..
             if len(task.spec.columns) != columns:
                 raise CorpusError(
                     f"the text {text.source['source']!r} has {columns} columns, the task {task.name!r} "
-                    f"{len(task.spec.columns)}; name a text with as many with --text.source"
+                    f"{len(task.spec.columns)}; name a text with as many with `text.source`"
                 )
         order = np.random.default_rng(text.seed).permutation(len(rows))
         for start in range(0, len(order), _CHUNK):

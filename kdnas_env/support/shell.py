@@ -1,4 +1,4 @@
-"""Commands that are printed to be typed: quoted, and with every flag that they need."""
+"""Commands and calls that are printed to be typed: quoted, and with all that they need."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, fields
 from functools import reduce
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 
@@ -21,27 +22,37 @@ def python_command(code: str) -> str:
     return f'python -c "{code}"' if plain else f"python -c {shlex.quote(code)}"
 
 
-def flags(options: Any, names: Iterable[str]) -> list[str]:
-    """Return the flags, with their values, of fields that are not at their defaults.
+def call(function: str, *arguments: object, **settings: object) -> str:
+    """Return the call of a function of the package, as it is typed in Python; paths are texts.
+
+    Args:
+        function: Its name within the package, such as ``search``.
+        *arguments: What is given by its place.
+        **settings: What is given by name; names with dots are entries of mappings.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in settings.items():
+        *groups, last = name.split(".")
+        reduce(lambda within, group: within.setdefault(group, {}), groups, nested)[last] = _plain(value)
+    given = [*(repr(_plain(value)) for value in arguments), *(f"{name}={value!r}" for name, value in nested.items())]
+    return f"kdnas_env.{function}({', '.join(given)})"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def non_defaults(options: Any, names: Iterable[str]) -> dict[str, Any]:
+    """Return those of some fields, by name, that are not at their defaults.
 
     Args:
         options: Options of a command.
         names: The fields, with dots where they are fields of fields.
     """
-    words: list[str] = []
-    for name in names:
-        *path, last = name.split(".")
-        owner = reduce(getattr, path, options)
-        value = getattr(owner, last)
-        if value == default_of(type(owner), last):
-            continue
-        dashed = last.replace("_", "-")
-        prefix = "".join(f"{part}." for part in path)
-        if isinstance(value, bool):
-            words.append(f"--{prefix}{'' if value else 'no-'}{dashed}")
-        else:
-            words += [f"--{prefix}{dashed}", *map(str, value if isinstance(value, tuple) else [value])]
-    return words
+    values = {name: attrgetter(name)(options) for name in names}
+    return {name: value for name, value in values.items() if value != default_of(type(options), name)}
 
 
 def default_of(kind: type[Any], name: str) -> Any:

@@ -362,5 +362,5 @@ def _check_columns(corpus: Corpus, spec: TaskSpec) -> None:
     if columns != len(spec.columns):
         raise KDNASError(
             f"the corpus has texts of {columns} columns, the task {spec.name!r} of {len(spec.columns)}, "
-            f"{list(spec.columns)}; name as many with --corpus.text-columns"
+            f"{list(spec.columns)}; name as many with `corpus.text_columns`"
         )

@@ -194,7 +194,7 @@ def test_some_stages_then_the_others(
     captured = capsys.readouterr()
     assert "'/nowhere/glue' is not there" in captured.err
     said = " ".join(captured.out.split())
-    assert f"its flags, --glue..., may be changed) with kdnas run --resume {folder} --stages glue export" in said
+    assert f"the settings of glue may be changed) with kdnas run --resume {folder} --stages glue export" in said
     assert f"or without it, with kdnas run --resume {folder} --stages export" in said
     assert read(folder / "run.json")["stages"] == {"search": "finished", "distill": "finished", "glue": "failed"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -11,12 +12,15 @@ import pytest
 
 import kdnas_env
 from kdnas_env.cli import main
+from kdnas_env.cli.flags import naming_flags
+from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
 from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions, SearchStage
 from kdnas_env.pipeline.table_build import TableBuildOptions
-from kdnas_env.support.shell import command, flags, python_command
+from kdnas_env.pipeline.work import Interrupted
+from kdnas_env.support.shell import call, command, non_defaults, python_command
 
 
 def test_words_are_quoted() -> None:
@@ -31,24 +35,58 @@ def test_a_line_of_python_survives_the_shell(text: str) -> None:
     assert subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True).stdout == f"{text}\n"
 
 
-def test_flags_are_those_that_were_given() -> None:
+def test_what_was_given_is_what_differs_from_the_defaults() -> None:
     options = BenchOptions(agents=("random", "lstm"), seeds=3, simulated_workers=2, out="a b")
-    found = flags(options, ["agents", "seeds", "budget", "simulated_workers", "out", "reference"])
-    assert found == ["--agents", "random", "lstm", "--seeds", "3", "--simulated-workers", "2", "--out", "a b"]
-    assert flags(DistillOptions("run", train_embeddings=False), ["train_embeddings", "run"]) == [
-        *("--no-train-embeddings", "--run", "run")
-    ]
+    found = non_defaults(options, ["agents", "seeds", "budget", "simulated_workers", "out", "reference"])
+    assert found == {"agents": ("random", "lstm"), "seeds": 3, "simulated_workers": 2, "out": "a b"}
+    assert non_defaults(DistillOptions("run", train_embeddings=False), ["train_embeddings", "run"]) == {
+        "train_embeddings": False,
+        "run": "run",
+    }
+
+
+@pytest.mark.parametrize(
+    ("python", "shell"),
+    [
+        (call("search", resume=Path("a b"), cache_dir="c"), "kdnas search --resume 'a b' --cache-dir c"),
+        (
+            call("run", resume="r", stages=("search", "glue"), **{"search.workers": 2}),
+            "kdnas run --resume r --stages search glue --search.workers 2",
+        ),
+        (call("distill", "r", train_embeddings=False), "kdnas distill r --no-train-embeddings"),
+        (call("study", "r", workers=2), "kdnas study proxy r --workers 2"),
+        (
+            call("race", agents=("random", "lstm:dropout=0.2"), seeds=3),
+            "kdnas bench --agents random lstm:dropout=0.2 --seeds 3",
+        ),
+        (
+            call("pipeline.table_build.build_table", "t", out="b", skip_losses=True),
+            "kdnas table build t --out b --skip-losses",
+        ),
+        (call("pipeline.agreement.table_agreement", "t", budget=9), "kdnas table agreement t --budget 9"),
+    ],
+)
+def test_the_command_line_names_commands_where_python_names_calls(python: str, shell: str) -> None:
+    parsed = ast.parse(python, mode="eval").body
+    assert ast.unparse(parsed) == python
+    with pytest.raises(Interrupted) as caught, naming_flags(SearchOptions):
+        raise Interrupted(python)
+    assert caught.value.go_on == shell
+    error = KDNASError("it failed")
+    error.add_note(f"go on with\n\n    `{python}`\n")
+    with pytest.raises(KDNASError) as noted, naming_flags(SearchOptions):
+        raise error
+    assert noted.value.__notes__ == [f"go on with\n\n    {shell}\n"]
 
 
 def test_what_is_not_recorded_is_said_again() -> None:
     search = SearchOptions(cache_dir="the cache", workers=2, ray="local", timeout=9.5, device="cpu", out="x")
-    assert search.place_flags("out", "resume") == [
-        *("--cache-dir", "the cache", "--workers", "2", "--ray", "local", "--timeout", "9.5")
-    ]
+    places = {"cache_dir": "the cache", "workers": 2, "ray": "local", "timeout": 9.5}
+    assert search.places("out", "resume") == places
     build = TableBuildOptions(name="t", out="b", skip_losses=True)
-    assert build.place_flags() == ["--out", "b", "--skip-losses"]
+    assert build.places() == {"out": "b", "skip_losses": True}
     run = PipelineOptions(cache_dir="c", search=SearchStage(workers=2))
-    assert run.place_flags("out", "resume") == ["--cache-dir", "c", "--search.workers", "2"]
+    assert run.places("out", "resume") == {"cache_dir": "c", "search.workers": 2}
 
 
 def test_the_commands_of_a_run_in_an_odd_folder(

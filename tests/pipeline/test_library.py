@@ -105,11 +105,11 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: 
 def test_an_interrupted_search_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
     whole = kdnas_env.search(**small)
     part = {**small, "out": str(tmp_path / "part")}
-    with pytest.raises(kdnas_env.Interrupted, match="go on with") as caught:
+    with pytest.raises(kdnas_env.Interrupted, match="go on with: kdnas_env") as caught:
         kdnas_env.search(progress=Heard(stop_after=2), **part)
-    assert "--resume" in caught.value.go_on
+    assert caught.value.go_on == f"kdnas_env.search(resume={part['out']!r}, cache_dir={part['cache_dir']!r})"
     assert json.loads((tmp_path / "part" / "run.json").read_text())["state"] == "interrupted"
-    run = kdnas_env.search(resume=tmp_path / "part", cache_dir=small["cache_dir"])
+    run = eval(caught.value.go_on)
     assert [record.action for record in run.records] == [record.action for record in whole.records]
     assert weights(run.path) == weights(whole.path)
     with pytest.raises(RunError, match="`budget` is 9, the run has 4"):
