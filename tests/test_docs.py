@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdnas_env.cli.commands import COMMANDS, parse_words
+from kdnas_env.cli.short_help import asks_for_help
 
 ROOT = Path(__file__).parents[1]
 PAGES = {page: page.read_text(encoding="utf-8") for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))]}
@@ -145,7 +146,7 @@ def test_commands_parse(command: str) -> None:
     known = {word for name in COMMANDS for word in name.split()} | {"COMMAND", "glue"}
     assert words[0] in known
     # A name alone, as in a sentence, is no whole command, and help is no options.
-    if len(words) > 1 and "--help" not in words:
+    if len(words) > 1 and not asks_for_help(words):
         parse_words(words)
 
 

@@ -36,7 +36,7 @@ def generated(what: str) -> str:
 
 
 def _commands() -> str:
-    """Return a section a command: what ``kdnas COMMAND --help`` prints."""
+    """Return a section a command: what ``kdnas COMMAND --help-all`` prints."""
     from kdnas_env.cli.commands import COMMANDS
 
     return "\n\n".join(f"## kdnas {name}\n\n```text\n{_help(name)}\n```" for name in COMMANDS)
@@ -48,7 +48,7 @@ def _help(name: str) -> str:
     width, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), "100"
     try:
         with redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
-            main([*name.split(), "--help"])
+            main([*name.split(), "--help-all"])
     finally:
         if width is None:
             del os.environ["COLUMNS"]

@@ -14,6 +14,7 @@ import tyro
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
+from kdnas_env.cli.short_help import HELP, HELP_ALL, asks_for_help, print_help
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.distill import DistillOptions
@@ -112,7 +113,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
     """Return the arguments with what was left out: the command's second word, Ray's address, that a task is a name."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _UNSAID.get(arguments[0]) if arguments else None
-    spelled = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in ("-h", "--help"))
+    spelled = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in (*HELP, HELP_ALL))
     whole = [*arguments] if word is None or spelled else [arguments[0], word, *arguments[1:]]
     for place in reversed(range(len(whole))):
         if whole[place] in _RAY and (place + 1 == len(whole) or whole[place + 1].startswith("--")):
@@ -145,12 +146,14 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
                     _all_commands(),
                     prog="kdnas",
                     description="Knowledge-distillation neural-architecture search for language models.",
-                    args=list(arguments),
+                    args=["--help" if word == HELP_ALL else word for word in arguments],
                 )
             # The command alone, so that no complaint names flags of others.
-            kind, _ = COMMANDS[name]
+            kind, words = _asked(arguments)
+            if asks_for_help(words):
+                print_help(name, kind, words)
             default = {"default": defaults} if type(defaults) is kind else {}
-            return tyro.cli(kind, prog=f"kdnas {name}", args=list(arguments[len(name.split()) :]), **default)
+            return tyro.cli(kind, prog=f"kdnas {name}", args=list(words), **default)
     except BrokenPipeError:  # of a help text; whoever reads has read enough
         SafeConsole().on_broken_pipe()
         raise SystemExit from None

@@ -234,7 +234,7 @@ def test_other_malformed_flags_are_not_blamed_on_lists(
 
 def test_the_help_of_beta_says_that_it_changes_no_choice(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        parse(["search", "--help"])
+        parse(["search", "--help-all"])
     assert "changes no choice" in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
