@@ -43,6 +43,7 @@ _LSTM: list[dict[str, Any]] = [
     {"context": "bests"},
     {"epochs": 50},
 ]
+_INITIAL: list[dict[str, Any]] = [{"initial": 5}, {"initial": 8}, {"initial": 15}, {"initial": 20}]
 _ON_POLICY: list[dict[str, Any]] = [
     {"learning_rate": 0.001},
     {"learning_rate": 0.01},
@@ -68,6 +69,9 @@ CHANGES: dict[str, list[dict[str, Any]]] = {
         {"adjacent": 1.0},
         {"adjacent": 0.0},
     ],
+    "least-squares": [*_INITIAL, {"replay_size": 50}],
+    "bayesian-linear": [*_INITIAL, {"replay_size": 50}],
+    "random-forest": [{"initial": 5}, {"initial": 20}, {"trees": 20}, {"trees": 200}, {"features": 0.5}],
     "reinforce": [
         {"learning_rate": 0.01},
         {"learning_rate": 0.1},

@@ -124,7 +124,8 @@ def _view(results: Mapping[str, Any], view: Mapping[str, Any]) -> View:
     return View(
         name=view["title"],
         about="Regret 0 is the exact optimum, 1 is what random search has in the median at the end; "
-        "the incumbent is chosen by what the agent saw and judged by the mean over all seeds.",
+        "the incumbent is chosen by what the agent saw and judged by the mean over all seeds. A search has reached a "
+        "target once its incumbent is truly there, even if noise makes another look better later.",
         table=Standings(
             "standings",
             f"Less regret is better; p: Wilcoxon's test against {results['reference']}, corrected by Holm",

@@ -83,8 +83,9 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
         "regret: 0 is the optimum of the table, 1 the exact median of random search without noise, under limits both "
         "among the students that keep them; on the way: its "
         f"mean over the budget; wins: how likely less than that of {summary['reference']}, with which p "
-        f"compares; top 1 %, optimum: share of the searches that found it, after: {summary['unit']} in the median; "
-        "front: share of the exact hypervolume; repeated: duplicates in a search; ms: processor time of a decision"
+        "compares; top 1 %, optimum: share of the searches that found it, even if noise led them away again, after: "
+        f"{summary['unit']} in the median; front: share of the exact hypervolume; repeated: duplicates in a "
+        "search; ms: processor time of a decision"
     )
     console.print(Text(legend), style="dim")
     first = summary["views"][0]  # has all tasks

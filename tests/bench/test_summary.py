@@ -139,6 +139,18 @@ def test_targets_tell_when_and_how_often(truth: Truth) -> None:
     assert told(truth, runs)["views"][0]["agents"]["a"]["targets"]["optimum"]["median"] is None
 
 
+def test_what_noise_leads_away_from_was_found(truth: Truth) -> None:
+    """The one meaning of "found": at any time, though the search does not end with it."""
+    search = scripted(truth, "led-away", [60, 0, 61, 62, 63, 64])
+    observed = search.observed.copy()
+    observed[3] = observed.max() + 0.1
+    agent = told(truth, [replace(search, observed=observed)])["views"][0]["agents"]["led-away"]
+    assert agent["final"]["value"] > 0.1
+    assert agent["targets"]["optimum"]["reached"] == 1
+    assert agent["targets"]["optimum"]["median"] == 2
+    assert agent["targets"]["optimum"]["ecdf"][-1] == 1
+
+
 def test_agents_are_compared_seed_by_seed(truth: Truth) -> None:
     runs = [
         scripted(truth, agent, [rank + seed], seed)
