@@ -298,8 +298,8 @@ def standings_tex(summary: Mapping[str, Any], view: Mapping[str, Any]) -> str:
     caption = (
         f"{_escaped(view['title'])}: normalised regret after {summary['budget']:g} {summary['unit']} (interquartile "
         f"mean over {summary['seeds']} seeds, {100 * summary['confidence']:g}\\,\\% bootstrap interval); 0 is the "
-        "optimum, 1 the median of random search. Top 1\\,\\% and Optimum: searches that found it at any time. Wins: how "
-        "likely less regret than "
+        "optimum, 1 the median of random search. Top 1\\,\\% and Optimum: searches that found it at any time. Wins: "
+        "how likely less regret than "
         f"{_escaped(summary['reference'])}, to which $p$ compares."
     )
     agents = sorted(view["agents"].items(), key=lambda item: float(item[1]["final"]["value"]))
