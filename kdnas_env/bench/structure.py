@@ -19,7 +19,7 @@ Ints = npt.NDArray[np.int64]
 TOP_SHARE = 0.01
 """Share of the points that count as the best when two tasks are compared."""
 
-MOST_PARAMETERS = 2_000
+MOST_PARAMETERS = 1_500
 """Models of more parameters are not fitted: it would take more than seconds."""
 
 _POINTS_A_PARAMETER = 2
@@ -48,12 +48,15 @@ def explained_variance(actions: Ints, rewards: Floats) -> dict[str, float | None
 
 
 def _adjusted_r2(points: Ints, values: Floats, groups: Sequence[tuple[int, ...]]) -> float | None:
+    from scipy.linalg import lstsq
+
     codes = [np.unique(points[:, group], axis=0, return_inverse=True)[1].reshape(-1) for group in groups]
     parameters = sum(int(code.max(initial=-1)) + 1 for code in codes)
     if not 0 < parameters <= MOST_PARAMETERS or np.ptp(values) == 0:
         return None
     features = np.concatenate([np.eye(code.max() + 1)[code] for code in codes], axis=1)
-    weights, _, rank, _ = np.linalg.lstsq(features, values)
+    # By QR, several times as fast as by singular values. Features depend on each other, which rounding must not hide.
+    weights, _, rank, _ = lstsq(features, values, cond=1e-9, lapack_driver="gelsy")
     if rank * _POINTS_A_PARAMETER > len(values):
         return None
     residual = float(np.square(values - features @ weights).sum()) / (len(values) - int(rank))
