@@ -301,6 +301,7 @@ def _shortest(value: Any) -> Any:
 
 
 def _of_table(task: Task, table: Table) -> Truth:
+    table.check_whole()
     TabularEvaluator(table, task.seed, task.device)  # checks them
     reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
     epochs = whole.epochs if task.epochs is None else task.epochs

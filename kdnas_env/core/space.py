@@ -44,6 +44,7 @@ LARGEST_FILE = 200_000
 """Bytes of a file that describes a space."""
 
 Action = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -335,6 +336,21 @@ class SearchSpace:
             first = (first[:, None] * len(places) + places).ravel()
         return first
 
+    def canonical(self, indices: Ints) -> Ints:
+        """Return, of flat indices, the first that name the same configurations, int64 ``(n,)``.
+
+        Args:
+            indices: int64 of shape ``(n,)``; for spaces of 64 bits.
+        """
+        columns = self.grid.actions(indices).T
+        firsts = [places[column] for places, column in zip(self._first_choices, columns, strict=True)]
+        return self.grid.flat(np.stack(firsts, axis=1))
+
+    @property
+    def listable(self) -> bool:
+        """Whether the space is small enough to list its points."""
+        return self.size <= LARGEST_ENUMERATION
+
     def index(self, action: npt.ArrayLike) -> int:
         """Return the flat index of an action (mixed radix, last dimension fastest)."""
         return self.grid.number(self._checked_action(action).tolist())
@@ -387,7 +403,7 @@ class SearchSpace:
         return self.violation(config) is None
 
     def _check_listable(self) -> None:
-        if self.size > LARGEST_ENUMERATION:
+        if not self.listable:
             raise SpaceError(f"the space has {self.size} points; only up to {LARGEST_ENUMERATION} are listed")
 
     def sample(self, rng: np.random.Generator) -> Action:

@@ -72,6 +72,7 @@ class TabularEnv(TableEnv):
         from kdnas_env.evaluators.tabular import TabularEvaluator
 
         evaluator = TabularEvaluator.of(table, seed=seed, device=device, missing=missing)
+        evaluator.table.check_whole()
         fidelity = Fidelity(epochs=evaluator.table.metadata.epochs if epochs is None else epochs)
         evaluator.table.metadata.check_fidelity(fidelity)
         self._drawn = seed == "sample"

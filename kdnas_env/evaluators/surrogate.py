@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
-from kdnas_env.core.space import ORDERED, SearchSpace
+from kdnas_env.core.space import ORDERED, RECIPE, SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.untrusted import is_integer
 from kdnas_env.tables.surrogates.storage import TableNames, fitted, load_source
@@ -181,7 +181,7 @@ def source_range(source: Surrogate | Sequence[Table]) -> Range:
 def surrogate_space(
     metadata: TableMetadata, trusted: Range, *, extrapolate: bool = False, ffn_step: int = FFN_STEP
 ) -> SearchSpace:
-    """Derive the large space around a table's teacher, within the table's range and cap.
+    """Derive the large space around a table's teacher, within the table's range and cap; a joint space stays as it is.
 
     All numbers of layers; heads that divide the teacher's; widths in steps of the teacher's heads, so that every number
     of heads divides every width; feed-forward sizes in steps of ``ffn_step``; the table's activations and families.
@@ -194,11 +194,13 @@ def surrogate_space(
         ffn_step: Step of the feed-forward sizes.
     """
     teacher = metadata.encoder
+    if metadata.search_space.recipe_choices:
+        return metadata.search_space
     largest = teacher.as_student()
     heads = largest.num_attention_heads
     least = {"hidden_size": largest.hidden_size // 4, "intermediate_size": largest.intermediate_size // 32}
     bounds = {
-        name: (least.get(name, 1), int(getattr(largest, name))) if extrapolate else trusted.numbers[name]
+        name: (least.get(name, 1), int(getattr(largest, name))) if extrapolate else _whole(trusted.numbers[name])
         for name in ORDERED
     }
     steps = {"num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": heads, "intermediate_size": ffn_step}
@@ -227,14 +229,18 @@ def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> Non
             ``extrapolate``.
     """
     largest = space.teacher.as_student()
+    given = {name for name in space.choices if name.startswith(RECIPE)}
+    known = {name for name in (*trusted.names, *trusted.numbers) if name.startswith(RECIPE)}
+    if given != known:
+        raise SpaceError(f"the space searches {sorted(given)} of the recipe, and the table has {sorted(known)}")
     for name, values in trusted.names.items():
-        for value in space.choices.get(name, (getattr(largest, name),)):
+        for value in space.choices.get(name) or (getattr(largest, name),):
             if value not in values and not _alias(name, value, values):
                 raise SpaceError(f"{name} {value!r} is none of the table's {list(values)}; leave it out of the space")
     if extrapolate:
         return
     for name, (low, high) in trusted.numbers.items():
-        for value in space.choices.get(name, (getattr(largest, name),)):
+        for value in space.choices.get(name) or (getattr(largest, name),):
             if not low <= value <= high:
                 raise SpaceError(
                     f"{name} {value} is beyond the table's {low} to {high}; leave it out of the space, or set "
@@ -257,7 +263,7 @@ def check_seed(seed: object) -> None:
         raise TableError(f"seed is {seed!r}; expected 'mean', 'sample', or a whole number from 0")
 
 
-def _alias(name: str, value: str, values: Sequence[str]) -> bool:
+def _alias(name: str, value: Any, values: Sequence[str]) -> bool:
     if name != "hidden_act":
         return False
     return StudentConfig(1, 1, 1, 1, hidden_act=value).hidden_act in values
@@ -267,3 +273,7 @@ def _normals(config: StudentConfig, seed: int, count: int) -> npt.NDArray[np.flo
     """Draw standard normals by student and seed alone, float64 ``(count,)``."""
     digest = hashlib.blake2b(str(config).encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "little")]).standard_normal(count)
+
+
+def _whole(pair: tuple[int | float, int | float]) -> tuple[int, int]:
+    return int(pair[0]), int(pair[1])

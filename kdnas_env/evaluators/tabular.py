@@ -140,7 +140,7 @@ class TabularEvaluator:
         """
         space = self.space
         return self._cells(
-            self.table.row_of[index], fidelity, lambda place: space.decode(space.from_index(int(index[place])))
+            self.table.rows_of(index), fidelity, lambda place: space.decode(space.from_index(int(index[place])))
         )
 
     def columns(self, rows: Ints, seed: int) -> Ints:
@@ -158,7 +158,7 @@ class TabularEvaluator:
             action = self.space.encode(config)
         except SpaceError:
             return -1
-        return int(self.table.row_of[self.space.grid.number(action)])
+        return int(self.table.rows_of(np.array([self.space.grid.number(action)]))[0])
 
     def _absent(self, config: StudentConfig) -> SpaceError:
         reason = self.space.violation(config) or "it is none of the space's choices"

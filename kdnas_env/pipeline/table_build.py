@@ -34,6 +34,7 @@ from kdnas_env.tabulation.build import (
     check_name,
     describe_workload,
     distil_all,
+    networks,
     parse_shard,
     planned_cells,
     planned_students,
@@ -103,6 +104,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
+    sample: int | None = None
+    """Students drawn from the space, where it is too large for a table of all; a larger sample holds a smaller one."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation and data order that every student is distilled with."""
     epochs: int = 3
@@ -132,6 +135,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     def __post_init__(self) -> None:
         check_name(self.name)
         parse_shard(self.shard)
+        if self.sample is not None:
+            check_whole("sample", self.sample, of="students", at_least=1)
         for name in ("epochs", "threads", "workers"):
             check_whole(name, getattr(self, name), at_least=1)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -194,6 +199,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
         Interrupted: After Ctrl-C or SIGTERM.
     """
     from kdnas_env.distillation.teacher.loading import load_teacher_architecture
+    from kdnas_env.distillation.training.recipe import check_recipe_choices
     from kdnas_env.envs.making import resolve_space
     from kdnas_env.evaluators.mini_kd import MiniKDSettings
 
@@ -204,6 +210,8 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     space = resolve_space(
         wanted.file, load_teacher_architecture(options.teacher), wanted.families or None, wanted.max_parameters
     )
+    check_recipe_choices(space.recipe_choices)
+    students = planned_students(space, options.sample)
     mini_kd = MiniKDSettings(
         teacher=options.teacher,
         corpus={name: value for name, value in asdict(options.corpus).items() if value not in (None, ())},
@@ -218,16 +226,21 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     folder = RunFolder.enter(options.folder, options, _README)
     with working(folder, call("pipeline.table_build.build_table", options.name, **options.places())) as work:
         build = TableBuild(mini_kd, options.epochs, str(options.folder))
-        return _build(work, options, build, space, progress)
+        return _build(work, options, build, space, students, progress)
 
 
 def _build(
-    work: Work, options: TableBuildOptions, build: TableBuild, space: SearchSpace, progress: Progress
+    work: Work,
+    options: TableBuildOptions,
+    build: TableBuild,
+    space: SearchSpace,
+    students: Sequence[StudentConfig],
+    progress: Progress,
 ) -> BuiltTable:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
     part, parts = shard = parse_shard(options.shard)
-    cells, students = planned_cells(space, options.seeds, shard), planned_students(space)
+    cells = planned_cells(students, options.seeds, shard)
     progress.say(
         f"table {options.name}: {len(students)} students of {options.teacher}, {len(options.seeds)} seeds, "
         f"{options.epochs} epochs: {len(cells)} distillations" + ("" if parts == 1 else f" in part {part} of {parts}")
@@ -237,7 +250,8 @@ def _build(
     progress.begin("preparing embeddings")
     evaluator.warm_up()
     teacher = evaluator.workload.teacher
-    model_latencies(LatencyFile.open(options.folder, options.device_of("analytic")), students, teacher.architecture)
+    timed = networks(students)
+    model_latencies(LatencyFile.open(options.folder, options.device_of("analytic")), timed, teacher.architecture)
     # Made now, so that a runtime that is missing does not show after hours.
     probes = {
         runtime: LatencyProbe(
@@ -251,7 +265,7 @@ def _build(
         on_progress = _estimating(progress, "distillations")
         ended = distil_all(build, evaluator, cells, workers=options.workers, on_progress=on_progress)
     for runtime, probe in probes.items():
-        _measure(options, probe, runtime, students[part - 1 :: parts], evaluator, progress)
+        _measure(options, probe, runtime, timed[part - 1 :: parts], evaluator, progress)
     return BuiltTable(options.folder, options, tuple(students), ended)
 
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Fidelity, Status
-from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.support.untrusted import restore, shown
 
@@ -34,6 +34,9 @@ CURVES = ("train_loss", "heldout_loss", "train_unexplained", "heldout_unexplaine
 
 LATENCIES = ("median_ms", "iqr_ms", "count", "teacher_median_ms", "teacher_iqr_ms", "ratio", "ratio_iqr")
 """Quantities by device: the last axis of ``Table.latencies``; the names are those of a ``Latency``."""
+
+_MOST_POINTS = 2**62
+"""Flat indices are int64."""
 
 _POSITIVE_LATENCIES = ("median_ms", "teacher_median_ms", "ratio")
 
@@ -154,7 +157,7 @@ class TableMetadata:
         known = {field.name for field in fields(cls)}
         try:
             made = restore(cls, {name: value for name, value in data.items() if name in known})
-            if made.search_space.size > LARGEST_ENUMERATION:
+            if made.search_space.size > _MOST_POINTS:
                 raise ValueError(f"its space has {made.search_space.size} points")
         except (TypeError, ValueError, AttributeError) as error:
             raise TableError(f"the table's metadata are malformed: {error}; restore the file from a copy") from error
@@ -210,6 +213,8 @@ class TableMetadata:
 @dataclass(frozen=True, eq=False, repr=False)
 class Table:
     """A table of evaluations, in columns.
+
+    Where the space is too large to list, as joint spaces are, the rows are a sample of it (:attr:`sampled`).
 
     Attributes:
         metadata: What it is of.
@@ -302,12 +307,47 @@ class Table:
         """The space that was tabulated."""
         return self.metadata.search_space
 
-    @cached_property
-    def row_of(self) -> Ints:
-        """Row of every point of the space by its flat index, -1 where there is none, int64 ``(space.size,)``.
+    @property
+    def sampled(self) -> bool:
+        """Whether the space is too large to tabulate, so that the rows are a sample of it."""
+        return not self.space.listable
 
-        A student of several names is in the index under each of them.
+    def check_whole(self) -> None:
+        """Refuse to search a table that is a sample of its space: nearly all actions would have no answer.
+
+        Raises:
+            TableError: If it is one.
         """
+        if self.sampled:
+            raise TableError(
+                f"table {self.metadata.name!r} has {len(self):,} of the {self.space.size:,} points of its space, and "
+                "cannot answer for the others; fit a surrogate to it, by kdnas table fit, and search that"
+            )
+
+    def rows_of(self, indices: Ints) -> Ints:
+        """Return the rows of points of the space by their flat indices, int64 ``(n,)``; -1 where there is none.
+
+        A student of several names is found by each of them.
+        """
+        if not self.sampled:
+            return self._row_of[indices]
+        if not len(self):
+            return np.full(len(indices), -1, dtype=np.int64)
+        known, rows = self._sorted
+        wanted = self.space.canonical(indices)
+        places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        return np.where(known[places] == wanted, rows[places], -1)
+
+    @cached_property
+    def _sorted(self) -> tuple[Ints, Ints]:
+        """The first flat index of every row, sorted, and the rows in that order."""
+        first = self.space.canonical(self.index)
+        order = np.argsort(first)
+        return first[order], order
+
+    @cached_property
+    def _row_of(self) -> Ints:
+        """Row of every point of a space that can be listed, int64 ``(space.size,)``."""
         first = self.space.first_indices
         rows = np.full(self.space.size, -1, dtype=np.int64)
         rows[first[self.index]] = np.arange(len(self.index))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.evaluation import Evaluation, Latency, Status
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import TableError
 from kdnas_env.tables.noise_ceiling import noise_ceiling
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, LatencyDevice, Table, TableMetadata
@@ -32,6 +34,9 @@ def assemble_table(
 ) -> Table:
     """Lay evaluations out as a table of all valid points of the space; cells without one are masked.
 
+    Of a space that is too large to list, the table has the points that were evaluated. What is known of a student's
+    latency holds for every point of that network.
+
     Args:
         metadata: What the table is of; its devices and noise are taken from what is given here.
         evaluations: Of any fidelity; those of other epochs, seeds or shares of the data are left out.
@@ -40,51 +45,70 @@ def assemble_table(
     Raises:
         TableError: If an evaluation or a latency is of an architecture outside the space, or no evaluation is left.
     """
-    blank = _blank(metadata, measured)
+    evaluations = [evaluation for evaluation in evaluations if _counts(metadata, evaluation)]
+    blank = _blank(metadata, measured, {evaluation.config for evaluation in evaluations})
     curves, valid, status = blank.curves.copy(), blank.valid.copy(), blank.status.copy()
     latencies = blank.latencies.copy()
-    count = 0
     for evaluation in evaluations:
-        fidelity = evaluation.fidelity
-        stopped = evaluation.status is Status.STOPPED
-        if fidelity.epochs != metadata.epochs or fidelity.seed not in metadata.seeds or stopped:
-            continue
-        if fidelity.data_fraction != 1:
-            continue
         row = _row(blank, evaluation.config)
-        seed = metadata.seeds.index(fidelity.seed)
+        seed = metadata.seeds.index(evaluation.fidelity.seed)
         length = len(evaluation.heldout_unexplained)
         for position, name in enumerate(CURVES):
             curves[row, seed, :length, position] = getattr(evaluation, name)[:length]
         valid[row, seed, :length] = True
         status[row, seed] = STATUSES.index(str(evaluation.status))
-        count += 1
-    if not count:
+    if not evaluations:
         raise TableError(
             f"no evaluation has {metadata.epochs} epochs and one of the seeds {list(metadata.seeds)}; evaluate some "
             "first"
         )
+    networks = [config.network for config in blank.configs()]
     for position, on_device in enumerate(measured):
-        for config, latency in on_device.latencies.items():
-            latencies[_row(blank, config), position] = [getattr(latency, name) for name in LATENCIES]
+        outside = on_device.latencies.keys() - set(networks) if metadata.search_space.listable else set()
+        if outside:
+            raise TableError(f"{min(outside)} is not a valid student of the table's space")
+        for row, network in enumerate(networks):
+            latency = on_device.latencies.get(network)
+            if latency is not None:
+                latencies[row, position] = [getattr(latency, name) for name in LATENCIES]
     table = replace(blank, curves=curves, valid=valid, status=status, latencies=latencies)
     return replace(table, metadata=replace(table.metadata, noise=noise_ceiling(table)))
 
 
+def _counts(metadata: TableMetadata, evaluation: Evaluation) -> bool:
+    """Whether an evaluation is of a table's epochs and seeds, on all of its data."""
+    fidelity = evaluation.fidelity
+    whole = fidelity.epochs == metadata.epochs and fidelity.data_fraction == 1
+    return whole and fidelity.seed in metadata.seeds and evaluation.status is not Status.STOPPED
+
+
 def _row(table: Table, config: StudentConfig) -> int:
-    row = int(table.row_of[table.space.index(table.space.encode(config))]) if config in table.space else -1
+    space = table.space
+    row = int(table.rows_of(np.array([space.index(space.encode(config))]))[0]) if config in space else -1
     if row < 0:
         raise TableError(f"{config} is not a valid student of the table's space")
     return row
 
 
-def _blank(metadata: TableMetadata, measured: Sequence[MeasuredLatencies]) -> Table:
-    """Return a table of all valid points of the space without any evaluation."""
+def _indices(space: SearchSpace, evaluated: Collection[StudentConfig]) -> npt.NDArray[np.int64]:
+    """Return the points that a table has: all valid ones, or of a space too large to list those evaluated."""
+    if space.listable:
+        return np.sort(space.valid_indices)
+    outside = next((config for config in evaluated if config not in space or not space.is_valid(config)), None)
+    if outside is not None:
+        raise TableError(f"{outside} is not a valid student of the table's space")
+    return np.array(sorted(space.index(space.encode(config)) for config in evaluated), dtype=np.int64)
+
+
+def _blank(
+    metadata: TableMetadata, measured: Sequence[MeasuredLatencies], evaluated: Collection[StudentConfig]
+) -> Table:
+    """Return a table of the points of the space without any evaluation."""
     metadata = replace(metadata, devices=tuple(on_device.device for on_device in measured))
     if not metadata.devices:
         raise TableError("a table needs the latencies of one device at least")
     space, teacher = metadata.search_space, metadata.encoder
-    index = np.sort(space.valid_indices)
+    index = _indices(space, evaluated)
     n, seeds, epochs = len(index), len(metadata.seeds), metadata.epochs + 1
     first = metadata.devices[0]
     configs = [space.decode(space.from_index(number)) for number in index.tolist()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -98,15 +98,39 @@ def parse_shard(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def planned_students(space: SearchSpace) -> list[StudentConfig]:
-    """Return all students of a space, in an order in which those of an unfinished table are a fair sample."""
-    order = np.random.default_rng(0).permutation(space.valid_indices)
-    return [space.decode(space.from_index(index)) for index in order.tolist()]
+def planned_students(space: SearchSpace, sample: int | None = None) -> list[StudentConfig]:
+    """Return the students of a table, in an order in which those of an unfinished table are a fair sample.
+
+    Args:
+        space: The space.
+        sample: How many, drawn uniformly; the first of a larger sample are those of a smaller. None: all.
+
+    Raises:
+        TableError: If the space is too large for all of its students, or has fewer than are wanted.
+    """
+    rng = np.random.default_rng(0)
+    if space.listable:
+        order = rng.permutation(space.valid_indices)
+        if sample is not None and sample > len(order):
+            raise TableError(f"sample is {sample}; the space has {len(order)} valid students")
+        return [space.decode(space.from_index(index)) for index in order[:sample].tolist()]
+    if sample is None:
+        raise TableError(f"the space has {space.size:,} points, too many for a table of all; name a sample of them")
+    drawn: dict[StudentConfig, None] = {}
+    while len(drawn) < sample:
+        drawn.setdefault(space.decode(space.sample(rng)))
+    return [*drawn]
 
 
-def planned_cells(space: SearchSpace, seeds: Sequence[int], shard: tuple[int, int] = (1, 1)) -> list[Cell]:
+def networks(students: Iterable[StudentConfig]) -> list[StudentConfig]:
+    """Return the networks of students, each once, however they are distilled: what is timed."""
+    return [*dict.fromkeys(student.network for student in students)]
+
+
+def planned_cells(
+    students: Sequence[StudentConfig], seeds: Sequence[int], shard: tuple[int, int] = (1, 1)
+) -> list[Cell]:
     """Return the distillations of a table or of a part of it, in order: all of the first seed first."""
-    students = planned_students(space)
     part, parts = shard
     return [Cell(student, seed) for seed in seeds for student in students][part - 1 :: parts]
 

@@ -47,11 +47,14 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
     seeds = tuple(sorted({seed for build in described for seed in build.seeds}))
     metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(build.trained_on for build in described)))
     space = first.search_space
-    students = {space.decode(space.from_index(index)) for index in space.valid_indices.tolist()}
+    cells = [*_merged_cells(places, metadata)]
+    # Of a space that is too large to list, a table has the students that were evaluated.
+    indices = space.valid_indices.tolist() if space.listable else []
+    students = {space.decode(space.from_index(index)) for index in indices} or {cell.config for cell in cells}
     measured = [part for place in places for part in read_all_latencies(place)]
-    return assemble_table(
-        metadata, _merged_cells(places, metadata, students), order_devices(unite_devices(measured), students)
-    )
+    networks = {config.network for config in students}
+    cells = [cell for cell in cells if cell.config in students]
+    return assemble_table(metadata, cells, order_devices(unite_devices(measured), networks))
 
 
 def unite_devices(measured: Iterable[MeasuredLatencies]) -> list[MeasuredLatencies]:
@@ -89,15 +92,13 @@ def _check_same(first: TableMetadata, other: TableMetadata, place: Path, another
         raise TableError(f"{str(place)!r} and {str(another)!r} cannot be merged: {difference}")
 
 
-def _merged_cells(
-    places: Sequence[Path], metadata: TableMetadata, students: set[StudentConfig]
-) -> Iterable[Evaluation]:
+def _merged_cells(places: Sequence[Path], metadata: TableMetadata) -> Iterable[Evaluation]:
     cells: dict[Cell, tuple[Evaluation, Path]] = {}
     for place in places:
         for evaluation in read_evaluations(place, metadata.workload):
             fidelity = evaluation.fidelity
             wanted = fidelity.epochs == metadata.epochs and fidelity.data_fraction == 1
-            if not wanted or evaluation.status is Status.STOPPED or evaluation.config not in students:
+            if not wanted or evaluation.status is Status.STOPPED:
                 continue
             cell = Cell(evaluation.config, fidelity.seed)
             if cell in cells:

@@ -119,7 +119,7 @@ def replay(table: Table, live: MiniKDEvaluator, cells: list[Cell], on_progress: 
 
 
 def _recorded(table: Table, cell: Cell) -> Evaluation:
-    row = int(table.row_of[table.space.index(table.space.encode(cell.student))])
+    row = int(table.rows_of(np.array([table.space.index(table.space.encode(cell.student))]))[0])
     column = table.metadata.seeds.index(cell.seed)
     curves = table.curves[row, column][table.valid[row, column]].astype(np.float64)
     status = Status(STATUSES[table.status[row, column]])
@@ -129,9 +129,13 @@ def _recorded(table: Table, cell: Cell) -> Evaluation:
 
 def _faults_of_students(table: Table) -> Iterator[str]:
     space, teacher, meta = table.space, table.teacher, table.metadata
-    if not np.array_equal(table.index, np.sort(space.valid_indices)):
-        yield f"its {len(table)} students are not the {len(space.valid_indices)} valid ones of its space"
     configs = table.configs()
+    if table.sampled:
+        invalid = [config for config in configs if not space.is_valid(config)]
+        if invalid or len(set(configs)) < len(configs):
+            yield f"{len(invalid)} of its students are not valid, or one stands twice"
+    elif not np.array_equal(table.index, np.sort(space.valid_indices)):
+        yield f"its {len(table)} students are not the {len(space.valid_indices)} valid ones of its space"
     yield from _differing(
         "parameters", [count_parameters(config, teacher) for config in configs], table.parameters, table
     )

@@ -50,7 +50,7 @@ MODELLED = {student: modelled(ANALYTIC, student, PLANTED_TEACHER) for student in
 
 
 def test_a_plan_has_every_student_with_every_seed_one_seed_after_the_other() -> None:
-    cells = planned_cells(PLANTED_SPACE, (4, 2))
+    cells = planned_cells(STUDENTS, (4, 2))
     assert len(set(cells)) == len(cells) == 2 * 24
     assert [cell.seed for cell in cells] == [4] * 24 + [2] * 24
     assert [cell.student for cell in cells[:24]] == [cell.student for cell in cells[24:]] == STUDENTS
@@ -60,9 +60,9 @@ def test_a_plan_has_every_student_with_every_seed_one_seed_after_the_other() -> 
 
 @given(parts=st.integers(1, 60))
 def test_shards_are_the_whole_plan_in_equal_parts(parts: int) -> None:
-    shards = [planned_cells(PLANTED_SPACE, (0, 1), (part, parts)) for part in range(1, parts + 1)]
+    shards = [planned_cells(STUDENTS, (0, 1), (part, parts)) for part in range(1, parts + 1)]
     assert sorted(map(str, (cell for shard in shards for cell in shard))) == sorted(
-        map(str, planned_cells(PLANTED_SPACE, (0, 1)))
+        map(str, planned_cells(STUDENTS, (0, 1)))
     )
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 

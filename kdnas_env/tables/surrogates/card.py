@@ -12,10 +12,18 @@ import numpy.typing as npt
 
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
+from kdnas_env.core.space import RECIPE
 from kdnas_env.errors import TableError
 from kdnas_env.support.statistics import kendall_tau, resolved_tau, spearman_rho
 from kdnas_env.tables.surrogates.students import ended_well, without
-from kdnas_env.tables.surrogates.surrogate import LEAST_STUDENTS, PREDICTED_LATENCIES, Quantities, Range, Surrogate
+from kdnas_env.tables.surrogates.surrogate import (
+    LEAST_STUDENTS,
+    PREDICTED_LATENCIES,
+    Quantities,
+    Range,
+    Surrogate,
+    value_of,
+)
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
 
 Floats = npt.NDArray[np.float64]
@@ -229,8 +237,10 @@ def _splits(table: Table, usable: Ints, rewards: Floats, folds: int, rng: np.ran
     shuffled = rng.permutation(usable)
     yield _Split(RANDOM, tuple(part for part in np.array_split(shuffled, min(folds, len(usable))) if len(part)))
     configs = table.configs()
-    for name in ("num_hidden_layers", "hidden_size"):
-        values = np.array([getattr(configs[row], name) for row in usable])
+    space = table.space
+    numbers = [name for name, ordered in zip(space.dimensions, space.ordered, strict=True) if ordered]
+    for name in ("num_hidden_layers", "hidden_size", *(name for name in numbers if name.startswith(RECIPE))):
+        values = np.array([value_of(configs[row], name) for row in usable])
         for value in np.unique(values):
             yield _Split(f"without {name} {value}", (usable[values == value],))
     best = usable[np.argsort(-rewards[usable], kind="stable")[: max(2, len(usable) // 10)]]

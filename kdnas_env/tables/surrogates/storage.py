@@ -171,15 +171,16 @@ def _check_layout(surrogate: Surrogate) -> None:
         ValueError: If some do not.
     """
     trusted = surrogate.range
-    if set(trusted.numbers) != set(ORDERED) or set(trusted.names) != set(NAMED) or not surrogate.metadata.devices:
+    whole = set(ORDERED) <= set(trusted.numbers) and set(NAMED) <= set(trusted.names)
+    if not whole or not surrogate.metadata.devices:
         raise ValueError("the range of its students is not whole, or there is no device")
-    if not all(len(pair) == 2 and 0 < pair[0] <= pair[1] for pair in trusted.numbers.values()):
+    positive = all(trusted.numbers[name][0] > 0 for name in ORDERED)
+    if not positive or not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] for pair in trusted.numbers.values()):
         raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
     if trusted.max_parameters is not None and trusted.max_parameters < 1:
         raise ValueError(f"max_parameters is {trusted.max_parameters}; expected a positive number or null")
     if any(count < 0 for _, count in surrogate.tables):
         raise ValueError(f"tables gave {dict(surrogate.tables)} students; expected no negative number")
-    width = len(ORDERED) + 2 + sum(len(values) for values in trusted.names.values() if len(values) > 1)
     if not 0 < surrogate.seeds < np.inf:
         raise ValueError(f"seeds is {surrogate.seeds}; expected a positive number")
     predicted = np.sort(np.concatenate(surrogate.columns))
@@ -187,4 +188,4 @@ def _check_layout(surrogate: Surrogate) -> None:
         raise ValueError("its processes do not predict every output once")
     surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
     for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
-        process.check(width, len(part))
+        process.check(trusted.columns, len(part))

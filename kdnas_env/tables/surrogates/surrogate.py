@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
-from kdnas_env.core.space import DIMENSIONS, ORDERED
+from kdnas_env.core.space import DIMENSIONS, ORDERED, RECIPE
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
@@ -34,7 +34,7 @@ PREDICTED_LATENCIES = ("median_ms", "ratio")
 """Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
 
 NAMED = tuple(name for name in DIMENSIONS if name not in ORDERED)
-"""Dimensions whose choices are names."""
+"""Dimensions of a student whose choices are names."""
 
 LEAST_STUDENTS = 12
 """A surrogate is fitted to this many students at least."""
@@ -60,13 +60,13 @@ class Range:
     """What students a table has: a surrogate is trusted among them.
 
     Attributes:
-        numbers: Least and largest value of each of ``ORDERED``.
+        numbers: Least and largest value of each of ``ORDERED``, and of the dimensions of the recipe that are numbers.
         names: Values of the other dimensions.
         max_parameters: Largest student that was allowed, or None.
     """
 
-    numbers: Mapping[str, tuple[int, int]]
-    names: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, tuple[int | float, int | float]]
+    names: Mapping[str, tuple[Any, ...]]
     max_parameters: int | None
 
     @classmethod
@@ -83,26 +83,41 @@ class Range:
                 f"table {tables[0].metadata.name!r} has {len(set(configs))} students that ended well; a surrogate "
                 f"needs {LEAST_STUDENTS} at least"
             )
-        values = {name: [getattr(config, name) for config in configs] for name in DIMENSIONS}
-        caps = [table.space.max_parameters for table in tables]
+        space, caps = tables[0].space, [table.space.max_parameters for table in tables]
+        of_recipe = {
+            name: ordered
+            for name, ordered in zip(space.dimensions, space.ordered, strict=True)
+            if name.startswith(RECIPE)
+        }
+        numbers = (*ORDERED, *(name for name, ordered in of_recipe.items() if ordered))
+        names = (*NAMED, *(name for name, ordered in of_recipe.items() if not ordered))
+        values = {name: [value_of(config, name) for config in configs] for name in (*numbers, *names)}
         return cls(
-            {name: (min(values[name]), max(values[name])) for name in ORDERED},
-            {name: tuple(sorted(set(values[name]))) for name in NAMED},
+            {name: (min(values[name]), max(values[name])) for name in numbers},
+            {name: tuple(sorted(set(values[name]), key=str)) for name in names},
             None if None in caps else max(cap for cap in caps if cap is not None),
         )
 
     def outside(self, config: StudentConfig) -> str | None:
         """Say why a student is beyond the range; None if it is within."""
+        searched = {name.removeprefix(RECIPE) for name in (*self.numbers, *self.names) if name.startswith(RECIPE)}
+        if searched != {name for name, _ in config.recipe}:
+            return f"it changes other fields of the recipe than the table's {sorted(searched)}"
         for name, (low, high) in self.numbers.items():
-            if not low <= getattr(config, name) <= high:
-                return f"{name} {getattr(config, name)} is beyond the table's {low} to {high}"
+            if not low <= value_of(config, name) <= high:
+                return f"{name} {value_of(config, name)} is beyond the table's {low} to {high}"
         return self.unknown_name(config)
+
+    @property
+    def columns(self) -> int:
+        """Numbers by which :func:`features` describes a student."""
+        return len(self.numbers) + sum(len(values) for values in self.names.values() if len(values) > 1) + 2
 
     def unknown_name(self, config: StudentConfig) -> str | None:
         """Say which name of a student the table never had, of which a surrogate can know nothing; None if none."""
         for name, values in self.names.items():
-            if getattr(config, name) not in values:
-                return f"{name} {getattr(config, name)!r} is none of the table's {list(values)}"
+            if value_of(config, name) not in values:
+                return f"{name} {value_of(config, name)!r} is none of the table's {list(values)}"
         return None
 
 
@@ -295,25 +310,42 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     """Describe students: logarithms of their numbers as fractions of the teacher's, and their names one-hot.
 
     Returns:
-        float64 ``(m, d)``: layers, heads, width and feed-forward size; one column a name; parameters and operations.
+        float64 ``(m, d)``: layers, heads, width and feed-forward size, and numbers of the recipe; one column a name;
+        parameters and operations.
         And the length scale that each column has, -1 for those of the trend only.
     """
     teacher, device = source.teacher, source.metadata.devices[0]
     batch, length = device.batch_size, device.sequence_length
     base = teacher.as_student()
-    numbers = [[getattr(config, name) / getattr(base, name) for name in ORDERED] for config in configs]
+    of_recipe = [name for name in trusted.numbers if name not in ORDERED]
+    numbers = [
+        [
+            *(getattr(config, name) / getattr(base, name) for name in ORDERED),
+            *(value_of(config, name) for name in of_recipe),
+        ]
+        for config in configs
+    ]
     costs = [
         (count_parameters(config, teacher), forward_flops(config, teacher, batch=batch, length=length))
         for config in configs
     ]
-    columns, groups = [np.log(np.array(numbers, dtype=np.float64).reshape(-1, len(ORDERED)))], [*range(len(ORDERED))]
+    described = np.array(numbers, dtype=np.float64).reshape(-1, len(trusted.numbers))
+    # What may be 0, such as a share of warm-up, has no logarithm.
+    scaled = [place for place, (low, _) in enumerate(trusted.numbers.values()) if low > 0]
+    described[:, scaled] = np.log(described[:, scaled])
+    columns, groups = [described], [*range(len(trusted.numbers))]
     for name, values in trusted.names.items():
         if len(values) > 1:
-            named = np.array([[getattr(config, name) == value for value in values] for config in configs])
+            named = np.array([[value_of(config, name) == value for value in values] for config in configs])
             columns.append(named.reshape(-1, len(values)))
             groups += [max(groups) + 1] * len(values)
     columns.append(np.log(np.array(costs, dtype=np.float64).reshape(-1, 2)))
     return np.hstack([np.asarray(part, dtype=np.float64) for part in columns]), [*groups, -1, -1]
+
+
+def value_of(config: StudentConfig, name: str) -> Any:
+    """Return what a configuration has of a dimension, be it one of the student or of the recipe; None if nothing."""
+    return dict(config.recipe).get(name.removeprefix(RECIPE)) if name.startswith(RECIPE) else getattr(config, name)
 
 
 def _log(values: npt.NDArray[Any]) -> Floats:
