@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from kdnas_env.core.architecture import FAMILIES, TEACHER_TYPES, EncoderArchitecture, StudentConfig
+from kdnas_env.core.architecture import FAMILIES, PLAIN_TYPES, EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
 
 ACTIVATIONS = ("gelu", "gelu_python", "relu", "silu", "swish", "gelu_new")
@@ -13,7 +13,7 @@ ACTIVATIONS = ("gelu", "gelu_python", "relu", "silu", "swish", "gelu_new")
 @st.composite
 def teachers(draw: st.DrawFn) -> EncoderArchitecture:
     """Encoders of every type and of odd shapes: 1 to 30 layers, 1 to 24 heads of 1 to 80."""
-    family = draw(st.sampled_from(TEACHER_TYPES))
+    family = draw(st.sampled_from(PLAIN_TYPES))
     heads = draw(st.integers(1, 24))
     hidden = heads * draw(st.integers(1, 80))
     return EncoderArchitecture(

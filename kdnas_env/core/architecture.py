@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
+from kdnas_env.core.shapes import OFFSET_POSITIONS, customary_values, foreign_shape, plain_shape
 from kdnas_env.errors import SpaceError, TeacherError
 from kdnas_env.support.untrusted import restore, shown
 
 FAMILIES = ("bert", "albert", "roberta")
 """Student families that can be searched."""
 
-TEACHER_TYPES = (
+PLAIN_TYPES = (
     "bert",
     "roberta",
     "xlm-roberta",
@@ -28,7 +29,10 @@ TEACHER_TYPES = (
     "data2vec-text",
     "ernie",
 )
-"""``model_type`` values of transformers that can teach."""
+"""``model_type`` values of transformers whose layers are those of BERT, by whatever names: kdnas computes them itself.
+
+Encoders of any other type teach by their hidden states alone.
+"""
 
 ALBERT_EMBEDDING_SIZE = 128
 """Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
@@ -42,7 +46,7 @@ _LARGEST_VOCABULARY = 2**31
 _SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
 _PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)((?: \w+=[^\s=]+)*)")
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+_MODEL_TYPE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -183,13 +187,13 @@ class EncoderArchitecture:
     """A teacher's architecture, with the fields its students inherit.
 
     Attributes:
-        family: The teacher's ``model_type`` (one of ``TEACHER_TYPES``).
+        family: The teacher's ``model_type``.
         max_length: Longest input in tokens (RoBERTa's reserved positions already taken off).
         embedding_size: Width of the embedding tables; equals ``hidden_size`` unless factorised.
         pad_token_id: Id of the padding token.
 
     Raises:
-        TeacherError: If a number is not one that an encoder can have, or the type is not supported.
+        TeacherError: If a number is not one that an encoder can have, or the type is no name.
     """
 
     family: str
@@ -206,8 +210,8 @@ class EncoderArchitecture:
     layer_norm_eps: float
 
     def __post_init__(self) -> None:
-        if self.family not in TEACHER_TYPES:
-            raise TeacherError(f"teacher of type {shown(self.family)} is not supported; choose {list(TEACHER_TYPES)}")
+        if not _MODEL_TYPE.fullmatch(self.family):
+            raise TeacherError(f"the teacher's type is {shown(self.family)}; expected a model_type of transformers")
         for name in (*_SIZES, "max_length", "type_vocab_size", "embedding_size"):
             if not 0 < getattr(self, name) <= LARGEST_SIZE:
                 raise TeacherError(
@@ -228,50 +232,34 @@ class EncoderArchitecture:
         """Read the architecture off a ``transformers`` configuration.
 
         Raises:
-            TeacherError: If the model is a decoder, an encoder-decoder or of an unsupported type, has relative
-                positions or pruned heads, or its configuration lacks something or is malformed.
+            TeacherError: If it is not of an encoder of text, or of a plain type with relative positions, pruned heads
+                or as a decoder, or if it is malformed.
         """
         values = config.to_dict()
         kind = config.model_type
-        choice = f"choose an encoder of type {list(TEACHER_TYPES)}"
-        if values.get("is_encoder_decoder"):
-            raise TeacherError(f"a model of type {kind!r} is encoder and decoder, and kdnas distils encoders; {choice}")
-        if values.get("is_decoder"):
-            raise TeacherError(
-                f"a model of type {kind!r} with is_decoder is a decoder, and kdnas distils encoders; {choice}"
-            )
-        if kind not in TEACHER_TYPES:
-            raise TeacherError(f"a model of type {kind!r} is not supported; {choice}")
-        positions = values.get("position_embedding_type") or "absolute"
-        if positions != "absolute":
-            raise TeacherError(
-                f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
-                "kdnas does not compute; choose a model whose positions are absolute"
-            )
-        if values.get("use_task_id"):
-            raise TeacherError(
-                "its embeddings have task ids (use_task_id), which students have not; choose a model without them"
-            )
-        if values.get("pruned_heads"):
-            raise TeacherError(
-                f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
-                "layers are not of one shape, which kdnas needs; choose the model as it was before"
-            )
+        plain = kind in PLAIN_TYPES
+        if plain:
+            _check_plain(kind, values)
         try:
-            return restore(cls, _shape(kind, values))
+            return restore(cls, plain_shape(kind, values) if plain else foreign_shape(kind, customary_values(config)))
         except TeacherError:
             raise
         except (KeyError, TypeError, ValueError) as error:
             raise TeacherError(f"the configuration of a teacher of type {kind!r} is malformed: {error}") from error
 
     @property
+    def plain(self) -> bool:
+        """Whether its layers are those of BERT, so that kdnas computes them itself and can slice them."""
+        return self.family in PLAIN_TYPES
+
+    @property
     def position_offset(self) -> int:
         """First row of the position table that a token can use (RoBERTa starts past the padding id)."""
-        return self.pad_token_id + 1 if self.family in _OFFSET_POSITIONS else 0
+        return self.pad_token_id + 1 if self.family in OFFSET_POSITIONS else 0
 
     def as_student(self) -> StudentConfig:
         """Return the teacher's own shape as a student (in the nearest student family)."""
-        family = "roberta" if self.family in _OFFSET_POSITIONS else "albert" if self.family == "albert" else "bert"
+        family = "roberta" if self.family in OFFSET_POSITIONS else "albert" if self.family == "albert" else "bert"
         return StudentConfig(
             self.num_hidden_layers,
             self.num_attention_heads,
@@ -282,27 +270,28 @@ class EncoderArchitecture:
         )
 
 
-def _shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of an ``EncoderArchitecture`` from a configuration of transformers, unchecked."""
-    distil = kind == "distilbert"
-    hidden = values["dim"] if distil else values["hidden_size"]
-    pad = values.get("pad_token_id")
-    pad = 0 if pad is None else pad
-    positions = values["max_position_embeddings"]
-    return {
-        "family": kind,
-        "num_hidden_layers": values["n_layers"] if distil else values["num_hidden_layers"],
-        "num_attention_heads": values["n_heads"] if distil else values["num_attention_heads"],
-        "hidden_size": hidden,
-        "intermediate_size": values["hidden_dim"] if distil else values["intermediate_size"],
-        "hidden_act": values["activation"] if distil else values["hidden_act"],
-        "vocab_size": values["vocab_size"],
-        "max_length": positions - (pad + 1) if kind in _OFFSET_POSITIONS else positions,
-        "type_vocab_size": 1 if distil else values["type_vocab_size"],
-        "embedding_size": values.get("embedding_size") or hidden,
-        "pad_token_id": pad,
-        "layer_norm_eps": 1e-12 if distil else values["layer_norm_eps"],
-    }
+def _check_plain(kind: str, values: Mapping[str, Any]) -> None:
+    """Refuse a configuration of a plain type under which its layers are not plain."""
+    if values.get("is_decoder"):
+        raise TeacherError(
+            f"a model of type {kind!r} with is_decoder is a decoder, and kdnas distils encoders; choose the model "
+            "without it"
+        )
+    positions = values.get("position_embedding_type") or "absolute"
+    if positions != "absolute":
+        raise TeacherError(
+            f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
+            "kdnas does not compute; choose a model whose positions are absolute"
+        )
+    if values.get("use_task_id"):
+        raise TeacherError(
+            "its embeddings have task ids (use_task_id), which students have not; choose a model without them"
+        )
+    if values.get("pruned_heads"):
+        raise TeacherError(
+            f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
+            "layers are not of one shape, which kdnas needs; choose the model as it was before"
+        )
 
 
 def student_embedding_size(student: StudentConfig, teacher: EncoderArchitecture) -> int:

@@ -86,7 +86,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
         if teacher is not None and missing:
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
-            notes = corpus.report.notes(teacher.tokenizer.model_max_length)
+            notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))
             work.begin({"teacher": teacher.fingerprint, "corpus": corpus.fingerprint})
             distillation = _Distillation(options, search, text, progress)
             for student in missing:

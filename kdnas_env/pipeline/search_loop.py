@@ -87,7 +87,7 @@ def search_in(
             for record in rounds
         ],
         teacher_parameters=sum(parameter.numel() for parameter in teacher.model.parameters()),
-        notes=corpus.report.notes(teacher.tokenizer.model_max_length),
+        notes=(*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length)),
     )
     run.write()
     _keep_best(run, kept, mini_kd, progress)

@@ -22,7 +22,7 @@ from transformers import (
 
 from kdnas_env.core.architecture import (
     FAMILIES,
-    TEACHER_TYPES,
+    PLAIN_TYPES,
     EncoderArchitecture,
     StudentConfig,
     count_parameters,
@@ -105,7 +105,7 @@ def test_flops_equal_those_of_the_real_forward_pass(family: str) -> None:
     assert forward_flops(student, own, batch=2, length=11) == counter.get_total_flops()
 
 
-@pytest.mark.parametrize("kind", TEACHER_TYPES)
+@pytest.mark.parametrize("kind", PLAIN_TYPES)
 def test_reads_the_configuration_of_every_supported_teacher(kind: str) -> None:
     config = AutoConfig.for_model(kind)
     read = EncoderArchitecture.from_pretrained_config(config)
@@ -118,10 +118,36 @@ def test_reads_the_configuration_of_every_supported_teacher(kind: str) -> None:
     assert read.max_length + read.position_offset == config.max_position_embeddings
 
 
-@pytest.mark.parametrize("config", [GPT2Config(), T5Config(), BertConfig(is_decoder=True)])
-def test_what_is_no_supported_encoder_is_refused(config: Any) -> None:
-    with pytest.raises(TeacherError, match=r"(decoder|not supported).*choose an encoder of type.*'bert'"):
-        EncoderArchitecture.from_pretrained_config(config)
+def test_a_plain_type_as_a_decoder_is_refused() -> None:
+    with pytest.raises(TeacherError, match="'bert' with is_decoder is a decoder"):
+        EncoderArchitecture.from_pretrained_config(BertConfig(is_decoder=True))
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [
+        (GPT2Config(), (12, 12, 768, 3072, "gelu_new", 512)),
+        (T5Config(), (6, 8, 512, 2048, "relu", 512)),
+        (AutoConfig.for_model("modernbert"), (22, 12, 768, 1152, "gelu", 512)),
+        (AutoConfig.for_model("mpnet"), (12, 12, 768, 3072, "gelu", 510)),
+        (AutoConfig.for_model("gemma3_text"), (26, 8, 2304, 9216, "gelu_new", 512)),
+        (AutoConfig.for_model("qwen3", num_attention_heads=6, hidden_size=64), (32, 2, 64, 22016, "silu", 512)),
+    ],
+)
+def test_reads_the_sizes_of_any_type_under_customary_names(config: Any, shape: tuple[Any, ...]) -> None:
+    read = EncoderArchitecture.from_pretrained_config(config)
+    student = read.as_student()
+    assert not read.plain
+    assert read.type_vocab_size == 1
+    assert student.family == "bert"
+    assert (
+        student.num_hidden_layers,
+        student.num_attention_heads,
+        student.hidden_size,
+        student.intermediate_size,
+        student.hidden_act,
+        read.max_length,
+    ) == shape
 
 
 @given(students())

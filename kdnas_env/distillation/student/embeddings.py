@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +18,10 @@ from kdnas_env.errors import KDNASError
 _SHRINKAGE = 2.0
 _LEAST_ENERGY = 1e-6
 """Directions with less than this share of the largest variance are treated as noise."""
+
+_SLOWEST_WAVE = 10_000
+_WAVE_SHARE = 0.1
+"""Size of the waves that tell positions apart, as a share of that of the embeddings of words."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,10 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     Both are linear in the teacher's embeddings but for that last step, so a token that does not occur is placed well
     too. The samples are read in small batches; nothing is kept of them.
 
+    Of a teacher that is not plain only the table of words is known. With ``token_means`` its positions and segments are
+    the means of what the words leave of the states there; with either, sine waves (Vaswani et al. 2017, section 3.5)
+    are added to its positions, since in many such teachers attention alone knows them.
+
     Raises:
         KDNASError: If there is no such method.
     """
@@ -60,8 +68,10 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     mean, covariance = _embedding_moments(workload, tables)
     tables = EmbeddingBasis(tables.word - mean.float(), tables.position, tables.segment)
     variances, components = torch.linalg.eigh(covariance)
+    plain = workload.teacher.architecture.plain
     if method == "pca":
-        return tables.rotated(components.flip(1).float())
+        basis = tables.rotated(components.flip(1).float())
+        return basis if plain else _with_waves(basis)
     variances = variances.clamp_min(_LEAST_ENERGY * float(variances[-1]))
     whitener = (components * variances.rsqrt()) @ components.T
     predictors = whitener @ _state_covariance(workload, tables)
@@ -70,7 +80,12 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     axes = axes.flip(1)
     reduced = tables.rotated((whitener @ axes * energies).float())
     loadings = (predictors.T @ axes / energies).float()
-    return EmbeddingBasis(reduced.word + _token_shifts(workload, reduced, loadings), reduced.position, reduced.segment)
+    reduced = replace(reduced, word=reduced.word + _shifts(workload, reduced, loadings, "word"))
+    if plain:
+        return reduced
+    reduced = replace(reduced, position=_shifts(workload, reduced, loadings, "position"))
+    reduced = replace(reduced, segment=_shifts(workload, reduced, loadings, "segment"))
+    return _with_waves(reduced)
 
 
 @torch.no_grad()
@@ -97,6 +112,13 @@ def copy_embeddings(model: Any, student: StudentConfig, workload: Workload, basi
 
 def _teacher_tables(workload: Workload) -> EmbeddingBasis:
     teacher = workload.teacher.architecture
+    if not teacher.plain:
+        model: Any = workload.teacher.model
+        word = model.get_input_embeddings().weight[: teacher.vocab_size].float()
+        width = word.shape[1]
+        return EmbeddingBasis(
+            word, word.new_zeros(teacher.max_length, width), word.new_zeros(teacher.type_vocab_size, width)
+        )
     tables = embedding_tables(workload.teacher.model)
     word = tables.word.weight
     position = tables.position.weight[teacher.position_offset :][: teacher.max_length]
@@ -104,22 +126,43 @@ def _teacher_tables(workload: Workload) -> EmbeddingBasis:
     return EmbeddingBasis(word, position, segment)
 
 
-def _embedded(workload: Workload, tables: EmbeddingBasis) -> Iterator[tuple[TeachingBatch, Tensor, Tensor]]:
-    """Yield the training samples batch by batch, with token ids and embeddings ``(tokens, coordinates)``."""
+def _with_waves(basis: EmbeddingBasis) -> EmbeddingBasis:
+    """Add sine waves to the positions, from fast to slow in the order of the coordinates."""
+    positions, width = basis.position.shape
+    column = torch.arange(width, device=basis.position.device)
+    angles = torch.arange(positions, device=column.device)[:, None] * _SLOWEST_WAVE ** -(column // 2 * 2 / width)
+    waves = torch.where(column % 2 == 0, angles.sin(), angles.cos())
+    # The root of 2 makes the waves' mean square 1.
+    size = _WAVE_SHARE * basis.word.square().mean().sqrt() * 2**0.5
+    return replace(basis, position=basis.position + size * waves)
+
+
+@dataclass(frozen=True, eq=False)
+class _Embedded:
+    """The training tokens of a batch: their rows of the tables, int64 ``(tokens,)``, and their embeddings."""
+
+    batch: TeachingBatch
+    rows: dict[str, Tensor]
+    embeddings: Tensor
+
+
+def _embedded(workload: Workload, tables: EmbeddingBasis) -> Iterator[_Embedded]:
+    """Yield the training samples batch by batch, with embeddings ``(tokens, coordinates)``."""
     vocabulary = torch.from_numpy(workload.vocabulary).to(workload.device)
     for batch in workload.batches(measuring_batches(workload.corpus, workload.train)):
         packed = batch.packed
         ids = vocabulary[packed.input_ids]
+        segments = torch.zeros_like(ids) if packed.segments is None else packed.segments
         embeddings = tables.word[ids] + tables.position[packed.positions]
-        embeddings = embeddings + tables.segment[0 if packed.segments is None else packed.segments]
-        yield batch, ids, embeddings
+        embeddings = embeddings + tables.segment[segments]
+        yield _Embedded(batch, {"word": ids, "position": packed.positions, "segment": segments}, embeddings)
 
 
 def _embedding_moments(workload: Workload, tables: EmbeddingBasis) -> tuple[Tensor, Tensor]:
     """Return mean and covariance of the embeddings of the training tokens, float64."""
     moments = Moments()
-    for _, _, embeddings in _embedded(workload, tables):
-        moments.add(embeddings, embeddings[:, :0])
+    for tokens in _embedded(workload, tables):
+        moments.add(tokens.embeddings, tokens.embeddings[:, :0])
     gram, _, _ = moments.centred()
     return moments.means()[0], gram / moments.count
 
@@ -128,20 +171,28 @@ def _state_covariance(workload: Workload, tables: EmbeddingBasis) -> Tensor:
     """Return the covariance of embeddings with the states of all layers side by side, float64."""
     layers = range(1, workload.cache.num_layers + 1)
     moments = [Moments() for _ in layers]
-    for batch, _, embeddings in _embedded(workload, tables):
+    for tokens in _embedded(workload, tables):
         for layer, moment in zip(layers, moments, strict=True):
-            moment.add(embeddings, workload.states((layer,), batch.rows))
+            moment.add(tokens.embeddings, workload.states((layer,), tokens.batch.rows))
     return torch.cat([moment.centred()[1] for moment in moments], dim=1) / moments[0].count
 
 
-def _token_shifts(workload: Workload, reduced: EmbeddingBasis, loadings: Tensor) -> Tensor:
-    """Return how far each token's mean state, reduced by ``loadings``, lies from its embeddings; shrunken."""
+def _shifts(workload: Workload, reduced: EmbeddingBasis, loadings: Tensor, table: str) -> Tensor:
+    """Return how far the mean reduced state of each row of a table lies from its embeddings, shrunken.
+
+    Args:
+        workload: The teacher's states.
+        reduced: The tables.
+        loadings: Reduce the states of all layers side by side, ``(layers * hidden_size, coordinates)``.
+        table: Field of the tables whose rows are looked at.
+    """
     layers = tuple(range(1, workload.cache.num_layers + 1))
     means = workload.train_means[1:].flatten() @ loadings
-    sums = torch.zeros_like(reduced.word)
-    counts = reduced.word.new_zeros(len(reduced.word))
-    for batch, ids, embeddings in _embedded(workload, reduced):
-        states = workload.states(layers, batch.rows) @ loadings - means
-        sums.index_add_(0, ids, states - embeddings)
-        counts.index_add_(0, ids, torch.ones_like(ids, dtype=counts.dtype))
+    sums = torch.zeros_like(getattr(reduced, table))
+    counts = sums.new_zeros(len(sums))
+    for tokens in _embedded(workload, reduced):
+        rows = tokens.rows[table]
+        states = workload.states(layers, tokens.batch.rows) @ loadings - means
+        sums.index_add_(0, rows, states - tokens.embeddings)
+        counts.index_add_(0, rows, torch.ones_like(rows, dtype=counts.dtype))
     return sums / (counts + _SHRINKAGE)[:, None]

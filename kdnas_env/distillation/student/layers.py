@@ -1,4 +1,4 @@
-"""One view of the Transformer layers of every supported encoder, whatever transformers calls their parts."""
+"""One view of the Transformer layers of all plain encoders, whatever transformers calls their parts."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class EmbeddingTables:
 
 
 def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
-    """Return the layers of an encoder of transformers; ALBERT's shared layer appears as often as it is run."""
+    """Return the layers of an encoder of a plain type; ALBERT's shared layer appears as often as it is run."""
     kind = model.config.model_type
     if kind == "distilbert":
         return tuple(_distilbert_layer(layer) for layer in model.transformer.layer)
@@ -54,7 +54,7 @@ def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
 
 
 def embedding_tables(model: Any) -> EmbeddingTables:
-    """Return the embedding tables of an encoder of transformers."""
+    """Return the embedding tables of an encoder of a plain type."""
     embeddings = model.embeddings
     # ELECTRA has its map only where the widths differ, ALBERT always.
     albert = model.config.model_type == "albert"
@@ -69,7 +69,7 @@ def embedding_tables(model: Any) -> EmbeddingTables:
 
 
 def activation_function(model: Any) -> Any:
-    """Return the feed-forward activation of an encoder of transformers, ``Tensor -> Tensor``."""
+    """Return the feed-forward activation of an encoder of a plain type, ``Tensor -> Tensor``."""
     from transformers.activations import ACT2FN
 
     config = model.config

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,12 @@ import torch
 
 from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.distillation.checkpoint import load_encoder, read_architecture, read_config
+from kdnas_env.distillation.teacher.foreign import (
+    check_states,
+    forward_settings,
+    padding_token,
+    usable_positions,
+)
 from kdnas_env.distillation.text.demo import demo_teacher_directory
 from kdnas_env.errors import TeacherError
 from kdnas_env.support.atomic import expanded
@@ -35,14 +41,15 @@ class Teacher:
     """A frozen encoder with its tokenizer.
 
     Attributes:
-        model: Encoder without pooler and head: float32, ``eval()``, no parameter requires a gradient.
-        tokenizer: The fast tokenizer; its ``model_max_length`` is what tokenizer and model both allow, and it makes
-            ``token_type_ids`` if and only if the model has more than one segment.
+        model: Encoder without head: float32, ``eval()``, no parameter requires a gradient.
+        tokenizer: The fast tokenizer; its ``model_max_length`` is what tokenizer and model both allow, it makes
+            ``token_type_ids`` if and only if the model has more than one segment, and it has a padding token.
         architecture: Shape of the model.
         name: What ``load_teacher`` was given.
         fingerprint: SHA-256 (hex) of architecture and weights, the same wherever the teacher is loaded from.
         device: Where the model is.
         left_out: Names of the weights of its checkpoint that are no part of the encoder: of a pooler and of heads.
+        notes: What was chosen for it where it says nothing, in sentences.
     """
 
     model: torch.nn.Module
@@ -52,6 +59,7 @@ class Teacher:
     fingerprint: str
     device: torch.device
     left_out: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @torch.no_grad()
     def hidden_states(
@@ -81,10 +89,11 @@ class Teacher:
 
 
 def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu", role: str = "teacher") -> Teacher:
-    """Load an encoder of one of the types of :data:`kdnas_env.core.architecture.TEACHER_TYPES`.
+    """Load an encoder of transformers.
 
-    Checkpoints of any head class load; the head is left out. Only safetensors files are read and no code of the
-    checkpoint is run.
+    Any type will do whose hidden states are one per layer and do not depend on padding: what ``AutoModel`` loads, and
+    the encoder of an encoder-decoder. A decoder teaches by its causal states. Checkpoints of any head class load; the
+    head is left out. Only safetensors files are read and no code of the checkpoint is run.
 
     Args:
         name: ``"demo"`` (all-MiniLM-L6-v2 of the extra ``demo``), a folder in hub layout, or a hub name.
@@ -92,8 +101,8 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
         role: What messages call it: other encoders are loaded alike.
 
     Raises:
-        TeacherError: If the teacher cannot be found or read, is a decoder or of an unsupported type, lacks weights,
-            has weights that would not be used, or does not fit its tokenizer; or if the device does not exist.
+        TeacherError: If the teacher cannot be found or read, is of a type that cannot teach, lacks weights, has weights
+            that would not be used, or does not fit its tokenizer; or if the device does not exist.
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
@@ -104,13 +113,22 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     architecture = _architecture(name, config)
     # A teacher saved with these on would do more work than its students in every forward pass.
     config.output_hidden_states = config.output_attentions = False
+    if not architecture.plain:
+        config.use_cache = False
     _check_files(what, name, folder)
     model, left_out = load_encoder(what, folder, config, architecture)
-    tokenizer = _load_tokenizer(what, folder, architecture)
+    tokenizer, notes = _load_tokenizer(what, folder, architecture)
+    if not architecture.plain:
+        longest = min(architecture.max_length, usable_positions(model))
+        architecture = replace(architecture, pad_token_id=tokenizer.pad_token_id, max_length=longest)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
     model.requires_grad_(False)
     model.to(target)
     fingerprint = _fingerprint(model, architecture, config)
-    teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out)
+    teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out, notes)
+    if not architecture.plain:
+        check_states(what, teacher)
+        return teacher
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
     except Exception as error:  # whatever an odd configuration makes the model do
@@ -206,7 +224,8 @@ def _check_files(what: str, name: str, folder: Path) -> None:
         raise TeacherError(f"{what} has no tokenizer in {folder}; save it there with tokenizer.save_pretrained(...)")
 
 
-def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) -> Any:
+def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) -> tuple[Any, tuple[str, ...]]:
+    """Return the tokenizer, and notes on what was chosen for it."""
     from transformers import AutoTokenizer
 
     try:
@@ -229,14 +248,25 @@ def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) 
     # The model decides: ALBERT embeds segments that its tokenizer does not ask for, RoBERTa has a single one.
     segments = ["token_type_ids"] if architecture.type_vocab_size > 1 else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
-    return tokenizer
+    if architecture.plain:
+        return tokenizer, ()
+    # Students count positions from the left.
+    tokenizer.padding_side = "right"
+    if tokenizer.pad_token is not None:
+        return tokenizer, ()
+    tokenizer.pad_token = padding_token(tokenizer, architecture.pad_token_id)
+    return tokenizer, (f"the tokenizer of {what} has no padding token; {tokenizer.pad_token!r} serves as one",)
 
 
 def _fingerprint(model: torch.nn.Module, architecture: EncoderArchitecture, config: Any) -> str:
     values = config.to_dict()
-    shape = asdict(architecture) | {key: values[key] for key in _FORWARD_FIELDS if key in values}
+    settings = {key: values[key] for key in _FORWARD_FIELDS if key in values}
+    shape = asdict(architecture) | (settings if architecture.plain else forward_settings(config))
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for key, tensor in sorted(model.state_dict().items()):
+        # Some types cannot be made without pooler, whose weights are random where the checkpoint has none.
+        if key.startswith("pooler."):
+            continue
         array = tensor.detach().cpu().contiguous().numpy()
         digest.update(f"{key}{array.dtype.str}{array.shape}".encode())
         digest.update(array.reshape(-1).view("uint8").data)

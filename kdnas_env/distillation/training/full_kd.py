@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mini_kd import MiniKD
-from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
@@ -256,9 +256,7 @@ def _trainer(
         kd,
         samples,
         arguments,
-        teacher=PackedEncoder(teacher.model, position_offset=teacher.architecture.position_offset)
-        if teacher_in_loop
-        else None,
+        teacher=states_of(teacher) if teacher_in_loop else None,
         steps=steps_of,
         patience=settings.patience,
         on_progress=on_progress,

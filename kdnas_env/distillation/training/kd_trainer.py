@@ -21,9 +21,9 @@ from transformers import (
 )
 
 from kdnas_env.distillation.training.full_kd import OnEvaluation
+from kdnas_env.distillation.training.in_loop import StatesOf
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distillation.training.mini_kd import MiniKD, schedule
-from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.resuming import STATE, ResumableTrainer
 from kdnas_env.distillation.training.workload import TeachingBatch
 from kdnas_env.errors import RunError
@@ -46,7 +46,7 @@ class DistillationModel(nn.Module):
         teacher: The teacher, if it is to be run on every batch.
     """
 
-    def __init__(self, kd: MiniKD, teacher: PackedEncoder | None) -> None:
+    def __init__(self, kd: MiniKD, teacher: StatesOf | None) -> None:
         super().__init__()
         self.student = kd.encoder.model
         self.objective = kd.objective
@@ -95,7 +95,7 @@ class KDTrainer(ResumableTrainer):
         samples: Any,
         arguments: TrainingArguments,
         *,
-        teacher: PackedEncoder | None,
+        teacher: StatesOf | None,
         steps: int,
         patience: int | None,
         on_progress: OnProgress | None,

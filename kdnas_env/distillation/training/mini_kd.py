@@ -118,8 +118,9 @@ class MiniKD:
         if recipe.embeddings != "random":
             copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
         encoder = self._packed(student, model)
-        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's.
-        if recipe.layers == "teacher" and student.family != "albert":
+        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's;
+        # and the layers of a teacher that is not plain are of another shape.
+        if recipe.layers == "teacher" and student.family != "albert" and teacher.architecture.plain:
             slice_layers(encoder, workload, _slicing_samples(workload, self.train))
         return encoder
 

@@ -14,12 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdnas_env.core.architecture import PLAIN_TYPES
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache, read_rows
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus, token_rows
 from kdnas_env.distillation.training.packed import PackedBatch, pack_samples
 from kdnas_env.distillation.training.recipe import Recipe
-from kdnas_env.errors import CorpusError
+from kdnas_env.errors import CorpusError, TeacherError
 from kdnas_env.support.progress import SILENT, Progress
 
 _MEASURING_TOKENS = 2048
@@ -181,13 +182,24 @@ def open_workload(
 
     Raises:
         CorpusError, CacheError: If one of them cannot be had.
+        TeacherError: If the teacher has not what the recipe's objective looks at.
     """
+    _check_objective(teacher, recipe)
     progress.begin("preparing corpus")
     text = read_text(corpus, recipe, teacher.tokenizer)
     taught = as_taught(text, recipe, teacher.tokenizer)
     progress.begin("preparing hidden states")
     cache = open_cache(teacher, taught, cache_dir, dtype=cache_dtype, on_progress=progress.advance)
     return Workload(teacher, taught, cache, taught.train, taught.heldout, teacher.device), text.fingerprint
+
+
+def _check_objective(teacher: Teacher, recipe: Recipe) -> None:
+    if recipe.objective == "relations" and not teacher.architecture.plain:
+        raise TeacherError(
+            f"the objective 'relations' needs queries and keys, which kdnas does not find in teacher {teacher.name!r} "
+            f"of type {teacher.architecture.family!r}; use the objective 'hidden_states', or a teacher of type "
+            f"{list(PLAIN_TYPES)}"
+        )
 
 
 def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -> Corpus:

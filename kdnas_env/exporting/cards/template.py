@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kdnas_env.core.architecture import EncoderArchitecture
-from kdnas_env.distillation.checkpoint import POOLED_TYPES
+from kdnas_env.distillation.checkpoint import takes_pooling_layer
 from kdnas_env.distillation.student.folder import PROJECTION, Lineage
 from kdnas_env.distillation.text.demo import CORPUS_TITLES, teacher_title
 
@@ -148,7 +148,7 @@ def torch_code(folder: str, model_type: str, hidden: int, imitated: int | None) 
         imitated: See :func:`kdnas_env.distillation.student.folder.imitated_width`.
     """
     # They would make a pooler of random weights.
-    options = ", add_pooling_layer=False" if model_type in POOLED_TYPES else ""
+    options = ", add_pooling_layer=False" if takes_pooling_layer(model_type) else ""
     return fill("torch", folder=folder, options=options, hidden=hidden, **_imitating("torch", imitated))
 
 
