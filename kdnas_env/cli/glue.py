@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole, grid
+from kdnas_env.exporting.cards.embedder import TITLES
 from kdnas_env.pipeline.score import PICTURE, GlueOptions, Scores, score
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
+from kdnas_env.tasks.scores import COSINE
 from kdnas_env.tasks.summary import Statistic
 
 _TASKS_BESIDE = 2
@@ -16,7 +18,10 @@ def run_glue(options: GlueOptions) -> int:
     console = SafeConsole()
     with TaskProgress(console) as progress:
         scores = score(options, progress=progress)
-    print_scores(console, scores)
+    if scores.vectors:
+        print_vectors(console, scores)
+    else:
+        print_scores(console, scores)
     return 0 if scores.failure is None else 1
 
 
@@ -50,6 +55,8 @@ def print_scores(console: SafeConsole, scores: Scores) -> None:
     console.print(table)
     if not beside:
         console.print(by_task)
+    if scores.method == COSINE:
+        print_intervals(console, scores)
     failed = sum(row.failed for row in scores.rows)
     if failed:
         console.say(f"{failed} scores are missing; results.json says why", "bad")
@@ -59,6 +66,41 @@ def print_scores(console: SafeConsole, scores: Scores) -> None:
     console.say(f"picture:    {scores.path / PICTURE}")
     if scores.failure is not None:
         console.say(f"the model has no score: {scores.failure}", "bad")
+
+
+def print_vectors(console: SafeConsole, scores: Scores) -> None:
+    """Print how far the vectors of embedding students can stand in for the teacher's, and where the files are."""
+    texts = next(iter(scores.vectors.values())).texts
+    columns = [scores.vectors[row.name] for row in scores.rows if row.name in scores.vectors]
+    rows = [row for row in scores.rows if row.name in scores.vectors]
+    table = grid("", *(row.name for row in rows), title=f"Vectors beside the teacher's, {texts} texts (95 % interval)")
+    table.add_row("params", *(f"{row.parameters / 1e6:.2f}M" for row in rows))
+    table.add_row("speed", *("" if row.speedup is None else f"{row.speedup:.2f}x" for row in rows))
+    for name, title in TITLES.items():
+        table.add_row(title, *(_interval(getattr(column, name)) for column in columns))
+    for size in columns[0].truncated:
+        title = f"Spearman's correlation, first {size} dimensions"
+        table.add_row(title, *(_interval(column.truncated[size]) for column in columns))
+    console.print(table)
+    console.say(f"run folder: {scores.path}")
+
+
+def print_intervals(console: SafeConsole, scores: Scores) -> None:
+    """Print the metrics of what is scored as it is, with their 95 % intervals."""
+    table = grid("", "value", "95 % interval", left=["metric, split"], title="Bootstrap intervals over the samples")
+    titles = {row.name: row.title for row in scores.rows}
+    for cell, cell_score in scores.scores.items():
+        for split, metrics in cell_score.metrics.items():
+            for name, value in {**metrics, **cell_score.reported.get(split, {})}.items():
+                low, high = cell_score.intervals[split][name]
+                where = f"{name.replace('_', ' ')}, {split} of {cell.task}"
+                table.add_row(titles[cell.row], f"{value:.3f}", f"{low:.3f} - {high:.3f}", where)
+    console.print(table)
+
+
+def _interval(values: tuple[float, float, float]) -> str:
+    value, low, high = values
+    return f"{value:.3f} ({low:.3f} - {high:.3f})"
 
 
 def _cell(statistic: Statistic | None, *, deviation: bool) -> str:

@@ -30,8 +30,10 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from kdnas_env.pipeline.score_vectors import Embedders
     from kdnas_env.tasks.comparison import Cell, Comparison
     from kdnas_env.tasks.summary import Summary
+    from kdnas_env.tasks.vector_scores import EmbeddingScore
 
 _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", "dropout", "device")
 """Options that are settings of fine-tuning."""
@@ -41,14 +43,15 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
-    A classifier of kdnas distill is scored with its own head, as it is; all else is trained on the task.
+    A classifier of kdnas distill is scored with its own head, and an embedding student by its vectors, as they are; all
+    else is trained on the task.
     """
 
     COMMAND: ClassVar[str] = "score"
     FORMERLY: ClassVar[tuple[str, ...]] = ("glue",)
     PATHS: ClassVar[tuple[str, ...]] = (
         *("model", "models", "teacher", "data"),
-        *("tasks", "task.validation_file", "task.test_file"),
+        *("tasks", "task.validation_file", "task.test_file", "text"),
     )
     NO_PATHS: ClassVar[Collection[str]] = tuple(TASKS)
 
@@ -57,7 +60,11 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     tasks: tuple[str, ...] = ()
     """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, the embedded rotten_tomatoes and imdb, or your own: a file
     (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default that of a classifier;
-    rotten_tomatoes for a student of the embedded teacher where no data are named, else the nine of GLUE."""
+    none for an embedding student, whose vectors are compared with the teacher's; rotten_tomatoes for a student of the
+    embedded teacher where no data are named, else the nine of GLUE."""
+    text: str | None = None
+    """Text on which the vectors of an embedding student are compared with the teacher's; by default what was held out
+    from its training."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     models: tuple[str, ...] = ()
@@ -113,6 +120,8 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         if self.rows and "teacher" not in self.rows:
             untaught = "with `rows` that leave the teacher out, beside whom models are compared and timed"
             why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
+        if self.tasks:
+            why["text"] = "with `tasks`, on whose labels vectors are scored"
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why
@@ -150,6 +159,7 @@ class Scores(Finished):
         seeds: Seeds per score.
         rows: Models and baselines, with means over seeds.
         scores: Every single score.
+        vectors: How the vectors of embedding students compare with the teacher's, by row; empty where tasks are named.
     """
 
     path: Path
@@ -159,6 +169,7 @@ class Scores(Finished):
     seeds: int
     rows: tuple[Summary, ...]
     scores: Mapping[Cell, TaskScore]
+    vectors: Mapping[str, EmbeddingScore] = field(default_factory=dict)
 
     def about(self) -> dict[str, object]:
         """Return what is shown of it beside its folder."""
@@ -171,7 +182,12 @@ class Scores(Finished):
         return own[0].error if own and not any(score.ok for score in own) else None
 
     def table(self) -> list[dict[str, Any]]:
-        """Return a row a model or baseline: its size and speed, its mean score on each task, and their average."""
+        """Return a row a model or baseline: its size and speed, its mean score on each task, and their average.
+
+        Rows of embedding students have their scores without labels too.
+        """
+        from kdnas_env.pipeline.score_vectors import vector_columns
+
         return [
             {
                 **{name: getattr(row, name) for name in ("name", "title", "parameters", "speedup", "latency_ms")},
@@ -179,6 +195,7 @@ class Scores(Finished):
                 "average": None if row.average is None else row.average.mean,
                 "kept": None if row.average is None else row.average.kept,
                 "failed": row.failed,
+                **({} if row.name not in self.vectors else vector_columns(self.vectors[row.name])),
             }
             for row in self.rows
         ]
@@ -228,7 +245,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
-    comparison = _comparison(options, sources)
+    comparison, embedders = _comparison(options, sources)
     names = tuple(task.name for task in comparison.tasks)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
@@ -240,7 +257,11 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         progress.begin("measuring latencies")
         rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
         progress.end()
-        result = Scores(folder.path, options, names, comparison.method, len(comparison.seeds), tuple(rows), scores)
+        vectors = {}
+        if embedders is not None and not names:
+            vectors = embedders.score(options.text, options.seed, options.cache_dir, progress)
+        seeds = len(comparison.seeds) if any(row.trained for row in comparison.rows) else 1
+        result = Scores(folder.path, options, names, comparison.method, seeds, tuple(rows), scores, vectors)
         write_json(
             folder.path / RESULTS,
             {
@@ -254,17 +275,23 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
                     {**asdict(cell), "score": cell_score.score if cell_score.ok else None, **cell_score.to_dict()}
                     for cell, cell_score in scores.items()
                 ],
+                "vectors": {name: asdict(values) for name, values in vectors.items()},
             },
         )
-        save_figure(result.plot(), folder.path / PICTURE)
+        if names:
+            save_figure(result.plot(), folder.path / PICTURE)
     return result
 
 
-def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
+def _comparison(options: GlueOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:
+    """Return what is compared, and the embedding students in it if they are scored by their vectors."""
+    from kdnas_env.exporting.embedder import read_embedder_record
     from kdnas_env.exporting.record import read_classifier_record, recorded_task
+    from kdnas_env.pipeline.score_vectors import Embedders, scored_by_vectors
     from kdnas_env.tasks.comparison import CellStore, Comparison
     from kdnas_env.tasks.finetuning import FinetuneSettings
     from kdnas_env.tasks.rows import STUDENT, TEACHER, build_rows, default_tasks, lineage_teacher, load_model
+    from kdnas_env.tasks.similarity import similarity_task
 
     assert options.model is not None
     for name in sources:
@@ -283,9 +310,17 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
         teacher = load_model(options.teacher) if options.teacher is not None else lineage_teacher(models[0])
     if not sources and records[0] is not None:
         read = [recorded_task(records[0])]
+    elif not sources and read_embedder_record(expanded(options.model)) is not None:
+        read = []
     else:
         names = sources or default_tasks(options.model, options.teacher, options.data)
         read = [load_task(name, options.data, options.task) for name in names]
+    embedders = None
+    if scored_by_vectors(options.model, read, bool(sources)):
+        embedders, models, teacher = Embedders.of(named, models, teacher, options.rows)
+        read = [similarity_task(task) for task in read]
+    elif options.text is not None:
+        raise KDNASError("`text` is for the vectors of an embedding student; leave it out")
     tasks = [task.limited(options.max_samples, options.seed) for task in read]
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -293,9 +328,9 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
         raise KDNASError(f"two tasks are called {twice!r}; rename a file or folder, or score them one after the other")
     settings = common.by_task(names, options.task_settings)
     wanted = options.rows
-    if not wanted and models[0].classifies:
+    if not wanted and models[0].as_it_is is not None:
         wanted = (STUDENT,) if teacher is None else (TEACHER, STUDENT)
-    return Comparison(
+    comparison = Comparison(
         rows=build_rows(models, teacher, wanted, cache_dir=options.cache_dir, device=options.device),
         tasks=tasks,
         seeds=range(options.seed, options.seed + options.seeds),
@@ -305,6 +340,7 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> Comparison:
         pooling=options.pooling,
         device=options.device,
     )
+    return comparison, embedders
 
 
 def _open_folder(options: GlueOptions, method: str) -> RunFolder:

@@ -18,9 +18,8 @@ from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.probing import linear_probe
 from kdnas_env.tasks.rows import MAJORITY, TEACHER, Row, student_shape
-from kdnas_env.tasks.scores import CONSTANT, FINETUNED, OWN_HEAD, PROBED, TaskScore, majority_class
+from kdnas_env.tasks.scores import CONSTANT, FINETUNED, PROBED, TaskScore, majority_class
 from kdnas_env.tasks.specs import TaskData
-from kdnas_env.tasks.teacher import score_own_head
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,10 @@ class Comparison:
 
     @property
     def method(self) -> str:
-        """How models are scored."""
+        """How models are scored; what some are scored by as they are, only where nothing is trained."""
+        untrained = {row.as_it_is.method for row in self.rows if row.as_it_is is not None}
+        if len(untrained) == 1 and not any(row.trained for row in self.rows):
+            return untrained.pop()
         return PROBED if self.settings is None else FINETUNED
 
     @property
@@ -217,8 +219,8 @@ class Comparison:
             if row.encoder is None:
                 return majority_class(task)
             encoder = row.encoder(seed)
-            if row.shape is not None and not row.trained:
-                return score_own_head(row.shape.encoder, task, seed, device=self.device)
+            if row.as_it_is is not None:
+                return row.as_it_is.score(task, seed, self.device)
             if self.settings is None:
                 return linear_probe(
                     encoder,
@@ -241,7 +243,9 @@ class Comparison:
         except KDNASError:
             raise
         except Exception as error:
-            method = CONSTANT if row.name == MAJORITY else self.method if row.trained else OWN_HEAD
+            method = CONSTANT if row.name == MAJORITY else self.method
+            if row.as_it_is is not None:
+                method = row.as_it_is.method
             return TaskScore(
                 task.name, method, seed, status=_status_of(error), error=one_line(error), scored=task.spec.scored
             )

@@ -18,7 +18,10 @@ from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
 from kdnas_env.tasks.encoding import tokenizer_fingerprint
-from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS
+from kdnas_env.tasks.scores import COSINE, OWN_HEAD, TaskScore
+from kdnas_env.tasks.similarity import score_similarity
+from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TaskData
+from kdnas_env.tasks.teacher import score_own_head
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
 ROWS = (TEACHER, STUDENT, CLOSED_FORMS, EMBEDDINGS, RANDOM, MAJORITY)
@@ -33,6 +36,21 @@ _TITLES = {
 
 
 @dataclass(frozen=True, eq=False)
+class AsItIs:
+    """How a model is scored without training.
+
+    Attributes:
+        method: What the scores are called, such as :data:`kdnas_env.tasks.scores.OWN_HEAD`.
+        identity: What decides them beside the encoder.
+        score: Returns the score on a task, under a seed, on a device.
+    """
+
+    method: str
+    identity: str
+    score: Callable[[TaskData, int, str | None], TaskScore]
+
+
+@dataclass(frozen=True, eq=False)
 class Model:
     """A model that was named to be scored.
 
@@ -40,25 +58,43 @@ class Model:
         encoder: Loaded, with its tokenizer and fingerprint.
         lineage: Origin of a student, if its folder has one.
         title: What it is called where people read.
-        classifies: Whether it is scored with its own head, as it is.
+        as_it_is: How it is scored without training; None if it is trained on the task.
     """
 
     encoder: Teacher
     lineage: Lineage | None
     title: str
-    classifies: bool = False
+    as_it_is: AsItIs | None = None
 
     def with_own_head(self) -> Model:
         """Return the model as one that is scored with its own head, as it is."""
-        return replace(self, title=f"{self.title}, its own head", classifies=True)
+        digest = hashlib.sha256((locate(self.encoder.name) / "model.safetensors").read_bytes())
+
+        def score(task: TaskData, seed: int, device: str | None) -> TaskScore:
+            return score_own_head(self.encoder, task, seed, device=device)
+
+        own = AsItIs(OWN_HEAD, f"with its head {digest.hexdigest()}", score)
+        return replace(self, title=f"{self.title}, its own head", as_it_is=own)
+
+    def with_vectors(self, embedder: Any, fingerprint: str) -> Model:
+        """Return the model as one that is scored by the cosines of its vectors, as it is.
+
+        Args:
+            embedder: The ``SentenceTransformer`` that makes them.
+            fingerprint: What decides them.
+        """
+
+        def score(task: TaskData, seed: int, device: str | None) -> TaskScore:
+            return score_similarity(embedder, task, seed, device=device)
+
+        return replace(self, as_it_is=AsItIs(COSINE, f"with its vectors {fingerprint}", score))
 
     @property
     def identity(self) -> str:
-        """What decides its scores: the encoder, and its head where that is used."""
-        if not self.classifies:
+        """What decides its scores: the encoder, and what makes it score as it is."""
+        if self.as_it_is is None:
             return self.encoder.fingerprint
-        digest = hashlib.sha256((locate(self.encoder.name) / "model.safetensors").read_bytes())
-        return f"{self.encoder.fingerprint} with its head {digest.hexdigest()}"
+        return f"{self.encoder.fingerprint} {self.as_it_is.identity}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +122,13 @@ class Row:
     @property
     def trained(self) -> bool:
         """Whether a head is trained for each seed."""
-        return self.encoder is not None and not (self.shape is not None and self.shape.classifies)
+        return self.encoder is not None and self.as_it_is is None
+
+    @property
+    def as_it_is(self) -> AsItIs | None:
+        """How it is scored without training; None if it is trained on the task, or is no model."""
+        same = self.shape is not None and self.kind in (TEACHER, STUDENT)
+        return self.shape.as_it_is if self.shape is not None and same else None
 
     @property
     def tokenizer_identity(self) -> str:

@@ -17,7 +17,8 @@ from kdnas_env.tasks.specs import TaskData, TaskSpec
 if TYPE_CHECKING:
     from kdnas_env.tasks.metric import TaskMetric
 
-FINETUNED, PROBED, CONSTANT, OWN_HEAD = "fine-tuning", "linear probe", "majority class", "own head"
+FINETUNED, PROBED, CONSTANT = "fine-tuning", "linear probe", "majority class"
+OWN_HEAD, COSINE = "own head", "cosine similarity"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class TaskScore:
 
     Attributes:
         task: Name of the task.
-        method: ``fine-tuning``, ``linear probe``, ``majority class`` or ``own head``.
+        method: ``fine-tuning``, ``linear probe``, ``majority class``, ``own head`` or ``cosine similarity``.
         seed: Seed of whatever is random.
         metrics: For each split, its metrics by name; empty if there is none.
         status: How it ended.

@@ -1,0 +1,132 @@
+"""Scores of embedding students: by pairs with a number, and without labels beside their teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
+from kdnas_env.pipeline.embedders import draw_text
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.progress import Progress
+from kdnas_env.tasks.embedding import EmbeddingTeacher, embedding_teacher, open_embedder, split_texts, vectors
+from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.rows import ROWS, STUDENT, TEACHER, Model
+from kdnas_env.tasks.similarity import embedder_fingerprint, is_similarity
+from kdnas_env.tasks.specs import TaskData
+from kdnas_env.tasks.vector_scores import EmbeddingScore, score_vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Embedders:
+    """Embedding students that are scored side by side.
+
+    Attributes:
+        folders: Their folders, the main one first.
+        records: Their records.
+        teacher: What makes the teacher's vectors; None if there is no row of the teacher.
+    """
+
+    folders: Sequence[str]
+    records: Sequence[EmbedderRecord]
+    teacher: EmbeddingTeacher | None
+
+    @classmethod
+    def of(
+        cls, folders: Sequence[str], models: Sequence[Model], teacher: Model | None, rows: Sequence[str]
+    ) -> tuple[Embedders, list[Model], Model | None]:
+        """Return embedding students, and their models and teacher as they are scored by their vectors.
+
+        Raises:
+            KDNASError: If one is no embedding student, or a row cannot be scored by vectors.
+            DependencyError: If sentence-transformers is not installed.
+        """
+        others = [name for name in rows if name in ROWS and name not in (TEACHER, STUDENT)]
+        if others:
+            raise KDNASError(f"there can be no row {others[0]!r} of vectors; choose from {[TEACHER, STUDENT]}")
+        records = []
+        for folder in folders:
+            record = read_embedder_record(expanded(folder))
+            if record is None:
+                raise KDNASError(f"{folder!r} is no embedding student like {folders[0]!r}; score it by itself")
+            records.append(record)
+        scored = [
+            replace(model, title=f"{model.title}, its vectors").with_vectors(
+                open_embedder(expanded(folder)), embedder_fingerprint(expanded(folder))
+            )
+            for folder, model in zip(folders, models, strict=True)
+        ]
+        if teacher is None:
+            return cls(folders, records, None), scored, None
+        taught = embedding_teacher(teacher.encoder, records[0].settings.max_length)
+        return cls(folders, records, taught), scored, teacher.with_vectors(taught.model, taught.fingerprint)
+
+    def score(
+        self, text: str | None, seed: int, cache_dir: str | None, progress: Progress
+    ) -> dict[str, EmbeddingScore]:
+        """Compare the students' vectors with the teacher's, without labels, and return the scores by row.
+
+        Args:
+            text: Source of the text; None for what was held out from the first student's training.
+            seed: Seed of the draw of texts, and of the bootstrap.
+            cache_dir: Where the teacher's vectors are kept.
+            progress: Told what is done.
+
+        Raises:
+            KDNASError: If no teacher is known, or the text cannot be had.
+        """
+        if self.teacher is None:
+            raise KDNASError("vectors are compared with a teacher's, and none is known; name it with `teacher`")
+        progress.begin("comparing vectors")
+        texts = self._heldout() if text is None else self._drawn(text, seed)
+        with training_lock():
+            made = [vectors(open_embedder(expanded(folder)), texts) for folder in self.folders]
+        wanted = self.teacher.vectors(texts, cache_dir)
+        names = [STUDENT if place == 1 else f"{STUDENT}-{place}" for place in range(1, len(made) + 1)]
+        return {name: score_vectors(own, wanted, seed) for name, own in zip(names, made, strict=True)}
+
+    def _heldout(self) -> list[str]:
+        first = self.records[0]
+        hint = "name text to score on with `text`"
+        if not first.drawn or any(record.heldout != first.heldout for record in self.records):
+            why = "they were not trained on the same text" if first.drawn else "it was made by an earlier version"
+            raise KDNASError(f"what was held out from {self.folders[0]!r} cannot be scored on: {why}; {hint}")
+        texts = split_texts(draw_text(first.source, first.drawn, first.seed), first.settings, first.seed)[0]
+        if key_of(texts) != first.heldout:
+            raise KDNASError(f"{first.source!r} has other text than when {self.folders[0]!r} was trained on it; {hint}")
+        return texts
+
+    def _drawn(self, text: str, seed: int) -> list[str]:
+        count = self.records[0].settings.heldout
+        drawn = draw_text(text, {"count": 2 * count}, seed)
+        return list(dict.fromkeys(stripped for value in drawn if (stripped := value.strip())))[:count]
+
+
+def scored_by_vectors(folder: str, tasks: Sequence[TaskData], named: bool) -> bool:
+    """Whether a model is an embedding student that is scored by its vectors: on pairs with a number, or on no task.
+
+    Args:
+        folder: The model.
+        tasks: The tasks.
+        named: Whether tasks were named.
+
+    Raises:
+        KDNASError: If some tasks are of this kind and others are not.
+    """
+    if read_embedder_record(expanded(folder)) is None:
+        return False
+    similar = [task.name for task in tasks if is_similarity(task.spec)]
+    if similar and len(similar) < len(tasks):
+        raise KDNASError(
+            f"{folder!r} is an embedding student, scored on {similar} by its vectors; other tasks train its encoder: "
+            "score them apart"
+        )
+    return bool(similar) or not named
+
+
+def vector_columns(score: EmbeddingScore) -> Mapping[str, float]:
+    """Return the scores without their intervals, by name."""
+    names = ("spearman", "cosine", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
+    return {name: getattr(score, name)[0] for name in names}
