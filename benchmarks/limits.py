@@ -23,8 +23,9 @@ from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.scores import hitting_times, incumbents
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.support.atomic import write_json
 from kdnas_env.support.progress import TaskProgress
 

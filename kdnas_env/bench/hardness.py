@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.structure import explained_variance
-from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.grid import REACH, Grid
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.statistics import expected_hit, median_hit, pearson, top_threshold

@@ -16,8 +16,9 @@ import numpy as np
 from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.execution.simulated import Clock
 from kdnas_env.searching.registry import make_agent

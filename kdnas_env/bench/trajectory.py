@@ -49,7 +49,7 @@ class Trajectory:
 
     Attributes:
         agent: The agent with its settings, as :class:`~kdnas_env.bench.specs.AgentSpec` writes it.
-        task: The task, as :class:`~kdnas_env.bench.truth.Task` writes it.
+        task: The task, as :class:`~kdnas_env.envs.task.Task` writes it.
         seed: Seed of the run: of the agent, and of the noise of the evaluations.
         budget: What the search could spend.
         unit: In what, one of :data:`kdnas_env.envs.budget.UNITS`.

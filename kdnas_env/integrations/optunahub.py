@@ -10,8 +10,8 @@ import optunahub
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.study import StudyDirection
 
-from kdnas_env.bench.truth import Task
 from kdnas_env.core.space import Action
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.oracle import TaskOracle, Verdict, is_ordered
 from kdnas_env.tables.storage import table_names

@@ -9,12 +9,13 @@ from typing import Any, cast
 
 import numpy.typing as npt
 
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.reward import RewardComponents
 from kdnas_env.core.space import Action, SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.task import Task
 
 FAILED = "failed"
 """Name of the constraint that a student breaks which cannot be built, or whose evaluation failed."""

@@ -17,9 +17,10 @@ from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_p
 from kdnas_env.bench.race_page import race_page
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
-from kdnas_env.bench.truth import TARGETS, Task, Truth
+from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.work import Finished, working

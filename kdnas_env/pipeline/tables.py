@@ -15,9 +15,10 @@ import tyro
 from kdnas_env.bench.hardness import hardness
 from kdnas_env.bench.needs import MODELS, evaluations_needed
 from kdnas_env.bench.structure import compare_tasks
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.surrogate import surrogate_space
 from kdnas_env.pipeline.options import CacheOption, DeviceOption, options_of

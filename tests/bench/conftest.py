@@ -10,7 +10,8 @@ import pytest
 from small_tables import planted_table
 
 import kdnas_env.searching.registry
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.task import Task
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogates.storage import write_surrogate
 from kdnas_env.tables.surrogates.surrogate import Surrogate

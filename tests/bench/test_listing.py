@@ -9,8 +9,9 @@ import pytest
 
 from kdnas_env.bench import listing
 from kdnas_env.bench.listing import list_students
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 

@@ -13,9 +13,10 @@ from kdnas_env.bench.plots import FORMATS, draw_curves, draw_improvement, draw_p
 from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.render import save_figure
+from kdnas_env.envs.task import Task
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from kdnas_env.bench.recorded_search import Recorder, run_search
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import summarise
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.tables.storage import write_table
 
 RANDOM = AgentSpec("random")

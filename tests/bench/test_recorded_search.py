@@ -12,8 +12,9 @@ import torch
 import kdnas_env
 from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 RANDOM = AgentSpec("random")

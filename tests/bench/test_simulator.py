@@ -13,8 +13,9 @@ from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 RANDOM = AgentSpec("random")

@@ -9,8 +9,9 @@ import pytest
 from small_tables import planted_table
 
 from kdnas_env.bench.structure import compare_tasks, comparison_rows, explained_variance
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.grid import Grid
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.tables.storage import write_table
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from pyarrow import parquet
 
-from kdnas_env.bench.specs import AgentSpec, parse_spec
+from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import COLUMNS, Trajectory, read_trajectories, write_trajectories
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.specs import parse_spec
 from kdnas_env.tables.table import STATUSES
 
 plain = st.recursive(

@@ -12,11 +12,11 @@ import yaml
 from fuzzing import BATCH, INPUTS, LEAST, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
 
 from kdnas_env.bench.specs import AgentSpec
-from kdnas_env.bench.truth import Task
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Latency, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.task import Task
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
 STUDENT = StudentConfig(3, 4, 384, 1536, "gelu", "albert")

@@ -17,9 +17,9 @@ from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
-from kdnas_env.bench.truth import Task
 from kdnas_env.cli import main
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.minari import write_dataset
 from kdnas_env.tables.storage import write_table

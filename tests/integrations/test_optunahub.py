@@ -27,8 +27,9 @@ from optuna.samplers import (
     nsgaii,
 )
 
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 
 REGISTRY = Path(__file__).parents[2] / "integrations" / "optunahub" / "package"

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from asked_tasks import TASKS, env_rewards, points
 
-from kdnas_env.bench.truth import Task, Truth
+from kdnas_env.bench.truth import Truth
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.tabular import TabularEvaluator
 

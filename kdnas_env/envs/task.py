@@ -1,0 +1,128 @@
+"""Tasks of a search: a table or a surrogate, and how its students are rewarded, under one grammar of names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+
+from kdnas_env.core.constraints import HANDLING, UNLIMITED, Constraints
+from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.kdnas import INFEASIBLE
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_choice, check_number
+from kdnas_env.support.specs import format_spec, parse_spec
+from kdnas_env.support.untrusted import shown
+from kdnas_env.tables.surrogates.storage import is_surrogate
+
+
+@dataclass(frozen=True)
+class Task:
+    """What agents are raced on: a table, or a surrogate, and how its students are rewarded.
+
+    Attributes:
+        table: Name of a table of the package, or path of the npz file of a table or a surrogate (without a colon).
+        alpha: Exponent of the latency factor.
+        beta: Target latency as a share of the teacher's.
+        loss: Loss of the reward.
+        device: Device whose latencies count; None: the table's first.
+        epochs: Epochs of every evaluation; None: all of the table. The truth is always of all epochs.
+        seed: What evaluations are answered from: ``sample`` (one of the table's seeds for each student, drawn by the
+            seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table, of a surrogate any.
+        duplicates: What a repeated student costs: ``charge``, ``free`` or ``reject``.
+        limits: What a student has to keep.
+        constraints: What a broken limit does: ``reward`` lowers the reward, ``cost`` leaves it and reports a cost.
+        infeasible: Whether a student that breaks a limit costs an evaluation: ``free`` or ``charge``.
+
+    Raises:
+        KDNASError: If a setting is malformed. Whether the table has such a device, seed or epoch is checked when it is
+            loaded.
+    """
+
+    table: str
+    alpha: float = -0.06
+    beta: float = 0.6**6
+    loss: str = "heldout"
+    device: str | None = None
+    epochs: int | None = None
+    seed: int | str = "sample"
+    duplicates: str = "charge"
+    limits: Constraints = UNLIMITED
+    constraints: str = "reward"
+    infeasible: str = "free"
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "beta"):
+            object.__setattr__(self, name, check_number(name, getattr(self, name)))
+        self.reward  # noqa: B018  (checks alpha, beta and loss)
+        if not self.limits.speedup:
+            object.__setattr__(self, "limits", replace(self.limits, speedup=None))
+        check_choice("constraints", self.constraints, HANDLING)
+        check_choice("infeasible", self.infeasible, INFEASIBLE)
+        if not self.limits and (self.constraints, self.infeasible) != (Task.constraints, Task.infeasible):
+            raise KDNASError("constraints and infeasible have no effect without a limit, such as speedup=8")
+        if self.limits.size_mb is None and self.limits.format != UNLIMITED.format:
+            raise KDNASError(f"format {self.limits.format!r} has no effect without size_mb, the largest file")
+        format_spec(self.table, {})
+
+    @classmethod
+    def parse(cls, text: str) -> Task:
+        """Read a task such as ``rotten-tomatoes`` or ``rotten-tomatoes:alpha=-0.2,speedup=8``: limits by their names.
+
+        Raises:
+            KDNASError: If it is malformed, or a setting is unknown.
+        """
+        table, settings = parse_spec(text)
+        known = [setting.name for setting in fields(cls)[1:] if setting.name != "limits"]
+        limits = [limit.name for limit in fields(Constraints)]
+        unknown = sorted(set(settings) - {*known, *limits})
+        if unknown:
+            raise KDNASError(
+                f"task {shown(text)} has unknown setting(s) {shown(unknown)}; expected some of {[*known, *limits]}"
+            )
+        given = {name: settings.pop(name) for name in limits if name in settings}
+        return cls(table, **settings, limits=Constraints(**given))
+
+    def __str__(self) -> str:
+        return format_spec(self.table, self._settings)
+
+    @property
+    def title(self) -> str:
+        """The same without the folder of the table."""
+        table = Path(self.table)
+        return format_spec(table.stem if table.suffix == ".npz" else self.table, self._settings)
+
+    @property
+    def reward(self) -> KDReward:
+        """The reward of a student that keeps the limits."""
+        return KDReward(self.alpha, self.beta, loss=self.loss)
+
+    def make_env(self, budget: Budget) -> gym.Env[Any, Any]:
+        """Make the environment of one search.
+
+        Raises:
+            KDNASError: If there is no such table, or it has not what the task asks for.
+        """
+        settings = {**asdict(self), "budget": budget.amount, "budget_unit": budget.unit}
+        if is_surrogate(self.table):
+            return gym.make("kdnas/Surrogate-v0", disable_env_checker=True, **settings)
+        # What fails in the table fails for the agent; it is no error of the race.
+        return gym.make("kdnas/Tabular-v0", disable_env_checker=True, missing="failed", **settings)
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        values = {name: value for name, value in asdict(self).items() if name not in ("table", "limits")}
+        defaults = {setting.name: setting.default for setting in fields(self)}
+        changed = {name: value for name, value in values.items() if value != defaults[name]}
+        limits = {name: getattr(self.limits, name) for name in self.limits.names}
+        if self.limits.format != UNLIMITED.format:
+            limits["format"] = self.limits.format
+        return changed | {name: _shortest(limit) for name, limit in limits.items()}
+
+
+def _shortest(value: Any) -> Any:
+    """Return a number in the shorter way to write it: 8 and 8.0 are one limit, and one name of a task."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
