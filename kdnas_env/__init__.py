@@ -104,6 +104,7 @@ _environment("MiniKDAnalytic", "mini_kd", "MiniKDEnv", kwargs={"latency": "analy
 _environment("Planted", "planted", "PlantedEnv")
 _environment("Tabular", "tabular", "TabularEnv")
 _environment("Surrogate", "surrogate", "SurrogateEnv")
+register("kdnas/Tasks-v0", "kdnas_env.envs.tasks:TasksEnv")
 
 
 def __dir__() -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Unpack
 
 import numpy as np
@@ -11,12 +12,26 @@ import numpy as np
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.making import Episode, episode_arguments, vector_maker
+from kdnas_env.envs.task_features import Features, task_features
 
 
 class TableEnv(KDNASEnv):
     """An environment over a table; where seeds are sampled, each episode draws a seed."""
 
     _drawn: bool
+
+    @cached_property
+    def task_features(self) -> Features:
+        """What is searched, as numbers: float32 by :data:`kdnas_env.envs.task_features.FEATURES`."""
+        evaluator: Any = self.evaluator
+        source = evaluator.table if hasattr(evaluator, "table") else evaluator.surrogate
+        return task_features(
+            self.reward_function,
+            self.limits,
+            source.metadata,
+            epochs=self.fidelity.epochs,
+            teacher_ms=evaluator.teacher_milliseconds,
+        )
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -100,13 +100,17 @@ class Task:
         """The reward of a student that keeps the limits."""
         return KDReward(self.alpha, self.beta, loss=self.loss)
 
-    def make_env(self, budget: Budget) -> gym.Env[Any, Any]:
+    def make_env(self, budget: Budget, **episode: Any) -> gym.Env[Any, Any]:
         """Make the environment of one search.
+
+        Args:
+            budget: What it may spend.
+            **episode: Further arguments of :class:`kdnas_env.envs.making.Episode`.
 
         Raises:
             KDNASError: If there is no such table, or it has not what the task asks for.
         """
-        settings = {**asdict(self), "budget": budget.amount, "budget_unit": budget.unit}
+        settings = {**asdict(self), "budget": budget.amount, "budget_unit": budget.unit, **episode}
         if is_surrogate(self.table):
             return gym.make("kdnas/Surrogate-v0", disable_env_checker=True, **settings)
         # What fails in the table fails for the agent; it is no error of the race.

@@ -88,6 +88,13 @@ class SurrogateEvaluator:
             digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
+    @cached_property
+    def teacher_milliseconds(self) -> float:
+        """Latency of the teacher on the device, as it is predicted beside the first student of the space."""
+        _, student = next(self.space.students())
+        _, (median_ms, ratio) = self._predicted(student, 0)
+        return median_ms / ratio
+
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:

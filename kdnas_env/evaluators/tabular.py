@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,6 +93,13 @@ class TabularEvaluator:
         for name in Table.ARRAYS:
             digest.update(np.ascontiguousarray(getattr(self.table, name)).tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def teacher_milliseconds(self) -> float:
+        """Median latency of the teacher on the device, beside all students; NaN where nothing was measured."""
+        measured = self.table.latencies[:, self._position, LATENCIES.index("teacher_median_ms")]
+        known = measured[np.isfinite(measured)]
+        return float(np.median(known)) if len(known) else math.nan
 
     def query(self, config: StudentConfig, at: int | None = None, *, seed: int = 0) -> Evaluation:
         """Return the evaluation of one student.

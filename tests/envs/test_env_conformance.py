@@ -36,6 +36,9 @@ class TestRegistered(EnvironmentConformance):
         if request.param in ("kdnas/Tabular-v0", "kdnas/Surrogate-v0"):
             options = {"table": str(tmp_path / "planted.npz")}
             write_table(planted_table(), options["table"])
+        if request.param == "kdnas/Tasks-v0":
+            # One that breaks no limit: a clause wants a best student after six random ones.
+            options = {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]}
         if request.param == "kdnas/MiniKD-v0":
             options["latency"] = {"runtime": "torch", "max_seconds": 0.05}
         return lambda **changes: gym.make(request.param, **options, **changes)

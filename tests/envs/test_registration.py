@@ -27,6 +27,7 @@ def test_the_registered_ids() -> None:
         "kdnas/Planted-v0",
         "kdnas/Surrogate-v0",
         "kdnas/Tabular-v0",
+        "kdnas/Tasks-v0",
     ]
     nondeterministic = [name for name in IDS if gym.spec(name).nondeterministic]
     assert nondeterministic == ["kdnas/MiniKD-v0"]
