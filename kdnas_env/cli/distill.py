@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.cli.flags import print_notes
+from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.pipeline.distill import DistillOptions, DistillRun, distill
 from kdnas_env.support.child_processes import is_main_process
-from kdnas_env.support.progress import TaskProgress
 
 
 def run_distill(options: DistillOptions) -> int:
@@ -16,7 +15,7 @@ def run_distill(options: DistillOptions) -> int:
         KDNASError: For bad input.
     """
     console = SafeConsole(quiet=not is_main_process())
-    with TaskProgress(console) as progress:
+    with FlagProgress(console, options) as progress:
         run = distill(options, progress=progress)
     print_distilled(console, run)
     return 0
@@ -24,7 +23,6 @@ def run_distill(options: DistillOptions) -> int:
 
 def print_distilled(console: SafeConsole, run: DistillRun) -> None:
     """Print what a distillation made of the students."""
-    print_notes(console, run.notes, run.options)
     if run.students:
         _print_students(console, run)
     if run.classifiers:

@@ -12,12 +12,13 @@ from itertools import pairwise
 from typing import Any, get_args, get_origin, get_type_hints
 
 import tyro
+from rich.console import Console
 
-from kdnas_env.cli.console import SafeConsole
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
 from kdnas_env.pipeline.options import task_field
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.searching.recorded import flag
+from kdnas_env.support.progress import TaskProgress, Tone
 from kdnas_env.support.shell import command
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
@@ -68,10 +69,21 @@ def _name_in_notes(error: BaseException, kind: type[Any]) -> None:
     error.__notes__ = [typed(note, kind) for note in getattr(error, "__notes__", ())]
 
 
-def print_notes(console: SafeConsole, notes: Sequence[str], options: Any) -> None:
-    """Print what became of the text of a command, in sentences that name its flags."""
-    for note in notes:
-        console.say(f"corpus: {typed(note, type(options), _GROUPS[CorpusError])}", "warning")
+class FlagProgress(TaskProgress):
+    """Shows what is done; where the library says arguments, it says flags.
+
+    Args:
+        console: Where it is shown.
+        options: Options of the command.
+    """
+
+    def __init__(self, console: Console, options: Any) -> None:
+        super().__init__(console)
+        self._kind = type(options)
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Print a line above the bar."""
+        super().say(typed(text, self._kind, _GROUPS[CorpusError]) if "`" in text else text, tone)
 
 
 def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:

@@ -7,6 +7,7 @@ from rich.table import Table
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.cli.export import print_report
+from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.cli.glue import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
@@ -19,7 +20,6 @@ from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.run_folder import REPORT
-from kdnas_env.support.progress import TaskProgress
 
 
 def run_all(options: PipelineOptions) -> int:
@@ -29,7 +29,7 @@ def run_all(options: PipelineOptions) -> int:
         KDNASError: For bad input. What earlier stages finished is kept.
     """
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with FlagProgress(console, options) as progress:
         done = run(options, progress=progress, on_result=lambda result: _print_result(console, result))
     if options.task.name is None:
         print_summary(console, done)

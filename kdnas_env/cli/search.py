@@ -5,14 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.cli.flags import print_notes
+from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import SearchOptions, SearchRun, search
 from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
-from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import python_command
 
 _SHOWN = 5
@@ -25,7 +24,7 @@ def run_search(options: SearchOptions) -> int:
         KDNASError: For bad input.
     """
     console = SafeConsole()
-    with TaskProgress(console) as progress:
+    with FlagProgress(console, options) as progress:
         run = search(options, progress=progress)
     print_search(console, run)
     return int(run.best is None)
@@ -33,7 +32,6 @@ def run_search(options: SearchOptions) -> int:
 
 def print_search(console: SafeConsole, run: SearchRun) -> None:
     """Print the best students of a search, and where its files are."""
-    print_notes(console, run.notes, run.options)
     console.print(_best_students(run))
     _print_troubles(console, run)
     console.say(f"run folder: {run.path}")

@@ -26,6 +26,7 @@ from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines
 from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
+from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.searching.run_folder import CONFIG, STUDENT
 from kdnas_env.support.atomic import read_json, write_json, write_text
 from kdnas_env.support.progress import Progress
@@ -248,7 +249,7 @@ def _distilled(
         out=str(folder),
         **shared,
     )
-    return distill(wanted, progress=progress)
+    return distill(wanted, progress=StageProgress(progress, "distill"))
 
 
 def _export(

@@ -16,6 +16,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.corpus_report import tell
 from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
@@ -88,6 +89,8 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))
             work.begin({"teacher": teacher.fingerprint, "corpus": corpus.fingerprint})
+            if is_main_process():
+                tell(corpus.report, teacher.tokenizer.model_max_length, progress)
             distillation = _Distillation(options, search, text, progress)
             for student in missing:
                 distillation.distil(student)

@@ -33,7 +33,7 @@ from kdnas_env.pipeline.score import Scores, score
 from kdnas_env.pipeline.search import SearchRun, check_installed, search
 from kdnas_env.pipeline.searched import choose, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage
-from kdnas_env.pipeline.work import Finished, noted, working
+from kdnas_env.pipeline.work import Finished, StageProgress, noted, working
 from kdnas_env.searching.run_folder import (
     CONFIG,
     REPORT,
@@ -390,7 +390,7 @@ def _search(run: _Run, progress: Progress, report: Report) -> None:
     options = replace(_search_options(run.options), **run.shared, **run.placed("search"))
     if not options.in_this_process:
         options = replace(options, threads=None)  # the cores are shared out among the workers
-    report(search(options, progress=progress))
+    report(search(options, progress=StageProgress(progress, "search")))
 
 
 def _distill(run: _Run, progress: Progress, report: Report) -> None:
@@ -402,7 +402,7 @@ def _distill(run: _Run, progress: Progress, report: Report) -> None:
         out=str(run.at("distill")),
         **run.shared,
     )
-    report(distill(options, progress=progress))
+    report(distill(options, progress=StageProgress(progress, "distill")))
 
 
 def _glue(run: _Run, progress: Progress, report: Report) -> None:

@@ -12,6 +12,7 @@ import gymnasium as gym
 from kdnas_env.core.evaluation import EpochReport, Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.student.folder import save_student
+from kdnas_env.distillation.text.corpus_report import tell
 from kdnas_env.envs.book import Book, Record
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.mini_kd import assemble
@@ -49,6 +50,7 @@ def search_in(
     mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
+    tell(corpus.report, teacher.tokenizer.model_max_length, progress)
     with ExitStack() as stack:
         evaluator, pool = assemble(settings, mini_kd, in_workers=not options.in_this_process)
         assert isinstance(evaluator, StoredEvaluator)

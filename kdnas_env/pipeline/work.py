@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ from typing import Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.run_folder import RunFolder
+from kdnas_env.support.progress import Progress, Tone
 
 
 class Finished:
@@ -93,6 +95,38 @@ class Work:
         elif self._folder is not None and self._recorded:
             with noted(error):
                 self._folder.record("interrupted" if isinstance(error, KeyboardInterrupt) else "failed")
+
+
+class StageProgress:
+    """Tells of a stage of a run: options of a group that it names between backquotes are named as those of the stage.
+
+    Args:
+        progress: Receives what is done.
+        stage: The stage.
+    """
+
+    def __init__(self, progress: Progress, stage: str) -> None:
+        self._progress, self._stage = progress, stage
+
+    def begin(self, name: str) -> None:
+        """Say that work begins."""
+        self._progress.begin(name)
+
+    def advance(self, done: int, total: int) -> None:
+        """Say how much of how much is done."""
+        self._progress.advance(done, total)
+
+    def note(self, text: str) -> None:
+        """Say something that changes as the work goes on."""
+        self._progress.note(text)
+
+    def say(self, text: str, tone: Tone = "plain") -> None:
+        """Say something that is to be kept."""
+        self._progress.say(re.sub(r"`(?!kdnas_env\.)(?=[a-z]+\.[a-z])", f"`{self._stage}.", text), tone)
+
+    def end(self) -> None:
+        """Say that the work is done and none follows yet."""
+        self._progress.end()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kdnas_env.distillation.text.corpus_report import CorpusReport
+from kdnas_env.distillation.text.corpus_report import CorpusReport, whole_length
 from kdnas_env.distillation.text.samples import Samples
 from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
 from kdnas_env.distillation.text.text_files import TextLayout, Unit
@@ -265,6 +265,7 @@ def corpus_of_rows(
         pair_fraction=sampling.pair_fraction,
         paired=samples.paired,
         unknown_fraction=float(np.mean(input_ids == tokenizer.unk_token_id)),
+        whole_length=whole_length(samples.whole_lengths) if len(samples.whole_lengths) == kept else None,
     )
     return Corpus(
         input_ids, types, offsets, train, heldout, train_full, report, token_fingerprint(input_ids, types, offsets)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
+
+from kdnas_env.support.progress import Progress
 
 _MUCH_UNKNOWN = 0.01
 """Share of unknown tokens from which a note warns of them."""
 
 _FEW_HELD_OUT = 20
 """With fewer held-out samples a note warns that the loss is not reliable."""
+
+_WHOLE = 0.99
+"""Share of the samples that an advised length leaves whole; as few may be cut without advice."""
+
+_STEP = 8
+"""Advised lengths are multiples of this."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +37,10 @@ class CorpusReport:
         rows: Rows of the source.
         kept: Samples of the corpus.
         dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
-        dropped_duplicate: Rows whose text is that of an earlier one to the tokenizer, up to ``max_length``.
+        dropped_duplicate: Rows whose text is that of an earlier one to the tokenizer, up to ``corpus.max_length``.
         dropped_non_string: Rows whose text is not a string.
         unused: Rows never looked at because ``max_samples`` was reached, and rows joined to one that was dropped.
-        truncated: Samples cut to ``max_length``.
+        truncated: Samples cut to ``corpus.max_length``.
         tokens: Tokens of all samples.
         max_length: Longest sample allowed, in tokens, special tokens included.
         proxy_fraction: Share of the samples not held out that the proxy subset takes.
@@ -40,6 +51,8 @@ class CorpusReport:
         pair_fraction: Share of the samples that was to be two rows, one after the other.
         paired: Samples that are two rows.
         unknown_fraction: Share of the tokens that stand for text which the tokenizer does not know.
+        whole_length: Length in tokens at which 99 % of the samples would not be cut, special tokens included; None of
+            pairs, and of records of earlier versions.
     """
 
     source: str
@@ -63,13 +76,25 @@ class CorpusReport:
     pair_fraction: float = 0.0
     paired: int = 0
     unknown_fraction: float = 0.0
+    whole_length: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
         return asdict(self)
 
+    @property
+    def summary(self) -> str:
+        """What was read, in a sentence."""
+        columns = " and ".join(self.text_columns)
+        return (
+            f"text {self.source}, column {columns}: {self.kept:,} samples of {self.rows:,} rows, "
+            f"{self.tokens / self.kept:.0f} tokens on average; {self.truncated / self.kept:.1%} cut to "
+            f"{self.max_length} tokens, {self.unknown_fraction:.1%} of the tokens unknown, "
+            f"{self.dropped_duplicate:,} duplicates left out; {self.heldout_samples:,} samples held out"
+        )
+
     def notes(self, longest: int) -> tuple[str, ...]:
-        """Return notes on what was dropped, cut or unknown; they name arguments of ``load_corpus``.
+        """Return notes on what was dropped, cut or unknown; they name options as commands have them.
 
         Args:
             longest: Longest sample that the tokenizer is for, in tokens.
@@ -84,8 +109,8 @@ class CorpusReport:
             reasons = ", ".join(f"{count} {why}" for why, count in dropped.items() if count)
             notes.append(f"{sum(dropped.values())} of {self.rows} rows were left out: {reasons}")
         if self.truncated:
-            remedy = "raise max_length" if self.max_length < longest else "the teacher takes no more"
-            notes.append(f"{self.truncated} of {self.kept} texts were cut to {self.max_length} tokens; {remedy}")
+            cut = f"{self.truncated} of {self.kept} texts were cut to {self.max_length} tokens"
+            notes.append(f"{cut}; {self._remedy(longest)}")
         if self.unknown_fraction >= _MUCH_UNKNOWN:
             share = f"{self.unknown_fraction:.0%}"
             notes.append(f"{share} of the tokens stand for text that the teacher's tokenizer does not know")
@@ -93,3 +118,38 @@ class CorpusReport:
             held_out = self.heldout_samples
             notes.append(f"only {held_out} texts are held out, too few to rely on the loss; give more text")
         return tuple(notes)
+
+    def _remedy(self, longest: int) -> str:
+        """Say what to do about samples that are cut."""
+        if self.max_length >= longest:
+            return "the teacher takes no more"
+        if self.whole_length is None:
+            return "raise `corpus.max_length`"
+        if self.whole_length <= self.max_length:
+            return f"{_WHOLE:.0%} of the texts are whole"
+        advised = -(-self.whole_length // _STEP) * _STEP
+        if advised >= longest:
+            return f"raise it to what the teacher takes, `corpus.max_length={longest}`"
+        return f"with `corpus.max_length={advised}`, {_WHOLE:.0%} of the texts are whole"
+
+
+def whole_length(lengths: Sequence[int]) -> int:
+    """Return the length at which 99 % of samples are not cut.
+
+    Args:
+        lengths: Their lengths, in tokens, if none is cut.
+    """
+    return int(np.quantile(lengths, _WHOLE, method="higher"))
+
+
+def tell(report: CorpusReport, longest: int, progress: Progress) -> None:
+    """Say what became of a text, and what to change.
+
+    Args:
+        report: How the corpus came to be.
+        longest: Longest sample that the tokenizer is for, in tokens.
+        progress: Where.
+    """
+    progress.say(report.summary)
+    for note in report.notes(longest):
+        progress.say(f"text: {note}", "warning")

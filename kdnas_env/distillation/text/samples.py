@@ -24,6 +24,7 @@ class Samples:
 
     Attributes:
         lengths: Tokens of each sample that is kept.
+        whole_lengths: Tokens that each would have if it were not cut; for samples of one text.
         ids: Their tokens, in arrays of many samples one after the other.
         types: Their segments, alike; empty where the tokenizer makes none.
         empty, duplicate, non_string: Rows that are dropped.
@@ -33,10 +34,12 @@ class Samples:
 
     def __init__(self, tokenizer: Any, max_length: int, limit: int, *, pairs_rows: bool) -> None:
         self.lengths: list[int] = []
+        self.whole_lengths: list[int] = []
         self.ids: list[NDArray[np.int32]] = []
         self.types: list[NDArray[np.int8]] = []
         self.empty = self.duplicate = self.non_string = self.truncated = self.paired = 0
         self._tokenizer, self._max_length, self._limit = tokenizer, max_length, limit
+        self._special = tokenizer.num_special_tokens_to_add(pair=False)
         self._pairs_rows = pairs_rows
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._seen: set[bytes] = set()
@@ -50,6 +53,9 @@ class Samples:
             if self._is_new(texts, encoding):
                 kept.append(encoding)
                 self.lengths.append(len(encoding.ids))
+                if len(texts) == 1:
+                    cut = sum(len(part.ids) - self._special for part in encoding.overflowing)
+                    self.whole_lengths.append(len(encoding.ids) + cut)
                 self.truncated += bool(encoding.overflowing)
                 self.paired += self._pairs_rows and len(texts) == 2
         self.ids.append(np.fromiter(chain.from_iterable(encoding.ids for encoding in kept), np.int32))

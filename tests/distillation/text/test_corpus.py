@@ -224,6 +224,18 @@ def test_texts_of_unknown_words_are_no_duplicates(tmp_path: Path, tokenizer: Any
     assert load_corpus(as_txt(tmp_path), tokenizer).report.unknown_fraction == 0
 
 
+def test_the_length_that_leaves_texts_whole_is_found_though_they_are_cut(tmp_path: Path, tokenizer: Any) -> None:
+    told_apart = [{"text": f"{chr(0x4E00 + place)} {text}"} for place, text in enumerate(TEXTS)]  # however they are cut
+    path = write_jsonl(tmp_path / "c.jsonl", told_apart)
+    report = load_corpus(path, tokenizer, max_length=6).report
+    assert report.whole_length is not None
+    assert report.truncated > 0.01 * report.kept
+    longer = load_corpus(path, tokenizer, max_length=report.whole_length).report
+    assert longer.truncated <= 0.01 * longer.kept
+    assert longer.whole_length == np.quantile(load_corpus(path, tokenizer).lengths, 0.99, method="higher")
+    assert load_corpus(path, tokenizer, max_length=report.whole_length - 1).report.truncated > 0.01 * report.kept
+
+
 def test_pairs_with_unknown_words_are_told_apart_by_both_texts(tmp_path: Path, tokenizer: Any) -> None:
     rows = [{"first": f"the {a}", "second": f"actor {b}"} for a in "\u4e00\u4e01" for b in "\u4e02\u4e03"]
     path = write_jsonl(tmp_path / "c.jsonl", [*rows, rows[0]])
