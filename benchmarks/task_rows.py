@@ -3,49 +3,43 @@
     python benchmarks/task_rows.py --task rotten_tomatoes --json FILE --students FOLDER ...
 
 Scores on the test split of an embedded task, by seed: TF-IDF with logistic regression, a static model made of the
-teacher as Model2Vec makes one, the teacher with half of its layers, the fine-tuned teacher, and students fine-tuned on
-the labels alone. What is chosen is chosen on the validation split. Scores that FILE has are not made again. Speed-ups
-are those of eager PyTorch over the teacher, tokenising left out; TF-IDF has none.
+teacher as Model2Vec makes one, the teacher with some of its layers (its first ones, or a spread of them), the
+fine-tuned teacher, and students fine-tuned on the labels alone. What is chosen is chosen on the validation split.
+Scores that FILE has are not made again. Speed-ups are those of eager PyTorch over the teacher, tokenising left out;
+TF-IDF has none.
 """
 
 from __future__ import annotations
 
-import copy
 import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import tyro
 from machine import machine_facts
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from teacher_rows import StaticModel, first_layers, spread_layers, static_vectors
+from torch import nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.atomic import read_json, write_json
-from kdnas_env.support.cpu_lock import pinned_threads, training_lock
+from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.encoding import outputs
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.specs import TEST, VALIDATION, Split, TaskData
 from kdnas_env.tasks.teacher import TeacherSettings, task_teacher
 
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-2, 4))
-STATIC_WIDTH, RARITY = 256, 1e-4
-"""Model2Vec's defaults: width after PCA, and the coefficient of its smooth inverse frequencies."""
 
 
 @dataclass(frozen=True)
@@ -96,64 +90,6 @@ class Row:
     seeds: int
 
 
-class StaticModel(nn.Module):
-    """Mean of the vectors of tokens, of length 1."""
-
-    def __init__(self, vectors: NDArray[np.float32]) -> None:
-        super().__init__()
-        self.table = nn.EmbeddingBag.from_pretrained(torch.from_numpy(vectors), mode="mean")
-        self.config = SimpleNamespace(pad_token_id=0)
-
-    def get_input_embeddings(self) -> Any:
-        """Return the table, which says how many tokens there are."""
-        return self.table
-
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """Return the vectors of sequences without padding, ``(batch, width)``."""
-        pooled: Tensor = nn.functional.normalize(self.table(input_ids), dim=1)
-        return pooled
-
-
-def static_vectors(teacher: Teacher) -> NDArray[np.float32]:
-    """Return a vector a token: the mean of the teacher's states of the token alone, its principal components, weighted.
-
-    Tokens are weighted by their place in the vocabulary, which stands for their frequency.
-    """
-    tokenizer = teacher.tokenizer
-    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
-    count = len(tokenizer)
-    examples = [{"input_ids": [first, token, last], "attention_mask": [1, 1, 1]} for token in range(count)]
-    with training_lock():
-        means = outputs(_MeanStates(teacher.model), examples, tokenizer.pad_token_id, teacher.device).numpy()
-    components = PCA(min(STATIC_WIDTH, means.shape[1]), random_state=0).fit_transform(means)
-    shares = 1 / np.arange(2, count + 2)
-    weights = RARITY / (RARITY + shares / shares.sum())
-    return np.asarray(components * weights[:, None], dtype=np.float32)
-
-
-class _MeanStates(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        states: Tensor = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        return states.mean(1)
-
-
-def shallow_teacher(teacher: Teacher, layers: int) -> Any:
-    """Return a copy of the teacher with some of its layers, the last among them."""
-    every = teacher.architecture.num_hidden_layers
-    kept = {pair.teacher[0] - 1 for pair in map_layers("uniform", layers, every)}
-    model: Any = copy.deepcopy(teacher.model)
-    stack = next(part for part in model.modules() if isinstance(part, nn.ModuleList) and len(part) == every)
-    for place in reversed(range(every)):
-        if place not in kept:
-            del stack[place]
-    model.config.num_hidden_layers = layers
-    return model
-
-
 def logistic(task: TaskData, features: Callable[[Split], Any]) -> tuple[float, int]:
     """Return accuracy on the test split, and number of weights, of the logistic regression best on validation."""
     train, labels = features(task.train), task.train.labels
@@ -174,14 +110,9 @@ def static(work: Work, _: int) -> tuple[float, int, nn.Module]:
     """Score the static model."""
     vectors = static_vectors(work.teacher)
     model = StaticModel(vectors)
-    tokenizer = work.teacher.tokenizer
 
     def features(split: Split) -> NDArray[np.float32]:
-        encoded = tokenizer(
-            list(split.texts[0]), add_special_tokens=False, truncation=True, max_length=work.arguments.max_length
-        )
-        known = [[token for token in ids if token != tokenizer.unk_token_id] for ids in encoded["input_ids"]]
-        return np.concatenate([model(torch.tensor([ids or [tokenizer.pad_token_id]])).numpy() for ids in known])
+        return model.encode(work.teacher.tokenizer, split.texts[0], work.arguments.max_length)
 
     accuracy, weights = logistic(work.task, features)
     return accuracy, vectors.size + weights, model
@@ -217,12 +148,14 @@ def rows(work: Work) -> Iterator[Row]:
             lambda seed, student=student: finetuned(work, student.model, student.tokenizer, seed),  # type: ignore[misc]
             arguments.seeds,
         )
-    shallow = shallow_teacher(teacher, arguments.layers)
-    yield Row(
-        f"{arguments.layers} of the teacher's {teacher.architecture.num_hidden_layers} layers, labels alone",
-        lambda seed: finetuned(work, shallow, teacher.tokenizer, seed),
-        arguments.seeds,
-    )
+    every = teacher.architecture.num_hidden_layers
+    for which, drop in (("first", first_layers), ("spread", spread_layers)):
+        shallow = drop(teacher, arguments.layers)
+        yield Row(
+            f"{arguments.layers} {which} of the teacher's {every} layers, labels alone",
+            lambda seed, shallow=shallow: finetuned(work, shallow, teacher.tokenizer, seed),  # type: ignore[misc]
+            arguments.seeds,
+        )
     yield Row("teacher, fine-tuned", lambda seed: taught(work, seed), arguments.seeds)
 
 

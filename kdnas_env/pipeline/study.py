@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -23,9 +23,10 @@ from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import call
-from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.data import check_task, load_task, task_name
+from kdnas_env.tasks.own import OwnTask, is_own
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TaskData, task_spec
+from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS, TaskData
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +61,8 @@ class StudyOptions(TrainingOptions, RecordedOptions):
 
     COMMAND: ClassVar[str] = "study"
     PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir", "workers")
-    PATHS: ClassVar[tuple[str, ...]] = ("text.source", "data")
+    PATHS: ClassVar[tuple[str, ...]] = ("text.source", "data", "tasks", "task.validation_file", "task.test_file")
+    NO_PATHS: ClassVar[Collection[str]] = tuple(TASKS)
 
     what: Annotated[Literal["proxy"], tyro.conf.Positional]
     """What to study: proxy, whether a short evaluation ranks students as tasks do after a long distillation."""
@@ -80,13 +82,14 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     batch_size: int = 32
     """Samples per step of the long distillation."""
     tasks: tuple[str, ...] = (EMBEDDED_TASK,)
-    """Tasks that students learn: embedded ones, or of GLUE."""
+    """Tasks that students learn: embedded ones, of GLUE, or your own (a file, a folder, or a dataset of the hub)."""
     task_epochs: int = 1
     """Passes over the texts of a task and those without labels."""
     teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates that are tried for the teacher of a task, as multiples of the default."""
     data: str | None = None
     """Folder that holds GLUE; by default the hub."""
+    task: OwnTask = field(default_factory=OwnTask)
     seed: int = 0
     """Seed of the sample, and the first of the distillations."""
     workers: int = 1
@@ -102,15 +105,24 @@ class StudyOptions(TrainingOptions, RecordedOptions):
             check_whole(name, getattr(self, name), at_least=least)
         for name in ("max_samples", "judged"):
             check_whole(f"text.{name}", getattr(self.text, name), at_least=1)
-        if not self.tasks or len(set(self.tasks)) < len(self.tasks):
-            raise KDNASError(f"tasks is {list(self.tasks)}; expected one task or more, each once")
+        if not self.tasks or len(set(self.names)) < len(self.tasks):
+            raise KDNASError(f"tasks is {list(self.tasks)}; expected one task or more, each once and of its own name")
         check_number("least_speedup", self.least_speedup, above=0)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        if any(task not in EMBEDDED_TASKS for task in self.tasks):
-            return {}
-        return {"data": f"on the tasks {', '.join(self.tasks)}, which come with kdnas[demo]; name another of `tasks`"}
+        why = {}
+        if not any(map(is_own, self.tasks)):
+            laid_out = (f"task.{own.name}" for own in fields(OwnTask))
+            why = dict.fromkeys(laid_out, "without a task of your own; name its file with `tasks`")
+        if all(task in EMBEDDED_TASKS or is_own(task) for task in self.tasks):
+            why["data"] = f"on the tasks {', '.join(self.tasks)}, which are none of GLUE; name another of `tasks`"
+        return why
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the tasks."""
+        return tuple(map(task_name, self.tasks))
 
     @property
     def folder(self) -> Path:
@@ -166,7 +178,7 @@ class StudyRun(Finished):
             RunError: If they cannot be written.
         """
         if self.findings.students:
-            write_json(self.path / RESULTS, {"tasks": list(self.options.tasks), **self.findings.to_dict()})
+            write_json(self.path / RESULTS, {"tasks": list(self.options.names), **self.findings.to_dict()})
             save_figure(self.plot(), self.path / PICTURE)
 
 
@@ -197,7 +209,8 @@ def study(
     options = options_of(StudyOptions, {"what": "proxy", **settings}, run=first)
     search = recorded_options(options.run, SearchOptions)
     for task in options.tasks:
-        task_metric(task_spec(task))
+        check_task(task)
+    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     rng = np.random.default_rng(options.seed)
     sample = stratified_sample(search.settings.search_space, options.students, rng, least_speedup=options.least_speedup)
     wanted = judgements(
@@ -206,13 +219,13 @@ def study(
     proxy = _proxy(options, search)
     now, tasks = None, []
     if unjudged(proxy, wanted):
-        tasks = [load_task(task, options.data) for task in options.tasks]
+        tasks = [load_task(task, options.data, options.task) for task in options.tasks]
         now = _fingerprints(search, tasks)
         check_as_searched(expanded(options.run), now)
     folder = RunFolder.enter(options.folder, options, _README)
 
     def concluded() -> StudyRun:
-        findings = find(read_judgements(proxy, wanted), options.tasks, search.settings.reward, options.seed)
+        findings = find(read_judgements(proxy, wanted), options.names, search.settings.reward, options.seed)
         made = StudyRun(folder.path, options, findings)
         made.write()
         return made
@@ -272,7 +285,7 @@ def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
             threads=options.threads or torch.get_num_threads(),
         ),
         fidelity=Fidelity(search.epochs, search.data_fraction, options.seed),
-        tasks=tuple(SearchTask(task, data=options.data, teacher=teacher) for task in options.tasks),
+        tasks=tuple(SearchTask(task, data=options.data, own=options.task, teacher=teacher) for task in options.tasks),
         max_length=options.text.max_length,
         recipe=full_recipe(search.recipe, options.batch_size),
         epochs=options.epochs,

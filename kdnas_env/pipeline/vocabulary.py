@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.distillation.text.sources import draw_texts
@@ -14,8 +14,12 @@ from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.exporting.folder import VOCABULARY, checked_target, written_whole
 from kdnas_env.pipeline.options import SeedOption, SourceOptions, options_of, unconfigured, within
 from kdnas_env.pipeline.work import Finished
-from kdnas_env.support.atomic import write_json
+from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.progress import SILENT, Progress, checked
+
+if TYPE_CHECKING:
+    from kdnas_env.exporting.record import ClassifierRecord
+    from kdnas_env.exporting.source import Source
 
 _FORMAT = 1
 _README = """# A teacher of a smaller vocabulary
@@ -26,6 +30,14 @@ it costs. Its students are smaller by as much; search for them with
 
     kdnas search --teacher FOLDER
 """
+_SECTION = """## Vocabulary
+
+It knows {tokens:,} of {tokens_before:,} tokens: those that a text uses, special tokens, and what spells other words.
+With all tokens its score was {score_before:.4f}; it is {score:.4f}. `vocabulary.json` says how the tokens were chosen.
+
+## Limits
+"""
+_UNSCORED = "\nIts score with these tokens was not measured: {why}.\n"
 _BATCH = 1024
 _HELDOUT = 0.1
 
@@ -102,6 +114,8 @@ class VocabularyCut(Finished):
         parameters: Its parameters.
         parameters_before: Those of the other.
         text: What became of a tenth of the text, by which no token was chosen.
+        score: Score of a classifier on its task; None for others, and where the task cannot be read.
+        score_before: The same with all tokens.
     """
 
     path: Path
@@ -111,6 +125,8 @@ class VocabularyCut(Finished):
     parameters: int
     parameters_before: int
     text: TextCost
+    score: float | None = None
+    score_before: float | None = None
 
     def about(self) -> dict[str, object]:
         """Return what is shown of it beside its folder."""
@@ -128,7 +144,8 @@ def vocabulary(
     """Make a teacher, student or classifier that knows the tokens of a text only.
 
     Its hidden states of texts that need no other token are the same. Other words are spelled with the tokens that are
-    left. Search, distil and run with the folder as ``teacher``.
+    left. Search, distil and run with the folder as ``teacher``. A classifier of kdnas is scored again, on the task that
+    its record names.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
@@ -138,10 +155,11 @@ def vocabulary(
     Raises:
         KDNASError: For bad input; nothing is left behind.
     """
-    from kdnas_env.distillation.student.folder import write_lineage
+    from kdnas_env.distillation.student.folder import read_lineage, write_lineage
     from kdnas_env.distillation.teacher.cut import write_cut_teacher
     from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
+    from kdnas_env.exporting.cards.classifier import classifier_card
     from kdnas_env.exporting.source import load_source
 
     progress = checked(progress)
@@ -150,7 +168,8 @@ def vocabulary(
     options = options_of(VocabularyOptions, settings, teacher=teacher)
     progress.begin("reading the text")
     source = load_source(options.teacher)
-    whole, model = source.encoder, source.model
+    whole = source.encoder
+    model = source.model if source.embedder is None else whole.model
     texts, heldout = _texts(options)
     before = _parameters(model)
     progress.begin("counting tokens")
@@ -169,6 +188,7 @@ def vocabulary(
         if source.lineage is not None:
             stage = {"stage": "vocabulary", "tokens": len(kept), "text": options.corpus.source}
             write_lineage(replace(source.lineage, stages=(*source.lineage.stages, stage)), folder)
+        record, why = _scored_again(source, folder, progress)
         held_after = count_tokens(cut.tokenizer, _batches(heldout))
         result = VocabularyCut(
             path=target,
@@ -184,10 +204,38 @@ def vocabulary(
                 unknown=_share(held_after, cut.tokenizer.unk_token_id),
                 unknown_before=_share(held_before, unknown),
             ),
+            score=None if record is None else record.score.score,
+            score_before=None if source.record is None else source.record.score.score,
         )
-        (folder / "README.md").write_text(_README.format_map(vars(result) | {"teacher": teacher_title(result.teacher)}))
+        if record is not None:
+            record.write(folder)
+            described = classifier_card(record, model.config, read_lineage(folder))
+            card = described.replace("## Limits\n", _SECTION.format_map(vars(result)), 1)
+        else:
+            card = _README.format_map(vars(result) | {"teacher": teacher_title(result.teacher)})
+            card += "" if why is None else _UNSCORED.format(why=why)
+        write_text(folder / "README.md", card)
         write_json(folder / VOCABULARY, result.to_dict())
     return result
+
+
+def _scored_again(source: Source, folder: Path, progress: Progress) -> tuple[ClassifierRecord | None, str | None]:
+    """Return the record of a classifier that was cut, with its new score; or None, and why if it is a classifier."""
+    from kdnas_env.distillation.teacher.loading import load_teacher
+    from kdnas_env.exporting.record import recorded_task
+    from kdnas_env.tasks.teacher import score_own_head
+
+    if source.record is None:
+        return None, None
+    progress.begin("scoring the classifier")
+    try:
+        score = score_own_head(load_teacher(folder), recorded_task(source.record))
+    except KDNASError as error:
+        return None, str(error)
+    parameters = source.model.num_parameters()
+    return replace(
+        source.record, score=replace(score, details=source.record.score.details), parameters=parameters
+    ), None
 
 
 def _texts(options: VocabularyOptions) -> tuple[list[str], list[str]]:

@@ -19,7 +19,7 @@ from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
-from kdnas_env.tasks.own import OwnTask, is_own, load_own
+from kdnas_env.tasks.own import OwnTask, is_own, load_own, own_name
 from kdnas_env.tasks.specs import (
     EMBEDDED_TASK,
     EMBEDDED_TASKS,
@@ -51,6 +51,11 @@ def check_task(name: str) -> None:
         raise KDNASError(f"the task {name!r} has no labels; it is for `distill`, which leaves an embedding student")
     if not is_own(name):
         task_spec(name)
+
+
+def task_name(source: str) -> str:
+    """Return what a task is called that is read from a source: its own name, or that of a file, folder or dataset."""
+    return source if source in TASKS else own_name(source)
 
 
 def load_task(name: str, folder: str | os.PathLike[str] | None = None, own: OwnTask | None = None) -> TaskData:

@@ -161,7 +161,7 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
             splits[role] = _without(name, role, splits[role], [splits[other] for other in later], dropped)
     metrics, reported = _METRICS[labels.kind]
     spec = TaskSpec(
-        name=_name_of(name),
+        name=own_name(name),
         columns=text_columns,
         metrics=metrics,
         reported=reported,
@@ -175,7 +175,7 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
     return TaskData(spec, splits[TRAIN], evaluation, name, preparation=preparation, reading=asdict(settings))
 
 
-def _name_of(source: str) -> str:
+def own_name(source: str) -> str:
     """Return what a task is called, also in names of files."""
     path = Path(source)
     stem = path.name[: -len("".join(path.suffixes))] if suffix_of(path) else path.name

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import small_tasks
+import tiny_teachers
 from complaints import complaint
 
 from kdnas_env.cli import main
@@ -64,7 +65,8 @@ def study_flags(run: Path, tiny_corpus_file: Path) -> Flags:
             "out": run.parent / "study",
             **{name.replace("_", "-"): value for name, value in changes.items()},
         }
-        flat = [str(part) for name, value in values.items() for part in (f"--{name}", value)]
+        given = {name: value for name, value in values.items() if value is not None}
+        flat = [str(part) for name, value in given.items() for part in (f"--{name}", value)]
         return ["study", "proxy", str(run), *flat]
 
     return make
@@ -126,6 +128,20 @@ def test_a_finished_study_is_told_again_from_python(study: tuple[Path, str], run
     assert {"hidden_size", "latency_ratio", "task:cola", "divergence:cola"} <= again.table()[0].keys()
     assert again.plot().axes
     assert (study[0] / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_study_of_ones_own_task(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"review": text, "verdict": ("bad", "good")["critics" in text]} for text in tiny_teachers.sentences()[:60]]
+    mine = small_tasks.write_rows(tmp_path / "mine.csv", rows)
+    changes = {"tasks": mine, "data": None, "students": 4, "repeated": 0, "short_seeds": 1}
+    own = {"task.text-columns": "review", "task.label-column": "verdict"}
+    assert main(flags(**changes, **own)) == 0
+    results = json.loads((tmp_path / "study" / "results.json").read_text())
+    assert results["tasks"] == ["mine"]
+    assert "score:mine" in {row["target"] for row in results["agreements"]}
+    assert "agreement, mine" in capsys.readouterr().out
+    assert main(flags(**changes, **own)) == 0  # nothing is left to judge
 
 
 @pytest.mark.slow

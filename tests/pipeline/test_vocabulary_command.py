@@ -6,15 +6,22 @@ from typing import Any
 
 import pytest
 import small_tasks
+import tiny_classifiers
 import tiny_teachers
 import torch
 from tiny_teachers import FAMILIES, sentences
 
 import kdnas_env
 from kdnas_env.cli import main
-from kdnas_env.distillation.student.folder import read_lineage
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
+from kdnas_env.exporting.embedder import save_embedder
+from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder, embedding_teacher, open_embedder, vectors
+from kdnas_env.tasks.own import OwnTask, load_own
+from kdnas_env.tasks.teacher import score_own_head
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +87,56 @@ def test_a_finished_classifier_decides_as_before(texts: Path, tmp_path: Path) ->
             logits.append(model.eval()(**tokenizer(sentences()[0], return_tensors="pt")).logits)
         assert model.config.id2label == {0: "bad", 1: "good"}
     torch.testing.assert_close(*logits)
+
+
+def test_the_card_of_a_cut_classifier_has_its_score(
+    tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": text, "label": ("bad", "good")["critics" in text]} for text in sentences()[:120]]
+    task = load_own(small_tasks.write_rows(tmp_path / "mine.csv", rows), OwnTask(test_fraction=0.3))
+    made = tiny_classifiers.distil_classifier(tiny_teacher_dirs["bert"], task, tmp_path / "cache")
+    made.save(tmp_path / "classifier")
+    flags = ["vocabulary", "--teacher", str(tmp_path / "classifier"), "--corpus.source", str(texts), "--size", "110"]
+    assert main([*flags, "--out", str(tmp_path / "cut")]) == 0
+    record = read_classifier_record(tmp_path / "cut")
+    assert record is not None
+    assert record.score.score == score_own_head(load_teacher(tmp_path / "cut"), task).score
+    assert record.score.intervals["test"]["accuracy"][0] <= record.score.score
+    cut = json.loads((tmp_path / "cut" / "vocabulary.json").read_text())
+    assert (cut["score"], cut["score_before"]) == (record.score.score, made.learnt.score.score)
+    card = (tmp_path / "cut" / "README.md").read_text()
+    for expected in (
+        "## Scores",
+        f"| test | accuracy | {record.score.score:.4f}",
+        "## Vocabulary",
+        "text-classification",
+    ):
+        assert expected in card
+    assert f"score of the classifier: {record.score.score:.4f}" in capsys.readouterr().out
+
+    (tmp_path / "mine.csv").unlink()
+    assert main([*flags, "--out", str(tmp_path / "unscored")]) == 0
+    assert "was not measured: " in (tmp_path / "unscored" / "README.md").read_text()
+    assert read_classifier_record(tmp_path / "unscored") is None
+
+
+def test_a_cut_embedding_student_makes_the_vectors_it_made(
+    tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path
+) -> None:
+    encoder = load_teacher(tiny_teacher_dirs["bert"])
+    taught = embedding_teacher(encoder)
+    given: dict[str, Any] = {"settings": EmbeddingSettings(epochs=0), "cache_dir": tmp_path, "device": "cpu"}
+    made = distil_embedder(encoder, taught, sentences(), **given)
+    lineage = Lineage(
+        StudentConfig(2, 4, 32, 64, "gelu", "bert"), encoder.name, encoder.fingerprint, {"source": "x"}, {}
+    )
+    of: dict[str, Any] = {"made_from": "x", "source": "x", "seed": 0, "lineage": lineage}
+    save_embedder(tmp_path / "it", made, taught, given["settings"], **of)
+    cut = kdnas_env.vocabulary(str(tmp_path / "it"), corpus=str(texts), out=str(tmp_path / "cut"))
+    assert cut.parameters < cut.parameters_before
+    before, after = (vectors(open_embedder(folder), sentences()[:6]) for folder in (tmp_path / "it", cut.path))
+    assert after.shape == (6, tiny_teachers.HIDDEN)
+    torch.testing.assert_close(torch.from_numpy(after), torch.from_numpy(before))
 
 
 def test_a_student_says_what_became_of_it(

@@ -18,7 +18,8 @@ from kdnas_env.support.libraries import quiet_transformers
 
 _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
-_SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
+_MODULES = "modules.json"
+_SENTENCE_FILES = (_MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
 """How sentence-transformers uses the encoder, which a smaller vocabulary does not change."""
 
 
@@ -50,7 +51,7 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
     settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
     settings.pop("added_tokens_decoder", None)
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
-    for name in _SENTENCE_FILES:
+    for name in dict.fromkeys((*_SENTENCE_FILES, *_modules(source))):
         file = source / name
         if file.is_dir():
             shutil.copytree(file, folder / name)
@@ -64,6 +65,16 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
             "again, it has other tokens; use the whole vocabulary"
         )
     return cut
+
+
+def _modules(source: Path) -> list[str]:
+    """Return the folders of what Sentence Transformers does after the encoder, such as a linear head."""
+    try:
+        modules = json.loads((source / _MODULES).read_text(encoding="utf-8"))
+        paths = [str(module["path"]) for module in modules]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return [path for path in paths if path and Path(path).name == path and path != ".."]
 
 
 @torch.no_grad()
