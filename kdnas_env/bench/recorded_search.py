@@ -60,13 +60,11 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
 
     Attributes:
         rows: What was noted; see :data:`~kdnas_env.bench.trajectory.COLUMNS`.
-        seconds: Simulated seconds that the last step took.
     """
 
     def __init__(self, env: gym.Env[Any, Any], truth: Truth, seed: int, budget: Budget) -> None:
         super().__init__(env)
         self.rows: list[dict[str, Any]] = []
-        self.seconds = 0.0
         self._truth = truth
         self._seed = seed
         self._budget = budget
@@ -94,7 +92,10 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
             raise KDNASError("the agent steps on after it has reset the environment; a search is one episode")
         decided = time.process_time() - self._since
         answer = self.env.step(action)
-        self._note(decided)
+        start = self._clock
+        record = self.get_wrapper_attr("history").last
+        self._clock += record.evaluation.wall_seconds if record.counted else 0.0
+        self.note(decided, start, self._clock)
         self._since = time.process_time()
         return answer
 
@@ -110,8 +111,15 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         self._last = time.process_time() - self._since
         self._wall = time.perf_counter() - began
 
-    def trajectory(self, agent: AgentSpec, workers: int = 1) -> Trajectory:
-        """Return what was noted."""
+    def trajectory(self, agent: AgentSpec, workers: int = 1, agent_total: float | None = None) -> Trajectory:
+        """Return what was noted.
+
+        Args:
+            agent: The agent.
+            workers: Evaluations at a time.
+            agent_total: Processor time of the agent; None: all that was spent between the steps.
+        """
+        spent = sum(row["agent_seconds"] for row in self.rows) + self._last
         return Trajectory.of_rows(
             self.rows,
             agent=str(agent),
@@ -121,21 +129,26 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
             unit=self._budget.unit,
             workers=workers,
             error=self._error,
-            agent_total=sum(row["agent_seconds"] for row in self.rows) + self._last,
+            agent_total=spent if agent_total is None else agent_total,
             wall_seconds=self._wall,
         )
 
-    def _note(self, decided: float) -> None:
+    def note(self, agent_seconds: float, start: float, finish: float) -> None:
+        """Note the last answer of the environment.
+
+        Args:
+            agent_seconds: Processor time that the agent took to decide on it.
+            start: Simulated second at which the evaluation began.
+            finish: At which it ended.
+        """
         book = self.get_wrapper_attr("history")
         record = book.last
         evaluation = record.evaluation
         index = self._truth.index_of(evaluation.config)
-        self.seconds = evaluation.wall_seconds if record.counted else 0.0
         status = evaluation.status
         if status is Status.OK and not record.usable:
             # Without a latency a student failed, whatever its losses.
             status = Status.FAILED if evaluation.latency is None else Status.INFEASIBLE
-        start, self._clock = self._clock, self._clock + self.seconds
         self.rows.append(
             {
                 "index": index,
@@ -147,7 +160,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
                 "epochs": evaluation.fidelity.epochs,
                 "cost": book.spent,
                 "start": start,
-                "finish": self._clock,
-                "agent_seconds": decided,
+                "finish": finish,
+                "agent_seconds": agent_seconds,
             }
         )

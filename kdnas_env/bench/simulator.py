@@ -1,6 +1,7 @@
 """Several evaluations at a time on a simulated clock: results are withheld until their second has come.
 
-The seconds are those of the table, in which every distillation has what it took.
+The seconds are those of the table, in which every distillation has what it took. Driver and workers are those of a
+search without rounds (:mod:`kdnas_env.searching.asynchronous`, :mod:`kdnas_env.execution.simulated`).
 """
 
 from __future__ import annotations
@@ -8,19 +9,28 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.bench.recorded_search import Recorder
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.trajectory import Trajectory
 from kdnas_env.bench.truth import Truth
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity
 from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.execution.simulated import Clock
+from kdnas_env.execution.simulated import SimulatedBackend
+from kdnas_env.execution.worker_pool import WorkerPool
+from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import is_number
@@ -71,15 +81,21 @@ def simulate(
     timed = budget.unit == "seconds"
     env = task.make_env(replace(budget, amount=sys.float_info.max) if timed else budget)
     recorder = Recorder(env, truth, seed, budget)
-    pool = _Pool(recorder, made, workers, seconds, budget.amount if timed else math.inf)
-    with recorder.catching():
-        evaluations = truth.evaluation_limit(budget) * (workers if timed else 1)
-        made.start(recorder, budget=evaluations, round_size=1, seed=seed)
-        recorder.reset()
-        pool.work()
+    simulated = _Simulated(made, cast(KDNASEnv, env.unwrapped), recorder, seconds)
+    with recorder.catching(), WorkerPool(simulated.backend, workers) as pool:
+        search_asynchronously(
+            simulated,
+            simulated.env,
+            None,
+            pool,
+            seed=seed,
+            budget=truth.evaluation_limit(budget) * (workers if timed else 1),
+            end=budget.amount if timed else math.inf,
+        )
     recorder.close()
-    recorder.rows = _in_order(pool.finished, recorder.rows, budget)
-    return recorder.trajectory(agent, workers)
+    if timed:
+        recorder.rows = [{**row, "cost": row["finish"]} for row in recorder.rows]
+    return recorder.trajectory(agent, workers, simulated.processor_seconds)
 
 
 def askable(agent: AgentSpec) -> Any:
@@ -112,59 +128,93 @@ def checked_decision_time(value: DecisionTime) -> float | None:
 
 
 @dataclass(frozen=True)
-class _Event:
-    row: int
-    action: Any
-    reward: float
-    info: dict[str, Any]
+class _Decision:
+    """A proposal, and the processor time that it took the agent: to make it, and to learn what it is based on."""
+
+    seconds: float
+    processor_seconds: float
 
 
-class _Pool:
-    """Workers on one clock."""
+class _Simulated:
+    """An agent whose time is measured, and the workers that evaluate its students.
 
-    def __init__(self, recorder: Recorder, agent: Any, workers: int, decision: float | None, end: float) -> None:
-        self.finished: list[int] = []
-        self._recorder = recorder
+    Attributes:
+        backend: The workers.
+        processor_seconds: What the agent took so far.
+        hear: The method of the agent that stops students, or None.
+    """
+
+    def __init__(self, agent: Any, env: KDNASEnv, recorder: Recorder, decision: float | None) -> None:
+        self.processor_seconds = self._decided = 0.0
+        self.hear = getattr(agent, "hear", None)
+        self.env = env
+        self.backend = SimulatedBackend(self, self._seconds)
         self._agent = agent
-        self._idle = workers
+        self._recorder = recorder
         self._decision = decision
-        self._end = end
-        self._over = False
-        self._clock = Clock[_Event]()
+        # Students are handed to workers in the order of proposals, and equal ones are finished in that order.
+        self._decisions: deque[_Decision] = deque()
+        self._begun: dict[tuple[StudentConfig, Fidelity], deque[tuple[float, _Decision]]] = defaultdict(deque)
+        self._finish: dict[tuple[StudentConfig, Fidelity], float] = {}
 
-    def work(self) -> None:
-        """Work until nothing is left to do."""
-        while (event := self._next()) is not None:
-            self._idle += 1
-            self.finished.append(event.row)
-            self._agent.tell(event.action[None], [event.reward], [event.info])
+    def start(self, env: Any, **search: Any) -> None:
+        """Start a new search."""
+        with self._measured():
+            self._agent.start(env, **search)
 
-    def _next(self) -> _Event | None:
-        """Give all who are idle something to do, as far as there is; return what is finished next, if any works."""
-        while self._idle and not self._over and self._clock.now < self._end:
-            before = time.process_time()
-            proposal = self._agent.ask(1)
-            taken = time.process_time() - before
-            if not len(proposal):
-                break  # until something more is known
-            self._begin(proposal[0], taken if self._decision is None else self._decision)
-        return self._clock.advance()
+    def ask(self, n: int) -> npt.NDArray[np.int64]:
+        """Propose one student."""
+        before = self.processor_seconds
+        with self._measured():
+            proposal: npt.NDArray[np.int64] = self._agent.ask(n)
+        if len(proposal):
+            seconds = self.processor_seconds - before if self._decision is None else self._decision
+            self._decisions.append(_Decision(seconds, self.processor_seconds - self._decided))
+            self._decided = self.processor_seconds
+        return proposal
 
-    def _begin(self, action: Any, decided: float) -> None:
-        _, reward, terminated, truncated, info = self._recorder.step(action.copy())
-        self._over = terminated or truncated
-        self._idle -= 1
-        row = len(self._recorder.rows) - 1
-        start = self._clock.now + decided
-        finish = start + self._recorder.seconds
-        self._recorder.rows[row] |= {"start": start, "finish": finish}
-        self._clock.plan(finish, _Event(row, action, float(reward), dict(info)))
+    def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Any = None) -> None:
+        """Note the student that is finished, and have the agent learn of it."""
+        evaluation = self._recorder.get_wrapper_attr("history").last.evaluation
+        start, decision = self._begun[evaluation.config, evaluation.fidelity].popleft()
+        self._recorder.note(decision.processor_seconds, start, self.backend.now())
+        with self._measured():
+            self._agent.tell(actions, rewards, infos)
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal calls return equal results."""
+        return True
 
-def _in_order(finished: list[int], rows: list[dict[str, Any]], budget: Budget) -> list[dict[str, Any]]:
-    """Return rows as they were finished, with what was spent until then."""
-    ordered = [rows[row] for row in finished]
-    if budget.unit == "seconds":
-        return [{**row, "cost": row["finish"]} for row in ordered]
-    spent = np.diff([0.0, *(row["cost"] for row in rows)])[finished]
-    return [{**row, "cost": cost} for row, cost in zip(ordered, np.cumsum(spent).tolist(), strict=True)]
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the workload: that of all workers, which are of one process."""
+        return "simulated"
+
+    def evaluate(
+        self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
+    ) -> list[Evaluation]:
+        """Evaluate as the environment does."""
+        return self.env.evaluate(configs, fidelity, on_epoch)
+
+    def _seconds(self, evaluation: Evaluation, worker: int) -> float:
+        """Return the seconds of a student that a worker is handed: of its decision and its evaluation."""
+        decision = self._decisions.popleft()
+        start = self.backend.now() + decision.seconds
+        seconds = evaluation.wall_seconds
+        student = evaluation.config, evaluation.fidelity
+        if self.env.duplicates != "charge" and student in self._finish:
+            # A repetition that costs nothing is answered with the first, at once or when that is finished.
+            seconds = max(0.0, self._finish[student] - start)
+        else:
+            self._finish[student] = start + seconds
+        self._begun[student].append((start, decision))
+        return decision.seconds + seconds
+
+    @contextmanager
+    def _measured(self) -> Iterator[None]:
+        before = time.process_time()
+        try:
+            yield
+        finally:
+            self.processor_seconds += time.process_time() - before

@@ -55,9 +55,17 @@ class Budget:
 
     def cost(self, evaluation: Evaluation) -> float:
         """Return what an evaluation costs."""
-        if self.unit == "evaluations":
-            return 1
-        return evaluation.wall_seconds if self.unit == "seconds" else max(1, evaluation.fidelity.epochs)
+        return evaluation.wall_seconds if self.unit == "seconds" else self.reserved(evaluation.fidelity)
+
+    def reserved(self, fidelity: Fidelity) -> int:
+        """Return what is set aside for an evaluation in work: its cost, but for seconds, which nobody knows before."""
+        match self.unit:
+            case "evaluations":
+                return 1
+            case "epochs":
+                return max(1, fidelity.epochs)
+            case _:
+                return 0
 
     def affordable(self, fidelity: Fidelity, spent: float) -> Fidelity:
         """Return the effort that is left for an evaluation: all of it, or the epochs that remain."""

@@ -369,7 +369,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
         Args:
             action: Index into each dimension's choices, integers of shape ``(dims,)``.
-            evaluation: The evaluation of its architecture, at the fidelity of the environment.
+            evaluation: The evaluation of its architecture, at the fidelity of the environment or what
+                :meth:`affordable` has left of it.
 
         Raises:
             SpaceError: If the action has the wrong shape or dtype, or is out of range.
@@ -379,10 +380,20 @@ class KDNASEnv(gym.Env[Observation, Action]):
             raise _not_running()
         evaluation = self.screened(evaluation)
         self._altered |= evaluation.status is Status.STOPPED
-        answers = self._affordable_answers()
+        answers = self._answers = self._answers_at(evaluation.fidelity)
         answers.forget_earlier()
         (answer,) = answers.learn(self._by_index([action]), lambda _: [evaluation])
         return self._respond(answer, answers)
+
+    def affordable(self, reserved: float = 0) -> Fidelity | None:
+        """Return the effort that the budget allows for one more evaluation; None: none.
+
+        Args:
+            reserved: What is set aside for evaluations in work; see :meth:`~kdnas_env.envs.budget.Budget.reserved`.
+        """
+        book, budget = self._book, self._book.budget
+        spent = book.spent + reserved
+        return budget.affordable(self._fidelity, spent) if spent < budget.amount else None
 
     def prefetch(self, actions: npt.ArrayLike) -> None:
         """Evaluate the actions of coming steps as one batch, if the evaluator works on several students at once.

@@ -102,6 +102,10 @@ class WorkerPool:
         """How many students could be submitted that would not wait for others."""
         return max(0, self.workers - self._open)
 
+    def now(self) -> float:
+        """Return seconds of the clock of the workers."""
+        return self._backend.now()
+
     def identity(self) -> Ready:
         """Return the workload of the workers; wait for the first of them, if it is not known.
 

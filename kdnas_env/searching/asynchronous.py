@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,7 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Status
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.stored import StoredEvaluator
@@ -18,6 +20,7 @@ from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.searching.journal import ASKED, TOLD, Entry, Journal
 
 Action = tuple[int, ...]
+Student = tuple[Action, Fidelity]
 
 OnAnswer = Callable[[KDNASEnv], object]
 """Called after every student that the agent has learnt of."""
@@ -42,10 +45,12 @@ class AskableAgent(Protocol):
 def search_asynchronously(
     agent: AskableAgent,
     env: KDNASEnv,
-    store: StoredEvaluator,
+    store: StoredEvaluator | None,
     pool: WorkerPool,
     *,
     seed: int = 0,
+    budget: int | None = None,
+    end: float = math.inf,
     journal: Journal | None = None,
     on_epoch: EpochCallback | None = None,
     on_answer: OnAnswer | None = None,
@@ -63,16 +68,19 @@ def search_asynchronously(
     Args:
         agent: An agent with ``start``, ``ask`` and ``tell``.
         env: The environment; its evaluator is not asked.
-        store: Where evaluations are kept, of the pool's workload.
+        store: Where evaluations are kept, of the pool's workload. None: nowhere, and workers are handed whatever is
+            proposed, repeated students and those that cannot be built too.
         pool: The workers.
         seed: Seed of the agent and of the environment's reset.
+        budget: Evaluations that the agent is told to plan for; None: those of the environment.
+        end: Second on the clock of the pool's workers from which on no student is begun.
         journal: The proposals and results so far, in order.
         on_epoch: Called after each epoch of each student; what it returns is ignored. Who stops students is the
             environment's early stopping, and an agent that has a method ``hear(action, report)``.
         on_answer: Called after each student that the agent has learnt of.
 
     Raises:
-        KDNASError: If the agent cannot be asked and told, or the budget is not counted in evaluations.
+        KDNASError: If the agent cannot be asked and told, or the budget is in seconds and there is no ``end``.
         RunError: If the journal is of another search, the store or the journal cannot be written, or the pool gives up.
     """
     missing = [name for name in ("start", "ask", "tell") if not callable(getattr(agent, name, None))]
@@ -81,11 +89,13 @@ def search_asynchronously(
             f"agent {type(agent).__name__} has no {' and no '.join(missing)}; only agents with ask and tell can wait "
             "for several evaluations. Search without `asynchronous`"
         )
-    if env.max_evaluations is None or env.budget_unit != "evaluations":
-        raise KDNASError(f"the budget is in {env.budget_unit}; an asynchronous search counts evaluations")
+    if env.budget_unit == "seconds" and end == math.inf:
+        raise KDNASError(
+            "the budget is in seconds; an asynchronous search counts evaluations or epochs, or has an `end`"
+        )
     env.reset(seed=seed)
-    agent.start(env, round_size=1, seed=seed)
-    search = _Search(agent, env, store, pool, journal, on_epoch, on_answer)
+    agent.start(env, budget=budget, round_size=1, seed=seed)
+    search = _Search(agent, env, store, pool, end, journal, on_epoch, on_answer)
     if journal is not None:
         search.relive(journal)
     search.go_on()
@@ -95,42 +105,45 @@ def search_asynchronously(
 class _Search:
     agent: AskableAgent
     env: KDNASEnv
-    store: StoredEvaluator
+    store: StoredEvaluator | None
     pool: WorkerPool
+    end: float
     journal: Journal | None
     on_epoch: EpochCallback | None
     on_answer: OnAnswer | None
 
     def __post_init__(self) -> None:
         self._hear = getattr(self.agent, "hear", None)
-        # A dict, since the order in which they were asked for is that in which they are begun again.
-        self._pending: dict[Action, None] = {}
+        # In the order in which they were asked for, which is that in which they are begun again.
+        self._pending: Counter[Student] = Counter()
+        self._reserved = 0  # of the budget, for those that are pending
         self._running: dict[int, list[Action]] = {}
-        self._tickets: dict[Any, int] = {}
+        self._tickets: dict[tuple[StudentConfig, Fidelity], int] = {}
         self._answered: deque[tuple[Action, Evaluation]] = deque()
-        self._asked = 0
         self._over = False
 
     def relive(self, journal: Journal) -> None:
         """Replay the journal with the agent."""
         for number, entry in enumerate(journal.entries, start=1):
             if entry.kind == ASKED:
-                proposed = self._propose()
+                student = self._propose()
+                proposed = student and student[0]
                 if proposed != entry.action:
                     raise RunError(
                         f"the search of journal {str(journal.path)!r} cannot go on: entry {number} asked for "
                         f"{entry.action}, now the agent proposes {proposed}; it is another agent, seed, space or "
                         "version of kdnas. Start a new run"
                     )
-            elif entry.action not in self._pending:
+                continue
+            fidelity = next((fidelity for action, fidelity in self._pending if action == entry.action), None)
+            if fidelity is None:
                 raise RunError(
                     f"entry {number} of journal {str(journal.path)!r} tells of {entry.action}, which was not asked "
                     "for; restore the file from a copy, or start a new run"
                 )
-            else:
-                self._tell(entry.action, entry.evaluation or self._known_or_evaluated(entry.action))
-        for action in self._pending:
-            self._begin(action)
+            self._tell(entry.action, entry.evaluation or self._known_or_evaluated(entry.action, fidelity))
+        for action, fidelity in self._pending.elements():
+            self._begin(action, fidelity)
 
     def go_on(self) -> None:
         """Search until the budget is spent or the agent has no more to propose."""
@@ -144,41 +157,41 @@ class _Search:
 
     def _employ(self) -> bool:
         """Give every free worker a proposal, as far as there are any; return whether anything is pending."""
-        while self.pool.free and not self._over and self._asked < self.env.budget:
-            action = self._propose()
-            if action is None:
+        # What is answered at once occupies a worker until the agent has learnt of it, so that it never decides blindly.
+        while self.pool.free > len(self._answered) and not self._over and self.pool.now() < self.end:
+            student = self._propose()
+            if student is None:
                 break  # until something more is known
-            self._note(Entry(ASKED, action))
-            self._begin(action)
+            self._note(Entry(ASKED, student[0]))
+            self._begin(*student)
         return bool(self._pending) and not self._over
 
-    def _propose(self) -> Action | None:
-        proposal = self.agent.ask(1)
-        if not len(proposal):
+    def _propose(self) -> Student | None:
+        """Return a proposal, which is pending now; None if the budget or the agent has none left."""
+        fidelity = self.env.affordable(self._reserved)
+        if fidelity is None or not len(proposal := self.agent.ask(1)):
             return None
-        action = tuple(proposal[0].tolist())
-        self._asked += 1
-        self._pending[action] = None
-        return action
+        student = tuple(proposal[0].tolist()), fidelity
+        self._pending[student] += 1
+        self._reserved += self.env.history.budget.reserved(fidelity)
+        return student
 
-    def _begin(self, action: Action) -> None:
+    def _begin(self, action: Action, fidelity: Fidelity) -> None:
         """Have a student evaluated, unless its answer is known or on its way."""
         config = self.env.search_space.decode(action)
-        refused = self.env.refused(config, self.env.fidelity)
-        if refused is not None:
-            self._answered.append((action, refused))
-        elif config in self._tickets:
-            self._running[self._tickets[config]].append(action)
-        elif (known := self.store.find(config, self.env.fidelity)) is not None:
+        known = None if self.store is None else self.env.refused(config, fidelity) or self.store.find(config, fidelity)
+        if known is not None:
             self._answered.append((action, known))
+        elif self.store is not None and (config, fidelity) in self._tickets:
+            self._running[self._tickets[config, fidelity]].append(action)
         else:
             ticket = self.pool.submit(
                 config,
-                self.env.fidelity,
+                fidelity,
                 on_epoch=lambda report: self._hears(action, report),
                 stoppable=self.env.stop is not None or self._hear is not None,
             )
-            self._tickets[config] = ticket
+            self._tickets[config, fidelity] = ticket
             self._running[ticket] = [action]
 
     def _hears(self, action: Action, report: EpochReport) -> bool:
@@ -190,23 +203,28 @@ class _Search:
     def _collect(self) -> None:
         """Wait for students that are finished, and keep them before anything else is done with them."""
         for finished in self.pool.wait():
-            evaluation = self.store.add(finished.evaluation)
-            del self._tickets[finished.evaluation.config]
+            evaluation = finished.evaluation
+            self._tickets.pop((evaluation.config, evaluation.fidelity), None)
+            if self.store is not None:
+                evaluation = self.store.add(evaluation)
             self._answered += [(action, evaluation) for action in self._running.pop(finished.ticket)]
 
     def _tell(self, action: Action, evaluation: Evaluation) -> None:
-        del self._pending[action]
+        student = action, evaluation.fidelity
+        self._pending[student] -= 1
+        if not self._pending[student]:
+            del self._pending[student]
+        self._reserved -= self.env.history.budget.reserved(evaluation.fidelity)
         array = np.array(action, dtype=np.int64)
         _, reward, terminated, truncated, info = self.env.record(array, evaluation)
         self.agent.tell(array[None], [reward], [info])
         self._over = terminated or truncated
-        self._asked -= info["status"] == Status.INFEASIBLE and not info["counted"]
         if self.on_answer is not None:
             self.on_answer(self.env)
 
-    def _known_or_evaluated(self, action: Action) -> Evaluation:
+    def _known_or_evaluated(self, action: Action, fidelity: Fidelity) -> Evaluation:
         """Return the evaluation of an action that the journal has; evaluate it again if the store has lost it."""
-        self._begin(action)
+        self._begin(action, fidelity)
         while not self._answered:
             self._collect()
         return self._answered.popleft()[1]

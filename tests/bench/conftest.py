@@ -54,8 +54,8 @@ def truth(task: Task) -> Truth:
 
 @pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offer the agents ``raises``, ``resets`` and ``ponders``."""
-    places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders")}
+    """Offer the agents ``raises``, ``resets``, ``ponders`` and ``repeats``."""
+    places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders", "repeats")}
 
     def offered(*, group: str, name: str) -> Any:
         place = places.get(name)

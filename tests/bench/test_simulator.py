@@ -17,6 +17,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
+from kdnas_env.tables.table import STATUSES
 
 RANDOM = AgentSpec("random")
 
@@ -129,6 +130,29 @@ def test_agents_without_ask_and_tell_are_refused(task: Task, truth: Truth, misbe
 def test_learners_can_wait_for_several(task: Task, truth: Truth, agent: str) -> None:
     found = simulate(AgentSpec(agent), task, 0, Budget(16), 4, truth=truth)
     assert (found.error, len(found), bool(found.duplicate.any())) == ("", 16, False)
+
+
+def test_a_pruner_stops_students_and_the_clock_knows(task: Task, truth: Truth) -> None:
+    whole = simulate(AgentSpec("optuna", {"sampler": "random"}), task, 0, Budget(30), 2, truth=truth)
+    pruning = AgentSpec("optuna", {"sampler": "random", "pruner": "median"})
+    pruned = simulate(pruning, task, 0, Budget(30), 2, truth=truth)
+    stopped = pruned.status == STATUSES.index("stopped")
+    assert pruned.error == ""
+    assert 3 <= stopped.sum() < 30
+    assert pruned.finish[-1] < whole.finish[-1]
+
+
+@pytest.mark.parametrize("duplicates", ["free", "reject"])
+def test_a_repetition_that_costs_nothing_waits_for_the_first(
+    task: Task, truth: Truth, misbehaving: None, duplicates: str
+) -> None:
+    asked = replace(task, duplicates=duplicates)
+    found = simulate(AgentSpec("repeats"), asked, 0, Budget(4), 3, truth=replace(truth, task=asked))
+    assert found.error == ""
+    assert found.counted.sum() == 4
+    assert found.duplicate.tolist() == (~found.counted).tolist()
+    first = {index: found.finish[place] for place, index in reversed([*enumerate(found.index.tolist())])}
+    assert all(second >= first[index] for index, second in zip(found.index.tolist(), found.finish, strict=True))
 
 
 @pytest.mark.parametrize(

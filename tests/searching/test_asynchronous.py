@@ -251,11 +251,32 @@ def test_agents_without_ask_and_tell_are_refused(tmp_path: Path) -> None:
         Search(tmp_path, object()).run()
 
 
-def test_budgets_in_epochs_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [1, 4])
+def test_a_budget_in_epochs_is_spent_to_the_last(workers: int, tmp_path: Path) -> None:
     with StoredEvaluator(PLANTED, tmp_path / "store.sqlite") as store:
-        env = KDNASEnv(SPACE, store, budget=10, budget_unit="epochs")
-        with WorkerPool(SimulatedBackend(PLANTED), 1) as pool, pytest.raises(KDNASError, match="counts evaluations"):
+        env = KDNASEnv(SPACE, store, fidelity=FIDELITY, budget=20, budget_unit="epochs")
+        with WorkerPool(SimulatedBackend(PLANTED), workers) as pool:
+            search_asynchronously(RandomAgent(), env, store, pool, seed=7)
+    epochs = [record.evaluation.fidelity.epochs for record in env.history]
+    assert sorted(epochs) == [2, 3, 3, 3, 3, 3, 3]
+    assert env.history.spent == 20
+
+
+def test_a_budget_in_seconds_needs_an_end_on_the_clock(tmp_path: Path) -> None:
+    with StoredEvaluator(PLANTED, tmp_path / "store.sqlite") as store:
+        env = KDNASEnv(SPACE, store, budget=10.0, budget_unit="seconds")
+        with WorkerPool(SimulatedBackend(PLANTED), 1) as pool, pytest.raises(KDNASError, match="budget is in seconds"):
             search_asynchronously(RandomAgent(), env, store, pool)
+
+
+def test_no_agent_decides_blindly_where_answers_are_known(tmp_path: Path) -> None:
+    first = Search(tmp_path, LocalSearchAgent(), workers=1)
+    first.run()
+    (tmp_path / "journal.jsonl").unlink()
+    again = Search(tmp_path, LocalSearchAgent(), workers=1)
+    assert actions(again.run()) == actions(first.env)
+    assert again.pending == [0] * BUDGET
+    assert again.backend.busy_seconds == 0
 
 
 def search_with_workers(folder: Path) -> None:
