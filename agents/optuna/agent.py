@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -24,15 +23,14 @@ from kdnas_env.agents.base import (
     env_attribute,
     prefetch,
 )
-from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, STATUS, Identity, OptunaConfig
+from kdnas_env.agents.optuna import DISMISSED, DRAWN, Identity, OptunaConfig
 from kdnas_env.agents.ranking import Ints, RoundRecord
 from kdnas_env.core.grid import Seen
 from kdnas_env.errors import DependencyError, KDNASError
-from kdnas_env.support.untrusted import is_integer
 
 if TYPE_CHECKING:
     from optuna.study import Study
-    from optuna.trial import FrozenTrial, Trial, TrialState
+    from optuna.trial import FrozenTrial, Trial
 
 _logger = logging.getLogger(__name__)
 
@@ -269,50 +267,19 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return False
 
     def _learn(self, record: RoundRecord) -> None:
+        from kdnas_env.agents.optuna.study import Outcome
+
         numbers = self.grid.numbers(record.actions)
         infos = self._infos[len(self._infos) - len(numbers) :]
         for number, action, reward, usable, info in zip(
             numbers, record.actions, record.rewards.tolist(), record.usable.tolist(), infos, strict=True
         ):
             self._answered(action, info)
-            state, values = self._outcome(reward, usable, info)
-            constraints = info.get("costs", {}) if self.config.limits == "constraints" else {}
-            attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
-            if math.isfinite(reward):
-                attributes["reward"] = reward
-            if "config" in info:
-                attributes["config"] = str(info["config"])
+            outcome = Outcome.of(self.config, reward, usable, info)
             if number not in self._trials:
-                self._book.add(action, state, values, attributes, constraints)
+                self._book.add(action, outcome)
             elif (trial := self._trials.pop(number)) is not None:
-                self._book.finish(trial, state, values, attributes, constraints)
-
-    def _outcome(self, reward: float, usable: bool, info: Info) -> tuple[TrialState, list[float] | None]:
-        """Return the state and the values of the trial of an evaluation."""
-        from optuna.trial import TrialState
-
-        if usable:
-            values = self._values(info) if self.config.objectives else [reward]
-            if all(map(math.isfinite, values)):
-                return TrialState.COMPLETE, values
-        elif info.get("status") == "stopped" and not self.config.objectives:
-            return TrialState.PRUNED, None
-        # A broken limit is no failure: the reward, or the constraints, say how far the candidate is from keeping it.
-        elif info.get("cost", 0) > 0 and self.config.objectives and self.config.limits == "constraints":
-            return TrialState.COMPLETE, self._values(info)
-        elif self.config.failures == "reward" or (info.get("cost", 0) > 0 and not self.config.objectives):
-            return (TrialState.COMPLETE, [reward]) if math.isfinite(reward) else (TrialState.FAIL, None)
-        return TrialState.FAIL, None
-
-    def _values(self, info: Info) -> list[float]:
-        """Return the objectives of an evaluation."""
-        for name in self.config.targets:
-            if not isinstance(info.get(name), float | np.floating) and not is_integer(info.get(name)):
-                numbers = [key for key, value in info.items() if isinstance(value, int | float | np.number)]
-                raise KDNASError(
-                    f"objective {name!r} is {info.get(name)!r} in the info; expected one of its numbers, {numbers}"
-                )
-        return [float(info[name]) for name in self.config.targets]
+                self._book.finish(trial, outcome)
 
     def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
         with self._listening(env, actions):
@@ -357,7 +324,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         """
         if info.get("status", "ok") != "ok":
             return
-        self._values(info)
+        self.config.values_of(info)
         trial = None if self.config.pruner == "none" else self._trial(action)
         if trial is not None:
             reached = [loss for loss in np.asarray(info.get("heldout_curve", ())).tolist() if loss >= 0]

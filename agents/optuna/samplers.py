@@ -1,13 +1,17 @@
 """The samplers and pruners of Optuna, and how a sampler is kept reproducible and quick.
 
 - Every trial gets a sampler of its own, seeded by the trial's number (:class:`TrialSampler`).
-- It learns from the youngest and the best trials of a long study (:mod:`kdnas_env.agents.optuna.recent_trials`).
+- It learns from the youngest and the best trials of a long study
+  (:class:`~kdnas_env.agents.optuna.storages.RecentTrials`).
 - TPE and the Gaussian process choose among the points of a grid that are left (:class:`LeftSampler`): in the whole box
   most of what they find is soon known, or not allowed.
+- CMA-ES keeps its state in the study as JSON (:class:`PlainCmaEsSampler`): a pickle, as Optuna writes it, can run code
+  when it is loaded.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import warnings
@@ -27,21 +31,21 @@ from optuna.pruners import BasePruner
 from optuna.samplers import (
     BaseGASampler,
     BaseSampler,
+    CmaEsSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
     TPESampler,
 )
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
-from kdnas_env.agents.optuna.cmaes import PlainCmaEsSampler
-from kdnas_env.agents.optuna.recent_trials import StudyOf
+from kdnas_env.agents.optuna.storages import StudyOf
 from kdnas_env.agents.ranking import Bools
 from kdnas_env.core.grid import LISTABLE, Grid, Ints, Seen
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.checks import check_choice
-from kdnas_env.support.untrusted import typed_arguments
+from kdnas_env.support.untrusted import is_number, parse_json, shown, typed_arguments
 
 SamplerMaker = Callable[[int], BaseSampler]
 """Makes the sampler of a trial from the trial's number."""
@@ -53,6 +57,12 @@ WHOLE_SPACE = 100_000
 
 _CHUNK = 2048
 """Points whose acquisition is computed at once: of each there is a joint sample with all that are running."""
+
+_LEARNT = ("_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma")
+"""Numbers that change as an optimiser learns, beside its arrays; all others follow from the options."""
+
+_GENERATOR = "_rng"
+"""Attribute of the optimisers of cmaes that is no part of their state: it is seeded anew for every trial."""
 
 
 @contextmanager
@@ -251,6 +261,94 @@ class LeftGPSampler(LeftSampler, GPSampler):
         return normalised
 
 
+class PlainCmaEsSampler(CmaEsSampler):
+    """Makes the proposals of Optuna's sampler (Hansen 2016, arXiv:1604.00772), without unpickling anything.
+
+    What Optuna's own sampler has written into a study is left alone, so that the strategy starts afresh there.
+    """
+
+    _optimizer: Any = None
+    _known: tuple[int, str] | None = None  # the number of the trial that has the state, and the state
+
+    @property
+    def _attr_key_optimizer(self) -> str:
+        return f"{self._attr_prefix}plain"
+
+    def _split_optimizer_str(self, optimizer_str: str) -> dict[str, str]:
+        """Return the attributes to keep; what Optuna has pickled is dropped."""
+        return super()._split_optimizer_str(json.dumps(_plain(self._optimizer)))
+
+    def _restore_optimizer(self, completed_trials: list[FrozenTrial]) -> Any:
+        """Find the state; what it is restored to is made by :meth:`_init_optimizer`, which Optuna calls next."""
+        prefix, self._known = f"{self._attr_key_optimizer}:", None
+        for trial in reversed(completed_trials):
+            parts = {name: value for name, value in trial.system_attrs.items() if name.startswith(prefix)}
+            if parts:
+                text = "".join(str(parts.get(f"{prefix}{part}")) for part in range(len(parts)))
+                self._known = trial.number, text
+                break
+        return None
+
+    def _init_optimizer(self, trans: Any, direction: StudyDirection) -> Any:
+        generator = self._cma_rng.rng
+        before = generator.get_state()
+        self._optimizer = super()._init_optimizer(trans, direction)
+        if self._known is not None:
+            generator.set_state(before)  # as if none had been made
+            number, text = self._known
+            try:
+                _restore(self._optimizer, parse_json(text))
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                raise RunError(
+                    f"the state of CMA-ES in trial {number} of the study is damaged: {error}; start another"
+                ) from error
+        return self._optimizer
+
+
+def _state(optimizer: Any) -> dict[str, Any]:
+    return {name: value for name, value in optimizer.__getstate__().items() if name != _GENERATOR}
+
+
+def _plain(value: Any) -> Any:
+    """Return an optimiser, or a part of its state, as JSON holds it."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return {name: _plain(part) for name, part in _state(value).items()}
+
+
+def _restore(optimizer: Any, state: Any) -> None:
+    """Give an optimiser the state of another, each part of the kind and shape that it has now.
+
+    Raises:
+        ValueError: If a part is missing or of another kind or shape.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it is {shown(state)}")
+    parts = {name: _restored(name, now, state.get(name)) for name, now in _state(optimizer).items()}
+    if hasattr(type(optimizer), "__setstate__"):
+        optimizer.__setstate__(parts)
+    else:
+        vars(optimizer).update(parts)
+
+
+def _restored(name: str, now: Any, value: Any) -> Any:
+    """Return a part of a state: what it is now, unless it is learnt."""
+    if isinstance(now, np.ndarray) and now.size:
+        array = np.array(value if isinstance(value, Sequence) else [], dtype=now.dtype)
+        if array.shape != now.shape:
+            raise ValueError(f"{name} has the shape {array.shape}, expected {now.shape}")
+        return array
+    if name in _LEARNT:
+        if not is_number(value):
+            raise ValueError(f"{name} is {shown(value)}")
+        return type(now)(value)
+    if hasattr(now, "__dict__"):  # an optimiser within another
+        _restore(now, value)
+    return now
+
+
 _SAMPLERS: dict[str, Callable[..., BaseSampler]] = {
     "tpe": LeftTPESampler,
     "gp": partial(LeftGPSampler, warn_independent_sampling=False),
@@ -287,7 +385,7 @@ def sampler_maker(
     """Return what makes the sampler of each trial.
 
     Args:
-        name: One of ``kdnas_env.agents.optuna.agent.SAMPLERS``.
+        name: One of ``kdnas_env.agents.optuna.SAMPLERS``.
         options: Keyword arguments of Optuna's class.
         space: Choices of each parameter.
         seed_of: Gives each trial's number a seed in ``[0, 2**32)``.
@@ -322,7 +420,7 @@ def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
     """Make a pruner.
 
     Args:
-        name: One of ``kdnas_env.agents.optuna.agent.PRUNERS``.
+        name: One of ``kdnas_env.agents.optuna.PRUNERS``.
         options: Keyword arguments of Optuna's class. Those of ``patient`` are its own, ``wrapped``, the name of the
             pruner that it makes patient (default: none), and the keyword arguments of that one.
 

@@ -1,25 +1,37 @@
-"""Where studies are kept, and how processes that share one know whether the others are alive."""
+"""Studies as they are kept: who may join one, whether its processes are alive, and what is seen of a long one."""
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 import weakref
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from threading import Event, Lock, Thread
+from typing import Any
 
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from kdnas_env.agents.optuna.config import WORKER
+from kdnas_env.agents.optuna import WORKER, OptunaConfig
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.identity import differences
+from kdnas_env.support.untrusted import plain_copy, shown
+
+_SEARCHED = "kdnas:searched"
+"""User attribute of a study: the grid that it searches, so that no search of another joins it."""
+
+_CONTENT = "kdnas:content"
+"""The same: what its points stand for and what decides their rewards, as far as environments say."""
 
 _ALIVE = "kdnas:alive:"
 """Beginning of the user attribute of a study that says when a process gave a sign, in seconds since the epoch."""
@@ -29,6 +41,9 @@ _INTERVAL = 30.0
 
 _SIGNS = 5
 """Signs that are missed before a process is taken for dead, at least."""
+
+_BESTS = 50
+"""Best trials that are kept beside the youngest; of a long study TPE takes the 25 best as good ones."""
 
 _CREATION_ATTEMPTS = 20
 _JOURNAL_START = b'{"op_code"'
@@ -165,3 +180,111 @@ def _database(url: str) -> BaseStorage:
                 raise
             time.sleep(0.05 * attempt)
     raise RunError(f"storage {url!r} cannot be opened: other processes are changing its tables; try again later")
+
+
+def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:
+    """Refuse to join a study that searches something else; of a new one, note what it searches.
+
+    Raises:
+        RunError: If it does.
+    """
+    searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
+    directions = [direction.name.lower() for direction in study.directions]
+    known = study.user_attrs.get(_SEARCHED, searched)
+    if known != searched or directions != [*config.directions]:
+        raise RunError(
+            f"the study {study.study_name!r} searches {known}, to {' and '.join(directions)}, but this search is of "
+            f"{searched}, to {' and '.join(config.directions)}; give another study_name"
+        )
+    if _SEARCHED not in study.user_attrs:
+        study.set_user_attr(_SEARCHED, searched)
+        if config.objectives:
+            study.set_metric_names([*config.targets])
+
+
+def check_content(study: Study, content: Any) -> None:
+    """Refuse to join a study with other rewards or points; if its content is not recorded, record it.
+
+    Args:
+        study: The study.
+        content: What decides the rewards, by part, as plain data. Parts that one of both lacks are not
+            compared. Anything but a mapping is ignored.
+
+    Raises:
+        RunError: If it is of something else; nothing is changed then.
+        KDNASError: If the content is no plain data.
+    """
+    if not isinstance(content, Mapping):
+        return
+    try:
+        ours = plain_copy(content)
+    except ValueError as error:
+        raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
+    known = study.user_attrs.get(_CONTENT)
+    if known is None:
+        study.set_user_attr(_CONTENT, ours)
+    elif different := differences(known, ours):
+        changes = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
+        raise RunError(f"the study {study.study_name!r} is of another search: {changes}. Give another study_name")
+
+
+class StudyOf(Study):
+    """A study as it would be if it had some of its trials only; what is written to it is written to the study.
+
+    Args:
+        study: The study.
+        trials: Gives the trials, in the order of their numbers; it is called when somebody looks at them.
+    """
+
+    def __init__(self, study: Study, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
+        vars(self).update(vars(study))
+        self._some = trials
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        trials = [trial for trial in self._some() if states is None or trial.state in states]
+        return copy.deepcopy(trials) if deepcopy else trials
+
+
+class RecentTrials:
+    """The youngest ended trials of a study, and the best, or with several objectives those that none beats.
+
+    Args:
+        size: The youngest that are kept; of the best there are fewer.
+        directions: Directions of the objectives.
+    """
+
+    def __init__(self, size: int, directions: Sequence[StudyDirection]) -> None:
+        self._signs = [1.0 if direction is StudyDirection.MAXIMIZE else -1.0 for direction in directions]
+        self._youngest: deque[FrozenTrial] = deque(maxlen=size)
+        self._bests: list[FrozenTrial] = []
+        self._most = min(size, _BESTS) if len(self._signs) == 1 else size
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Take in a trial that has ended; samplers learn from those that were completed or pruned only."""
+        if trial.state is TrialState.COMPLETE and not any(violation > 0 for violation in trial.constraints.values()):
+            self._rank(trial)
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            self._youngest.append(trial)
+
+    def with_running(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the trials, and those that are running, in the order of their numbers."""
+        kept = {trial.number: trial for trial in chain(self._bests, self._youngest, running)}
+        return [kept[number] for number in sorted(kept)]
+
+    def _rank(self, trial: FrozenTrial) -> None:
+        if len(self._signs) == 1:
+            self._bests.append(trial)
+            if len(self._bests) > 2 * self._most:
+                self._bests = sorted(self._bests, key=lambda best: -self._scores(best)[0])[: self._most]
+        elif not any(self._beats(best, trial) for best in self._bests):
+            left = [best for best in self._bests if not self._beats(trial, best)]
+            self._bests = [*left, trial][-self._most :]
+
+    def _beats(self, first: FrozenTrial, other: FrozenTrial) -> bool:
+        pairs = [*zip(self._scores(first), self._scores(other), strict=True)]
+        return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
+
+    def _scores(self, trial: FrozenTrial) -> list[float]:
+        return [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -15,24 +17,57 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from kdnas_env.agents.optuna.config import (
-    DISMISSED,
-    STATUS,
-    WORKER,
-    Identity,
-    OptunaConfig,
+from kdnas_env.agents.optuna import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
+from kdnas_env.agents.optuna.samplers import Left, TrialSampler, make_pruner, quiet, sampler_maker
+from kdnas_env.agents.optuna.storages import (
+    RecentTrials,
+    SignsOfLife,
+    StudyOf,
     check_content,
     check_searched,
+    open_storage,
 )
-from kdnas_env.agents.optuna.recent_trials import RecentTrials, StudyOf
-from kdnas_env.agents.optuna.samplers import Left, TrialSampler, make_pruner, quiet, sampler_maker
-from kdnas_env.agents.optuna.storages import SignsOfLife, open_storage
 from kdnas_env.core.grid import Grid, Ints, Seen
 from kdnas_env.errors import RunError
 
 _NAME = "kdnas"
 _GENERATIONS = 4
 """Generations of evolving samplers that are shown to them at least; they look at the present one and the one before."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ends.
+
+    Attributes:
+        state: Its state.
+        values: What it earned, if anything.
+        attributes: User attributes.
+        constraints: By how much each constraint is violated; 0 where it is kept.
+    """
+
+    state: TrialState
+    values: Sequence[float] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: OptunaConfig, reward: float, usable: bool, info: Mapping[str, Any]) -> Outcome:
+        """Return how the trial of an evaluation ends.
+
+        Args:
+            config: Hyper-parameters of the agent.
+            reward: The reward.
+            usable: Whether the evaluation gave a student that keeps all limits.
+            info: What the environment said.
+        """
+        attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
+        if math.isfinite(reward):
+            attributes["reward"] = reward
+        if "config" in info:
+            attributes["config"] = str(info["config"])
+        constraints = info.get("costs", {}) if config.limits == "constraints" else {}
+        return cls(*_earned(config, reward, usable, info), attributes, constraints)
 
 
 class GridStudy:
@@ -145,7 +180,7 @@ class GridStudy:
             Points that were evaluated since the last call, and points at which trials are running.
         """
         for trial in self._signs.stale(self._look()) if self._signs is not None else ():
-            self._end(trial, TrialState.FAIL, None, {DISMISSED: "abandoned"}, {})
+            self._end(trial, Outcome(TrialState.FAIL, attributes={DISMISSED: "abandoned"}))
         running = self._look()
         evaluated, self._evaluated = self._evaluated, []
         return evaluated, {self.number(trial.params) for trial in running if trial.number != but and self._takes(trial)}
@@ -221,24 +256,9 @@ class GridStudy:
         return self.study._storage.get_trial(trial._trial_id).intermediate_values.keys()
 
     @quiet()
-    def finish(
-        self,
-        trial: Trial,
-        state: TrialState,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> None:
-        """End a trial that was begun or reopened here, unless somebody else has ended it.
-
-        Args:
-            trial: The trial.
-            state: How it ended.
-            values: What it earned, if anything.
-            attributes: User attributes.
-            constraints: By how much each constraint is violated; 0 where it is kept.
-        """
-        self._end(trial, state, values, attributes, constraints)
+    def finish(self, trial: Trial, outcome: Outcome) -> None:
+        """End a trial that was begun or reopened here, unless somebody else has ended it."""
+        self._end(trial, outcome)
         if self._signs is not None:
             self._signs.end()
 
@@ -248,28 +268,22 @@ class GridStudy:
         if with_value:
             self._look()
             known = self._earned.get(self._point(trial.params))
-        state = TrialState.FAIL if known is None else TrialState.COMPLETE
-        values, constraints = (None, {}) if known is None else (known.values, known.constraints)
-        self.finish(trial, state, values, {DISMISSED: reason}, constraints)
+        outcome = Outcome(TrialState.FAIL, attributes={DISMISSED: reason})
+        if known is not None:
+            outcome = replace(outcome, state=TrialState.COMPLETE, values=known.values, constraints=known.constraints)
+        self.finish(trial, outcome)
 
     @quiet()
-    def add(
-        self,
-        action: Ints,
-        state: TrialState,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> None:
-        """Add an evaluation that had no trial; see :meth:`finish`."""
+    def add(self, action: Ints, outcome: Outcome) -> None:
+        """Add an evaluation that had no trial."""
         owner = {} if self.worker is None else {WORKER: self.worker}
         trial = create_trial(
-            state=state,
-            values=values,
+            state=outcome.state,
+            values=outcome.values,
             params=self._parameters(action),
             distributions=self._distributions,
-            user_attrs={**attributes, **owner},
-            constraints={**constraints},
+            user_attrs={**outcome.attributes, **owner},
+            constraints={**outcome.constraints},
         )
         self.study.add_trial(trial)
 
@@ -296,22 +310,15 @@ class GridStudy:
         for data in state["trials"]:
             storage.create_new_trial(study, _from_dict(data, self._distributions))
 
-    def _end(
-        self,
-        trial: Trial | FrozenTrial,
-        state: TrialState,
-        values: Sequence[float] | None,
-        attributes: Mapping[str, Any],
-        constraints: Mapping[str, float],
-    ) -> None:
+    def _end(self, trial: Trial | FrozenTrial, outcome: Outcome) -> None:
         try:
-            for name, value in attributes.items():
+            for name, value in outcome.attributes.items():
                 self.study._storage.set_trial_user_attr(trial._trial_id, name, value)
-            for name, value in constraints.items():
+            for name, value in outcome.constraints.items():
                 Trial(self.study, trial._trial_id).set_constraint(name, value)
         except UpdateFinishedTrialError:
             return
-        self.study.tell(trial.number, values, state, skip_if_finished=True)
+        self.study.tell(trial.number, outcome.values, outcome.state, skip_if_finished=True)
 
     def _parameters(self, action: Ints) -> dict[str, int]:
         return dict(zip(self._distributions, action.tolist(), strict=True))
@@ -352,6 +359,24 @@ class GridStudy:
         if trial.state is TrialState.WAITING or not self._distributions.keys() <= trial.params.keys():
             return False
         return trial.state is not TrialState.FAIL or STATUS in trial.user_attrs
+
+
+def _earned(
+    config: OptunaConfig, reward: float, usable: bool, info: Mapping[str, Any]
+) -> tuple[TrialState, list[float] | None]:
+    """Return the state and the values of the trial of an evaluation."""
+    if usable:
+        values = config.values_of(info) if config.objectives else [reward]
+        if all(map(math.isfinite, values)):
+            return TrialState.COMPLETE, values
+    elif info.get("status") == "stopped" and not config.objectives:
+        return TrialState.PRUNED, None
+    # A broken limit is no failure: the reward, or the constraints, say how far the candidate is from keeping it.
+    elif info.get("cost", 0) > 0 and config.objectives and config.limits == "constraints":
+        return TrialState.COMPLETE, config.values_of(info)
+    elif config.failures == "reward" or (info.get("cost", 0) > 0 and not config.objectives):
+        return (TrialState.COMPLETE, [reward]) if math.isfinite(reward) else (TrialState.FAIL, None)
+    return TrialState.FAIL, None
 
 
 def _distribution(count: int, ordinal: bool) -> BaseDistribution:

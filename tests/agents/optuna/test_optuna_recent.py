@@ -16,11 +16,11 @@ from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna import samplers as optuna_samplers
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
-from kdnas_env.agents.optuna.recent_trials import RecentTrials, StudyOf
 from kdnas_env.agents.optuna.samplers import LeftTPESampler
+from kdnas_env.agents.optuna.storages import RecentTrials, StudyOf
 from kdnas_env.testing.bowl import BowlEnv
 
 DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]

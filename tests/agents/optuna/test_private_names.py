@@ -18,9 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import Trial
 
-from kdnas_env.agents.optuna.cmaes import _plain
-from kdnas_env.agents.optuna.recent_trials import StudyOf
-from kdnas_env.agents.optuna.samplers import quiet
+from kdnas_env.agents.optuna.samplers import _plain, quiet
+from kdnas_env.agents.optuna.storages import StudyOf
 
 
 @pytest.fixture
