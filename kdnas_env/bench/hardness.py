@@ -97,7 +97,7 @@ def hardness(
     rows = evaluated = np.flatnonzero((table.status != MISSING).any(axis=1))
     if task.limits:
         keeping = Truth.of_table(task, table).index
-        rows = evaluated[np.isin(table.space.first_indices[table.index[evaluated]], keeping)]
+        rows = evaluated[np.isin(table.space.canonical(table.index[evaluated]), keeping)]
     means = rewards_of_table(table, task.reward, "mean", task.device)[rows]
     seeds = [rewards_of_table(table, task.reward, seed, task.device)[rows] for seed in table.metadata.seeds]
     noise = _noise(means, np.stack(seeds, axis=1), table.status[rows] != MISSING)

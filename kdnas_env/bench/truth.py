@@ -90,11 +90,16 @@ class Truth:
         source = load_source(task.table)
         if isinstance(source, Surrogate):
             return _of_surrogate(_Question(task, checksum(table_path(task.table)), source, on_progress))
-        return cls.of_table(task, *source)
+        (table,) = source
+        table.check_whole()
+        return cls.of_table(task, table)
 
     @classmethod
     def of_table(cls, task: Task, table: Table) -> Truth:
-        """Compute the truth of a task of a table that is loaded already; see :meth:`of`."""
+        """Compute the truth of a task of a table that is loaded already; see :meth:`of`.
+
+        The table may be a sample, of which an agent cannot be told what is not in it.
+        """
         return _of_table(task, table)
 
     @property
@@ -185,13 +190,12 @@ class Truth:
 
 
 def _of_table(task: Task, table: Table) -> Truth:
-    table.check_whole()
     TabularEvaluator(table, task.seed, task.device)  # checks them
     reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
     epochs = whole.epochs if task.epochs is None else task.epochs
     mean = TabularEvaluator(table, "mean", task.device, missing="failed")
     # A student may have several names, and stand in a table by another than the one it is found by.
-    index = np.sort(table.space.first_indices[table.index[(table.status != MISSING).any(axis=1)]])
+    index = np.sort(table.space.canonical(table.index[(table.status != MISSING).any(axis=1)]))
     cells = mean.look_up(index, whole)
     if not cells.ok.any():
         raise KDNASError(f"table {task.table!r} has no student that ended well; there is nothing to search")

@@ -167,7 +167,10 @@ class Inspection:
         Raises:
             KDNASError: If there is no such table, or it is of another space.
         """
-        return compare_tasks(Truth.of_table(self._task, self.source), Truth.of(Task.parse(other)))
+        task = Task.parse(other)
+        source = load_source(task.table)
+        theirs = Truth.of(task) if isinstance(source, Surrogate) else Truth.of_table(task, *source)
+        return compare_tasks(Truth.of_table(self._task, self.source), theirs)
 
     def searches(
         self, searches: int, *, budget: int = 200, progress: Progress = SILENT

@@ -18,6 +18,7 @@ from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.pipeline.tables import Inspection, inspect_table
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.surrogates.card import _splits
@@ -67,6 +68,19 @@ def tabulated(students: list[StudentConfig]) -> Table:
 @pytest.fixture(scope="module")
 def table() -> Table:
     return tabulated(STUDENTS)
+
+
+def test_a_sample_has_a_hardness_and_is_compared_with_other_tasks(table: Table, tmp_path: Path) -> None:
+    """Among the students that it holds, though no agent can search it."""
+    write_table(table, tmp_path / "sample.npz")
+    found = inspect_table(f"{tmp_path / 'sample.npz'}:speedup=4")
+    assert isinstance(found, Inspection)
+    assert found.hardness is not None
+    assert 0 < found.hardness["feasible"] < 1
+    assert found.hardness["points"] == round(300 * found.hardness["feasible"])
+    alike = found.against(f"{tmp_path / 'sample.npz'}:alpha=-1.0")
+    assert alike["points"] == found.hardness["points"]
+    assert alike["tau"] < 1
 
 
 def test_a_sample_is_drawn_once_and_grows() -> None:
