@@ -37,7 +37,7 @@ def best_rewards(agent: str, **settings: Any) -> np.ndarray:
     return np.array([search.best_reward for search in searches])
 
 
-@pytest.mark.parametrize("agent", ["lstm-ensemble", "local-search"])
+@pytest.mark.parametrize("agent", ["lstm-ensemble", "local-search", "bayesian-linear"])
 def test_agents_learn_along_a_scale(agent: str) -> None:
     assert wilcoxon(best_rewards(agent), best_rewards("random"), alternative="greater").pvalue < 0.01
 
@@ -47,7 +47,7 @@ def test_the_ensemble_finds_the_higher_hill_of_a_scale() -> None:
     assert np.median(best_rewards("random")) < 0.9
 
 
-@pytest.mark.parametrize("agent", ["lstm-ensemble", "lstm"])
+@pytest.mark.parametrize("agent", ["lstm-ensemble", "lstm", "least-squares", "bayesian-linear", "random-forest"])
 def test_the_candidates_of_a_round_are_not_the_same_thing_again(agent: str) -> None:
     env = BowlEnv([CHOICES, 2], hidden_slope)
     search = kdnas_env.make_agent(agent).search(env, budget=32, round_size=8, seed=0)
