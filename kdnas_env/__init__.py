@@ -103,6 +103,7 @@ _environment("MiniKD", "mini_kd", "MiniKDEnv", nondeterministic=True)
 _environment("MiniKDAnalytic", "mini_kd", "MiniKDEnv", kwargs={"latency": "analytic"})
 _environment("Planted", "planted", "PlantedEnv")
 _environment("Tabular", "tabular", "TabularEnv")
+_environment("External", "external", "ExternalEnv")
 _environment("Surrogate", "surrogate", "SurrogateEnv")
 register("kdnas/Tasks-v0", "kdnas_env.envs.tasks:TasksEnv")
 

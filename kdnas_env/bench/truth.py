@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,10 +23,12 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
+from kdnas_env.evaluators.external import ExternalEvaluator
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.statistics import random_search_quantile, top_threshold
+from kdnas_env.tables.external import is_external, read_external
 from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.tables.surrogates.storage import load_source
 from kdnas_env.tables.surrogates.surrogate import Surrogate
@@ -87,6 +90,8 @@ class Truth:
             KDNASError: If there is no such table, it has not what the task asks for, nothing in it was evaluated, no
                 student keeps the limits, or the space of the surrogate is too large.
         """
+        if is_external(task.table):
+            return _of_external(task)
         source = load_source(task.table)
         if isinstance(source, Surrogate):
             return _of_surrogate(_Question(task, checksum(table_path(task.table)), source, on_progress))
@@ -224,6 +229,30 @@ def _of_table(task: Task, table: Table) -> Truth:
         mean.look_up(index, Fidelity(epochs=epochs)).wall_seconds,
         _deviation(np.array([cells.rewards(reward) for cells in seeds]), np.array([cells.ok for cells in seeds])),
         students - len(index),
+    )
+
+
+def _of_external(task: Task) -> Truth:
+    table = read_external(table_path(task.table))
+    ExternalEvaluator(table, task.external["seed"])  # checks it
+    first, count = table.trainings.T
+
+    def mean(values: Floats) -> Floats:
+        return np.asarray(np.add.reduceat(values, first) / count)
+
+    score, seconds = mean(table.score), mean(table.seconds)
+    return Truth(
+        task,
+        table.title,
+        # It has the names that are asked for; its candidates are no students.
+        cast(SearchSpace, table.space),
+        0,
+        table.space.valid_indices,
+        score,
+        np.column_stack([1.0 - score, seconds / table.seconds.max()]),
+        seconds,
+        table.noise,
+        0,
     )
 
 

@@ -27,7 +27,13 @@ from kdnas_env.pipeline.search import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
-from kdnas_env.pipeline.tables import TableExportOptions, TableFitOptions, TableInspectOptions, TableVerifyOptions
+from kdnas_env.pipeline.tables import (
+    ImportNasBenchBertOptions,
+    TableExportOptions,
+    TableFitOptions,
+    TableInspectOptions,
+    TableVerifyOptions,
+)
 from kdnas_env.pipeline.vocabulary import VocabularyOptions
 
 COMMANDS: dict[str, tuple[type[Any], str]] = {
@@ -42,6 +48,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table export": (TableExportOptions, "kdnas_env.cli.table:run_export"),
     "table inspect": (TableInspectOptions, "kdnas_env.cli.table:run_inspect"),
     "table fit": (TableFitOptions, "kdnas_env.cli.table:run_fit"),
+    "table import-nas-bench-bert": (ImportNasBenchBertOptions, "kdnas_env.cli.table:run_import_nas_bench_bert"),
     "table agreement": (TableAgreementOptions, "kdnas_env.cli.table:run_agreement"),
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),

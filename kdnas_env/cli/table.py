@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from kdnas_env.bench.hardness import hardness_rows
 from kdnas_env.bench.structure import comparison_rows
 from kdnas_env.cli.console import SafeConsole, grid
@@ -14,6 +16,7 @@ from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
 from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
 from kdnas_env.pipeline.tables import (
+    ImportNasBenchBertOptions,
     Inspection,
     TableExportOptions,
     TableFitOptions,
@@ -28,11 +31,13 @@ from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
+from kdnas_env.tables.external import ExternalTable, write_external
 from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, TableMetadata
 from kdnas_env.tabulation.merge import corpus_in_words
+from kdnas_env.tabulation.nas_bench_bert import import_nas_bench_bert
 
 LEAST_AGREEMENT = 0.95
 """Kendall's tau between seeds below which a table hardly tells its best students apart."""
@@ -85,8 +90,14 @@ def run_inspect(options: TableInspectOptions) -> int:
         _list(console)
         return 0
     inspection = inspect_table(options.table)
+    further = options.to or options.surrogate or options.json or options.against or options.searches
+    if isinstance(inspection, ExternalTable):
+        if further:
+            raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
+        _describe_external(console, inspection, checksum(table_path(options.table)))
+        return 0
     if isinstance(inspection, Surrogate):
-        if options.to or options.surrogate or options.json or options.against or options.searches:
+        if further:
             raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
         _describe_surrogate(console, inspection, checksum(table_path(options.table)))
         return 0
@@ -131,6 +142,16 @@ def run_fit(options: TableFitOptions) -> int:
         f'search its space of {fit.points:,} points: gym.make("kdnas/Surrogate-v0", table={options.to!r})\n'
         f"how good it is: {command('table', 'inspect', options.tables[0], '--surrogate')}"
     )
+    return 0
+
+
+def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
+    """Write NAS-Bench-BERT as an external table; the exit status of the command."""
+    table, target = import_nas_bench_bert(options.file, options.metric), expanded(options.to)
+    write_external(table, target)
+    console = SafeConsole()
+    _describe_external(console, table, checksum(target))
+    console.say(f"race on it with\n\n    {command('bench', '--tasks', options.to)}\n")
     return 0
 
 
@@ -306,6 +327,26 @@ def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str)
         "epochs": str(meta.epochs),
         "devices": ", ".join(device.name for device in meta.devices),
         "workload": meta.workload,
+        "SHA-256": digest,
+    }
+    for name, value in facts.items():
+        console.say(f"{name}: {value}")
+
+
+def _describe_external(console: SafeConsole, table: ExternalTable, digest: str) -> None:
+    """Print what an external table holds."""
+    space, best = table.space, int(table.score.argmax())
+    winner = space.decode(space.from_index(int(table.index[best])))
+    repeated = int((table.trainings[:, 1] > 1).sum())
+    facts = {
+        "external table": table.title,
+        "candidates": f"{len(space.valid_indices)}, {repeated} of them trained more than once",
+        "space": "; ".join(f"{name}: {list(values)}" for name, values in space.choices.items()),
+        "scores": f"{', '.join(table.metrics)}; {table.metric} counts",
+        "best training": f"{winner}, {table.metric} {table.score[best]:.4f}",
+        "median": f"{table.metric} {np.median(table.score):.4f}",
+        "noise": f"{table.noise:.4f} between trainings of one candidate" if repeated else "unknown; none was repeated",
+        "seconds of training": f"{table.seconds.min():.0f} to {table.seconds.max():.0f}",
         "SHA-256": digest,
     }
     for name, value in facts.items():

@@ -16,7 +16,11 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.specs import format_spec, parse_spec
 from kdnas_env.support.untrusted import shown
+from kdnas_env.tables.external import is_external
 from kdnas_env.tables.surrogates.storage import is_surrogate
+
+OF_EXTERNAL = ("seed", "duplicates")
+"""Settings that a task of an external table has."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Task:
     """What agents are raced on: a table, or a surrogate, and how its students are rewarded.
 
     Attributes:
-        table: Name of a table of the package, or path of the npz file of a table or a surrogate (without a colon).
+        table: Name of a table of the package, or path of the npz file of a table, an external table or a surrogate
+            (without a colon).
         alpha: Exponent of the latency factor.
         beta: Target latency as a share of the teacher's.
         loss: Loss of the reward.
@@ -110,11 +115,26 @@ class Task:
         Raises:
             KDNASError: If there is no such table, or it has not what the task asks for.
         """
-        settings = {**asdict(self), "budget": budget.amount, "budget_unit": budget.unit, **episode}
+        spending: dict[str, Any] = {"budget": budget.amount, "budget_unit": budget.unit}
+        if is_external(self.table):
+            return gym.make("kdnas/External-v0", disable_env_checker=True, **self.external, **spending, **episode)
+        settings = {**asdict(self), **spending, **episode}
         if is_surrogate(self.table):
             return gym.make("kdnas/Surrogate-v0", disable_env_checker=True, **settings)
         # What fails in the table fails for the agent; it is no error of the race.
         return gym.make("kdnas/Tabular-v0", disable_env_checker=True, missing="failed", **settings)
+
+    @property
+    def external(self) -> dict[str, Any]:
+        """What the environment of an external table is made with.
+
+        Raises:
+            KDNASError: If a setting is set that it does not have.
+        """
+        others = sorted(set(self._settings) - {*OF_EXTERNAL})
+        if others:
+            raise KDNASError(f"{', '.join(others)} has no effect on an external table; it has {list(OF_EXTERNAL)}")
+        return {name: getattr(self, name) for name in ("table", *OF_EXTERNAL)}
 
     @property
     def _settings(self) -> dict[str, Any]:

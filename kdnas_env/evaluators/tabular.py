@@ -157,7 +157,7 @@ class TabularEvaluator:
         if self.seed == "mean":
             return np.full(len(rows), -1, dtype=np.int64)
         if self.seed == "sample":
-            return _draws(rows, seed, len(seeds))
+            return draws(rows, seed, len(seeds))
         return np.full(len(rows), seeds.index(int(self.seed)), dtype=np.int64)
 
     def _row(self, config: StudentConfig) -> int:
@@ -346,7 +346,7 @@ class Cells:
         )
 
 
-def _draws(rows: Ints, seed: int, seeds: int) -> Ints:
+def draws(rows: Ints, seed: int, seeds: int) -> Ints:
     """Draw a number below ``seeds`` for each row, by row and seed alone (SplitMix64; Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         key = np.uint64(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))

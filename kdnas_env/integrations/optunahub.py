@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from kdnas_env.core.space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.integrations.oracle import TaskOracle, Verdict, is_ordered
+from kdnas_env.integrations.oracle import TaskOracle, Verdict
 from kdnas_env.tables.storage import table_names
 
 DIRECTIONS = {
@@ -56,8 +56,9 @@ class Problem(optunahub.benchmarks.BaseProblem):
         self._oracle = TaskOracle(task, seed)
         self._metric_names = tuple(metric_names)
         self._distributions: dict[str, BaseDistribution] = {}
-        for name, choices in self._oracle.space.choices.items():
-            if is_ordered(choices):
+        space = self._oracle.space
+        for (name, choices), is_ordered in zip(space.choices.items(), space.ordered, strict=True):
+            if is_ordered:
                 self._distributions[name + INDEX] = IntDistribution(0, len(choices) - 1)
             else:
                 self._distributions[name] = CategoricalDistribution(choices)

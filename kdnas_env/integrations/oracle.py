@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy.typing as npt
 
@@ -100,9 +100,3 @@ class TaskOracle:
         failed = float(evaluation.status is not Status.INFEASIBLE and (not evaluation.ok or evaluation.latency is None))
         constraints = {FAILED: failed, **{name: margins.get(name, 0.0) for name in self._env.limits.names}}
         return Verdict(evaluation, reward, constraints)
-
-
-def is_ordered(choices: tuple[Any, ...]) -> bool:
-    """Whether neighbouring choices of a dimension are alike: they are numbers, and rise."""
-    numbers = all(isinstance(choice, int | float) for choice in choices)
-    return numbers and list(choices) == sorted(choices)

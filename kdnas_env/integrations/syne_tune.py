@@ -14,7 +14,7 @@ from syne_tune.config_space import choice, ordinal, randint
 from kdnas_env.core.space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.integrations.oracle import TaskOracle, is_ordered
+from kdnas_env.integrations.oracle import TaskOracle
 
 EPOCHS = "epochs"
 """Name of the fidelity."""
@@ -46,8 +46,10 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
         self._epochs = self._oracle.fidelity.epochs
         if not self._epochs:
             raise KDNASError(f"task {self._oracle.task} has 0 epochs; expected 1 or more, which are the fidelities")
+        space = self._oracle.space
+        dimensions = zip(space.choices.items(), space.ordered, strict=True)
         super().__init__(
-            {name: _domain(choices) for name, choices in self._oracle.space.choices.items()},
+            {name: _domain(choices, is_ordered=is_ordered) for (name, choices), is_ordered in dimensions},
             {EPOCHS: randint(1, self._epochs)},
             [*OBJECTIVES],
         )
@@ -138,8 +140,8 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
         return reward.reward, reward.loss, reward.latency_ratio, reward.cost, verdict.evaluation.wall_seconds
 
 
-def _domain(choices: tuple[Any, ...]) -> Any:
+def _domain(choices: tuple[Any, ...], *, is_ordered: bool) -> Any:
     """Return the domain of a dimension; the value itself where there is one."""
     if len(choices) == 1:
         return choices[0]
-    return ordinal([*choices], kind="nn") if is_ordered(choices) else choice([*choices])
+    return ordinal([*choices], kind="nn") if is_ordered else choice([*choices])

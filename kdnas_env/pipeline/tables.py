@@ -25,6 +25,7 @@ from kdnas_env.pipeline.options import CacheOption, DeviceOption, options_of
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.archive import checked_path
+from kdnas_env.tables.external import ExternalTable, is_external, read_external
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
 from kdnas_env.tables.surrogates.card import judge, judge_parts, surrogate_card
 from kdnas_env.tables.surrogates.storage import fitted, load_source, write_surrogate
@@ -49,12 +50,28 @@ class TableExportOptions:
 
 
 @dataclass(frozen=True)
+class ImportNasBenchBertOptions:
+    """Make an external table of NAS-Bench-BERT: 500 BERTs whose layers differ, with scores of GLUE, to race agents on.
+
+    The file comes from its authors: data/BERT_benchmark.json of github.com/aaronserianni/training-free-nas.
+    """
+
+    file: tyro.conf.Positional[str]
+    """The file BERT_benchmark.json."""
+    to: str
+    """The table, an npz file; a JSON file of the same name comes beside it."""
+    metric: Literal["glue", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst", "sts"] = "glue"
+    """The score that agents are rewarded with; glue is the mean of the others."""
+
+
+@dataclass(frozen=True)
 class TableInspectOptions:
     """List the tables of the package, or tell what one holds, how noisy it is and how hard to search."""
 
     table: tyro.conf.Positional[str | None] = None
-    """Name of a table of the package, or an npz file of a table or a surrogate. A table with settings is a task of
-    kdnas bench, such as NAME:speedup=8, and its hardness that among the students that keep the limits."""
+    """Name of a table of the package, or an npz file of a table, an external table or a surrogate. A table with
+    settings is a task of kdnas bench, such as NAME:speedup=8, and its hardness that among the students that keep the
+    limits."""
     to: str | None = None
     """Draw its students to this PNG, SVG or PDF file: loss against latency."""
     surrogate: bool = False
@@ -282,12 +299,12 @@ class Verification:
         ]
 
 
-def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate:
-    """Return what there is to say of a table, or the surrogate that a file holds.
+def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate | ExternalTable:
+    """Return what there is to say of a table, or the surrogate or external table that a file holds.
 
     Args:
-        name: Name of a table of the package, or an npz file of a table or a surrogate; or a task of a table, such as
-            ``rotten-tomatoes:speedup=8``.
+        name: Name of a table of the package, or an npz file of a table, an external table or a surrogate; or a task of
+            a table, such as ``rotten-tomatoes:speedup=8``.
 
     Raises:
         TableError: If there is none, or it is damaged or of a newer version.
@@ -297,6 +314,8 @@ def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate:
     # A file may have a name that no task can have.
     task = None if os.path.exists(text) and ":" in text else Task.parse(text)
     table = text if task is None else task.table
+    if is_external(table):
+        return read_external(table_path(table))
     source, digest = load_source(table), checksum(table_path(table))
     return source if isinstance(source, Surrogate) else Inspection(source[0], digest, task)
 

@@ -82,3 +82,10 @@ def checksum(path: str | os.PathLike[str]) -> str:
 def table_path(name: str | os.PathLike[str]) -> Path:
     """Return the npz file of a table by its name or path."""
     return DATA / f"{name}.npz" if os.fspath(name) in table_names() else expanded(name)
+
+
+def described_kind(path: Path) -> object:
+    """Return what a JSON file says of the npz file beside it: its ``kind``; None for a table, or if one is missing."""
+    described = path.with_suffix(".json")
+    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
+    return read_json(described).get("kind") if files else None

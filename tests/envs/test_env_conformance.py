@@ -7,10 +7,13 @@ from typing import Any
 
 import gymnasium as gym
 import pytest
+from small_bench_bert import write_bench_bert
 from small_tables import planted_table
 
 import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.tables.external import write_external
 from kdnas_env.tables.storage import write_table
+from kdnas_env.tabulation.nas_bench_bert import import_nas_bench_bert
 from kdnas_env.testing.environments import EnvironmentConformance, MakeEnv
 
 IDS = sorted(spec.id for spec in gym.registry.values() if spec.namespace == "kdnas")
@@ -39,6 +42,9 @@ class TestRegistered(EnvironmentConformance):
         if request.param == "kdnas/Tasks-v0":
             # One that breaks no limit: a clause wants a best student after six random ones.
             options = {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]}
+        if request.param == "kdnas/External-v0":
+            options = {"table": str(tmp_path / "external.npz")}
+            write_external(import_nas_bench_bert(write_bench_bert(tmp_path / "file.json")), options["table"])
         if request.param == "kdnas/MiniKD-v0":
             options["latency"] = {"runtime": "torch", "max_seconds": 0.05}
         return lambda **changes: gym.make(request.param, **options, **changes)

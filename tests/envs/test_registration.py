@@ -22,6 +22,7 @@ HEAVY = ("torch", "transformers", "datasets", "matplotlib", "onnxruntime", "pand
 
 def test_the_registered_ids() -> None:
     assert IDS == [
+        "kdnas/External-v0",
         "kdnas/MiniKD-v0",
         "kdnas/MiniKDAnalytic-v0",
         "kdnas/Planted-v0",

@@ -26,11 +26,18 @@ from optuna.samplers import (
     TPESampler,
     nsgaii,
 )
+from small_bench_bert import write_bench_bert
 
+from kdnas_env.bench.recorded_search import run_search
+from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.reward import KDReward
+from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
+from kdnas_env.integrations.minari import write_dataset
+from kdnas_env.tables.external import write_external
+from kdnas_env.tabulation.nas_bench_bert import import_nas_bench_bert
 
 REGISTRY = Path(__file__).parents[2] / "integrations" / "optunahub" / "package"
 FOLDER = REGISTRY / "benchmarks" / "kdnas"
@@ -86,6 +93,20 @@ def test_the_values_are_those_of_the_environment(task: str) -> None:
     truth = Truth.of(Task.parse(task))
     assert problem.true_reward(problem.optimal_params) == problem.optimal_reward == truth.best
     assert {problem.true_reward(one) for one in params} <= {*truth.reward.tolist(), truth.floor}
+
+
+def test_an_external_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    path = str(tmp_path / "bert.npz")
+    table = import_nas_bench_bert(write_bench_bert(tmp_path / "BERT_benchmark.json"))
+    write_external(table, path)
+    problem = Problem(path, seed=3)
+    actions = [table.space.from_index(index) for index in table.space.valid_indices.tolist()]
+    assert [problem.evaluate(problem.params_of(one)) for one in actions] == env_rewards(path, 3, actions)
+    assert problem.optimal_reward == problem.true_reward(problem.optimal_params) == Truth.of(Task.parse(path)).best
+    dataset = write_dataset("kdnas/bert-v0", [run_search(AgentSpec.parse("random"), Task.parse(path), 3, Budget(38))])
+    [episode] = dataset.iterate_episodes()
+    assert episode.rewards.tolist() == env_rewards(path, 3, list(episode.actions))
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

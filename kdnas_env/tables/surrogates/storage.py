@@ -20,11 +20,10 @@ import numpy as np
 
 from kdnas_env.core.space import ORDERED
 from kdnas_env.errors import TableError
-from kdnas_env.support.atomic import read_json
 from kdnas_env.support.kept import kept, read_whole
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tables.archive import read_archive, write_archive
-from kdnas_env.tables.storage import DATA, load_table, table_path
+from kdnas_env.tables.storage import DATA, described_kind, load_table, table_path
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
 from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, NAMED, Range, Surrogate
@@ -99,10 +98,7 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
 
 def is_surrogate(name: str | os.PathLike[str]) -> bool:
     """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
-    path = table_path(name)
-    described = path.with_suffix(".json")
-    files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
-    return files and read_json(described).get("kind") == _KIND
+    return described_kind(table_path(name)) == _KIND
 
 
 def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:

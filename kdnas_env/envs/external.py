@@ -1,0 +1,85 @@
+"""Scores that others measured, looked up."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import TASK, KDReward
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.making import vector_maker
+from kdnas_env.envs.tabular import TableEnv
+
+
+class ExternalEnv(TableEnv):
+    """Search an external table: candidates with features and scores that others measured, such as NAS-Bench-BERT.
+
+    Few of the points of its grid exist; `valid_action_indices` lists them, and all others are answered with the
+    penalty. The reward is the score of the table, between -1 and 1. Nothing is distilled: a budget in seconds counts
+    those of the trainings, `latency_ratio` is that of a training's seconds to the longest, and there is no loss curve.
+    All else is as in `KDNASEnv`.
+
+    With `seed="sample"` each episode draws, by the seed of `reset`, one training of each candidate that was trained
+    several times.
+
+    ## Arguments
+
+    | Name          | Default | Meaning                                                    |
+    |---------------|---------|------------------------------------------------------------|
+    | `table`       |         | npz file of an external table                              |
+    | `seed`        | "mean"  | `mean` or `sample`                                         |
+    | `penalty`     | `None`  | reward of a point that does not exist; None: -1            |
+
+    `budget`, `budget_unit`, `round_size`, `duplicates` and `render_mode` are those of `KDNASEnv`.
+
+    ## Version History
+
+    * v0: Initial version
+    """
+
+    def __init__(
+        self,
+        table: str | os.PathLike[str],
+        *,
+        seed: str = "mean",
+        penalty: float | None = None,
+        budget: float = 120,
+        budget_unit: str = "evaluations",
+        round_size: int = 8,
+        duplicates: str = "charge",
+        render_mode: str | None = None,
+    ) -> None:
+        from kdnas_env.evaluators.external import ExternalEvaluator
+        from kdnas_env.tables.external import read_external
+
+        evaluator = ExternalEvaluator(read_external(table), seed)
+        self._drawn = seed == "sample"
+        super().__init__(
+            # It has the names of one that are asked for; its candidates are no students.
+            cast(SearchSpace, evaluator.table.space),
+            evaluator,
+            reward=KDReward(alpha=0.0, quality=TASK, penalty=penalty),
+            fidelity=Fidelity(epochs=0),
+            budget=budget,
+            budget_unit=budget_unit,
+            round_size=round_size,
+            duplicates=duplicates,
+            render_mode=render_mode,
+        )
+
+    @property
+    def valid_action_indices(self) -> npt.NDArray[np.int64]:
+        """Flat indices of the points that exist, sorted int64 ``(n,)``."""
+        return self.search_space.valid_indices
+
+    @property
+    def parameter_counts(self) -> Any:
+        """None: the parameters of the candidates are not known."""
+        return None
+
+
+make_vector = vector_maker(ExternalEnv)
