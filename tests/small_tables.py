@@ -63,7 +63,7 @@ def planted_table(
     chosen = SearchSpace.from_dict({**(space or SPACE), "max_parameters": max_parameters}, PLANTED_TEACHER)
     evaluations = planted_evaluations(chosen, seeds=seeds, epochs=epochs, noise=noise, failures=failures)
     latencies = {
-        one.config: one.latency
+        one.config.network: one.latency
         for one in PlantedEvaluator(chosen).evaluate(
             [chosen.decode(chosen.from_index(int(index))) for index in chosen.valid_indices], Fidelity(epochs=0)
         )
