@@ -129,8 +129,14 @@ def test_a_dataset_of_minari(tmp_path: Path) -> None:
     assert float(best) > 0.6
 
 
+def test_an_environment_of_many_tasks(tmp_path: Path) -> None:
+    task, described = run(block("kdnas/Tasks-v0"), tmp_path).split(maxsplit=1)
+    assert task.startswith(("rotten-tomatoes", "imdb", "joint"))
+    assert described.startswith("[")
+
+
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 13
+    assert len(BLOCKS) == 14
 
 
 def commands() -> list[str]:
