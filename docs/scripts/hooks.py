@@ -1,7 +1,8 @@
-"""What MkDocs builds of the code itself: the flags of every command, the settings of every agent.
+"""What MkDocs builds of the code itself: the flags of every command, the settings of every agent, pages of notebooks.
 
 A page asks for it by a comment of its own line, such as ``<!-- generated: commands -->``. ``CONTRIBUTING.md`` and
-``CHANGELOG.md`` stand in the top folder, where they are looked for; pages of the site take their text from there.
+``CHANGELOG.md`` stand in the top folder, where they are looked for; pages of the site take their text from there. Each
+notebook becomes a page of its name, with the outputs that it holds.
 """
 
 from __future__ import annotations
@@ -15,11 +16,38 @@ from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from mkdocs.structure.files import File, Files
+
 ROOT = Path(__file__).parents[2]
+
+_TO_NOTEBOOK = r"(\]\([^)]+)\.ipynb\)"
+"""The end of a link to a notebook, which is a page here."""
+
+
+def on_files(files: Files, *, config: Any, **_: Any) -> Files:
+    """Add a page, and its pictures, for every notebook."""
+    for notebook in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        stem = notebook.src_uri.removesuffix(".ipynb")
+        text, pictures = page_of_notebook(Path(config["docs_dir"]) / notebook.src_uri)
+        files.append(File.generated(config, f"{stem}.md", content=text))
+        for name, picture in pictures.items():
+            files.append(File.generated(config, f"{stem.rpartition('/')[0]}/{name}", content=picture))
+    return files
+
+
+def page_of_notebook(path: Path) -> tuple[str, dict[str, bytes]]:
+    """Return a notebook as Markdown, and its pictures by the names that the Markdown has for them."""
+    from nbconvert import MarkdownExporter
+
+    text, resources = MarkdownExporter().from_filename(
+        str(path), resources={"output_files_dir": f"{path.stem}_files", "unique_key": path.stem}
+    )
+    return text.replace('<table border="1" class="dataframe">', "<table>"), resources["outputs"]
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Put generated text in the place of the comments that ask for it."""
+    """Put generated text in the place of the comments that ask for it, and link to the pages of notebooks."""
+    markdown = re.sub(_TO_NOTEBOOK, r"\1.md)", markdown)
     return re.sub(r"^<!-- generated: ([\w./-]+) -->$", lambda match: generated(match[1]), markdown, flags=re.MULTILINE)
 
 
