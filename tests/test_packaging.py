@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -121,6 +123,28 @@ def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
         "Requires-Python: >=3.11",
     ):
         assert f"\n{line}\n" in about
+
+
+def test_one_version_stands_everywhere() -> None:
+    version = PROJECT["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert str(citation["version"]) == version
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (\d\S*)(?: - (\S+))?$", changelog, re.MULTILINE)
+    assert released[0] == (version, str(citation["date-released"]))
+    for name in ("README.md", "Dockerfile", "kuberay.yaml"):
+        text = (ROOT / "deploy" / name).read_text(encoding="utf-8")
+        assert set(re.findall(r"REGISTRY/kdnas:([\d.]+\d)", text)) == {version}, name
+
+
+def test_the_workflow_runs_the_checks_on_every_python_that_is_declared() -> None:
+    if not (ROOT / ".ci" / "run").exists():
+        pytest.skip("this is no clone")
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    checks = workflow["jobs"]["checks"]
+    pythons = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if "Python ::" in line}
+    assert set(checks["strategy"]["matrix"]["python-version"]) == pythons
+    assert any(step.get("run") == ".ci/run" for step in checks["steps"])
 
 
 def test_rllib_installs_beside_it() -> None:
