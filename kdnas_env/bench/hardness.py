@@ -108,7 +108,7 @@ def hardness(
         "table": table.metadata.name,
         "feasible": len(rows) / len(evaluated) if task.limits else None,
         **landscape_report(landscape, rng, tolerance=tolerance, ties=noise["deviation"] or 0.0, starts=starts),
-        "r2": explained_variance(table.space.grid.actions(table.index[rows]), means),
+        "r2": explained_variance(table.space.grid.actions(table.index[rows]), means, table.space.grid.nvec),
         "noise": noise,
     }
 

@@ -8,6 +8,7 @@ depends on.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.architecture import count_parameters
+from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.support.kept import kept
@@ -93,17 +94,52 @@ def list_students(
         )
     parts = [str((_KIND, _VERSION, FIT_VERSION)), evaluator.fingerprint, curve, str(epochs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return kept(f"{_KIND}-{key[:32]}.npz", _read, lambda: _listed(evaluator, curve, epochs, on_progress), _write)
+    return kept(
+        f"{_KIND}-{key[:32]}.npz",
+        _read,
+        lambda: _listed(evaluator, curve, epochs, evaluator.space.students(), on_progress),
+        _write,
+    )
 
 
-def _listed(evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress) -> Listing:
+def sample_students(
+    evaluator: SurrogateEvaluator, curve: str, epochs: int, points: int, rng: np.random.Generator
+) -> Listing:
+    """Return what a surrogate says of random students of its space.
+
+    Args:
+        evaluator: Answers with the mean over seeds.
+        curve: Which of ``CURVES`` is the loss.
+        epochs: Epochs whose seconds count.
+        points: Points that are drawn; those that cannot be built, and further names of one student, are left out.
+        rng: Draws them.
+
+    Raises:
+        TableError: If none can be built.
+    """
+    space = evaluator.space
+    drawn = np.unique(space.canonical(space.grid.flat(space.grid.draw(rng, points, ()))))
+    named = ((index, space.decode(space.from_index(index))) for index in drawn.tolist())
+    students = [(index, student) for index, student in named if space.is_valid(student)]
+    if not students:
+        raise TableError(f"none of {points} points of the surrogate's space can be built; draw more")
+    return _listed(evaluator, curve, epochs, iter(students))
+
+
+def _listed(
+    evaluator: SurrogateEvaluator,
+    curve: str,
+    epochs: int,
+    points: Iterator[tuple[int, StudentConfig]],
+    on_progress: OnProgress = lambda done, total: None,
+) -> Listing:
+    """Return what is said of students, given with their rising flat indices."""
     surrogate, space = evaluator.surrogate, evaluator.space
     device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
     seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]
     latencies = [surrogate.output(name, device) for name in PREDICTED_LATENCIES]
     wanted = [surrogate.output(curve, last), *latencies, *seconds]
     parts: list[tuple[Ints | Floats, ...]] = []
-    points = space.students()
     while batch := list(islice(points, _BATCH)):
         if len(parts) % _BATCHES_BETWEEN_NEWS == 0:
             on_progress(batch[0][0], space.size)

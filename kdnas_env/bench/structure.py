@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.truth import Truth
+from kdnas_env.core.wide_dimensions import coarse
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.statistics import kendall_tau, top_threshold
 
@@ -26,7 +27,7 @@ _POINTS_A_PARAMETER = 2
 """With fewer points than that a model explains them by heart."""
 
 
-def explained_variance(actions: Ints, rewards: Floats) -> dict[str, float | None]:
+def explained_variance(actions: Ints, rewards: Floats, nvec: Ints) -> dict[str, float | None]:
     """Return how much of the variance of the logarithm of the reward simple models explain: adjusted R2.
 
     The logarithm makes a sum of a product, as of quality and latency in the reward of KD-NAS.
@@ -34,6 +35,8 @@ def explained_variance(actions: Ints, rewards: Floats) -> dict[str, float | None
     Args:
         actions: Points, int64 of shape ``(n, dims)``.
         rewards: Their rewards, float64 of shape ``(n,)``; those that are not positive, of failures, are left out.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``; those of a wide one
+            (:mod:`kdnas_env.core.wide_dimensions`) count by section.
 
     Returns:
         ``additive``: of a sum over dimensions with a parameter a choice. ``pairwise``: of a sum over pairs of
@@ -41,7 +44,7 @@ def explained_variance(actions: Ints, rewards: Floats) -> dict[str, float | None
         parameters: more than half as many free ones as there are points, or than :data:`MOST_PARAMETERS`.
     """
     there = rewards > 0
-    points, values = actions[there], np.log(rewards[there])
+    points, values = coarse(actions[there], nvec), np.log(rewards[there])
     dims = range(actions.shape[1])
     models = {"additive": [*combinations(dims, 1)], "pairwise": [*combinations(dims, min(2, len(dims)))]}
     return {name: _adjusted_r2(points, values, groups) for name, groups in models.items()}
@@ -61,6 +64,38 @@ def _adjusted_r2(points: Ints, values: Floats, groups: Sequence[tuple[int, ...]]
         return None
     residual = float(np.square(values - features @ weights).sum()) / (len(values) - int(rank))
     return 1.0 - residual / float(values.var(ddof=1))
+
+
+def describe_rewards(truth: Truth) -> dict[str, Any]:
+    """Return what the rewards of a task are like.
+
+    Args:
+        truth: The task; of a surrogate maybe a sample (:meth:`kdnas_env.bench.truth.Truth.sampled`).
+
+    Returns:
+        ``points``, those that keep the limits; ``feasible``, their share, or None without limits; ``deviation`` of one
+        student's reward between seeds; ``near_best``, the share of the points within it of the best; and ``r2``; see
+        :func:`explained_variance`.
+    """
+    points = len(truth.index)
+    return {
+        "points": points,
+        "feasible": points / (points + truth.infeasible) if truth.task.limits else None,
+        "deviation": truth.tolerance,
+        "near_best": len(truth.optima) / points,
+        "r2": explained_variance(truth.space.grid.actions(truth.index), truth.reward, truth.space.grid.nvec),
+    }
+
+
+def reward_rows(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Lay out what rewards are like in rows of text: what it is, and how much."""
+    yield "points", str(report["points"])
+    if report["feasible"] is not None:
+        yield "points that keep the limits", f"{report['feasible']:.1%}"
+    yield "deviation between seeds", f"{report['deviation']:.4g}"
+    yield "points within it of the best", f"{report['near_best']:.2%}"
+    for name, share in report["r2"].items():
+        yield f"{name} R2 of the log reward", "-" if share is None else f"{share:.4g}"
 
 
 def compare_tasks(first: Truth, other: Truth) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.bench.listing import list_students
+from kdnas_env.bench.listing import Listing, list_students, sample_students
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints
 from kdnas_env.core.evaluation import Fidelity
@@ -106,6 +106,26 @@ class Truth:
         The table may be a sample, of which an agent cannot be told what is not in it.
         """
         return _of_table(task, table)
+
+    @classmethod
+    def sampled(cls, task: Task, points: int, rng: np.random.Generator) -> Truth:
+        """Compute what is true of random students of a surrogate's space; of a table, of all that it holds.
+
+        So it takes seconds however large the space, but its best is the best of the sample.
+
+        Args:
+            task: The task.
+            points: Points that are drawn; those that name no student are left out.
+            rng: Draws them.
+
+        Raises:
+            KDNASError: As :meth:`of`.
+        """
+        source = load_source(task.table)
+        if not isinstance(source, Surrogate):
+            return cls.of_table(task, *source)
+        mean, short = _mean_of(task, source)
+        return _of_listing(task, mean, short, sample_students(mean, task.reward.curve, short.epochs, points, rng))
 
     @property
     def best(self) -> float:
@@ -323,13 +343,21 @@ class _Question:
 
 @lru_cache(maxsize=4)  # a process of a race asks again for every block of searches
 def _of_surrogate(question: _Question) -> Truth:
-    task, surrogate = question.task, question.surrogate
+    task = question.task
+    mean, short = _mean_of(task, question.surrogate)
+    return _of_listing(task, mean, short, list_students(mean, task.reward.curve, short.epochs, question.on_progress))
+
+
+def _mean_of(task: Task, surrogate: Surrogate) -> tuple[SurrogateEvaluator, Fidelity]:
+    """Return what answers with the means of a surrogate, and the fidelity of the task's evaluations."""
     SurrogateEvaluator(surrogate, task.seed, task.device)  # checks them
-    reward, whole = task.reward, Fidelity(epochs=surrogate.metadata.epochs)
-    short = whole if task.epochs is None else Fidelity(epochs=task.epochs)
+    short = Fidelity(epochs=surrogate.metadata.epochs if task.epochs is None else task.epochs)
     surrogate.metadata.check_fidelity(short)
-    mean = SurrogateEvaluator(surrogate, "mean", task.device)
-    listing = list_students(mean, reward.curve, short.epochs, question.on_progress)
+    return SurrogateEvaluator(surrogate, "mean", task.device), short
+
+
+def _of_listing(task: Task, mean: SurrogateEvaluator, short: Fidelity, listing: Listing) -> Truth:
+    reward, whole = task.reward, Fidelity(epochs=mean.surrogate.metadata.epochs)
     everyone = np.ones(len(listing.index), dtype=np.bool_)
     figures = {name: getattr(listing, name) for name in ("parameters", "latency_ms", "ratio", "loss")}
     feasible, students = _feasible(task, everyone, **figures), len(listing.index)
@@ -341,7 +369,7 @@ def _of_surrogate(question: _Question) -> Truth:
     seeds = [replace(mean, seed=seed).evaluate(sample, whole) for seed in range(NOISE_SEEDS)]
     return Truth(
         task,
-        f"surrogate of {surrogate.metadata.title}",
+        f"surrogate of {mean.surrogate.metadata.title}",
         space,
         short.epochs,
         listing.index,

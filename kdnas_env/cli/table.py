@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from kdnas_env.bench.hardness import hardness_rows
-from kdnas_env.bench.structure import comparison_rows
+from kdnas_env.bench.structure import comparison_rows, reward_rows
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.core.evaluation import Status
 from kdnas_env.envs.render import save_figure
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
 from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
@@ -25,6 +26,7 @@ from kdnas_env.pipeline.tables import (
     export_table,
     fit_surrogate,
     inspect_table,
+    sampled_hardness,
     verify_table,
 )
 from kdnas_env.searching.run_folder import RESULTS
@@ -90,16 +92,24 @@ def run_inspect(options: TableInspectOptions) -> int:
         _list(console)
         return 0
     inspection = inspect_table(options.table)
-    further = options.to or options.surrogate or options.json or options.against or options.searches
     if isinstance(inspection, ExternalTable):
-        if further:
+        if options.to or options.surrogate or options.json or options.against or options.searches:
             raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
         _describe_external(console, inspection, checksum(table_path(options.table)))
         return 0
     if isinstance(inspection, Surrogate):
-        if further:
+        if options.to or options.surrogate or options.searches:
             raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
-        _describe_surrogate(console, inspection, checksum(table_path(options.table)))
+        _describe_surrogate(console, inspection, checksum(table_path(Task.parse(options.table).table)))
+        found = sampled_hardness(options.table, against=options.against, points=options.points)
+        rewards = grid(f"how hard it is to search, by {options.points:,} random points", "")
+        for row in reward_rows(found):
+            rewards.add_row(*row)
+        console.print(rewards)
+        _print_comparisons(console, found["against"])
+        if options.json is not None:
+            write_json(options.json, found)
+            console.say(f"figures: {options.json}")
         return 0
     needed = {}
     if options.searches:
@@ -107,11 +117,7 @@ def run_inspect(options: TableInspectOptions) -> int:
             needed = inspection.searches(options.searches, budget=options.budget, progress=progress)
     _describe(console, inspection, needed)
     comparisons = [inspection.against(other) for other in options.against]
-    for comparison in comparisons:
-        alike = grid(f"{comparison['tasks'][0]} beside {comparison['tasks'][1]}", "")
-        for row in comparison_rows(comparison):
-            alike.add_row(*row)
-        console.print(alike)
+    _print_comparisons(console, comparisons)
     if options.surrogate:
         with TaskProgress(console) as progress:
             progress.begin("fitting surrogates to parts of the table")
@@ -249,6 +255,14 @@ def _describe(console: SafeConsole, inspection: Inspection, searches: Mapping[st
     for row in hardness_rows({**inspection.hardness, "searches": searches}):
         hard.add_row(*row)
     console.print(hard)
+
+
+def _print_comparisons(console: SafeConsole, comparisons: Sequence[Mapping[str, Any]]) -> None:
+    for comparison in comparisons:
+        alike = grid(f"{comparison['tasks'][0]} beside {comparison['tasks'][1]}", "")
+        for row in comparison_rows(comparison):
+            alike.add_row(*row)
+        console.print(alike)
 
 
 def _print_completeness(console: SafeConsole, inspection: Inspection) -> None:

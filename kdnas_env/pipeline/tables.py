@@ -14,7 +14,7 @@ import tyro
 
 from kdnas_env.bench.hardness import hardness
 from kdnas_env.bench.needs import MODELS, evaluations_needed
-from kdnas_env.bench.structure import compare_tasks
+from kdnas_env.bench.structure import compare_tasks, describe_rewards
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.core.reward import KDReward
@@ -78,6 +78,8 @@ class TableInspectOptions:
     """Judge the surrogate that is fitted to it, by students it has not seen; takes some seconds."""
     against: tuple[str, ...] = ()
     """Other tables or tasks of the same space: how alike their rewards and their best students are."""
+    points: int = 5_000
+    """Points of a surrogate's space that are drawn to tell how hard it is."""
     searches: int = 0
     """Search it so often with a random forest, and with a Gaussian process (extras forest and optuna), and tell how
     many evaluations they need; takes minutes."""
@@ -89,12 +91,13 @@ class TableInspectOptions:
     def __post_init__(self) -> None:
         check_whole("searches", self.searches, at_least=0)
         check_whole("budget", self.budget, at_least=1)
+        check_whole("points", self.points, at_least=2)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         if self.table is None:
             why = "without a table: the tables of the package are listed; name one"
-            return dict.fromkeys(("to", "surrogate", "against", "searches", "budget", "json"), why)
+            return dict.fromkeys(("to", "surrogate", "against", "points", "searches", "budget", "json"), why)
         return {} if self.searches else {"budget": "without `searches`: nothing is searched"}
 
 
@@ -318,6 +321,25 @@ def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate | Exte
         return read_external(table_path(table))
     source, digest = load_source(table), checksum(table_path(table))
     return source if isinstance(source, Surrogate) else Inspection(source[0], digest, task)
+
+
+def sampled_hardness(name: str, *, against: Sequence[str] = (), points: int = 5_000) -> dict[str, Any]:
+    """Return how hard the space of a surrogate is, by random points of it: of the same space always the same.
+
+    Args:
+        name: The npz file of the surrogate, or a task of it, such as ``S.npz:speedup=8``.
+        against: Other tasks of the space that it is compared with.
+        points: Points that are drawn.
+
+    Returns:
+        What :func:`kdnas_env.bench.structure.describe_rewards` says, and ``against``, a list of what
+        :func:`kdnas_env.bench.structure.compare_tasks` does.
+
+    Raises:
+        KDNASError: If there is no such surrogate, or a task is malformed or of another space.
+    """
+    first, *others = [Truth.sampled(Task.parse(task), points, np.random.default_rng(0)) for task in (name, *against)]
+    return {**describe_rewards(first), "against": [compare_tasks(first, other) for other in others]}
 
 
 def export_table(folders: Sequence[str | os.PathLike[str]], to: str | os.PathLike[str]) -> Inspection:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from small_tables import planted_table
 
-from kdnas_env.bench.structure import compare_tasks, comparison_rows, explained_variance
+from kdnas_env.bench.structure import (
+    compare_tasks,
+    comparison_rows,
+    describe_rewards,
+    explained_variance,
+    reward_rows,
+)
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.grid import Grid
 from kdnas_env.envs.task import Task
@@ -16,6 +22,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.tables.storage import write_table
 
 NVEC = [4, 3, 5, 2]
+COUNTS = np.array(NVEC)
 POINTS = Grid.of(NVEC).actions(np.arange(np.prod(NVEC)))
 RNG = np.random.default_rng(0)
 SINGLES = np.sum([RNG.normal(size=count)[POINTS[:, axis]] for axis, count in enumerate(NVEC)], axis=0)
@@ -23,11 +30,14 @@ PAIR = RNG.normal(size=(4, 5))[POINTS[:, 0], POINTS[:, 2]]
 
 
 def test_a_product_of_choices_is_additive_in_the_logarithm() -> None:
-    assert explained_variance(POINTS, np.exp(SINGLES)) == {"additive": pytest.approx(1), "pairwise": pytest.approx(1)}
+    assert explained_variance(POINTS, np.exp(SINGLES), COUNTS) == {
+        "additive": pytest.approx(1),
+        "pairwise": pytest.approx(1),
+    }
 
 
 def test_an_effect_of_a_pair_takes_a_model_of_pairs() -> None:
-    found = explained_variance(POINTS, np.exp(SINGLES + PAIR))
+    found = explained_variance(POINTS, np.exp(SINGLES + PAIR), COUNTS)
     assert found["additive"] is not None
     assert 0.3 < found["additive"] < 0.95
     assert found["pairwise"] == pytest.approx(1)
@@ -35,7 +45,7 @@ def test_an_effect_of_a_pair_takes_a_model_of_pairs() -> None:
 
 def test_noise_is_not_explained_by_heart() -> None:
     """The more parameters, the more of it a model fits; the adjusted share does not rise for that."""
-    found = [explained_variance(POINTS, np.exp(RNG.normal(size=len(POINTS)))) for _ in range(20)]
+    found = [explained_variance(POINTS, np.exp(RNG.normal(size=len(POINTS))), COUNTS) for _ in range(20)]
     for name in ("additive", "pairwise"):
         shares = [share for told in found if (share := told[name]) is not None]
         assert len(shares) == 20
@@ -45,22 +55,30 @@ def test_noise_is_not_explained_by_heart() -> None:
 def test_failures_are_left_out() -> None:
     rewards = np.exp(SINGLES)
     rewards[::7] = -1.0
-    assert explained_variance(POINTS, rewards)["additive"] == pytest.approx(1)
+    assert explained_variance(POINTS, rewards, COUNTS)["additive"] == pytest.approx(1)
+
+
+def test_a_wide_dimension_counts_by_section() -> None:
+    """Of its many choices hardly any comes twice."""
+    points = np.column_stack([RNG.integers(1_000, size=300), RNG.integers(3, size=300)])
+    found = explained_variance(points, np.exp(points[:, 0] / 500 + points[:, 1]), np.array([1_000, 3]))
+    assert found["additive"] is not None
+    assert 0.98 < found["additive"] < 1
 
 
 def test_what_cannot_be_told_is_none() -> None:
     few = np.sort(RNG.permutation(len(POINTS))[:40])
-    found = explained_variance(POINTS[few], np.exp(SINGLES[few]))
+    found = explained_variance(POINTS[few], np.exp(SINGLES[few]), COUNTS)
     assert found["additive"] == pytest.approx(1)
     assert found["pairwise"] is None
     nothing = {"additive": None, "pairwise": None}
-    assert explained_variance(POINTS, np.ones(len(POINTS))) == nothing
-    assert explained_variance(POINTS, np.full(len(POINTS), -1.0)) == nothing
+    assert explained_variance(POINTS, np.ones(len(POINTS)), COUNTS) == nothing
+    assert explained_variance(POINTS, np.full(len(POINTS), -1.0), COUNTS) == nothing
 
 
 def test_a_space_of_one_dimension_has_no_pairs() -> None:
     points = np.arange(4).repeat(3)[:, None]
-    found = explained_variance(points, np.exp(points[:, 0].astype(float)))
+    found = explained_variance(points, np.exp(points[:, 0].astype(float)), np.array([4]))
     assert found["additive"] == found["pairwise"] == pytest.approx(1)
 
 
@@ -101,6 +119,26 @@ def test_tasks_are_compared_where_both_have_students(table: str) -> None:
     found = compare_tasks(whole, limited)
     assert found["points"] == len(limited.index) < 24
     assert found["tau"] == pytest.approx(1)
+
+
+def test_a_sample_says_about_what_the_whole_space_does(surrogate_file: Path) -> None:
+    task = Task.parse(f"{surrogate_file}:speedup=2")
+    whole = Truth.of(task)
+    sample = Truth.sampled(task, 60, np.random.default_rng(0))
+    assert sample.rewards_of(sample.index).tolist() == pytest.approx(whole.rewards_of(sample.index).tolist())
+    found, true = describe_rewards(sample), describe_rewards(whole)
+    assert found["points"] < true["points"]
+    assert found["feasible"] == pytest.approx(true["feasible"], abs=0.2)
+    assert found["r2"]["additive"] == pytest.approx(true["r2"]["additive"], abs=0.1)
+    assert dict(reward_rows(found))["points that keep the limits"].endswith("%")
+    again = Truth.sampled(Task(str(surrogate_file), alpha=-1.0), 60, np.random.default_rng(0))
+    assert compare_tasks(sample, again)["points"] == len(sample.index)
+
+
+def test_of_a_table_the_sample_is_all(table: str) -> None:
+    assert (
+        Truth.sampled(Task(table), 2, np.random.default_rng(0)).reward.tolist() == Truth.of(Task(table)).reward.tolist()
+    )
 
 
 def test_tasks_of_other_spaces_are_not_compared(table: str, tmp_path: Path) -> None:

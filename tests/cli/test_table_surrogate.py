@@ -70,6 +70,13 @@ def test_a_surrogate_is_fitted_to_a_file_and_searched(
     printed = capsys.readouterr().out
     assert "num_hidden_layers: 3 to 12" in printed
     assert "is a surrogate" in complaint(["table", "inspect", path, "--surrogate"], capsys)
+    figures = tmp_path / "hardness.json"
+    asked = ["table", "inspect", f"{path}:speedup=2", "--against", path, "--points", "100", "--json", str(figures)]
+    assert main(asked) == 0
+    printed = capsys.readouterr().out
+    assert "how hard it is to search, by 100 random points" in printed
+    assert "Kendall's tau of the rewards" in printed
+    assert 0 < json.loads(figures.read_text())["feasible"] <= 1
     assert "holds" in complaint(["table", "fit", path, "--to", str(tmp_path / "x.npz")], capsys)
     assert not (tmp_path / "x.npz").exists()
 

@@ -9,7 +9,7 @@ import pytest
 from small_tables import planted_table
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.tables import Inspection, fit_surrogate, inspect_table, verify_table
+from kdnas_env.pipeline.tables import Inspection, fit_surrogate, inspect_table, sampled_hardness, verify_table
 from kdnas_env.tables.storage import checksum, write_table
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 
@@ -68,6 +68,16 @@ def test_a_surrogate_is_fitted(table: Path, tmp_path: Path) -> None:
     assert fit.table() == []
     assert fit.points > 24
     assert isinstance(inspect_table(fit.path), Surrogate)
+
+
+def test_a_surrogate_has_a_hardness_by_random_points(table: Path, tmp_path: Path) -> None:
+    fit = fit_surrogate([table], tmp_path / "surrogate.npz")
+    name = str(fit.path)
+    found = sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
+    assert 0 < found["feasible"] < 1
+    assert [comparison["points"] for comparison in found["against"]] == [found["points"]] * 2
+    assert found["against"][0]["tau"] < found["against"][1]["tau"] == pytest.approx(1)
+    assert found == sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
 
 
 def test_a_table_is_verified(table: Path) -> None:
