@@ -58,7 +58,17 @@ class TinyEncoder:
 
 
 TINY_ENCODERS: Mapping[str, TinyEncoder] = {
+    "bert": TinyEncoder(),
+    "roberta": TinyEncoder("unigram", _ROBERTA_LIKE),
+    "xlm-roberta": TinyEncoder("unigram", _ROBERTA_LIKE),
+    "albert": TinyEncoder("wordpiece", {**_SIZES, "embedding_size": 16, "hidden_act": "gelu"}),
+    "distilbert": TinyEncoder("wordpiece", {"n_layers": LAYERS, "dim": WIDTH, "n_heads": HEADS, "hidden_dim": INNER}),
+    "electra": TinyEncoder("wordpiece", {**_SIZES, "embedding_size": 16}),
+    "camembert": TinyEncoder("unigram", _ROBERTA_LIKE),
+    "data2vec-text": TinyEncoder("unigram", _ROBERTA_LIKE),
+    "ernie": TinyEncoder(),
     "modernbert": TinyEncoder("bytes", {**_SIZES, "local_attention": 8, "global_attn_every_n_layers": 2}),
+    "modernbert-decoder": TinyEncoder("bytes", {**_SIZES, "pad_token_id": 0}),
     "deberta": TinyEncoder("bytes", {**_SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]}),
     "deberta-v2": TinyEncoder(
         "unigram", {**_SIZES, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 16}
@@ -74,11 +84,15 @@ TINY_ENCODERS: Mapping[str, TinyEncoder] = {
     "squeezebert": TinyEncoder("wordpiece", {**_SIZES, "embedding_size": WIDTH}),
     "convbert": TinyEncoder("wordpiece", {**_SIZES, "embedding_size": WIDTH, "conv_kernel_size": 3}),
     "fnet": TinyEncoder("unigram"),
+    "nystromformer": TinyEncoder(),
     "t5": TinyEncoder("unigram", {**_T5_SIZES, "feed_forward_proj": "gated-gelu"}),
     "umt5": TinyEncoder("unigram", _T5_SIZES),
     "t5gemma": TinyEncoder("bytes", {"encoder": _DECODER_SIZES, "decoder": _DECODER_SIZES}),
     "bart": TinyEncoder("bytes"),
     "gpt2": TinyEncoder("bytes"),
+    "llama": TinyEncoder("bytes", _DECODER_SIZES),
+    "mistral": TinyEncoder("bytes", {**_DECODER_SIZES, "sliding_window": 8}),
+    "qwen2": TinyEncoder("bytes", {**_SIZES, "num_key_value_heads": 1}),
     "qwen3": TinyEncoder("bytes", _DECODER_SIZES),
     "gemma": TinyEncoder("bytes", _DECODER_SIZES),
     "gemma3_text": TinyEncoder("bytes", {**_DECODER_SIZES, "sliding_window": 8, "query_pre_attn_scalar": 16}),

@@ -1,11 +1,16 @@
-"""One view of the Transformer layers of all plain encoders, whatever transformers calls their parts."""
+"""One view of post-norm Transformer layers, whatever transformers calls their parts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
+
+from kdnas_env.core.architecture import PLAIN_TYPES
+from kdnas_env.errors import KDNASError
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,16 +46,83 @@ class EmbeddingTables:
     expansion: nn.Linear | None
 
 
+_BERT = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "attention_output": "attention.output.dense",
+    "attention_norm": "attention.output.LayerNorm",
+    "ffn_in": "intermediate.dense",
+    "ffn_out": "output.dense",
+    "ffn_norm": "output.LayerNorm",
+}
+_ALBERT = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "attention_output": "attention.dense",
+    "attention_norm": "attention.LayerNorm",
+    "ffn_in": "ffn",
+    "ffn_out": "ffn_output",
+    "ffn_norm": "full_layer_layer_norm",
+}
+_DISTILBERT = {
+    "query": "attention.q_lin",
+    "key": "attention.k_lin",
+    "value": "attention.v_lin",
+    "attention_output": "attention.out_lin",
+    "attention_norm": "sa_layer_norm",
+    "ffn_in": "ffn.lin1",
+    "ffn_out": "ffn.lin2",
+    "ffn_norm": "output_layer_norm",
+}
+_MPNET = _BERT | {
+    "query": "attention.attn.q",
+    "key": "attention.attn.k",
+    "value": "attention.attn.v",
+    "attention_output": "attention.attn.o",
+    "attention_norm": "attention.LayerNorm",
+}
+_DEBERTA_V2 = _BERT | {
+    "query": "attention.self.query_proj",
+    "key": "attention.self.key_proj",
+    "value": "attention.self.value_proj",
+}
+_PATHS: Mapping[str, Mapping[str, str]] = {
+    **dict.fromkeys(PLAIN_TYPES, _BERT),
+    "albert": _ALBERT,
+    "distilbert": _DISTILBERT,
+    "mpnet": _MPNET,
+    "deberta-v2": _DEBERTA_V2,
+    "roformer": _BERT,
+    "rembert": _BERT,
+}
+"""Where the parts of a layer are, by type."""
+
+SLICED_TYPES = tuple(_PATHS)
+"""``model_type`` values whose layers have the maps of BERT's: the plain ones, and some whose attention also knows
+relative positions, which a student's does not."""
+
+
 def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
-    """Return the layers of an encoder of a plain type; ALBERT's shared layer appears as often as it is run."""
+    """Return the layers of an encoder of a type of :data:`SLICED_TYPES`.
+
+    ALBERT's shared layer appears as often as it is run.
+
+    Raises:
+        KDNASError: If it is of another type.
+    """
     kind = model.config.model_type
+    if kind not in _PATHS:
+        raise KDNASError(f"the layers of a model of type {kind!r} are not known to kdnas; known are {list(_PATHS)}")
+    read = partial(_layer, paths=_PATHS[kind])
     if kind == "distilbert":
-        return tuple(_distilbert_layer(layer) for layer in model.transformer.layer)
+        return tuple(map(read, model.transformer.layer))
     if kind == "albert":
         groups, layers = model.config.num_hidden_groups, model.config.num_hidden_layers
-        shared = [_albert_layer(group.albert_layers[0]) for group in model.encoder.albert_layer_groups]
+        shared = [read(group.albert_layers[0]) for group in model.encoder.albert_layer_groups]
         return tuple(shared[index * groups // layers] for index in range(layers))
-    return tuple(_bert_layer(layer) for layer in model.encoder.layer)
+    return tuple(map(read, model.encoder.layer))
 
 
 def embedding_tables(model: Any) -> EmbeddingTables:
@@ -69,11 +141,18 @@ def embedding_tables(model: Any) -> EmbeddingTables:
 
 
 def activation_function(model: Any) -> Any:
-    """Return the feed-forward activation of an encoder of a plain type, ``Tensor -> Tensor``."""
+    """Return the feed-forward activation of an encoder of a type of :data:`SLICED_TYPES`, ``Tensor -> Tensor``."""
     from transformers.activations import ACT2FN
 
     config = model.config
     return ACT2FN[config.activation if config.model_type == "distilbert" else config.hidden_act]
+
+
+def score_terms(model: Any) -> int:
+    """Return how many terms a teacher's attention scores have: those of DeBERTa share one scale."""
+    if model.config.model_type != "deberta-v2":
+        return 1
+    return 1 + sum(kind in model.config.pos_att_type for kind in ("c2p", "p2c"))
 
 
 def heads_first(states: Tensor, heads: int) -> Tensor:
@@ -82,43 +161,5 @@ def heads_first(states: Tensor, heads: int) -> Tensor:
     return states.view(batch, length, heads, width // heads).transpose(1, 2)
 
 
-def _bert_layer(layer: Any) -> EncoderLayer:
-    attention = layer.attention
-    return EncoderLayer(
-        query=attention.self.query,
-        key=attention.self.key,
-        value=attention.self.value,
-        attention_output=attention.output.dense,
-        attention_norm=attention.output.LayerNorm,
-        ffn_in=layer.intermediate.dense,
-        ffn_out=layer.output.dense,
-        ffn_norm=layer.output.LayerNorm,
-    )
-
-
-def _albert_layer(layer: Any) -> EncoderLayer:
-    attention = layer.attention
-    return EncoderLayer(
-        query=attention.query,
-        key=attention.key,
-        value=attention.value,
-        attention_output=attention.dense,
-        attention_norm=attention.LayerNorm,
-        ffn_in=layer.ffn,
-        ffn_out=layer.ffn_output,
-        ffn_norm=layer.full_layer_layer_norm,
-    )
-
-
-def _distilbert_layer(layer: Any) -> EncoderLayer:
-    attention = layer.attention
-    return EncoderLayer(
-        query=attention.q_lin,
-        key=attention.k_lin,
-        value=attention.v_lin,
-        attention_output=attention.out_lin,
-        attention_norm=layer.sa_layer_norm,
-        ffn_in=layer.ffn.lin1,
-        ffn_out=layer.ffn.lin2,
-        ffn_norm=layer.output_layer_norm,
-    )
+def _layer(layer: Any, paths: Mapping[str, str]) -> EncoderLayer:
+    return EncoderLayer(**{part: layer.get_submodule(path) for part, path in paths.items()})

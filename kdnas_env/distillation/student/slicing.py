@@ -8,19 +8,20 @@ regression's pseudo-inverse.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kdnas_env.distillation.student.layers import EncoderLayer, activation_function, encoder_layers
+from kdnas_env.distillation.student.layers import EncoderLayer, activation_function, encoder_layers, score_terms
+from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.distillation.training.packed import PackedEncoder, attention_block
 from kdnas_env.distillation.training.projection import Moments
-from kdnas_env.distillation.training.workload import Workload, measuring_batches
+from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
 
 _RIDGE = 1e-2
 _LEAST_SINGULAR = 5e-2
@@ -39,35 +40,76 @@ def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np
 
     Args:
         encoder: The student, its embeddings in place; changed.
-        workload: The teacher and its hidden states.
+        workload: The teacher, of a type of :data:`kdnas_env.distillation.student.layers.SLICED_TYPES`, and its hidden
+            states.
         samples: Training samples to fit the maps on, int64; a few thousand tokens suffice.
     """
     teacher = workload.teacher
     teacher_layers = encoder_layers(teacher.model)
     teacher_heads = teacher.architecture.num_attention_heads
     activation = activation_function(teacher.model)
+    terms = score_terms(teacher.model)
     batches = list(workload.batches(measuring_batches(workload.corpus, samples)))
     student = [encoder.embed(batch.packed) for batch in batches]
     started: set[nn.Linear] = set()
-    for layer, pair in zip(encoder.layers, map_layers("skip", len(encoder.layers), len(teacher_layers)), strict=True):
+    pairs = map_layers("skip", len(encoder.layers), len(teacher_layers))
+    attended = _attended_states(
+        workload, batches, {pair.teacher[0] - 1: teacher_layers[pair.teacher[0] - 1] for pair in pairs}
+    )
+    for layer, pair in zip(encoder.layers, pairs, strict=True):
         if layer.query in started:
             break
         started.add(layer.query)
         index = pair.teacher[0] - 1
         source = teacher_layers[index]
         states = [workload.states((index,), batch.rows) for batch in batches]
-        _slice_attention(layer, encoder.heads, source, teacher_heads, _view(student, states))
+        _slice_attention(layer, encoder.heads, source, teacher_heads, terms, _view(student, states))
         student = [
             attention_block(layer, encoder.heads, own, batch.packed)
             for own, batch in zip(student, batches, strict=True)
         ]
-        states = [
-            attention_block(source, teacher_heads, theirs, batch.packed)
-            for theirs, batch in zip(states, batches, strict=True)
-        ]
+        if attended is None:
+            states = [
+                attention_block(source, teacher_heads, theirs, batch.packed)
+                for theirs, batch in zip(states, batches, strict=True)
+            ]
+        else:
+            states = attended[index]
         neurons = torch.cat([activation(source.ffn_in(theirs)) for theirs in states])
         _slice_ffn(layer, source, neurons, _view(student, states))
         student = [encoder.ffn_block(layer, own) for own in student]
+
+
+def _attended_states(
+    workload: Workload, batches: Sequence[TeachingBatch], layers: Mapping[int, EncoderLayer]
+) -> dict[int, list[Tensor]] | None:
+    """Run a teacher, and return its states between the halves of some layers; None if it is plain.
+
+    Those of a plain teacher follow from the cached states; that of another knows positions which are not in them.
+
+    Returns:
+        For each layer ``(tokens, width)`` of each batch.
+    """
+    if workload.teacher.architecture.plain:
+        return None
+    vocabulary = torch.from_numpy(workload.vocabulary).to(workload.device)
+    run = states_of(workload.teacher)
+    found: dict[int, list[Tensor]] = {index: [] for index in layers}
+    hooks = [
+        layer.attention_norm.register_forward_hook(
+            lambda module, inputs, output, index=index: found[index].append(output)
+        )
+        for index, layer in layers.items()
+    ]
+    try:
+        for place, batch in enumerate(batches):
+            run(replace(batch.packed, input_ids=vocabulary[batch.packed.input_ids]))
+            for states in found.values():
+                states[place] = batch.packed.pack(states[place])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +146,9 @@ def _exact(values: Tensor) -> Tensor:
     return values.cpu().double()
 
 
-def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, teacher_heads: int, view: _View) -> None:
+def _slice_attention(
+    student: EncoderLayer, heads: int, teacher: EncoderLayer, teacher_heads: int, terms: int, view: _View
+) -> None:
     size = student.query.out_features // heads
     teacher_size = teacher.query.out_features // teacher_heads
     # With the bias as a last row, a map and its bias are reduced together.
@@ -112,8 +156,8 @@ def _slice_attention(student: EncoderLayer, heads: int, teacher: EncoderLayer, t
     query, key, value = (part.chunk(teacher_heads, dim=1) for part in maps)
     output = (_exact(teacher.attention_output.weight).T @ view.inverse).chunk(teacher_heads)
     strength = torch.stack([torch.linalg.matrix_norm(v @ o) for v, o in zip(value, output, strict=True)])
-    # Scores are divided by the root of the head size, which differs.
-    scale = (size / teacher_size) ** 0.25
+    # Scores are divided by the root of the head size, which differs, and of the number of their terms.
+    scale = (size / (teacher_size * terms)) ** 0.25
     for place, head in enumerate(strength.argsort(descending=True)[:heads].tolist()):
         rows = slice(place * size, (place + 1) * size)
         query_part, key_part = _factors(query[head], key[head].T, size)

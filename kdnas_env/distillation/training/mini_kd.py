@@ -18,6 +18,7 @@ from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.building import build_student, special_tokens
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
+from kdnas_env.distillation.student.layers import SLICED_TYPES
 from kdnas_env.distillation.student.slicing import slice_layers
 from kdnas_env.distillation.training.mapping import LayerPair, map_layers
 from kdnas_env.distillation.training.objective import HiddenStateObjective, Objective, RelationObjective, Score
@@ -119,8 +120,9 @@ class MiniKD:
             copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
         encoder = self._packed(student, model)
         # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's;
-        # and the layers of a teacher that is not plain are of another shape.
-        if recipe.layers == "teacher" and student.family != "albert" and teacher.architecture.plain:
+        # and the layers of some teachers are of another shape.
+        sliced = student.family != "albert" and teacher.architecture.family in SLICED_TYPES
+        if recipe.layers == "teacher" and sliced:
             slice_layers(encoder, workload, _slicing_samples(workload, self.train))
         return encoder
 

@@ -57,7 +57,8 @@ class Recipe:
             (:func:`kdnas_env.distillation.student.embeddings.embedding_basis`).
         layers: ``random``, or ``teacher``: sliced from the teacher's
             (:func:`kdnas_env.distillation.student.slicing.slice_layers`); the shared layer of an ALBERT student stays
-            random, which was measured to be better, and so do all where the teacher's layers are not those of BERT.
+            random, which was measured to be better, and so do all where the teacher's layers have not the
+            maps of BERT's.
         train_embeddings: Whether the embedding tables are trained.
         batch_size: Sentences per step.
         learning_rate: Peak learning rate of AdamW; where it is scaled, of a student 192 wide that starts with 0.3

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kdnas_env.core.architecture import PLAIN_TYPES
+from kdnas_env.distillation.student.layers import SLICED_TYPES
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache, read_rows
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus, token_rows
@@ -194,11 +194,11 @@ def open_workload(
 
 
 def _check_objective(teacher: Teacher, recipe: Recipe) -> None:
-    if recipe.objective == "relations" and not teacher.architecture.plain:
+    if recipe.objective == "relations" and teacher.architecture.family not in SLICED_TYPES:
         raise TeacherError(
             f"the objective 'relations' needs queries and keys, which kdnas does not find in teacher {teacher.name!r} "
             f"of type {teacher.architecture.family!r}; use the objective 'hidden_states', or a teacher of type "
-            f"{list(PLAIN_TYPES)}"
+            f"{list(SLICED_TYPES)}"
         )
 
 

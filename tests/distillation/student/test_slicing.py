@@ -12,14 +12,17 @@ import pytest
 import tiny_teachers
 import torch
 
-from kdnas_env.core.architecture import FAMILIES, StudentConfig, student_position_offset
+from kdnas_env.core.architecture import FAMILIES, PLAIN_TYPES, StudentConfig, student_position_offset
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
-from kdnas_env.distillation.student.layers import embedding_tables, encoder_layers
+from kdnas_env.distillation.student.layers import SLICED_TYPES, embedding_tables, encoder_layers
 from kdnas_env.distillation.student.slicing import slice_layers
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.text.corpus import load_corpus
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.distillation.training.workload import Workload
+from kdnas_env.testing.tiny_encoders import save_tiny_encoder
 
 ONE_WIDTH = ("bert", "roberta", "xlm-roberta", "distilbert")
 """Teachers whose embeddings are as wide as their layers."""
@@ -206,3 +209,48 @@ def test_few_samples_are_enough_to_run(workload: Workload) -> None:
     encoder = PackedEncoder(model, position_offset=0, vocabulary=workload.vocabulary)
     slice_layers(encoder, workload, workload.train[:1])
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+# --- other types whose layers have the same maps ---
+
+
+def without_positions(kind: str, folder: Path) -> Path:
+    """A tiny encoder whose attention sees no positions, as a student without any."""
+    from transformers import AutoModel
+
+    changes = {"relative_attention": False, "position_biased_input": False} if kind == "deberta-v2" else {}
+    save_tiny_encoder(folder, kind, **changes)
+    model: Any = AutoModel.from_pretrained(folder)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Without queries, RoFormer's rotated keys count for nothing.
+            if "position_embeddings" in name or "attention_bias" in name or (kind == "roformer" and ".query." in name):
+                parameter.zero_()
+    model.save_pretrained(folder)
+    return folder
+
+
+# What RemBERT's embeddings are has no norm, which a student's have.
+@pytest.mark.parametrize("kind", sorted({*SLICED_TYPES} - {*PLAIN_TYPES, "rembert"}))
+def test_but_for_positions_such_a_student_becomes_its_teacher_too(
+    kind: str, tiny_corpus_file: Path, tmp_path: Path
+) -> None:
+    teacher = load_teacher(without_positions(kind, tmp_path / kind))
+    corpus = load_corpus(str(tiny_corpus_file), teacher.tokenizer, proxy_fraction=1.0)
+    workload = plain_kd.workload_of(teacher, corpus, tmp_path / "cache")
+    architecture = teacher.architecture
+    student = architecture.as_student()
+    words = torch.zeros(architecture.vocab_size, architecture.hidden_size)
+    words[torch.from_numpy(workload.vocabulary)] = embedded_words(workload)
+    zeros = torch.zeros(architecture.max_length, architecture.hidden_size)
+    basis = EmbeddingBasis(words, zeros, zeros[: architecture.type_vocab_size])
+    encoder = sliced(student, workload, basis)
+    layers = {layer: layer for layer in range(1, architecture.num_hidden_layers + 1)}
+    assert unexplained(encoder, workload, layers) < 0.01
+    assert unexplained(sliced(replace(student, num_attention_heads=1), workload, basis), workload, layers) > 0.02
+
+
+def embedded_words(workload: Workload) -> torch.Tensor:
+    """What the teacher's embeddings make of each token that occurs, whatever its position."""
+    ids = torch.from_numpy(workload.vocabulary)[:, None]
+    return workload.teacher.hidden_states(ids)[0][:, 0]

@@ -1,8 +1,9 @@
-"""Teachers of types that kdnas knows nothing of: each is proven by the conformance suite, on a tiny one."""
+"""Teachers of any type: each is proven by the conformance suite, on a tiny one of random weights."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from kdnas_env.core.architecture import PLAIN_TYPES
-from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import TeacherError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.testing.teachers import TeacherConformance
@@ -19,36 +20,42 @@ from kdnas_env.testing.tiny_encoders import TINY_ENCODERS, save_tiny_encoder, ti
 REFUSED = {
     "convbert": r"'convbert' depend on the padding behind a text .*; choose a teacher of another type",
     "fnet": r"'fnet' depend on the padding behind a text",
+    "nystromformer": r"'nystromformer' depend on the padding behind a text",
     "bart": r"'bart' is encoder and decoder, and transformers has no class for its encoder alone",
 }
 
 
+class TinyFolders(dict[str, Path]):
+    """Folders of tiny encoders by type, each made when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, kind: str) -> Path:
+        self[kind] = save_tiny_encoder(self._folder / kind, kind)
+        return self[kind]
+
+
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("tiny")
-    return {kind: save_tiny_encoder(folder / kind, kind) for kind in TINY_ENCODERS}
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFolders:
+    return TinyFolders(tmp_path_factory.mktemp("tiny"))
 
 
-class TestForeignTeachers(TeacherConformance):
+class TestTeachers(TeacherConformance):
     @pytest.fixture(params=[kind for kind in TINY_ENCODERS if kind not in REFUSED])
-    def folder(self, request: pytest.FixtureRequest, tiny: dict[str, Path]) -> Path:
+    def folder(self, request: pytest.FixtureRequest, tiny: TinyFolders) -> Path:
         return tiny[request.param]
 
 
-class TestPlainTeachers(TeacherConformance):
-    @pytest.fixture
-    def folder(self, tiny_teacher_dirs: dict[str, Path]) -> Path:
-        return tiny_teacher_dirs["bert"]
-
-
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_teach_is_refused_with_what_it_is(kind: str, tiny: dict[str, Path]) -> None:
+def test_what_cannot_teach_is_refused_with_what_it_is(kind: str, tiny: TinyFolders) -> None:
     with pytest.raises(TeacherError, match=REFUSED[kind]):
         load_teacher(tiny[kind])
 
 
 @pytest.mark.parametrize("kind", ["modernbert", "mpnet", "roformer", "xlm-roberta-xl", "t5", "qwen3", "gemma3_text"])
-def test_states_are_those_of_the_model(kind: str, tiny: dict[str, Path]) -> None:
+def test_states_are_those_of_the_model(kind: str, tiny: TinyFolders) -> None:
     from transformers import AutoModel, T5EncoderModel
 
     teacher = load_teacher(tiny[kind])
@@ -61,7 +68,7 @@ def test_states_are_those_of_the_model(kind: str, tiny: dict[str, Path]) -> None
         torch.testing.assert_close(ours[real], theirs[real])
 
 
-def test_a_padding_token_is_chosen_and_said(tiny: dict[str, Path]) -> None:
+def test_a_padding_token_is_chosen_and_said(tiny: TinyFolders) -> None:
     teacher = load_teacher(tiny["qwen3"])
     assert teacher.tokenizer.pad_token == "<|endoftext|>"
     assert teacher.architecture.pad_token_id == teacher.tokenizer.pad_token_id
@@ -76,7 +83,7 @@ def test_a_teacher_of_very_long_inputs_has_students_of_moderate_tables(tmp_path:
     assert teacher.architecture.max_length == teacher.tokenizer.model_max_length == 512
 
 
-def test_the_fingerprint_tells_settings_that_change_states(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_the_fingerprint_tells_settings_that_change_states(tiny: TinyFolders, tmp_path: Path) -> None:
     others: tuple[dict[str, Any], ...] = ({}, {"local_attention": 4}, {"norm_eps": 0.1})
     fingerprints = {
         load_teacher(save_tiny_encoder(tmp_path / str(place), "modernbert", **changes)).fingerprint
@@ -100,10 +107,83 @@ def settings(teacher: Path, folder: Path, **recipe: Any) -> MiniKDSettings:
     )
 
 
-def test_relations_of_what_nobody_can_find_are_refused(tiny: dict[str, Path], tmp_path: Path) -> None:
+def test_relations_of_what_nobody_can_find_are_refused(tiny: TinyFolders, tmp_path: Path) -> None:
     with pytest.raises(TeacherError, match=r"'relations' needs queries and keys.*'modernbert'; use .*'hidden_states'"):
         MiniKDEvaluator(settings(tiny["modernbert"], tmp_path, objective="relations"))
 
 
-def test_no_type_is_both() -> None:
-    assert not set(PLAIN_TYPES) & set(TINY_ENCODERS)
+def test_every_plain_type_is_among_them() -> None:
+    assert set(PLAIN_TYPES) <= set(TINY_ENCODERS)
+
+
+# --- checkpoints as they are found ---
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "mpnet", "deberta-v2", "roformer", "xlm-roberta-xl", "nomic_bert"])
+def test_a_checkpoint_of_a_masked_language_model_gives_its_encoder(
+    kind: str, tiny: TinyFolders, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForMaskedLM
+
+    model: Any = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(tiny[kind])).eval()
+    teacher = load_teacher(save_with_tokenizer(model, tiny[kind], tmp_path))
+    assert teacher.left_out
+    check_last_states(teacher, model)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "gemma3_text", "gpt2"])
+def test_a_checkpoint_of_a_causal_language_model_gives_its_decoder(
+    kind: str, tiny: TinyFolders, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tiny[kind])).eval()
+    check_last_states(load_teacher(save_with_tokenizer(model, tiny[kind], tmp_path)), model)
+
+
+def test_of_an_encoder_decoder_the_encoder_is_loaded(tiny: TinyFolders, tmp_path: Path) -> None:
+    from transformers import AutoConfig, T5ForConditionalGeneration
+
+    model = T5ForConditionalGeneration(AutoConfig.from_pretrained(tiny["t5"])).eval()
+    teacher = load_teacher(save_with_tokenizer(model, tiny["t5"], tmp_path))
+    assert not [name for name, _ in teacher.model.named_parameters() if "decoder" in name]
+    check_last_states(teacher, model.encoder)
+
+
+@pytest.mark.parametrize("kind", ["modernbert", "t5", "qwen3"])
+def test_shards_and_half_precision(kind: str, tiny: TinyFolders, tmp_path: Path) -> None:
+    whole = load_teacher(tiny[kind])
+    model: Any = whole.model
+    for parameter in model.parameters():
+        parameter.copy_(parameter.half())
+    ids = torch.arange(2, 9)[None]
+    expected = whole.hidden_states(ids)[-1]
+    model.half().save_pretrained(tmp_path, max_shard_size="20KB")
+    whole.tokenizer.save_pretrained(tmp_path)
+    assert len([*tmp_path.glob("model-*.safetensors")]) > 1
+    sharded = load_teacher(tmp_path)
+    assert all(parameter.dtype == torch.float32 for parameter in sharded.model.parameters())
+    assert sharded.fingerprint == load_teacher(tmp_path).fingerprint
+    torch.testing.assert_close(sharded.hidden_states(ids)[-1], expected)
+
+
+def test_a_configuration_of_more_than_the_weights_is_refused(tiny: TinyFolders, tmp_path: Path) -> None:
+    folder = save_with_tokenizer(load_teacher(tiny["modernbert"]).model, tiny["modernbert"], tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 10**8}))
+    with pytest.raises(TeacherError, match=r"they hold .* bytes, and config.json describes 3,2.* parameters"):
+        load_teacher(folder)
+
+
+def save_with_tokenizer(model: Any, source: Path, folder: Path) -> Path:
+    model.save_pretrained(folder)
+    for file in source.glob("*token*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+def check_last_states(teacher: Teacher, model: Any) -> None:
+    ids = torch.arange(2, 9)[None]
+    with torch.no_grad():
+        expected = model(ids, output_hidden_states=True).hidden_states[-1]
+    torch.testing.assert_close(teacher.hidden_states(ids)[-1], expected)
