@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.cli.search import print_search
 from kdnas_env.pipeline.search import SearchOptions, search
-from kdnas_env.support.progress import TaskProgress
 
 PICTURES = Path(__file__).parents[1] / "pictures"
 WIDTH = 92
@@ -40,7 +40,7 @@ def main(keep: str | None = None) -> None:
         folder = Path(keep or f"{scratch}/run")
         options = SearchOptions(out=str(folder))
         during, after = _recorder(), _recorder()
-        with TaskProgress(during) as progress:
+        with FlagProgress(during, options) as progress:
             run = search(options, progress=progress)
         print_search(after, run)
         lines = during.export_text(styles=True).replace(str(folder), SHOWN).splitlines()
