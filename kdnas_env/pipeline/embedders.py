@@ -16,6 +16,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.support.progress import Progress
+from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.embedding import EmbeddingSettings, EmbeddingTeacher, distil_embedder, embedding_teacher
 from kdnas_env.tasks.kept_tensors import key_of
 
@@ -143,8 +144,14 @@ def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]
 
     Raises:
         CorpusError: If the source cannot be read.
+        RunError: If ``drawn`` is malformed.
     """
+    count = drawn.get("count")
+    if not isinstance(count, int) or count < 1:
+        raise RunError(
+            f"the text of an embedding student was drawn as {shown(drawn)}, which is malformed; make it anew"
+        )
     layout = TextLayout(**{name: drawn[name] for name in LAYOUT_OPTIONS if name in drawn})
     reading = {name: drawn[name] for name in _READING if drawn.get(name)}
-    rows = draw_texts(source, drawn["count"], seed, layout=layout, **reading)
-    return [text for row in rows for text in row][: drawn["count"]]
+    rows = draw_texts(source, count, seed, layout=layout, **reading)
+    return [text for row in rows for text in row][:count]

@@ -247,6 +247,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     latency = LatencySettings(**asdict(options.latency))
     comparison, embedders = _comparison(options, sources)
     names = tuple(task.name for task in comparison.tasks)
+    texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
     folder = _open_folder(options, comparison.method)
     comparison = replace(comparison, store=CellStore(folder.path / CELLS))
     again = call("score", resume=folder.path, **options.places("out", "resume"))
@@ -258,8 +259,9 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         rows = summarise(comparison.rows, names, scores, comparison.latencies(latency))
         progress.end()
         vectors = {}
-        if embedders is not None and not names:
-            vectors = embedders.score(options.text, options.seed, options.cache_dir, progress)
+        if embedders is not None and texts:
+            progress.begin("comparing vectors")
+            vectors = embedders.score(texts, options.seed, options.cache_dir)
         seeds = len(comparison.seeds) if any(row.trained for row in comparison.rows) else 1
         result = Scores(folder.path, options, names, comparison.method, seeds, tuple(rows), scores, vectors)
         write_json(

@@ -10,7 +10,6 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.pipeline.embedders import draw_text
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.embedding import EmbeddingTeacher, embedding_teacher, open_embedder, split_texts, vectors
 from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.rows import ROWS, STUDENT, TEACHER, Model
@@ -63,24 +62,32 @@ class Embedders:
         taught = embedding_teacher(teacher.encoder, records[0].settings.max_length)
         return cls(folders, records, taught), scored, teacher.with_vectors(taught.model, taught.fingerprint)
 
-    def score(
-        self, text: str | None, seed: int, cache_dir: str | None, progress: Progress
-    ) -> dict[str, EmbeddingScore]:
-        """Compare the students' vectors with the teacher's, without labels, and return the scores by row.
+    def texts(self, text: str | None, seed: int) -> list[str]:
+        """Return the texts on which vectors are compared.
 
         Args:
-            text: Source of the text; None for what was held out from the first student's training.
-            seed: Seed of the draw of texts, and of the bootstrap.
-            cache_dir: Where the teacher's vectors are kept.
-            progress: Told what is done.
+            text: Their source; None for what was held out from the first student's training.
+            seed: Seed of the draw from a source.
 
         Raises:
             KDNASError: If no teacher is known, or the text cannot be had.
         """
         if self.teacher is None:
             raise KDNASError("vectors are compared with a teacher's, and none is known; name it with `teacher`")
-        progress.begin("comparing vectors")
-        texts = self._heldout() if text is None else self._drawn(text, seed)
+        return self._heldout() if text is None else self._drawn(text, seed)
+
+    def score(self, texts: Sequence[str], seed: int, cache_dir: str | None) -> dict[str, EmbeddingScore]:
+        """Compare the students' vectors with the teacher's, without labels, and return the scores by row.
+
+        Args:
+            texts: The texts.
+            seed: Seed of the bootstrap.
+            cache_dir: Where the teacher's vectors are kept.
+
+        Raises:
+            KDNASError: If there are too few texts.
+        """
+        assert self.teacher is not None
         with training_lock():
             made = [vectors(open_embedder(expanded(folder)), texts) for folder in self.folders]
         wanted = self.teacher.vectors(texts, cache_dir)
