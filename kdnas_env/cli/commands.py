@@ -19,6 +19,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
+from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
 from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
@@ -31,7 +32,6 @@ from kdnas_env.pipeline.tables import (
     ImportNasBenchBertOptions,
     TableExportOptions,
     TableFitOptions,
-    TableInspectOptions,
     TableVerifyOptions,
 )
 from kdnas_env.pipeline.vocabulary import VocabularyOptions

@@ -15,18 +15,15 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
+from kdnas_env.pipeline.inspecting import Inspection, TableInspectOptions, inspect_table, sampled_hardness
 from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
 from kdnas_env.pipeline.tables import (
     ImportNasBenchBertOptions,
-    Inspection,
     TableExportOptions,
     TableFitOptions,
-    TableInspectOptions,
     TableVerifyOptions,
     export_table,
     fit_surrogate,
-    inspect_table,
-    sampled_hardness,
     verify_table,
 )
 from kdnas_env.searching.run_folder import RESULTS

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 from small_tables import planted_table
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.tables import Inspection, fit_surrogate, inspect_table, sampled_hardness, verify_table
-from kdnas_env.tables.storage import checksum, write_table
+from kdnas_env.pipeline.inspecting import inspect_table
+from kdnas_env.pipeline.tables import (
+    fit_surrogate,
+    verify_table,
+)
+from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 
 
@@ -20,64 +23,11 @@ def table(tmp_path: Path) -> Path:
     return tmp_path / "small.npz"
 
 
-def test_a_table_is_inspected(table: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    found = inspect_table(table)
-    assert isinstance(found, Inspection)
-    rows = found.table()
-    assert len(rows) == len(found.source) == 24
-    assert found.best is not None
-    best = max(rows, key=lambda row: row["reward"])
-    assert found.best.config.to_dict().items() <= best.items()
-    assert found.plot().axes
-    figures = found.to_dict()
-    assert (figures["sha256"], figures["hardness"]["points"]) == (checksum(table), 24)
-    assert "surrogate" not in figures
-    assert capfd.readouterr().out == ""
-
-
-def test_a_table_is_inspected_as_a_task(table: Path) -> None:
-    """With limits: the best is the best that keeps them, and what is told of the hardness is among those that do."""
-    whole = inspect_table(table)
-    assert isinstance(whole, Inspection)
-    speedup = float(np.median([1 / row["latency_ratio"] for row in whole.table()]))
-    limited = inspect_table(f"{table}:speedup={speedup},alpha=-0.1")
-    assert isinstance(limited, Inspection)
-    kept = [row for row in limited.table() if 1 / row["latency_ratio"] >= speedup]
-    assert limited.hardness is not None
-    assert limited.hardness["points"] == len(kept) < 24
-    assert limited.best is not None
-    best = max(kept, key=lambda row: row["reward"])
-    assert limited.best.config.to_dict().items() <= best.items()
-    assert best["reward"] != whole.reward(limited.best).reward
-    assert limited.against(str(table))["points"] == len(kept)
-    with pytest.raises(KDNASError, match="unknown setting"):
-        inspect_table(f"{table}:speed=8")
-
-
-def test_a_file_may_have_a_name_that_no_task_can_have(table: Path) -> None:
-    for ending in (".npz", ".json"):
-        table.with_suffix(ending).rename(table.with_name(f"a:b{ending}"))
-    found = inspect_table(table.with_name("a:b.npz"))
-    assert isinstance(found, Inspection)
-    assert found.hardness is not None
-    assert found.hardness["points"] == 24
-
-
 def test_a_surrogate_is_fitted(table: Path, tmp_path: Path) -> None:
     fit = fit_surrogate([table], tmp_path / "surrogate.npz")
     assert fit.table() == []
     assert fit.points > 24
     assert isinstance(inspect_table(fit.path), Surrogate)
-
-
-def test_a_surrogate_has_a_hardness_by_random_points(table: Path, tmp_path: Path) -> None:
-    fit = fit_surrogate([table], tmp_path / "surrogate.npz")
-    name = str(fit.path)
-    found = sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
-    assert 0 < found["feasible"] < 1
-    assert [comparison["points"] for comparison in found["against"]] == [found["points"]] * 2
-    assert found["against"][0]["tau"] < found["against"][1]["tau"] == pytest.approx(1)
-    assert found == sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
 
 
 def test_a_table_is_verified(table: Path) -> None:

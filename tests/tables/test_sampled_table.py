@@ -18,7 +18,7 @@ from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
-from kdnas_env.pipeline.tables import Inspection, inspect_table
+from kdnas_env.pipeline.inspecting import Inspection, inspect_table
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.surrogates.card import _splits
