@@ -13,6 +13,7 @@ from asked_tasks import TASKS
 from complaints import complaint
 from small_tables import planted_table
 
+from kdnas_env.bench.race import Race, race
 from kdnas_env.bench.recorded_search import run_search
 from kdnas_env.bench.simulator import simulate
 from kdnas_env.bench.specs import AgentSpec
@@ -97,10 +98,10 @@ def test_what_cannot_be_written_is_refused() -> None:
 def test_a_race_is_exported_by_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table = tmp_path / "small.npz"
     write_table(planted_table(), table)
-    race, tasks = str(tmp_path / "race"), [str(table), f"{table}:alpha=-0.2"]
-    words = ["--agents", "random", "evolution", "--budget", "6", "--seeds", "2", "--workers", "1"]
-    assert main(["bench", *words, "--tasks", *tasks, "--repetitions", "20", "--out", race]) == 0
-    export = ["bench", "export", race, "--minari", "kdnas/small-v0"]
+    folder, tasks = str(tmp_path / "race"), [str(table), f"{table}:alpha=-0.2"]
+    agents = tuple(AgentSpec.parse(name) for name in ("random", "evolution"))
+    race(Race(agents, tuple(Task.parse(task) for task in tasks), 2, Budget(6)), folder)
+    export = ["bench", "export", folder, "--minari", "kdnas/small-v0"]
     assert "choose one with --task" in complaint(export, capsys)
     assert "expected some of these" in complaint([*export, "--task", tasks[0], "--agents", "lstm"], capsys)
     capsys.readouterr()
