@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,12 +18,16 @@ from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
+from kdnas_env.testing import teachers
 from kdnas_env.testing.agents import AgentConformance, AskTellConformance
 from kdnas_env.testing.environments import EnvironmentConformance
 from kdnas_env.testing.evaluators import EvaluatorConformance
+from kdnas_env.testing.teachers import TeacherConformance
+from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 
 SPACE = SearchSpace.from_teacher(PLANTED_TEACHER)
 CONFIGS = [SPACE.decode(SPACE.from_index(index)) for index in (0, 500, 999)]
@@ -233,3 +237,52 @@ def test_broken_environments(broken: type[KDNASEnv], test: str, message: str) ->
     takes_function = test == "test_arrays_belong_to_the_caller"
     with pytest.raises(AssertionError, match=message):
         getattr(suite, test)(make if takes_function else make(budget=suite.BUDGET))
+
+
+def blind_to_the_mask(teacher: Teacher) -> Teacher:
+    """A teacher whose padding is seen."""
+    forward = teacher.model.forward
+    monkey: Any = teacher.model
+    monkey.forward = lambda attention_mask=None, **inputs: forward(**inputs)
+    return teacher
+
+
+def padding_on_the_left(teacher: Teacher) -> Teacher:
+    teacher.tokenizer.padding_side = "left"
+    return teacher
+
+
+@pytest.mark.parametrize(
+    ("spoil", "test", "message"),
+    [
+        (
+            lambda teacher: replace(teacher, architecture=replace(teacher.architecture, num_hidden_layers=3)),
+            "test_states_do_not_depend_on_padding",
+            "clause 'states' does not hold: hidden states of shapes",
+        ),
+        (
+            blind_to_the_mask,
+            "test_states_do_not_depend_on_padding",
+            "clause 'padding' does not hold: with padding, layer 1",
+        ),
+        (
+            padding_on_the_left,
+            "test_states_do_not_depend_on_padding",
+            "clause 'padding' does not hold: the tokenizer pads",
+        ),
+    ],
+)
+def test_broken_teachers(spoil: Callable[[Teacher], Teacher], test: str, message: str, tmp_path: Path) -> None:
+    teacher = spoil(load_teacher(save_tiny_encoder(tmp_path, "bert")))
+    with pytest.raises(AssertionError, match=message):
+        getattr(TeacherConformance(), test)(teacher, tiny_texts())
+
+
+def test_teachers_that_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seeding(folder: Path) -> Teacher:
+        random.seed(0)
+        return load_teacher(folder)
+
+    monkeypatch.setattr(teachers, "load_teacher", seeding)
+    with pytest.raises(AssertionError, match="clause 'generators' does not hold"):
+        TeacherConformance().test_loading(save_tiny_encoder(tmp_path, "bert"))

@@ -19,10 +19,6 @@ _SHRINKAGE = 2.0
 _LEAST_ENERGY = 1e-6
 """Directions with less than this share of the largest variance are treated as noise."""
 
-_SLOWEST_WAVE = 10_000
-_WAVE_SHARE = 0.1
-"""Size of the waves that tell positions apart, as a share of that of the embeddings of words."""
-
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingBasis:
@@ -55,9 +51,8 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     Both are linear in the teacher's embeddings but for that last step, so a token that does not occur is placed well
     too. The samples are read in small batches; nothing is kept of them.
 
-    Of a teacher that is not plain only the table of words is known. With ``token_means`` its positions and segments are
-    the means of what the words leave of the states there; with either, sine waves (Vaswani et al. 2017, section 3.5)
-    are added to its positions, since in many such teachers attention alone knows them.
+    Of a teacher that is not plain only the table of words is known. Its positions and segments begin as 0 or, with
+    ``token_means``, as the means of what the words leave of the states there; they are trained.
 
     Raises:
         KDNASError: If there is no such method.
@@ -68,10 +63,8 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     mean, covariance = _embedding_moments(workload, tables)
     tables = EmbeddingBasis(tables.word - mean.float(), tables.position, tables.segment)
     variances, components = torch.linalg.eigh(covariance)
-    plain = workload.teacher.architecture.plain
     if method == "pca":
-        basis = tables.rotated(components.flip(1).float())
-        return basis if plain else _with_waves(basis)
+        return tables.rotated(components.flip(1).float())
     variances = variances.clamp_min(_LEAST_ENERGY * float(variances[-1]))
     whitener = (components * variances.rsqrt()) @ components.T
     predictors = whitener @ _state_covariance(workload, tables)
@@ -81,11 +74,10 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     reduced = tables.rotated((whitener @ axes * energies).float())
     loadings = (predictors.T @ axes / energies).float()
     reduced = replace(reduced, word=reduced.word + _shifts(workload, reduced, loadings, "word"))
-    if plain:
+    if workload.teacher.architecture.plain:
         return reduced
     reduced = replace(reduced, position=_shifts(workload, reduced, loadings, "position"))
-    reduced = replace(reduced, segment=_shifts(workload, reduced, loadings, "segment"))
-    return _with_waves(reduced)
+    return replace(reduced, segment=_shifts(workload, reduced, loadings, "segment"))
 
 
 @torch.no_grad()
@@ -124,17 +116,6 @@ def _teacher_tables(workload: Workload) -> EmbeddingBasis:
     position = tables.position.weight[teacher.position_offset :][: teacher.max_length]
     segment = word.new_zeros(1, word.shape[1]) if tables.segment is None else tables.segment.weight
     return EmbeddingBasis(word, position, segment)
-
-
-def _with_waves(basis: EmbeddingBasis) -> EmbeddingBasis:
-    """Add sine waves to the positions, from fast to slow in the order of the coordinates."""
-    positions, width = basis.position.shape
-    column = torch.arange(width, device=basis.position.device)
-    angles = torch.arange(positions, device=column.device)[:, None] * _SLOWEST_WAVE ** -(column // 2 * 2 / width)
-    waves = torch.where(column % 2 == 0, angles.sin(), angles.cos())
-    # The root of 2 makes the waves' mean square 1.
-    size = _WAVE_SHARE * basis.word.square().mean().sqrt() * 2**0.5
-    return replace(basis, position=basis.position + size * waves)
 
 
 @dataclass(frozen=True, eq=False)

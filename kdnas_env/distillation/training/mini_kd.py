@@ -104,7 +104,8 @@ class MiniKD:
         self.heldout = workload.heldout[: recipe.heldout_samples]
         self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
         if not recipe.train_embeddings:
-            _freeze_tables(self.encoder)
+            # Positions of other teachers are not in tables that could be copied.
+            _freeze_tables(self.encoder, words_only=not teacher.architecture.plain)
         self.objective = self._make_objective(recipe, pairs, student.hidden_size)
         self._judge = self._make_judge(judge, student)
         self._dropout = Dropout(recipe.dropout, _generator(fidelity.seed, _DROPOUT, workload.device))
@@ -334,9 +335,10 @@ def schedule(step: int, steps: int, warmup_fraction: float) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def _freeze_tables(encoder: PackedEncoder) -> None:
+def _freeze_tables(encoder: PackedEncoder, *, words_only: bool) -> None:
     tables = encoder.tables
-    for table in (encoder.word, tables.word.weight, tables.position.weight, tables.segment and tables.segment.weight):
+    others = () if words_only else (tables.position.weight, tables.segment and tables.segment.weight)
+    for table in (encoder.word, tables.word.weight, *others):
         if table is not None:
             table.requires_grad_(False)
 

@@ -59,7 +59,8 @@ class Recipe:
             (:func:`kdnas_env.distillation.student.slicing.slice_layers`); the shared layer of an ALBERT student stays
             random, which was measured to be better, and so do all where the teacher's layers have not the
             maps of BERT's.
-        train_embeddings: Whether the embedding tables are trained.
+        train_embeddings: Whether the embedding tables are trained; those of positions and segments are anyway where
+            the teacher's are not known.
         batch_size: Sentences per step.
         learning_rate: Peak learning rate of AdamW; where it is scaled, of a student 192 wide that starts with 0.3
             of the teacher's variance unexplained.
@@ -192,7 +193,8 @@ def full_recipe(
         recipe: Recipe of the search.
         batch_size: Samples per step, over all processes.
         learning_rate: Peak learning rate of a student 192 wide; None for that of the recipe, for this batch size.
-        train_embeddings: Whether the embedding tables are trained.
+        train_embeddings: Whether the embedding tables are trained; those of positions and segments are anyway where
+            the teacher's are not known.
     """
     short = resolve_recipe(recipe)
     scaled = min(batch_size, max(_LARGEST_SCALED_BATCH, short.batch_size))

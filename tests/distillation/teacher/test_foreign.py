@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from kdnas_env.core.architecture import PLAIN_TYPES
+from kdnas_env.core.architecture import PLAIN_TYPES, StudentConfig
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.errors import TeacherError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 from kdnas_env.testing.teachers import TeacherConformance
@@ -187,3 +189,20 @@ def check_last_states(teacher: Teacher, model: Any) -> None:
     with torch.no_grad():
         expected = model(ids, output_hidden_states=True).hidden_states[-1]
     torch.testing.assert_close(teacher.hidden_states(ids)[-1], expected)
+
+
+# --- what a student starts from ---
+
+
+def test_a_student_starts_from_the_means_of_states_and_learns_positions(tiny: TinyFolders, tmp_path: Path) -> None:
+    student = StudentConfig(1, 2, 24, 48)
+    losses = {}
+    for method in ("random", "pca", "token_means"):
+        evaluator = MiniKDEvaluator(settings(tiny["modernbert"], tmp_path, embeddings=method))
+        kd = MiniKD(evaluator.workload, student, evaluator.recipe, Fidelity(epochs=1))
+        words, positions = kd.encoder.word, kd.encoder.tables.position.weight
+        before = words.clone(), positions.detach().clone()
+        losses[method], _ = (result.heldout.unexplained for result in kd.epochs())
+        assert torch.equal(words, before[0])
+        assert not torch.equal(positions, before[1])
+    assert losses["token_means"] < losses["pca"] < losses["random"]
