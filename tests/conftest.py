@@ -41,6 +41,19 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each worker a contiguous share of the tests, of which whoever is done first takes a part.
+
+    In the small portions that are the default, workers share out the tests of one file, and each makes its fixtures.
+    """
+    if config.getvalue("dist") != "load":
+        return None
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log)
+
+
 def _isolate() -> None:
     """Keep hidden states, the lock of the cores and temporary files in a folder that ends with the tests.
 

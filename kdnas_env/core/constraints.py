@@ -220,10 +220,19 @@ class ConstrainedReward(KDReward):
 
     def __call__(self, evaluation: Evaluation) -> RewardComponents:
         """Return the reward of an evaluation with its components, the cost among them."""
-        components, latency = super().__call__(evaluation), evaluation.latency
+        return self.with_costs(evaluation)[0]
+
+    def with_costs(self, evaluation: Evaluation) -> tuple[RewardComponents, dict[str, float]]:
+        """Return the same, and by how much each limit is broken; see :meth:`Constraints.costs`."""
+        components = super().__call__(evaluation)
+        costs = self.limits.costs(evaluation, components.quality if evaluation.ok else None)
+        return self._limited(components, evaluation, sum(costs.values())), costs
+
+    def _limited(self, components: RewardComponents, evaluation: Evaluation, cost: float) -> RewardComponents:
+        """Return components under limits that are broken by a cost."""
+        latency = evaluation.latency
         if latency is None:
             return components
-        cost = sum(self.limits.costs(evaluation, components.quality if evaluation.ok else None).values())
         if evaluation.status is Status.INFEASIBLE:
             ratio = latency.ratio
             components = replace(

@@ -169,6 +169,10 @@ class KDReward:
             speedup=evaluation.latency.speedup,
         )
 
+    def with_costs(self, evaluation: Evaluation) -> tuple[RewardComponents, dict[str, float]]:
+        """Return the reward of an evaluation, and by how much each limit is broken, by name; here there are none."""
+        return self(evaluation), {}
+
     def _loss(self, evaluation: Evaluation) -> float | None:
         if not evaluation.ok:
             return None

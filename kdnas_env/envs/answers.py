@@ -171,8 +171,8 @@ class Answers:
         return repeated
 
     def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
-        row, reward, tokens = len(self.rows), self._reward(evaluation), np.array(action, dtype=np.int64) + 1
-        costs = self._limits.costs(evaluation, reward.quality if evaluation.ok else None)
+        row, tokens = len(self.rows), np.array(action, dtype=np.int64) + 1
+        reward, costs = self._reward.with_costs(evaluation)
         answer = Answer(
             row=row,
             first=self._first.setdefault(config, row),

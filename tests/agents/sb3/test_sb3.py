@@ -98,7 +98,7 @@ def by_chance() -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cls", [A2CAgent, MaskablePPOAgent, RecurrentPPOAgent, DQNAgent], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [A2CAgent, DQNAgent], ids=lambda cls: cls.__name__)  # one of each loop
 def test_it_finds_more_than_random_search(cls: type[SB3Agent[Any]]) -> None:
     found = best_rewards(cls())
     assert np.median(found) > np.median(by_chance())

