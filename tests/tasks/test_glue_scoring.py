@@ -18,7 +18,7 @@ from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.encoding import PooledEncoder, encode, outputs, pad
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_epochs, default_learning_rate, finetune
 from kdnas_env.tasks.probing import linear_probe
-from kdnas_env.tasks.scores import majority_class
+from kdnas_env.tasks.scores import TaskScore, majority_class
 from kdnas_env.tasks.specs import GLUE_TASKS, TASKS, Split, TaskData
 from kdnas_env.testing.clauses import global_states
 
@@ -114,14 +114,21 @@ class Killed(Exception):
     """What ends a training from outside."""
 
 
+SIX = FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu")
+"""24 samples in batches of 8: three steps an epoch, six epochs, the first of which keep a checkpoint each."""
+
+
+@pytest.fixture(scope="module")
+def whole(teacher: Teacher) -> TaskScore:
+    """A training that nothing interrupts."""
+    return finetune(teacher.model, teacher.tokenizer, small_tasks.easy_task("sst2", samples=24), SIX, 3)
+
+
 @pytest.mark.parametrize("last", [1, 7, 9, 16])
-def test_a_training_that_was_killed_goes_on_to_the_same_end(last: int, teacher: Teacher, tmp_path: Path) -> None:
-    """24 samples in batches of 8: three steps an epoch, six epochs, the first of which keep a checkpoint each."""
-    task, cpu = (
-        small_tasks.easy_task("sst2", samples=24),
-        FinetuneSettings(learning_rate=1e-3, epochs=6, batch_size=8, device="cpu"),
-    )
-    whole = finetune(teacher.model, teacher.tokenizer, task, cpu, 3)
+def test_a_training_that_was_killed_goes_on_to_the_same_end(
+    last: int, teacher: Teacher, whole: TaskScore, tmp_path: Path
+) -> None:
+    task = small_tasks.easy_task("sst2", samples=24)
 
     def kill(done: int, total: int) -> None:
         if done == last:
@@ -129,13 +136,13 @@ def test_a_training_that_was_killed_goes_on_to_the_same_end(last: int, teacher: 
 
     steps: list[int] = []
     with pytest.raises(Killed):
-        finetune(teacher.model, teacher.tokenizer, task, cpu, 3, checkpoints=tmp_path / "it", on_progress=kill)
+        finetune(teacher.model, teacher.tokenizer, task, SIX, 3, checkpoints=tmp_path / "it", on_progress=kill)
     (tmp_path / "it" / "checkpoint-17").mkdir(parents=True)  # half-written
     resumed = finetune(
         teacher.model,
         teacher.tokenizer,
         task,
-        cpu,
+        SIX,
         3,
         checkpoints=tmp_path / "it",
         on_progress=lambda done, total: steps.append(done),

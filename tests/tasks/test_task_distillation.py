@@ -74,12 +74,17 @@ class Killed(Exception):
     """What ends a training from outside."""
 
 
+@pytest.fixture(scope="module")
+def whole(student: Teacher, taught: TaskTeacher, tmp_path_factory: pytest.TempPathFactory) -> TaskDistillation:
+    """A distillation that nothing interrupts."""
+    return distilled(student, taught, tmp_path_factory.mktemp("whole"))
+
+
 @pytest.mark.parametrize("killed", [(1, 7), (1, 44), (2, 1), (2, 29)])
 def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
-    killed: tuple[int, int], student: Teacher, taught: TaskTeacher, tmp_path: Path
+    killed: tuple[int, int], student: Teacher, taught: TaskTeacher, whole: TaskDistillation, tmp_path: Path
 ) -> None:
     """120 samples in batches of 8: 15 steps an epoch; it goes on where its folder was moved to, too."""
-    whole = distilled(student, taught, tmp_path)
     stages = [0]
 
     def kill(done: int, total: int) -> None:

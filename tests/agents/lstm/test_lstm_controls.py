@@ -13,7 +13,7 @@ from kdnas_env.agents.lstm.controls import GreedyLSTMAgent, GreedyLSTMConfig, Sh
 from kdnas_env.errors import KDNASError
 from kdnas_env.testing.bowl import BowlEnv
 
-SEEDS = range(6)
+SEEDS = range(4)
 
 
 def median_best(agent: Any, answer: Any = None) -> float:

@@ -48,6 +48,12 @@ def run(
     return distil(kd, samples, settings, folder, teacher_in_loop=in_loop, **how)
 
 
+@pytest.fixture(scope="module")
+def whole(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> FullKDResult:
+    """A training of ``LONG`` that nothing interrupts."""
+    return run(start(workload), tmp_path_factory.mktemp("whole"))
+
+
 def losses(result: FullKDResult) -> list[float]:
     return [point["unexplained"] for point in result.curve]
 
@@ -129,18 +135,17 @@ def test_a_carried_projection_is_not_solved_anew_before_the_first_step(workload:
 
 
 def test_equal_calls_give_equal_students_and_leave_global_random_states_alone(
-    workload: Workload, tmp_path: Path
+    workload: Workload, whole: FullKDResult, tmp_path: Path
 ) -> None:
+    torch.rand(3)
     before = torch.get_rng_state(), random.getstate(), repr(np.random.get_state())  # noqa: NPY002
-    one = run(start(workload), tmp_path / "one")
+    again = run(start(workload), tmp_path)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (random.getstate(), repr(np.random.get_state())) == before[1:]  # noqa: NPY002
-    torch.rand(3)
-    assert_same(one, run(start(workload), tmp_path / "other"))
+    assert_same(whole, again)
 
 
-def test_parts_of_a_batch_do_what_the_whole_does(workload: Workload, tmp_path: Path) -> None:
-    whole = run(start(workload), tmp_path / "whole")
+def test_parts_of_a_batch_do_what_the_whole_does(workload: Workload, whole: FullKDResult, tmp_path: Path) -> None:
     parts = run(start(workload), tmp_path / "parts", replace(LONG, accumulation=2))
     assert [point["step"] for point in whole.curve] == [point["step"] for point in parts.curve]
     # A batch of unequal sentences is averaged over tokens, its parts over parts.
@@ -171,8 +176,9 @@ def test_a_student_that_training_spoils_is_kept_as_it_was(workload: Workload, tm
 # --- interruptions ---
 
 
-def test_an_interrupted_training_goes_on_to_the_same_student(workload: Workload, tmp_path: Path) -> None:
-    whole = run(start(workload), tmp_path / "whole")
+def test_an_interrupted_training_goes_on_to_the_same_student(
+    workload: Workload, whole: FullKDResult, tmp_path: Path
+) -> None:
     for stop in (13, 30):
 
         def interrupt(done: int, total: int, stop: int = stop) -> None:
@@ -185,9 +191,7 @@ def test_an_interrupted_training_goes_on_to_the_same_student(workload: Workload,
     assert_same(whole, run(start(workload), tmp_path / "parts"))
 
 
-def test_a_half_written_checkpoint_is_left_out(workload: Workload, tmp_path: Path) -> None:
-    whole = run(start(workload), tmp_path / "whole")
-
+def test_a_half_written_checkpoint_is_left_out(workload: Workload, whole: FullKDResult, tmp_path: Path) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 20:
             raise KeyboardInterrupt
@@ -276,7 +280,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoint(
-    workload: Workload, tmp_path: Path
+    workload: Workload, whole: FullKDResult, tmp_path: Path
 ) -> None:
     kd = start(workload)
 
@@ -288,7 +292,6 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
     with pytest.raises(FloatingPointError, match=r"not finite: at or before step 2\d"):
         run(kd, tmp_path, on_progress=poison)
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-16", "checkpoint-8"]
-    whole = run(start(workload), tmp_path / "whole")
     assert_same(whole, run(start(workload), tmp_path))
 
 
@@ -351,10 +354,8 @@ def _plain(settings: FullKDSettings) -> dict[str, Any]:
 
 
 def test_no_space_left_is_told_and_the_last_checkpoint_stays(
-    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workload: Workload, whole: FullKDResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run(start(workload), tmp_path / "whole")
-
     def full(state: Any) -> bytes:
         if (tmp_path / "parts" / "checkpoint-16").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
