@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdnas_env.core.shapes import customary_values
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.specs import Split
@@ -109,8 +110,7 @@ class PooledEncoder(nn.Module):
     @property
     def width(self) -> int:
         """Length of a pooled vector."""
-        config: Any = self.encoder.config
-        return int(config.hidden_size)
+        return int(customary_values(self.encoder.config)["hidden_size"])
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return the pooled states, ``(batch, width)``."""

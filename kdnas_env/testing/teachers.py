@@ -23,6 +23,7 @@ from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.packed import pack_samples
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.tasks.encoding import PooledEncoder
 from kdnas_env.testing.clauses import clause, global_states
 from kdnas_env.testing.tiny_encoders import tiny_texts
 
@@ -111,6 +112,14 @@ class TeacherConformance:
                 difference = _difference(whole[place][mask[place]], own[0])
                 complaint = f"with padding, layer {layer} of {text!r} is {difference:.2g} away from what it is without"
                 clause("padding", difference < _LARGEST_DIFFERENCE, complaint)
+
+    def test_vectors_are_pooled(self, teacher: Teacher, texts: list[str]) -> None:
+        """Clause *pooling*."""
+        pooled = PooledEncoder(teacher.model)
+        vectors = pooled(**dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt")))
+        expected = (_SAMPLES, teacher.architecture.hidden_size)
+        clause("pooling", pooled.width == expected[1], f"pooled vectors are said to be {pooled.width} long")
+        clause("pooling", tuple(vectors.shape) == expected, f"pooled vectors of shape {vectors.shape}, not {expected}")
 
     def test_a_student_learns(
         self, evaluator: MiniKDEvaluator, student: StudentConfig, texts: list[str], tmp_path: Path
