@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tyro
 from machine import machine_facts
 from rich.console import Console
@@ -42,8 +43,8 @@ from kdnas_env.tasks.embedding import (
 from kdnas_env.tasks.vector_scores import EmbeddingScore, Floats, score_vectors
 
 SHOWN = ("spearman", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
-IN_TEACHERS = ("overlap_in_teachers", "recall_in_teachers")
-"""Scores in an index of the teacher's vectors, which vectors of another width cannot be looked up in."""
+IN_TEACHERS = ("cosine", "overlap_in_teachers", "recall_in_teachers")
+"""Scores in the space of the teacher's vectors, where vectors of another width have none."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,9 @@ def static(work: Work) -> tuple[EmbeddingScore, int, Any]:
     table = static_vectors(work.encoder)
     model = StaticModel(table)
     made = model.encode(work.encoder.tokenizer, work.scored, work.record.settings.max_length)
-    return work.score(made), table.size, model
+    # Zeros change no cosine between two of them.
+    padded = np.pad(made, ((0, 0), (0, max(0, work.teacher.width - made.shape[1]))))
+    return work.score(padded), table.size, model
 
 
 def shallow(work: Work, layers: int, *, head: bool) -> tuple[EmbeddingScore, int, Any]:
