@@ -58,7 +58,7 @@ class Ensemble(nn.Module):
         super().__init__()
         counts = torch.from_numpy(nvec)
         self.register_buffer("offsets", counts.cumsum(0) - counts)
-        self.register_buffer("places", torch.cat([_places(int(count)) for count in nvec]))
+        self.register_buffer("places", torch.cat([evenly(int(count)) for count in nvec]))
         self._wide, self._deep = features != "deep", features != "wide"
 
         def normal(*shape: int, deviation: float) -> nn.Parameter:
@@ -209,5 +209,6 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
     return expected
 
 
-def _places(choices: int) -> Tensor:
+def evenly(choices: int) -> Tensor:
+    """Return the places of choices on their scale, evenly spaced, of mean 0 and deviation about 1."""
     return torch.linspace(-1.7, 1.7, choices) if choices > 1 else torch.zeros(1)

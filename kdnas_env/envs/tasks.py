@@ -27,13 +27,18 @@ SPLITS: dict[str, dict[str, tuple[Any, ...]]] = {
         "table": ("rotten-tomatoes",),
         "alpha": (-0.02, -0.06, -0.15, -0.3),
         "device": ("torch", "onnxruntime"),
-        "limit": ("", "speedup=4", "speedup=8", "parameters=9000000", "size_mb=40"),
+        "limit": (
+            "",
+            *(f"speedup={speedup}" for speedup in (2.5, 3, 3.5, 4, 5, 5.5, 7, 8, 9, 12)),
+            *(f"parameters={millions}000000" for millions in (7, 8, 9, 10, 11, 12, 13)),
+            *(f"size_mb={megabytes}" for megabytes in (26, 28, 32, 35, 40, 45, 50)),
+        ),
     },
     "held-out": {
         "table": ("imdb",),
-        "alpha": (-0.04, -0.1, -0.2),
+        "alpha": (-0.03, -0.08, -0.25),
         "device": ("torch", "onnxruntime"),
-        "limit": ("", "speedup=6", "speedup=10", "parameters=7500000", "size_mb=30"),
+        "limit": ("", "speedup=4.5", "speedup=6.5", "speedup=10", "parameters=8500000", "size_mb=30"),
     },
 }
 """Tasks that agents may learn on, and those that they are judged by: another text, other exponents, other limits. A

@@ -76,7 +76,7 @@ def test_agents_search_it(env: gym.Env[Any, Any]) -> None:
 
 def test_splits_share_no_task_and_no_text() -> None:
     training, held_out = split_tasks("training"), split_tasks("held-out")
-    assert (len(training), len(held_out)) == (40, 30)
+    assert (len(training), len(held_out)) == (200, 36)
     assert {Task.parse(name).table for name in training} == set(SPLITS["training"]["table"])
     assert not {Task.parse(name).table for name in training} & {Task.parse(name).table for name in held_out}
     assert not {Task.parse(name).alpha for name in training} & {Task.parse(name).alpha for name in held_out}
