@@ -28,9 +28,10 @@ class MetaController(nn.Module):
 
     One LSTM reads the task's features as its first token, then the choices of a candidate. From its last hidden state
     follow a mean and features ``phi``, to which the places of the choices and their squares are added, so that what no
-    training task has shown can be learnt as well. Rewards, in units of the task, are ``mean + w . phi + noise`` with standard
-    normal ``w``: a Gaussian process whose mean and kernel are learnt across tasks (deep kernel transfer; Patacchiola
-    et al. 2020, arXiv:1910.05199). On a new task only the posterior of ``w`` changes, so a search trains nothing.
+    training task has shown can be learnt as well. Rewards, in units of the task, are ``mean + w . phi + noise`` with
+    standard normal ``w``: a Gaussian process whose mean and kernel are learnt across tasks (deep kernel transfer;
+    Patacchiola et al. 2020, arXiv:1910.05199). On a new task only the posterior of ``w`` changes, so a search trains
+    nothing.
 
     Args:
         nvec: Choices per dimension.
@@ -63,18 +64,22 @@ class MetaController(nn.Module):
         self.register_buffer("places", torch.cat([evenly(count) for count in self.nvec]), persistent=False)
         # Reward that one unit stands for in the mean of the training tasks.
         self.register_buffer("usual", torch.ones(()))
-        self.task = nn.Linear(task_features, embedding_size)
-        self.choices = nn.Embedding(sum(self.nvec), embedding_size)
-        self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
-        self.mean = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
-        self.phi = nn.Linear(hidden_size, features)
+        # On no device at first, since the usual initialisation reads the global generator.
+        with torch.device("meta"):
+            self.task = nn.Linear(task_features, embedding_size)
+            self.choices = nn.Embedding(sum(self.nvec), embedding_size)
+            self.lstm = nn.LSTM(embedding_size, hidden_size, batch_first=True)
+            self.mean = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.Tanh(), nn.Linear(hidden_size, 1))
+            self.phi = nn.Linear(hidden_size, features)
+        for module in (self.task, self.choices, self.lstm, self.mean, self.phi):
+            module.to_empty(device="cpu")
         self.log_scales = nn.Parameter(torch.tensor([-0.5, -1.0, -1.5]))
         self.log_noise = nn.Parameter(torch.tensor(_NOISE_PRIOR))
         with torch.no_grad():
             for parameter in self.parameters():
                 if parameter.ndim > 1:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) / math.sqrt(parameter.shape[1]))
-                elif parameter.ndim == 1:
+                elif parameter is not self.log_scales and parameter.ndim == 1:
                     parameter.zero_()
 
     def forward(self, task: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
@@ -136,9 +141,7 @@ class Belief:
 
     def believing(self, phi: Tensor) -> Belief:
         """Return the posterior if candidates with features ``(n, features)`` earned what is expected of them."""
-        return replace(
-            self, factor=torch.linalg.cholesky(self.factor @ self.factor.mT + phi.mT @ phi / self.noise)
-        )
+        return replace(self, factor=torch.linalg.cholesky(self.factor @ self.factor.mT + phi.mT @ phi / self.noise))
 
 
 @dataclass(frozen=True)
@@ -172,7 +175,8 @@ class Unit:
         ones = torch.ones(n, 1, dtype=phi.dtype)
 
         def whitened(values: Tensor) -> Tensor:
-            return torch.linalg.solve_triangular(factor, values, upper=False)
+            solved: Tensor = torch.linalg.solve_triangular(factor, values, upper=False)
+            return solved
 
         one, prior, earned = whitened(ones)[:, 0], whitened(mean[:, None])[:, 0], whitened(rewards[:, None])[:, 0]
         best, found = -math.inf, cls(float(rewards.mean()), usual)
@@ -193,12 +197,9 @@ def save_controller(controller: MetaController, path: Path) -> None:
 
     from kdnas_env.support.atomic import replacing
 
-    metadata = {
-        "format": _FORMAT,
-        "nvec": json.dumps(controller.nvec),
-        "task_features": str(controller.task.in_features),
-        "sizes": json.dumps(controller.sizes),
-    }
+    made_of = {"nvec": controller.nvec, "task_features": controller.task.in_features, "sizes": controller.sizes}
+    # One entry, since the order of several differs from file to file.
+    metadata = {_FORMAT: json.dumps(made_of)}
     state = {name: value.detach().contiguous() for name, value in controller.state_dict().items()}
     with replacing(path) as file:
         file.write(save(state, metadata))
@@ -216,12 +217,13 @@ def load_controller(path: str | os.PathLike[str]) -> MetaController:
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != _FORMAT:
+            if _FORMAT not in metadata:
                 raise ValueError("it is not of a controller")
+            made_of = json.loads(metadata[_FORMAT])
             controller = MetaController(
-                np.array(json.loads(metadata["nvec"]), dtype=np.int64),
-                int(metadata["task_features"]),
-                **json.loads(metadata["sizes"]),
+                np.array(made_of["nvec"], dtype=np.int64),
+                made_of["task_features"],
+                **made_of["sizes"],
                 generator=torch.Generator(),
             )
             controller.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import gymnasium as gym
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.base import Environment, env_attribute
+from kdnas_env.agents.base import Environment, action_counts, env_attribute
 from kdnas_env.agents.lstm.common import random_count
 from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
 from kdnas_env.agents.ranking import Ints
@@ -18,6 +20,7 @@ from kdnas_env.core.wide_dimensions import Spacing
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +70,44 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
     """
 
     Config = LSTMMetaConfig
+
+    @classmethod
+    def train_across(
+        cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
+    ) -> float:
+        """Train a controller on tasks, or go on with a training that was stopped.
+
+        Args:
+            env: ``kdnas/Tasks-v0``, with room for all candidates of its space.
+            names: The tasks.
+            path: File of the controller.
+            steps: Steps of training.
+            seed: Draws weights, tasks and evaluations.
+            progress: Receives what is done.
+
+        Returns:
+            Mean loss of the last steps.
+
+        Raises:
+            KDNASError: If a task has no student that keeps its limits.
+        """
+        from kdnas_env.agents.lstm.meta_training import MetaTraining, lessons_of, train
+
+        progress.begin("evaluating the training tasks")
+        lessons = []
+        for done, name in enumerate(names):
+            progress.advance(done, len(names))
+            lessons += lessons_of(env, [name], (seed,))
+        progress.begin("training the controller")
+        last = [math.nan]
+
+        def on_step(done: int, total: int, loss: float) -> None:
+            last[0] = loss
+            progress.advance(done, total)
+            progress.note(f"loss {loss:.3f}")
+
+        train(lessons, action_counts(env), MetaTraining(steps=steps, seed=seed), path, on_step)
+        return last[0]
 
     def start(
         self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0

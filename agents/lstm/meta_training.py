@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +16,7 @@ from torch import Tensor
 from kdnas_env.agents.base import action_counts, env_attribute
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
 from kdnas_env.agents.predicting import Scale
+from kdnas_env.agents.ranking import Ints
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -64,7 +67,7 @@ class Lesson:
     scale: float
 
 
-def lessons_of(env: gym.Env[object, object], names: Sequence[str], seeds: Sequence[int]) -> list[Lesson]:
+def lessons_of(env: gym.Env[Any, Any], names: Sequence[str], seeds: Sequence[int]) -> list[Lesson]:
     """Evaluate every valid candidate of some tasks.
 
     Args:
@@ -98,20 +101,14 @@ def lessons_of(env: gym.Env[object, object], names: Sequence[str], seeds: Sequen
                 Lesson(
                     torch.from_numpy(np.array(task, dtype=np.float32)),
                     torch.from_numpy(actions),
-                    torch.from_numpy(_standardised(rewards, usable, scale)),
+                    torch.from_numpy(scale.standardise(rewards, usable).astype(np.float32)),
                     scale.deviation,
                 )
             )
     return made
 
 
-def _standardised(rewards: np.ndarray, usable: np.ndarray, scale: Scale) -> np.ndarray:
-    return scale.standardise(rewards, usable).astype(np.float32)
-
-
-def train(
-    lessons: Sequence[Lesson], nvec: np.ndarray, settings: MetaTraining, path: Path, on_step: OnStep
-) -> MetaController:
+def train(lessons: Sequence[Lesson], nvec: Ints, settings: MetaTraining, path: Path, on_step: OnStep) -> MetaController:
     """Train a controller, or go on with a training that was stopped; equal calls give equal controllers.
 
     Args:
@@ -126,11 +123,9 @@ def train(
 
 
 def _trained(
-    lessons: Sequence[Lesson], nvec: np.ndarray, settings: MetaTraining, path: Path, on_step: OnStep
+    lessons: Sequence[Lesson], nvec: Ints, settings: MetaTraining, path: Path, on_step: OnStep
 ) -> MetaController:
-    controller = MetaController(
-        nvec, len(lessons[0].task), generator=torch.Generator().manual_seed(settings.seed)
-    )
+    controller = MetaController(nvec, len(lessons[0].task), generator=torch.Generator().manual_seed(settings.seed))
     controller.usual.fill_(float(np.mean([lesson.scale for lesson in lessons])))
     optimizer = torch.optim.Adam(controller.parameters(), lr=settings.learning_rate, fused=True)
     state, step, late = path.with_name(path.name + ".training"), 0, 0.0
@@ -143,7 +138,7 @@ def _trained(
     for step in range(step, settings.steps):  # noqa: B020  (goes on where the state stopped)
         rng = np.random.default_rng([settings.seed, step])
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + np.cos(np.pi * step / settings.steps))
+            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
         chosen = rng.choice(len(lessons), size=min(settings.tasks, len(lessons)), replace=False)
         loss = torch.stack([_loss(controller, lessons[place], settings, rng) for place in chosen]).mean()
         optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,9 @@ from rich.text import Text
 from kdnas_env.bench.leaderboard import submit, verify
 from kdnas_env.bench.race import TRAJECTORIES
 from kdnas_env.bench.race_page import ranking_notes, timing_in_words
+from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.cli.console import SafeConsole, grid
+from kdnas_env.pipeline.controllers import TrainOptions, train_controller
 from kdnas_env.pipeline.race import (
     PAGE,
     BenchExportOptions,
@@ -120,6 +122,17 @@ def run_export(options: BenchExportOptions) -> int:
         f"{dataset.total_episodes} searches, {dataset.total_steps} evaluations; load them with "
         f"minari.load_dataset({options.minari!r}): {dataset.storage.data_path.parent}"
     )
+    return 0
+
+
+def run_train(options: TrainOptions) -> int:
+    """Train a controller across tasks; the exit status of the command."""
+    console = SafeConsole()
+    with TaskProgress(console) as progress:
+        trained = train_controller(options, progress=progress)
+    spec = AgentSpec(trained.usage["agent"], {"controller": trained.usage["controller"]})
+    console.say(f"trained on {trained.tasks} tasks, loss {trained.loss:.3f}: {trained.path}")
+    console.say(f"race it with: kdnas bench --agents {spec}")
     return 0
 
 

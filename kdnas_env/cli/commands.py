@@ -17,6 +17,7 @@ from kdnas_env.cli.flags import check_given_once, naming_flags, swallowed
 from kdnas_env.cli.short_help import HELP, HELP_ALL, asks_for_help, print_help
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
+from kdnas_env.pipeline.controllers import TrainOptions
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.inspecting import TableInspectOptions
@@ -53,6 +54,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "table verify": (TableVerifyOptions, "kdnas_env.cli.table:run_verify"),
     "bench race": (BenchOptions, "kdnas_env.cli.bench:run_bench"),
     "bench submit": (SubmitOptions, "kdnas_env.cli.bench:run_submit"),
+    "bench train": (TrainOptions, "kdnas_env.cli.bench:run_train"),
     "bench export": (BenchExportOptions, "kdnas_env.cli.bench:run_export"),
     "bench verify": (VerifyOptions, "kdnas_env.cli.bench:run_verify"),
     "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),

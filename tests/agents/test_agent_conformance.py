@@ -28,7 +28,7 @@ QUICK: dict[str, dict[str, Any]] = {
 SEEDLESS = "exhaustive"
 """The agent whose proposals do not depend on the seed: exhaustive search goes through the points in order."""
 
-WITH_A_START_OF_THEIR_OWN = ("optuna", "parameter-count")
+WITH_A_START_OF_THEIR_OWN = ("lstm-meta", "optuna", "parameter-count")
 """Agents that take part in what the base class does before the first proposal."""
 
 
