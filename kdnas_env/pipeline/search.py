@@ -92,7 +92,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder."""
+    """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     task: TaskOptions = field(default_factory=TaskOptions)

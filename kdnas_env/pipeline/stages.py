@@ -132,7 +132,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder;
+    """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads;
     with a task also a checkpoint with a head for its labels."""
     task: TaskOptions = field(default_factory=TaskOptions)
     limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)

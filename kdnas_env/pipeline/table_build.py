@@ -101,7 +101,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     title: str = ""
     """What is distilled, in words; by default teacher and corpus."""
     teacher: str = "demo"
-    """Name on the hub or folder of a BERT, RoBERTa, XLM-R, CamemBERT, ERNIE, ALBERT, DistilBERT or ELECTRA encoder."""
+    """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     sample: int | None = None
