@@ -66,10 +66,10 @@ def test_what_is_no_encoder_in_safetensors_is_refused(tiny_teacher_dirs: dict[st
 
     decoder, pickled = tmp_path / "decoder", tmp_path / "pickled"
     decoder.mkdir()
-    (decoder / "config.json").write_text('{"model_type": "gpt2"}')
+    (decoder / "config.json").write_text('{"model_type": "bert", "is_decoder": true}')
     shutil.copytree(tiny_teacher_dirs["bert"], pickled)
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
-    for model, message in ((decoder, "'gpt2' is a decoder"), (pickled, "no safetensors weights")):
+    for model, message in ((decoder, "with is_decoder is a decoder"), (pickled, "no safetensors weights")):
         with pytest.raises(KDNASError, match=message):
             run_export(ExportOptions(str(model), out=str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
