@@ -1,4 +1,4 @@
-"""Encoders of transformers in folders: read whole, and nothing of them ignored but what is no part of an encoder."""
+"""Load transformers encoders from folders; every encoder weight must be present and used."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _FETCH_AGAIN = "if the file is cut short or a Git LFS pointer, fetch it again"
 
 
 def read_config(what: str, folder: Path) -> Any:
-    """Read the configuration of a model, running no code of it.
+    """Read a model's configuration without running any code from its folder.
 
     Args:
-        what: The model in words, for messages, such as ``teacher 'demo'``.
-        folder: Its folder.
+        what: Description of the model for messages, such as ``teacher 'demo'``.
+        folder: The model's folder.
 
     Raises:
-        TeacherError: If it cannot be read.
+        TeacherError: If the configuration cannot be read.
     """
     from transformers import AutoConfig
 
@@ -42,7 +42,7 @@ def read_config(what: str, folder: Path) -> Any:
 
 
 def read_architecture(config: Any) -> EncoderArchitecture:
-    """Read the architecture off a configuration, and say what a model is that is no encoder of text.
+    """Derive the architecture from a configuration; the error for other models names the kind of model.
 
     Raises:
         TeacherError: See :meth:`kdnas_env.core.architecture.EncoderArchitecture.from_pretrained_config`.
@@ -65,24 +65,24 @@ def read_architecture(config: Any) -> EncoderArchitecture:
 def load_encoder(
     what: str, folder: Path, config: Any, architecture: EncoderArchitecture
 ) -> tuple[Any, tuple[str, ...]]:
-    """Load the encoder of a checkpoint: from safetensors only, running no code of it.
+    """Load the encoder of a checkpoint, from safetensors only and without running its code.
 
-    Of an encoder-decoder it is the encoder. An embedding table that is stored under the name of the decoder that it is
-    tied to is found there.
+    For an encoder-decoder, load its encoder. An embedding table that is tied to the decoder may be stored under the
+    decoder's name; it is found there.
 
     Args:
-        what: The model in words, for messages, such as ``teacher 'demo'``.
-        folder: Its folder.
-        config: Its configuration.
-        architecture: The same, as read.
+        what: Description of the model for messages, such as ``teacher 'demo'``.
+        folder: The model's folder.
+        config: The model's configuration.
+        architecture: The architecture derived from ``config``.
 
     Returns:
-        The encoder, float32, on the CPU, in eval mode, without pooler where its type allows that; and the names of the
-        weights that are no part of it, sorted: those of a pooler and of heads.
+        The encoder (float32, on the CPU, in eval mode, without pooler where its type allows that), and the sorted
+        names of the checkpoint's other weights (pooler and heads).
 
     Raises:
-        TeacherError: If the weights cannot be read, are not those that the configuration describes, or some of the
-            encoder are lacking or would not be used.
+        TeacherError: If the weights cannot be read or do not match the configuration, or if encoder weights are
+            missing or would stay unused.
     """
     if _is_part(config.model_type):
         config = copy.deepcopy(config)
@@ -107,7 +107,7 @@ def load_encoder(
             f"{what} lacks {len(missing)} of its encoder's weights, such as {missing[0]!r}; is it a checkpoint of a "
             f"{architecture.family!r} model?"
         )
-    # Buffers that some versions of transformers keep with the weights are made anew.
+    # Some versions of transformers store buffers with the weights; they are recomputed here.
     buffers = {name for name, _ in model.named_buffers()}
     unused = sorted(name for name in loading["unexpected_keys"] if _inner(name, model) not in buffers)
     own = [name for name in unused if _is_of_encoder(name, model)]
@@ -120,7 +120,7 @@ def load_encoder(
 
 
 def takes_pooling_layer(model_type: str) -> bool:
-    """Whether encoders of a type are made with or without pooler, as ``add_pooling_layer`` says."""
+    """Whether the encoder class of a model type has the option ``add_pooling_layer``."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
     model = MODEL_MAPPING[CONFIG_MAPPING[model_type]]
@@ -128,7 +128,7 @@ def takes_pooling_layer(model_type: str) -> bool:
 
 
 def _is_part(model_type: str) -> bool:
-    """Whether the encoder of text is a part of the models of a type, and has a class of its own."""
+    """Whether models of a type contain a text encoder that has its own class."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
     whole = MODEL_MAPPING_NAMES.get(model_type)
@@ -142,7 +142,7 @@ def _encoder_class(model_type: str) -> Any:
 
 
 def _load_options(config: Any, architecture: EncoderArchitecture) -> dict[str, Any]:
-    """Return what an encoder is made with: no pooler, and the attention that all plain types have."""
+    """Return the options to build an encoder with: no pooler, and the attention that all plain types support."""
     options: dict[str, Any] = {"attn_implementation": "sdpa"} if architecture.plain else {}
     if not _is_part(config.model_type) and takes_pooling_layer(config.model_type):
         options["add_pooling_layer"] = False
@@ -160,7 +160,7 @@ def _load(what: str, folder: Path, config: Any, **options: Any) -> tuple[Any, di
                 local_files_only=True,
                 dtype=torch.float32,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # so that they are told by name
+                ignore_mismatched_sizes=True,  # so that the error can name the weights
                 **options,
             )
     except Exception as error:
@@ -171,7 +171,7 @@ def _load(what: str, folder: Path, config: Any, **options: Any) -> tuple[Any, di
 
 
 def _check_size(what: str, folder: Path, config: Any, architecture: EncoderArchitecture) -> None:
-    """Refuse weights that are too few for a configuration, before any memory is taken by what it describes."""
+    """Raise if the files are too small for the configured model, before memory for that model is allocated."""
     size = sum(path.stat().st_size for path in folder.glob("model*.safetensors"))
     layers = architecture.num_hidden_layers
     parameters = _described_parameters(what, config, architecture)
@@ -183,7 +183,7 @@ def _check_size(what: str, folder: Path, config: Any, architecture: EncoderArchi
 
 
 def _described_parameters(what: str, config: Any, architecture: EncoderArchitecture) -> int:
-    """Count the parameters that a configuration describes; where that takes no making of it, without."""
+    """Count the parameters of the configured model, without building the model where possible."""
     if architecture.plain or architecture.num_hidden_layers > _MOST_LAYERS:
         return count_parameters(architecture.as_student(), architecture)
     try:
@@ -195,7 +195,7 @@ def _described_parameters(what: str, config: Any, architecture: EncoderArchitect
 
 
 def _tied_names(config: Any) -> dict[str, str]:
-    """Return the names of weights that models with a head share with their encoder: the head's, and the encoder's."""
+    """Return the weights that models with a head tie to their encoder: head name to encoder name."""
     return {
         decoder: encoder
         for model in _models_with_head(type(config))
@@ -213,12 +213,12 @@ def _models_with_head(config_class: type) -> Iterator[Any]:
 
 
 def _inner(name: str, model: Any) -> str:
-    """Return the name that a weight has, or would have, within the encoder."""
+    """Return the name of a weight within the encoder, whether or not the encoder has it."""
     return name.removeprefix(f"{model.base_model_prefix}.")
 
 
 def _is_of_encoder(name: str, model: Any) -> bool:
-    """Return whether a weight that is not used is of the encoder itself, not of its pooler or a head beside it."""
+    """Return whether an unused weight belongs to the encoder itself, rather than to a pooler or a head."""
     inner = _inner(name, model)
     part = inner.partition(".")[0]
     return part != "pooler" and (inner != name or part in dict(model.named_children()))

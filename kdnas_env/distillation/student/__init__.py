@@ -1,1 +1,1 @@
-"""Students: built, started from their teacher, saved."""
+"""Students: build them, initialise them from their teacher, save and load them."""

@@ -1,4 +1,4 @@
-"""Building students: encoders of transformers with the vocabulary, positions and special tokens of their teacher."""
+"""Build students: transformers encoders with their teacher's vocabulary, positions and special tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id
 
 
 def special_tokens(teacher: Teacher) -> dict[str, int]:
-    """Return the ids of the teacher's special tokens, under the names that configurations of transformers use."""
+    """Return the ids of the teacher's special tokens, by their names in transformers configurations."""
     ids = {name: getattr(teacher.tokenizer, name, None) for name in _SPECIAL_TOKENS}
     return {name: int(value) for name, value in ids.items() if value is not None}
 
@@ -37,11 +37,12 @@ def student_pretrained_config(
 ) -> Any:
     """Return the transformers configuration of a student.
 
-    What is not searched is the teacher's: vocabulary, positions, segments, special tokens, LayerNorm epsilon.
+    Settings outside the search space come from the teacher: vocabulary, positions, segments, special tokens,
+    LayerNorm epsilon.
 
     Args:
-        student: The student.
-        teacher: Its teacher's architecture.
+        student: The student's architecture.
+        teacher: The teacher's architecture.
         special: Ids of special tokens, as :func:`special_tokens` returns them.
 
     Raises:
@@ -90,12 +91,13 @@ def build_student(
 ) -> Any:
     """Build a student with random weights: an ``AlbertModel``, ``BertModel`` or ``RobertaModel`` without pooler.
 
-    Matrices are normal with standard deviation ``INITIALIZER_RANGE``, biases 0, norms 1. Each parameter draws from a
-    stream of its own, named after it: students that share a layer's shape share its weights (common random numbers).
+    Matrices are normal with standard deviation ``INITIALIZER_RANGE``, biases 0, norm weights 1. Each parameter draws
+    from its own random stream, keyed by its name. Students with a layer of equal shape therefore start with equal
+    weights there (common random numbers).
 
     Args:
-        student: The student.
-        teacher: Its teacher's architecture.
+        student: The student's architecture.
+        teacher: The teacher's architecture.
         seed: Seed of the weights.
         special: Ids of special tokens.
 
@@ -118,7 +120,7 @@ def build_student(
 def empty_student(
     student: StudentConfig, teacher: EncoderArchitecture, *, special: Mapping[str, int] | None = None
 ) -> Any:
-    """Build a student whose matrices are 0; as fast as memory, for whoever fills or only times it.
+    """Build a student whose matrices are 0; fast, for callers that fill in weights or only measure speed.
 
     Raises:
         SpaceError: If the student cannot be built.
@@ -127,7 +129,7 @@ def empty_student(
 
     kinds = {"bert": BertModel, "albert": AlbertModel, "roberta": RobertaModel}
     config = student_pretrained_config(student, teacher, special)
-    # On the meta device transformers' own initialisation costs nothing and draws no global random numbers.
+    # On the meta device, transformers' initialisation costs nothing and uses no global random state.
     with torch.device("meta"):
         model = kinds[student.family](config, add_pooling_layer=False)
     model.to_empty(device="cpu")
@@ -137,7 +139,7 @@ def empty_student(
         for module in model.modules():
             if isinstance(module, nn.LayerNorm):
                 module.weight.fill_(1.0)
-        # Buffers that are not saved with a model, so nobody else would fill them.
+        # These buffers are not saved with a model, so loading weights does not fill them.
         model.embeddings.position_ids.copy_(torch.arange(config.max_position_embeddings)[None])
         model.embeddings.token_type_ids.zero_()
     return model

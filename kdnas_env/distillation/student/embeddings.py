@@ -1,4 +1,4 @@
-"""Starting a student's embeddings from its teacher's, reduced to the student's width."""
+"""Initialise a student's embeddings from its teacher's, reduced to the student's width."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from kdnas_env.errors import KDNASError
 
 _SHRINKAGE = 2.0
 _LEAST_ENERGY = 1e-6
-"""Directions with less than this share of the largest variance are treated as noise."""
+"""Directions whose variance is below this fraction of the largest variance count as noise."""
 
 
 @dataclass(frozen=True, eq=False)
 class EmbeddingBasis:
-    """The teacher's embedding tables in coordinates ordered by importance; a student keeps the first of them.
+    """The teacher's embedding tables in coordinates sorted by importance; a student keeps the first coordinates.
 
     Attributes:
         word: float32 ``(vocabulary, coordinates)``.
@@ -35,27 +35,27 @@ class EmbeddingBasis:
     segment: Tensor
 
     def rotated(self, axes: Tensor) -> EmbeddingBasis:
-        """Return the tables in other coordinates, the columns of ``axes``."""
+        """Return the tables in the coordinates given by the columns of ``axes``."""
         return EmbeddingBasis(self.word @ axes, self.position @ axes, self.segment @ axes)
 
 
 @torch.no_grad()
 def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
-    """Choose coordinates for the teacher's embeddings, by what occurs in the training samples.
+    """Choose coordinates for the teacher's embeddings from the training samples.
 
     - ``pca``: the principal components of the embeddings (sum of word, position and segment) of the training tokens.
     - ``token_means``: the coordinates of reduced-rank regression (Izenman 1975), from which a linear map best predicts
-      the hidden states of all layers. Then the embedding of every token is moved towards the mean of the states it
-      takes in the training samples, in those coordinates: ``n / (n + 2)`` of the way after ``n`` occurrences.
+      the hidden states of all layers. Each token's embedding then moves towards the mean of its states in the training
+      samples, in those coordinates: ``n / (n + 2)`` of the way after ``n`` occurrences.
 
-    Both are linear in the teacher's embeddings but for that last step, so a token that does not occur is placed well
-    too. The samples are read in small batches; nothing is kept of them.
+    Apart from that last step, both methods are linear in the teacher's embeddings, so tokens that do not occur also
+    get good embeddings. The samples are read in small batches and not kept in memory.
 
-    Of a teacher that is not plain only the table of words is known. Its positions and segments begin as 0 or, with
-    ``token_means``, as the means of what the words leave of the states there; they are trained.
+    For a teacher that is not plain, only the word table is known. The position and segment tables start at 0 or, with
+    ``token_means``, at the mean residual of the states that the words do not explain. They are trained.
 
     Raises:
-        KDNASError: If there is no such method.
+        KDNASError: If the method is unknown.
     """
     if method not in ("pca", "token_means"):
         raise KDNASError(f"embeddings {method!r} are not made from the teacher's; choose 'pca' or 'token_means'")
@@ -84,8 +84,8 @@ def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
 def copy_embeddings(model: Any, student: StudentConfig, workload: Workload, basis: EmbeddingBasis) -> None:
     """Write the first coordinates of a basis into a student's embedding tables.
 
-    Coordinates that the basis lacks are 0, as are rows that no token uses. Where the embeddings are factorised
-    (ALBERT), the map to the hidden size makes them its first coordinates.
+    Coordinates that the basis lacks are 0, as are unused rows. For factorised embeddings (ALBERT), the map to the
+    hidden size copies them to the first hidden coordinates.
     """
     tables = embedding_tables(model)
     offset = student_position_offset(student, workload.teacher.architecture)
@@ -120,7 +120,7 @@ def _teacher_tables(workload: Workload) -> EmbeddingBasis:
 
 @dataclass(frozen=True, eq=False)
 class _Embedded:
-    """The training tokens of a batch: their rows of the tables, int64 ``(tokens,)``, and their embeddings."""
+    """The training tokens of a batch: their rows in the tables, int64 ``(tokens,)``, and their embeddings."""
 
     batch: TeachingBatch
     rows: dict[str, Tensor]
@@ -128,7 +128,7 @@ class _Embedded:
 
 
 def _embedded(workload: Workload, tables: EmbeddingBasis) -> Iterator[_Embedded]:
-    """Yield the training samples batch by batch, with embeddings ``(tokens, coordinates)``."""
+    """Yield the training samples in batches, with embeddings ``(tokens, coordinates)``."""
     vocabulary = torch.from_numpy(workload.vocabulary).to(workload.device)
     for batch in workload.batches(measuring_batches(workload.corpus, workload.train)):
         packed = batch.packed
@@ -140,7 +140,7 @@ def _embedded(workload: Workload, tables: EmbeddingBasis) -> Iterator[_Embedded]
 
 
 def _embedding_moments(workload: Workload, tables: EmbeddingBasis) -> tuple[Tensor, Tensor]:
-    """Return mean and covariance of the embeddings of the training tokens, float64."""
+    """Return the mean and covariance of the training tokens' embeddings, float64."""
     moments = Moments()
     for tokens in _embedded(workload, tables):
         moments.add(tokens.embeddings, tokens.embeddings[:, :0])
@@ -149,7 +149,7 @@ def _embedding_moments(workload: Workload, tables: EmbeddingBasis) -> tuple[Tens
 
 
 def _state_covariance(workload: Workload, tables: EmbeddingBasis) -> Tensor:
-    """Return the covariance of embeddings with the states of all layers side by side, float64."""
+    """Return the covariance of the embeddings with the concatenated states of all layers, float64."""
     layers = range(1, workload.cache.num_layers + 1)
     moments = [Moments() for _ in layers]
     for tokens in _embedded(workload, tables):
@@ -159,13 +159,13 @@ def _state_covariance(workload: Workload, tables: EmbeddingBasis) -> Tensor:
 
 
 def _shifts(workload: Workload, reduced: EmbeddingBasis, loadings: Tensor, table: str) -> Tensor:
-    """Return how far the mean reduced state of each row of a table lies from its embeddings, shrunken.
+    """Return, for each row of a table, the shrunken difference of its mean reduced state from its embedding.
 
     Args:
         workload: The teacher's states.
         reduced: The tables.
-        loadings: Reduce the states of all layers side by side, ``(layers * hidden_size, coordinates)``.
-        table: Field of the tables whose rows are looked at.
+        loadings: Map that reduces the concatenated states of all layers, ``(layers * hidden_size, coordinates)``.
+        table: Name of the table: a field of ``reduced``.
     """
     layers = tuple(range(1, workload.cache.num_layers + 1))
     means = workload.train_means[1:].flatten() @ loadings

@@ -29,17 +29,17 @@ _PATHS = ("teacher", "corpus.source")
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a student comes from; plain data, but for the student.
+    """The origin of a student; plain data, except for ``student``.
 
     Attributes:
-        student: Its architecture.
-        teacher: Name or folder of its teacher.
+        student: The student's architecture.
+        teacher: Name or folder of the teacher.
         teacher_fingerprint: SHA-256 (hex) of the teacher.
-        corpus: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus`, the first under ``source``.
+        corpus: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus`, including ``source``.
         recipe: Fields of :class:`kdnas_env.distillation.training.recipe.Recipe`.
-        stages: What was done to it, oldest first: for each, under ``stage``, the command, and whatever tells of it.
+        stages: The processing steps, oldest first: each has the command under ``stage``, and details of that step.
         versions: Versions of kdnas and its libraries.
-        corpus_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked; None if it is not known.
+        corpus_fingerprint: SHA-256 (hex) of the tokenised corpus before masking; None if unknown.
     """
 
     student: StudentConfig
@@ -56,18 +56,18 @@ class Lineage:
         return {**asdict(self), "student": self.student.to_dict(), "stages": list(self.stages)}
 
     def check_teacher(self, fingerprint: str) -> None:
-        """Refuse a teacher that the student was not distilled from.
+        """Check that a teacher is the one that the student was distilled from.
 
         Raises:
-            RunError: If its fingerprint is another.
+            RunError: If the fingerprints differ.
         """
         self._check(f"teacher {self.teacher!r}", self.teacher_fingerprint, fingerprint)
 
     def check_corpus(self, fingerprint: str) -> None:
-        """Refuse a corpus that the student was not distilled on, where that is known.
+        """Check that a corpus is the one that the student was distilled on, if that is known.
 
         Raises:
-            RunError: If its fingerprint is another.
+            RunError: If the fingerprints differ.
         """
         name = self.corpus.get("source")
         self._check(f"corpus {name!r}", self.corpus_fingerprint or fingerprint, fingerprint)
@@ -91,19 +91,19 @@ def save_student(
     lineage: Lineage,
     projection: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write a student's folder, whole or not at all; an older one is replaced.
+    """Write a student's folder atomically, replacing an older one.
 
     Args:
         folder: The folder.
-        model: Encoder of transformers.
-        tokenizer: Its teacher's tokenizer.
+        model: The student, a transformers encoder.
+        tokenizer: The teacher's tokenizer.
         card: The model card.
-        lineage: Where it comes from.
-        projection: State of the objective that it was trained with, if that has any: what maps its hidden states to
-            its teacher's.
+        lineage: The student's origin.
+        projection: State of the training objective, if it has any: the maps from the student's hidden states to the
+            teacher's.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the folder cannot be written.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     try:
@@ -127,24 +127,24 @@ def save_student(
 
 
 def write_lineage(lineage: Lineage, folder: Path, *, absolute: bool = True) -> None:
-    """Write where a student comes from into its folder, and where its teacher and text lie.
+    """Write a student's origin into its folder, with the locations of its teacher and text.
 
     Args:
-        lineage: Where it comes from.
-        folder: Its folder, or one beside that, to be renamed.
-        absolute: Whether absolute paths are written too, which tell of the machine.
+        lineage: The student's origin.
+        folder: The student's folder, or a temporary folder beside it that will be renamed.
+        absolute: Whether to write absolute paths too; these reveal the machine's folder names.
 
     Raises:
-        RunError: If it cannot be written.
+        RunError: If the lineage cannot be written.
     """
     write_json(folder / LINEAGE, with_places(lineage.to_dict(), _PATHS, folder, absolute=absolute))
 
 
 def load_student(folder: str | os.PathLike[str]) -> Any:
-    """Load the student of a folder: an encoder of transformers without pooler, float32, on the CPU, in eval mode.
+    """Load a student from its folder: a transformers encoder without pooler, float32, on the CPU, in eval mode.
 
     Raises:
-        RunError: If it cannot be loaded.
+        RunError: If the student cannot be loaded.
     """
     what = f"the student in {os.fspath(folder)!r}"
     try:
@@ -155,10 +155,10 @@ def load_student(folder: str | os.PathLike[str]) -> Any:
 
 
 def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
-    """Return where the student of a folder comes from, or None if the folder does not say.
+    """Return the lineage of the student in a folder, or None if the folder has none.
 
     Raises:
-        RunError: If what it says is malformed.
+        RunError: If the lineage is malformed.
     """
     path = Path(folder) / LINEAGE
     if not os.path.isfile(path):
@@ -171,10 +171,10 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
 
 
 def write_projection(folder: Path, projection: Mapping[str, Tensor]) -> None:
-    """Write the state of an objective into the folder of the student that was trained with it.
+    """Write the state of a student's training objective into the student's folder.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the state cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -182,10 +182,10 @@ def write_projection(folder: Path, projection: Mapping[str, Tensor]) -> None:
 
 
 def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:
-    """Return the state of the objective that the student of a folder was trained with, or None if it is not kept.
+    """Return the state of the training objective of the student in a folder, or None if the folder has none.
 
     Raises:
-        RunError: If it cannot be read.
+        RunError: If the state cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -201,20 +201,20 @@ def read_projection(folder: str | os.PathLike[str]) -> dict[str, Tensor] | None:
 
 
 def imitated_width(projection: Mapping[str, Any] | None, mapping: str) -> int | None:
-    """Return the width of a teacher's last layer, if a projection maps a student's last layer to it; else None.
+    """Return the teacher's width if a projection maps the student's last layer to the teacher's last; else None.
 
     Args:
-        projection: State of the objective that the student was trained with, arrays or tensors by name.
+        projection: State of the student's training objective, arrays or tensors by name.
         mapping: The recipe's mapping of layers.
     """
-    # Of "skip", the last layer learns from a lower one.
+    # With "skip", the student's last layer learns from a lower teacher layer.
     if not projection or _WEIGHT not in projection or mapping == "skip":
         return None
     return int(projection[_WEIGHT].shape[2]) // (2 if mapping == "uniform+last" else 1)
 
 
 def fits(projection: Mapping[str, Any], hidden: int) -> bool:
-    """Return whether the state of an objective is what a student of some width was trained with."""
+    """Return whether the state of an objective fits a student of this width."""
     if not projection.keys() <= {_WEIGHT, _BIAS}:
         return False
     shapes = [tuple(projection[name].shape) for name in (_WEIGHT, _BIAS) if name in projection]

@@ -1,4 +1,4 @@
-"""One view of post-norm Transformer layers, whatever transformers calls their parts."""
+"""A uniform view of post-norm Transformer layers, independent of transformers' module names."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class EmbeddingTables:
         word: ``(vocabulary, embedding_size)``.
         position: ``(positions, embedding_size)``.
         segment: ``(segments, embedding_size)``, or None where the model has none (DistilBERT).
-        norm: LayerNorm of their sum.
-        expansion: Map to the hidden size where the embeddings are factorised, or None.
+        norm: LayerNorm applied to the sum of the embeddings.
+        expansion: Map from factorised embeddings to the hidden size, or None.
     """
 
     word: nn.Embedding
@@ -97,20 +97,20 @@ _PATHS: Mapping[str, Mapping[str, str]] = {
     "roformer": _BERT,
     "rembert": _BERT,
 }
-"""Where the parts of a layer are, by type."""
+"""Module paths of the parts of a layer, by model type."""
 
 SLICED_TYPES = tuple(_PATHS)
-"""``model_type`` values whose layers have the maps of BERT's: the plain ones, and some whose attention also knows
-relative positions, which a student's does not."""
+"""``model_type`` values whose layers have the same linear maps as BERT's: the plain types, and types that add relative
+positions to the attention, which students do not have."""
 
 
 def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
-    """Return the layers of an encoder of a type of :data:`SLICED_TYPES`.
+    """Return the layers of an encoder whose type is in :data:`SLICED_TYPES`.
 
-    ALBERT's shared layer appears as often as it is run.
+    ALBERT's shared layer appears once per execution.
 
     Raises:
-        KDNASError: If it is of another type.
+        KDNASError: If the encoder has another type.
     """
     kind = model.config.model_type
     if kind not in _PATHS:
@@ -128,7 +128,7 @@ def encoder_layers(model: Any) -> tuple[EncoderLayer, ...]:
 def embedding_tables(model: Any) -> EmbeddingTables:
     """Return the embedding tables of an encoder of a plain type."""
     embeddings = model.embeddings
-    # ELECTRA has its map only where the widths differ, ALBERT always.
+    # ELECTRA has the map only if the widths differ; ALBERT always has it.
     albert = model.config.model_type == "albert"
     expansion = model.encoder.embedding_hidden_mapping_in if albert else getattr(model, "embeddings_project", None)
     return EmbeddingTables(
@@ -141,7 +141,7 @@ def embedding_tables(model: Any) -> EmbeddingTables:
 
 
 def activation_function(model: Any) -> Any:
-    """Return the feed-forward activation of an encoder of a type of :data:`SLICED_TYPES`, ``Tensor -> Tensor``."""
+    """Return the feed-forward activation of an encoder whose type is in :data:`SLICED_TYPES`, ``Tensor -> Tensor``."""
     from transformers.activations import ACT2FN
 
     config = model.config
@@ -149,7 +149,7 @@ def activation_function(model: Any) -> Any:
 
 
 def score_terms(model: Any) -> int:
-    """Return how many terms a teacher's attention scores have: those of DeBERTa share one scale."""
+    """Return the number of terms in a teacher's attention scores; DeBERTa scales all its terms by one factor."""
     if model.config.model_type != "deberta-v2":
         return 1
     return 1 + sum(kind in model.config.pos_att_type for kind in ("c2p", "p2c"))

@@ -1,9 +1,9 @@
-"""Starting a student's layers from its teacher's, seen through least-squares maps between their hidden states.
+"""Initialise a student's layers from its teacher's, through least-squares maps between their hidden states.
 
-Where SliceGPT (Ashkboos et al. 2024, arXiv:2401.15024) rotates a network into its principal components and cuts, here
-the student's states are what its embeddings made them, and a ridge regression finds how the teacher's states follow
-from them. Each of the teacher's maps is then composed with that regression, and its output brought back by the
-regression's pseudo-inverse.
+SliceGPT (Ashkboos et al. 2024, arXiv:2401.15024) rotates a network into its principal components and truncates it. Here
+the student's embeddings determine the student's states, and a ridge regression predicts the teacher's states from
+them. Each linear map of the teacher is composed with that regression; the regression's pseudo-inverse maps the output
+back to the student's states.
 """
 
 from __future__ import annotations
@@ -29,19 +29,20 @@ _LEAST_SINGULAR = 5e-2
 
 @torch.no_grad()
 def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np.int64]) -> None:
-    """Start every layer of a student from one of the teacher's: its strongest heads and feed-forward neurons.
+    """Initialise every student layer from a teacher layer, with its strongest heads and feed-forward neurons.
 
-    Student layer i takes after the first of the teacher's layers whose place it takes (mapping ``skip``), whose input
-    is what the layer before it learns. A head is kept by the strength of what it writes, a neuron by the variance of
-    what it writes; what neurons that are left out write on average goes into the bias. A head is reduced to the size
-    of the student's heads by the best approximation of its bilinear forms; what a larger head has to spare is 0, and
-    stays so, as zeros on both sides get no gradient. A student head or neuron that is left over keeps its random
-    weights. A layer that a student shares (ALBERT) is started once, for its first place.
+    Student layer i replaces a group of teacher layers and starts from the first layer of that group (mapping
+    ``skip``); the input of that layer is what student layer i - 1 learns. Heads are ranked by the strength of their
+    output, neurons by the variance of their output. The mean output of dropped neurons goes into the bias. A head is
+    reduced to the student's head size by the best approximation of its bilinear forms. If the student's heads are
+    larger, the extra dimensions are 0 and stay 0, because zeros on both sides get no gradient. Student heads or neurons
+    without a teacher counterpart keep their random weights. A shared layer (ALBERT) is initialised once, for its first
+    position.
 
     Args:
-        encoder: The student, its embeddings in place; changed.
-        workload: The teacher, of a type of :data:`kdnas_env.distillation.student.layers.SLICED_TYPES`, and its hidden
-            states.
+        encoder: The student, with initialised embeddings; changed in place.
+        workload: The teacher and its hidden states; the teacher's type must be in
+            :data:`kdnas_env.distillation.student.layers.SLICED_TYPES`.
         samples: Training samples to fit the maps on, int64; a few thousand tokens suffice.
     """
     teacher = workload.teacher
@@ -83,12 +84,13 @@ def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np
 def _attended_states(
     workload: Workload, batches: Sequence[TeachingBatch], layers: Mapping[int, EncoderLayer]
 ) -> dict[int, list[Tensor]] | None:
-    """Run a teacher, and return its states between the halves of some layers; None if it is plain.
+    """Run a teacher and return the states between attention and feed-forward of some layers; None if it is plain.
 
-    Those of a plain teacher follow from the cached states; that of another knows positions which are not in them.
+    For a plain teacher, the cached states determine these states. Other teachers also use positions that the cached
+    states do not contain.
 
     Returns:
-        For each layer ``(tokens, width)`` of each batch.
+        For each layer, one ``(tokens, width)`` tensor per batch.
     """
     if workload.teacher.architecture.plain:
         return None
@@ -114,12 +116,12 @@ def _attended_states(
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """The affine map that best gives the teacher's states from the student's, float64 on the CPU.
+    """The affine map that best predicts the teacher's states from the student's, float64 on the CPU.
 
     Attributes:
         weight: ``(student_width, teacher_width)``.
         bias: ``(teacher_width,)``.
-        inverse: Brings differences of the teacher's states back, ``(teacher_width, student_width)``.
+        inverse: Maps differences of the teacher's states back to the student's, ``(teacher_width, student_width)``.
     """
 
     weight: Tensor
@@ -127,7 +129,7 @@ class _View:
     inverse: Tensor
 
     def read(self, linear: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Return weight ``(student_width, out)`` and bias of a teacher's map that is given the student's states."""
+        """Return weight ``(student_width, out)`` and bias of a teacher's linear map on the student's states."""
         weight = _exact(linear.weight).T
         return self.weight @ weight, self.bias @ weight + _exact(linear.bias)
 
@@ -142,7 +144,7 @@ def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
 
 
 def _exact(values: Tensor) -> Tensor:
-    # On the CPU: a GPU takes longer to factorise matrices as small as these, and would find other factors.
+    # On the CPU: a GPU is slower at factorising such small matrices, and would return different factors.
     return values.cpu().double()
 
 
@@ -151,12 +153,12 @@ def _slice_attention(
 ) -> None:
     size = student.query.out_features // heads
     teacher_size = teacher.query.out_features // teacher_heads
-    # With the bias as a last row, a map and its bias are reduced together.
+    # The bias is appended as the last row, so that a map and its bias are reduced together.
     maps = (torch.vstack(view.read(part)) for part in (teacher.query, teacher.key, teacher.value))
     query, key, value = (part.chunk(teacher_heads, dim=1) for part in maps)
     output = (_exact(teacher.attention_output.weight).T @ view.inverse).chunk(teacher_heads)
     strength = torch.stack([torch.linalg.matrix_norm(v @ o) for v, o in zip(value, output, strict=True)])
-    # Scores are divided by the root of the head size, which differs, and of the number of their terms.
+    # Scores are divided by the square root of the head size (which differs) times the number of terms.
     scale = (size / (teacher_size * terms)) ** 0.25
     for place, head in enumerate(strength.argsort(descending=True)[:heads].tolist()):
         rows = slice(place * size, (place + 1) * size)
@@ -190,7 +192,7 @@ def _slice_ffn(student: EncoderLayer, teacher: EncoderLayer, neurons: Tensor, vi
 
 
 def _factors(left: Tensor, right: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Return the best factors ``(rows, rank)`` and ``(rank, columns)`` of ``left @ right``, with zeros to spare."""
+    """Return the best factors ``(rows, rank)`` and ``(rank, columns)`` of ``left @ right``, padded with zeros."""
     left_basis, left_inner = torch.linalg.qr(left)
     right_basis, right_inner = torch.linalg.qr(right.T)
     ours, values, theirs = torch.linalg.svd(left_inner @ right_inner.T)

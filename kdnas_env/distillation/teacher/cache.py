@@ -1,13 +1,13 @@
-"""The teacher's hidden states on disk: computed once, memory-mapped, checked on opening.
+"""A disk cache of the teacher's hidden states: computed once, memory-mapped, verified on opening.
 
 A cache is a folder with three files:
 
 - ``states.bin``: raw array ``(layers + 1, tokens, hidden_size)``, real tokens only, layer-major;
 - ``index.npz``: ``sample_ids`` and ``offsets``;
-- ``metadata.json``: what the states are of, and a checksum of every layer.
+- ``metadata.json``: the origin of the states, and a checksum of every layer.
 
-A folder is built under a temporary name and renamed when complete, so that a folder with the final name is whole unless
-it was damaged later; sizes, metadata and all checksums are verified on opening, and a damaged folder is rebuilt.
+A folder is built under a temporary name and renamed when complete, so a folder with the final name is complete unless
+it was damaged later. Opening verifies sizes, metadata and all checksums, and rebuilds a damaged folder.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class HiddenStateCache:
-    """Hidden states of some samples of a corpus, memory-mapped. Cheap to pickle: only the index is carried.
+    """Memory-mapped hidden states of some samples of a corpus. Cheap to pickle: only the index is pickled.
 
     Attributes:
         directory: Folder of the cache.
         sample_ids: Samples of the corpus that are cached, sorted, int64 ``(samples,)``.
         offsets: The ``i``-th cached sample owns rows ``offsets[i]:offsets[i + 1]``, int64 ``(samples + 1,)``.
-        num_layers: Layers of the teacher; there is one array more, the embeddings.
+        num_layers: Layers of the teacher; the cache holds one more array, for the embeddings.
         hidden_size: Width of the teacher.
         dtype: ``"float16"`` or ``"float32"``.
     """
@@ -79,7 +79,7 @@ class HiddenStateCache:
             layer: 0 for the embeddings, then 1 to ``num_layers``.
 
         Raises:
-            CacheError: If there is no such layer, or the file has gone or is too short.
+            CacheError: If the layer does not exist, or the file is missing or too short.
         """
         if not 0 <= layer <= self.num_layers:
             raise CacheError(
@@ -113,7 +113,7 @@ class HiddenStateCache:
         return token_rows(self.offsets, self.positions(sample_ids))
 
     def positions(self, sample_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return where the samples stand in ``sample_ids``, int64.
+        """Return the indices of the samples in ``sample_ids``, int64.
 
         Raises:
             CacheError: If a sample is not cached.
@@ -130,14 +130,14 @@ def read_rows(states: np.memmap[Any, np.dtype[Any]], rows: NDArray[np.int64]) ->
     """Copy rows of the states of one layer into memory.
 
     Args:
-        states: What :meth:`HiddenStateCache.states` returned.
-        rows: Which of them, int64.
+        states: Result of :meth:`HiddenStateCache.states`.
+        rows: Rows to copy, int64.
 
     Returns:
         ``(len(rows), hidden_size)``.
 
     Raises:
-        CacheError: If the file has been cut short since it was mapped: to touch what is gone would kill the process.
+        CacheError: If the file was truncated after mapping; reading the missing part would kill the process.
     """
     mapped = cast(mmap, states.base)
     if mapped.size() < states.offset + states.nbytes:
@@ -159,24 +159,23 @@ def open_cache(
     batch_tokens: int = 4096,
     on_progress: OnProgress | None = None,
 ) -> HiddenStateCache:
-    """Open the cached hidden states of a teacher on a corpus; compute them first if they are not there, or damaged.
+    """Open the cached hidden states of a teacher on a corpus; compute them first if they are missing or damaged.
 
-    Every byte is verified on opening (CRC-32 of each layer), which reads the file once in small pieces; truncation,
-    foreign files and bit rot are detected. Any number of processes may open the same cache: one computes, the others
-    wait for it.
+    Opening verifies every byte (CRC-32 of each layer) and reads the file once in small pieces. This detects truncation,
+    foreign files and bit rot. Any number of processes may open the same cache: one computes, the others wait.
 
     Args:
         teacher: The teacher.
         corpus: The corpus, tokenised with the teacher's tokenizer.
-        directory: Folder of all caches; None for ``default_cache_directory()``.
+        directory: Parent folder of all caches; None for ``default_cache_directory()``.
         sample_ids: Samples to cache, in any order; None for ``corpus.train`` and ``corpus.heldout``.
         dtype: ``"float16"`` or ``"float32"``.
         batch_tokens: Tokens per forward pass, padding included.
         on_progress: Called with ``(done_tokens, total_tokens)`` after every batch; not called if nothing is computed.
 
     Raises:
-        CacheError: If the samples or the corpus do not fit, states overflow float16 or are not finite, or the folder
-            cannot be written or is too small.
+        CacheError: If the samples or the corpus do not fit the teacher, states overflow float16 or are not finite, or
+            the folder cannot be written or lacks space.
     """
     check_whole("batch_tokens", batch_tokens, at_least=1, error=CacheError)
     plan = _plan(teacher, corpus, sample_ids, dtype)
@@ -196,7 +195,7 @@ def open_cache(
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What a cache must hold, known before anything is computed."""
+    """The required content of a cache, known before any computation."""
 
     sample_ids: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -255,12 +254,12 @@ def _plan(teacher: Teacher, corpus: Corpus, sample_ids: NDArray[np.int64] | None
 
 
 def _damage(folder: Path, plan: _Plan) -> str | None:
-    """Say why the folder is not the planned cache, or None if it is, byte for byte."""
+    """Return why the folder is not the planned cache, or None if every byte matches."""
     try:
         metadata = json.loads((folder / _METADATA).read_text(encoding="utf-8"))
         if metadata["identity"] != plan.identity:
             return "its metadata describe other states"
-        # Opened here, since numpy leaves a file open that turns out not to be a zip.
+        # Opened here because numpy does not close a file that is not a zip archive.
         with (folder / _INDEX).open("rb") as stream, np.load(stream, allow_pickle=False) as index:
             same = np.array_equal(index["sample_ids"], plan.sample_ids)
             if not same or not np.array_equal(index["offsets"], plan.offsets):
@@ -273,13 +272,13 @@ def _damage(folder: Path, plan: _Plan) -> str | None:
     except FileNotFoundError:
         return "it is not there, or not whole"
     except Exception as error:
-        # Whatever foreign bytes do to the parsers, the answer is the same.
+        # Foreign bytes can make the parsers raise any error; each one means a damaged cache.
         return f"it cannot be read ({type(error).__name__}: {error})"
     return None
 
 
 def _checksums(path: Path, plan: _Plan) -> list[int]:
-    """CRC-32 of each layer. The file is read in small pieces, not mapped: nothing of it stays in the process."""
+    """Return the CRC-32 of each layer. Reads the file in small pieces, not mapped, to keep memory use low."""
     sums = []
     buffer = memoryview(bytearray(_READ_BYTES))
     with path.open("rb", buffering=0) as file:
@@ -304,7 +303,7 @@ def _rebuild(
     batch_tokens: int,
     on_progress: OnProgress | None,
 ) -> None:
-    """Build the cache under a temporary name and rename it; the caller holds the folder's lock."""
+    """Build the cache under a temporary name, then rename it; the caller must hold the folder's lock."""
     if folder.exists():
         _logger.warning("rebuilding the cached states in %s: %s", folder, damage)
         _remove(folder)
@@ -339,7 +338,7 @@ def _rebuild(
 
 
 def _sweep(folder: Path) -> None:
-    """Remove what killed processes left behind: partial folders whose lock nobody holds."""
+    """Remove partial folders left by killed processes: those whose lock no process holds."""
     for partial in folder.parent.glob("states-*.partial"):
         owner = partial.with_suffix("")
         if owner == folder:

@@ -1,4 +1,4 @@
-"""Teachers of a smaller vocabulary: the same encoder, whose embedding table has some rows only."""
+"""Teachers with a smaller vocabulary: the same encoder with a subset of the embedding rows."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
 _MODULES = "modules.json"
 _SENTENCE_FILES = (_MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
-"""How sentence-transformers uses the encoder, which a smaller vocabulary does not change."""
+"""Files with sentence-transformers settings, which do not depend on the vocabulary."""
 
 
 def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[np.int64], folder: Path) -> Teacher:
-    """Write a teacher that knows some tokens only, in hub layout, and load it.
+    """Write a teacher with only some of the tokens, in hub layout, and load it.
 
-    Of a text that needs kept tokens only, it has the same tokens, under other ids, and the same hidden states.
+    For texts that use only kept tokens, it produces the same tokens (with new ids) and the same hidden states.
 
     Args:
         teacher: The teacher.
-        model: Its encoder, or that with a head, which is written; its embeddings are replaced.
-        source: Its folder.
-        kept: Ids of the tokens, ascending, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
+        model: The model to write: the teacher's encoder, with or without a head; its embeddings are replaced.
+        source: The teacher's folder.
+        kept: Ids of the kept tokens, ascending, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
         folder: An empty folder.
 
     Raises:
-        CorpusError: If its tokenizer is of a kind that cannot be cut.
-        TeacherError: If what was written is not a teacher, or has other tokens.
+        CorpusError: If the type of its tokenizer cannot be reduced.
+        TeacherError: If the written folder does not load as a teacher, or its tokens differ.
     """
     state = cut_tokenizer(teacher.tokenizer, kept)
     _cut_embeddings(model, kept)
@@ -68,7 +68,7 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
 
 
 def _modules(source: Path) -> list[str]:
-    """Return the folders of what Sentence Transformers does after the encoder, such as a linear head."""
+    """Return the folders of the Sentence Transformers modules after the encoder, such as a linear head."""
     try:
         modules = json.loads((source / _MODULES).read_text(encoding="utf-8"))
         paths = [str(module["path"]) for module in modules]
@@ -79,7 +79,7 @@ def _modules(source: Path) -> list[str]:
 
 @torch.no_grad()
 def _cut_embeddings(model: Any, kept: NDArray[np.int64]) -> None:
-    """Leave some rows of a model's embedding table, and say so in its configuration."""
+    """Keep only some rows of a model's embedding table, and update its configuration."""
     places = {int(old): new for new, old in enumerate(kept)}
     table = model.get_input_embeddings()
     padding = None if table.padding_idx is None else places.get(table.padding_idx)

@@ -1,4 +1,4 @@
-"""Teachers of types that kdnas knows nothing of: what has to hold of their states, and what is chosen for them."""
+"""Teachers of types unknown to kdnas: checks of their hidden states, and defaults for missing settings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _REAL_TOKENS, _PADDED_LENGTH = 11, 24
 _STRIDE = 7919
 _LARGEST_DIFFERENCE = 1e-3
-"""Between states with and without padding, as a share of their size; rounding stays far below."""
+"""Largest relative difference between states with and without padding; rounding errors are far smaller."""
 
 _ROUNDING_STATES = 1e-12
 
@@ -41,21 +41,21 @@ _NOT_OF_THE_FORWARD_PASS = (
     "use_cache",
 )
 _NOT_OF_THE_FORWARD_PASS_BY_PART = ("dropout", "initializer", "token_id", "classifier", "_name_or_path", "pooling")
-"""Parts of names of fields that are about training, heads and tokens."""
+"""Substrings of the names of fields that concern training, heads and tokens."""
 
 
 def check_states(what: str, teacher: Teacher) -> None:
-    """Run a teacher on a few tokens, and refuse it if its hidden states are not what students can learn from.
+    """Run a teacher on a few tokens and check that students can learn from its hidden states.
 
-    There has to be one state for the embeddings and one for each layer, of one vector per token, for inputs as long as
-    the architecture says; and the states of a sequence must not depend on padding behind it.
+    The teacher must return one state for the embeddings and one for each layer, with one vector per token, for inputs
+    up to the architecture's maximum length. The states of a sequence must not depend on trailing padding.
 
     Args:
-        what: The teacher in words, for messages.
+        what: Description of the teacher for messages.
         teacher: The teacher.
 
     Raises:
-        TeacherError: If its states are not so, or it cannot be run.
+        TeacherError: If a check fails, or the teacher cannot be run.
     """
     architecture = teacher.architecture
     length = min(_PADDED_LENGTH, architecture.max_length)
@@ -69,7 +69,7 @@ def check_states(what: str, teacher: Teacher) -> None:
         longest = teacher.hidden_states(long, token_type_ids=torch.zeros_like(long))
         padded = teacher.hidden_states(ids, mask)
         alone = teacher.hidden_states(ids[:1, :real])
-    except Exception as error:  # whatever a type of model does that was never meant to read text like this
+    except Exception as error:  # an unknown type of model may raise any error on such input
         raise TeacherError(
             f"{what} cannot teach: a model of type {architecture.family!r} cannot be run on token ids with an "
             f"attention mask ({one_line(error)}); choose a teacher of another type"
@@ -86,10 +86,10 @@ def check_states(what: str, teacher: Teacher) -> None:
 
 
 def forward_settings(config: Any) -> dict[str, Any]:
-    """Return the fields of a configuration that may change hidden states, where they are not the type's defaults.
+    """Return the configuration fields that may change hidden states and differ from the type's defaults.
 
     Args:
-        config: Configuration of transformers.
+        config: A transformers configuration.
     """
     return _plain(
         {
@@ -102,23 +102,23 @@ def forward_settings(config: Any) -> dict[str, Any]:
 
 
 def usable_positions(model: torch.nn.Module) -> int:
-    """Return how many positions a token can have in a model's table of them; many where it has none."""
+    """Return the number of usable positions in a model's position table; a large number if it has no table."""
     tables = (
         module
         for name, module in model.named_modules()
         if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding)
     )
-    # RoBERTa's kind starts past the row that it reserves for padding.
+    # RoBERTa-like models number positions from the row after the one reserved for padding.
     usable = [table.num_embeddings - (0 if table.padding_idx is None else table.padding_idx + 1) for table in tables]
     return min(usable, default=LONGEST_INPUT)
 
 
 def padding_token(tokenizer: Any, preferred: int) -> str:
-    """Choose the token to pad with where a tokenizer has none: what the model names, else the end of a text.
+    """Choose a padding token for a tokenizer without one: the model's padding id, else the end-of-text token.
 
     Args:
         tokenizer: The tokenizer.
-        preferred: Id that the model names, or the end of a text.
+        preferred: The model's padding id, or its end-of-text id.
     """
     named = tokenizer.convert_ids_to_tokens(preferred) if preferred < len(tokenizer) else None
     chosen = named or tokenizer.eos_token or tokenizer.unk_token or tokenizer.convert_ids_to_tokens(0)
@@ -126,13 +126,13 @@ def padding_token(tokenizer: Any, preferred: int) -> str:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Return settings as JSON gives them back: keys of mappings are texts."""
+    """Return settings as a JSON round trip does: keys of mappings become strings."""
     copied: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return copied
 
 
 def _some_ids(count: int, vocabulary: int, padding: int) -> Tensor:
-    """Return token ids of all over the vocabulary, none of them padding, int64 ``(count,)``."""
+    """Return token ids spread over the vocabulary, without the padding id, int64 ``(count,)``."""
     ids = torch.arange(1, count + 1) * _STRIDE % vocabulary
     return torch.where(ids == padding, (ids + 1) % vocabulary, ids)
 
@@ -158,5 +158,5 @@ def _check_shapes(what: str, teacher: Teacher, states: tuple[Tensor, ...], ids: 
 
 
 def _difference(one: Tensor, other: Tensor) -> float:
-    """Return the distance of two states as a share of the size of one."""
+    """Return the distance of two states relative to the size of the first."""
     return float((one - other).norm() / other.norm().clamp_min(_ROUNDING_STATES))

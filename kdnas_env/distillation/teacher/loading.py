@@ -1,4 +1,4 @@
-"""Teachers: frozen encoders of transformers, by hub name or from a folder."""
+"""Load teachers: frozen transformers encoders, by hub name or from a folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _TOKENIZER_EXTRAS = ("merges.txt", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 ALL_FILES = (*_CONFIG_FILES, *_MODEL_FILES, *_TOKENIZER_FILES, *_TOKENIZER_EXTRAS)
-"""Files that a teacher is made of."""
+"""Files of a teacher."""
 
 _FORWARD_FIELDS = ("position_embedding_type", "num_hidden_groups", "inner_group_num", "sinusoidal_pos_embds")
 """Configuration fields that change the hidden states but are not part of ``EncoderArchitecture``."""
@@ -42,14 +42,14 @@ class Teacher:
 
     Attributes:
         model: Encoder without head: float32, ``eval()``, no parameter requires a gradient.
-        tokenizer: The fast tokenizer; its ``model_max_length`` is what tokenizer and model both allow, it makes
-            ``token_type_ids`` if and only if the model has more than one segment, and it has a padding token.
+        tokenizer: The fast tokenizer. Its ``model_max_length`` is the smaller limit of tokenizer and model. It returns
+            ``token_type_ids`` if and only if the model has more than one segment. It has a padding token.
         architecture: Shape of the model.
-        name: What ``load_teacher`` was given.
+        name: The name given to ``load_teacher``.
         fingerprint: SHA-256 (hex) of architecture and weights, the same wherever the teacher is loaded from.
         device: Where the model is.
-        left_out: Names of the weights of its checkpoint that are no part of the encoder: of a pooler and of heads.
-        notes: What was chosen for it where it says nothing, in sentences.
+        left_out: Names of the checkpoint's weights that are not part of the encoder: pooler and heads.
+        notes: Sentences that name the defaults chosen for settings that the checkpoint lacks.
     """
 
     model: torch.nn.Module
@@ -89,20 +89,20 @@ class Teacher:
 
 
 def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "cpu", role: str = "teacher") -> Teacher:
-    """Load an encoder of transformers.
+    """Load a transformers encoder as a teacher.
 
-    Any type will do whose hidden states are one per layer and do not depend on padding: what ``AutoModel`` loads, and
-    the encoder of an encoder-decoder. A decoder teaches by its causal states. Checkpoints of any head class load; the
-    head is left out. Only safetensors files are read and no code of the checkpoint is run.
+    Supports every type whose hidden states are one per layer and do not depend on padding: models that ``AutoModel``
+    loads, and the encoder of an encoder-decoder. A decoder provides its causal states. Checkpoints of any head class
+    load; the head is dropped. Only safetensors files are read, and no code of the checkpoint is run.
 
     Args:
         name: ``"demo"`` (all-MiniLM-L6-v2 of the extra ``demo``), a folder in hub layout, or a hub name.
-        device: Where to put the model.
-        role: What messages call it: other encoders are loaded alike.
+        device: Device of the model.
+        role: The model's role in messages; this function also loads encoders that are not teachers.
 
     Raises:
-        TeacherError: If the teacher cannot be found or read, is of a type that cannot teach, lacks weights, has weights
-            that would not be used, or does not fit its tokenizer; or if the device does not exist.
+        TeacherError: If the teacher cannot be found or read, has an unsuitable type, lacks weights, has encoder weights
+            that would stay unused, or does not fit its tokenizer; or if the device does not exist.
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
@@ -111,7 +111,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     what = f"{role} {name!r}"
     config = _read_config(what, folder)
     architecture = _architecture(name, config)
-    # A teacher saved with these on would do more work than its students in every forward pass.
+    # A teacher saved with these options would compute extra outputs in every forward pass.
     config.output_hidden_states = config.output_attentions = False
     if not architecture.plain:
         config.use_cache = False
@@ -131,7 +131,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
         return teacher
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))
-    except Exception as error:  # whatever an odd configuration makes the model do
+    except Exception as error:  # an unusual configuration may make the model raise any error
         raise TeacherError(f"{what} cannot be run: {one_line(error)}") from error
     if count != architecture.num_hidden_layers + 1:
         raise TeacherError(
@@ -142,10 +142,10 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
 
 
 def load_teacher_architecture(name: str | os.PathLike[str]) -> EncoderArchitecture:
-    """Read a teacher's architecture off its configuration; no weights are fetched or read.
+    """Read a teacher's architecture from its configuration, without fetching or reading weights.
 
     Raises:
-        TeacherError: If the configuration cannot be found or read, or is not of a supported encoder.
+        TeacherError: If the configuration cannot be found or read, or does not describe a supported encoder.
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     name = os.fspath(name)
@@ -162,15 +162,15 @@ def _check_device(device: str | torch.device) -> torch.device:
 
 
 def locate(name: str, patterns: Sequence[str] = ALL_FILES, *, role: str = "teacher") -> Path:
-    """Return the folder that holds a teacher, fetched from the hub where needed.
+    """Return the folder of a teacher, fetched from the hub if needed.
 
     Args:
         name: See :func:`load_teacher`.
-        patterns: Files that are wanted.
+        patterns: Files to fetch.
         role: See :func:`load_teacher`.
 
     Raises:
-        TeacherError: If there is none, or the hub cannot be reached.
+        TeacherError: If the teacher does not exist, or the hub cannot be reached.
         DependencyError: If the name is ``"demo"`` and the extra is not installed.
     """
     from huggingface_hub import snapshot_download
@@ -179,7 +179,7 @@ def locate(name: str, patterns: Sequence[str] = ALL_FILES, *, role: str = "teach
     if name == "demo":
         return demo_teacher_directory()
     path = expanded(name)
-    if os.path.isdir(path):  # unlike pathlib, false for what cannot be a path
+    if os.path.isdir(path):  # unlike pathlib, returns False for invalid paths
         return path
     if os.path.isfile(path):
         raise TeacherError(f"{role} {name!r} is a file; name the folder that holds config.json and model.safetensors")
@@ -225,7 +225,7 @@ def _check_files(what: str, name: str, folder: Path) -> None:
 
 
 def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) -> tuple[Any, tuple[str, ...]]:
-    """Return the tokenizer, and notes on what was chosen for it."""
+    """Return the tokenizer, and notes on the defaults chosen for it."""
     from transformers import AutoTokenizer
 
     try:
@@ -243,9 +243,9 @@ def _load_tokenizer(what: str, folder: Path, architecture: EncoderArchitecture) 
             f"{architecture.vocab_size}; tokenizer and weights are not of one model"
         )
     tokenizer.model_max_length = longest
-    # Encoders do not chat, and templates are saved under names that a checkpoint chooses.
+    # Encoders do not use chat templates, and a checkpoint chooses the file names of its templates.
     tokenizer.chat_template = None
-    # The model decides: ALBERT embeds segments that its tokenizer does not ask for, RoBERTa has a single one.
+    # The model decides: ALBERT embeds segments that its tokenizer does not return; RoBERTa has only one segment.
     segments = ["token_type_ids"] if architecture.type_vocab_size > 1 else []
     tokenizer.model_input_names = ["input_ids", *segments, "attention_mask"]
     if architecture.plain:
@@ -264,7 +264,7 @@ def _fingerprint(model: torch.nn.Module, architecture: EncoderArchitecture, conf
     shape = asdict(architecture) | (settings if architecture.plain else forward_settings(config))
     digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for key, tensor in sorted(model.state_dict().items()):
-        # Some types cannot be made without pooler, whose weights are random where the checkpoint has none.
+        # Some types always have a pooler, with random weights if the checkpoint has none.
         if key.startswith("pooler."):
             continue
         array = tensor.detach().cpu().contiguous().numpy()

@@ -1,4 +1,4 @@
-"""Compute a teacher's hidden states over a corpus and write them to a file, without ever holding them all."""
+"""Compute a teacher's hidden states over a corpus and stream them to a file."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def write_states(
 ) -> None:
     """Write the raw array ``(layers + 1, tokens, hidden_size)``: real tokens only, in the order of the samples.
 
-    Space is reserved before the first forward pass. The file is written with plain writes: through a memory map, a
-    disk that fills up would kill the process instead of raising.
+    Space is reserved before the first forward pass. The file is written with plain writes: with a memory map, a full
+    disk would kill the process instead of raising an error.
 
     Args:
         path: File to create.
@@ -41,7 +41,7 @@ def write_states(
         corpus: The corpus.
         sample_ids: Samples to run, int64.
         dtype: ``"float16"`` or ``"float32"``.
-        batch_tokens: Tokens per forward pass, padding included; a longer sample is run alone.
+        batch_tokens: Tokens per forward pass, padding included; a longer sample forms its own batch.
         on_progress: Called with ``(done_tokens, total_tokens)`` after every batch.
 
     Raises:
@@ -71,7 +71,7 @@ def length_sorted_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iter
     """Group samples of similar length, longest first, into batches of at most ``batch_tokens`` padded tokens.
 
     Yields:
-        Positions in ``lengths``, int64; every position once. A batch holds at least one sample.
+        Indices into ``lengths``, int64; every index once. A batch holds at least one sample.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
@@ -107,7 +107,7 @@ def _to_numpy(states: torch.Tensor, dtype: str, layer: int) -> NDArray[np.floati
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Reserve disk space now, so that a full disk is found before hours of computing."""
+    """Reserve disk space now, so that a lack of space shows before hours of computation."""
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file.fileno(), 0, size)

@@ -1,8 +1,7 @@
-"""Full knowledge distillation: a student trained for long, on the Trainer of transformers.
+"""Full knowledge distillation: long training of a student with transformers' Trainer.
 
-It is what :class:`kdnas_env.distillation.training.mini_kd.MiniKD` does, with the same student, objective, optimiser and
-schedule, on all of a corpus: in steps that can be interrupted at any moment, on one process or on several (``accelerate
-launch``).
+It uses the student, objective, optimiser and schedule of :class:`kdnas_env.distillation.training.mini_kd.MiniKD`, on a
+whole corpus. Training can be interrupted at any time, and runs in one process or in several (``accelerate launch``).
 """
 
 from __future__ import annotations
@@ -32,28 +31,29 @@ if TYPE_CHECKING:
     from kdnas_env.distillation.training.kd_trainer import KDTrainer
 
 IDENTITY = "identity.json"
-"""What a folder of checkpoints is of."""
+"""File that identifies the distillation of a checkpoint folder."""
 
 
 OnEvaluation = Callable[[dict[str, float]], None]
-"""Called with a point of the curve."""
+"""Callback that receives a point of the learning curve."""
 
 _KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True)
 class FullKDSettings:
-    """How long a student is distilled, beside what its recipe says.
+    """Length and evaluation settings of a distillation; the recipe holds the other settings.
 
     Attributes:
-        epochs: Passes over the samples; None for a stream, which has no end.
-        max_steps: Steps; None for as many as the epochs take.
-        accumulation: Parts that a batch is computed in, one after the other.
-        evaluations: How often the held-out loss is measured, projections are solved anew, and a checkpoint is written.
-        patience: Evaluations without improvement after which the training ends; None to go on to the end.
+        epochs: Passes over the samples; None for a stream, whose length is unknown.
+        max_steps: Number of steps; None to derive it from ``epochs``.
+        accumulation: Number of parts per batch, computed one after the other.
+        evaluations: Number of evaluations. Each measures the held-out loss, refits the projections and writes a
+            checkpoint.
+        patience: Evaluations without improvement after which training stops; None to train to the end.
 
     Raises:
-        KDNASError: If a number is out of range, or there is no end.
+        KDNASError: If a number is out of range, or neither ``epochs`` nor ``max_steps`` is given.
     """
 
     epochs: int | None = 3
@@ -74,11 +74,11 @@ class FullKDSettings:
         """Return the number of steps.
 
         Args:
-            samples: Number of samples, or None if nobody knows.
+            samples: Number of samples, or None if unknown.
             batch_size: Samples per step, over all processes.
 
         Raises:
-            KDNASError: If there is no end.
+            KDNASError: If the number of steps cannot be determined.
         """
         by_epochs = None if samples is None or self.epochs is None else self.epochs * math.ceil(samples / batch_size)
         limits = [limit for limit in (by_epochs, self.max_steps) if limit is not None]
@@ -92,13 +92,13 @@ class FullKDResult:
     """A finished distillation.
 
     Attributes:
-        model: The student as an encoder of transformers, on the CPU, in eval mode; that of the best evaluation, the one
-            before the first step included.
-        projection: State of the objective that goes with it.
-        curve: The losses, evaluation by evaluation: ``step``, ``epoch``, ``seconds``, ``unexplained`` (held-out),
-            ``raw`` (held-out) and, where a projection is solved, ``train_unexplained``.
-        stopped_early: Whether it ended for lack of improvement.
-        accumulation: Parts that a batch was computed in, in the end.
+        model: The student of the best evaluation (including the one before the first step), as a transformers encoder,
+            on the CPU, in eval mode.
+        projection: State of the objective at that evaluation.
+        curve: The losses at each evaluation: ``step``, ``epoch``, ``seconds``, ``unexplained`` (held-out), ``raw``
+            (held-out) and, if a projection is solved in closed form, ``train_unexplained``.
+        stopped_early: Whether training stopped for lack of improvement.
+        accumulation: Final number of parts per batch.
     """
 
     model: Any
@@ -109,7 +109,7 @@ class FullKDResult:
 
     @property
     def best(self) -> dict[str, float]:
-        """The point of the curve that the student is of."""
+        """The point of the curve at which the returned student was saved."""
         return min(self.curve, key=lambda point: point["unexplained"])
 
 
@@ -125,30 +125,30 @@ def distil(
     on_evaluation: OnEvaluation | None = None,
     say: Callable[[str], None] = lambda message: None,
 ) -> FullKDResult:
-    """Distil a student for long; a distillation that was interrupted goes on from its last checkpoint.
+    """Run a full distillation; an interrupted distillation resumes from its last checkpoint.
 
-    On the CPU, a distillation that was killed and goes on ends with the same student, bit for bit, as one that was not
-    (with the same number of threads and processes). If memory does not suffice for a batch it is computed in two parts,
-    then in four, from the last checkpoint on.
+    On the CPU, an interrupted and resumed distillation gives bit for bit the same student as an uninterrupted one (with
+    the same number of threads and processes). If a batch does not fit into memory, training resumes from the last
+    checkpoint with the batch split into two parts, then four.
 
     Args:
-        kd: The student as it is to be started, on a workload that is not trimmed. Its projections are solved on
-            ``kd.train``, its loss is measured on ``kd.heldout``. It is used up.
-        samples: What to train on: :class:`kdnas_env.distillation.training.kd_data.CorpusSamples`, or an iterable
+        kd: The initialised student, on an untrimmed workload. Projections are solved on ``kd.train``; the loss is
+            measured on ``kd.heldout``. Do not use it afterwards.
+        samples: Training samples: :class:`kdnas_env.distillation.training.kd_data.CorpusSamples`, or an iterable
             dataset of :class:`kdnas_env.distillation.training.kd_data.Sample`.
-        settings: How long.
-        folder: Where checkpoints and the curve are written.
-        teacher_in_loop: Whether the teacher is run on every batch, rather than read from the cache.
-        carried: Whether the objective's projections are carried over from an earlier training, rather than solved anew
-            before the first step.
+        settings: Length and evaluation settings.
+        folder: Folder for checkpoints and the curve.
+        teacher_in_loop: Whether to run the teacher on every batch instead of reading cached states.
+        carried: Whether to keep the objective's projections from an earlier training instead of solving them before
+            the first step.
         on_progress: Called after every step.
-        on_evaluation: Called with the last point of the curve as the training begins, then with each new one.
-        say: Called with a sentence where something happens that one wants to know of.
+        on_evaluation: Called with the last point of the curve when training begins, then with each new point.
+        say: Called with a sentence about each noteworthy event.
 
     Raises:
         FloatingPointError: If the loss is not finite; the last checkpoint is kept.
-        RunError: If a checkpoint is of another student or distillation, or there is no space left.
-        torch.OutOfMemoryError: If memory does not even suffice for one sample at a time.
+        RunError: If a checkpoint belongs to another student or distillation, or the disk is full.
+        torch.OutOfMemoryError: If memory does not suffice for a single sample.
     """
     from kdnas_env.distillation.training.resuming import unwritten
 
@@ -246,7 +246,7 @@ def _trainer(
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         remove_unused_columns=False,
-        # Batches are packed: they cannot be cut along their first dimension.
+        # Batches are packed, so they cannot be split along their first dimension.
         accelerator_config={"dispatch_batches": False, "split_batches": False},
         ddp_find_unused_parameters=False,
         report_to="none",
@@ -265,10 +265,10 @@ def _trainer(
 
 
 def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
-    """Refuse to go on from checkpoints of something else; write down what they are of the first time.
+    """Check that the checkpoints belong to this distillation; record its identity on the first run.
 
     Raises:
-        RunError: If they are of something else.
+        RunError: If the checkpoints belong to another distillation.
     """
     config = kd.encoder.model.config
     shape = ("model_type", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")

@@ -1,4 +1,4 @@
-"""The teacher in the loop: its hidden states of a batch that nobody has cached."""
+"""The teacher in the training loop: compute its hidden states of a batch without a cache."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
 
 StatesOf = Callable[[PackedBatch], Sequence[Tensor]]
-"""All hidden states of the real tokens of a batch, embeddings first, ``(tokens, hidden_size)`` each."""
+"""Returns all hidden states of a batch's real tokens, embeddings first, ``(tokens, hidden_size)`` each."""
 
 
 def states_of(teacher: Teacher) -> StatesOf:
-    """Return what runs a teacher on packed tokens: without padding where it is plain, else padded as any model is."""
+    """Return a function that runs a teacher on packed tokens: unpadded if the teacher is plain, else padded."""
     architecture = teacher.architecture
     if architecture.plain:
         return PackedEncoder(teacher.model, position_offset=architecture.position_offset)
@@ -29,7 +29,7 @@ def states_of(teacher: Teacher) -> StatesOf:
 
 
 def _padded(values: Tensor, batch: PackedBatch, filler: int) -> Tensor:
-    """Spread one number a token over the padded batch, int64 ``(sequences, length)``."""
+    """Spread one number per token over the padded batch, int64 ``(sequences, length)``."""
     if batch.slots is not None:
         values = values.new_full((batch.sequences * batch.length,), filler).index_copy(0, batch.slots, values)
     return values.view(batch.sequences, batch.length)

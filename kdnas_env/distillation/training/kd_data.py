@@ -1,4 +1,4 @@
-"""What full distillation trains on: samples of a corpus, in batches of similar length, with their teacher's states."""
+"""Training data of full distillation: corpus samples in batches of similar length, with the teacher's states."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Sample:
 
     Attributes:
         ids: Token ids, int64 ``(tokens,)``.
-        segments: Their segments, or None for all 0.
-        rows: Their rows in the cache of the teacher's states, or None where these are not cached.
+        segments: Segments of the tokens, or None for all 0.
+        rows: Rows of the tokens in the cache of the teacher's states, or None if the states are not cached.
     """
 
     ids: NDArray[np.int64]
@@ -42,8 +42,8 @@ class CorpusSamples(Dataset[Sample]):
 
     Args:
         workload: The corpus, and the teacher's states.
-        sample_ids: Which of them, int64.
-        cached: Whether the teacher's states on them are cached.
+        sample_ids: Ids of the samples, int64.
+        cached: Whether the teacher's states on these samples are cached.
     """
 
     def __init__(self, workload: Workload, sample_ids: NDArray[np.int64], *, cached: bool) -> None:
@@ -64,7 +64,7 @@ class CorpusSamples(Dataset[Sample]):
 
 
 class LengthGroupedOrder(Sampler[int]):
-    """An order of the samples in which those of a batch are of similar length; another one in every epoch.
+    """A sample order in which each batch has samples of similar length; the order changes every epoch.
 
     Args:
         corpus: The corpus.
@@ -73,7 +73,7 @@ class LengthGroupedOrder(Sampler[int]):
         seed: Seed of the orders.
 
     Attributes:
-        epoch: The epoch whose order is given, from 0; to be set before it begins.
+        epoch: The current epoch, from 0; set it before the epoch begins.
     """
 
     def __init__(self, corpus: Corpus, sample_ids: NDArray[np.int64], batch_size: int, seed: int) -> None:
@@ -86,18 +86,18 @@ class LengthGroupedOrder(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self._seed, _ORDER, self.epoch])
         batches = training_batches(self._corpus, self._sample_ids, self._batch_size, rng)
-        # A short batch would shift the borders of those behind it.
+        # A short batch would shift the boundaries of all later batches.
         batches.sort(key=lambda batch: len(batch) < self._batch_size)
         yield from np.searchsorted(self._sample_ids, np.concatenate(batches)).tolist()
 
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes of some samples what :func:`teaching_batch` reads, on the CPU: tensors by name.
+    """Collates samples into tensors by name, on the CPU, for :func:`teaching_batch`.
 
     Attributes:
-        workload: Where cached states of the teacher are.
-        layers: Layers of the teacher that are needed.
+        workload: Holds the teacher's cached states.
+        layers: Teacher layers to read.
     """
 
     workload: Workload
@@ -123,7 +123,7 @@ class Collator:
 
 
 def teaching_batch(inputs: Mapping[str, Any]) -> TeachingBatch:
-    """Return the batch that a :class:`Collator` put into tensors, wherever these are now."""
+    """Rebuild a batch from the tensors of a :class:`Collator`, on whichever device they are."""
     taught: dict[int, Tensor] = {
         int(name.removeprefix(_TAUGHT)): value for name, value in inputs.items() if name.startswith(_TAUGHT)
     }

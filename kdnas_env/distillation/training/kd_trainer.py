@@ -1,4 +1,4 @@
-"""The Trainer of transformers, made to distil: our batches, objective and optimiser in its loop."""
+"""Transformers' Trainer with the batches, objective and optimiser of kdnas."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class DistillationModel(nn.Module):
 
     Args:
         kd: Student, objective and workload.
-        teacher: The teacher, if it is to be run on every batch.
+        teacher: The teacher if it runs on every batch, else None.
     """
 
     def __init__(self, kd: MiniKD, teacher: StatesOf | None) -> None:
         super().__init__()
         self.student = kd.encoder.model
         self.objective = kd.objective
-        # In a tuple, so that the teacher's parameters are not this model's.
+        # In a tuple, so that PyTorch does not register the teacher's parameters here.
         self._kd, self._teacher = (kd,), (teacher,)
 
     def forward(self, **inputs: Any) -> dict[str, Tensor]:
@@ -69,22 +69,22 @@ class KDTrainer(ResumableTrainer):
 
     Args:
         kd: Student, objective and workload.
-        samples: What to train on.
+        samples: Training samples.
         arguments: Arguments of the Trainer.
-        teacher: The teacher, if it is to be run on every batch.
-        steps: Steps in all.
-        patience: Evaluations without improvement after which the training ends, or None.
+        teacher: The teacher if it runs on every batch, else None.
+        steps: Total number of steps.
+        patience: Evaluations without improvement after which training stops, or None.
         on_progress: Called after every step.
         on_evaluation: Called with each new point of the curve.
 
     Attributes:
-        order: Order of the samples, if they are of a corpus in memory.
-        steps: Steps in all.
-        cores: What is held while some steps are done (:func:`kdnas_env.support.cpu_lock.training_lock`); to be closed
-            in the end.
+        order: Order of the samples if their corpus is in memory, else None.
+        steps: Total number of steps.
+        cores: Lock held during a number of steps (:func:`kdnas_env.support.cpu_lock.training_lock`); close it after
+            training.
     """
 
-    # Of the base class, which is not typed.
+    # Attributes of the base class, which has no type hints.
     optimizer: Any
     lr_scheduler: Any
     control: Any
@@ -121,12 +121,12 @@ class KDTrainer(ResumableTrainer):
         self.add_callback(Epochs(self))
 
     def begin(self, *, solve: bool) -> None:
-        """Keep and measure the student as it is before the first step, and begin the curve.
+        """Save and evaluate the student before the first step, and begin the curve.
 
-        A training that failed before its first checkpoint may have changed it: then it is as it was kept.
+        A training that failed before its first checkpoint may have changed the student; then load the saved one.
 
         Args:
-            solve: Whether projections are solved first.
+            solve: Whether to solve projections first.
         """
         folder = Path(self.args.output_dir)
         if (folder / START).exists():
@@ -148,12 +148,12 @@ class KDTrainer(ResumableTrainer):
             file.write(save(state))
 
     def load_best(self, checkpoint: Path) -> None:
-        """Load the best student as of a checkpoint."""
+        """Load the best student up to a checkpoint."""
         self.state = TrainerState.load_from_json(str(checkpoint / STATE))
         self._load_best_model()
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Return the optimiser of :class:`MiniKD`; a learning rate that depends on the start follows from the curve."""
+        """Return the optimiser of :class:`MiniKD`; the curve's first loss sets a learning rate that depends on it."""
         if self.optimizer is None:
             start = read_curve(Path(self.args.output_dir))[0]
             self.optimizer = self.kd.optimiser(start.get("train_unexplained"))
@@ -177,7 +177,7 @@ class KDTrainer(ResumableTrainer):
         return self.order
 
     def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """Do a step; now and then let a latency probe have the cores, and see to it that all losses were finite."""
+        """Do a step; at intervals, yield the cores to a latency probe and check that all losses were finite."""
         if self.state.global_step % _CHECKED_EVERY == 0:
             self.cores.close()
             self.cores.enter_context(training_lock())
@@ -188,7 +188,7 @@ class KDTrainer(ResumableTrainer):
         return loss
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Solve anew what is solved in closed form, and measure the held-out loss."""
+        """Refit the closed-form projections and measure the held-out loss."""
         self._check_finite()
         self.cores.close()
         with training_lock():
@@ -199,7 +199,7 @@ class KDTrainer(ResumableTrainer):
         return metrics
 
     def _check_finite(self) -> None:
-        # On a GPU this waits for the step, so not after every one.
+        # On a GPU this waits for the step to finish, so it is not done after every step.
         if not math.isfinite(float(self._unchecked)):
             raise FloatingPointError(f"the loss is not finite: at or before step {self.state.global_step}")
         self._unchecked.zero_()
@@ -216,7 +216,7 @@ class KDTrainer(ResumableTrainer):
 
 
 class Epochs(TrainerCallback):  # type: ignore[misc]
-    """Tells the order of the samples which epoch it is, also where a training goes on in the middle of one."""
+    """Sets the epoch of the sample order, also when training resumes within an epoch."""
 
     def __init__(self, trainer: KDTrainer) -> None:
         self._trainer = trainer
@@ -230,7 +230,7 @@ class Epochs(TrainerCallback):  # type: ignore[misc]
 
 
 class Steps(TrainerCallback):  # type: ignore[misc]
-    """Has the last step evaluated and kept, reports steps, and writes the curve down."""
+    """Evaluates and saves the last step, reports progress, and records the curve."""
 
     def __init__(self, steps: int, on_progress: OnProgress | None, on_evaluation: OnEvaluation | None) -> None:
         self._steps, self._on_progress, self._on_evaluation = steps, on_progress, on_evaluation
@@ -257,11 +257,11 @@ class Steps(TrainerCallback):  # type: ignore[misc]
 
 
 def measure(kd: MiniKD, *, solve: bool = True) -> dict[str, float]:
-    """Return the losses that an evaluation tells.
+    """Return the losses of an evaluation.
 
     Args:
         kd: The student.
-        solve: Whether projections are solved anew before, where they are solved in closed form.
+        solve: Whether to refit closed-form projections first.
     """
     metrics = {}
     if kd.objective.solved:
@@ -284,10 +284,10 @@ def point_of(step: int, epoch: float, seconds: float, metrics: dict[str, float])
 
 
 def read_curve(folder: Path) -> list[dict[str, float]]:
-    """Return the curve that was written so far.
+    """Return the curve written so far.
 
     Raises:
-        RunError: If it is malformed.
+        RunError: If the curve is malformed.
     """
     path = folder / CURVE
     if not path.exists():

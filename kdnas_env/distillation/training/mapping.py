@@ -1,4 +1,4 @@
-"""Which teacher layers a student layer learns from."""
+"""Mappings from student layers to the teacher layers that they learn from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdnas_env.errors import SpaceError
 
 @dataclass(frozen=True)
 class LayerPair:
-    """A student layer and the teacher layers it learns, side by side.
+    """A student layer and the teacher layers that it learns, concatenated.
 
     Attributes:
         student: Hidden state of the student: 0 for the embeddings, then 1 to its number of layers.
@@ -36,8 +36,8 @@ def map_layers(mapping: str, student_layers: int, teacher_layers: int) -> tuple[
     ``tinybert``     i Lt / Ls for i = 0..Ls, embeddings included  0, 2, 4, 6
     ================ ============================================= =========================
 
-    ``uniform`` ends at the teacher's last layer, where ``skip`` (what the code of KD-NAS calls uniform) begins at
-    its first. ``uniform+last`` is KD-NAS (arXiv:2303.09639), ``tinybert`` is Jiao et al. 2020 (arXiv:1909.10351).
+    ``uniform`` ends at the teacher's last layer; ``skip`` (called uniform in the code of KD-NAS) begins at the first.
+    ``uniform+last`` is KD-NAS (arXiv:2303.09639), ``tinybert`` is Jiao et al. 2020 (arXiv:1909.10351).
 
     Raises:
         SpaceError: If the mapping is unknown, or the student is deeper than the teacher.

@@ -1,4 +1,4 @@
-"""Mini-KD: a short distillation that tells how good a student can be."""
+"""Mini-KD: a short distillation that estimates the quality of a student."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ class EpochResult:
     """The losses after an epoch.
 
     Attributes:
-        epoch: Finished epochs; 0 is before any step.
-        train: Loss on training tokens. Where a projection is solved in closed form, that of the solution; else the
-            mean over the steps of the epoch (before the first step: over the training tokens).
+        epoch: Number of finished epochs; 0 is before any step.
+        train: Loss on training tokens. With a closed-form projection, the loss of the solution; otherwise the mean
+            over the steps of the epoch (before the first step: over the training tokens).
         heldout: Loss on held-out tokens, without dropout.
-        seconds: Wall seconds of the epoch, measuring included; of epoch 0, what it took to start the student too.
+        seconds: Wall seconds of the epoch, evaluation included; epoch 0 includes the student's initialisation.
         peak_memory_bytes: Peak memory so far: resident (CPU) or allocated (CUDA).
     """
 
@@ -62,21 +62,22 @@ class MiniKD:
         student: The student's architecture.
         recipe: How it is distilled.
         fidelity: Epochs, share of the training samples, and seed.
-        basis: Coordinates of the teacher's embeddings, to be shared by all students; None to compute them here.
+        basis: Coordinates of the teacher's embeddings, shared by all students; None to compute them here.
         precision: ``float32``, or ``bfloat16`` for automatic mixed precision.
-        start: An encoder of that architecture to go on from, in place of the recipe's start; trained itself.
-        judge: Recipe whose mapping the losses are measured by, in place of the student's own objective: hidden states
-            through projections of their own, solved in closed form on the training samples. So students of different
-            objectives and mappings have losses that can be compared.
+        start: An encoder of that architecture to continue from, instead of the recipe's initialisation; trained in
+            place.
+        judge: Recipe that defines the reported losses, instead of the student's own objective. Its layer mapping and
+            separate projections of the hidden states, solved in closed form on the training samples, make the losses
+            of students with different objectives and mappings comparable.
 
     Attributes:
         encoder: The student.
-        objective: What it is trained to do.
-        train: Samples trained on, int64.
-        heldout: Samples held out, int64.
+        objective: The training objective.
+        train: Training samples, int64.
+        heldout: Held-out samples, int64.
 
     Raises:
-        SpaceError: If the student cannot be built, or is deeper than its teacher.
+        SpaceError: If the student cannot be built, or has more layers than its teacher.
         KDNASError: If the precision is unknown.
     """
 
@@ -104,7 +105,7 @@ class MiniKD:
         self.heldout = workload.heldout[: recipe.heldout_samples]
         self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
         if not recipe.train_embeddings:
-            # Positions of other teachers are not in tables that could be copied.
+            # Teachers of other types have no position tables to copy.
             _freeze_tables(self.encoder, words_only=not teacher.architecture.plain)
         self.objective = self._make_objective(recipe, pairs, student.hidden_size)
         self._judge = self._make_judge(judge, student)
@@ -120,8 +121,8 @@ class MiniKD:
         if recipe.embeddings != "random":
             copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
         encoder = self._packed(student, model)
-        # One layer in all places, on embeddings that do not span the width, is not served by any one of the teacher's;
-        # and the layers of some teachers are of another shape.
+        # No teacher layer suits a layer that is shared by all positions and runs on embeddings that do not span the
+        # width. The layers of some teachers have another shape.
         sliced = student.family != "albert" and teacher.architecture.family in SLICED_TYPES
         if recipe.layers == "teacher" and sliced:
             slice_layers(encoder, workload, _slicing_samples(workload, self.train))
@@ -135,7 +136,7 @@ class MiniKD:
         )
 
     def epochs(self) -> Iterator[EpochResult]:
-        """Train, and yield the losses before the first step and after every epoch. To be iterated over once.
+        """Train, and yield the losses before the first step and after every epoch. Iterate only once.
 
         Raises:
             FloatingPointError: If a loss is not finite.
@@ -159,7 +160,7 @@ class MiniKD:
             yield self._result(epoch, train, began)
 
     def carry_over(self, state: Mapping[str, Tensor]) -> bool:
-        """Take over the state of an earlier objective, such as its projections, if it fits; return whether it does."""
+        """Load the state of an earlier objective, such as its projections, if it fits; return whether it fits."""
         own = self.objective.state_dict()
         fits = own.keys() == state.keys() and all(own[name].shape == state[name].shape for name in own)
         if fits:
@@ -167,9 +168,9 @@ class MiniKD:
         return fits
 
     def export(self) -> Any:
-        """Return the student as an encoder of transformers with its whole vocabulary, on the CPU, in eval mode.
+        """Return the student as a transformers encoder with its whole vocabulary, on the CPU, in eval mode.
 
-        It is the one that was trained, not a copy: the last thing to ask for.
+        This is the trained model itself, not a copy; call it last.
         """
         model = self.encoder.write_back()
         model.requires_grad_(True)
@@ -190,7 +191,7 @@ class MiniKD:
         )
 
     def _make_judge(self, judge: Recipe | None, student: StudentConfig) -> Objective | None:
-        """Return the objective that measures the losses; None if the student's own does."""
+        """Return the objective that measures the losses; None if the student's own objective does."""
         if judge is None:
             return None
         measure = replace(judge, objective="hidden_states", projection="ridge")
@@ -201,11 +202,11 @@ class MiniKD:
         return self._make_objective(measure, pairs, student.hidden_size)
 
     def optimiser(self, unexplained: float | None) -> torch.optim.Optimizer:
-        """Return AdamW over what is trained, at its peak learning rate.
+        """Return AdamW over the trained parameters, at its peak learning rate.
 
         Args:
-            unexplained: Share of the teacher's variance that is unexplained before the first step; None where nothing
-                is solved in closed form.
+            unexplained: Fraction of the teacher's variance unexplained before the first step; None if nothing is
+                solved in closed form.
         """
         decayed: list[nn.Parameter] = []
         others = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
@@ -239,18 +240,18 @@ class MiniKD:
             terms += count
             if step % _CHECK_STEPS == 0:
                 self._note_memory()
-                # On a GPU this waits for the step, so not after every one.
+                # On a GPU this waits for the step to finish, so it is not done after every step.
                 _check_finite(float(total), f"step {step} of {steps}")
         return Score(float(total), self._train_reference, terms)
 
     @torch.no_grad()
     def fit(self) -> Score:
-        """Solve what the objective solves in closed form, on the training samples; the loss on them."""
+        """Solve the objective's closed-form part on the training samples; return the loss on them."""
         error, count = self.objective.fit((self._states(batch), batch) for batch in self._passes(self.train))
         return Score(error, self._train_reference, count)
 
     def train_score(self) -> Score:
-        """Return the loss on the training samples, without dropout, with the projections as they are."""
+        """Return the loss on the training samples, without dropout, with the current projections."""
         return self._measure(self.objective, self.train, self._train_reference)
 
     def heldout_score(self) -> Score:
@@ -259,7 +260,7 @@ class MiniKD:
 
     @torch.no_grad()
     def _judged(self, judge: Objective) -> tuple[Score, Score]:
-        """Return the losses on training and held-out samples as the judge measures them."""
+        """Return the judge's losses on training and held-out samples."""
         error, count = judge.fit((self._states(batch), batch) for batch in self._passes(self.train))
         train, heldout = self._judge_references
         return Score(error, train, count), self._measure(judge, self.heldout, heldout)
@@ -330,7 +331,7 @@ class MiniKD:
 
 
 def schedule(step: int, steps: int, warmup_fraction: float) -> float:
-    """Return the share of the peak learning rate at a step: a linear rise, then a linear fall to 0 after the last."""
+    """Return the learning rate at a step as a fraction of its peak: linear warmup, then linear decay to 0."""
     warmup = max(1, round(warmup_fraction * steps))
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
@@ -344,7 +345,7 @@ def _freeze_tables(encoder: PackedEncoder, *, words_only: bool) -> None:
 
 
 def _slicing_samples(workload: Workload, samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the first samples, as many as fit the least-squares maps well without filling the memory."""
+    """Return the first samples: enough for good least-squares fits, few enough for memory."""
     first = samples[:_SLICING_SAMPLES]
     tokens = np.cumsum(workload.corpus.lengths[first])
     return first[: max(1, int(np.searchsorted(tokens, _SLICING_TOKENS)))]

@@ -1,4 +1,4 @@
-"""What a student is trained to do: match its teacher's hidden states, or the relations between its tokens."""
+"""Training objectives: match the teacher's hidden states, or its relations between tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Score:
 
     Attributes:
         error: Sum of the loss' terms.
-        reference: Sum of the same terms for a student that knows nothing.
+        reference: Sum of the same terms for an uninformed student.
         count: Number of terms.
     """
 
@@ -39,16 +39,16 @@ class Score:
 
     @property
     def unexplained(self) -> float:
-        """Loss as a share of that of a student that knows nothing; for hidden states ``1 - R^2``."""
+        """Loss relative to that of an uninformed student; for hidden states ``1 - R^2``."""
         return self.error / self.reference
 
 
 class Objective(nn.Module):
-    """A distillation loss with whatever it has to learn itself.
+    """A distillation loss with its own learnt parameters.
 
     Attributes:
-        solved: Whether part of it is solved in closed form by :meth:`fit`.
-        teacher_layers: Layers of the teacher whose states it looks at.
+        solved: Whether :meth:`fit` solves part of it in closed form.
+        teacher_layers: Teacher layers whose states it uses.
     """
 
     solved: bool = False
@@ -65,13 +65,13 @@ class Objective(nn.Module):
 
     @abstractmethod
     def reference(self, batch: TeachingBatch) -> float:
-        """Return the sum of the same terms for a student that knows nothing."""
+        """Return the sum of the same terms for an uninformed student."""
 
     def fit(self, passes: Iterable[tuple[Sequence[Tensor], TeachingBatch]]) -> tuple[float, int]:
-        """Solve what is solved in closed form, on training tokens.
+        """Solve the closed-form part on training tokens.
 
         Returns:
-            The sum of the loss' terms over these tokens, once it is solved, and their number.
+            The sum of the loss' terms over these tokens after solving, and their number.
         """
         raise NotImplementedError
 
@@ -79,17 +79,17 @@ class Objective(nn.Module):
 class HiddenStateObjective(Objective):
     """Mean squared error between the teacher's hidden states and a projection of the student's.
 
-    A student that knows nothing predicts the teacher's mean over the training tokens, so :attr:`Score.unexplained` is
-    the unexplained variance, ``1 - R^2``, pooled over the pairs of layers.
+    An uninformed student predicts the teacher's mean over the training tokens. :attr:`Score.unexplained` is therefore
+    the unexplained variance, ``1 - R^2``, pooled over the layer pairs.
 
     Args:
         workload: The teacher's states.
-        pairs: Which layer learns from which.
+        pairs: Pairs of a student layer and its teacher layers.
         width: Hidden size of the student.
         projection: ``"ridge"`` (solved by :meth:`fit`, constant in between) or ``"gradient"`` (trained).
-        shared: One projection for all pairs, or one each.
-        ridge: Penalty of the closed form, as a share of the student states' mean variance.
-        generator: Draws the weights of a trained projection.
+        shared: Whether all pairs share one projection.
+        ridge: Penalty of the closed form, as a fraction of the student states' mean variance.
+        generator: Source of randomness for the weights of a trained projection.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class HiddenStateObjective(Objective):
         return error, count
 
     def reference(self, batch: TeachingBatch) -> float:
-        """Return the teacher's squared distance from its mean, summed likewise."""
+        """Return the teacher's squared distance from its mean, summed like the terms."""
         total = 0.0
         for pair in self._pairs:
             mean = self._workload.train_means[list(pair.teacher)].flatten()
@@ -150,23 +150,22 @@ class HiddenStateObjective(Objective):
 
 
 class RelationObjective(Objective):
-    """MiniLMv2: match how the tokens of a sequence relate, in queries, keys and values (Wang et al. 2021).
+    """MiniLMv2: match the relations between tokens in queries, keys and values (Wang et al. 2021).
 
-    Queries, keys and values of the last layer are each split into relation heads; the relations of a token are the
-    softmax of its scaled products with all tokens of its sequence. The loss is the Kullback-Leibler divergence of the
-    student's relations from the teacher's, summed over the three kinds, averaged over tokens and heads
-    (arXiv:2012.15828, equations 4 to 6). No projection is needed. A student that knows nothing relates every token to
-    all alike.
+    Queries, keys and values of the last layer are each split into relation heads. The relations of a token are the
+    softmax of its scaled dot products with all tokens of its sequence. The loss is the Kullback-Leibler divergence of
+    the student's relations from the teacher's, summed over the three kinds and averaged over tokens and heads
+    (arXiv:2012.15828, equations 4 to 6). It needs no projection. An uninformed student has uniform relations.
 
     Args:
-        workload: The teacher's states; queries, keys and values are computed from those below the last layer.
+        workload: The teacher's states; queries, keys and values are computed from the input of its last layer.
         encoder: The student.
     """
 
     def __init__(self, workload: Workload, encoder: PackedEncoder) -> None:
         super().__init__()
         self._workload = workload
-        self._encoder = (encoder,)  # in a tuple, so that its parameters are not this module's
+        self._encoder = (encoder,)  # in a tuple, so that PyTorch does not register its parameters here
         self._teacher_layer = encoder_layers(workload.teacher.model)[-1]
         self.teacher_layers = (workload.cache.num_layers - 1,)
         width = encoder.model.config.hidden_size
@@ -182,7 +181,7 @@ class RelationObjective(Objective):
 
     @torch.no_grad()
     def reference(self, batch: TeachingBatch) -> float:
-        """Return the divergence of even relations from the teacher's."""
+        """Return the divergence of uniform relations from the teacher's."""
         packed = batch.packed
         total = 0.0
         for theirs in self._teacher_relations(batch):
@@ -210,7 +209,7 @@ class RelationObjective(Objective):
 
     @staticmethod
     def _divergence(theirs: Tensor, ours: Tensor, packed: PackedBatch) -> Tensor:
-        # Padding has log-probability -inf on both sides; a masked difference keeps 0 * inf out of the gradient.
+        # Padding has log-probability -inf on both sides; masking the difference avoids 0 * inf in the gradient.
         difference = theirs - ours
         if packed.mask is not None:
             real = packed.mask[:, None, :, None] & packed.mask[:, None, None, :]

@@ -1,8 +1,8 @@
-"""Running an encoder over real tokens only.
+"""Run an encoder over real tokens only.
 
-All linear maps, norms and activations see one matrix ``(tokens, width)`` with the tokens of a batch one after the
-other; only attention needs the batch as ``(sequences, length)``, and gets it padded to the longest of the batch. The
-result equals that of the padded model on real tokens, at the cost of the real tokens.
+All linear maps, norms and activations get one matrix ``(tokens, width)`` with the concatenated tokens of a batch. Only
+attention needs the shape ``(sequences, length)``, padded to the longest sequence of the batch. On real tokens, the
+result equals that of the padded model, without the cost of padding tokens.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from kdnas_env.distillation.text.corpus import Corpus, token_rows
 
 @dataclass(frozen=True, eq=False)
 class PackedBatch:
-    """The real tokens of some sequences, one after the other.
+    """The real tokens of some sequences, concatenated.
 
     Attributes:
         input_ids: Token ids, int64 ``(tokens,)``.
@@ -37,7 +37,7 @@ class PackedBatch:
         segments: Segment of each token, int64 ``(tokens,)``, or None for all 0.
         sequences: Number of sequences.
         length: Tokens of the longest sequence.
-        slots: Where each token stands in the padded batch, flattened, int64 ``(tokens,)``; None if all sequences are
+        slots: Index of each token in the flattened padded batch, int64 ``(tokens,)``; None if all sequences are
             equally long, so that nothing is padded.
         mask: True on real tokens, bool ``(sequences, length)``; None if nothing is padded.
     """
@@ -77,7 +77,7 @@ def pack_samples(
     Args:
         corpus: The corpus.
         sample_ids: Samples, int64 ``(n,)``.
-        device: Where the batch goes.
+        device: Device of the batch.
         token_ids: Renumbering of the vocabulary, int64 ``(vocabulary,)``; None to keep the corpus' ids.
     """
     rows = token_rows(corpus.offsets, sample_ids)
@@ -94,13 +94,13 @@ def pack_samples(
 def pack_tokens(
     ids: NDArray[np.int64], segments: NDArray[np.int64] | None, lengths: NDArray[np.int64], device: torch.device
 ) -> PackedBatch:
-    """Make a batch of the tokens of some sequences, one after the other.
+    """Make a batch from the concatenated tokens of some sequences.
 
     Args:
         ids: Token ids, int64 ``(tokens,)``.
         segments: Segment of each token, int64 ``(tokens,)``, or None for all 0.
         lengths: Tokens of each sequence, int64 ``(sequences,)``.
-        device: Where the batch goes.
+        device: Device of the batch.
     """
     longest = int(lengths.max())
     starts = np.cumsum(lengths) - lengths
@@ -125,10 +125,10 @@ def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
 
 
 class Dropout:
-    """Dropout that draws from a generator of its own; PyTorch's draws from the global one.
+    """Dropout with its own random generator; PyTorch's dropout uses the global one.
 
     Args:
-        probability: Share of the elements that is dropped.
+        probability: Fraction of the elements to drop.
         generator: Source of randomness, on the device of the states.
     """
 
@@ -139,7 +139,7 @@ class Dropout:
         self._generator = generator
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Drop elements and scale up the rest."""
+        """Drop elements and scale up the others."""
         if not self.probability:
             return states
         kept = torch.empty_like(states).bernoulli_(1 - self.probability, generator=self._generator)
@@ -150,13 +150,13 @@ NO_DROPOUT = Dropout()
 
 
 class PackedEncoder(nn.Module):
-    """Runs a post-norm encoder of transformers (any supported teacher or student) over packed tokens.
+    """Runs a post-norm transformers encoder (any supported teacher or student) over packed tokens.
 
     Args:
-        model: The encoder, without pooler. Its parameters are used in place, but for trimmed word embeddings.
+        model: The encoder, without pooler. Its parameters are used in place, except for trimmed word embeddings.
         position_offset: Row of the position table that the first token of a sequence uses.
-        vocabulary: Token ids to keep, sorted int64 ``(kept,)``: their word embeddings are copied to a table of their
-            own, which is what is trained, and batches number tokens by their place in it. None keeps all, in place.
+        vocabulary: Token ids to keep, sorted int64 ``(kept,)``. Their word embeddings are copied to a separate trained
+            table, and batches number tokens by their index in it. None keeps all ids, in place.
     """
 
     def __init__(self, model: Any, *, position_offset: int, vocabulary: NDArray[np.int64] | None = None) -> None:
@@ -177,13 +177,13 @@ class PackedEncoder(nn.Module):
         return cast(nn.Parameter, self.tables.word.weight) if self.trimmed_word is None else self.trimmed_word
 
     def named_trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Yield every parameter in use, by its name in the model; the trimmed word embeddings for the whole."""
+        """Yield every parameter in use with its name in the model; trimmed word embeddings replace the whole table."""
         for name, parameter in self.model.named_parameters():
             yield name, self.word if parameter is self.tables.word.weight else parameter
 
     @torch.no_grad()
     def write_back(self) -> Any:
-        """Copy trimmed word embeddings back into the whole table; return the model."""
+        """Copy trimmed word embeddings back into the whole table, and return the model."""
         if self._vocabulary is not None:
             whole = self.tables.word.weight
             whole[self._vocabulary.to(whole.device)] = self.word.detach()
@@ -228,7 +228,7 @@ def attention_block(
 
 
 def project_qkv(layer: EncoderLayer, states: Tensor) -> Tensor:
-    """Return queries, keys and values of a layer side by side, ``(tokens, 3 width)``."""
+    """Return the concatenated queries, keys and values of a layer, ``(tokens, 3 width)``."""
     parts = (layer.query, layer.key, layer.value)
     weight = torch.cat([part.weight for part in parts])
     return F.linear(states, weight, torch.cat([part.bias for part in parts]))
@@ -237,7 +237,7 @@ def project_qkv(layer: EncoderLayer, states: Tensor) -> Tensor:
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Dropout) -> Tensor:
     if not dropout.probability:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    # The fused kernel would draw its dropout from the global generator.
+    # The fused kernel would use the global generator for dropout.
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))

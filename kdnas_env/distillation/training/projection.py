@@ -18,7 +18,7 @@ _RESIDUAL_TOLERANCE = 1e-6
 
 
 class Projection(nn.Module):
-    """One affine map per pair of layers, or one for all of them: ``states @ weight + bias``.
+    """One affine map per layer pair, or one shared by all pairs: ``states @ weight + bias``.
 
     Attributes:
         weight: ``(maps, student_width, target_width)``.
@@ -37,12 +37,12 @@ class Projection(nn.Module):
         return self.weight.shape[0]
 
     def map_of(self, pair: int) -> int:
-        """Return which map serves a pair of layers."""
+        """Return the index of the map for a layer pair."""
         return min(pair, self.maps - 1)
 
     @torch.no_grad()
     def randomise(self, generator: torch.Generator) -> Self:
-        """Draw weights as ``nn.Linear`` does: uniform, at most one over the root of the student's width."""
+        """Draw weights as ``nn.Linear`` does: uniform, bounded by one over the square root of the student's width."""
         bound = self.weight.shape[1] ** -0.5
         self.weight.uniform_(-bound, bound, generator=generator)
         self.bias.uniform_(-bound, bound, generator=generator)
@@ -50,13 +50,13 @@ class Projection(nn.Module):
 
     @torch.no_grad()
     def assign(self, fits: list[LinearFit]) -> None:
-        """Take over one solution per map."""
+        """Set each map to its solution."""
         for index, fit in enumerate(fits):
             self.weight[index] = fit.weight.to(self.weight)
             self.bias[index] = fit.bias.to(self.bias)
 
     def forward(self, states: Tensor, pair: int) -> Tensor:
-        """Map the student states of a pair of layers, ``(tokens, student_width)`` to ``(tokens, target_width)``."""
+        """Map the student states of a layer pair, ``(tokens, student_width)`` to ``(tokens, target_width)``."""
         index = self.map_of(pair)
         return torch.addmm(self.bias[index], states, self.weight[index])
 
@@ -79,10 +79,10 @@ class LinearFit:
 
 
 class Moments:
-    """Sums over tokens from which the least-squares map of inputs to targets follows.
+    """Sums over tokens that determine the least-squares map from inputs to targets.
 
-    Chunks are multiplied in float32 about the mean of the first chunk, so that nothing is lost to cancellation, and
-    summed in float64.
+    Chunks are centred on the mean of the first chunk to avoid cancellation, multiplied in float32, and summed in
+    float64.
     """
 
     def __init__(self) -> None:
@@ -90,7 +90,7 @@ class Moments:
         self._origins: tuple[Tensor, Tensor] | None = None
 
     def add(self, inputs: Tensor, targets: Tensor) -> None:
-        """Take in some tokens.
+        """Add some tokens.
 
         Args:
             inputs: float32 ``(tokens, inputs)``.
@@ -111,7 +111,7 @@ class Moments:
         self._cross_gram += inputs.T @ targets
 
     def centred(self) -> tuple[Tensor, Tensor, float]:
-        """Return inputs' and cross sums of products about the means, float64, and the targets' sum of squares."""
+        """Return the centred input and input-target products (float64), and the targets' centred sum of squares."""
         self._check()
         gram = self._input_gram - torch.outer(self._input_sum, self._input_sum) / self.count
         cross = self._cross_gram - torch.outer(self._input_sum, self._target_sum) / self.count
@@ -127,8 +127,8 @@ class Moments:
         """Solve ``min |inputs weight + bias - targets|^2 + penalty |weight|^2`` by Cholesky factorisation in float64.
 
         Args:
-            ridge: Penalty as a share of the inputs' mean variance; at least 1e-5, since sums of float32 products cannot
-                tell smaller directions from rounding errors. It is raised a hundredfold, up to five times, where the
+            ridge: Penalty as a fraction of the inputs' mean variance; at least 1e-5, because float32 products cannot
+                separate smaller directions from rounding errors. It is multiplied by 100, up to five times, if the
                 factorisation fails or its solution does not satisfy the normal equations.
 
         Raises:

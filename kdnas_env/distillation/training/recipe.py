@@ -1,4 +1,4 @@
-"""Recipes of mini-KD: how a student is started, what it learns, and how."""
+"""Recipes of mini-KD: a student's initialisation, objective and training."""
 
 from __future__ import annotations
 
@@ -29,52 +29,50 @@ _CHOICES = {
     "embeddings": EMBEDDINGS,
     "layers": LAYERS,
 }
-"""What the fields may be that are names."""
+"""Valid values of the fields that are names."""
 
 JUDGED = ("mapping", "objective", "projection", "share_projection")
-"""Fields that a student's own loss depends on: where they are searched, students are judged by another measure."""
+"""Fields that change a student's own loss; a search over them compares students by another measure."""
 
 OF_TEXT = ("mask_probability", "heldout_samples")
-"""Fields that change the text, or what of it is measured, which is one for all students of a search."""
+"""Fields that change the text or the measured part of it; these are equal for all students of a search."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a student is distilled; the defaults are the recipe ``default``.
+    """Settings of a distillation; the defaults are the recipe ``default``.
 
-    A student starts where closed forms can bring it: embeddings reduced from the teacher's hidden states, layers
-    sliced from the teacher's, projections solved by ridge regression, once before training and again after every
-    epoch. Gradient steps then do only what is left.
+    Closed forms initialise the student: embeddings reduced from the teacher's hidden states, layers sliced from the
+    teacher's, and projections solved by ridge regression before training and after every epoch. Gradient steps then
+    improve on this start.
 
     Attributes:
-        mapping: Which teacher layers a student layer learns
+        mapping: Teacher layers that a student layer learns
             (:func:`kdnas_env.distillation.training.mapping.map_layers`).
         objective: ``hidden_states`` (mean squared error through a projection) or ``relations`` (MiniLMv2).
         projection: ``ridge`` (solved in closed form) or ``gradient`` (trained).
-        share_projection: One projection for all layers, or one each.
-        ridge: Penalty of the closed form, as a share of the student states' mean variance (at least 1e-5).
+        share_projection: Whether all layers share one projection.
+        ridge: Penalty of the closed form, as a fraction of the student states' mean variance (at least 1e-5).
         embeddings: ``random``, ``pca`` or ``token_means``
             (:func:`kdnas_env.distillation.student.embeddings.embedding_basis`).
         layers: ``random``, or ``teacher``: sliced from the teacher's
-            (:func:`kdnas_env.distillation.student.slicing.slice_layers`); the shared layer of an ALBERT student stays
-            random, which was measured to be better, and so do all where the teacher's layers have not the
-            maps of BERT's.
-        train_embeddings: Whether the embedding tables are trained; those of positions and segments are anyway where
-            the teacher's are not known.
+            (:func:`kdnas_env.distillation.student.slicing.slice_layers`). The shared layer of an ALBERT student stays
+            random, which measured better. So do all layers if the teacher's layers lack the linear maps of BERT's.
+        train_embeddings: Whether to train the embedding tables; position and segment tables are always trained if the
+            teacher's are not known.
         batch_size: Sentences per step.
-        learning_rate: Peak learning rate of AdamW; where it is scaled, of a student 192 wide that starts with 0.3
-            of the teacher's variance unexplained.
-        width_scaling: Whether the learning rate falls with one over the student's width (Yang et al. 2022,
-            arXiv:2203.03466), so that one value serves a whole search space.
-        distance_scaling: Whether the learning rate is in proportion to what the closed forms leave unexplained (up to
-            twice ``learning_rate``): a student that starts near its teacher is only disturbed by large steps.
-        warmup_fraction: Share of the steps over which the learning rate rises, before it falls linearly to 0.
-        weight_decay: Of matrices other than embeddings.
-        max_grad_norm: Largest norm of a gradient, or None.
-        dropout: In the student, while training.
-        mask_probability: Share of the tokens that are corrupted as in masked language modelling, for teacher and
-            student alike.
-        heldout_samples: Held-out sentences that are looked at after every epoch, or None for all.
+        learning_rate: Peak learning rate of AdamW; with scaling, the rate of a student of width 192 that starts with
+            0.3 of the teacher's variance unexplained.
+        width_scaling: Whether the learning rate is inversely proportional to the student's width (Yang et al. 2022,
+            arXiv:2203.03466), so that one value suits a whole search space.
+        distance_scaling: Whether the learning rate is proportional to the variance that the closed forms leave
+            unexplained (up to twice ``learning_rate``); large steps would disturb a student close to its teacher.
+        warmup_fraction: Fraction of the steps over which the learning rate rises, before it falls linearly to 0.
+        weight_decay: Weight decay of matrices other than embeddings.
+        max_grad_norm: Gradient clipping norm, or None.
+        dropout: Dropout of the student during training.
+        mask_probability: Fraction of tokens corrupted as in masked language modelling, for teacher and student alike.
+        heldout_samples: Held-out sentences evaluated after every epoch, or None for all.
     """
 
     mapping: str = "uniform+last"
@@ -119,9 +117,9 @@ class Recipe:
         """Return the peak learning rate of a student.
 
         Args:
-            width: Its hidden size.
-            unexplained: Share of the teacher's variance that it does not explain before the first step; None where
-                nothing was solved in closed form.
+            width: The student's hidden size.
+            unexplained: Fraction of the teacher's variance unexplained before the first step; None if nothing was
+                solved in closed form.
         """
         rate = self.learning_rate
         if self.width_scaling:
@@ -150,15 +148,15 @@ RECIPES = {
         dropout=0.1,
     ),
 }
-"""Recipes by name. ``seed`` is that of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a random student with a shared
-projection, all learnt by gradient."""
+"""Recipes by name. ``seed`` is the recipe of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a random student with a
+shared projection, all trained by gradient descent."""
 
 
 def resolve_recipe(recipe: str | Mapping[str, Any] | Recipe) -> Recipe:
-    """Return a recipe by name, or one made of changes to ``default`` (or to the recipe under the key ``base``).
+    """Return a recipe by name, or apply changes to ``default`` (or to the recipe under the key ``base``).
 
     Raises:
-        KDNASError: If the name or a field is unknown, or a value is not what its field may be.
+        KDNASError: If the name or a field is unknown, or a value is invalid.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -184,17 +182,17 @@ def full_recipe(
     learning_rate: float | None = None,
     train_embeddings: bool = True,
 ) -> Recipe:
-    """Return the recipe of a full distillation: that of the search, for larger batches and a longer training.
+    """Return the recipe of a full distillation: the search recipe for larger batches and longer training.
 
-    The learning rate grows with the root of the batch size (Malladi et al. 2022, arXiv:2205.10287), up to batches of
-    32: with the rate that the rule gives for 128, thousands of steps end in divergence.
+    The learning rate grows with the square root of the batch size (Malladi et al. 2022, arXiv:2205.10287), up to
+    batches of 32: the rule's rate for 128 diverges after thousands of steps.
 
     Args:
         recipe: Recipe of the search.
         batch_size: Samples per step, over all processes.
-        learning_rate: Peak learning rate of a student 192 wide; None for that of the recipe, for this batch size.
-        train_embeddings: Whether the embedding tables are trained; those of positions and segments are anyway where
-            the teacher's are not known.
+        learning_rate: Peak learning rate of a student of width 192; None for the recipe's rate at this batch size.
+        train_embeddings: Whether to train the embedding tables; position and segment tables are always trained if the
+            teacher's are not known.
     """
     short = resolve_recipe(recipe)
     scaled = min(batch_size, max(_LARGEST_SCALED_BATCH, short.batch_size))
@@ -208,14 +206,14 @@ def full_recipe(
 
 
 def changed(recipe: Recipe, changes: Sequence[tuple[str, Any]]) -> Recipe:
-    """Return a recipe with the changes that a student of a joint space brings.
+    """Return a recipe with the changes of a student from a joint space.
 
     Args:
         recipe: The recipe of the search.
-        changes: Pairs of a field and its value, as :attr:`kdnas_env.core.architecture.StudentConfig.recipe` has them.
+        changes: Pairs of field and value, as in :attr:`kdnas_env.core.architecture.StudentConfig.recipe`.
 
     Raises:
-        SpaceError: If a field is unknown or of the text, or a value is not what its field may be.
+        SpaceError: If a field is unknown or belongs to the text, or a value is invalid.
     """
     searchable = [field.name for field in fields(Recipe) if field.name not in OF_TEXT]
     for name, _ in changes:
@@ -228,13 +226,13 @@ def changed(recipe: Recipe, changes: Sequence[tuple[str, Any]]) -> Recipe:
 
 
 def check_recipe_choices(choices: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse the dimensions of a joint space that cannot be those of a recipe.
+    """Check the recipe dimensions of a joint space.
 
     Args:
-        choices: Fields of the recipe to their choices (:attr:`kdnas_env.core.space.SearchSpace.recipe_choices`).
+        choices: Maps recipe fields to their choices (:attr:`kdnas_env.core.space.SearchSpace.recipe_choices`).
 
     Raises:
-        SpaceError: If one is unknown, or a choice is not what its field may be.
+        SpaceError: If a field is unknown, or a choice is invalid.
     """
     for name, values in choices.items():
         for value in values:

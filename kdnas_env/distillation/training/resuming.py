@@ -1,4 +1,4 @@
-"""Checkpoints of transformers' Trainer: what a training that was killed goes on from."""
+"""Checkpoints of transformers' Trainer, from which a killed training resumes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATE = "trainer_state.json"
 
 
 class ResumableTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that names the checkpoint that it cannot read."""
+    """A Trainer whose errors name an unreadable checkpoint."""
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         with _readable(resume_from_checkpoint):
@@ -35,10 +35,10 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]
 
 @contextmanager
 def _readable(checkpoint: str | None) -> Iterator[None]:
-    """Read a checkpoint in the block, of which PyTorch unpickles nothing but tensors and numbers.
+    """Context for reading a checkpoint, in which PyTorch unpickles only tensors and numbers.
 
     Raises:
-        RunError: If it cannot be read.
+        RunError: If the checkpoint cannot be read.
     """
     try:
         yield
@@ -51,11 +51,11 @@ def _readable(checkpoint: str | None) -> Iterator[None]:
 
 
 def unwritten(folder: Path, error: Exception) -> RunError | None:
-    """Return what an error of a training says of its checkpoints: that they cannot be written; None if it does not.
+    """Convert a training error to a RunError if it means that checkpoints cannot be written; else return None.
 
     Args:
-        folder: Where they are written.
-        error: The error. PyTorch tells of a full disk by a RuntimeError of its writer.
+        folder: Folder of the checkpoints.
+        error: The error. PyTorch reports a full disk as a RuntimeError of its writer.
     """
     if not isinstance(error, OSError) and "PytorchStreamWriter" not in str(error):
         return None

@@ -1,4 +1,4 @@
-"""What all students of one search share: the teacher's states on the corpus, and what follows from them."""
+"""Data shared by all students of a search: the teacher's states on the corpus, and values derived from them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _SMALLEST_CORPUS = 32
 
 @dataclass(frozen=True, eq=False)
 class TeachingBatch:
-    """Some samples of the corpus, with the teacher's states of their tokens or where they are found.
+    """Some samples of the corpus, with the teacher's states of their tokens or the location of these states.
 
     Attributes:
         packed: The tokens.
-        rows: Their rows in the cache, int64 ``(tokens,)``; of no meaning where ``taught`` is given.
-        taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, where they are at hand already.
+        rows: Rows of the tokens in the cache, int64 ``(tokens,)``; ignored if ``taught`` is given.
+        taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, if already computed.
     """
 
     packed: PackedBatch
@@ -51,10 +51,10 @@ class Workload:
         teacher: The teacher.
         corpus: The corpus.
         cache: The teacher's hidden states on ``train`` and ``heldout``.
-        train: Samples trained on, int64.
-        heldout: Samples held out, int64.
-        device: Where students are trained.
-        trimmed: Whether students are trained with the tokens that occur only.
+        train: Training samples, int64.
+        heldout: Held-out samples, int64.
+        device: Device on which students are trained.
+        trimmed: Whether the vocabulary in training is reduced to the tokens that occur.
     """
 
     teacher: Teacher
@@ -75,7 +75,7 @@ class Workload:
 
     @cached_property
     def vocabulary(self) -> NDArray[np.int64]:
-        """Token ids that students are trained with, sorted: those that occur in the samples, or all."""
+        """Sorted token ids used in training: the ids that occur in the samples if ``trimmed``, else all."""
         if not self.trimmed:
             return np.arange(self.teacher.architecture.vocab_size)
         rows = token_rows(self.corpus.offsets, np.concatenate([self.train, self.heldout]))
@@ -93,12 +93,12 @@ class Workload:
         return (total / count).float().to(self.device)
 
     def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
-        """Yield the batches of a plan of sample ids; tokens are numbered by their place in ``vocabulary``."""
+        """Yield the batches of a plan of sample ids; tokens are numbered by their index in ``vocabulary``."""
         for samples in plan:
             yield TeachingBatch(self.packed(samples), self.cache.token_rows(samples))
 
     def packed(self, samples: NDArray[np.int64]) -> PackedBatch:
-        """Return samples as one batch; tokens are numbered by their place in ``vocabulary``."""
+        """Return samples as one batch; tokens are numbered by their index in ``vocabulary``."""
         return pack_samples(self.corpus, samples, device=self.device, token_ids=self._token_ids)
 
     def taught(self, layers: Sequence[int], batch: TeachingBatch) -> Tensor:
@@ -108,13 +108,13 @@ class Workload:
         return _side_by_side(batch.taught, layers)
 
     def states(self, layers: Sequence[int], rows: NDArray[np.int64]) -> Tensor:
-        """Read states of the teacher, layers side by side, float32 ``(tokens, len(layers) * hidden_size)``.
+        """Read the teacher's states with concatenated layers, float32 ``(tokens, len(layers) * hidden_size)``.
 
         Raises:
-            CacheError: If the file of the cache has been cut short.
+            CacheError: If the cache file was truncated.
         """
         if self._resident is None:
-            # Only the rows of the batch leave the disk.
+            # Only the rows of the batch are read from disk.
             parts = {layer: torch.from_numpy(self.cached(layer, rows)).to(self.device) for layer in set(layers)}
         else:
             places = torch.from_numpy(rows).to(self.device)
@@ -122,15 +122,15 @@ class Workload:
         return _side_by_side(parts, layers)
 
     def cached(self, layer: int, rows: NDArray[np.int64]) -> NDArray[Any]:
-        """Read states of one layer as they are cached, ``(tokens, hidden_size)``.
+        """Read the states of one layer in the dtype of the cache, ``(tokens, hidden_size)``.
 
         Raises:
-            CacheError: If the file of the cache has been cut short.
+            CacheError: If the cache file was truncated.
         """
         return read_rows(self._maps[layer], rows)
 
     def subset(self, fraction: float, seed: int) -> NDArray[np.int64]:
-        """Draw a share of the training samples; a larger share of the same seed holds the smaller ones."""
+        """Draw a fraction of the training samples; with one seed, a larger subset contains the smaller ones."""
         count = max(1, round(fraction * len(self.train)))
         chosen: NDArray[np.int64] = np.sort(np.random.default_rng([seed, 1]).permutation(self.train)[:count])
         return chosen
@@ -141,13 +141,13 @@ class Workload:
 
     @cached_property
     def _resident(self) -> list[Tensor] | None:
-        """All states on the GPU as they are cached, where they leave it most of its memory."""
+        """All states on the GPU in the dtype of the cache, if they leave most of its memory free; else None."""
         if self.device.type != "cuda":
             return None
         free, _ = torch.cuda.mem_get_info(self.device)
         if sum(states.nbytes for states in self._maps) > _RESIDENT_SHARE * free:
             return None
-        # A copy, since the map is read-only, which PyTorch warns of.
+        # A copy, because PyTorch warns about read-only memory maps.
         every = np.arange(self.cache.tokens)
         return [torch.from_numpy(read_rows(states, every)).to(self.device) for states in self._maps]
 
@@ -167,7 +167,7 @@ def open_workload(
     cache_dtype: str = "float16",
     progress: Progress = SILENT,
 ) -> tuple[Workload, str]:
-    """Read a corpus, and the teacher's states on what mini-KD needs of it.
+    """Read a corpus, and the teacher's states on the samples that mini-KD needs.
 
     Args:
         teacher: The teacher.
@@ -175,14 +175,15 @@ def open_workload(
         recipe: The recipe, which may mask tokens.
         cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
         cache_dtype: ``float16`` or ``float32``.
-        progress: Told of the preparations.
+        progress: Receives the progress of the preparations.
 
     Returns:
-        The workload, and the SHA-256 (hex) of the tokenised corpus before any of it is masked.
+        The workload, and the SHA-256 (hex) of the tokenised corpus before masking.
 
     Raises:
-        CorpusError, CacheError: If one of them cannot be had.
-        TeacherError: If the teacher has not what the recipe's objective looks at.
+        CorpusError: If the corpus cannot be read.
+        CacheError: If the hidden states cannot be cached.
+        TeacherError: If the teacher lacks parts that the recipe's objective needs.
     """
     _check_objective(teacher, recipe)
     progress.begin("preparing corpus")
@@ -207,12 +208,12 @@ def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -
 
     Args:
         corpus: Name, folder or file of the corpus, or a mapping of arguments of
-            :func:`kdnas_env.distillation.text.corpus.load_corpus`, with the first of them under ``source``.
-        recipe: The recipe, one batch of which the corpus has to fill.
-        tokenizer: The teacher's.
+            :func:`kdnas_env.distillation.text.corpus.load_corpus`, including ``source``.
+        recipe: The recipe; the corpus must fill at least one of its batches.
+        tokenizer: The teacher's tokenizer.
 
     Raises:
-        CorpusError: If it cannot be read, or its options are malformed.
+        CorpusError: If the corpus cannot be read, or its options are malformed.
     """
     options: dict[str, Any] = {"source": corpus} if isinstance(corpus, str) else dict(corpus)
     if "source" not in options:
@@ -225,7 +226,7 @@ def read_text(corpus: str | Mapping[str, Any], recipe: Recipe, tokenizer: Any) -
 
 
 def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
-    """Return a corpus as teacher and students see it: masked, if the recipe wants that."""
+    """Return a corpus as teacher and students see it: masked if the recipe says so."""
     if not recipe.mask_probability:
         return text
     from kdnas_env.distillation.text.masking import corrupt_corpus
@@ -234,14 +235,14 @@ def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
 
 
 def _side_by_side(parts: Mapping[int, Tensor], layers: Sequence[int]) -> Tensor:
-    """Join states of some layers, float32."""
-    # Converted before: automatic mixed precision on the CPU refuses to join float16.
+    """Concatenate the states of some layers, float32."""
+    # Converted first, because automatic mixed precision on the CPU cannot concatenate float16.
     states = [parts[layer].float() for layer in layers]
     return torch.cat(states, dim=1) if len(states) > 1 else states[0]
 
 
 def measuring_batches(corpus: Corpus, samples: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Group samples of similar length into large batches, for passes without training."""
+    """Group samples of similar length into large batches, for evaluation passes."""
     order = samples[np.argsort(corpus.lengths[samples], kind="stable")]
     ends = np.cumsum(corpus.lengths[order]) // _MEASURING_TOKENS
     return np.split(order, np.flatnonzero(np.diff(ends)) + 1)
@@ -250,12 +251,12 @@ def measuring_batches(corpus: Corpus, samples: NDArray[np.int64]) -> list[NDArra
 def training_batches(
     corpus: Corpus, samples: NDArray[np.int64], batch_size: int, rng: np.random.Generator
 ) -> list[NDArray[np.int64]]:
-    """Cut samples into batches of similar length, in random order.
+    """Split samples into batches of similar length, in random order.
 
-    Samples of equal length are shuffled before, so batches differ from epoch to epoch.
+    Samples of equal length are shuffled first, so batches differ between epochs.
 
     Returns:
-        ``ceil(len(samples) / batch_size)`` arrays of sample ids; every sample is in one of them.
+        ``ceil(len(samples) / batch_size)`` arrays of sample ids; every sample is in exactly one array.
     """
     shuffled = rng.permutation(samples)
     order = shuffled[np.argsort(corpus.lengths[shuffled], kind="stable")]
