@@ -1,1 +1,1 @@
-"""Corpora: text read, tokenised, split."""
+"""Corpora: read, tokenise and split text."""

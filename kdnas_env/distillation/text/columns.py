@@ -1,4 +1,4 @@
-"""Which columns of a source hold its text."""
+"""Find the columns of a source that hold its text."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Columns:
     """Columns of a source.
 
     Attributes:
-        names: All of them; those within others as ``outer.inner``.
-        textual: Those that hold text, as far as is known.
-        doubt: Why the names may be none, in words.
+        names: Names of all columns; nested columns as ``outer.inner``.
+        textual: Names of the columns known to hold text.
+        doubt: Reason why ``names`` may not be column names, for messages; None if there is no doubt.
     """
 
     names: tuple[str, ...]
@@ -34,12 +34,12 @@ class Columns:
 def choose_columns(columns: Columns, requested: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
     """Return the one or two columns that hold the text.
 
-    With ``requested=None``: the only column of texts, else the first of ``text``, ``sentence``, ``content``,
-    ``document`` and ``review`` that exists.
+    With ``requested=None``: the only text column, else the first existing column among ``text``, ``sentence``,
+    ``content``, ``document`` and ``review``.
 
     Raises:
-        CorpusError: If a requested column is missing, more than two are asked for, none can be told apart, or the names
-            are in doubt.
+        CorpusError: If a requested column is missing, more than two are requested, the text column is ambiguous, or the
+            column names are in doubt.
     """
     if requested is not None:
         names = (requested,) if isinstance(requested, str) else tuple(requested)
@@ -66,12 +66,12 @@ def choose_columns(columns: Columns, requested: str | Sequence[str] | None, sour
 
 
 def holds_text(values: Iterable[Any]) -> bool:
-    """Whether some of a column's values are texts, beside numbers, truth values and dates that are written as texts."""
+    """Whether a column holds text, ignoring numbers, booleans and dates written as strings."""
     return any(isinstance(value, str) and value.strip() and not _is_data(value.strip()) for value in values)
 
 
 def doubt_of_header(path: Path, names: Sequence[str], textual: Sequence[str]) -> str | None:
-    """Return why the first row of a table may not name its columns: it reads like a row; None if it does not."""
+    """Return why the first row of a table looks like data rather than column names; None if it does not."""
     other = next((separator for separator in _OTHER_SEPARATORS if len(names) == 1 and separator in names[0]), None)
     if other is not None:
         return f"the first row of {str(path)!r} is one cell, {shown(names[0])}; say separator={other!r} if it is more"

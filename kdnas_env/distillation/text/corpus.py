@@ -24,16 +24,16 @@ _CHUNK = 1024
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokenised text. A sample id is a position in ``offsets``; all arrays are read-only.
+    """Tokenised text. A sample id is an index into ``offsets``; all arrays are read-only.
 
     Attributes:
-        input_ids: Token ids of all samples one after the other, int32 ``(tokens,)``.
-        token_type_ids: Segment of each token, int8 ``(tokens,)``, or None where the tokenizer makes none.
+        input_ids: Concatenated token ids of all samples, int32 ``(tokens,)``.
+        token_type_ids: Segment of each token, int8 ``(tokens,)``, or None if the tokenizer makes none.
         offsets: Sample ``i`` owns tokens ``offsets[i]:offsets[i + 1]``, int64 ``(samples + 1,)``.
         train: Sample ids of the proxy subset, sorted, int64.
-        heldout: Sample ids held out, sorted, disjoint from ``train_full``, int64.
-        train_full: Every sample id not held out, sorted, int64; contains ``train``.
-        report: How the corpus came to be.
+        heldout: Held-out sample ids, sorted, disjoint from ``train_full``, int64.
+        train_full: All sample ids not held out, sorted, int64; contains ``train``.
+        report: Report of the corpus preparation.
         fingerprint: SHA-256 (hex) of token ids, segments and offsets.
     """
 
@@ -58,11 +58,11 @@ class Corpus:
     def padded(
         self, sample_ids: NDArray[np.int64], pad_token_id: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64] | None]:
-        """Stack samples into one batch, padded on the right to the longest of them.
+        """Stack samples into one batch, right-padded to the longest sample.
 
         Returns:
-            Token ids, attention mask (1 on real tokens) and segments (None where the corpus has none), each int64
-            ``(len(sample_ids), longest)``. Masked tokens in row order are those of ``token_rows(offsets, sample_ids)``.
+            Token ids, attention mask (1 on real tokens) and segments (None if the corpus has none), each int64
+            ``(len(sample_ids), longest)``. The real tokens in row order match ``token_rows(offsets, sample_ids)``.
         """
         lengths = self.lengths[sample_ids]
         real = np.arange(lengths.max()) < lengths[:, None]
@@ -77,7 +77,7 @@ class Corpus:
 
 
 def token_rows(offsets: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the positions of all tokens of ``samples``, sample by sample in the order given, int64 ``(tokens,)``."""
+    """Return the indices of all tokens of ``samples``, sample by sample in the given order, int64 ``(tokens,)``."""
     starts, lengths = offsets[samples], offsets[samples + 1] - offsets[samples]
     firsts = np.cumsum(lengths) - lengths
     rows: NDArray[np.int64] = np.arange(int(lengths.sum())) + np.repeat(starts - firsts, lengths)
@@ -86,14 +86,14 @@ def token_rows(offsets: NDArray[np.int64], samples: NDArray[np.int64]) -> NDArra
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the samples of a corpus are made of rows, and split.
+    """Options for making samples from rows, and for splitting them.
 
     Attributes:
         max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed: See
             :func:`load_corpus`.
 
     Raises:
-        CorpusError: If one of them is out of range.
+        CorpusError: If an option is out of range.
     """
 
     max_length: int = 50
@@ -137,42 +137,42 @@ def load_corpus(
 ) -> Corpus:
     """Read, clean, tokenise and split a corpus.
 
-    Rows without usable text and rows that repeat the text of an earlier one are counted and dropped. Texts are equal if
-    the tokenizer makes the same of them, up to ``max_length``: the case of letters may not count, but what it does not
-    know does. So no known input is ever both trained on and held out. The held-out split is drawn from all samples, the
-    proxy subset from the rest; the same seed with a larger ``proxy_fraction`` gives a superset, with the same samples
-    held out.
+    Rows without usable text and rows that repeat an earlier text are counted and dropped. Texts are equal if their
+    tokens are equal up to ``max_length``; letter case may be ignored, but the text of unknown tokens is compared. No
+    input is therefore both in the training and in the held-out split. The held-out split is drawn from all samples, the
+    proxy subset from the others. The same seed with a larger ``proxy_fraction`` gives a superset, with the same
+    held-out samples.
 
     Args:
         source: ``"demo"`` (6,398 Rotten Tomatoes sentences), ``"demo:imdb"`` (25,000 IMDB reviews), ``"demo:all"``
-            (both, in sentences for the most part: :func:`kdnas_env.distillation.text.demo.demo_texts`), a local file
-            (parquet, jsonl, json, csv, tsv, txt with one text a line; also compressed: gz, bz2, xz, zst), a local
-            folder of such files or in the layout of a hub dataset, a folder that ``save_to_disk`` of ``datasets`` has
-            written, or the name of a hub dataset. A path is that very file or folder, never a pattern.
-        tokenizer: A fast tokenizer of transformers; the teacher's.
-        config_name: Configuration of the dataset, where it has several.
+            (both, mostly as sentences: :func:`kdnas_env.distillation.text.demo.demo_texts`), a local file (parquet,
+            jsonl, json, csv, tsv, txt with one text per line; also compressed: gz, bz2, xz, zst), a local folder of
+            such files or in the layout of a hub dataset, a folder written by ``save_to_disk`` of ``datasets``, or the
+            name of a hub dataset. A path is taken literally, never as a pattern.
+        tokenizer: The teacher's tokenizer, a fast tokenizer of transformers.
+        config_name: Configuration of the dataset, if it has several.
         split: Split of the dataset, in the notation of ``datasets``.
-        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it. A field within
-            another is ``outer.inner``.
-        encoding: Encoding of local text files; None for UTF-8, or what a byte-order mark says.
-        separator: What separates the cells of local csv and tsv files; None for what the name of the file says.
-        quoted: Whether cells of local csv and tsv files may stand in double quotes; None for all but those separated by
-            tabs.
-        header: Whether the first row of local csv and tsv files names the columns, which are called ``1``, ``2``, ...
-            otherwise; None if it does, and is to be refused where it reads like text.
-        unit: What a row of a local txt file is, ``line`` or the whole ``file``; None for a line.
-        max_length: Longest sample in tokens, special tokens included; longer ones are truncated.
-        proxy_fraction: Share of the samples not held out that ``train`` takes, in (0, 1].
-        heldout_fraction: Share of all samples that ``heldout`` takes, in (0, 1).
+        text_columns: The column that holds the text, or two columns for sentence pairs; None to find it. A nested field
+            is written ``outer.inner``.
+        encoding: Encoding of local text files; None for UTF-8, or the encoding of the byte-order mark.
+        separator: Cell separator of local csv and tsv files; None to derive it from the file name.
+        quoted: Whether cells of local csv and tsv files may be in double quotes; None for yes, unless tabs separate
+            the cells.
+        header: Whether the first row of local csv and tsv files names the columns; if not, they are called ``1``,
+            ``2``, ... None means yes, with an error if the first row reads like text.
+        unit: Content of one row of a local txt file, ``line`` or the whole ``file``; None for a line.
+        max_length: Longest sample in tokens, special tokens included; longer samples are truncated.
+        proxy_fraction: Fraction of the samples not held out that goes to ``train``, in (0, 1].
+        heldout_fraction: Fraction of all samples that goes to ``heldout``, in (0, 1).
         max_samples: Keep at most this many samples, drawn with ``seed``; None for all.
-        min_samples: Fewest samples that ``train`` may have (one batch of training).
-        pair_fraction: Share of the samples that are two rows that follow each other, as a pair of sentences, in [0, 1];
-            for sources with one text a row.
+        min_samples: Minimum number of samples in ``train`` (one training batch).
+        pair_fraction: Fraction of the samples made of two consecutive rows, as sentence pairs, in [0, 1]; for sources
+            with one text per row.
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
 
     Raises:
-        CorpusError: If the source cannot be read, a split or a column is missing, an option is out of range or not for
-            this kind of source, or too little usable text is left.
+        CorpusError: If the source cannot be read, a split or a column is missing, an option is out of range or does not
+            apply to this kind of source, or the usable text is too short.
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
     sampling = Sampling(max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed)
@@ -188,14 +188,14 @@ def corpus_of_rows(
 
     Args:
         rows: The rows.
-        tokenizer: A fast tokenizer of transformers; the teacher's.
-        sampling: How samples are made of them.
-        source: What the source is called.
+        tokenizer: The teacher's tokenizer, a fast tokenizer of transformers.
+        sampling: Options for making samples from rows.
+        source: Name of the source, for messages.
         config_name: Configuration of the dataset.
         split: Split of the dataset.
 
     Raises:
-        CorpusError: If they cannot be read, or too little usable text is left.
+        CorpusError: If the rows cannot be read, or the usable text is too short.
     """
     order_stream, split_stream, pair_stream = np.random.default_rng(sampling.seed).spawn(3)
     if sampling.pair_fraction and len(rows.columns) == 2:
@@ -275,11 +275,11 @@ def corpus_of_rows(
 def split_samples(
     samples: int, *, proxy_fraction: float, heldout_fraction: float, generator: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Draw the held-out split, then the proxy subset from the rest.
+    """Draw the held-out split, then the proxy subset from the other samples.
 
     Returns:
         ``(train, heldout, train_full)``: sorted sample ids, int64. ``heldout`` and ``train_full`` partition
-        ``range(samples)``; ``train`` is a subset of ``train_full``. Each has at least one sample where ``samples > 1``.
+        ``range(samples)``; ``train`` is a subset of ``train_full``. Each has at least one sample if ``samples > 1``.
     """
     shuffled = generator.permutation(samples)
     held = min(max(1, round(heldout_fraction * samples)), max(samples - 1, 0))
@@ -289,7 +289,7 @@ def split_samples(
 
 
 def _units(rows: int, pair_fraction: float, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Cut rows into units of one or two that follow each other: first row and number of rows, int64 ``(units, 2)``."""
+    """Group rows into units of one row or two consecutive rows: first row and row count, int64 ``(units, 2)``."""
     if not pair_fraction:
         return np.stack([np.arange(rows), np.ones(rows, dtype=np.int64)], axis=1)
     sizes = 1 + (generator.random(rows) < pair_fraction)
@@ -326,7 +326,7 @@ def _check_tokenizer(tokenizer: Any, max_length: int, texts: int) -> None:
 
 
 def token_fingerprint(ids: NDArray[np.int32], types: NDArray[np.int8] | None, offsets: NDArray[np.int64]) -> str:
-    """Return the SHA-256 (hex) of token ids, segments and offsets, as :class:`Corpus` has them."""
+    """Return the SHA-256 (hex) of the token ids, segments and offsets of a :class:`Corpus`."""
     digest = hashlib.sha256()
     for array in (ids, types, offsets):
         digest.update(b"none" if array is None else f"{array.dtype.str}{array.shape}".encode() + array.tobytes())

@@ -1,4 +1,4 @@
-"""How a corpus came to be: what was kept, dropped and cut."""
+"""Report of a corpus preparation: kept, dropped and truncated text."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from kdnas_env.support.progress import Progress
 
 _MUCH_UNKNOWN = 0.01
-"""Share of unknown tokens from which a note warns of them."""
+"""Fraction of unknown tokens from which a note warns."""
 
 _FEW_HELD_OUT = 20
 """With fewer held-out samples a note warns that the loss is not reliable."""
 
 _WHOLE = 0.99
-"""Share of the samples that an advised length leaves whole; as few may be cut without advice."""
+"""Fraction of the samples that the advised length does not truncate; no advice if the current length reaches it."""
 
 _STEP = 8
 """Advised lengths are multiples of this."""
@@ -25,34 +25,34 @@ _STEP = 8
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """How a corpus came to be, as plain data.
+    """Report of a corpus preparation, as plain data.
 
     ``rows`` equals ``kept + paired + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
 
     Attributes:
-        source: What ``load_corpus`` was given.
+        source: The source given to ``load_corpus``.
         config_name: Configuration of the dataset, if any.
         split: Split of the dataset.
-        text_columns: The one or two columns that were read.
+        text_columns: The one or two text columns.
         rows: Rows of the source.
         kept: Samples of the corpus.
         dropped_empty: Rows whose text (either text of a pair) is missing, blank, or yields no token.
-        dropped_duplicate: Rows whose text is that of an earlier one to the tokenizer, up to ``corpus.max_length``.
+        dropped_duplicate: Rows whose tokens equal those of an earlier row, up to ``corpus.max_length``.
         dropped_non_string: Rows whose text is not a string.
-        unused: Rows never looked at because ``max_samples`` was reached, and rows joined to one that was dropped.
-        truncated: Samples cut to ``corpus.max_length``.
+        unused: Rows not read because ``max_samples`` was reached, and rows paired with a dropped row.
+        truncated: Samples truncated to ``corpus.max_length``.
         tokens: Tokens of all samples.
         max_length: Longest sample allowed, in tokens, special tokens included.
-        proxy_fraction: Share of the samples not held out that the proxy subset takes.
-        heldout_fraction: Share of all samples that is held out.
+        proxy_fraction: Fraction of the samples not held out that goes to the proxy subset.
+        heldout_fraction: Fraction of all samples that is held out.
         train_samples: Samples of the proxy subset.
-        heldout_samples: Samples held out.
+        heldout_samples: Held-out samples.
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
-        pair_fraction: Share of the samples that was to be two rows, one after the other.
-        paired: Samples that are two rows.
-        unknown_fraction: Share of the tokens that stand for text which the tokenizer does not know.
-        whole_length: Length in tokens at which 99 % of the samples would not be cut, special tokens included; None of
-            pairs, and of records of earlier versions.
+        pair_fraction: Requested fraction of samples made of two consecutive rows.
+        paired: Samples made of two rows.
+        unknown_fraction: Fraction of unknown tokens.
+        whole_length: Length in tokens at which 99 % of the samples would not be truncated, special tokens included;
+            None for pairs, and for records of earlier versions.
     """
 
     source: str
@@ -84,7 +84,7 @@ class CorpusReport:
 
     @property
     def summary(self) -> str:
-        """What was read, in a sentence."""
+        """One sentence that summarises the corpus."""
         columns = " and ".join(self.text_columns)
         return (
             f"text {self.source}, column {columns}: {self.kept:,} samples of {self.rows:,} rows, "
@@ -94,10 +94,10 @@ class CorpusReport:
         )
 
     def notes(self, longest: int) -> tuple[str, ...]:
-        """Return notes on what was dropped, cut or unknown; they name options as commands have them.
+        """Return notes on dropped, truncated and unknown text; they use the option names of the commands.
 
         Args:
-            longest: Longest sample that the tokenizer is for, in tokens.
+            longest: Longest sample that the tokenizer supports, in tokens.
         """
         dropped = {
             "empty": self.dropped_empty,
@@ -120,7 +120,7 @@ class CorpusReport:
         return tuple(notes)
 
     def _remedy(self, longest: int) -> str:
-        """Say what to do about samples that are cut."""
+        """Return advice on truncated samples."""
         if self.max_length >= longest:
             return "the teacher takes no more"
         if self.whole_length is None:
@@ -134,21 +134,21 @@ class CorpusReport:
 
 
 def whole_length(lengths: Sequence[int]) -> int:
-    """Return the length at which 99 % of samples are not cut.
+    """Return the length at which 99 % of samples are not truncated.
 
     Args:
-        lengths: Their lengths, in tokens, if none is cut.
+        lengths: Lengths of the samples without truncation, in tokens.
     """
     return int(np.quantile(lengths, _WHOLE, method="higher"))
 
 
 def tell(report: CorpusReport, longest: int, progress: Progress) -> None:
-    """Say what became of a text, and what to change.
+    """Report the corpus preparation, with advice.
 
     Args:
-        report: How the corpus came to be.
-        longest: Longest sample that the tokenizer is for, in tokens.
-        progress: Where.
+        report: Report of the corpus preparation.
+        longest: Longest sample that the tokenizer supports, in tokens.
+        progress: Receives the messages.
     """
     progress.say(report.summary)
     for note in report.notes(longest):

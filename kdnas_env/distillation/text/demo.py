@@ -1,8 +1,8 @@
 """The embedded default: a real teacher, real text and a real task shipped as packages of the extra ``demo``.
 
-The tasks are sentiment, positive or negative: of Rotten Tomatoes sentences (Pang & Lee 2005) and of IMDB reviews (Maas
-et al. 2011). What they are validated and tested on is in none of the embedded corpora, neither trained on nor held out,
-but for ``demo:imdb``: it has all reviews, since tables of evaluations were made of it.
+The tasks classify sentiment, positive or negative, of Rotten Tomatoes sentences (Pang & Lee 2005) and of IMDB reviews
+(Maas et al. 2011). The embedded corpora exclude the validation and test texts of the tasks. The exception is
+``demo:imdb``: it has all reviews, because tables of evaluations were made with it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CORPUS_TITLES = {
     "demo:imdb": "IMDB movie reviews",
     "demo:all": "Rotten Tomatoes and IMDB sentences and reviews",
 }
-"""What the embedded corpora are called where people read."""
+"""Display names of the embedded corpora."""
 
 TASK_SPLITS = ("train", "validation", "test")
 """Splits of the embedded tasks."""
@@ -31,7 +31,7 @@ TASK_SPLITS = ("train", "validation", "test")
 _ROTTEN_TOMATOES, _IMDB = "rotten_tomatoes", "imdb"
 _PARTS = {"demo": "task", "demo:rotten_tomatoes": "task", "demo:imdb": "reviews", "demo:all": "all"}
 _SPLIT_SIZES = {_ROTTEN_TOMATOES: 1066, _IMDB: 2500}
-"""Texts of the validation and of the test split; Rotten Tomatoes has as many on the hub."""
+"""Number of texts in the validation split, and in the test split; Rotten Tomatoes has the same sizes on the hub."""
 _WHOLE_REVIEW_EVERY = 5
 _LINE_BREAK = re.compile(r"\s*(?:<br\s*/?>\s*)+")
 _SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|{_LINE_BREAK.pattern}")
@@ -39,12 +39,12 @@ _LEAST_WORDS = 3
 
 
 def teacher_title(name: str) -> str:
-    """Return what a teacher is called where people read: the last part of its name."""
+    """Return the display name of a teacher: the last part of its name."""
     return "all-MiniLM-L6-v2" if name == "demo" else Path(name).name
 
 
 def _packaged(module: str, distribution: str, relative: str) -> Path:
-    # find_spec locates a top-level package without running it: importing these can cost seconds.
+    # find_spec locates a top-level package without importing it; these imports can take seconds.
     spec = importlib.util.find_spec(module)
     for folder in (spec.submodule_search_locations or []) if spec is not None else []:
         path = Path(folder) / relative
@@ -57,7 +57,7 @@ def _packaged(module: str, distribution: str, relative: str) -> Path:
 
 
 def demo_teacher_directory() -> Path:
-    """Return the folder of the packaged all-MiniLM-L6-v2 (BERT, 6 layers, 384 wide, 22M parameters).
+    """Return the folder of the packaged all-MiniLM-L6-v2 (BERT, 6 layers, width 384, 22M parameters).
 
     Raises:
         DependencyError: If the extra ``demo`` is not installed.
@@ -66,10 +66,10 @@ def demo_teacher_directory() -> Path:
 
 
 def check_demo(teacher: str, source: str) -> None:
-    """Check that a teacher and a corpus are there if they are embedded ones.
+    """Check that embedded teachers and corpora are installed; others are not checked.
 
     Raises:
-        DependencyError: If one is, and the extra ``demo`` is not installed.
+        DependencyError: If one is embedded, and the extra ``demo`` is not installed.
     """
     if teacher == "demo":
         demo_teacher_directory()
@@ -90,12 +90,12 @@ def demo_texts(name: str) -> list[str]:
     """Return the texts of an embedded corpus.
 
     Args:
-        name: ``demo`` or ``demo:rotten_tomatoes``, the training sentences of that task; ``demo:imdb``, all reviews,
-            those that the task ``imdb`` is tested on included; ``demo:all``, the training sentences with the sentences
-            of four in five of the training reviews and the whole text of the fifth.
+        name: ``demo`` or ``demo:rotten_tomatoes``: the training sentences of that task. ``demo:imdb``: all reviews,
+            including the test texts of the task ``imdb``. ``demo:all``: the training sentences, plus the training
+            reviews; every fifth review is one text, the others are split into sentences.
 
     Raises:
-        CorpusError: If there is no such corpus.
+        CorpusError: If the corpus does not exist.
         DependencyError: If the extra ``demo`` is not installed.
     """
     if name not in _PARTS:
@@ -119,15 +119,15 @@ def demo_texts(name: str) -> list[str]:
 def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list[int]]:
     """Return the texts and labels (0 negative, 1 positive) of a split of an embedded task.
 
-    The splits are fixed: of each label the texts with the smallest SHA-256 are tested on, the next validated on. All
-    are balanced. Line breaks of reviews, which are marked up, are spaces.
+    The splits are fixed: for each label, the texts with the smallest SHA-256 are the test split, the next ones the
+    validation split. All splits are balanced. HTML line breaks in reviews become spaces.
 
     Args:
         split: One of ``TASK_SPLITS``: 6,398, 1,066 and 1,066 sentences, or 20,000, 2,500 and 2,500 reviews.
         task: ``rotten_tomatoes`` or ``imdb``.
 
     Raises:
-        CorpusError: If there is no such split.
+        CorpusError: If the split does not exist.
         DependencyError: If the extra ``demo`` is not installed.
     """
     if split not in TASK_SPLITS:
@@ -137,7 +137,7 @@ def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list
 
 
 def _split(task: str, split: str) -> list[tuple[int, str, int]]:
-    """Return number, text and label of the rows of a split; those of equal texts are numbered apart."""
+    """Return number, text and label of the rows of a split; rows of equal text have different numbers."""
     rows = [(text, label) for text, label, source in _rows() if source == task]
     share = _SPLIT_SIZES[task] // 2
     places = {"test": slice(0, share), "validation": slice(share, 2 * share), "train": slice(2 * share, None)}

@@ -1,4 +1,4 @@
-"""Folders of text files: which of them make which split, as ``datasets`` and the YAML of a hub's README.md have it."""
+"""Assign the text files of a folder to splits, following ``datasets`` and the YAML header of a hub README.md."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Files:
     """Files of a source.
 
     Attributes:
-        splits: Those of each split, in order.
-        layout: How they are laid out.
+        splits: Files of each split, in order.
+        layout: Layout of the files.
     """
 
     splits: Mapping[str, tuple[Path, ...]]
@@ -37,16 +37,16 @@ class Files:
 
 
 def folder_files(folder: Path, config_name: str | None, layout: TextLayout, scratch: Path) -> Files | DatasetBuilder:
-    """Return the files of each split of a folder; of files that are no text files, what ``datasets`` reads them with.
+    """Return the files of each split of a folder; for files other than text files, the builder of ``datasets``.
 
     Args:
         folder: The folder.
-        config_name: Configuration, where the folder has several.
-        layout: How the files are laid out, which goes before what README.md says.
+        config_name: Configuration, if the folder has several.
+        layout: Layout of the files; overrides README.md.
         scratch: Folder for temporary files.
 
     Raises:
-        CorpusError: If it is empty, or its README.md asks for options that are not known here.
+        CorpusError: If the folder is empty, or its README.md uses options that are not supported.
     """
     from datasets import load_dataset_builder
 
@@ -61,13 +61,13 @@ def folder_files(folder: Path, config_name: str | None, layout: TextLayout, scra
         str(split): tuple(root / Path(file).relative_to(place) for file in files)
         for split, files in builder.config.data_files.items()
     }
-    if list(builder.builder_configs) == ["default"]:  # no README.md says which files are meant
+    if list(builder.builder_configs) == ["default"]:  # no README.md selects the files
         _tell_of_others(root, {file for files in splits.values() for file in files})
     return Files(splits, TextLayout(**{**_layout_of(builder.config, folder), **layout.given()}))
 
 
 def _mirrored(root: Path, scratch: Path) -> Path:
-    """Return a folder of links under a plain name: ``datasets`` takes paths for patterns."""
+    """Return a folder of links under a plain name, because ``datasets`` reads paths as patterns."""
     mirror = scratch.resolve() / "folder"
     for place, _, names in os.walk(root):
         inner = mirror / Path(place).relative_to(root)
@@ -78,7 +78,7 @@ def _mirrored(root: Path, scratch: Path) -> Path:
 
 
 def _layout_of(config: Any, folder: Path) -> dict[str, Any]:
-    """Return the layout that the configuration of a builder asks for."""
+    """Return the layout that the configuration of a builder requests."""
     from datasets import BuilderConfig
 
     common = {field.name for field in fields(BuilderConfig)}
@@ -109,7 +109,7 @@ def _layout_of(config: Any, folder: Path) -> dict[str, Any]:
 
 
 def _tell_of_others(root: Path, read: set[Path]) -> None:
-    """Log the text files that no split holds: ``datasets`` leaves out those of a rarer kind, or of no split."""
+    """Log the text files in no split: ``datasets`` ignores files of a rarer kind, and files that match no split."""
     others = []
     for path in sorted(root.rglob("*")):
         parts = path.relative_to(root).parts

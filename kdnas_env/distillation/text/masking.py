@@ -1,4 +1,4 @@
-"""Corrupting text as masked language modelling does."""
+"""Corrupt text as in masked language modelling."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from kdnas_env.distillation.text.corpus import Corpus, token_fingerprint
 from kdnas_env.errors import CorpusError
 
 _MASKED, _RANDOM = 0.8, 0.1
-"""What becomes of the selected tokens; the rest of them is kept."""
+"""Fractions of the selected tokens that are masked and replaced at random; the other selected tokens stay."""
 
 
 def corrupt_corpus(corpus: Corpus, tokenizer: Any, probability: float, seed: int) -> Corpus:
     """Corrupt the tokens of a corpus as BERT's pre-training does (Devlin et al. 2019, arXiv:1810.04805, section 3.1).
 
-    Every token that is not special is selected with the probability. Of the selected ones 80 % become the mask token,
-    10 % a random token of the vocabulary that is not special, and 10 % stay. The draw is made once: teacher and
-    student see the same corrupted text in every epoch, so the teacher's hidden states can be cached.
+    Every token that is not special is selected with the given probability. Of the selected tokens, 80 % become the mask
+    token, 10 % a random non-special token, and 10 % stay. Tokens are drawn once: teacher and student see the same
+    corrupted text in every epoch, so the teacher's hidden states can be cached.
 
     Args:
         corpus: The corpus; not changed.
-        tokenizer: The tokenizer that made it.
-        probability: Chance of a token to be selected, in [0, 1]; 0 returns the corpus itself.
-        seed: Seed of the draw.
+        tokenizer: The corpus' tokenizer.
+        probability: Probability of selecting a token, in [0, 1]; 0 returns the corpus itself.
+        seed: Seed of the random selection.
 
     Returns:
-        The same samples and splits with other token ids, and a fingerprint of these.
+        A corpus with the same samples and splits, new token ids, and a new fingerprint.
 
     Raises:
         CorpusError: If the probability is out of range, or the tokenizer has no mask token.

@@ -1,4 +1,4 @@
-"""Sources whose rows are wanted with more than their texts: every split, and any columns, as they are."""
+"""Read all splits and arbitrary columns of a source, without conversion to text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Record = tuple[str, tuple[Any, ...]]
-"""Where a row stands (for messages), and the values of its columns; None where it has none."""
+"""Location of a row (for messages), and the values of its columns; None for a missing value."""
 
 
 class Records(Protocol):
@@ -37,7 +37,7 @@ class Records(Protocol):
         """Read some columns of a split."""
 
     def class_names(self, split: str, column: str) -> tuple[str, ...]:
-        """Return what the numbers of a column stand for; empty if they are no classes with names."""
+        """Return the class names of a column of numbers; empty if the numbers are not named classes."""
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def open_records(
     Args:
         source: A file (of the split ``train``), a folder, or a dataset of the hub.
         config_name: Configuration of a hub dataset or of a folder in hub layout.
-        layout: How local files are laid out.
+        layout: Layout of local files.
 
     Raises:
         CorpusError: If the source does not exist, or cannot be reached or read.

@@ -1,4 +1,4 @@
-"""Samples of a corpus: rows of text, cleaned, tokenised and told apart."""
+"""Make samples from rows of text: clean, tokenise and deduplicate."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from kdnas_env.distillation.text.sources import Texts
 
 
 class Samples:
-    """Collects tokenised samples until enough of them are kept, counting what is dropped.
+    """Collects tokenised samples up to a limit, and counts the dropped rows.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
         max_length: Longest sample, in tokens.
-        limit: Samples to keep.
-        pairs_rows: Whether samples of two texts are two rows.
+        limit: Number of samples to keep.
+        pairs_rows: Whether the two texts of a pair come from two rows.
 
     Attributes:
-        lengths: Tokens of each sample that is kept.
-        whole_lengths: Tokens that each would have if it were not cut; for samples of one text.
-        ids: Their tokens, in arrays of many samples one after the other.
-        types: Their segments, alike; empty where the tokenizer makes none.
-        empty, duplicate, non_string: Rows that are dropped.
-        truncated: Samples that are cut.
-        paired: Samples that are two rows.
+        lengths: Number of tokens of each kept sample.
+        whole_lengths: Number of tokens of each sample before truncation; only for samples of one text.
+        ids: Tokens of the samples; each array concatenates many samples.
+        types: Segments, in the same form; empty if the tokenizer makes none.
+        empty, duplicate, non_string: Numbers of dropped rows.
+        truncated: Number of truncated samples.
+        paired: Number of samples made of two rows.
     """
 
     def __init__(self, tokenizer: Any, max_length: int, limit: int, *, pairs_rows: bool) -> None:
@@ -45,7 +45,7 @@ class Samples:
         self._seen: set[bytes] = set()
 
     def add(self, rows: list[Texts]) -> bool:
-        """Take in rows of one or two texts; return whether more are wanted."""
+        """Add rows of one or two texts; return whether more rows are needed."""
         kept, usable = [], self._usable(rows)
         for texts, encoding in zip(usable, self._encode(usable), strict=True):
             if len(self.lengths) == self._limit:
@@ -106,7 +106,7 @@ class Samples:
         return True
 
     def _unknown(self, texts: tuple[str, ...], encoding: Any) -> list[str]:
-        """Return what the unknown tokens stand for: texts are not equal because none of their words is known."""
+        """Return the text behind the unknown tokens, so that texts of unknown words are not taken for equal."""
         unknown = self._tokenizer.unk_token_id
         if unknown not in encoding.ids:
             return []

@@ -1,4 +1,4 @@
-"""Sources of text: local files and folders, hub datasets, the embedded default; as rows of one or two texts."""
+"""Sources of text as rows of one or two texts: local files and folders, hub datasets, the embedded default."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _BATCH = 1024
 
 Texts = tuple[str | None, ...]
-"""A row: one or two texts, empty where there is none, and None where there is something else."""
+"""A row of one or two texts: an empty string for a missing text, None for a value of another type."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +38,9 @@ class TextRows:
     """Rows of a source, by number.
 
     Attributes:
-        columns: The one or two columns that they are of.
-        dataset: What holds them.
-        as_text: What makes texts of its values.
+        columns: The one or two text columns.
+        dataset: The dataset that holds the rows.
+        as_text: Converts a value of the dataset to text.
     """
 
     columns: tuple[str, ...]
@@ -58,10 +58,10 @@ class TextRows:
 
 @dataclass(frozen=True, eq=False)
 class TextStream:
-    """Rows of a source that are read as they are iterated over, never as a whole.
+    """Rows of a source, read lazily during iteration.
 
     Attributes:
-        columns: The one or two columns that they are of.
+        columns: The one or two text columns.
         rows: Mappings with these columns.
     """
 
@@ -93,15 +93,15 @@ def open_source(
 ) -> Iterator[TextRows]:
     """Open a corpus source, valid inside the ``with`` block.
 
-    Local files are converted into a private temporary folder, never into the user's ``datasets`` cache: nothing stale
-    can come back, nothing is left behind, and any number of processes may read the same file.
+    Local files are converted into a private temporary folder instead of the user's ``datasets`` cache. This avoids
+    stale data and leftover files, and any number of processes may read the same file.
 
     Args:
         source: See ``load_corpus``.
         config_name: Configuration of a hub dataset or of a folder in hub layout.
         split: Split name, in the notation of ``datasets`` (``"train"``, ``"train[:10%]"``).
         text_columns: The column that holds the text, or two; None to find it.
-        layout: How local files are laid out.
+        layout: Layout of local files.
 
     Raises:
         CorpusError: If the source does not exist, cannot be reached or parsed, or lacks the split or a column.
@@ -117,16 +117,16 @@ def open_source(
 
 
 def draw_texts(source: str | os.PathLike[str], samples: int | None, seed: int, **reading: Any) -> list[tuple[str, ...]]:
-    """Read rows of a source, drawn at random.
+    """Read a random selection of the rows of a source.
 
     Args:
         source: See ``load_corpus``.
-        samples: Rows at most; None for all.
+        samples: Maximum number of rows; None for all.
         seed: Seed of the draw.
         **reading: Further arguments of :func:`open_source`.
 
     Returns:
-        The texts of each row, without empty ones, in the order in which they were drawn.
+        The non-empty texts of each row, in the order of the draw.
 
     Raises:
         CorpusError: See :func:`open_source`.
@@ -145,14 +145,14 @@ def open_stream(
     text_columns: str | Sequence[str] | None = None,
     layout: TextLayout = AS_NAMED,
 ) -> TextStream:
-    """Open a corpus source that is read as it is iterated over.
+    """Open a corpus source that is read lazily during iteration.
 
     Args:
         source: See ``load_corpus``.
         config_name: Configuration of a hub dataset or of a folder in hub layout.
-        split: Split name; a stream of files has no parts of splits.
+        split: Split name; streams of files do not support parts of splits.
         text_columns: The column that holds the text, or two; None to find it.
-        layout: How local files are laid out.
+        layout: Layout of local files.
 
     Raises:
         CorpusError: If the source does not exist or cannot be reached, or lacks the split or a column.
@@ -183,24 +183,24 @@ def open_stream(
             rows = located.as_streaming_dataset(split=split)
         else:
             rows = load_dataset(name, config_name, split=split, streaming=True)
-        # Some formats tell their columns with the first row only.
+        # Some formats reveal their columns only with the first row.
         rows = rows if rows.column_names is not None else rows._resolve_features()
         return TextStream(choose_columns(columns_of_features(rows.features), text_columns, name), rows)
 
 
 @contextmanager
 def reading(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Read rows of an opened source in the block: text is decoded no sooner.
+    """Context for reading rows of an opened source, because text is decoded only when it is read.
 
     Raises:
-        CorpusError: If they cannot be read.
+        CorpusError: If the rows cannot be read.
     """
     with quiet_datasets(), reporting(f"corpus {os.fspath(source)!r}"):
         yield
 
 
 def as_text(value: Any) -> str | None:
-    """Return a value that is text as it is, nothing as an empty text, and all else as None."""
+    """Return a string unchanged, a missing value as an empty string, and any other value as None."""
     return "" if value is None else value if isinstance(value, str) else None
 
 
@@ -243,7 +243,7 @@ def _open(
 def locate(
     name: str, config_name: str | None, layout: TextLayout, scratch: Path
 ) -> Files | Mapping[str, Dataset] | DatasetBuilder | None:
-    """Return what a source is: files, datasets by split, or what reads others; None for a dataset of the hub."""
+    """Return the content of a source: files, datasets by split, or a dataset builder; None for a hub dataset."""
     if not name:
         raise CorpusError("corpus '' is not a file, a folder, 'demo' or the name of a hub dataset")
     path = expanded(name)
@@ -287,7 +287,7 @@ def _is_stored(path: Path) -> bool:
 
 
 def _saved(path: Path) -> dict[str, Dataset]:
-    """Return the splits that ``save_to_disk`` has written; one without others is the training split, too."""
+    """Return the splits written by ``save_to_disk``; a single dataset is also available as ``train``."""
     from datasets import Dataset, load_from_disk
 
     stored = load_from_disk(str(path))
@@ -297,10 +297,10 @@ def _saved(path: Path) -> dict[str, Dataset]:
 
 
 def columns_of_files(files: Sequence[Path], name: str, split: str, layout: TextLayout) -> Columns:
-    """Return the columns of the first of some files that holds rows.
+    """Return the columns of the first file with rows.
 
     Raises:
-        CorpusError: If none does, or one cannot be read.
+        CorpusError: If no file has rows, or a file cannot be read.
     """
     for file in files:
         columns = columns_of(file, layout)
@@ -310,7 +310,7 @@ def columns_of_files(files: Sequence[Path], name: str, split: str, layout: TextL
 
 
 def columns_of_features(features: Mapping[str, Any]) -> Columns:
-    """Return the columns that features of ``datasets`` describe."""
+    """Return the columns described by the features of ``datasets``."""
     textual = [name for name, kind in features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
     within = features.flatten()  # type: ignore[attr-defined]
     return Columns(tuple(dict.fromkeys([*features, *within])), tuple(textual))
@@ -323,7 +323,7 @@ def _file_rows(files: Sequence[str | Path], columns: tuple[str, ...], layout: Te
 
 
 def _stored(rows: Iterator[Mapping[str, Any]], columns: tuple[str, ...], place: Path) -> Dataset:
-    """Write texts into a file that is mapped into memory."""
+    """Write texts into a memory-mapped file."""
     import pyarrow as pa
     from datasets import Dataset
 
@@ -346,7 +346,7 @@ def _looks_like_path(source: str) -> bool:
 
 
 def _require_hub_dataset(source: str) -> None:
-    """Ask the hub once, so that a misspelt name or a missing network is told at once and not after many retries."""
+    """Query the hub once, so that a misspelt name or a missing network fails at once instead of after many retries."""
     import datasets
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -371,7 +371,7 @@ def _require_hub_dataset(source: str) -> None:
 
 @contextmanager
 def reporting(what: str) -> Iterator[None]:
-    """Tell with the source what goes wrong in the block: each format and the hub have exceptions of their own."""
+    """Convert errors in the block to CorpusError with the source; formats and hub raise their own exceptions."""
     try:
         yield
     except (KDNASError, MemoryError):

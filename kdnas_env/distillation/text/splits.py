@@ -1,4 +1,4 @@
-"""Splits of a source, whole or in parts, as ``datasets`` writes them: ``train``, ``train[:10%]``, ``train+test``."""
+"""Whole or partial splits of a source, in the notation of ``datasets``: ``train``, ``train[:10%]``, ``train+test``."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _ANY_SIZE = 100
 
 
 def splits_named(split: str, names: Iterable[str], source: str) -> tuple[str, ...]:
-    """Return those of a source's splits that a split is made of, each once.
+    """Return the distinct splits of a source that a split expression uses.
 
     Raises:
-        CorpusError: If there is no such split, or the notation is another.
+        CorpusError: If a split does not exist, or the notation is invalid.
     """
     return tuple(dict.fromkeys(part.splitname for part in _parts(split, dict.fromkeys(names, _ANY_SIZE), source)))
 
 
 def cut(split: str, splits: Mapping[str, Dataset], source: str) -> Dataset:
-    """Return what a split says of whole splits.
+    """Return the rows that a split expression selects from whole splits.
 
     Raises:
-        CorpusError: If there is no such split, or the notation is another.
+        CorpusError: If a split does not exist, or the notation is invalid.
     """
     from datasets import concatenate_datasets
 
@@ -40,7 +40,7 @@ def _parts(split: str, rows: Mapping[str, int], source: str) -> list[Any]:
     from datasets import ReadInstruction
 
     if split in rows or split == _ALL:
-        # Names may hold what the notation has no room for, such as hyphens.
+        # Names may contain characters that the notation does not allow, such as hyphens.
         names = [split] if split in rows else rows
         return [part for name in names for part in ReadInstruction(name).to_absolute(dict(rows))]
     try:

@@ -1,4 +1,4 @@
-"""Training on a corpus that is larger than memory: read, tokenised and batched as the training goes on."""
+"""Stream a corpus larger than memory: read, tokenise and batch it during training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from kdnas_env.errors import CorpusError
 
 _READ = 512
 _SHUFFLED = 10_000
-"""Rows among which the order is random."""
+"""Size of the shuffle buffer, in rows."""
 _POOLED = 32
-"""Batches among which samples are exchanged, so that those of a batch are of similar length."""
+"""Number of batches whose samples are regrouped into batches of similar length."""
 
 
 class StreamedSamples(IterableDataset[Sample]):
-    """Samples of a source that is read again and again, without an end.
+    """Endless samples of a source that is read repeatedly.
 
-    Samples come in an order in which those of a batch are of similar length. The same arguments give the same samples
-    in the same order. Rows without text are left out; the others are not compared, so that duplicates stay.
+    The order groups samples of similar length into batches. The same arguments give the same samples in the same order.
+    Rows without text are dropped. Duplicates stay, because rows are not compared.
 
     Args:
         source: See :func:`kdnas_env.distillation.text.corpus.load_corpus`.
@@ -36,10 +36,10 @@ class StreamedSamples(IterableDataset[Sample]):
         split: Split of the dataset.
         text_columns: The column that holds the text, or two for sentence pairs; None to find it.
         max_length: Longest sample in tokens.
-        pair_fraction: Share of the samples that are two rows, in the order of the stream.
-        skip: First rows that are left out: those that :func:`head_corpus` has read.
+        pair_fraction: Fraction of the samples made of two consecutive rows of the stream.
+        skip: Number of first rows to skip: the rows read by :func:`head_corpus`.
         seed: Seed of the order and of the pairs.
-        layout: How local files are laid out.
+        layout: Layout of local files.
 
     Raises:
         CorpusError: If the source cannot be read, or holds no text.
@@ -77,7 +77,7 @@ class StreamedSamples(IterableDataset[Sample]):
                 empty = False
                 pool.sort(key=lambda sample: len(sample.ids))
                 batches = [pool[at : at + self._batch_size] for at in range(0, len(pool), self._batch_size)]
-                # A short batch would shift the borders of those behind it.
+                # A short batch would shift the boundaries of all later batches.
                 whole = [batch for batch in batches if len(batch) == self._batch_size] or batches
                 for index in rng.permutation(len(whole)):
                     yield from whole[index]
@@ -125,7 +125,7 @@ def head_corpus(
     layout: TextLayout = AS_NAMED,
     **sampling: Any,
 ) -> Corpus:
-    """Load the first rows of a stream as a corpus: to start a student on, and to hold some out.
+    """Load the first rows of a stream as a corpus, to initialise a student and to hold out samples.
 
     Args:
         source: The source.
@@ -134,7 +134,7 @@ def head_corpus(
         config_name: Configuration of the dataset.
         split: Split of the dataset.
         text_columns: The column that holds the text, or two for sentence pairs; None to find it.
-        layout: How local files are laid out.
+        layout: Layout of local files.
         **sampling: Further arguments of :class:`kdnas_env.distillation.text.corpus.Sampling`.
 
     Raises:

@@ -1,9 +1,9 @@
-"""The one reader of text files: their rows, for corpora and for tasks, whole or streamed.
+"""The reader of text files for corpora and tasks, whole or streamed.
 
-A path is the very file, never a pattern. Rows end at line feeds, with a carriage return before them or not, and nowhere
-else: texts hold every other line separator. Cells may be of any length. Only the columns that are asked for are
-converted and checked. Tables are split here, since the libraries end rows at carriage returns, cut texts at NUL
-characters, or limit cells for the whole process.
+A path is taken literally, never as a pattern. Rows end only at line feeds, with or without a carriage return before
+them, because texts contain every other line separator. Cells may have any length. Only requested columns are converted
+and checked. Tables are parsed here, because the libraries end rows at carriage returns, truncate texts at NUL
+characters, or limit cell sizes for the whole process.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ KINDS = {
     ".parquet": "parquet",
     ".txt": "text",
 }
-"""Kinds of files by the ends of their names."""
+"""Kinds of files by file name suffix."""
 
 Unit = Literal["line", "file"]
 UNITS = get_args(Unit)
@@ -69,7 +69,7 @@ _APPLIES = {
     "unit": ("text",),
 }
 _LOOKED_AT = 1000
-"""Rows that tell which columns there are, and which of them hold text."""
+"""Number of rows read to find the columns, and the columns that hold text."""
 _BATCH = 1024
 _DEEPEST = 4
 _INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*+')
@@ -77,7 +77,7 @@ _INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*+')
 
 @dataclass(frozen=True, kw_only=True)
 class TableLayout:
-    """How tables are laid out, where they do not tell it themselves: also a base of the options of commands.
+    """Layout of tables, as far as files do not define it; also a base class of command options.
 
     Raises:
         CorpusError: If a value is out of range.
@@ -107,7 +107,7 @@ class TableLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class TextLayout(TableLayout):
-    """How files of text are laid out, where they do not tell it themselves.
+    """Layout of text files, as far as files do not define it.
 
     Raises:
         CorpusError: If a value is out of range.
@@ -122,12 +122,12 @@ class TextLayout(TableLayout):
             raise CorpusError(f"unit={self.unit!r} is not one of {list(UNITS)}")
 
     def given(self) -> dict[str, Any]:
-        """Return what is not left to the file."""
+        """Return the options that are set."""
         return {name: value for name in LAYOUT_OPTIONS if (value := getattr(self, name)) is not None}
 
 
 AS_NAMED = TextLayout()
-"""The layout that the name of a file says."""
+"""The layout derived from the name of a file."""
 
 LAYOUT_OPTIONS = tuple(field.name for field in fields(TextLayout))
 """Names of the options of a layout."""
@@ -135,20 +135,20 @@ LAYOUT_OPTIONS = tuple(field.name for field in fields(TextLayout))
 
 @dataclass(frozen=True)
 class _Table:
-    """An opened file: the names of its columns, and its rows, each with its number."""
+    """An open file: its column names and its numbered rows."""
 
     names: Sequence[str]
     rows: Iterator[tuple[int, Any]]
 
 
 def suffix_of(path: Path) -> str:
-    """Return the end of a file's name in lower case, that of its compression aside."""
+    """Return the lower-case suffix of a file name, without the suffix of its compression."""
     suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() not in _COMPRESSED]
     return suffixes[-1] if suffixes else ""
 
 
 def field_of(row: Mapping[str, Any], name: str) -> Any:
-    """Return a field of a record, or a field of a field as ``outer.inner``; None if there is none."""
+    """Return a field of a record, nested fields as ``outer.inner``; None if the field does not exist."""
     if name in row:
         return row[name]
     outer, _, inner = name.partition(".")
@@ -157,10 +157,10 @@ def field_of(row: Mapping[str, Any], name: str) -> Any:
 
 
 def kind_of(path: Path) -> str:
-    """Return which kind of file a path is of, by its name.
+    """Return the kind of a file by its name.
 
     Raises:
-        CorpusError: If it is of no known kind.
+        CorpusError: If the kind is unknown.
     """
     suffix = suffix_of(path)
     if suffix not in KINDS:
@@ -169,7 +169,7 @@ def kind_of(path: Path) -> str:
 
 
 def place_of(path: Path, number: int) -> str:
-    """Return where a row stands, for messages."""
+    """Return the location of a row, for messages."""
     return f"{path}, {'line' if kind_of(path) in ('table', 'text') else 'row'} {number}"
 
 
@@ -177,7 +177,7 @@ def columns_of(path: Path, layout: TextLayout) -> Columns | None:
     """Return the columns of a file; None if it holds no rows.
 
     Raises:
-        CorpusError: If it cannot be read, or an option of the layout is not for files of its kind.
+        CorpusError: If the file cannot be read, or a layout option does not apply to its kind.
     """
     if path.stat().st_size == 0:
         raise CorpusError(f"corpus file {str(path)!r} is empty (0 bytes)")
@@ -206,15 +206,15 @@ def read_rows(
 
     Args:
         path: The file.
-        columns: The columns; ``outer.inner`` is a field of a field.
-        layout: How the file is laid out.
-        ragged: Whether rows of a table may have more cells than there are columns, which are left out.
+        columns: The columns; ``outer.inner`` is a nested field.
+        layout: Layout of the file.
+        ragged: Whether rows of a table may have more cells than columns; extra cells are dropped.
 
     Yields:
-        The number of a row (that of its line where rows are lines), and its values: None where it has none.
+        The number of a row (the line number if rows are lines), and its values: None for a missing value.
 
     Raises:
-        CorpusError: If it cannot be read, a column is missing or a text cannot be written in UTF-8.
+        CorpusError: If the file cannot be read, a column is missing or a text cannot be encoded in UTF-8.
     """
     with _reporting(path):
         table = _opened(path, layout, columns)
@@ -256,7 +256,7 @@ def _opened(path: Path, layout: TextLayout, columns: Sequence[str] | None) -> _T
 
 @contextmanager
 def _reporting(path: Path) -> Iterator[None]:
-    """Tell with the file what goes wrong in the block: each format has exceptions of its own."""
+    """Convert errors in the block to CorpusError with the file name; each format raises its own exceptions."""
     try:
         yield
     except (CorpusError, MemoryError):
@@ -284,7 +284,7 @@ def _check_text(path: Path, number: int, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
-        # Bytes that are no UTF-8 are decoded to these halves of characters.
+        # Bytes that are not valid UTF-8 are decoded to these lone surrogates.
         told = (
             f"byte 0x{code - 0xDC00:02x}, which is no UTF-8; mend the text, or say which encoding the file is in, such "
             "as encoding='latin-1'"
@@ -329,7 +329,7 @@ def _cells(path: Path, encoding: str | None, separator: str, *, quoted: bool) ->
 
 
 def _quoted_cells(line: str, following: Iterator[tuple[int, str]], separator: str) -> list[str] | None:
-    """Split a row that begins with a line, and may go on in the following ones; None if a quote is not closed."""
+    """Split a row that begins with a line and may continue on the next lines; None if a quote is not closed."""
     cells: list[str] = []
     at = 0
     while True:
@@ -344,7 +344,7 @@ def _quoted_cells(line: str, following: Iterator[tuple[int, str]], separator: st
             inside.append(line[at:end])
             at = end + 1
         end = line.find(separator, at)
-        # What stands behind closed quotes belongs to the cell; so do quotes within a cell that does not begin with one.
+        # Text after a closing quote belongs to the cell; so do quotes within a cell that does not begin with a quote.
         cells.append("".join(inside).replace('""', '"') + (line[at:end] if end >= 0 else _chomped(line[at:])))
         if end < 0:
             return cells
@@ -364,7 +364,7 @@ def _open_text(path: Path, layout: TextLayout, columns: Sequence[str] | None) ->
 
 
 def _lines(path: Path, encoding: str | None) -> Iterator[str]:
-    """Yield the lines of a file with their ends; bytes that are no UTF-8 as halves of characters."""
+    """Yield the lines of a file with their line ends; invalid UTF-8 bytes become lone surrogates."""
     with _open_bytes(path) as file:
         start = file.peek(_BATCH)[:_BATCH]
         marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
@@ -404,7 +404,7 @@ def _json_values(path: Path, encoding: str | None) -> Iterator[tuple[int, Any]]:
             value = parse_json(line, finite=False)
         except ValueError as error:
             if number == first[0] and path.suffix.lower() != ".jsonl":
-                # One object on several lines.
+                # One object that spans several lines.
                 yield 1, parse_json("".join([line, *(further for _, further in lines)]), finite=False)
                 return
             raise CorpusError(f"{place_of(path, number)} cannot be read: {one_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The text that a student is distilled on for long: in memory or streamed, the teacher's states cached or not."""
+"""The text of a full distillation: in memory or streamed, with or without cached teacher states."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from kdnas_env.support.progress import SILENT, Progress
 TEACHER_MODES = ("auto", "cache", "loop")
 
 _START_SAMPLES = 8192
-"""Samples that a student is started on where the teacher's states are not cached on all."""
+"""Number of samples used to initialise a student if the teacher's states are not cached on all samples."""
 _FIT_SAMPLES = 2048
 _HELDOUT_FRACTION = 0.05
 _HEAD_SHARE = 0.5
@@ -34,14 +34,14 @@ _LEAST_SAMPLES = 32
 
 @dataclass(frozen=True, eq=False)
 class TrainingText:
-    """What a student is distilled on for long.
+    """The data of a full distillation.
 
     Attributes:
-        workload: Teacher, corpus, and the teacher's states on the samples that a student is started on
-            (``workload.train``) and on those held out; not trimmed.
-        samples: What is trained on, for :func:`kdnas_env.distillation.training.full_kd.distil`.
-        teacher_in_loop: Whether the teacher is run on every batch.
-        streaming: Whether the text is read as the training goes on.
+        workload: Teacher, corpus, and the teacher's states on the samples that initialise the student
+            (``workload.train``) and on the held-out samples; not trimmed.
+        samples: Training samples, for :func:`kdnas_env.distillation.training.full_kd.distil`.
+        teacher_in_loop: Whether to run the teacher on every batch.
+        streaming: Whether to read the text during training.
     """
 
     workload: Workload
@@ -50,7 +50,7 @@ class TrainingText:
     streaming: bool
 
     def start(self, seed: int) -> Fidelity:
-        """Return how much of the text the projections are solved on; nothing is trained."""
+        """Return the fidelity for solving the projections, with no training epochs."""
         return Fidelity(0, min(1.0, _FIT_SAMPLES / len(self.workload.train)), seed)
 
 
@@ -74,24 +74,25 @@ def prepare_text(
     cache_dtype: str = "float16",
     progress: Progress = SILENT,
 ) -> TrainingText:
-    """Read the text, and the teacher's states as far as they are cached.
+    """Read the text, and cache the teacher's states according to ``mode``.
 
     Args:
         teacher: The teacher.
-        corpus: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus`, the first under ``source``.
+        corpus: Arguments of :func:`kdnas_env.distillation.text.corpus.load_corpus`, including ``source``.
         batch_size: Samples per step, over all processes.
         heldout_samples: Samples to hold out, at most a twentieth of all.
-        streaming: Whether the text is read as the training goes on.
-        mode: Whether the teacher's states are computed once (``cache``), for every batch (``loop``), or as the size of
-            the cache allows (``auto``).
-        largest_cache: Largest cache that ``auto`` makes, in bytes.
-        cache_dir: Folder of the caches; None for the user's.
+        streaming: Whether to read the text during training.
+        mode: When to compute the teacher's states: once (``cache``), for every batch (``loop``), or depending on the
+            size of the cache (``auto``).
+        largest_cache: Largest cache that ``auto`` creates, in bytes.
+        cache_dir: Folder of the caches; None for the user's cache folder.
         cache_dtype: ``float16`` or ``float32``.
-        progress: Told of the preparations.
+        progress: Receives the progress of the preparations.
 
     Raises:
-        CorpusError, CacheError: If one of them cannot be had.
-        KDNASError: If the mode is unknown, or cannot be with a stream.
+        CorpusError: If the corpus cannot be read.
+        CacheError: If the hidden states cannot be cached.
+        KDNASError: If the mode is unknown, or not possible with a stream.
     """
     check_choice("teacher mode", mode, TEACHER_MODES)
     if streaming and mode == "cache":

@@ -1,4 +1,4 @@
-"""Vocabularies of fewer tokens: which tokens of a tokenizer a text uses, and the tokenizer that knows only these."""
+"""Smaller vocabularies: find the tokens that a text uses, and reduce a tokenizer to them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from kdnas_env.errors import CorpusError
 
 _SPACE = "\u2581"
-"""What stands for a space in the tokens of SentencePiece."""
+"""Symbol for a space in SentencePiece tokens."""
 
 KINDS = ("WordPiece", "BPE", "Unigram", "WordLevel")
-"""Kinds of tokenizers that can be cut."""
+"""Types of tokenizers that can be reduced."""
 
 
 def count_tokens(tokenizer: Any, texts: Iterable[Sequence[str]]) -> NDArray[np.int64]:
@@ -27,7 +27,7 @@ def count_tokens(tokenizer: Any, texts: Iterable[Sequence[str]]) -> NDArray[np.i
         texts: Batches of texts.
 
     Returns:
-        Occurrences by token id, int64 ``(len(tokenizer),)``; special tokens are not added.
+        Number of occurrences by token id, int64 ``(len(tokenizer),)``, without added special tokens.
     """
     counts = np.zeros(max(tokenizer.get_vocab().values()) + 1, dtype=np.int64)
     for batch in texts:
@@ -40,19 +40,20 @@ def count_tokens(tokenizer: Any, texts: Iterable[Sequence[str]]) -> NDArray[np.i
 def choose_tokens(tokenizer: Any, counts: NDArray[np.int64], size: int | None = None) -> NDArray[np.int64]:
     """Choose the tokens of a smaller vocabulary, most frequent first.
 
-    Always there are the special tokens and what other words can be spelled with: bytes, ASCII characters, and the
-    characters that occur. With a token of byte-pair encoding come those that it is merged from.
+    The result always includes the special tokens, and the tokens that can spell any other word: bytes, ASCII
+    characters, and the characters that occur. For byte-pair encoding, it includes the tokens from which each chosen
+    token is merged.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        counts: Occurrences by token id, see :func:`count_tokens`.
-        size: Tokens at most; None for all that occur.
+        counts: Number of occurrences by token id, see :func:`count_tokens`.
+        size: Maximum number of tokens; None for all that occur.
 
     Returns:
         The ids of the tokens, ascending, int64.
 
     Raises:
-        CorpusError: If the tokenizer is of a kind that cannot be cut, or the size leaves no room for any word.
+        CorpusError: If this type of tokenizer cannot be reduced, or the size leaves no room for words.
     """
     state = _state(tokenizer)
     ids: dict[str, int] = tokenizer.get_vocab()
@@ -74,20 +75,20 @@ def choose_tokens(tokenizer: Any, counts: NDArray[np.int64], size: int | None = 
 
 
 def cut_tokenizer(tokenizer: Any, kept: NDArray[np.int64]) -> dict[str, Any]:
-    """Return a tokenizer that knows some tokens of another, numbered anew in the same order.
+    """Return a tokenizer reduced to some of its tokens, renumbered in the same order.
 
-    It makes of a text what the other makes of it wherever that needs kept tokens only: WordPiece takes the longest
-    match, byte-pair encoding the earliest merge and Unigram the best sum of scores, each of which is still there.
+    It tokenises a text like the original if the original uses only kept tokens. WordPiece takes the longest match,
+    byte-pair encoding the earliest merge, and Unigram the best sum of scores; each of them is still available.
 
     Args:
         tokenizer: A fast tokenizer of transformers.
-        kept: Ids of the tokens, ascending, such as :func:`choose_tokens` returns.
+        kept: Ids of the kept tokens, ascending, as returned by :func:`choose_tokens`.
 
     Returns:
         The content of a ``tokenizer.json``.
 
     Raises:
-        CorpusError: If the tokenizer is of a kind that cannot be cut.
+        CorpusError: If this type of tokenizer cannot be reduced.
     """
     state = _state(tokenizer)
     places = {int(old): new for new, old in enumerate(kept)}
@@ -118,9 +119,9 @@ def _state(tokenizer: Any) -> dict[str, Any]:
 
 
 def _indispensable(state: dict[str, Any], ids: dict[str, int], counts: NDArray[np.int64]) -> set[str]:
-    """Return special tokens, bytes, and single characters that occur or are ASCII, as tokens."""
+    """Return the tokens that are special, bytes, or single characters that are ASCII or occur."""
     prefix = state["model"].get("continuing_subword_prefix") or ""
-    spelled = "BPE" in state["model"]["type"]  # of which each single token may be a byte
+    spelled = "BPE" in state["model"]["type"]  # a token of one character may be a byte
     special = {token["content"] for token in state["added_tokens"]}
     unknown = state["model"].get("unk_token")
     characters = {
@@ -129,7 +130,7 @@ def _indispensable(state: dict[str, Any], ids: dict[str, int], counts: NDArray[n
         if _is_byte(token)
         or (len(bare := _bare(token, prefix)) <= 1 and (spelled or bare.isascii() or counts[ids[token]] > 0))
     }
-    # A character that occurs at the start of a word may be needed within another, too.
+    # A character that starts one word may occur inside another.
     occurring = {_bare(token, prefix) for token in characters}
     characters |= {token for token in ids if prefix and _bare(token, prefix) in occurring}
     if state["model"]["type"] == "Unigram" and state["model"]["unk_id"] is not None:
@@ -146,7 +147,7 @@ def _is_byte(token: str) -> bool:
 
 
 def _merged_from(state: dict[str, Any]) -> dict[str, set[str]]:
-    """Return the tokens that each token of byte-pair encoding can be merged from."""
+    """Map each byte-pair encoding token to the tokens that it can be merged from."""
     parts: dict[str, set[str]] = {}
     for merge in state["model"].get("merges", ()):
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -164,7 +165,7 @@ def _with_parts(token: str, parts: dict[str, set[str]]) -> set[str]:
 
 
 def _renumber(processor: dict[str, Any] | None, ids: dict[str, int]) -> None:
-    """Give the special tokens that a post-processor adds their new ids."""
+    """Set the new ids of the special tokens that a post-processor adds."""
     if processor is None:
         return
     for part in processor.get("processors", ()):
