@@ -1,1 +1,1 @@
-"""Evaluators: whatever turns architectures into evaluations."""
+"""Evaluators: objects that turn architectures into evaluations."""

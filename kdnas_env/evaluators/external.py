@@ -1,4 +1,4 @@
-"""Scores looked up in an external table."""
+"""Look up scores in an external table."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from kdnas_env.support.checks import check_choice
 from kdnas_env.tables.external import ExternalTable
 
 SEEDS = ("mean", "sample")
-"""What a candidate is answered with that was trained several times: the mean, or one that the seed draws."""
+"""How to combine several trainings of one candidate: their mean, or one drawn by the seed."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExternalEvaluator:
-    """Answers with the scores of an external table, as evaluations.
+    """Returns the scores of an external table as evaluations.
 
-    The loss is one minus the score; it is that of the quality ``task``. Nothing was distilled, so there are no curves.
-    No latency was measured either: its ratio is that of the training's seconds to the longest of the table, which is
-    what a step costs where all trainings have the same steps.
+    The loss is one minus the score, as the loss of the quality ``task``. There are no curves, because nothing was
+    distilled. There are no measured latencies: the latency ratio is the training time over the longest training time
+    of the table. This is the relative cost of a step if all trainings have the same number of steps.
 
     Attributes:
         table: The table.
         seed: One of ``SEEDS``.
 
     Raises:
-        TableError: If the seed is none of these.
+        TableError: If the seed is not in ``SEEDS``.
     """
 
     table: ExternalTable
@@ -60,7 +60,7 @@ class ExternalEvaluator:
     ) -> list[Evaluation]:
         """Look up a batch of :class:`~kdnas_env.core.point_space.Point`; one record per candidate, in order.
 
-        Candidates that were not evaluated are ``invalid``. There are no epochs to report.
+        Candidates without a training are ``invalid``. No epochs are reported.
         """
         return [self._evaluation(config, fidelity) for config in configs]
 

@@ -1,4 +1,4 @@
-"""One fault for all: evaluations that fail for a reason that no student is to blame for."""
+"""Detect systematic failures: evaluations that fail for a reason common to all students."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from kdnas_env.core.evaluation import Evaluation, Status
 from kdnas_env.errors import RunError
 
 ENOUGH = {Status.FAILED: 3, Status.OUT_OF_MEMORY: 8}
-"""How many different students have to end so, for one reason, before it is taken for that of all. What memory a student
-takes depends on its size, so that more of them are tried."""
+"""Number of different students that must fail with one status and reason before the failure counts as systematic.
+Memory use depends on the student's size, so out-of-memory failures need more students."""
 
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|[0-9]+")
 
 
 class FaultWatch:
-    """Watches evaluations, and raises where the first of them all failed for one reason.
+    """Watches evaluations, and raises an error if the first ones all fail for one reason.
 
-    Reasons are compared without their numbers. As soon as a student got anywhere, even if only to diverge or to be
-    stopped, or failed for another reason, nothing is raised any more. Students that cannot be built, or
-    were not distilled since they break a limit, do not count.
+    Reasons are compared without their numbers. Watching ends as soon as a student trains (even if it diverges or is
+    stopped) or fails for another reason. Students that cannot be built, or that break a limit and are not distilled,
+    do not count.
     """
 
     def __init__(self) -> None:
@@ -29,10 +29,10 @@ class FaultWatch:
         self._over = False
 
     def note(self, evaluation: Evaluation) -> None:
-        """Take in an evaluation that was made now, not one that is remembered from before.
+        """Record a new evaluation; do not pass evaluations replayed from a store.
 
         Raises:
-            RunError: If it failed as all before it did, and they are enough.
+            RunError: If enough evaluations failed, all for one reason.
         """
         status = evaluation.status
         if self._over or status in (Status.INVALID, Status.INFEASIBLE):

@@ -1,4 +1,4 @@
-"""Live evaluations: distil a student for a short while, then time it beside its teacher."""
+"""Live evaluations: distil a student briefly, then measure its latency beside its teacher's."""
 
 from __future__ import annotations
 
@@ -37,35 +37,36 @@ if TYPE_CHECKING:
     from kdnas_env.tasks.stage import TaskStage
 
 FORMAT_VERSION = 2
-"""Raised whenever equal settings would give other results than before."""
+"""Version of the results; increased whenever equal settings would give different results."""
 
 
 @dataclass(frozen=True)
 class MiniKDSettings:
-    """What students are distilled from, and how; plain data.
+    """Settings of mini-KD evaluations; plain data.
 
     Attributes:
         teacher: Name or folder of the teacher; ``demo`` for the embedded one.
         corpus: Name, folder or file of the corpus, or a mapping of arguments of
-            :func:`kdnas_env.distillation.text.corpus.load_corpus`, with the first of them under ``source``.
+            :func:`kdnas_env.distillation.text.corpus.load_corpus`, including ``source``.
         recipe: Name of a recipe, or a mapping of changes
             (:func:`kdnas_env.distillation.training.recipe.resolve_recipe`).
         latency: A runtime, or a mapping of fields of :class:`kdnas_env.latency.LatencySettings`.
         cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
         cache_dtype: ``float16`` or ``float32``.
-        device: Where students are trained; None for the first GPU, or the CPU where there is none.
+        device: Training device; None for the first GPU, or the CPU if there is no GPU.
         precision: ``float32``, ``bfloat16`` (automatic mixed precision), or None: bfloat16 on a GPU, else float32.
-        threads: Threads of PyTorch while teacher and students are run; None for as many as it uses already. Results
-            of different numbers differ in their last digits, and only there: the fingerprint leaves them out.
-        limits: Limits of students, as fields of :class:`kdnas_env.core.constraints.Constraints`. Where there are some,
-            the latency of a student is measured before it is distilled, and one that breaks a limit is not distilled.
-            They are no part of the fingerprint, since they change no student that is distilled.
-        task: What students are for: the name of a task, or a mapping of fields of
-            :class:`kdnas_env.tasks.stage.SearchTask`. Students then take a short task stage after their distillation,
+        threads: PyTorch threads for teacher and students; None for PyTorch's current number. The number changes results
+            only in their last digits, so it is not part of the fingerprint.
+        limits: Limits of students, as fields of :class:`kdnas_env.core.constraints.Constraints`. With limits, a
+            student's latency is measured before distillation, and a student that breaks a limit is not distilled.
+            Limits are not part of the fingerprint, because they do not change distilled students.
+        task: The target task: the name of a task, or a mapping of fields of
+            :class:`kdnas_env.tasks.stage.SearchTask`. Students then run a short task stage after their distillation,
             and their records have ``task_divergence`` and ``task_unexplained``. None for no task.
 
     Raises:
-        KDNASError, LatencyError: If the recipe, the latency settings, the precision or the threads are malformed.
+        KDNASError: If the recipe, the precision or the number of threads is malformed.
+        LatencyError: If the latency settings are malformed.
     """
 
     teacher: str = "demo"
@@ -96,12 +97,12 @@ class MiniKDSettings:
 
 @dataclass(frozen=True, eq=False)
 class Distilled:
-    """An evaluation with the student it is of.
+    """An evaluation together with its student.
 
     Attributes:
         evaluation: The record.
-        model: The student as an encoder of transformers, on the CPU; None if the evaluation failed.
-        projection: State of the objective that it was trained with.
+        model: The student as a transformers encoder, on the CPU; None if the evaluation failed.
+        projection: State of the student's training objective.
     """
 
     evaluation: Evaluation
@@ -112,29 +113,30 @@ class Distilled:
 class MiniKDEvaluator:
     """Distils students of one teacher on one corpus.
 
-    Teacher, corpus and hidden states are loaded when it is made. What goes wrong with a student is a record of that
-    student (``invalid``, ``diverged``, ``out_of_memory``, ``failed``); what would go wrong with every student, such
-    as a lost cache, is raised.
+    The constructor loads teacher, corpus and hidden states. An error of one student becomes a record of that student
+    (``invalid``, ``diverged``, ``out_of_memory``, ``failed``); an error that affects every student, such as a lost
+    cache, is raised.
 
     Args:
-        settings: What to distil from, and how.
-        progress: Told of the preparations.
-        on_distilled: Called with each student that :meth:`evaluate` distils, before it is let go.
+        settings: The settings of the evaluations.
+        progress: Receives the progress of the preparations.
+        on_distilled: Called with each student that :meth:`evaluate` distils, before the student is discarded.
 
     Attributes:
-        settings: The same.
-        recipe: The recipe of the search; :meth:`recipe_of` is that of a student.
-        text_fingerprint: SHA-256 (hex) of the tokenised corpus, before any of it is masked.
+        settings: The settings of the evaluations.
+        recipe: The recipe of the search; :meth:`recipe_of` returns the recipe of a student.
+        text_fingerprint: SHA-256 (hex) of the tokenised corpus before masking.
         workload: Teacher, corpus and hidden states.
-        stage: The task stage that students take after their distillation; None without a task.
-        probe: What measures latencies.
+        stage: The task stage after each distillation; None without a task.
+        probe: The latency probe.
         precision: ``float32`` or ``bfloat16``.
-        threads: Threads of PyTorch while teacher and students are run.
-        deterministic: Whether equal calls give equal records, wall times aside: a modelled latency on the CPU.
-        MODULES: What takes long to import, and is imported only when it is needed: workers do so beforehand.
+        threads: PyTorch threads for teacher and students.
+        deterministic: Whether equal calls give equal records, except for wall times: with a modelled latency on the
+            CPU.
+        MODULES: Modules that are slow to import and imported only when needed; workers import them in advance.
 
     Raises:
-        TeacherError, CorpusError, CacheError, LatencyError, DependencyError: If one of them cannot be had.
+        TeacherError, CorpusError, CacheError, LatencyError, DependencyError: If a part of the workload is unavailable.
         KDNASError: If the recipe is malformed.
     """
 
@@ -191,12 +193,12 @@ class MiniKDEvaluator:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Fingerprints of what may change under the same name."""
+        """Fingerprints of teacher and corpus, whose content may change under one name."""
         return {"teacher": self.workload.teacher.fingerprint, "corpus": self.workload.corpus.fingerprint}
 
     @property
     def alike(self) -> tuple[str, ...]:
-        """What the fingerprint would be on other kinds of devices, all else equal."""
+        """Fingerprints of the same workload on other kinds of devices."""
         return tuple(self._fingerprint_on(kind) for kind in ("cpu", "cuda") if kind != self.workload.device.type)
 
     def _fingerprint_on(self, device: str) -> str:
@@ -213,7 +215,7 @@ class MiniKDEvaluator:
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
     def warm_up(self) -> None:
-        """Compute now what all students share, which the first one would wait for otherwise."""
+        """Compute the data shared by all students, for which the first student would otherwise wait."""
         with self._training():
             _ = self.workload.train_means, self._basis(self.recipe.embeddings)
 
@@ -223,7 +225,7 @@ class MiniKDEvaluator:
         """Evaluate students one after the other.
 
         Raises:
-            CacheError, RunError, DependencyError: If no student could be evaluated.
+            CacheError, RunError, DependencyError: If no student can be evaluated.
         """
         evaluations = []
         for index, config in enumerate(configs):
@@ -242,17 +244,17 @@ class MiniKDEvaluator:
         candidate: int = 0,
         candidates: int = 1,
     ) -> Distilled:
-        """Evaluate one student and keep it. On the CPU, equal calls give the same student, bit for bit.
+        """Evaluate one student and return it. On the CPU, equal calls give the same student, bit for bit.
 
         Args:
             config: The student.
             fidelity: Epochs, share of the training samples, and seed.
             on_epoch: Called after each epoch; a true return value stops the student.
-            candidate: Its position among those in work, for the reports.
-            candidates: Number of those in work.
+            candidate: Index of the student in the batch, for the reports.
+            candidates: Number of students in the batch.
 
         Raises:
-            CacheError, RunError, DependencyError: If no student could be evaluated.
+            CacheError, RunError, DependencyError: If no student can be evaluated.
         """
         began = time.perf_counter()
         results: list[EpochResult] = []
@@ -297,20 +299,20 @@ class MiniKDEvaluator:
         return Distilled(self._limits.screened(record), model, projection)
 
     def _latency_untrained(self, config: StudentConfig) -> Latency:
-        """Return the latency of a student with random weights, which is that of the distilled one."""
+        """Return the latency of a student with random weights; it equals that of the distilled student."""
         teacher = self.workload.teacher
         model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
         return self.probe.measure(model, config)
 
     def _on_task(self, model: Any, config: StudentConfig, fidelity: Fidelity) -> Departure | None:
-        """Return what a task stage makes of a distilled student, which does not change; None without a task."""
+        """Return the result of the task stage of a distilled student, which stays unchanged; None without a task."""
         if self.stage is None:
             return None
         with self._training():
             return self.stage.run(model, config, fidelity, precision=self.precision)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
-        """Return where the student of an evaluation comes from."""
+        """Return the lineage of the student of an evaluation."""
         fidelity = evaluation.fidelity
         corpus = self.settings.corpus
         return Lineage(
@@ -332,10 +334,10 @@ class MiniKDEvaluator:
         )
 
     def recipe_of(self, config: StudentConfig) -> Recipe:
-        """Return the recipe of a student: that of the search, with what the student changes in it.
+        """Return the recipe of a student: the recipe of the search with the student's changes.
 
         Raises:
-            SpaceError: If it changes what is no field of a recipe.
+            SpaceError: If the student changes an unknown field of the recipe.
         """
         return changed(self.recipe, config.recipe)
 
@@ -355,7 +357,7 @@ class MiniKDEvaluator:
             )
         epochs = kd.epochs()
         while True:
-            # A latency probe of another process gets its turn between two epochs.
+            # A latency probe of another process can run between two epochs.
             with self._training():
                 result = next(epochs, None)
             if result is None:
@@ -369,7 +371,7 @@ class MiniKDEvaluator:
             yield
 
     def _basis(self, embeddings: str) -> EmbeddingBasis | None:
-        """Return what embeddings start from, computed once for all students of a kind; None where they are random."""
+        """Return the basis of initial embeddings, computed once per method; None if embeddings are random."""
         if embeddings == "random":
             return None
         if embeddings not in self._bases:

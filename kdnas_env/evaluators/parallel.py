@@ -1,4 +1,4 @@
-"""Evaluates the students of a batch side by side, on workers of this machine or of many."""
+"""Evaluate the students of a batch in parallel, on workers of one or several machines."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from kdnas_env.execution.worker_pool import WorkerPool
 
 
 class ParallelEvaluator:
-    """An evaluator whose work is done by others, one student each at a time.
+    """An evaluator that delegates to workers; each worker evaluates one student at a time.
 
-    Records are those that the workers' evaluators return: if these are deterministic, for any number of workers the
-    same. Reports of epochs come as the workers go along, those of different students mixed.
+    Records come from the workers' evaluators. If these are deterministic, the records do not depend on the number of
+    workers. Epoch reports of different students arrive interleaved.
 
     Args:
         pool: The workers.
 
     Attributes:
-        pool: The same.
-        parallel: That it works on several students at once.
+        pool: The workers.
+        parallel: True: the evaluator works on several students at once.
     """
 
     parallel = True
@@ -35,23 +35,23 @@ class ParallelEvaluator:
 
     @classmethod
     def local(cls, make_evaluator: MakeEvaluator, workers: int, *, timeout: float | None = None) -> ParallelEvaluator:
-        """Make one whose workers are processes of this machine.
+        """Create an evaluator whose workers are processes of this machine.
 
         Args:
-            make_evaluator: Makes the evaluator of each, such as ``partial(MiniKDEvaluator, settings)``; picklable.
-            workers: How many.
+            make_evaluator: Makes a worker's evaluator, such as ``partial(MiniKDEvaluator, settings)``; picklable.
+            workers: Number of workers.
             timeout: Seconds after which a silent worker is replaced.
         """
         return cls(WorkerPool(LocalBackend(make_evaluator), workers, timeout=timeout))
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the workload: that of the workers' evaluators."""
+        """Fingerprint of the workload, from the workers' evaluators."""
         return self.pool.identity().fingerprint
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal calls return equal results: as for the workers' evaluators."""
+        """Whether equal calls return equal results, from the workers' evaluators."""
         return self.pool.identity().deterministic
 
     def evaluate(
@@ -68,7 +68,7 @@ class ParallelEvaluator:
     def evaluate_each(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> Iterator[tuple[int, Evaluation]]:
-        """Evaluate a batch, and yield each record as it is finished, with its place in the batch.
+        """Evaluate a batch, and yield each record when it is finished, with its index in the batch.
 
         Raises:
             RunError: If no worker can be started, or no student can be evaluated.
@@ -82,11 +82,11 @@ class ParallelEvaluator:
                 for finished in self.pool.wait():
                     yield tickets.pop(finished.ticket), finished.evaluation
         finally:
-            if tickets:  # nobody waits for them any more
+            if tickets:  # the caller no longer waits for them
                 self.pool.close()
 
     def close(self) -> None:
-        """End the workers. A later call starts others."""
+        """Stop the workers. A later call starts new workers."""
         self.pool.close()
 
     def __enter__(self) -> ParallelEvaluator:
@@ -99,25 +99,25 @@ class ParallelEvaluator:
 
 
 class RayEvaluator(ParallelEvaluator):
-    """An evaluator whose work is done by actors of Ray; needs the extra ``ray``.
+    """An evaluator that delegates to Ray actors; needs the extra ``ray``.
 
     Each actor loads teacher and corpus once, and evaluates one student at a time. The teacher's hidden states are
-    computed once per node, and read by all its actors. Actors that are lost, alone or with their node, are replaced
-    wherever the cluster has room, and no evaluation is lost with them.
+    computed once per node, and read by all its actors. Lost actors, alone or with their node, are replaced wherever
+    the cluster has room, and their evaluations are repeated.
 
     Args:
         make_evaluator: Makes the evaluator of each actor on its node, such as ``partial(MiniKDEvaluator, settings)``.
-        workers: Actors.
-        address: Of the cluster's head, ``auto`` for the cluster that this machine is part of, or ``local`` for one of
-            its own that listens on the loopback interface alone.
-        cpus: Cores that each is given.
-        gpus: GPUs that each is given, or a fraction of one.
-        timeout: Seconds after which a silent actor is replaced; None: never.
+        workers: Number of actors.
+        address: Address of the cluster's head, ``auto`` for this machine's cluster, or ``local`` for a new cluster that
+            listens only on the loopback interface.
+        cpus: Cores per actor.
+        gpus: GPUs per actor; may be a fraction.
+        timeout: Seconds after which a silent actor is replaced; None for never.
         environment: Environment variables of the actors.
 
     Raises:
         DependencyError: If Ray is not installed.
-        RunError: If there is no cluster at the address.
+        RunError: If no cluster is found at the address.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class RayEvaluator(ParallelEvaluator):
 
 
 def _placed(on_epoch: EpochCallback | None, place: int, total: int) -> EpochCallback | None:
-    """Number the reports of a student by its place in the batch, not at its worker."""
+    """Number the reports of a student by its index in the batch, not by its index at the worker."""
     if on_epoch is None:
         return None
 

@@ -1,4 +1,4 @@
-"""An instant evaluator with a known optimum, for tests and for the development of agents."""
+"""A fast synthetic evaluator with a known optimum, for tests and the development of agents."""
 
 from __future__ import annotations
 
@@ -58,18 +58,18 @@ _PLANTED_FAILURES = (Status.DIVERGED, Status.OUT_OF_MEMORY)
 class PlantedEvaluator:
     """A closed-form landscape over any search space, evaluated in microseconds.
 
-    Shaped after what mini-KD measures: the loss falls with depth, width and feed-forward size with diminishing
-    returns, and is least at 64 wide heads. It falls with epochs towards its limit, for deep students more slowly;
-    before the first step (epoch 0) it orders widths but not depths. Latency is an affine function of the operations,
-    layers and heads. Optimum and Pareto front are exact, since the whole grid is evaluated.
+    The landscape imitates mini-KD: the loss falls with depth, width and feed-forward size with diminishing returns,
+    and is lowest for heads of width 64. It falls with epochs towards its limit, more slowly for deep students. Before
+    the first step (epoch 0) it ranks widths but not depths. Latency is an affine function of the operations, layers and
+    heads. Optimum and Pareto front are exact, because the whole grid is evaluated.
 
     The same configuration, fidelity and evaluator give the same evaluation in every process.
 
     Attributes:
-        space: The space whose teacher sets the scale.
-        noise: Standard deviation of the logarithm of the loss. The draw depends on the configuration and on
-            ``fidelity.seed`` only.
-        failures: Configurations that fail, and how: ``diverged`` or ``out_of_memory``.
+        space: The space; its teacher sets the scale.
+        noise: Standard deviation of the logarithm of the loss. The noise depends only on the configuration and on
+            ``fidelity.seed``.
+        failures: Maps failing configurations to their status: ``diverged`` or ``out_of_memory``.
     """
 
     space: SearchSpace
@@ -135,14 +135,14 @@ class PlantedEvaluator:
         return curves[:, -1], self._grid.latency_ms() / self._teacher_ms
 
     def optimum(self, reward: KDReward | None = None, fidelity: Fidelity | None = None) -> Evaluation:
-        """Return the noise-free evaluation of the point that a reward likes best (the first, of equals)."""
+        """Return the noise-free evaluation of the point with the highest reward (the first in case of ties)."""
         score = (reward or KDReward()).score
         losses, ratios = self.landscape(fidelity)
         rewards = [score(loss, ratio) for loss, ratio in zip(losses.tolist(), ratios.tolist(), strict=True)]
         return self._noise_free(int(np.argmax(np.where(self._usable, rewards, -np.inf))), fidelity)
 
     def pareto_front(self, fidelity: Fidelity | None = None) -> list[Evaluation]:
-        """Return the noise-free evaluations that none beats in both loss and latency, fastest first."""
+        """Return the noise-free Pareto front of loss and latency, fastest first."""
         losses, ratios = self.landscape(fidelity)
         usable = np.flatnonzero(self._usable)
         front = usable[pareto_front(ratios[usable], losses[usable])]
@@ -220,12 +220,12 @@ class PlantedEvaluator:
 
 
 def random_failures(space: SearchSpace, share: float, rng: np.random.Generator) -> dict[StudentConfig, Status]:
-    """Draw the configurations of a space that shall fail, half of them diverging, half out of memory.
+    """Draw failing configurations of a space: half diverge, half run out of memory.
 
     Args:
         space: The space to draw from.
-        share: Chance of each configuration to fail, in [0, 1).
-        rng: The source of the draw.
+        share: Failure probability of each configuration, in [0, 1).
+        rng: Source of randomness.
     """
     check_number("share of failures", share, at_least=0, below=1)
     draws = rng.random(space.size)

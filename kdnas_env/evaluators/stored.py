@@ -38,8 +38,8 @@ _SCHEMA = (
         UNIQUE (workload, config, fidelity)
     )""",
 )
-# The first complete record stays, so that all processes go on from the same one. A stopped record is incomplete, as is
-# that of a student that was not distilled since it breaks a limit, which may be another next time.
+# The first complete record stays, so that all processes continue from the same record. Records of stopped students and
+# of students that break a limit (and were not distilled) are incomplete; limits may change.
 _INSERT = f"""
     INSERT INTO evaluations (workload, config, fidelity, status, evaluation, created_at) VALUES (?, ?, ?, ?, ?, ?)
     ON CONFLICT (workload, config, fidelity) DO UPDATE
@@ -50,31 +50,31 @@ _SELECT = "SELECT evaluation FROM evaluations WHERE workload = ? AND config = ? 
 
 
 class StoredEvaluator:
-    """Answers from a SQLite file what was evaluated before, and records what was not.
+    """Returns known evaluations from a SQLite file; evaluates and records the others.
 
     Rows are keyed by workload (the inner evaluator's fingerprint), canonical configuration and fidelity, seed
     included. Every record is committed as soon as the inner evaluator returns it (or yields it, if it has a method
-    ``evaluate_each`` as parallel evaluators do): killing the process loses at most what is in flight. Several processes
-    may share a file; where two evaluate the same point at once, both return the record that was committed first.
+    ``evaluate_each`` like parallel evaluators). Killing the process therefore loses only evaluations in progress.
+    Several processes may share a file; if two evaluate one point at once, both return the record committed first.
 
-    Failures (diverged, out of memory, failed) are replayed like any other record, so that a resumed search makes the
-    proposals of an uninterrupted one. A stopped record is kept for the audit but is never an answer: the point is
-    evaluated anew, and the new record takes its place.
+    Failures (diverged, out of memory, failed) are replayed like any other record, so a resumed search makes the same
+    proposals as an uninterrupted one. A stopped record is kept for the audit but never returned: the point is evaluated
+    again, and the new record replaces it.
 
-    Where the first that are evaluated all fail for one reason, that is raised (:mod:`kdnas_env.evaluators.faults`),
-    after they were committed.
+    If the first new evaluations all fail for one reason, they are committed and an error is raised
+    (:mod:`kdnas_env.evaluators.faults`).
 
-    A student that was not distilled, since it breaks a limit, is answered so again as long as it breaks a limit; where
-    limits are wider, it is evaluated.
+    The record of a student that broke a limit, and was not distilled, is returned while the student breaks a limit;
+    under wider limits the student is evaluated.
 
-    An instance can be pickled and survives a fork; the connection is opened where it is first used.
+    An instance can be pickled and survives a fork; the connection opens on first use.
 
     Attributes:
-        inner: The evaluator of what the store lacks.
-        path: The SQLite file; created if it does not exist, in a folder that does.
-        chunk: Configurations handed to the inner evaluator per call, unless it has ``evaluate_each``. A kill loses at
-            most one chunk, so more than 1 pays only where the inner evaluator works on several at once.
-        timeout: Seconds to wait for another process that is writing.
+        inner: The evaluator for points missing in the store.
+        path: The SQLite file; created if missing, but its folder must exist.
+        chunk: Configurations passed to the inner evaluator per call, unless it has ``evaluate_each``. A kill loses at
+            most one chunk, so values above 1 help only if the inner evaluator works on several at once.
+        timeout: Seconds to wait for another writing process.
         limits: Limits of students.
     """
 
@@ -102,12 +102,12 @@ class StoredEvaluator:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the workload: the inner evaluator's."""
+        """Fingerprint of the workload, from the inner evaluator."""
         return self.inner.fingerprint
 
     @property
     def fingerprints(self) -> Mapping[str, str]:
-        """Fingerprints of parts of the workload: the inner evaluator's, if it has any."""
+        """Fingerprints of parts of the workload, from the inner evaluator if it has any."""
         return getattr(self.inner, "fingerprints", {})
 
     @property
@@ -122,12 +122,12 @@ class StoredEvaluator:
         *,
         on_epoch: EpochCallback | None = None,
     ) -> list[Evaluation]:
-        """Return one record per config, in order, evaluating only what the store lacks.
+        """Return one record per config, in order, evaluating only points missing in the store.
 
-        A configuration that occurs more than once is evaluated once. ``on_epoch`` receives running evaluations only.
+        A repeated configuration is evaluated once. ``on_epoch`` receives only running evaluations.
 
         Raises:
-            RunError: If the store cannot be read or written, or evaluations fail for a reason that all share.
+            RunError: If the store cannot be read or written, or the first evaluations all fail for one reason.
         """
         place: dict[StudentConfig, int] = {}
         answers: dict[StudentConfig, Evaluation] = {}
@@ -145,7 +145,7 @@ class StoredEvaluator:
         return [answers[config] for config in configs]
 
     def find(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
-        """Return what is known of an architecture; None if it is yet to be evaluated.
+        """Return the stored evaluation of an architecture; None if it must be evaluated.
 
         Raises:
             RunError: If the store cannot be read.
@@ -166,11 +166,11 @@ class StoredEvaluator:
         """Commit an evaluation that was made elsewhere.
 
         Returns:
-            What now stands in the store: another process's record, if that was first.
+            The record now in the store: another process's record, if that was committed first.
 
         Raises:
-            RunError: If the store cannot be written, or evaluations fail for a reason that all share; this one is then
-                committed.
+            RunError: If the store cannot be written, or the first evaluations all fail for one reason; in the second
+                case the evaluation is committed.
         """
         key = (self.fingerprint, *_key(evaluation.config, evaluation.fidelity))
         now = datetime.now(UTC).isoformat()
@@ -186,7 +186,7 @@ class StoredEvaluator:
         return evaluation
 
     def records(self) -> list[Evaluation]:
-        """Return every record of this workload, stopped ones included, in the order they were first stored."""
+        """Return every record of this workload, including stopped records, in the order of their first storage."""
         query = "SELECT evaluation FROM evaluations WHERE workload = ? ORDER BY id"
         return [self._parsed(text) for (text,) in self._execute(query, (self.fingerprint,))]
 
@@ -196,7 +196,7 @@ class StoredEvaluator:
         return int(self._execute(query, (self.fingerprint,))[0][0])
 
     def close(self) -> None:
-        """Close the file, and the inner evaluator if it can be closed. A later call opens them again."""
+        """Close the file, and the inner evaluator if possible. A later call opens them again."""
         self._leave_parent()
         if self._connection is not None:
             self._connection.close()
@@ -217,7 +217,7 @@ class StoredEvaluator:
         return {**self.__dict__, "_connection": None, "_inherited": []}
 
     def _parts(self, missing: list[StudentConfig]) -> Iterator[list[StudentConfig]]:
-        """Yield what goes to the inner evaluator per call: where records come one by one, all of it."""
+        """Yield the parts passed to the inner evaluator per call; a single part if it yields records one by one."""
         size = max(1, len(missing)) if hasattr(self.inner, "evaluate_each") else self.chunk
         for start in range(0, len(missing), size):
             yield missing[start : start + size]
@@ -246,7 +246,7 @@ class StoredEvaluator:
         return self._connection
 
     def _leave_parent(self) -> None:
-        # SQLite forbids to use or close a connection that crossed a fork, so it is kept aside, never collected.
+        # SQLite forbids using or closing a connection after a fork, so keep a reference and never collect it.
         if self._process != os.getpid():
             if self._connection is not None:
                 self._inherited.append(self._connection)
@@ -258,7 +258,7 @@ class StoredEvaluator:
             yield
         except sqlite3.Error as error:
             raise RunError(_explanation(self.path, error)) from error
-        except UnicodeDecodeError as error:  # of a message that quotes a damaged file
+        except UnicodeDecodeError as error:  # from an SQLite message that quotes a damaged file
             raise RunError(f"store {str(self.path)!r} is damaged: {error}; restore it from a copy") from error
 
 
@@ -269,14 +269,14 @@ def _key(config: StudentConfig, fidelity: Fidelity) -> tuple[str, str]:
 def _each(
     evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None
 ) -> Iterable[tuple[int, Evaluation]]:
-    """Evaluate a batch; yield places and records, each as soon as there is one."""
+    """Evaluate a batch; yield index and record as soon as each record is available."""
     if hasattr(evaluator, "evaluate_each"):
         return cast(Iterable[tuple[int, Evaluation]], evaluator.evaluate_each(configs, fidelity, on_epoch=on_epoch))
     return enumerate(evaluator.evaluate(configs, fidelity, on_epoch=on_epoch))
 
 
 def _renumbered(on_epoch: EpochCallback | None, places: Sequence[int], total: int) -> EpochCallback | None:
-    """Renumber the reports of a part of a batch by the place in the whole batch."""
+    """Renumber the reports of a partial batch by the index in the whole batch."""
     if on_epoch is None:
         return None
 
@@ -299,7 +299,7 @@ def _connect(path: Path, timeout: float) -> sqlite3.Connection:
 
 
 def _enter_wal(connection: sqlite3.Connection, timeout: float) -> None:
-    # SQLite does not wait for others while it changes the journal mode, whatever the timeout.
+    # SQLite ignores the timeout while it changes the journal mode.
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -312,7 +312,7 @@ def _enter_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    """Create the tables in an empty file; in any other, check that they are ours."""
+    """Create the tables in an empty file; otherwise check that the file is a store of evaluations."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -346,7 +346,7 @@ def _check_version(meta: dict[str, str], path: Path) -> None:
 
 
 def _explanation(path: Path, error: sqlite3.Error) -> str:
-    """Say what is wrong with a store and what to do, from SQLite's primary result code."""
+    """Return a message on the fault of a store and its remedy, from SQLite's primary result code."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     name = repr(str(path))
     if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

@@ -1,4 +1,4 @@
-"""Evaluations predicted by the model of a table, for spaces that are too large to tabulate."""
+"""Evaluations predicted by a surrogate model, for spaces that are too large to tabulate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdnas_env.tables.surrogates.surrogate import Range, Surrogate
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
 FFN_STEP = 1
-"""Feed-forward sizes of the derived space are multiples of this; 1 makes it a space of a million students and more."""
+"""Step of the feed-forward sizes in the derived space; a step of 1 gives more than a million students."""
 
 _LOSS = CURVES.index("heldout_unexplained")
 _SECONDS = CURVES.index("epoch_seconds")
@@ -33,23 +33,22 @@ _SECONDS = CURVES.index("epoch_seconds")
 class SurrogateEvaluator:
     """Predicts evaluations with a surrogate, for any student within the range of its table.
 
-    The predictions of a surrogate are smooth: it knows no failures, and its latencies are without spread. As with a
-    table, epoch 1 stands in the middle of a distillation of all epochs, and seconds are those that the epochs would
-    take.
+    A surrogate's predictions are smooth: it predicts no failures, and its latencies have no spread. As in a table,
+    epoch 1 is the first epoch of a full distillation, and the seconds are predicted training times.
 
     Attributes:
         surrogate: The surrogate.
-        seed: ``"mean"``, the mean over seeds; a whole number: what that seed finds, which is the mean and a deviation
-            drawn by student and seed alone; or ``"sample"``: the seed of the fidelity does that, so that all searches
-            of one episode see the same draw, in whatever order they ask. What is drawn is the noise between seeds,
-            never the model's doubt, which :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.predict` returns.
-        device: Name of the device whose latencies count; None: the table's first.
-        extrapolate: Whether students beyond the table's numbers are answered as well.
-        search_space: The space; None: the one of :func:`surrogate_space`.
+        seed: ``"mean"`` returns the mean over seeds. An integer adds a deviation that depends only on student and seed.
+            ``"sample"`` uses the seed of the fidelity in this way, so that all searches of one episode see the same
+            values in any order. The deviation is the noise between seeds. It does not include the model uncertainty,
+            which :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.predict` returns.
+        device: Name of the device for latencies; None for the table's first.
+        extrapolate: Whether to predict students outside the table's numeric range too.
+        search_space: The space; None for :func:`surrogate_space`.
 
     Raises:
         TableError: If the seed or the device is unknown.
-        SpaceError: If the space goes beyond the table's range, unless ``extrapolate``.
+        SpaceError: If the space exceeds the table's range and ``extrapolate`` is not set.
     """
 
     surrogate: Surrogate
@@ -69,19 +68,19 @@ class SurrogateEvaluator:
 
     @classmethod
     def of(cls, names: TableNames, **settings: Any) -> SurrogateEvaluator:
-        """Load a surrogate from its file, or the fit to a table, or several, by name or path."""
+        """Load a surrogate from its file, or fit one to one or more tables, by name or path."""
         return cls(fitted(load_source(names)), **settings)
 
     @cached_property
     def space(self) -> SearchSpace:
-        """The space that is searched."""
+        """The search space."""
         if self.search_space is not None:
             return self.search_space
         return surrogate_space(self.surrogate.metadata, self.surrogate.range, extrapolate=self.extrapolate)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) of all that was fitted, the seed, the device and the space."""
+        """SHA-256 (hex) of the fitted arrays, the seed, the device and the space."""
         settings = [self.surrogate.metadata.workload, self.seed, self.device, self.extrapolate, self.space.to_dict()]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for name, array in sorted(self.surrogate.arrays.items()):
@@ -90,7 +89,7 @@ class SurrogateEvaluator:
 
     @cached_property
     def teacher_milliseconds(self) -> float:
-        """Latency of the teacher on the device, as it is predicted beside the first student of the space."""
+        """Latency of the teacher on the device, as predicted beside the first student of the space."""
         _, student = next(self.space.students())
         _, (median_ms, ratio) = self._predicted(student, 0)
         return median_ms / ratio
@@ -98,11 +97,11 @@ class SurrogateEvaluator:
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:
-        """Predict a batch; one record per config, in order. What cannot be built or is not allowed is ``invalid``.
+        """Predict a batch; one record per config, in order. Invalid or forbidden students are ``invalid``.
 
         Raises:
-            SpaceError: If a student is beyond the table's range, and ``extrapolate`` is not set.
-            TableError: If the fidelity has more epochs than the table, or is of a share of the data.
+            SpaceError: If a student is outside the table's range and ``extrapolate`` is not set.
+            TableError: If the fidelity has more epochs than the table, or uses a fraction of the data.
         """
         self.surrogate.metadata.check_fidelity(fidelity)
         violations = [self.space.violation(config) for config in configs]
@@ -116,8 +115,8 @@ class SurrogateEvaluator:
     def _predicted(self, config: StudentConfig, seed: int) -> tuple[npt.NDArray[np.float64], list[float]]:
         """Return curves, float64 ``(epochs + 1, len(CURVES))``, and latencies on the device.
 
-        One student at a time: matrix products of other sizes round otherwise, and an answer shall not depend on the
-        rest of the batch.
+        Students are predicted one at a time: rounding depends on the size of matrix products, and a result must not
+        depend on the other students of the batch.
         """
         inputs = self.surrogate.features([config], extrapolate=self.extrapolate)
         if self.seed == "mean":
@@ -176,28 +175,29 @@ class SurrogateEvaluator:
 
 
 def source_metadata(source: Surrogate | Sequence[Table]) -> TableMetadata:
-    """Return what the first of some tables is of, or was to which a surrogate was fitted."""
+    """Return the metadata of the first table, or of the first table to which a surrogate was fitted."""
     return source.metadata if isinstance(source, Surrogate) else source[0].metadata
 
 
 def source_range(source: Surrogate | Sequence[Table]) -> Range:
-    """Return what students some tables have, or had that a surrogate was fitted to."""
+    """Return the range of the students of some tables, or of the tables to which a surrogate was fitted."""
     return source.range if isinstance(source, Surrogate) else Range.of(*source)
 
 
 def surrogate_space(
     metadata: TableMetadata, trusted: Range, *, extrapolate: bool = False, ffn_step: int = FFN_STEP
 ) -> SearchSpace:
-    """Derive the large space around a table's teacher, within the table's range and cap; a joint space stays as it is.
+    """Derive the large space around a table's teacher, within the table's range and cap; joint spaces stay unchanged.
 
-    All numbers of layers; heads that divide the teacher's; widths in steps of the teacher's heads, so that every number
-    of heads divides every width; feed-forward sizes in steps of ``ffn_step``; the table's activations and families.
+    The space has all numbers of layers; head counts that divide the teacher's; widths in steps of the teacher's head
+    count, so that every head count divides every width; feed-forward sizes in steps of ``ffn_step``; and the table's
+    activations and families.
 
     Args:
-        metadata: What the table is of.
-        trusted: What students it has.
-        extrapolate: From 1 layer, 1 head, a quarter of the teacher's width and a 32nd of its feed-forward size up to
-            the teacher's, in place of the table's range. The cap stays.
+        metadata: Metadata of the table.
+        trusted: Range of the table's students.
+        extrapolate: Whether to replace the table's range by: 1 layer, 1 head, a quarter of the teacher's width and 1/32
+            of its feed-forward size, up to the teacher's sizes. The cap stays.
         ffn_step: Step of the feed-forward sizes.
     """
     teacher = metadata.encoder
@@ -229,11 +229,11 @@ def surrogate_space(
 
 
 def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> None:
-    """Refuse a space of which a surrogate knows too little.
+    """Check that a surrogate can predict a space.
 
     Raises:
-        SpaceError: If it has names that the table never had; or numbers or a cap beyond the table's, unless
-            ``extrapolate``.
+        SpaceError: If the space has names unknown to the table, or if it has numbers or a cap outside the table's range
+            and ``extrapolate`` is not set.
     """
     largest = space.teacher.as_student()
     given = {name for name in space.choices if name.startswith(RECIPE)}
@@ -261,10 +261,10 @@ def check_space(space: SearchSpace, trusted: Range, *, extrapolate: bool) -> Non
 
 
 def check_seed(seed: object) -> None:
-    """Refuse what is no policy of seeds.
+    """Check a seed policy.
 
     Raises:
-        TableError: If it is none of ``"mean"``, ``"sample"`` and the whole numbers from 0.
+        TableError: If the seed is not ``"mean"``, ``"sample"`` or an integer of at least 0.
     """
     if seed not in ("mean", "sample") and not (is_integer(seed) and seed >= 0):
         raise TableError(f"seed is {seed!r}; expected 'mean', 'sample', or a whole number from 0")
@@ -277,7 +277,7 @@ def _alias(name: str, value: Any, values: Sequence[str]) -> bool:
 
 
 def _normals(config: StudentConfig, seed: int, count: int) -> npt.NDArray[np.float64]:
-    """Draw standard normals by student and seed alone, float64 ``(count,)``."""
+    """Draw standard normal numbers that depend only on student and seed, float64 ``(count,)``."""
     digest = hashlib.blake2b(str(config).encode(), digest_size=8).digest()
     return np.random.default_rng([seed, int.from_bytes(digest, "little")]).standard_normal(count)
 

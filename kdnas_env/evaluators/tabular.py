@@ -1,4 +1,4 @@
-"""Evaluations looked up in a table."""
+"""Look up evaluations in a table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kdnas_env.tables.storage import load_table
 from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table
 
 MISSING_POLICIES = ("error", "failed")
-"""What a masked cell is: an error, or a failed evaluation."""
+"""Policies for masked cells: raise an error, or return a failed evaluation."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -41,18 +41,18 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 class TabularEvaluator:
     """Looks evaluations up in a table, in microseconds.
 
-    Every distillation of a table ran for all its epochs, so that epoch 1 is what stands in the middle of it, not the
-    end of a distillation of one epoch, whose learning rate would have fallen to 0 by then. The seconds of an evaluation
-    are those that its epochs took: a clock that is simulated.
+    Every distillation of a table ran for all its epochs. Epoch 1 is therefore an intermediate result, not the end of a
+    one-epoch distillation, whose learning rate would already have fallen to 0. The seconds of an evaluation are the
+    recorded times of its epochs: a simulated clock.
 
     Attributes:
         table: The table.
-        seed: A seed of the table; ``"mean"``, the mean over its seeds, which is the truth that regret is counted from;
-            or ``"sample"``: each architecture has one of the seeds, drawn by the seed of the fidelity, so that all
-            searches of one episode see the same draw, in whatever order they ask.
-        device: Name of the device whose latencies count; None: the table's first.
-        missing: What a masked cell is: ``error`` raises, ``failed`` is a failed evaluation. A mean is of the seeds
-            that are there.
+        seed: A seed of the table; ``"mean"`` for the mean over its seeds, which is the reference for regret; or
+            ``"sample"``: the seed of the fidelity draws one of the table's seeds for each architecture, so that all
+            searches of one episode see the same values in any order.
+        device: Name of the device for latencies; None for the table's first.
+        missing: Policy for masked cells: ``error`` raises an error, ``failed`` returns a failed evaluation. Means use
+            only the available seeds.
 
     Raises:
         TableError: If the seed, the device or the policy is unknown.
@@ -96,7 +96,7 @@ class TabularEvaluator:
 
     @cached_property
     def teacher_milliseconds(self) -> float:
-        """Median latency of the teacher on the device, beside all students; NaN where nothing was measured."""
+        """Median latency of the teacher on the device, over all students; NaN if nothing was measured."""
         measured = self.table.latencies[:, self._position, LATENCIES.index("teacher_median_ms")]
         known = measured[np.isfinite(measured)]
         return float(np.median(known)) if len(known) else math.nan
@@ -106,12 +106,12 @@ class TabularEvaluator:
 
         Args:
             config: The student.
-            at: Epoch after which it is looked at, 0 for before any step; None: after the last.
-            seed: Draws the table's seed, where that is sampled.
+            at: Number of finished epochs, 0 for before any step; None for all epochs.
+            seed: Draws the table's seed if the policy is ``"sample"``.
 
         Raises:
             SpaceError: If the student is not in the table.
-            TableError: If the epoch is beyond the last, or the cell is masked and masked cells are errors.
+            TableError: If the epoch is out of range, or the cell is masked and masked cells are errors.
         """
         epochs = self.table.metadata.epochs if at is None else at
         if not is_integer(epochs) or epochs < 0:
@@ -129,7 +129,7 @@ class TabularEvaluator:
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:
-        """Look up a batch; one record per config, in order. What cannot be built or is not allowed is ``invalid``.
+        """Look up a batch; one record per config, in order. Invalid or forbidden students are ``invalid``.
 
         Raises:
             SpaceError: If a student is allowed, but not in the table.
@@ -140,7 +140,7 @@ class TabularEvaluator:
         return [cells.record(place, on_epoch) for place in range(len(configs))]
 
     def look_up(self, index: Ints, fidelity: Fidelity) -> Cells:
-        """Look up points of the space at once, by their flat indices, int64 ``(n,)``.
+        """Look up several points of the space by their flat indices, int64 ``(n,)``.
 
         Raises:
             SpaceError: If a point is allowed, but not in the table.
@@ -152,7 +152,7 @@ class TabularEvaluator:
         )
 
     def columns(self, rows: Ints, seed: int) -> Ints:
-        """Return which of the table's seeds each row is answered with, int64 ``(n,)``; -1: the mean of all."""
+        """Return the index of the table's seed for each row, int64 ``(n,)``; -1 for the mean of all seeds."""
         seeds = self.table.metadata.seeds
         if self.seed == "mean":
             return np.full(len(rows), -1, dtype=np.int64)
@@ -173,7 +173,7 @@ class TabularEvaluator:
         return SpaceError(f"{config} is not in table {self.table.metadata.name!r}: {reason}")
 
     def _cells(self, rows: Ints, fidelity: Fidelity, config_at: Callable[[int], StudentConfig]) -> Cells:
-        """Return the cells of rows of the table; -1 stands for no row; ``config_at`` returns the student of a place."""
+        """Return the cells of table rows (-1 for no row); ``config_at`` returns the student at an index of ``rows``."""
         table, epochs = self.table, fidelity.epochs + 1
         table.metadata.check_fidelity(fidelity)
         errors = {}
@@ -189,7 +189,7 @@ class TabularEvaluator:
             columns = self.columns(rows, fidelity.seed)
             curves = table.curves[rows, columns, :epochs].astype(np.float64)
         reached = table.valid[rows, columns, :epochs].sum(axis=1)
-        # What fails in a later epoch is well until then.
+        # A distillation that fails in a later epoch is usable until then.
         status = np.where(reached == epochs, _OK, table.status[rows, columns])
         status[rows < 0] = _INVALID
         latencies = table.latencies[rows, self._position].astype(np.float64)
@@ -211,9 +211,9 @@ class TabularEvaluator:
         return self.table.metadata.device_position(self.device)
 
     def _means(self, epochs: int) -> tuple[npt.NDArray[np.float64], Ints]:
-        """Return the mean curves of all rows, and a seed that ended like the mean; see :class:`Cells`.
+        """Return the mean curves of all rows, and for each row a seed with the status of the mean; see :class:`Cells`.
 
-        The mean is of the seeds that are there up to the last epoch; where none is, of the first that was evaluated.
+        The mean is over the seeds that reached the last epoch; if there are none, it is the first evaluated seed.
         """
         if epochs not in self._known_means:
             table = self.table
@@ -231,19 +231,19 @@ class TabularEvaluator:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The cells of some students, in columns; a record is made when it is read.
+    """The cells of some students, in columns; records are created on access.
 
     Attributes:
         table: The table.
-        position: The device whose latencies count.
-        fidelity: The effort.
-        rows: Rows of the table, int64 ``(n,)``; -1 for a student that cannot be built or is not allowed.
-        status: How each ended, an index into ``STATUSES``, ``(n,)``.
-        reached: Epochs that are known, the one before any step included, int64 ``(n,)``.
-        curves: ``CURVES`` by epoch, float64 ``(n, epochs + 1, len(CURVES))``; NaN, or anything, beyond those.
-        latencies: ``LATENCIES``, float64 ``(n, len(LATENCIES))``; NaN where there are none.
-        errors: Reasons of failures, by place; those of distillations follow from their status.
-        config_at: Returns the student of a place.
+        position: Index of the device for latencies.
+        fidelity: The fidelity.
+        rows: Rows of the table, int64 ``(n,)``; -1 for invalid or forbidden students.
+        status: Status of each student, an index into ``STATUSES``, ``(n,)``.
+        reached: Number of known epochs, including epoch 0, int64 ``(n,)``.
+        curves: ``CURVES`` by epoch, float64 ``(n, epochs + 1, len(CURVES))``; undefined beyond ``reached``.
+        latencies: ``LATENCIES``, float64 ``(n, len(LATENCIES))``; NaN if not measured.
+        errors: Reasons of failures, by index; failed distillations are not listed, their status says why.
+        config_at: Returns the student at an index.
     """
 
     table: Table
@@ -262,33 +262,33 @@ class Cells:
 
     @property
     def ok(self) -> npt.NDArray[np.bool_]:
-        """Whether each is a usable student, bool ``(n,)``."""
+        """Whether each student is usable, bool ``(n,)``."""
         return np.asarray(self.status == _OK)
 
     @property
     def parameters(self) -> Ints:
-        """Parameters, int64 ``(n,)``; 0 for a student that cannot be built or is not allowed."""
+        """Parameters, int64 ``(n,)``; 0 for invalid or forbidden students."""
         return np.where(self.rows < 0, 0, self.table.parameters[self.rows])
 
     @property
     def flops(self) -> Ints:
-        """Operations of a forward pass, int64 ``(n,)``; 0 as above."""
+        """Operations of a forward pass, int64 ``(n,)``; 0 for invalid or forbidden students."""
         return np.where(self.rows < 0, 0, self.table.flops[self.rows])
 
     @property
     def wall_seconds(self) -> npt.NDArray[np.float64]:
-        """Seconds of the epochs that are known, float64 ``(n,)``."""
+        """Seconds of the known epochs, float64 ``(n,)``."""
         known = np.arange(self.curves.shape[1]) < self.reached[:, None]
         seconds: npt.NDArray[np.float64] = np.where(known, self.curves[..., _SECONDS], 0.0).cumsum(axis=1)[:, -1]
         return np.where(self.rows < 0, 0.0, seconds)
 
     def losses(self, curve: str) -> npt.NDArray[np.float64]:
-        """Return one of ``CURVES`` after the last epoch, float64 ``(n,)``; it means nothing where a student failed."""
+        """Return one of ``CURVES`` after the last epoch, float64 ``(n,)``; undefined for failed students."""
         return self.curves[:, -1, CURVES.index(curve)]
 
     @property
     def ratios(self) -> npt.NDArray[np.float64]:
-        """Latency over the teacher's, float64 ``(n,)``; NaN where it is not known."""
+        """Latency relative to the teacher's, float64 ``(n,)``; NaN if unknown."""
         return self.latencies[:, LATENCIES.index("ratio")]
 
     def rewards(self, reward: KDReward) -> npt.NDArray[np.float64]:
@@ -303,7 +303,7 @@ class Cells:
         )
 
     def record(self, place: int, on_epoch: EpochCallback | None = None) -> Evaluation:
-        """Return the evaluation at a place, which a callback may stop."""
+        """Return the evaluation at an index; a callback may stop it."""
         config, row = self.config_at(place), int(self.rows[place])
         status, error = Status(STATUSES[self.status[place]]), self.errors.get(place)
         if status is Status.INVALID:
@@ -347,7 +347,7 @@ class Cells:
 
 
 def draws(rows: Ints, seed: int, seeds: int) -> Ints:
-    """Draw a number below ``seeds`` for each row, by row and seed alone (SplitMix64; Steele et al. 2014)."""
+    """Draw a number below ``seeds`` for each row from row and seed only (SplitMix64; Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         key = np.uint64(int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]))
         mixed = key + (rows.astype(np.uint64) + np.uint64(1)) * _ODD
