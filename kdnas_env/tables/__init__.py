@@ -1,1 +1,1 @@
-"""KD-NAS-Bench: ground-truth tables of distilled students, and what to know of them."""
+"""KD-NAS-Bench: ground-truth tables of distilled students, and their analysis."""

@@ -1,4 +1,4 @@
-"""Plain arrays on disk: an npz file, and beside it a JSON file with their description and checksum."""
+"""Archives of arrays: an npz file, and beside it a JSON file with description and checksum."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _LARGEST_BYTES = 1 << 32
 def write_archive(
     path: str | os.PathLike[str], arrays: Mapping[str, npt.NDArray[Any]], record: Mapping[str, Any], kind: str
 ) -> None:
-    """Write ``path`` (npz) and its JSON file, the arrays first: each whole or not at all.
+    """Write ``path`` (npz), then its JSON file; each file is written atomically.
 
     Args:
         path: The npz file.
         arrays: The arrays by name.
         record: Plain data for the JSON file; ``sha256`` and ``bytes`` are added.
-        kind: What it is, in a word, for messages.
+        kind: Kind of archive in one word, for messages.
 
     Raises:
         TableError: If the path does not end in ``.npz``.
@@ -49,19 +49,19 @@ def write_archive(
 def read_archive(
     path: str | os.PathLike[str], kind: str, version: int, names: Iterable[str] | None = None
 ) -> tuple[dict[str, Any], Arrays]:
-    """Read what :func:`write_archive` wrote, and check that it is whole.
+    """Read an archive of :func:`write_archive`, and verify it.
 
     Args:
         path: The npz file.
-        kind: What it is, in a word, for messages.
-        version: The newest ``schema_version`` that can be read.
-        names: The arrays that it must hold; None: any.
+        kind: Kind of archive in one word, for messages.
+        version: The newest supported ``schema_version``.
+        names: Names of the required arrays; None for any arrays.
 
     Returns:
         The record and the arrays.
 
     Raises:
-        TableError: If a file is missing, damaged, does not belong to the other, or is of a newer version.
+        TableError: If a file is missing or damaged, the two files do not match, or the version is newer.
     """
     target = checked_path(path, kind)
     described = target.with_suffix(".json")
@@ -96,15 +96,15 @@ def check_arrays(
     shapes: Mapping[str, tuple[int, ...]],
     dtypes: Mapping[str, type] | None = None,
 ) -> None:
-    """Refuse arrays of another shape or dtype, or with numbers that are not finite.
+    """Check shapes and dtypes of arrays, and that their numbers are finite.
 
     Args:
         arrays: The arrays by name.
-        shapes: Their shapes.
-        dtypes: The dtypes of those that are not float64.
+        shapes: Expected shapes.
+        dtypes: Expected dtypes of arrays other than float64.
 
     Raises:
-        ValueError: If one is not as it should be.
+        ValueError: If an array fails a check.
     """
     for name, shape in shapes.items():
         array, dtype = arrays[name], np.dtype((dtypes or {}).get(name, np.float64))
@@ -118,7 +118,7 @@ def checked_path(path: str | os.PathLike[str], kind: str) -> Path:
     """Return a path that ends in ``.npz``.
 
     Raises:
-        TableError: If it does not.
+        TableError: If the path has another suffix.
     """
     target = expanded(path)
     if target.suffix != ".npz":
@@ -135,12 +135,12 @@ def _arrays(path: Path, data: bytes, kind: str, names: list[str] | None) -> Arra
             raise TableError(f"{kind} {str(path)!r} holds {shown(sorted(members))}, not the arrays {names}")
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             loaded = {name: arrays[name] for name in arrays.files}
-        # Of a member that is no array, numpy returns the bytes.
+        # NumPy returns the bytes of a member that is not an array.
         foreign = [name for name, array in loaded.items() if not isinstance(array, np.ndarray)]
         if foreign:
             raise ValueError(f"{foreign} are no arrays")
         return loaded
     except TableError:
         raise
-    except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError
+    except Exception as error:  # a damaged header can make NumPy's reader raise any error, such as a TokenError
         raise TableError(f"{kind} {str(path)!r} cannot be read: {str(error)[:300]}; restore it from a copy") from error

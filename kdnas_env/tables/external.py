@@ -1,4 +1,4 @@
-"""Tables of scores that others measured: of candidates that this package cannot build, described by their features."""
+"""External tables: scores measured by others, for candidates described by features that this package cannot build."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _KIND = "external table"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ExternalTable:
-    """A table of trainings that others ran. A candidate that was trained several times has several rows.
+    """A table of trainings that others ran. A candidate with several trainings has several rows.
 
     Attributes:
         name: Short name.
-        title: What was trained, and by whom, in words.
-        metric: The score that counts, one of ``metrics``.
+        title: Description of the trainings and their authors.
+        metric: The score to optimise, one of ``metrics``.
         metrics: Names of the scores: the second axis of ``scores``.
-        choices: Dimension name to its choices, in action order.
-        index: Flat index of the candidate of each training, rising, equal for trainings of one, int64 ``(n,)``.
-        scores: Scores, as shares of the best that can be reached, float64 ``(n, metrics)``.
+        choices: Maps dimension names to their choices, in action order.
+        index: Flat index of each training's candidate, sorted, int64 ``(n,)``; trainings of one candidate share it.
+        scores: Scores as fractions of the best possible value, float64 ``(n, metrics)``.
         seconds: Seconds of each training, float64 ``(n,)``.
 
     Raises:
@@ -82,7 +82,7 @@ class ExternalTable:
 
     @property
     def score(self) -> Floats:
-        """The score that counts, by training, float64 ``(n,)``."""
+        """The score to optimise, by training, float64 ``(n,)``."""
         return self.scores[:, self.metrics.index(self.metric)]
 
     @cached_property
@@ -93,7 +93,7 @@ class ExternalTable:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of the score between trainings of one candidate (pooled); 0 if none was repeated."""
+        """Pooled standard deviation of the score between trainings of one candidate; 0 without repeated trainings."""
         first, count = self.trainings.T
         groups = [self.score[start : start + number] for start, number in zip(first, count, strict=True) if number > 1]
         squares = sum(float(np.square(group - group.mean()).sum()) for group in groups)
@@ -101,7 +101,7 @@ class ExternalTable:
 
 
 def write_external(table: ExternalTable, path: str | os.PathLike[str]) -> None:
-    """Write an external table as ``path`` (npz) and its JSON file: each whole or not at all.
+    """Write an external table as ``path`` (npz) and its JSON file; each file is written atomically.
 
     Raises:
         TableError: If the path does not end in ``.npz``.
@@ -119,7 +119,7 @@ def write_external(table: ExternalTable, path: str | os.PathLike[str]) -> None:
 
 @dataclass(frozen=True)
 class _Record:
-    """What the JSON file says, to check its types."""
+    """The content of the JSON file, for type checks."""
 
     name: str
     title: str
@@ -129,10 +129,10 @@ class _Record:
 
 
 def read_external(path: str | os.PathLike[str]) -> ExternalTable:
-    """Read an external table, and check that it is whole.
+    """Read an external table, and verify it.
 
     Raises:
-        TableError: If a file is missing, damaged, no external table, or of a newer version.
+        TableError: If a file is missing or damaged, is not an external table, or has a newer version.
     """
     record, arrays = read_archive(path, _KIND, EXTERNAL_SCHEMA_VERSION, ExternalTable.ARRAYS)
     if record.get("kind") != _KIND:
@@ -147,5 +147,5 @@ def read_external(path: str | os.PathLike[str]) -> ExternalTable:
 
 
 def is_external(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is the npz file of an external table."""
+    """Whether a name is the path of an external table's npz file."""
     return described_kind(table_path(name)) == _KIND

@@ -1,4 +1,4 @@
-"""How well rankings agree between seeds: no search can rank students better than the seeds agree."""
+"""The noise ceiling: agreement of rankings between seeds, an upper bound for any ranking by a search."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ Floats = npt.NDArray[np.float64]
 
 
 def noise_ceiling(table: Table, curve: str = "heldout_unexplained") -> dict[str, Any]:
-    """Return how well a loss agrees between seeds, over the table and among students of one width.
+    """Return the agreement of a loss between seeds, over the whole table and among students of equal width.
 
-    Only students are counted that ended well with every seed that any student ended well with.
+    Uses only students that succeeded with every seed; seeds without any successful student are ignored.
 
     Returns:
-        ``students`` and ``seeds`` (how many were compared), ``deviation`` (of one student's loss between seeds, root
-        mean square), ``spread`` (between students), and by epoch Kendall's tau (tau-b), the mean over pairs of
-        seeds: ``tau`` and ``tau_within_width`` (mean over widths); ``tau_with_last``: of the mean over seeds with
-        that after the last epoch. Losses that are all equal agree with nothing: their tau is 0.
-        Numbers are None where fewer than two seeds or students are there.
+        ``students`` and ``seeds``: numbers of compared students and seeds. ``deviation``: root mean square deviation of
+        one student's loss between seeds. ``spread``: deviation between students. ``tau`` and ``tau_within_width``
+        (mean over widths): Kendall's tau-b by epoch, mean over pairs of seeds. ``tau_with_last``: Kendall's tau-b by
+        epoch, between the mean over seeds at that epoch and at the last. If all losses are equal, tau is 0. Numbers are
+        None for fewer than two seeds or students.
     """
     ended = table.status == STATUSES.index(str(Status.OK))
     seeds = np.flatnonzero(ended.any(axis=0))

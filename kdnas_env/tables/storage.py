@@ -1,4 +1,4 @@
-"""Tables on disk: an npz file of plain arrays, and beside it a JSON file that describes them."""
+"""Tables on disk: an npz file of arrays, and beside it a JSON file that describes them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kdnas_env.tables.archive import checked_path, read_archive, write_archive
 from kdnas_env.tables.table import SCHEMA_VERSION, Table, TableMetadata
 
 DATA = Path(__file__).parent / "data"
-"""Where the tables lie that come with the package."""
+"""Folder of the tables shipped with the package."""
 
 _KIND = "table"
 
 
 def table_names() -> list[str]:
-    """Return the names of the tables that come with the package."""
+    """Return the names of the tables shipped with the package."""
     return sorted(path.stem for path in DATA.glob("*.npz"))
 
 
@@ -26,16 +26,16 @@ def load_table(name: str | os.PathLike[str]) -> Table:
     """Return a table.
 
     Args:
-        name: Name of one that comes with the package, or path of an npz file with its JSON file beside it.
+        name: Name of a shipped table, or path of an npz file with its JSON file beside it.
 
     Raises:
-        TableError: If there is none, or it is damaged or of a newer version.
+        TableError: If the table does not exist, is damaged, or has a newer version.
     """
     shipped = DATA / f"{name}.npz"
     if os.fspath(name) in table_names():
         return read_table(shipped)
     path = expanded(name)
-    if not os.path.isfile(path):  # unlike pathlib, false for what cannot be a path
+    if not os.path.isfile(path):  # unlike pathlib, returns False for invalid paths
         raise TableError(
             f"there is no table {os.fspath(name)!r}; name one of {table_names()}, or the npz file of another"
         )
@@ -43,24 +43,24 @@ def load_table(name: str | os.PathLike[str]) -> Table:
 
 
 def write_table(table: Table, path: str | os.PathLike[str]) -> None:
-    """Write a table as ``path`` (npz) and its JSON file, the arrays first: each whole or not at all.
+    """Write a table as ``path`` (npz), then its JSON file; each file is written atomically.
 
     Raises:
         TableError: If the path does not end in ``.npz``.
         RunError: If a file cannot be written.
     """
     folder = checked_path(path, _KIND).parent
-    # A table is handed on: absolute paths, which describe the machine, are not written.
+    # Tables are shared, so absolute paths, which reveal the machine's folder names, are not written.
     record = with_places(table.metadata.to_dict(), TableMetadata.PATHS, folder, absolute=False)
     write_archive(path, {name: getattr(table, name) for name in Table.ARRAYS}, record, _KIND)
 
 
 def read_table(path: str | os.PathLike[str]) -> Table:
-    """Read a table, and check that it is whole.
+    """Read a table, and verify it.
 
     Raises:
-        TableError: If a file is missing, damaged, does not belong to the other, or is of a newer version.
-        RunError: If the places of what it names are malformed.
+        TableError: If a file is missing or damaged, the two files do not match, or the version is newer.
+        RunError: If the recorded locations of files are malformed.
     """
     record, arrays = read_archive(path, _KIND, SCHEMA_VERSION, Table.ARRAYS)
     return Table(TableMetadata.from_dict(found_again(record, expanded(path).parent)), **arrays)
@@ -70,8 +70,8 @@ def checksum(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 (hex) that a table's JSON file records.
 
     Raises:
-        TableError: If it records none.
-        RunError: If it cannot be read.
+        TableError: If the JSON file has no checksum.
+        RunError: If the JSON file cannot be read.
     """
     recorded = read_json(checked_path(path, _KIND).with_suffix(".json")).get("sha256")
     if not isinstance(recorded, str):
@@ -85,7 +85,7 @@ def table_path(name: str | os.PathLike[str]) -> Path:
 
 
 def described_kind(path: Path) -> object:
-    """Return what a JSON file says of the npz file beside it: its ``kind``; None for a table, or if one is missing."""
+    """Return the ``kind`` of an npz file from the JSON file beside it; None for a table, or if a file is missing."""
     described = path.with_suffix(".json")
     files = path.suffix == ".npz" and os.path.isfile(path) and os.path.isfile(described)
     return read_json(described).get("kind") if files else None

@@ -1,6 +1,6 @@
 """A table of evaluations: every architecture of a space, distilled with several seeds, epoch by epoch.
 
-Raw quantities only; the reward is computed at look-up (:mod:`kdnas_env.core.reward`). Nothing here imports
+Tables hold raw quantities only; look-ups compute the reward (:mod:`kdnas_env.core.reward`). This module does not import
 torch.
 """
 
@@ -41,21 +41,21 @@ _MOST_POINTS = 2**62
 _POSITIVE_LATENCIES = ("median_ms", "teacher_median_ms", "ratio")
 
 STATUSES = ("ok", "diverged", "out_of_memory", "invalid", "stopped", "failed", "missing", str(Status.INFEASIBLE))
-"""How a cell ended, by its code in ``Table.status``; the last is that of a cell that was never evaluated."""
+"""Status of a cell, by its code in ``Table.status``; the last code marks a cell that was never evaluated."""
 
 MISSING = STATUSES.index("missing")
 
 FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-"""What may become the name of a file: it names no other folder."""
+"""Pattern of names that are safe as file names, without folders."""
 
 
 @dataclass(frozen=True)
 class LatencyDevice:
-    """A machine and a runtime that latencies were measured with.
+    """A machine and a runtime for latency measurements.
 
     Attributes:
-        name: What it is called in queries, such as ``torch`` or ``onnxruntime``.
-        machine: The processor or GPU, in words.
+        name: Name in queries, such as ``torch`` or ``onnxruntime``.
+        machine: Description of the processor or GPU.
         runtime: ``torch``, ``onnxruntime`` or ``analytic``.
         device: ``cpu`` or ``cuda``.
         threads: Threads of the runtime.
@@ -63,7 +63,7 @@ class LatencyDevice:
         sequence_length: Tokens per sequence.
 
     Raises:
-        TableError: If the name cannot be that of a file, or a number is not positive.
+        TableError: If the name is not a safe file name, or a number is not positive.
     """
 
     name: str
@@ -84,30 +84,29 @@ class LatencyDevice:
 
 @dataclass(frozen=True)
 class TableMetadata:
-    """What a table is of.
+    """Metadata of a table.
 
     Attributes:
-        name: Short name, by which environments find it.
-        title: What was distilled, in words.
-        workload: Fingerprint of teacher, corpus, recipe, precision and kind of device: the key of the store it was
-            exported from.
+        name: Short name, used by environments.
+        title: Description of the table.
+        workload: Fingerprint of teacher, corpus, recipe, precision and kind of device: the key of the store from which
+            the table was exported.
         teacher: Name of the teacher.
         architecture: Fields of the teacher's ``EncoderArchitecture``.
-        space: The space, as ``SearchSpace.to_dict`` has it.
+        space: The space, in the form of ``SearchSpace.to_dict``.
         seeds: Seeds of initialisation and data order: the second axis of the curves.
         epochs: Epochs of every distillation; the learning rate falls to 0 at the last.
-        devices: What latencies were measured with.
+        devices: Devices of the latency measurements.
         corpus: The corpus: source, sentences, tokens.
-        recipe: How students were distilled.
-        trained_on: Where students were distilled, in words.
-        versions: Versions of kdnas and of what it stands on.
+        recipe: Fields of the recipe of the distillations.
+        trained_on: Description of the training machine.
+        versions: Versions of kdnas and its dependencies.
         noise: Agreement between seeds (:func:`kdnas_env.tables.noise_ceiling.noise_ceiling`), by group of students.
-        alike: What ``workload`` would be on other kinds of devices, where losses differ by rounding only.
+        alike: Fingerprints of the same workload on other kinds of devices, where losses differ only by rounding.
         schema_version: Version of this format.
 
     Raises:
-        TableError: If epochs or a seed are negative, a seed or the name of a device stands twice, or the version is
-            unknown.
+        TableError: If the epochs or a seed are negative, a seed or device name is repeated, or the version is unknown.
     """
 
     name: str
@@ -128,7 +127,7 @@ class TableMetadata:
     schema_version: int = SCHEMA_VERSION
 
     PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source")
-    """Fields that may name a file or folder, whose place is recorded beside the table."""
+    """Fields that may name a file or folder; its location is recorded beside the table."""
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]
@@ -143,16 +142,16 @@ class TableMetadata:
             raise TableError(f"table {self.name!r}: {name} is {shown(value)}, which is negative, unknown or not unique")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data; :meth:`from_dict` restores it."""
+        """Return the metadata as plain data; :meth:`from_dict` restores them."""
         devices = [asdict(device) for device in self.devices]
         return {**asdict(self), "seeds": list(self.seeds), "devices": devices, "alike": list(self.alike)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TableMetadata:
-        """Restore metadata of :meth:`to_dict`.
+        """Restore metadata from :meth:`to_dict`.
 
         Raises:
-            TableError: If they are malformed.
+            TableError: If the data are malformed.
         """
         known = {field.name for field in fields(cls)}
         try:
@@ -170,11 +169,11 @@ class TableMetadata:
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """The space that was tabulated."""
+        """The tabulated space."""
         return SearchSpace.from_dict(self.space, self.encoder)
 
     def difference(self, other: TableMetadata, names: Sequence[str]) -> str | None:
-        """Say in which of some attributes another table differs; None if in none."""
+        """Return a message on the first of some attributes that differs from another table's; None if all agree."""
         for name in names:
             ours, theirs = getattr(self, name), getattr(other, name)
             if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
@@ -184,10 +183,10 @@ class TableMetadata:
         return None
 
     def device_position(self, name: str | None) -> int:
-        """Return the position of a device; of None, the first.
+        """Return the index of a device; for None, the first.
 
         Raises:
-            TableError: If there is no such device.
+            TableError: If the device does not exist.
         """
         names = [device.name for device in self.devices]
         if name is not None and name not in names:
@@ -195,10 +194,10 @@ class TableMetadata:
         return 0 if name is None else names.index(name)
 
     def check_fidelity(self, fidelity: Fidelity) -> None:
-        """Refuse what the table cannot answer.
+        """Check that the table has evaluations at a fidelity.
 
         Raises:
-            TableError: If it has more epochs than the table, or is of a share of the data.
+            TableError: If the fidelity has more epochs than the table, or uses a fraction of the data.
         """
         if fidelity.epochs > self.epochs:
             raise TableError(
@@ -214,23 +213,23 @@ class TableMetadata:
 class Table:
     """A table of evaluations, in columns.
 
-    Where the space is too large to list, as joint spaces are, the rows are a sample of it (:attr:`sampled`).
+    If the space is too large to list, such as a joint space, the rows are a sample of it (:attr:`sampled`).
 
     Attributes:
-        metadata: What it is of.
-        index: Flat index in the space of each architecture, rising, int64 ``(n,)``.
+        metadata: Metadata of the table.
+        index: Flat index in the space of each architecture, sorted, int64 ``(n,)``.
         curves: ``CURVES`` by architecture, seed and epoch (0 is before any step), float32
-            ``(n, seeds, epochs + 1, len(CURVES))``; NaN where there is nothing.
-        valid: Where there is something, bool ``(n, seeds, epochs + 1)``.
-        status: How each distillation ended, an index into ``STATUSES``, uint8 ``(n, seeds)``.
+            ``(n, seeds, epochs + 1, len(CURVES))``; NaN for missing values.
+        valid: Whether values exist, bool ``(n, seeds, epochs + 1)``.
+        status: Status of each distillation, an index into ``STATUSES``, uint8 ``(n, seeds)``.
         parameters: Parameters, embeddings included, int64 ``(n,)``.
         flops: Operations of one forward pass at the first device's batch and length, int64 ``(n,)``.
-        latencies: ``LATENCIES`` by architecture and device, float32 ``(n, devices, len(LATENCIES))``; NaN where an
+        latencies: ``LATENCIES`` by architecture and device, float32 ``(n, devices, len(LATENCIES))``; NaN if an
             architecture was not measured.
 
     Raises:
-        TableError: If shapes or dtypes disagree, a value is not finite where it should be or beyond what its column
-            can hold, or an architecture is not in the space.
+        TableError: If shapes or dtypes disagree, a value is unexpectedly not finite or is out of range, or an
+            architecture is not in the space.
     """
 
     metadata: TableMetadata
@@ -270,7 +269,7 @@ class Table:
         self._check_values()
 
     def _check_values(self) -> None:
-        """Refuse numbers beyond what their column can hold: all columns, and nowhere else."""
+        """Check the value ranges of all columns; this is the only place that does."""
         size, whole, missing = self.space.size, self.valid.all(axis=-1), self.status == MISSING
         latencies, measured = self.latencies, np.isfinite(self.latencies).all(axis=-1)
         positive = [LATENCIES.index(name) for name in _POSITIVE_LATENCIES]
@@ -304,19 +303,19 @@ class Table:
 
     @property
     def space(self) -> SearchSpace:
-        """The space that was tabulated."""
+        """The tabulated space."""
         return self.metadata.search_space
 
     @property
     def sampled(self) -> bool:
-        """Whether the space is too large to tabulate, so that the rows are a sample of it."""
+        """Whether the rows are a sample of a space that is too large to tabulate."""
         return not self.space.listable
 
     def check_whole(self) -> None:
-        """Refuse to search a table that is a sample of its space: nearly all actions would have no answer.
+        """Check that the table covers its space; in a sampled table, nearly all actions would have no evaluation.
 
         Raises:
-            TableError: If it is one.
+            TableError: If the table is a sample.
         """
         if self.sampled:
             raise TableError(
@@ -325,9 +324,9 @@ class Table:
             )
 
     def rows_of(self, indices: Ints) -> Ints:
-        """Return the rows of points of the space by their flat indices, int64 ``(n,)``; -1 where there is none.
+        """Return the rows of points of the space by their flat indices, int64 ``(n,)``; -1 for missing rows.
 
-        A student of several names is found by each of them.
+        If several flat indices name one student, each of them finds its row.
         """
         if not self.sampled:
             return self._row_of[indices]
@@ -340,14 +339,14 @@ class Table:
 
     @cached_property
     def _sorted(self) -> tuple[Ints, Ints]:
-        """The first flat index of every row, sorted, and the rows in that order."""
+        """The sorted first flat indices of the rows, and the rows in that order."""
         first = self.space.canonical(self.index)
         order = np.argsort(first)
         return first[order], order
 
     @cached_property
     def _row_of(self) -> Ints:
-        """Row of every point of a space that can be listed, int64 ``(space.size,)``."""
+        """Row of every point of a listable space, int64 ``(space.size,)``."""
         first = self.space.first_indices
         rows = np.full(self.space.size, -1, dtype=np.int64)
         rows[first[self.index]] = np.arange(len(self.index))
@@ -374,7 +373,7 @@ class Table:
 
     @property
     def complete(self) -> float:
-        """Share of the cells (architectures and seeds) that were evaluated."""
+        """Fraction of the cells (pairs of architecture and seed) that were evaluated."""
         return float((self.status != MISSING).mean()) if len(self) else 0.0
 
 

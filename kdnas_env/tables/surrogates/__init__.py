@@ -1,1 +1,1 @@
-"""Models of tables."""
+"""Surrogates: regression models of tables."""

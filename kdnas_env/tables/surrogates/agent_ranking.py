@@ -1,4 +1,4 @@
-"""Whether a surrogate ranks agents as its table does: they race on the table and on surrogates of it."""
+"""Compare the rankings of agents on a table and on surrogates of it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Floats = npt.NDArray[np.float64]
 
 
 def surrogate_table(table: Table, rng: np.random.Generator, *, folds: int = 10) -> Table:
-    """Answer all students of a table by surrogates, each by one that was fitted without it.
+    """Replace a table's values by cross-validated predictions: each student's surrogate is fitted without it.
 
-    That is what a surrogate makes of students between those of its table, only that here the truth is known. What is
-    masked or failed stays so, since surrogates know no failures.
+    This simulates predictions for students that are not in the table, with known true values. Masked and failed cells
+    stay as they are, because surrogates do not predict failures.
 
     Args:
         table: The table.
-        rng: Draws the folds and the noise between seeds.
-        folds: Parts of the students, each of which is predicted from the others.
+        rng: Source of randomness for the folds and the noise between seeds.
+        folds: Number of cross-validation folds.
 
     Raises:
-        TableError: If too few students ended well or were measured on a device.
+        TableError: If too few students succeeded or were measured on a device.
     """
     good, configs = ended_well(table), table.configs()
     curves, latencies = table.curves.copy(), table.latencies.copy()
@@ -57,18 +57,18 @@ def ranking_agreement(
     *,
     draws: int = 1000,
 ) -> dict[str, Any]:
-    """Return how alike a table and its surrogate rank agents.
+    """Return the agreement between the rankings of agents on a table and on its surrogate.
 
     Args:
         scores_table: Scores of the runs on the table, by agent.
-        scores_surrogate: The same of the runs on the surrogate, of the same agents.
-        rng: Draws the bootstrap, over runs within each agent.
-        draws: Bootstrap samples.
+        scores_surrogate: Scores of the runs on the surrogate, by agent; the agents must match.
+        rng: Source of randomness for the bootstrap over the runs of each agent.
+        draws: Number of bootstrap samples.
 
     Returns:
-        ``agents``; ``tau``: Kendall's tau-b between the orders of mean scores; ``low`` and ``high``: its 95 % interval;
-        and ``ceiling``: mean tau between two bootstrap samples of the table itself, more than which cannot be asked
-        for. Scores that are all equal rank nothing: their tau is 0.
+        ``agents``; ``tau``: Kendall's tau-b between the rankings by mean score; ``low`` and ``high``: its 95 %
+        interval; and ``ceiling``: mean tau between two bootstrap samples of the table itself, the highest tau to
+        expect. If all scores are equal, tau is 0.
 
     Raises:
         ValueError: If the agents differ, fewer than two are given, or one has no runs.

@@ -1,4 +1,4 @@
-"""How good a surrogate is: each student is predicted by a model that was fitted without it."""
+"""Quality of a surrogate, by cross-validation: each student's prediction comes from a model fitted without it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _LEVELS = {"coverage_50": 0.674490, "coverage_90": 1.644854, "coverage_95": 1.95
 """Central intervals of a normal distribution, in standard deviations."""
 
 METRICS = ("r2", "rmse", "tau", "tau_resolved", "spearman", "precision_at_10", "precision_at_50", "nll", *_LEVELS)
-"""Keys of :func:`prediction_quality`, beside ``students``."""
+"""Keys of :func:`prediction_quality` other than ``students``."""
 
 _LOSS = CURVES.index("heldout_unexplained")
 _OK = STATUSES.index(str(Status.OK))
@@ -45,34 +45,34 @@ _RATIO = PREDICTED_LATENCIES.index("ratio")
 
 @dataclass(frozen=True)
 class _Split:
-    """Rows that are predicted without having been seen, by name of the split."""
+    """Groups of held-out rows, by name of the split."""
 
     name: str
     unseen: tuple[Ints, ...]
 
 
 def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDReward | None = None) -> dict[str, Any]:
-    """Judge the surrogate of a table.
+    """Evaluate the surrogate of a table.
 
-    The splits are ``random`` (cross-validation); one for each number of layers and each width, all students of which
-    are left out, so that they are predicted from the others (as widths of a table are few, that is extrapolation); and
-    ``best tenth``: the students of the highest reward are left out.
+    The splits are ``random`` (cross-validation); one split for each number of layers and each width, which holds out
+    all students of that size (extrapolation, as tables have few widths); and ``best tenth``, which holds out the
+    students of the highest reward.
 
     Args:
-        table: The table; students count that ended well and were measured on its first device.
-        folds: Parts of the cross-validation.
-        seed: Draws the parts.
-        reward: The reward; its default.
+        table: The table; uses students that succeeded and were measured on its first device.
+        folds: Number of cross-validation folds.
+        seed: Seed of the folds.
+        reward: The reward; None for the default.
 
     Returns:
-        Plain data: ``table``, ``students``, ``seeds``, ``folds``, and ``splits``: for each split by quantity what
-        :func:`prediction_quality` says. Quantities are ``reward``, the curves by
-        epoch (``heldout_unexplained@3``), the ``seconds`` of all epochs, and the latencies by device (``ratio@torch``).
-        Deviations hold doubt and the noise that is left in the mean over seeds. Splits of which too few students would
-        be left are absent.
+        Plain data: ``table``, ``students``, ``seeds``, ``folds``, and ``splits``: the results of
+        :func:`prediction_quality` by split and quantity. Quantities are ``reward``, the curves by epoch
+        (``heldout_unexplained@3``), the ``seconds`` of all epochs, and the latencies by device (``ratio@torch``).
+        Predicted deviations combine the model uncertainty and the noise of the mean over seeds. Splits that leave too
+        few students for a fit are absent.
 
     Raises:
-        TableError: If too few students ended well and were measured on a device.
+        TableError: If too few students succeeded and were measured on a device.
     """
     scored = reward or KDReward()
     measured = np.isfinite(table.latencies).all(axis=-1) & (table.status == _OK).any(axis=1)[:, None]
@@ -107,31 +107,30 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
 
 
 def judge(surrogate: Surrogate, table: Table) -> dict[str, Any]:
-    """Judge a surrogate by a table of other students, which it was not fitted to.
+    """Evaluate a surrogate on a table of other students, to which it was not fitted.
 
     Args:
         surrogate: The surrogate.
-        table: A table of the same workload; students count that ended well, and of whose names the surrogate knows.
+        table: A table of the same workload; uses students that succeeded and have only names known to the surrogate.
 
     Returns:
-        What :func:`prediction_quality` says of the held-out loss after the last
-        epoch.
+        Result of :func:`prediction_quality` for the held-out loss after the last epoch.
     """
     rows = _known_rows(surrogate.range, table)
     return _judged_losses(table, rows, _foretold(surrogate, table, rows))
 
 
 def judge_parts(first: Table, table: Table, *, folds: int = 10, seed: int = 0) -> dict[str, Any]:
-    """Judge how the surrogate of two tables predicts students of the second that it was not fitted to.
+    """Evaluate the surrogate of two tables by cross-validation over the students of the second.
 
     Args:
         first: The first table.
-        table: The second, of the same workload.
-        folds: Parts of the cross-validation, each of which is told by the first table and all other parts.
-        seed: Draws the parts.
+        table: The second table, of the same workload.
+        folds: Number of folds of the second table; each is predicted from the first table and the other folds.
+        seed: Seed of the folds.
 
     Returns:
-        As :func:`judge`.
+        Result of :func:`judge`.
     """
     rows = _known_rows(Range.of(first), table)
     parts = np.array_split(np.random.default_rng(seed).permutation(rows), max(1, min(folds, len(rows))))
@@ -145,7 +144,7 @@ def _known_rows(trusted: Range, table: Table) -> Ints:
 
 
 def _foretold(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
-    """Return mean, noise and doubt of the last held-out loss of rows, float64 ``(3, m)``."""
+    """Return mean, noise and model uncertainty of the last held-out loss of rows, float64 ``(3, m)``."""
     configs = table.configs()
     predicted = surrogate.predict([configs[row] for row in rows.tolist()], extrapolate=True)
     return np.stack([part.curves[:, -1, _LOSS] for part in predicted])
@@ -159,22 +158,21 @@ def _judged_losses(table: Table, rows: Ints, predictions: Floats) -> dict[str, A
 def prediction_quality(
     truth: Floats, mean: Floats, deviation: Floats, resolution: float, *, largest: bool
 ) -> dict[str, Any]:
-    """Compare predictions of one quantity with the truth.
+    """Compare predictions of one quantity with the true values.
 
     Args:
         truth: The true values, float64 ``(n,)``.
-        mean: What was predicted, float64 ``(n,)``.
-        deviation: Standard deviation that was predicted, float64 ``(n,)``.
-        resolution: Differences below it are noise.
-        largest: Whether large values are the good ones.
+        mean: Predicted means, float64 ``(n,)``.
+        deviation: Predicted standard deviations, float64 ``(n,)``.
+        resolution: Smaller differences are noise.
+        largest: Whether larger values are better.
 
     Returns:
-        ``students``; ``r2``; ``rmse``; ``tau`` (Kendall's tau-b); ``tau_resolved``, over the pairs that truly
-        differ by more than the resolution; ``spearman``; ``precision_at_10`` and ``precision_at_50``: how
-        many of the predicted best are among the true best; ``nll``: mean negative log likelihood of a normal
-        distribution; and ``coverage_50``, ``coverage_90``, ``coverage_95``: how much of the truth lies in the
-        central intervals. None where it is not defined, as a correlation
-        with what is constant is not.
+        ``students``; ``r2``; ``rmse``; ``tau`` (Kendall's tau-b); ``tau_resolved``, over the pairs whose true values
+        differ by more than the resolution; ``spearman``; ``precision_at_10`` and ``precision_at_50``: fraction of
+        the predicted best among the true best; ``nll``: mean negative log likelihood of a normal distribution; and
+        ``coverage_50``, ``coverage_90``, ``coverage_95``: fraction of true values in the central intervals. Undefined
+        values are None, such as a correlation with a constant.
     """
     n = len(truth)
     quality: dict[str, Any] = {"students": n, **dict.fromkeys(METRICS)}
@@ -197,7 +195,7 @@ def prediction_quality(
 
 
 def precision_at(truth: Floats, mean: Floats, k: int, *, largest: bool) -> float:
-    """Return which share of the ``k`` that are predicted best are among the ``k`` truly best."""
+    """Return the fraction of the ``k`` predicted best that are among the ``k`` true best."""
     sign = -1.0 if largest else 1.0
     best, chosen = (np.argsort(sign * values, kind="stable")[:k] for values in (truth, mean))
     return len(np.intersect1d(best, chosen)) / k
@@ -210,13 +208,14 @@ def card_rows(
     splits: Sequence[str] | None = None,
     metrics: Sequence[str] = METRICS,
 ) -> list[tuple[str, ...]]:
-    """Lay a card out in rows of text, the first of which is the head.
+    """Format a card as rows of text; the first row is the header.
 
     Args:
-        card: Of :func:`surrogate_card`.
-        quantities: Which to show; None: the reward, the losses after the last epoch, the seconds and the ratios.
-        splits: Which to show; None: all.
-        metrics: Which to show.
+        card: Result of :func:`surrogate_card`.
+        quantities: Quantities to show; None for the reward, the losses after the last epoch, the seconds and the
+            ratios.
+        splits: Splits to show; None for all.
+        metrics: Metrics to show.
     """
     first = next(iter(card["splits"].values()))
     if quantities is None:
@@ -248,7 +247,7 @@ def _splits(table: Table, usable: Ints, rewards: Floats, folds: int, rng: np.ran
 
 
 def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats]:
-    """Return mean, noise and doubt of every quantity of rows by a surrogate fitted without them, float64 ``(3, m)``."""
+    """Predict rows by a surrogate fitted without them: mean, noise and uncertainty by quantity, float64 ``(3, m)``."""
     configs = table.configs()
     fitted = Surrogate.fit(without(table, unseen))
     mean, noise, doubt = fitted.predict([configs[row] for row in unseen.tolist()], extrapolate=True)
@@ -267,13 +266,13 @@ def _judged(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) 
     known = np.isfinite(truth)
     truth, (mean, noise, doubt) = truth[known], predictions[:, known]
     left = noise / np.sqrt(seeds)
-    # Two means over seeds that differ by less than this may well be equal.
+    # Means over seeds that differ by less than this may be equal.
     resolution = float(np.sqrt(2 * (left**2).mean())) if len(left) else 0.0
     return prediction_quality(truth, mean, np.hypot(left, doubt), resolution, largest=largest)
 
 
 def _truth(table: Table) -> Quantities:
-    """Return the mean over the seeds that ended well, of all rows; NaN where there are none."""
+    """Return the mean over the successful seeds of each row; NaN if there are none."""
     good = (table.status == _OK)[..., None, None]
     sums = np.where(good, table.curves, 0).sum(axis=1, dtype=np.float64)
     count = good.sum(axis=1)

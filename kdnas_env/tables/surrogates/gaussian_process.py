@@ -1,8 +1,8 @@
-"""Gaussian-process regression of several outputs at once, in NumPy alone.
+"""Multi-output Gaussian-process regression in pure NumPy.
 
-The kernel is a second-order polynomial, which carries the trend, plus a Matérn-5/2 with a length scale per group of
-inputs, which carries what the trend leaves (Rasmussen and Williams 2006, chapters 4 and 5). Outputs share the kernel;
-each has its own mean and scale.
+The kernel is a second-order polynomial for the trend, plus a Matérn-5/2 kernel with a length scale per group of inputs
+for the residuals (Rasmussen and Williams 2006, chapters 4 and 5). Outputs share the kernel; each has its own mean and
+scale.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _LEAST_NOISE = -12.0
 
 @dataclass(frozen=True, eq=False)
 class GaussianProcess:
-    """A fitted process; its arrays are all there is to it.
+    """A fitted process, defined by its arrays.
 
     Attributes:
         inputs: Training inputs, standardised, float64 ``(n, d)``.
-        centre: What was taken off the inputs, float64 ``(d,)``.
-        spread: What they were divided by, float64 ``(d,)``.
-        groups: Which length scale each input has, int64 ``(d,)``; -1: the input is of the trend only.
+        centre: Offset of the standardisation, float64 ``(d,)``.
+        spread: Scale of the standardisation, float64 ``(d,)``.
+        groups: Index of each input's length scale, int64 ``(d,)``; -1: only the trend uses the input.
         hyper: Logarithms of the trend's variance, the noise's variance and the length scales, float64
-            ``(2 + scales,)``; variances are in units of the Matérn part's.
+            ``(2 + scales,)``; variances are relative to that of the Matérn part.
         weights: ``inverse(K + noise) @ (targets - offset)``, float64 ``(n, k)``.
         offset: Mean of each output, float64 ``(k,)``.
-        scale: Standard deviation of the Matérn part of each output, such that the errors of leave-one-out are of the
-            size that is foreseen (Bachoc 2013), float64 ``(k,)``.
+        scale: Standard deviation of the Matérn part of each output, calibrated on the leave-one-out errors (Bachoc
+            2013), float64 ``(k,)``.
     """
 
     inputs: Floats
@@ -68,11 +68,11 @@ class GaussianProcess:
         Args:
             inputs: float64 ``(n, d)``.
             targets: float64 ``(n, k)``.
-            groups: Which length scale each input has, of length ``d``; -1: the input is of the trend only.
-            hyper: Hyper-parameters of an earlier fit; None: those of the highest marginal likelihood.
-            most: Hyper-parameters are fitted on at most this many rows, drawn once and for all.
+            groups: Index of each input's length scale, of length ``d``; -1: only the trend uses the input.
+            hyper: Hyper-parameters of an earlier fit; None to maximise the marginal likelihood.
+            most: Maximum number of rows for fitting hyper-parameters; the selection is fixed.
         """
-        # Matrices of a few hundred rows: more threads wait for one another longer than they work, and round otherwise.
+        # One thread: for matrices of a few hundred rows, more threads are slower, and round differently.
         with threadpool_limits(1, user_api="blas"):
             return cls._fit(inputs, targets, groups, hyper, most)
 
@@ -94,14 +94,14 @@ class GaussianProcess:
         return cls(x, centre, spread, kinds, hyper, weights, offset, scale)
 
     def check(self, width: int, outputs: int) -> None:
-        """Refuse arrays that do not fit together.
+        """Check that the arrays are consistent.
 
         Args:
-            width: Inputs that it should have.
-            outputs: Outputs that it should have.
+            width: Expected number of inputs.
+            outputs: Expected number of outputs.
 
         Raises:
-            ValueError: If some do not.
+            ValueError: If they are not.
         """
         rows, scales = len(self.inputs), len(self.hyper) - 2
         shapes = {
@@ -120,7 +120,7 @@ class GaussianProcess:
         return self.offset + self._against(inputs) @ self.weights
 
     def deviation(self, inputs: Floats) -> Floats:
-        """Return the posterior standard deviation of the function, the noise left out, float64 ``(m, k)``."""
+        """Return the posterior standard deviation of the function, without noise, float64 ``(m, k)``."""
         x = (inputs - self.centre) / self.spread
         cross = _kernel(x, self.inputs, self.groups, self.hyper)
         own = np.exp(self.hyper[0]) * (1 + (x * x).mean(axis=1)) ** 2 + 1.0
@@ -129,7 +129,7 @@ class GaussianProcess:
 
     @property
     def noise(self) -> Floats:
-        """Standard deviation of what the function leaves of each output, float64 ``(k,)``."""
+        """Standard deviation of each output's noise, float64 ``(k,)``."""
         noise: Floats = np.exp(self.hyper[1] / 2) * self.scale
         return noise
 
@@ -162,7 +162,7 @@ def _distances(a: Floats, b: Floats, groups: npt.NDArray[np.int64], count: int) 
 
 def _matern(squared: Floats) -> Floats:
     """Return the Matérn-5/2 kernel of squared distances."""
-    # In place where it can be: most of the time of large batches goes into memory for arrays in between.
+    # In place where possible: allocating temporary arrays takes most of the time of large batches.
     r: Floats = 5 * squared
     np.sqrt(r, out=r)
     kernel: Floats = r * r
@@ -175,7 +175,7 @@ def _matern(squared: Floats) -> Floats:
 
 
 def _matern_slope(squared: Floats) -> Floats:
-    """Return its derivative by a log length scale, but for the squared distance along it."""
+    """Return the kernel's derivative by a log length scale, without the factor of the squared distance along it."""
     r: Floats = np.sqrt(5 * squared)
     return 5 / 3 * (1 + r) * np.exp(-r)
 
@@ -196,11 +196,11 @@ def _kernel(a: Floats, b: Floats, groups: npt.NDArray[np.int64], hyper: Floats) 
 
 
 def _fitted_hyper(x: Floats, y: Floats, groups: npt.NDArray[np.int64]) -> Floats:
-    """Climb the marginal likelihood, the outputs' scales profiled out (Rprop; Riedmiller and Braun 1993)."""
+    """Maximise the marginal likelihood with profiled output scales (Rprop; Riedmiller and Braun 1993)."""
     count = int(groups.max()) + 1
     parts = _distances(x, x, groups, count)
     trend = (1 + x @ x.T / x.shape[1]) ** 2
-    # Weakly informed: a strong trend, little noise, length scales of some deviations of the inputs.
+    # Weakly informative start: a strong trend, little noise, length scales of a few input deviations.
     centre = np.concatenate([[2.0, -6.0], np.full(count, 1.0)])
     width = np.concatenate([[3.0, 3.0], np.full(count, 1.0)])
     hyper, best = centre.copy(), centre.copy()

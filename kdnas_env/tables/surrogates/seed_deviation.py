@@ -1,4 +1,4 @@
-"""How far one student's curves differ from seed to seed, by the student's size."""
+"""Deviation of a student's curves between seeds, as a function of the student's size."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _TINY = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class SeedDeviation:
-    """Deviations of logarithms between seeds: a scale that depends on the student, and how outputs go together.
+    """Deviations of logarithms between seeds: a scale that depends on the student, and a correlation of the outputs.
 
     Attributes:
-        centre: What is taken off the sizes of a student, float64 ``(d,)``.
+        centre: Offset subtracted from the sizes of a student, float64 ``(d,)``.
         slopes: Change of the logarithm of the scale with the sizes, float64 ``(d, k)``.
-        level: Standard deviation at the centre, float64 ``(k,)``; 0 where nothing is known of it.
-        factor: A square root of the correlation of the outputs, float64 ``(k, k)``.
+        level: Standard deviation at the centre, float64 ``(k,)``; 0 if unknown.
+        factor: A matrix square root of the correlation of the outputs, float64 ``(k, k)``.
     """
 
     centre: Floats
@@ -37,8 +37,8 @@ class SeedDeviation:
         """Fit to the seeds of a table.
 
         Args:
-            sizes: Of the students, float64 ``(n, d)``.
-            logs: Logarithms of outputs by student and seed, float64 ``(n, seeds, k)``; NaN where there is none.
+            sizes: Sizes of the students, float64 ``(n, d)``.
+            logs: Logarithms of outputs by student and seed, float64 ``(n, seeds, k)``; NaN for missing values.
         """
         known: npt.NDArray[np.bool_] = np.asarray(np.isfinite(logs).all(axis=-1))
         several = known.sum(axis=1) > 1
@@ -54,7 +54,7 @@ class SeedDeviation:
         design = np.hstack([np.ones((len(sizes), 1)), sizes - centre])
         slopes = np.linalg.lstsq(design, np.log(variance + _TINY), rcond=None)[0][1:] / 2
         scale = np.exp((sizes - centre) @ slopes)
-        # The logarithm of a variance of few seeds is biased: the level comes from the variances themselves.
+        # The logarithm of a variance over few seeds is biased, so the level comes from the variances themselves.
         level = np.sqrt((variance / scale**2).mean(axis=0))
         standard = residuals / np.maximum(scale * level, _TINY)[:, None]
         flat = standard[known]
@@ -64,14 +64,14 @@ class SeedDeviation:
         return cls(centre, slopes, level, vectors * np.sqrt(np.maximum(values, 0)))
 
     def check(self, width: int, outputs: int) -> None:
-        """Refuse arrays that do not fit together.
+        """Check that the arrays are consistent.
 
         Args:
-            width: Sizes of a student that it should know of.
-            outputs: Outputs that it should have.
+            width: Expected number of sizes per student.
+            outputs: Expected number of outputs.
 
         Raises:
-            ValueError: If some do not.
+            ValueError: If they are not.
         """
         shapes = {
             "centre": (width,),
@@ -86,5 +86,5 @@ class SeedDeviation:
         return self.level * np.exp((sizes - self.centre) @ self.slopes)
 
     def draw(self, normals: Floats) -> Floats:
-        """Turn independent standard normals, float64 ``(m, k)``, into ones with the outputs' correlation."""
+        """Give independent standard normal numbers, float64 ``(m, k)``, the correlation of the outputs."""
         return normals @ self.factor.T

@@ -1,10 +1,9 @@
-"""Surrogates in files, and fits that are kept, since a fit takes seconds, and is not the same everywhere.
+"""Surrogate files, and a cache of fits, because a fit takes seconds and depends on the machine.
 
-A fit is stored by what it is a fit of: the fingerprints of its tables, in order, and the version of the fitting code.
-That to the tables of ``kdnas/Surrogate-v0`` comes with the package (0.2 MB), so that its predictions are equal to the
-last digit on all machines, which a fit of their own would not be: linear algebra rounds by processor and library. Fits
-to other tables are kept in the folder of :func:`kdnas_env.support.atomic.default_cache_directory`, and in this process
-where that folder cannot be written.
+The cache key of a fit is the ordered fingerprints of its tables and the version of the fitting code. The package ships
+the fit for ``kdnas/Surrogate-v0`` (0.2 MB), so that its predictions are equal to the last digit on all machines. A
+local fit would differ, because rounding in linear algebra depends on processor and library. Other fits are cached in
+:func:`kdnas_env.support.atomic.default_cache_directory`, or only in this process if that folder is not writable.
 """
 
 from __future__ import annotations
@@ -32,16 +31,16 @@ from kdnas_env.tables.table import Table, TableMetadata
 SURROGATE_SCHEMA_VERSION = 1
 
 TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""A table or surrogate by its name or npz file, or several tables of one workload."""
+"""A table or surrogate by name or npz file, or several tables of one workload."""
 
 SHIPPED = DATA / "fits"
-"""Where the fits lie that come with the package."""
+"""Folder of the fits shipped with the package."""
 
 _KIND = "surrogate"
 
 
 def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
-    """Write a surrogate as ``path`` (npz) and its JSON file, as tables are written.
+    """Write a surrogate as ``path`` (npz) and its JSON file, like a table.
 
     Raises:
         TableError: If the path does not end in ``.npz``.
@@ -63,16 +62,16 @@ def write_surrogate(surrogate: Surrogate, path: str | os.PathLike[str]) -> None:
 
 
 def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
-    """Read a surrogate, and check that it is whole.
+    """Read a surrogate, and verify it.
 
     Raises:
-        TableError: If a file is missing, damaged, no surrogate, or of a newer version.
+        TableError: If a file is missing or damaged, is not a surrogate, or has a newer version.
     """
     record, arrays = read_archive(path, _KIND, SURROGATE_SCHEMA_VERSION)
     if record.get("kind") != _KIND:
         raise TableError(f"{str(path)!r} is no surrogate; write one with kdnas table fit")
     try:
-        # As many as have arrays, lest a number that somebody wrote into the record is counted up to.
+        # Count the processes from the arrays, because a manipulated number in the record could be huge.
         numbers = range(sum(name.endswith(".columns") for name in arrays))
         if record["processes"] != len(numbers):
             raise ValueError(f"it has {len(numbers)} processes, and the record says {shown(record['processes'])}")
@@ -97,18 +96,18 @@ def read_surrogate(path: str | os.PathLike[str]) -> Surrogate:
 
 
 def is_surrogate(name: str | os.PathLike[str]) -> bool:
-    """Whether a name is the npz file of a surrogate; a table, or nothing, it is otherwise."""
+    """Whether a name is the path of a surrogate's npz file, rather than a table or a missing file."""
     return described_kind(table_path(name)) == _KIND
 
 
 def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
-    """Return a surrogate from its file, or the tables that one is to be fitted to.
+    """Return a surrogate from its file, or the tables to fit one to.
 
     Args:
         names: Name of a table, or the npz file of a table or of a surrogate; or several tables of one workload.
 
     Raises:
-        TableError: If there is no such file, or it is damaged or of a newer version.
+        TableError: If the file does not exist, is damaged, or has a newer version.
     """
     if isinstance(names, (str, os.PathLike)):
         return read_surrogate(table_path(names)) if is_surrogate(names) else (load_table(names),)
@@ -119,7 +118,7 @@ def load_source(names: TableNames) -> Surrogate | tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A fit to tables, equal to another if its key is."""
+    """A fit to tables; two fits are equal if their keys are equal."""
 
     key: str
     tables: tuple[Table, ...] = field(compare=False)
@@ -130,18 +129,18 @@ class _Fit:
 
 
 def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
-    """Return a surrogate as it is, or the fit to tables: one that is kept, or else a new one, which is kept then.
+    """Return a surrogate unchanged, or the fit to tables: from the cache if possible, else a new fit, then cached.
 
-    The arrays of a fit are read-only, since others in this process have the same.
+    The arrays of a fit are read-only, because they are shared within this process.
 
     Raises:
-        TableError: As :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.fit`.
+        TableError: See :meth:`kdnas_env.tables.surrogates.surrogate.Surrogate.fit`.
     """
     return source if isinstance(source, Surrogate) else _fitted(_fit_of(source))
 
 
 def fit_path(tables: Sequence[Table], folder: Path = SHIPPED) -> Path:
-    """Return where the fit to some tables lies in a folder, if it is there."""
+    """Return the path of the fit to some tables in a folder, whether or not it exists."""
     return folder / _fit_of(tables).name
 
 
@@ -161,10 +160,10 @@ def _fitted(fit: _Fit) -> Surrogate:
 
 
 def _check_layout(surrogate: Surrogate) -> None:
-    """Refuse arrays that do not fit together, which would fail only when something is predicted.
+    """Check that the arrays are consistent, because errors would otherwise appear only in predictions.
 
     Raises:
-        ValueError: If some do not.
+        ValueError: If they are not.
     """
     trusted = surrogate.range
     whole = set(ORDERED) <= set(trusted.numbers) and set(NAMED) <= set(trusted.names)

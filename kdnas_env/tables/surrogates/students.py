@@ -1,4 +1,4 @@
-"""Students of one or more tables of one workload, each once: what a surrogate is fitted to."""
+"""Training data of a surrogate: the distinct students of one or more tables of one workload."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Floats,
 Bools = npt.NDArray[np.bool_]
 
 TOLERANCE = 1e-4
-"""Relative difference that two evaluations of one cell may have; machines differ in the last digits."""
+"""Largest relative difference of two evaluations of one cell; machines differ in the last digits."""
 
 OTHER_KIND_TOLERANCE = 0.03
-"""The same between a CPU and a GPU: rounding differs, and training goes another way, as far as with another seed."""
+"""Largest relative difference between a CPU and a GPU; different rounding can change a training as much as a seed."""
 
 _SHARED = ("architecture", "epochs")
 _DISTILLED = ("teacher", "corpus", "recipe", "workload")
@@ -30,16 +30,16 @@ _LOSSES = [place for place in range(len(CURVES)) if place != _SECONDS]
 
 @dataclass(frozen=True, eq=False)
 class Students:
-    """The students of some tables together.
+    """The joined students of some tables.
 
     Attributes:
         configs: The students, all different.
-        curves: ``CURVES`` by student, seed (those of all tables) and epoch, float32
-            ``(n, seeds, epochs + 1, len(CURVES))``; NaN where nothing ended well. The seconds are NaN as well where
-            they are those of another machine than the first table's.
-        good: What ended well, bool ``(n, seeds)``.
+        curves: ``CURVES`` by student, seed (of all tables) and epoch, float32
+            ``(n, seeds, epochs + 1, len(CURVES))``; NaN for distillations that did not succeed. Seconds from machines
+            other than the first table's are also NaN.
+        good: Whether each distillation succeeded, bool ``(n, seeds)``.
         latencies: ``LATENCIES`` by student and device of the first table, float32 ``(n, devices, len(LATENCIES))``; NaN
-            where a student was not measured.
+            if a student was not measured.
     """
 
     configs: tuple[StudentConfig, ...]
@@ -49,15 +49,16 @@ class Students:
 
     @classmethod
     def of(cls, tables: Sequence[Table]) -> Students:
-        """Join tables; of what several of them have, the first counts.
+        """Join tables; if several tables have a value, the first table's is used.
 
-        Latencies of further tables count if they are of a device of the first, whatever it is called.
+        Latencies of further tables are used if they were measured on a device of the first table; device names may
+        differ.
 
         Args:
             tables: One or more.
 
         Raises:
-            TableError: If two tables are of different workloads or epochs, or disagree about a cell.
+            TableError: If two tables have different workloads or epochs, or disagree about a cell.
         """
         first, *others = tables
         for other in others:
@@ -80,20 +81,20 @@ class Students:
 
 
 def ended_well(table: Table) -> Bools:
-    """Return which cells of a table ended well, bool ``(n, seeds)``."""
+    """Return which cells of a table succeeded, bool ``(n, seeds)``."""
     well: Bools = (table.status == STATUSES.index(str(Status.OK))) & table.valid.all(axis=-1)
     return well
 
 
 def without(table: Table, rows: npt.NDArray[np.int64]) -> Table:
-    """Return a table of which nothing is known of some students."""
+    """Return a copy of a table without the values of some students."""
     status, curves, valid, latencies = (getattr(table, name).copy() for name in _OF_CELLS)
     status[rows], curves[rows], valid[rows], latencies[rows] = MISSING, np.nan, False, np.nan
     return replace(table, status=status, curves=curves, valid=valid, latencies=latencies)
 
 
 def _check_same(first: TableMetadata, other: TableMetadata) -> None:
-    # One text or teacher may lie in different places; the workload decides.
+    # Paths of text and teacher may differ; only the workload fingerprint matters.
     same = first.workload in (other.workload, *other.alike) or other.workload in first.alike
     difference = first.difference(other, _SHARED if same else (*_DISTILLED, *_SHARED))
     if difference:

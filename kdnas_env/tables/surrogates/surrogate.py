@@ -1,9 +1,9 @@
-"""A model of a table, for spaces that are too large to tabulate.
+"""A regression model of a table, for spaces that are too large to tabulate.
 
-Gaussian processes on the logarithms of a student's sizes predict the logarithms of what a table holds: losses and
-seconds epoch by epoch, and latencies by device, so that all of them are positive and the time never runs backwards.
-Two uncertainties are kept apart: what differs from seed to seed (noise), and what the model does not know (doubt).
-Inference is NumPy alone.
+Gaussian processes map the logarithms of a student's sizes to the logarithms of the table's quantities: losses and
+seconds by epoch, and latencies by device. All predictions are therefore positive, and time always increases. Two
+uncertainties are separate: the variation between seeds (noise) and the model uncertainty (doubt). Inference is pure
+NumPy.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 FIT_VERSION = 1
-"""Raise it when :meth:`Surrogate.fit`, or what it stands on, makes anything else of the same tables: earlier fits that
-were kept (:mod:`kdnas_env.tables.surrogates.storage`) are then not used any more."""
+"""Version of the fitting code. Increase it when :meth:`Surrogate.fit` or its dependencies give a different fit for the
+same tables; this invalidates cached fits (:mod:`kdnas_env.tables.surrogates.storage`)."""
 
 PREDICTED_LATENCIES = ("median_ms", "ratio")
-"""Quantities by device that are predicted: the last axis of ``Quantities.latencies``."""
+"""Predicted quantities by device: the last axis of ``Quantities.latencies``."""
 
 NAMED = tuple(name for name in DIMENSIONS if name not in ORDERED)
-"""Dimensions of a student whose choices are names."""
+"""Categorical dimensions of a student: their choices are names."""
 
 LEAST_STUDENTS = 12
-"""A surrogate is fitted to this many students at least."""
+"""Minimum number of students for a fit."""
 
 _SECONDS = CURVES.index("epoch_seconds")
 
 
 @dataclass(frozen=True, eq=False)
 class Quantities:
-    """What is predicted of ``m`` students.
+    """Predictions for ``m`` students.
 
     Attributes:
         curves: ``CURVES`` by student and epoch, float64 ``(m, epochs + 1, len(CURVES))``.
@@ -57,12 +57,12 @@ class Quantities:
 
 @dataclass(frozen=True)
 class Range:
-    """What students a table has: a surrogate is trusted among them.
+    """The range of a table's students, within which a surrogate is reliable.
 
     Attributes:
-        numbers: Least and largest value of each of ``ORDERED``, and of the dimensions of the recipe that are numbers.
+        numbers: Smallest and largest value of each dimension in ``ORDERED``, and of numeric recipe dimensions.
         names: Values of the other dimensions.
-        max_parameters: Largest student that was allowed, or None.
+        max_parameters: Largest allowed student in parameters, or None.
     """
 
     numbers: Mapping[str, tuple[int | float, int | float]]
@@ -71,7 +71,7 @@ class Range:
 
     @classmethod
     def of(cls, *tables: Table) -> Range:
-        """Return the range that holds all students of some tables that ended well."""
+        """Return the range of all successful students of some tables."""
         configs = [
             config
             for table in tables
@@ -99,7 +99,7 @@ class Range:
         )
 
     def outside(self, config: StudentConfig) -> str | None:
-        """Say why a student is beyond the range; None if it is within."""
+        """Return why a student is outside the range; None if it is inside."""
         searched = {name.removeprefix(RECIPE) for name in (*self.numbers, *self.names) if name.startswith(RECIPE)}
         if searched != {name for name, _ in config.recipe}:
             return f"it changes other fields of the recipe than the table's {sorted(searched)}"
@@ -110,11 +110,11 @@ class Range:
 
     @property
     def columns(self) -> int:
-        """Numbers by which :func:`features` describes a student."""
+        """Number of columns of :func:`features`."""
         return len(self.numbers) + sum(len(values) for values in self.names.values() if len(values) > 1) + 2
 
     def unknown_name(self, config: StudentConfig) -> str | None:
-        """Say which name of a student the table never had, of which a surrogate can know nothing; None if none."""
+        """Return a message if a student has a name that is not in the table, which a surrogate cannot predict."""
         for name, values in self.names.items():
             if value_of(config, name) not in values:
                 return f"{name} {value_of(config, name)!r} is none of the table's {list(values)}"
@@ -126,14 +126,14 @@ class Surrogate:
     """A fitted model of a table, or of several of one workload.
 
     Attributes:
-        metadata: What the first table is of.
-        range: What students the tables have.
-        seeds: Mean number of seeds that a student's curves are the mean of.
-        columns: Which outputs each process predicts, by process, int64 ``(k,)``; outputs are the curves, epoch by
-            epoch, and then the latencies, device by device.
+        metadata: Metadata of the first table.
+        range: Range of the tables' students.
+        seeds: Mean number of seeds per student in the averaged curves.
+        columns: Indices of the outputs of each process, by process, int64 ``(k,)``; outputs are the curves by epoch,
+            then the latencies by device.
         processes: The processes, on logarithms.
-        noise: Between seeds, on logarithms of the curves.
-        tables: Names of the tables that it was fitted to, and how many students each of them gave.
+        noise: Deviation between seeds, on logarithms of the curves.
+        tables: Names of the fitted tables, with the number of students from each.
     """
 
     metadata: TableMetadata
@@ -146,23 +146,23 @@ class Surrogate:
 
     @classmethod
     def fit(cls, table: Table, *further: Table) -> Surrogate:
-        """Fit to a table; cells that are masked or did not end well are left out.
+        """Fit to a table; masked and unsuccessful cells are ignored.
 
         Args:
             table: The table.
-            further: Tables of other students of the same workload, such as some between those of the table: a few make
-                a surrogate much better there.
+            further: Tables of other students of the same workload. A few students between those of the first table
+                improve the surrogate there considerably.
 
         Raises:
-            TableError: If fewer than ``LEAST_STUDENTS`` students ended well, or were measured on a device of the table;
-                or the tables are of different workloads, or disagree.
+            TableError: If fewer than ``LEAST_STUDENTS`` students succeeded, or were measured on a device of the table;
+                or if the tables have different workloads, or disagree.
         """
         students = Students.of((table, *further))
         trusted, good = Range.of(table, *further), students.good
         inputs, groups = features(students.configs, table, trusted)
         logs = np.full((*good.shape, students.curves.shape[2] * len(CURVES)), np.nan)
         logs[good] = _log(students.curves[good].reshape(int(good.sum()), -1))
-        # Seconds are those of one machine only.
+        # Seconds are comparable on one machine only.
         known = np.isfinite(students.curves) & good[..., None, None]
         with np.errstate(invalid="ignore"):
             means = np.where(known, students.curves, 0).sum(axis=1, dtype=np.float64) / known.sum(axis=1)
@@ -198,14 +198,14 @@ class Surrogate:
 
         Args:
             configs: ``m`` students.
-            extrapolate: Whether students beyond the table's numbers are predicted as well.
+            extrapolate: Whether to predict students outside the table's numeric range too.
 
         Returns:
-            The mean over seeds; the standard deviation between seeds (0 for latencies, which have none, and where the
-            table has one seed only); and the standard deviation of the model's doubt about the mean.
+            The mean over seeds; the standard deviation between seeds (0 for latencies, and if the table has only one
+            seed); and the standard deviation of the model uncertainty of the mean.
 
         Raises:
-            SpaceError: If a student is beyond the table's range.
+            SpaceError: If a student is outside the table's range.
         """
         inputs = self.features(configs, extrapolate=extrapolate)
         mean = np.exp(self.log_mean(inputs))
@@ -215,10 +215,10 @@ class Surrogate:
         return self._quantities(mean), self._quantities(mean * noise), self._quantities(mean * doubt)
 
     def features(self, configs: Sequence[StudentConfig], *, extrapolate: bool = False) -> Floats:
-        """Return what the processes see of students, float64 ``(m, d)``.
+        """Return the inputs of the processes for some students, float64 ``(m, d)``.
 
         Raises:
-            SpaceError: If a student is beyond the table's range.
+            SpaceError: If a student is outside the table's range.
         """
         reason_of = self.range.unknown_name if extrapolate else self.range.outside
         for config in configs:
@@ -229,7 +229,7 @@ class Surrogate:
         return features(configs, self, self.range)[0]
 
     def log_mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Floats:
-        """Return the logarithms of all outputs, float64 ``(m, outputs)``; those not wanted, if any are, may be NaN."""
+        """Return the logarithms of outputs, float64 ``(m, outputs)``; with ``wanted``, other outputs may be NaN."""
         means = np.full((len(inputs), self.outputs), np.nan)
         for part, process in zip(self.columns, self.processes, strict=True):
             if wanted is None or np.isin(part, wanted).any():
@@ -241,27 +241,27 @@ class Surrogate:
         return self.noise.deviation(inputs[:, : len(ORDERED)])
 
     def sampled(self, inputs: Floats, normals: Floats) -> Quantities:
-        """Return what single seeds would find.
+        """Return simulated results of single seeds.
 
         Args:
-            inputs: Of :meth:`features`.
-            normals: Standard normals, one row a student, float64 ``(m, curve_outputs)``.
+            inputs: Result of :meth:`features`.
+            normals: Standard normal numbers, one row per student, float64 ``(m, curve_outputs)``.
         """
         logs = self.log_mean(inputs)
         logs[:, : self.curve_outputs] += self.log_noise(inputs) * self.noise.draw(normals)
         return self._quantities(np.exp(logs))
 
     def mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Quantities:
-        """Return the mean over seeds of students, by their :meth:`features`.
+        """Return the mean over seeds for some students.
 
         Args:
-            inputs: Of :meth:`features`.
-            wanted: Outputs (:meth:`output`) to predict; None: all. Outputs that are not predicted are NaN.
+            inputs: Result of :meth:`features`.
+            wanted: Outputs (:meth:`output`) to predict; None for all. Outputs that are not predicted are NaN.
         """
         return self._quantities(np.exp(self.log_mean(inputs, wanted)))
 
     def output(self, name: str, place: int) -> int:
-        """Return which output one of ``CURVES`` after an epoch is, or one of ``PREDICTED_LATENCIES`` of a device."""
+        """Return the output index of one of ``CURVES`` at an epoch, or of ``PREDICTED_LATENCIES`` on a device."""
         if name in CURVES:
             return len(CURVES) * place + CURVES.index(name)
         return self.curve_outputs + len(PREDICTED_LATENCIES) * place + PREDICTED_LATENCIES.index(name)
@@ -273,7 +273,7 @@ class Surrogate:
 
     @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """All that was fitted, by name."""
+        """The fitted arrays, by name."""
         fitted = {f"noise.{name}": getattr(self.noise, name) for name in SeedDeviation.ARRAYS}
         for number, (part, process) in enumerate(zip(self.columns, self.processes, strict=True)):
             fitted[f"{number}.columns"] = part
@@ -282,18 +282,18 @@ class Surrogate:
 
     @property
     def curve_outputs(self) -> int:
-        """Outputs that are curves; those behind them are latencies."""
+        """Number of outputs for curves; the outputs after them are latencies."""
         return len(CURVES) * (self.metadata.epochs + 1)
 
     @property
     def outputs(self) -> int:
-        """All outputs: curves and latencies."""
+        """Number of outputs: curves and latencies."""
         return self.curve_outputs + len(PREDICTED_LATENCIES) * len(self.metadata.devices)
 
     def _log_doubt(self, inputs: Floats, noise: Floats) -> Floats:
         doubt = np.empty((len(inputs), self.outputs))
         for part, process in zip(self.columns, self.processes, strict=True):
-            # What the function leaves, beyond what the seeds explain, is a peculiarity of the student.
+            # Residual variance beyond the noise between seeds is specific to the student.
             peculiar = np.maximum(process.noise**2 - noise[:, part] ** 2 / self.seeds, 0)
             doubt[:, part] = np.sqrt(process.deviation(inputs) ** 2 + peculiar)
         return doubt
@@ -310,9 +310,8 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     """Describe students: logarithms of their numbers as fractions of the teacher's, and their names one-hot.
 
     Returns:
-        float64 ``(m, d)``: layers, heads, width and feed-forward size, and numbers of the recipe; one column a name;
-        parameters and operations.
-        And the length scale that each column has, -1 for those of the trend only.
+        float64 ``(m, d)``: layers, heads, width and feed-forward size; numbers of the recipe; one column per name;
+        parameters and operations. And the index of each column's length scale, -1 if only the trend uses it.
     """
     teacher, device = source.teacher, source.metadata.devices[0]
     batch, length = device.batch_size, device.sequence_length
@@ -330,7 +329,7 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
         for config in configs
     ]
     described = np.array(numbers, dtype=np.float64).reshape(-1, len(trusted.numbers))
-    # What may be 0, such as a share of warm-up, has no logarithm.
+    # Values that may be 0, such as the warmup fraction, have no logarithm.
     scaled = [place for place, (low, _) in enumerate(trusted.numbers.values()) if low > 0]
     described[:, scaled] = np.log(described[:, scaled])
     columns, groups = [described], [*range(len(trusted.numbers))]
@@ -344,10 +343,10 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
 
 
 def value_of(config: StudentConfig, name: str) -> Any:
-    """Return what a configuration has of a dimension, be it one of the student or of the recipe; None if nothing."""
+    """Return a configuration's value of a student or recipe dimension; None if it has none."""
     return dict(config.recipe).get(name.removeprefix(RECIPE)) if name.startswith(RECIPE) else getattr(config, name)
 
 
 def _log(values: npt.NDArray[Any]) -> Floats:
-    """Return logarithms; what is 0 because it is below what was resolved counts as next to nothing."""
+    """Return logarithms; values of 0 (below the measured resolution) are replaced by a tiny number."""
     return np.log(np.maximum(values.astype(np.float64), 1e-9))
