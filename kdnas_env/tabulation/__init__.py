@@ -1,1 +1,1 @@
-"""How a table is made: built, merged, timed, verified."""
+"""Create tables: build, merge, measure latencies, verify."""

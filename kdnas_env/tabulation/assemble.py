@@ -1,4 +1,4 @@
-"""Tables from evaluations."""
+"""Assemble tables from evaluations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MeasuredLatencies:
 
     Attributes:
         device: The device.
-        latencies: What was measured, by architecture.
+        latencies: Measured latencies, by architecture.
     """
 
     device: LatencyDevice
@@ -32,18 +32,18 @@ class MeasuredLatencies:
 def assemble_table(
     metadata: TableMetadata, evaluations: Iterable[Evaluation], measured: Sequence[MeasuredLatencies]
 ) -> Table:
-    """Lay evaluations out as a table of all valid points of the space; cells without one are masked.
+    """Arrange evaluations as a table of all valid points of the space; cells without an evaluation are masked.
 
-    Of a space that is too large to list, the table has the points that were evaluated. What is known of a student's
-    latency holds for every point of that network.
+    If the space is too large to list, the table has only the evaluated points. The latency of a student applies to all
+    points with that network.
 
     Args:
-        metadata: What the table is of; its devices and noise are taken from what is given here.
-        evaluations: Of any fidelity; those of other epochs, seeds or shares of the data are left out.
-        measured: Latencies, one entry a device, in order.
+        metadata: Metadata of the table; devices and noise are replaced by those of the given data.
+        evaluations: Evaluations of any fidelity; other epochs, seeds or data fractions than the table's are ignored.
+        measured: Latencies, one entry per device, in order.
 
     Raises:
-        TableError: If an evaluation or a latency is of an architecture outside the space, or no evaluation is left.
+        TableError: If an architecture is outside the space, or no evaluation matches the table.
     """
     evaluations = [evaluation for evaluation in evaluations if _counts(metadata, evaluation)]
     blank = _blank(metadata, measured, {evaluation.config for evaluation in evaluations})
@@ -76,7 +76,7 @@ def assemble_table(
 
 
 def _counts(metadata: TableMetadata, evaluation: Evaluation) -> bool:
-    """Whether an evaluation is of a table's epochs and seeds, on all of its data."""
+    """Whether an evaluation has the table's epochs and one of its seeds, on all of its data."""
     fidelity = evaluation.fidelity
     whole = fidelity.epochs == metadata.epochs and fidelity.data_fraction == 1
     return whole and fidelity.seed in metadata.seeds and evaluation.status is not Status.STOPPED
@@ -91,7 +91,7 @@ def _row(table: Table, config: StudentConfig) -> int:
 
 
 def _indices(space: SearchSpace, evaluated: Collection[StudentConfig]) -> npt.NDArray[np.int64]:
-    """Return the points that a table has: all valid ones, or of a space too large to list those evaluated."""
+    """Return the points of a table: all valid points, or the evaluated points if the space is too large to list."""
     if space.listable:
         return np.sort(space.valid_indices)
     outside = next((config for config in evaluated if config not in space or not space.is_valid(config)), None)
@@ -103,7 +103,7 @@ def _indices(space: SearchSpace, evaluated: Collection[StudentConfig]) -> npt.ND
 def _blank(
     metadata: TableMetadata, measured: Sequence[MeasuredLatencies], evaluated: Collection[StudentConfig]
 ) -> Table:
-    """Return a table of the points of the space without any evaluation."""
+    """Return a table of points of the space, without evaluations."""
     metadata = replace(metadata, devices=tuple(on_device.device for on_device in measured))
     if not metadata.devices:
         raise TableError("a table needs the latencies of one device at least")

@@ -1,4 +1,4 @@
-"""Building a table: every student of a space is distilled with every seed, and kept as it ends."""
+"""Build a table: distil every student of a space with every seed, and store each result at once."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 
 STORE, WORKLOAD = "evaluations.sqlite", "workload.json"
-"""Files in the folder of a build: the evaluations, and what they are of."""
+"""Files in the folder of a build: the evaluations, and the metadata of their workload."""
 
 FACTS = "facts"
-"""Key of a table's corpus under which stands how it came to be; all else are arguments of ``load_corpus``."""
+"""Key of the corpus report in a table's corpus; all other keys are arguments of ``load_corpus``."""
 
 _SHARD = re.compile(r"([0-9]+)/([0-9]+)")
 
@@ -50,13 +50,13 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class TableBuild:
-    """A table that is built.
+    """A table in construction.
 
     Attributes:
-        settings: What students are distilled from, and how; its latency is ``analytic``, so that equal builds find
-            equal evaluations.
+        settings: Settings of the distillations; the latency is ``analytic``, so that equal builds give equal
+            evaluations.
         epochs: Epochs of every distillation.
-        folder: Where evaluations are kept.
+        folder: Folder of the evaluations.
     """
 
     settings: MiniKDSettings
@@ -64,19 +64,19 @@ class TableBuild:
     folder: str
 
     def store(self, evaluator: MiniKDEvaluator) -> StoredEvaluator:
-        """Open the store, which asks an evaluator for what it lacks."""
+        """Open the store; it calls the evaluator for missing evaluations."""
         return StoredEvaluator(evaluator, Path(self.folder) / STORE)
 
     def fidelity(self, cell: Cell) -> Fidelity:
-        """Return the effort of a distillation."""
+        """Return the fidelity of a distillation."""
         return Fidelity(epochs=self.epochs, seed=cell.seed)
 
 
 def check_name(name: str) -> str:
-    """Return the name of a table.
+    """Check and return the name of a table.
 
     Raises:
-        TableError: If it cannot be one.
+        TableError: If the name is invalid.
     """
     if not FILE_NAME.fullmatch(name):
         raise TableError(
@@ -86,10 +86,10 @@ def check_name(name: str) -> str:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """Return which part of how many ``I/N`` names, from 1.
+    """Parse a shard ``I/N``: part I (from 1) of N.
 
     Raises:
-        TableError: If it is none.
+        TableError: If the text is malformed.
     """
     match = _SHARD.fullmatch(text)
     part, parts = (int(number) for number in match.groups()) if match else (0, 0)
@@ -99,14 +99,14 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def planned_students(space: SearchSpace, sample: int | None = None) -> list[StudentConfig]:
-    """Return the students of a table, in an order in which those of an unfinished table are a fair sample.
+    """Return the students of a table in random order, so that an unfinished table is a fair sample.
 
     Args:
         space: The space.
-        sample: How many, drawn uniformly; the first of a larger sample are those of a smaller. None: all.
+        sample: Number of students, drawn uniformly; a larger sample begins with the smaller ones. None for all.
 
     Raises:
-        TableError: If the space is too large for all of its students, or has fewer than are wanted.
+        TableError: If the space is too large to list completely, or has fewer students than ``sample``.
     """
     rng = np.random.default_rng(0)
     if space.listable:
@@ -123,14 +123,14 @@ def planned_students(space: SearchSpace, sample: int | None = None) -> list[Stud
 
 
 def networks(students: Iterable[StudentConfig]) -> list[StudentConfig]:
-    """Return the networks of students, each once, however they are distilled: what is timed."""
+    """Return the distinct networks of students, without their recipe changes, for latency measurements."""
     return [*dict.fromkeys(student.network for student in students)]
 
 
 def planned_cells(
     students: Sequence[StudentConfig], seeds: Sequence[int], shard: tuple[int, int] = (1, 1)
 ) -> list[Cell]:
-    """Return the distillations of a table or of a part of it, in order: all of the first seed first."""
+    """Return the distillations of a table, or of a shard, in order: all with the first seed come first."""
     part, parts = shard
     return [Cell(student, seed) for seed in seeds for student in students][part - 1 :: parts]
 
@@ -138,7 +138,7 @@ def planned_cells(
 def describe_workload(
     evaluator: MiniKDEvaluator, space: SearchSpace, *, name: str, title: str, seeds: Sequence[int], epochs: int
 ) -> TableMetadata:
-    """Return what a table is of, before there is one: without devices and noise."""
+    """Return the metadata of a future table, without devices and noise."""
     from kdnas_env.support.libraries import installed_versions
     from kdnas_env.support.machine import processor_name
 
@@ -176,10 +176,10 @@ def describe_workload(
 
 
 def record_workload(folder: Path, described: TableMetadata) -> None:
-    """Write down what is distilled from; refuse to go on if that is not what it was.
+    """Record the workload of a build; when a build resumes, check that the workload is unchanged.
 
     Raises:
-        RunError: If it differs, or cannot be written.
+        RunError: If the workload differs, or cannot be written.
     """
     path = folder / WORKLOAD
     if path.exists():
@@ -190,11 +190,11 @@ def record_workload(folder: Path, described: TableMetadata) -> None:
 
 
 def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
-    """Return what the folder of a build is of.
+    """Return the workload of a build folder.
 
     Raises:
-        RunError: If it is not the folder of a build.
-        TableError: If what it says is malformed.
+        RunError: If the folder is not that of a build.
+        TableError: If the recorded workload is malformed.
     """
     path = expanded(folder) / WORKLOAD
     if not os.path.isfile(path):
@@ -204,10 +204,10 @@ def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
 
 @dataclass
 class RecordedEvaluator:
-    """Stands in a store for the evaluator whose answers it holds; evaluates nothing.
+    """Placeholder for the inner evaluator of a read-only store; evaluates nothing.
 
     Attributes:
-        fingerprint: That of the evaluator.
+        fingerprint: Fingerprint of the evaluator that filled the store.
         deterministic: Whether equal calls return equal results.
     """
 
@@ -217,7 +217,7 @@ class RecordedEvaluator:
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:
-        """Refuse.
+        """Raise an error, because the store has no such evaluation.
 
         Raises:
             RunError: Always.
@@ -226,7 +226,7 @@ class RecordedEvaluator:
 
 
 def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
-    """Return all evaluations of a workload in the folder of a build.
+    """Return all evaluations of a workload in a build folder.
 
     Raises:
         RunError: If the store is missing or damaged.
@@ -238,10 +238,10 @@ def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
 
 
 def adopt_evaluations(source: str | os.PathLike[str], folder: Path) -> None:
-    """Start a build from a copy of a store, which another process may be writing to; one that is there is kept.
+    """Start a build from a copy of a store, unless the build has one; other processes may write to the source.
 
     Raises:
-        RunError: If it cannot be copied.
+        RunError: If the store cannot be copied.
     """
     given, target = expanded(source), folder / STORE
     if target.exists():
@@ -263,10 +263,10 @@ def adopt_evaluations(source: str | os.PathLike[str], folder: Path) -> None:
 
 
 def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
-    """Take over the latencies of another build, those on devices that this one has none of.
+    """Copy the latencies of another build for devices that this build lacks.
 
     Raises:
-        RunError: If it is no build, or of students of a teacher of another architecture.
+        RunError: If the source is not a build, or its teacher has another architecture.
     """
     ours, theirs = read_workload(folder), read_workload(source)
     if ours.architecture != theirs.architecture:
@@ -288,17 +288,17 @@ def distil_all(
     workers: int = 1,
     on_progress: OnProgress,
 ) -> dict[Status, int]:
-    """Distil what was not distilled before; every evaluation is on disk before the next.
+    """Distil the missing cells; every evaluation is on disk before the next begins.
 
     Args:
         build: The build.
-        evaluator: Its evaluator, with hidden states computed: workers read them.
-        cells: What is distilled, in order.
-        workers: Processes; 1 for this one.
-        on_progress: Called with the number of cells that are there, and of all.
+        evaluator: The evaluator, with computed hidden states, which workers read.
+        cells: Cells to distil, in order.
+        workers: Number of processes; 1 for this process.
+        on_progress: Called with the number of finished cells, and of all cells.
 
     Returns:
-        How many of the cells ended how.
+        Number of cells by status.
 
     Raises:
         RunError: If the store cannot be read or written.
@@ -346,5 +346,5 @@ def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> W
 
 
 def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:
-    """Return the corpus that a table's students were distilled on, as ``MiniKDSettings`` takes it."""
+    """Return the corpus of a table's distillations, in the form of ``MiniKDSettings``."""
     return {name: value for name, value in metadata.corpus.items() if name != FACTS}

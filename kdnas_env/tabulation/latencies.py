@@ -1,4 +1,4 @@
-"""Latencies of the students of a table: measured once a student and device, apart from the losses."""
+"""Latencies of a table's students: measured once per student and device, separately from the losses."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from kdnas_env.latency import LatencyProbe
 
 FOLDER = "latencies"
-"""Folder of the files of latencies in that of a build."""
+"""Subfolder of a build folder for the latency files."""
 
 
 @dataclass(eq=False)
 class LatencyFile:
-    """Latencies on one device: a file of JSON lines that only ever grows.
+    """Latencies on one device: an append-only file of JSON lines.
 
-    The first line is the device, every other a student and its latency. A last line that is not whole, since whoever
-    wrote it was killed, is not read, and the next line takes its place.
+    The first line is the device; every other line is a student and its latency. An incomplete last line, left by a
+    killed process, is ignored and then overwritten.
 
     Attributes:
         path: The file.
         device: The device.
-        latencies: What was measured, by architecture.
+        latencies: Measured latencies, by architecture.
     """
 
     path: Path
@@ -45,10 +45,10 @@ class LatencyFile:
 
     @classmethod
     def read(cls, path: Path) -> LatencyFile | None:
-        """Read a file; None if not even its first line is whole.
+        """Read a file; None if even its first line is incomplete.
 
         Raises:
-            RunError: If it cannot be read, or a line that is whole is damaged.
+            RunError: If the file cannot be read, or a complete line is damaged.
         """
         try:
             lines = path.read_bytes().splitlines(keepends=True)
@@ -72,10 +72,10 @@ class LatencyFile:
 
     @classmethod
     def open(cls, folder: Path, device: LatencyDevice) -> LatencyFile:
-        """Return the file of a device in the folder of a build, a new one where there is none.
+        """Return the file of a device in a build folder; create it if it does not exist.
 
         Raises:
-            RunError: If a file of the folder cannot be read.
+            RunError: If a file in the folder cannot be read.
         """
         place = folder / FOLDER
         place.mkdir(exist_ok=True)
@@ -86,12 +86,12 @@ class LatencyFile:
                 return file
             if file is not None:
                 taken.add(path)
-        # Another machine, or other settings, under the same name.
+        # The file of this name belongs to another machine or to other settings.
         names = (device.name if number == 1 else f"{device.name}-{number}" for number in range(1, len(taken) + 2))
         return cls(next(path for name in names if (path := place / f"{name}.jsonl") not in taken), device)
 
     def append(self, latencies: Mapping[StudentConfig, Latency]) -> None:
-        """Write latencies down; when it returns they are on disk.
+        """Append latencies; they are on disk when this returns.
 
         Raises:
             RunError: If the file cannot be written.
@@ -113,7 +113,7 @@ class LatencyFile:
 
 
 def read_all_latencies(folder: Path) -> list[MeasuredLatencies]:
-    """Return what was measured in the folder of a build, by device.
+    """Return the measured latencies in a build folder, by device.
 
     Raises:
         RunError: If a file cannot be read or is damaged.
@@ -129,17 +129,17 @@ def measure_latencies(
     teacher: Teacher,
     on_progress: OnProgress,
 ) -> list[str]:
-    """Measure students that were not measured before, each with random weights, and write every latency down.
+    """Measure students without a latency, with random weights, and write every latency at once.
 
     Args:
-        file: Where they are written.
+        file: File for the latencies.
         students: The students, in order.
-        probe: What measures.
-        teacher: The teacher that they are built under.
-        on_progress: Called with the number of students that are there, and of all.
+        probe: The latency probe.
+        teacher: Architecture of the students' teacher.
+        on_progress: Called with the number of measured students, and of all students.
 
     Returns:
-        What could not be measured, and why; it is tried again by the next call.
+        Messages on the students that could not be measured; the next call tries them again.
 
     Raises:
         RunError: If the file cannot be written.
@@ -152,7 +152,7 @@ def measure_latencies(
     on_progress(before, len(students))
     for done, student in enumerate(missing, 1):
         try:
-            # How long a pass takes does not depend on the weights, so that no distillation is waited for.
+            # Latency does not depend on the weights, so no distillation is needed.
             model = build_student(student, teacher.architecture, seed=0, special=special)
             file.append({student: probe.measure(model, student)})
         except Exception as error:
@@ -164,7 +164,7 @@ def measure_latencies(
 
 
 def model_latencies(file: LatencyFile, students: Sequence[StudentConfig], teacher: EncoderArchitecture) -> None:
-    """Write the modelled latencies of students down.
+    """Write the modelled latencies of students.
 
     Raises:
         RunError: If the file cannot be written.
@@ -175,7 +175,7 @@ def model_latencies(file: LatencyFile, students: Sequence[StudentConfig], teache
 
 
 def modelled(device: LatencyDevice, student: StudentConfig, teacher: EncoderArchitecture) -> Latency:
-    """Return the modelled latency of a student at the shape of a device."""
+    """Return the modelled latency of a student at a device's batch size and sequence length."""
     from kdnas_env.latency import LatencySettings
     from kdnas_env.latency.analytic import analytic_latency
 

@@ -1,4 +1,4 @@
-"""A table from the folders of builds: of one machine, or of several that shared the work."""
+"""Merge the build folders of one or more machines into a table."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _SHARED = ("workload", "space", "epochs", "recipe", "architecture")
 
 
 def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
-    """Return the table of some builds: cells and latencies of all of them, the first of those that several have.
+    """Merge the cells and latencies of some builds into a table; for duplicates, the first folder's value is used.
 
-    Devices that were measured whole come first: torch, then others, then the modelled one.
+    Completely measured devices come first: torch, then others, then the modelled device.
 
     Args:
-        folders: Folders of builds, of one workload.
+        folders: Build folders of one workload.
 
     Raises:
-        TableError: If there is no folder, two are of different workloads, two evaluations of one cell disagree, or
-            there is no evaluation or latency at all.
+        TableError: If there is no folder, two folders have different workloads, two evaluations of one cell disagree,
+            or there is no evaluation or no latency.
         RunError: If a folder is not that of a build, or a file in it is damaged.
     """
     if not folders:
@@ -48,7 +48,7 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
     metadata = replace(first, seeds=seeds, trained_on="; ".join(dict.fromkeys(build.trained_on for build in described)))
     space = first.search_space
     cells = [*_merged_cells(places, metadata)]
-    # Of a space that is too large to list, a table has the students that were evaluated.
+    # If the space is too large to list, the table has only the evaluated students.
     indices = space.valid_indices.tolist() if space.listable else []
     students = {space.decode(space.from_index(index)) for index in indices} or {cell.config for cell in cells}
     measured = [part for place in places for part in read_all_latencies(place)]
@@ -58,7 +58,7 @@ def merge_builds(folders: Sequence[str | os.PathLike[str]]) -> Table:
 
 
 def unite_devices(measured: Iterable[MeasuredLatencies]) -> list[MeasuredLatencies]:
-    """Join latencies of equal devices, the first of each student; others of one name get names of their own."""
+    """Join latencies of equal devices, keeping each student's first; rename different devices of equal name."""
     united: dict[Any, dict[StudentConfig, Any]] = {}
     for part in measured:
         known = united.setdefault(part.device, {})
@@ -73,9 +73,9 @@ def unite_devices(measured: Iterable[MeasuredLatencies]) -> list[MeasuredLatenci
 
 
 def order_devices(measured: Sequence[MeasuredLatencies], students: set[StudentConfig]) -> list[MeasuredLatencies]:
-    """Put whole devices first, since the first is the default, then torch before others and the modelled one last.
+    """Sort devices: completely measured ones first (the first is the default), torch before others, the modelled last.
 
-    Latencies of students that are not in the table are left out.
+    Latencies of students that are not in the table are dropped.
     """
     kept = [
         MeasuredLatencies(
@@ -119,7 +119,7 @@ def _check_agreement(first: Evaluation, place: Path, other: Evaluation, another:
 
 
 def largest_difference(first: Evaluation, other: Evaluation) -> float:
-    """Return the largest relative difference of two evaluations' losses; infinite if they ended otherwise."""
+    """Return the largest relative difference of two evaluations' losses; infinite if their statuses differ."""
     if first.status is not other.status:
         return float("inf")
     differences = [0.0]
@@ -133,7 +133,7 @@ def largest_difference(first: Evaluation, other: Evaluation) -> float:
 
 
 def corpus_in_words(metadata: TableMetadata) -> str:
-    """Return what a table's students were distilled on, in a few words."""
+    """Return a short description of a table's corpus."""
     facts = metadata.corpus.get(FACTS, {})
     source = metadata.corpus.get("source", "unknown")
     if not facts:

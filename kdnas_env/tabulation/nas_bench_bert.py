@@ -1,7 +1,8 @@
 """NAS-Bench-BERT as an external table.
 
-500 trainings of BERTs whose layers differ, each with its eight scores of GLUE (Serianni and Kalita 2023,
-arXiv:2306.00288). The file is ``data/BERT_benchmark.json`` of the authors' repository; it is not part of this package.
+The benchmark has 500 trainings of BERT models with heterogeneous layers, each with eight GLUE scores (Serianni and
+Kalita 2023, arXiv:2306.00288). Its file ``data/BERT_benchmark.json`` is in the authors' repository, not in this
+package.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from kdnas_env.tables.external import ExternalTable
 NAME = "nas-bench-bert"
 
 SCORES = ("glue", "cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst", "sts")
-"""Scores of a training, in percent; ``glue`` is the mean of the others."""
+"""Scores of a training, in percent; ``glue`` is the mean of the other scores."""
 
 LAYER = ("operation", "heads", "feed_forward", "feed_forwards")
-"""Dimensions of a layer: what mixes tokens, and with how many heads; width and number of its feed-forward blocks."""
+"""Dimensions of a layer: token-mixing operation, number of heads, width and number of feed-forward blocks."""
 
 NO_LAYER = "none"
-"""Operation of a layer that is not there; its other dimensions have their first choice."""
+"""Operation of an absent layer; its other dimensions have their first choice."""
 
 LARGEST_FILE = 50_000_000
 """Bytes."""
@@ -38,11 +39,11 @@ Layer = tuple[str, int, int, int]
 def import_nas_bench_bert(path: str | os.PathLike[str], metric: str = "glue") -> ExternalTable:
     """Read the file of NAS-Bench-BERT.
 
-    The dimensions are the width, and of each layer those of ``LAYER``, so that similar actions are similar networks.
+    The dimensions are the width, and ``LAYER`` for each layer, so that similar actions describe similar networks.
 
     Args:
         path: The file.
-        metric: The score that counts, one of ``SCORES``.
+        metric: The score to optimise, one of ``SCORES``.
 
     Raises:
         TableError: If the file cannot be read or is malformed, no training is complete, or the metric is unknown.
@@ -77,7 +78,7 @@ def import_nas_bench_bert(path: str | os.PathLike[str], metric: str = "glue") ->
 
 
 def _choices(widths: Sequence[int], layers: Sequence[Sequence[Layer]]) -> dict[str, tuple[Any, ...]]:
-    """Return the dimensions and their choices: those that occur, in any layer."""
+    """Return the dimensions and their choices: all values that occur in any layer."""
     occurring = [sorted({layer[part] for own in layers for layer in own}) for part in range(len(LAYER))]
     choices: dict[str, tuple[Any, ...]] = {"hidden_size": tuple(sorted({*widths}))}
     for number in range(max(map(len, layers))):
@@ -88,7 +89,7 @@ def _choices(widths: Sequence[int], layers: Sequence[Sequence[Layer]]) -> dict[s
 
 
 def _action(width: int, layers: Sequence[Layer], depth: int, choices: Mapping[str, tuple[Any, ...]]) -> list[int]:
-    """Return the action of a network: the place of each of its values."""
+    """Return the action of a network: the index of each value among the choices."""
     values = [width, *(value for layer in layers for value in layer)]
     names = list(choices)
     there = [choices[name].index(value) for name, value in zip(names, values, strict=False)]

@@ -1,4 +1,4 @@
-"""The students of a table in a picture."""
+"""Plot the students of a table."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def mean_students(table: Table) -> list[Evaluation]:
-    """Return the mean over seeds of every student that has a loss and, on the first device, a latency."""
+    """Return the mean over seeds of every student with a loss and a latency on the first device."""
     cells = TabularEvaluator(table, missing="failed").look_up(table.index, Fidelity(epochs=table.metadata.epochs))
     return [cells.record(place) for place in np.flatnonzero(cells.ok).tolist()]
 
 
 def draw_table(table: Table) -> Figure:
-    """Draw all students of a table: held-out loss against latency, by depth and width, with the Pareto front.
+    """Plot all students of a table: held-out loss against latency, by depth and width, with the Pareto front.
 
     Returns:
-        A matplotlib figure that no global state of matplotlib knows of, 8 by 5 inches.
+        A matplotlib figure outside pyplot's global state, 8 by 5 inches.
     """
     from matplotlib.figure import Figure
 

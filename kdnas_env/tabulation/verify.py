@@ -1,4 +1,4 @@
-"""Whether a table is what it says it is: its numbers by themselves, and beside distillations done anew."""
+"""Verify a table: check its numbers for plausibility, and compare them with repeated distillations."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 
 REPLAY_TOLERANCE = 2e-3
-"""Relative difference between a loss of the table and one found anew, on another machine perhaps."""
+"""Largest relative difference between a loss of the table and a repeated one, possibly from another machine."""
 
 _LARGEST_UNEXPLAINED = 10.0
-"""A student that has learnt nothing explains nothing (1); before the first step it may be somewhat worse."""
+"""Largest plausible loss: an untrained student has 1, and may be slightly worse before the first step."""
 
 _LARGEST_DRIFT = 5.0
-"""The teacher's latency is measured beside every student's; a busy machine may slow it by so much."""
+"""Largest plausible slowdown of the teacher's latency, measured beside every student, on a busy machine."""
 
 _LARGEST_SPREAD, _LONGEST_PAUSE = 10.0, 60.0
-"""One seed may take so many times as long as another, or so many seconds longer, before it counts as interrupted."""
+"""Limits (factor, seconds) by which one seed may take longer than another before it counts as interrupted."""
 
 _FLOAT32 = 1e-5
 
 
 @dataclass(frozen=True)
 class Replayed:
-    """A cell of a table that was distilled anew.
+    """A cell of a table with its repeated distillation.
 
     Attributes:
         cell: The cell.
-        difference: Largest relative difference of its losses; infinite if it ended otherwise.
+        difference: Largest relative difference of the losses; infinite if the statuses differ.
     """
 
     cell: Cell
@@ -54,9 +54,9 @@ class Replayed:
 
 
 def find_faults(table: Table) -> list[str]:
-    """Return what is wrong with a table's numbers, in words; empty if nothing is.
+    """Return messages on implausible numbers of a table; empty if there are none.
 
-    What cannot be at all, such as negative times, is refused by the table itself.
+    Impossible numbers, such as negative times, are rejected by the table itself.
     """
     return [*_faults_of_students(table), *_faults_of_curves(table), *_faults_of_latencies(table)]
 
@@ -68,11 +68,11 @@ def open_live(
     precision: str = "float32",
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> tuple[MiniKDEvaluator, float]:
-    """Return what distils a table's students anew, and the relative difference that its losses may have.
+    """Return an evaluator for a table's students, and the largest expected relative difference of its losses.
 
     Raises:
-        KDNASError: If teacher or corpus cannot be had.
-        TableError: If they are not the table's.
+        KDNASError: If teacher or corpus is unavailable.
+        TableError: If teacher or corpus differs from the table's.
     """
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
 
@@ -99,7 +99,7 @@ def open_live(
 
 
 def draw_cells(table: Table, count: int, rng: np.random.Generator) -> list[Cell]:
-    """Draw different cells of a table that were evaluated, at most as many as there are."""
+    """Draw distinct evaluated cells of a table: ``count``, or all if there are fewer."""
     rows, columns = np.nonzero(table.status != MISSING)
     chosen = rng.permutation(len(rows))[:count]
     configs = table.configs()
@@ -107,7 +107,7 @@ def draw_cells(table: Table, count: int, rng: np.random.Generator) -> list[Cell]
 
 
 def replay(table: Table, live: MiniKDEvaluator, cells: list[Cell], on_progress: OnProgress) -> list[Replayed]:
-    """Distil cells of a table anew and compare their losses."""
+    """Repeat the distillations of some cells and compare the losses."""
     replayed = []
     for cell in cells:
         fidelity = Fidelity(epochs=table.metadata.epochs, seed=cell.seed)
@@ -159,7 +159,7 @@ def _faults_of_curves(table: Table) -> Iterator[str]:
     for name in CURVES:
         curve, valid = table.curve(name), table.valid.copy()
         if name == "epoch_seconds":
-            valid[..., 0] = False  # nothing is trained before the first step
+            valid[..., 0] = False  # no training before the first step
         low = (curve <= 0) & valid
         if low.any():
             yield f"{name} is not positive in {_cell(table, low)}, {int(low.sum())} in all"
@@ -172,7 +172,7 @@ def _faults_of_curves(table: Table) -> Iterator[str]:
 
 
 def _interrupted(table: Table) -> Iterator[str]:
-    """Seconds of a machine that slept would be charged to every search that meets the student."""
+    """Find interrupted distillations; their excess seconds would be charged to every search that finds the student."""
     seconds = np.where(ended_well(table), table.curve("epoch_seconds").sum(axis=-1), np.nan)
     least, most = np.fmin.reduce(seconds, axis=1), np.fmax.reduce(seconds, axis=1)
     rows = np.flatnonzero((most > _LARGEST_SPREAD * least) & (most - least > _LONGEST_PAUSE))
@@ -185,7 +185,7 @@ def _interrupted(table: Table) -> Iterator[str]:
 
 
 def _alike(first: Any, other: Any) -> bool:
-    """Whether plain data are equal but for the last digits of their numbers."""
+    """Whether plain data are equal up to the last digits of their numbers."""
     if isinstance(first, Mapping) and isinstance(other, Mapping):
         return first.keys() == other.keys() and all(_alike(first[name], other[name]) for name in first)
     if isinstance(first, list) and isinstance(other, list):
