@@ -1,4 +1,4 @@
-"""Answers to the actions of a space: no student is evaluated twice."""
+"""Cache of the answers to actions, so that no student is evaluated twice."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ TEXTS = ("config", "status", "error")
 
 _INT64 = np.dtype(np.int64)
 _LARGEST_ARRAY = 10_000_000
-"""Grids up to this many points are looked up in an array, larger ones in a dict."""
+"""Grids up to this many points use an array for look-ups, larger grids a dict."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What an action is answered with. Its arrays and its dict are copied before they leave the environment.
+    """The answer to an action. The environment copies its arrays and its dict before it returns them.
 
     Attributes:
-        row: Its row among the answers.
+        row: Row of the answer in the cache.
         first: Row of the first action with the same architecture.
         action: The action.
         evaluation: The evaluation.
-        reward: Its reward, with components.
-        value: The same as one number.
-        usable: Whether there is a student: its evaluation succeeded, its latency is known, and it keeps all limits.
-        charged: Whether it is charged to the budget, the first time.
-        cost: What it costs, in the unit of the budget.
-        tokens: The action as observations encode it, int64 ``(dims,)``.
-        earned: The reward as observations hold it, float32 ``(1,)``.
+        reward: The reward, with components.
+        value: The reward as one number.
+        usable: Whether the evaluation succeeded, the latency is known, and the student keeps all limits.
+        charged: Whether the first occurrence is charged to the budget.
+        cost: Cost in the unit of the budget.
+        tokens: The action as encoded in observations, int64 ``(dims,)``.
+        earned: The reward as stored in observations, float32 ``(1,)``.
         curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
-        info: What does not depend on the state of the search.
+        info: The part of the info that does not depend on the state of the search.
     """
 
     row: int
@@ -67,18 +67,18 @@ class Answer:
 
 
 class Answers:
-    """The answers at one fidelity: one row per action, in the order in which they were evaluated.
+    """The answers at one fidelity: one row per action, in the order of evaluation.
 
-    They outlive an episode where an evaluator's answers cost nothing and never change. Which were given in an episode
-    is noted beside them.
+    Answers are kept across episodes if an evaluator's results are free and never change. The answers already given in
+    the current episode are recorded separately.
 
     Args:
         space: The space of the actions.
         reward: Turns evaluations into rewards.
-        fidelity: The effort of the evaluations.
-        cost: Returns what an evaluation costs.
-        epochs: Most epochs that loss curves have room for.
-        charges_infeasible: Whether a student that was not distilled, since it breaks a limit, is charged to the budget.
+        fidelity: Fidelity of the evaluations.
+        cost: Returns the cost of an evaluation.
+        epochs: Maximum number of epochs in loss curves.
+        charges_infeasible: Whether the budget is charged for a student that breaks a limit and is not distilled.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Answers:
         self._of_action: dict[bytes, Answer] = {}
         self._first: dict[StudentConfig, int] = {}
         self._given = bytearray()  # by row: whether its architecture was answered in this episode
-        self._earlier = 0  # rows of earlier episodes, whose epochs were reported then
+        self._earlier = 0  # number of rows from earlier episodes, whose epochs were already reported
         self._columns: Columns | None = None
 
     @property
@@ -110,18 +110,18 @@ class Answers:
         return self._columns
 
     def find(self, action: Any) -> Answer | None:
-        """Return the answer to an action; None if it is not known, or is to be checked first."""
-        # A known action is not checked again, which would take as long as all the rest.
+        """Return the answer to an action; None if it is unknown, or the action must be checked first."""
+        # A known action is not checked again: the check would double the time.
         if type(action) is np.ndarray and action.dtype is _INT64 and action.ndim == 1:
             return self._of_action.get(action.tobytes())
         return None
 
     def learn(self, actions: Mapping[int, Action], evaluate: Evaluate) -> list[Answer]:
-        """Return the answers to actions; architectures that are not known are evaluated.
+        """Return the answers to actions; unknown architectures are evaluated.
 
         Args:
             actions: Actions of the space, by their flat indices.
-            evaluate: Evaluates what is missing, as one batch; not called if nothing is.
+            evaluate: Evaluates missing architectures as one batch; not called if none is missing.
         """
         keys = {index: np.array(action, dtype=np.int64).tobytes() for index, action in actions.items()}
         configs = {
@@ -135,12 +135,12 @@ class Answers:
         return [self._of_action[key] for key in keys.values()]
 
     def begin_episode(self) -> None:
-        """Note that what is known now was answered in earlier episodes."""
+        """Mark all current answers as answers of earlier episodes."""
         self._earlier = len(self.rows)
         self._given = bytearray(self._earlier)
 
     def forget_earlier(self) -> None:
-        """Forget what was answered in earlier episodes only: a listener wants the epochs of every episode."""
+        """Drop answers of earlier episodes that this one has not used: a listener needs every episode's epochs."""
         if not self._earlier:
             return
         self._earlier = 0
@@ -151,7 +151,7 @@ class Answers:
             self._columns.keep([answer.row for answer in self._of_action.values()])
 
     def give(self, answer: Answer) -> bool:
-        """Note that an answer is given; return whether its architecture was answered before in the episode."""
+        """Record an answer as given; return whether its architecture was already answered in the episode."""
         given, first = self._given, answer.first
         if given[first]:
             return True
@@ -159,10 +159,10 @@ class Answers:
         return False
 
     def give_all(self, rows: Ints) -> Bools:
-        """Note that answers are given; return which repeat one of the episode, bool ``(n,)``."""
+        """Record answers as given; return which ones repeat an answer of the episode, bool ``(n,)``."""
         columns = self.columns
         first, scratch, places = columns.first.take(rows), columns.scratch, np.arange(len(rows))
-        # Of an index that is assigned to several times the last value stays: written backwards, the first.
+        # With repeated indices, NumPy keeps the last assignment; reversed order keeps the first occurrence.
         scratch[first[::-1]] = places[::-1]
         repeated: Bools = scratch.take(first) != places
         given = np.frombuffer(self._given, dtype=np.bool_)
@@ -194,25 +194,25 @@ class Answers:
 
 
 class Columns:
-    """Answers in columns, so that those to a whole round are gathered at once.
+    """Answers in columns, for vectorised access to the answers of a round.
 
     Args:
-        size: Points of the space.
-        epochs: Most epochs that loss curves have room for.
+        size: Number of points in the space.
+        epochs: Maximum number of epochs in loss curves.
         limits: Names of the limits.
 
     Attributes:
-        length: Rows. The arrays below may have more.
+        length: Number of rows; the arrays below may have more.
         rewards: Rewards, float64.
-        costs: What they cost, in the unit of the budget, float64.
-        usable: Whether there is a student that keeps all limits, bool.
-        charged: Whether they are charged to the budget, the first time, bool.
+        costs: Costs in the unit of the budget, float64.
+        usable: Whether the student is usable and keeps all limits, bool.
+        charged: Whether the first occurrence is charged to the budget, bool.
         floats: ``FLOATS``, then the held-out loss by epoch, float64 ``(rows, len(FLOATS) + epochs + 1)``.
-        broken: By how much each limit is broken, float64 ``(rows, limits)``.
+        broken: Violation of each limit, float64 ``(rows, limits)``.
         ints: ``INTS``, int64 ``(rows, len(INTS))``.
         texts: ``TEXTS``, arrays of objects by name.
         first: Row of the first action with the same architecture, int64.
-        scratch: Room to work in, int64.
+        scratch: Temporary work array, int64.
     """
 
     def __init__(self, size: int, epochs: int, limits: Sequence[str] = ()) -> None:
@@ -231,13 +231,13 @@ class Columns:
         self._row_of: Ints | dict[int, int] = {} if size > _LARGEST_ARRAY else np.full(size, -1, dtype=np.int64)
 
     def rows(self, indices: Ints) -> Ints:
-        """Return the rows of actions by their flat indices, int64 ``(n,)``; -1: not known."""
+        """Return the rows of actions by their flat indices, int64 ``(n,)``; -1 for unknown actions."""
         if isinstance(self._row_of, dict):
             return np.array([self._row_of.get(index, -1) for index in indices.tolist()], dtype=np.int64)
         return self._row_of.take(indices)
 
     def extend(self, answers: Sequence[Answer]) -> None:
-        """Take in the answers that it lacks."""
+        """Add the missing answers."""
         start, end = self.length, len(answers)
         if start == end:
             return
@@ -265,7 +265,7 @@ class Columns:
         self.length = end
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Look up no other rows from now on."""
+        """Restrict look-ups to these rows."""
         indices = self.ints[list(rows), INTS.index("index")].tolist()
         if isinstance(self._row_of, dict):
             self._row_of = dict(zip(indices, rows, strict=True))
@@ -275,7 +275,7 @@ class Columns:
 
 
 def with_room(array: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Return an array with so many rows at least; it grows by doubling, so that a row costs the same however many."""
+    """Return an array with at least this many rows; it grows by doubling, so that adding a row takes constant time."""
     if len(array) >= rows:
         return array
     larger = np.zeros((max(rows, 2 * len(array)), *array.shape[1:]), dtype=array.dtype)

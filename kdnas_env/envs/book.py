@@ -1,4 +1,4 @@
-"""The book of an episode: what was answered, what it cost, and when the search is over."""
+"""The book of an episode: answers, costs, and the end of the search."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdnas_env.envs.answers import Answer, Answers, Bools, Ints
 from kdnas_env.envs.budget import Budget
 
 DUPLICATES = ("charge", "free", "reject")
-"""What an action that was answered before costs."""
+"""Policies for the cost of repeated actions."""
 
 STEPS_PER_EVALUATION = 10
 """An episode is truncated after this many answers per unit of the budget."""
@@ -28,15 +28,15 @@ class Stopping(Protocol):
     """Early stopping: receives the report of every epoch, and every finished evaluation."""
 
     def begin(self) -> None:
-        """Forget what was learnt: a new search begins."""
+        """Reset the state for a new search."""
         ...
 
     def __call__(self, report: EpochReport) -> bool:
-        """Take in an epoch; return whether the student is to be stopped."""
+        """Receive an epoch report; return whether to stop the student."""
         ...
 
     def learn(self, evaluation: Evaluation) -> None:
-        """Take in a student that is finished, failed or stopped."""
+        """Receive the evaluation of a finished, failed or stopped student."""
         ...
 
 
@@ -45,11 +45,11 @@ class Record(NamedTuple):
 
     Attributes:
         action: The action, one index per dimension.
-        evaluation: The evaluation, an earlier one where the action was a duplicate.
-        reward: The reward that was answered, with its components.
-        round: The round the action was answered in, from 0.
-        counted: Whether it was charged to the budget.
-        duplicate: Whether the architecture had been answered before, at the same effort.
+        evaluation: The evaluation; for a duplicate, the earlier one.
+        reward: The returned reward, with its components.
+        round: Number of the action's round, from 0.
+        counted: Whether the action was charged to the budget.
+        duplicate: Whether the architecture was already answered at the same fidelity.
     """
 
     action: tuple[int, ...]
@@ -61,40 +61,40 @@ class Record(NamedTuple):
 
     @property
     def usable(self) -> bool:
-        """Whether there is a student: its evaluation succeeded, its latency is known, and it keeps all limits."""
+        """Whether the evaluation succeeded, the latency is known, and the student keeps all limits."""
         return self.evaluation.ok and self.evaluation.latency is not None and self.reward.cost <= 0
 
     def broken_limits(self, limits: Constraints) -> str:
-        """Return in words which limits the student breaks."""
+        """Return a description of the limits that the student breaks."""
         return limits.describe(self.evaluation, self.reward.quality if self.evaluation.ok else None)
 
 
 class Book(Sequence[Record]):
-    """All answers of one search, in order, and what follows from them: budget, duplicates, rounds and bests.
+    """All answers of one search, in order, with budget, duplicates, rounds and best students.
 
-    Every ``round_size`` counted answers make a round. Only usable students can be best; of equal rewards the first
-    stays best.
+    ``round_size`` counted answers form a round. Only usable students can be best; the first of equal rewards stays
+    best.
 
     Args:
-        budget: What may be spent.
+        budget: Budget of the search.
         round_size: Counted answers per round.
         duplicates: One of ``DUPLICATES``.
-        failure: Reward of a duplicate that is rejected.
-        steps: Most answers; then the search is truncated.
-        least: What the next step costs at least; with less left of a budget that is not in seconds, it is spent.
+        failure: Reward of a rejected duplicate.
+        steps: Maximum number of answers; then the search is truncated.
+        least: Minimum cost of the next step. A budget that is not in seconds counts as spent if less than this remains.
         stop: Early stopping.
 
     Attributes:
-        budget: As above.
-        round_size: As above.
-        evaluations: Answers charged to the budget.
-        spent: What they cost, in the unit of the budget.
-        left: What is left of the budget, in its unit.
+        budget: Budget of the search.
+        round_size: Counted answers per round.
+        evaluations: Number of answers charged to the budget.
+        spent: Total cost in the unit of the budget.
+        left: Remaining budget in its unit.
         round: Round in progress, from 0; also the number of finished rounds.
-        progress: Share of the budget that is spent, from 0 to 1.
-        improved: Whether the last answer was that of the best student of the search, of scalar steps.
+        progress: Spent fraction of the budget, from 0 to 1.
+        improved: Whether the last answer is the best student of the search; for scalar steps.
         terminated: Whether the budget is spent.
-        truncated: Whether the search ended before, after too many answers.
+        truncated: Whether the search ended early, after too many answers.
     """
 
     def __init__(
@@ -121,25 +121,25 @@ class Book(Sequence[Record]):
         self._enough = 0 if budget.unit == "seconds" else least
         self._stop = stop
         self._length = 0
-        self._rounds: list[tuple[Answers, Ints, Bools, Bools]] = []  # not in the log yet
+        self._rounds: list[tuple[Answers, Ints, Bools, Bools]] = []  # not yet in the log
         self._log: list[tuple[Answer, bool, bool]] = []
-        self._best: tuple[float, int] = (-np.inf, -1)  # reward and place in the log
+        self._best: tuple[float, int] = (-np.inf, -1)  # reward and index in the log
         self._records: list[Record] = []
         self._counted = 0  # of the records
         self._first: dict[StudentConfig, Record] = {}
         self._indexed = 0
 
-    # What is written
+    # Writing
 
     def add(self, answer: Answer, answers: Answers) -> tuple[float, bool, bool]:
-        """Write down the answer to one action.
+        """Record the answer to one action.
 
         Args:
             answer: The answer.
-            answers: Those that it is one of.
+            answers: The cache that contains it.
 
         Returns:
-            The reward, whether it is counted, and whether it is a duplicate.
+            The reward, whether the answer is counted, and whether it is a duplicate.
         """
         duplicate = answers.give(answer)
         counted = self._charges if duplicate else answer.charged
@@ -150,14 +150,14 @@ class Book(Sequence[Record]):
         return value, counted, duplicate
 
     def add_round(self, rows: Ints, answers: Answers) -> tuple[npt.NDArray[np.float64], Bools, Bools]:
-        """Write down the answers to a whole round at once.
+        """Record the answers to a whole round.
 
         Args:
-            rows: Their rows, int64 ``(round_size,)``.
-            answers: Those that they are of.
+            rows: Rows of the answers in the cache, int64 ``(round_size,)``.
+            answers: The cache that contains them.
 
         Returns:
-            Rewards float64, which are counted and which are duplicates, bool, each ``(round_size,)``.
+            Rewards (float64), whether each is counted, and whether each is a duplicate (bool), each ``(round_size,)``.
         """
         columns = answers.columns
         duplicates = answers.give_all(rows)
@@ -175,7 +175,7 @@ class Book(Sequence[Record]):
         return rewards, counted, duplicates
 
     def listener(self, on_epoch: EpochCallback | None) -> EpochCallback | None:
-        """Return the callback for epochs: early stopping, ``on_epoch``, both, or None if there is neither."""
+        """Return the epoch callback: early stopping, ``on_epoch``, both combined, or None without either."""
         stop = self._stop
         if stop is None or on_epoch is None:
             return stop or on_epoch
@@ -205,7 +205,7 @@ class Book(Sequence[Record]):
         self._log.append((answer, counted, duplicate))
         return value
 
-    # What is read
+    # Reading
 
     def __len__(self) -> int:
         return self._length
@@ -228,7 +228,7 @@ class Book(Sequence[Record]):
 
     @property
     def over(self) -> bool:
-        """Whether nothing can be answered any more."""
+        """Whether the search has ended."""
         return self.terminated or self.truncated
 
     @property
@@ -244,7 +244,7 @@ class Book(Sequence[Record]):
 
     @property
     def previous_round(self) -> list[Record]:
-        """The counted records of the last finished round; empty before the first is finished."""
+        """The counted records of the last finished round; empty before the first round ends."""
         finished = self.round - 1
         counted = takewhile(lambda record: record.round >= finished, reversed(self._written()))
         return [record for record in counted if record.counted and record.round == finished][::-1]
@@ -255,7 +255,7 @@ class Book(Sequence[Record]):
         return best_of(self.previous_round)
 
     def _written(self) -> list[Record]:
-        """Return the records, which are made when they are first read."""
+        """Return the records; they are created on first access."""
         for answers, rows, *flags in self._rounds:
             for row, counted, duplicate in zip(rows.tolist(), *(flag.tolist() for flag in flags), strict=True):
                 self._enter(answers.rows[row], counted, duplicate)
@@ -270,5 +270,5 @@ class Book(Sequence[Record]):
 
 
 def best_of(records: Iterable[Record]) -> Record | None:
-    """Return the usable record with the highest reward (the first, of equals), or None."""
+    """Return the usable record with the highest reward (the first in case of ties), or None."""
     return max((record for record in records if record.usable), key=lambda record: record.reward.reward, default=None)

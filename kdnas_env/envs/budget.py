@@ -1,4 +1,4 @@
-"""What one episode may spend, and what an evaluation costs."""
+"""The budget of an episode, and the cost of an evaluation."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import shown
 
 UNITS = ("evaluations", "epochs", "seconds")
-"""What a budget is counted in."""
+"""Units of a budget."""
 
 
 _LARGEST_AMOUNT = 10**15
-"""Larger whole numbers are not exact as floating-point numbers."""
+"""Larger integers are not exact as floating-point numbers."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What one episode may spend.
+    """The budget of one episode.
 
-    Evaluations and epochs are never exceeded, by not one: the last evaluation is cut to the epochs that are left. An
-    evaluation without epochs (closed forms only) costs as much as one epoch. Seconds are those that evaluations took
-    or, where they are simulated, the seconds of the record; the last evaluation may pass the limit.
+    A budget of evaluations or epochs is never exceeded: the last evaluation is shortened to the remaining epochs. An
+    evaluation without epochs (closed forms only) costs as much as one epoch. Seconds are the measured time of
+    evaluations, or the recorded time if they are simulated; the last evaluation may exceed a budget in seconds.
 
     Attributes:
-        amount: How much: a whole number, or a positive number of seconds.
-        unit: Of what, one of ``UNITS``.
+        amount: An integer, or a positive number of seconds.
+        unit: Unit of the amount, one of ``UNITS``.
 
     Raises:
         KDNASError: If the unit is unknown or the amount is not a positive number of it.
@@ -54,11 +54,11 @@ class Budget:
             raise KDNASError(f"budget is {shown(self.amount)}; expected a positive number of seconds")
 
     def cost(self, evaluation: Evaluation) -> float:
-        """Return what an evaluation costs."""
+        """Return the cost of an evaluation."""
         return evaluation.wall_seconds if self.unit == "seconds" else self.reserved(evaluation.fidelity)
 
     def reserved(self, fidelity: Fidelity) -> int:
-        """Return what is set aside for an evaluation in work: its cost, but for seconds, which nobody knows before."""
+        """Return the budget to reserve for an evaluation in progress: its cost, or 0 if the unit is seconds."""
         match self.unit:
             case "evaluations":
                 return 1
@@ -68,13 +68,13 @@ class Budget:
                 return 0
 
     def affordable(self, fidelity: Fidelity, spent: float) -> Fidelity:
-        """Return the effort that is left for an evaluation: all of it, or the epochs that remain."""
+        """Return the affordable fidelity of an evaluation: unchanged, or limited to the remaining epochs."""
         if self.unit == "epochs" and fidelity.epochs > self.amount - spent:
             return replace(fidelity, epochs=int(self.amount - spent))
         return fidelity
 
     def evaluations(self, fidelity: Fidelity) -> int | None:
-        """Return how many evaluations of one effort it allows; None where only the clock can tell."""
+        """Return the number of evaluations at one fidelity that the budget allows; None if the unit is seconds."""
         if self.unit == "seconds":
             return None
         each = 1 if self.unit == "evaluations" else max(1, fidelity.epochs)

@@ -1,4 +1,4 @@
-"""Scores that others measured, looked up."""
+"""Environment over an external table of scores."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ExternalEnv(TableEnv):
         evaluator = ExternalEvaluator(read_external(table), seed)
         self._drawn = seed == "sample"
         super().__init__(
-            # It has the names of one that are asked for; its candidates are no students.
+            # It has the attributes of an evaluator that are used here; its candidates are not students.
             cast(SearchSpace, evaluator.table.space),
             evaluator,
             reward=KDReward(alpha=0.0, quality=TASK, penalty=penalty),
@@ -73,12 +73,12 @@ class ExternalEnv(TableEnv):
 
     @property
     def valid_action_indices(self) -> npt.NDArray[np.int64]:
-        """Flat indices of the points that exist, sorted int64 ``(n,)``."""
+        """Flat indices of the existing points, sorted, int64 ``(n,)``."""
         return self.search_space.valid_indices
 
     @property
     def parameter_counts(self) -> Any:
-        """None: the parameters of the candidates are not known."""
+        """None: the candidates' numbers of parameters are unknown."""
         return None
 
 

@@ -36,7 +36,7 @@ from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.support.checks import check_choice
 
 INFEASIBLE = ("free", "charge")
-"""Whether a student that was not distilled, since it breaks a limit, is charged to the budget."""
+"""Whether the budget is charged for a student that breaks a limit and is not distilled."""
 
 Action = npt.NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     `env.unwrapped.search_space` translates actions to architectures and back. An action outside the space raises
     `SpaceError`; one inside that names an architecture which cannot be built is answered with the penalty.
-    `env.unwrapped.valid_action_indices` lists the actions that can be built, for agents that would rather not ask.
+    `env.unwrapped.valid_action_indices` lists the actions that can be built.
 
     ## Observation Space
 
@@ -98,10 +98,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
     `kdnas/Tabular-v0` and 20 % of `kdnas/Surrogate-v0`, whose tables end at 15 million parameters. The floor, -1, lies
     far below what the others earn there, 0.49 to 0.66 and 0.49 to 0.70. A learner that does not know which students
     are valid learns that first, and little else in a short search. So use masks (`ActionMasks`, `SequentialChoice`,
-    `FlatDiscrete` of `kdnas_env.wrappers`); where an algorithm knows none, set a penalty a little below what the others
-    earn, here `penalty=0.3`.
+    `FlatDiscrete` of `kdnas_env.wrappers`). If an algorithm does not support masks, set a penalty slightly below the
+    rewards of valid students, here `penalty=0.3`.
 
-    An architecture that was answered before is never evaluated again. What it costs is set by `duplicates`:
+    An architecture is never evaluated twice. `duplicates` sets the cost of repeating it:
 
     | `duplicates` | Reward             | Counted against the budget |
     |--------------|--------------------|----------------------------|
@@ -186,9 +186,9 @@ class KDNASEnv(gym.Env[Observation, Action]):
     * v0: Initial version
 
     Attributes:
-        search_space: What is searched.
-        reward_function: What turns evaluations into rewards.
-        budget: What an episode may spend, in ``budget_unit``.
+        search_space: The search space.
+        reward_function: Turns evaluations into rewards.
+        budget: Budget of an episode, in ``budget_unit``.
         stop: Early stopping; it receives every epoch report and every evaluation.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
     """
@@ -231,7 +231,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self.stop = stop
         self.on_epoch: EpochCallback | None = None
 
-        # Not isinstance: that would compute the fingerprint, for which an evaluator may have to load its teacher.
+        # Not isinstance: it would compute the fingerprint, which may load the teacher.
         ready = hasattr(evaluator, "evaluate")
         self._evaluator = cast(Evaluator, evaluator) if ready else None
         self._make_evaluator = None if ready else cast(Callable[[], Evaluator], evaluator)
@@ -242,14 +242,14 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
         self._fidelity = fidelity or Fidelity()
         self._memory: dict[Fidelity, Answers] = {}
-        self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
+        self._altered = False  # whether a student may have been stopped; its answer is then valid only in this episode
         self._faults = FaultWatch()
         self._begin(self.checked_budget(budget))
         self._running = False
 
     @property
     def evaluator(self) -> Evaluator:
-        """The evaluator, made now if it was not yet."""
+        """The evaluator; created on first access."""
         if self._evaluator is None:
             assert self._make_evaluator is not None
             self._evaluator = self._make_evaluator()
@@ -257,7 +257,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def fidelity(self) -> Fidelity:
-        """The effort of the next evaluations; at most as many epochs as the environment was made with."""
+        """The fidelity of the next evaluations; its epochs must not exceed those at construction."""
         return self._fidelity
 
     @fidelity.setter
@@ -270,10 +270,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the rewards, as plain data: the same in all processes whose evaluations may be mixed.
+        """Plain data that determine the rewards; processes may share evaluations if their identities are equal.
 
-        The choices of the space, the fingerprint of the evaluator (and those of its parts, where it has them), the
-        reward, the fidelity, and the wrappers that change rewards or actions.
+        The choices of the space, the fingerprint of the evaluator (and of its parts, if available), the reward, the
+        fidelity, and the wrappers that change rewards or actions.
         """
         return {
             "space": self.search_space.to_dict(),
@@ -286,14 +286,14 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def max_evaluations(self) -> int | None:
-        """Evaluations per episode at the present effort; None where the budget is in seconds."""
+        """Evaluations per episode at the current fidelity; None if the budget is in seconds."""
         return Budget(self.budget, self.budget_unit).evaluations(self.fidelity)
 
     @property
     def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
-        """Flat indices (last dimension fastest) of the actions worth a step, one per architecture that can be built.
+        """Flat indices (last dimension fastest) of the valid actions, one per architecture that can be built.
 
-        Sorted int64 of shape ``(n,)``; None where the space is too large to list.
+        Sorted int64 of shape ``(n,)``; None if the space is too large to list.
         """
         return self.search_space.valid_indices if self.search_space.size <= LARGEST_ENUMERATION else None
 
@@ -315,7 +315,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
     @property
     def listener(self) -> EpochCallback | None:
-        """Receives the epochs of evaluations: ``on_epoch`` and early stopping; None if there is neither."""
+        """The epoch callback: ``on_epoch`` and early stopping combined; None without either."""
         return self._book.listener(self.on_epoch)
 
     def reset(
@@ -328,15 +328,15 @@ class KDNASEnv(gym.Env[Observation, Action]):
             options: ``{"budget": n}`` sets the budget of this episode.
 
         Raises:
-            KDNASError: If an option is unknown or the budget is not a positive number. The first call may raise
-                whatever making the evaluator raises, such as ``TeacherError`` or ``CorpusError``.
+            KDNASError: If an option is unknown or the budget is not a positive number. The first call also raises
+                errors of creating the evaluator, such as ``TeacherError`` or ``CorpusError``.
         """
         super().reset(seed=seed)
         options = checked_options(options, ("budget",))
         budget = self.checked_budget(options.get("budget", self.budget))
         fidelity = self.fidelity
         self.draw_fidelity(self.np_random)
-        # A bad teacher or corpus shall fail here, not in the first step.
+        # An invalid teacher or corpus must fail here, not in the first step.
         if self._altered or not getattr(self.evaluator, "tabular", False) or self.fidelity != fidelity:
             self._memory, self._altered = {}, False
         self._begin(budget)
@@ -363,14 +363,14 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return self._respond(answer, answers)
 
     def record(self, action: Action, evaluation: Evaluation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Answer an action as ``step`` does, with an evaluation that was made elsewhere.
+        """Answer an action like ``step``, with an evaluation that was made elsewhere.
 
-        An architecture that was answered in this episode is answered as before, whatever the evaluation says.
+        If the architecture was already answered in this episode, the earlier answer is used and the evaluation ignored.
 
         Args:
             action: Index into each dimension's choices, integers of shape ``(dims,)``.
-            evaluation: The evaluation of its architecture, at the fidelity of the environment or what
-                :meth:`affordable` has left of it.
+            evaluation: The evaluation of its architecture, at the fidelity of the environment or that of
+                :meth:`affordable`.
 
         Raises:
             SpaceError: If the action has the wrong shape or dtype, or is out of range.
@@ -386,10 +386,10 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return self._respond(answer, answers)
 
     def affordable(self, reserved: float = 0) -> Fidelity | None:
-        """Return the effort that the budget allows for one more evaluation; None: none.
+        """Return the affordable fidelity of one more evaluation; None if the budget does not allow one.
 
         Args:
-            reserved: What is set aside for evaluations in work; see :meth:`~kdnas_env.envs.budget.Budget.reserved`.
+            reserved: Budget reserved for evaluations in progress; see :meth:`~kdnas_env.envs.budget.Budget.reserved`.
         """
         book, budget = self._book, self._book.budget
         spent = book.spent + reserved
@@ -398,14 +398,14 @@ class KDNASEnv(gym.Env[Observation, Action]):
     def prefetch(self, actions: npt.ArrayLike) -> None:
         """Evaluate the actions of coming steps as one batch, if the evaluator works on several students at once.
 
-        Nothing else changes: the steps answer as they would have, only sooner. Where the clock or the epochs that are
-        left decide what can be afforded, nothing is done ahead.
+        The answers of the steps do not change; they only come sooner. If time or remaining epochs limit the budget,
+        nothing is evaluated in advance.
 
         Args:
-            actions: Actions of the next steps, integers of shape ``(n, dims)``; those beyond the budget are left out.
+            actions: Actions of the next steps, integers of shape ``(n, dims)``; actions beyond the budget are ignored.
 
         Raises:
-            SpaceError: If one has the wrong shape or dtype, or is out of range.
+            SpaceError: If an action has the wrong shape or dtype, or is out of range.
         """
         book = self._book
         ahead = self._running and book.budget.unit == "evaluations" and getattr(self.evaluator, "parallel", False)
@@ -416,11 +416,11 @@ class KDNASEnv(gym.Env[Observation, Action]):
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None = None
     ) -> list[Evaluation]:
-        """Evaluate as one batch, and forget it; what cannot be built or is not allowed is ``invalid``.
+        """Evaluate one batch without recording it; invalid or forbidden architectures are ``invalid``.
 
         Args:
             configs: Architectures.
-            fidelity: The effort.
+            fidelity: The fidelity.
             on_epoch: Passed to the evaluator.
 
         Raises:
@@ -430,28 +430,28 @@ class KDNASEnv(gym.Env[Observation, Action]):
         valid = [config for config, refusal in zip(configs, refused, strict=True) if refusal is None]
         evaluated = iter(self.evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
         evaluations = [self.screened(next(evaluated)) if refusal is None else refusal for refusal in refused]
-        # Of a store, answers may be remembered from before, and it watches itself. Tables answer as they were built.
+        # A store may replay old records, and has its own fault watch. Tables return recorded results.
         if not isinstance(self.evaluator, StoredEvaluator) and not getattr(self.evaluator, "tabular", False):
             for evaluation in evaluations:
                 self._faults.note(evaluation)
         return evaluations
 
     def refused(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
-        """Return the evaluation of an architecture that cannot be built or is not allowed; None for all others."""
+        """Return the evaluation of an invalid or forbidden architecture; None for all others."""
         violation = self.search_space.violation(config)
         return None if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
 
     def screened(self, evaluation: Evaluation) -> Evaluation:
-        """Return an evaluation, as it would be without distillation where a limit is broken that lowers the reward."""
+        """Return an evaluation; if it breaks a limit that lowers the reward, return it as if it was not distilled."""
         reward = self.reward_function
         screens = isinstance(reward, ConstrainedReward) and reward.handling == "reward"
         return self.limits.screened(evaluation) if screens else evaluation
 
     def draw_fidelity(self, rng: np.random.Generator) -> None:
-        """Set the fidelity of a new episode, where it is drawn; here it stays as it is.
+        """Draw the fidelity of a new episode; the default implementation keeps it.
 
         Args:
-            rng: Random numbers of the episode.
+            rng: Random generator of the episode.
         """
 
     def render(self) -> str | npt.NDArray[np.uint8] | None:
@@ -495,22 +495,22 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return budget
 
     def __getstate__(self) -> dict[str, Any]:
-        # What the environment can make again (teacher, corpus, caches) does not travel.
+        # Parts that the environment can create again (teacher, corpus, caches) are not pickled.
         made_here = self._make_evaluator is not None
         return {**self.__dict__, "on_epoch": None} | ({"_evaluator": None} if made_here else {})
 
     @property
     def neutral_info(self) -> dict[str, Any]:
-        """The information where no student was evaluated."""
+        """The neutral info, when no student was evaluated."""
         return evaluation_info(None, NEUTRAL_REWARD, -1) | costs_info(dict.fromkeys(self.limits.names, 0.0))
 
     def new_book(self, budget: Budget, *, round_size: int, least: int) -> Book:
-        """Return the book of a new episode, with the duplicates policy, the penalty and early stopping of this one.
+        """Return the book of a new episode, with this environment's duplicates policy, penalty and early stopping.
 
         Args:
-            budget: What may be spent.
+            budget: Budget of the episode.
             round_size: Evaluations per round.
-            least: What the next step costs at least, in the unit of the budget.
+            least: Minimum cost of the next step, in the unit of the budget.
         """
         limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
         if self.stop is not None:
@@ -526,7 +526,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         )
 
     def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
-        """Return where answers at a fidelity are kept, with the reward of this environment; none is known yet."""
+        """Return an empty cache of answers at a fidelity, with the reward of this environment."""
         charges = self.infeasible == "charge"
         return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs, charges)
 
@@ -539,7 +539,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._running = True
 
     def _affordable_answers(self) -> Answers:
-        """Return the answers at the effort that the budget still allows."""
+        """Return the answers at the affordable fidelity."""
         fidelity, budget = self._fidelity, self._book.budget
         if budget.unit == "epochs":
             fidelity = budget.affordable(fidelity, self._book.spent)
@@ -557,7 +557,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
         return answers
 
     def _by_index(self, actions: Iterable[Any]) -> dict[int, tuple[int, ...]]:
-        """Return actions by their flat indices, or raise a ``SpaceError`` if one is none."""
+        """Return actions by their flat indices, or raise a ``SpaceError`` for an invalid action."""
         return {self.search_space.index(action): tuple(int(choice) for choice in action) for action in actions}
 
     def _evaluate(self, configs: Sequence[StudentConfig]) -> list[Evaluation]:

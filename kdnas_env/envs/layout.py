@@ -1,4 +1,4 @@
-"""How infos are laid out, and what arguments of environments have to be."""
+"""Layout of infos, and checks of environment arguments."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import shown
 
 MOST_AT_ONCE = 100_000
-"""Observations hold all candidates of a round."""
+"""Maximum round size, because observations hold all candidates of a round."""
 
 MISSING_LOSS = -1.0
-"""Stands in ``info["heldout_curve"]`` for epochs that were not reached; a loss is never negative."""
+"""Value in ``info["heldout_curve"]`` of epochs that were not reached; a loss is never negative."""
 
 
 def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:
@@ -30,7 +30,7 @@ def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.flo
 
 
 def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
-    """Return the information on an evaluation, without its loss curve; neutral values where there is none."""
+    """Return the info of an evaluation, without its loss curve; neutral values without an evaluation."""
     latency = evaluation.latency if evaluation else None
     return {
         "config": str(evaluation.config) if evaluation else "",
@@ -51,19 +51,19 @@ def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, ind
 
 
 def costs_info(costs: Mapping[str, float]) -> dict[str, Any]:
-    """Return the information on limits: the total violation and that of each limit; empty without limits."""
+    """Return the info on limits: the total violation and the violation of each limit; empty without limits."""
     return {"cost": sum(costs.values()), "costs": dict(costs)} if costs else {}
 
 
 NEUTRAL_REWARD = RewardComponents(0.0, 0.0, 1.0, 1.0, 1.0, 1.0)
-"""Stands in infos where nothing was evaluated."""
+"""The info when nothing was evaluated."""
 
 
 def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
     """Return the options of a reset.
 
     Raises:
-        KDNASError: If they are no mapping, or one is unknown.
+        KDNASError: If the options are not a mapping, or one is unknown.
     """
     if options is not None and not isinstance(options, Mapping):
         raise KDNASError(f"the options of reset are {shown(options)}; expected a mapping, or None")
@@ -75,10 +75,10 @@ def checked_options(options: Any, known: Sequence[str]) -> dict[str, Any]:
 
 
 def checked_count(name: str, value: object, of: str = "evaluations") -> int:
-    """Return a whole number of evaluations (or what else) that observations have room for, at least 1.
+    """Check a count of evaluations (or of ``of``): an integer from 1 to the capacity of observations.
 
     Raises:
-        KDNASError: If it is something else.
+        KDNASError: If the value is not such an integer.
     """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MOST_AT_ONCE:
         raise KDNASError(

@@ -1,4 +1,4 @@
-"""What the registered environments share: spaces from plain data, and vectors of environments."""
+"""Shared code of the registered environments: spaces from plain data, and vector environments."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from kdnas_env.errors import KDNASError, SpaceError
 class Episode(TypedDict, total=False):
     """The arguments that all registered environments share; the defaults are those of :class:`KDNASEnv`.
 
-    :class:`kdnas_env.envs.mini_kd.MiniKDEnv` has defaults of its own.
+    :class:`kdnas_env.envs.mini_kd.MiniKDEnv` has its own defaults.
 
     Attributes:
-        budget: What an episode may spend; 120.
+        budget: Budget of an episode; 120.
         budget_unit: ``evaluations`` (the default), ``epochs`` or ``seconds``.
         round_size: Evaluations per round; 8.
         alpha: Exponent of the latency factor; -0.06.
@@ -50,7 +50,7 @@ class Episode(TypedDict, total=False):
 
 
 def episode_arguments(episode: Episode) -> dict[str, Any]:
-    """Return arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv`, the reward among them.
+    """Return arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv`, including the reward.
 
     Raises:
         KDNASError: If the reward is malformed.
@@ -65,9 +65,9 @@ SpaceSource = Mapping[str, Any] | str | os.PathLike[str] | None
 
 
 def vector_maker(kind: Callable[..., KDNASEnv]) -> Callable[..., KDNASVectorEnv]:
-    """Return the function that makes vector environments of an environment.
+    """Return a function that makes vector environments of an environment class.
 
-    Its arguments are ``num_envs``, ``autoreset_mode``, and those of the environment but for ``round_size``.
+    Its arguments are ``num_envs``, ``autoreset_mode``, and those of the environment except ``round_size``.
     """
 
     def make_vector(num_envs: int = 1, *, autoreset_mode: str = "NextStep", **kwargs: Any) -> KDNASVectorEnv:
@@ -92,11 +92,11 @@ def resolve_space(
     Args:
         source: Choices by dimension, the path of a YAML or JSON file, or None to derive the space from the teacher.
         teacher: The teacher's architecture.
-        families: Student families; only where the space is derived.
-        max_parameters: Largest student allowed; takes the place of the cap that the source sets, if any.
+        families: Student families; only for a derived space.
+        max_parameters: Largest allowed student in parameters; replaces the cap of the source, if any.
 
     Raises:
-        SpaceError: If the source is malformed, or families are given beside it.
+        SpaceError: If the source is malformed, or both a source and families are given.
     """
     if source is None:
         families = (families,) if isinstance(families, str) else families

@@ -1,4 +1,4 @@
-"""Live searches: what they are made of, put together in one place for environments and for the command line."""
+"""Assemble live searches, for environments and the command line."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """The settings of a search that distils students, as plain data; :class:`MiniKDEnv` describes each.
+    """The settings of a search that distils students, as plain data; see :class:`MiniKDEnv` for their meaning.
 
     Raises:
-        KDNASError: If workers, effort or reward are malformed.
+        KDNASError: If workers, fidelity or reward are malformed.
     """
 
     teacher: str = "demo"
@@ -69,10 +69,10 @@ class SearchSettings:
 
     @cached_property
     def search_space(self) -> SearchSpace:
-        """What is searched.
+        """The search space.
 
         Raises:
-            KDNASError: If there is no such teacher or file, or the space is malformed.
+            KDNASError: If the teacher or file does not exist, or the space is malformed.
         """
         from kdnas_env.distillation.teacher.loading import load_teacher_architecture
         from kdnas_env.distillation.training.recipe import check_recipe_choices
@@ -84,7 +84,7 @@ class SearchSettings:
 
     @property
     def reward(self) -> KDReward:
-        """The reward; for recipe ``seed`` by the training loss, as the original text has it, unless by the task."""
+        """The reward; for recipe ``seed`` by the training loss, as in the original paper, unless by the task."""
         if self.quality == TASK and self.task is None:
             raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name one with task")
         loss = self.loss or ("train_raw" if self.recipe == "seed" and self.quality == IMITATION else "heldout")
@@ -92,12 +92,12 @@ class SearchSettings:
 
     @property
     def fidelity(self) -> Fidelity:
-        """The effort of an evaluation."""
+        """The fidelity of an evaluation."""
         return Fidelity(epochs=self.epochs, data_fraction=self.data_fraction, seed=self.seed)
 
     @property
     def threads_each(self) -> int:
-        """Threads that train each student: those of this process are shared out among its workers."""
+        """Threads that train each student: this process' threads divided by its workers."""
         if self.threads is not None:
             return self.threads
         import torch
@@ -106,7 +106,7 @@ class SearchSettings:
 
     @property
     def mini_kd(self) -> MiniKDSettings:
-        """What students are distilled from, and how."""
+        """The settings of the distillations."""
         from kdnas_env.evaluators.mini_kd import MiniKDSettings
 
         corpus = {"source": self.corpus} if isinstance(self.corpus, str) else self.corpus
@@ -118,14 +118,14 @@ class SearchSettings:
             cache_dir=self.cache_dir,
             device=self.device,
             threads=self.threads_each,
-            # Who breaks a limit is distilled only where that leaves the reward alone.
+            # A student that breaks a limit is distilled only if the limit does not change the reward.
             limits=self.limits if self.constraints == "reward" else None,
             task=self.task,
         )
 
     @property
     def episode(self) -> dict[str, Any]:
-        """The arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv` beside space and evaluator."""
+        """The arguments of :class:`kdnas_env.envs.kdnas.KDNASEnv` other than space and evaluator."""
         return {
             "reward": self.reward,
             "fidelity": self.fidelity,
@@ -142,19 +142,19 @@ class SearchSettings:
 def assemble(
     settings: SearchSettings, mini_kd: MiniKDEvaluator, *, in_workers: bool = False
 ) -> tuple[Evaluator, WorkerPool | None]:
-    """Open what evaluates the students of a search.
+    """Open the evaluator of a search.
 
     Args:
         settings: The settings of the search.
         mini_kd: The evaluator of this process, made from ``settings.mini_kd``.
-        in_workers: Whether a single worker is a process of its own, too.
+        in_workers: Whether a single worker also runs in a separate process.
 
     Returns:
-        The evaluator of the search, which the caller closes in the end: the store, if there is one, else the workers or
-        ``mini_kd``; and the workers, if this process does not distil the students itself.
+        The evaluator of the search, which the caller must close: the store if there is one, else the workers or
+        ``mini_kd``. And the workers; None if this process distils the students itself.
 
     Raises:
-        RunError: If the store cannot be opened, or there is no cluster at the address of Ray.
+        RunError: If the store cannot be opened, or no Ray cluster is found at the address.
     """
     from kdnas_env.evaluators.parallel import ParallelEvaluator
     from kdnas_env.evaluators.stored import StoredEvaluator

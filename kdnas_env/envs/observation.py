@@ -1,4 +1,4 @@
-"""What observations hold, and the observation of a scalar environment."""
+"""Observation spaces, and the observation of a scalar environment."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from kdnas_env.envs.book import Book
 Observation = dict[str, npt.NDArray[Any]]
 
 SINGLES = ("last", "previous_best", "global_best")
-"""Architectures in the observation, each with its reward under the same name and ``_reward``."""
+"""Keys of the architectures in the observation; the suffix ``_reward`` gives the key of the reward."""
 
 _value = attrgetter("value")
 
 
 def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
-    """Return the observation space of one environment; without a round size, there is no previous round in it."""
+    """Return the observation space of one environment; without a round size, it has no previous round."""
     tokens, (low, high) = space.nvec + 1, (reward.lowest, reward.upper_bound)
     observation: dict[str, spaces.Space[Any]] = {}
     for name in SINGLES:
@@ -42,10 +42,10 @@ def nothing_yet(space: spaces.Dict) -> Observation:
 
 
 class SearchView:
-    """What the agent of a scalar environment sees of a search.
+    """The agent's view of a search in a scalar environment.
 
     Args:
-        space: The observation space, with the previous round in it.
+        space: The observation space, including the previous round.
     """
 
     def __init__(self, space: spaces.Dict) -> None:
@@ -59,12 +59,12 @@ class SearchView:
         self._candidates: list[Answer] = []  # of the round in progress
 
     def update(self, answer: Answer, reward: float, counted: bool, book: Book) -> None:
-        """Take in the latest answer of the book.
+        """Update the view with the latest answer of the book.
 
         Args:
             answer: The answer.
-            reward: The reward that was given for it.
-            counted: Whether it was charged to the budget.
+            reward: The returned reward.
+            counted: Whether the answer was charged to the budget.
             book: The book.
         """
         self._last = answer.tokens
@@ -86,8 +86,8 @@ class SearchView:
         self._previous_best_reward = self._zero if best is None else best.earned
 
     def observation(self) -> Observation:
-        """Return the observation; its arrays are the caller's own."""
-        # Written out: a comprehension over the nine takes half as long again.
+        """Return the observation; its arrays are copies."""
+        # Written out, because a comprehension over the nine keys takes 1.5 times as long.
         return {
             "last": self._last.copy(),
             "last_reward": self._last_reward.copy(),

@@ -1,4 +1,4 @@
-"""A made-up landscape, to develop agents on."""
+"""Environment with a synthetic landscape, for the development of agents."""
 
 from __future__ import annotations
 

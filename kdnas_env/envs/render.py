@@ -1,4 +1,4 @@
-"""Pictures and texts of a search. Needs nothing of the environment but its records."""
+"""Render a search as text or picture, from its records only."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FRONT_ROWS = 10
-"""Most rows that the text view lists of a Pareto front."""
+"""Maximum number of Pareto-front rows in the text view."""
 
 _LOG_FROM = 5
-"""Ratio of the slowest to the fastest student from which latency is drawn on a logarithmic axis."""
+"""Ratio of the slowest to the fastest student above which the latency axis is logarithmic."""
 
 LOSS_LABELS = {
     "heldout": "held-out unexplained variance",
@@ -31,24 +31,24 @@ LOSS_LABELS = {
     "train_raw": "training loss of the last epoch",
     "task": "unexplained share of the task teacher's soft labels",
 }
-"""What the losses that a ``KDReward`` may go by are called in pictures."""
+"""Axis labels of the losses of a ``KDReward``."""
 
 _METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-"""Formats of pictures, and what is left out of their metadata."""
+"""Picture formats, and the metadata fields to omit."""
 
 _BLUE, _ORANGE, _GREY, _RED = "#2c6fbb", "#e07b00", "#8a8a8a", "#c0392b"
 _HEADER = f"{'loss':>8} {'latency':>10} {'speed-up':>9} {'parameters':>11} {'reward':>8}  student"
 
 
 def pareto_records(records: Sequence[Record]) -> list[Record]:
-    """Return the students that no other beats in both loss and latency ratio, fastest first."""
+    """Return the Pareto front of loss and latency ratio, fastest first."""
     usable = [record for record in records if record.usable and not record.duplicate]
     front = pareto_front([record.reward.latency_ratio for record in usable], [record.reward.loss for record in usable])
     return [usable[index] for index in front]
 
 
 def render_search(history: Book, mode: str, *, budget: int | None, loss: str) -> str | npt.NDArray[np.uint8]:
-    """Show a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``."""
+    """Render a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``."""
     if mode == "ansi":
         return search_text(history, budget=budget)
     return figure_to_rgb(draw_search(history, budget=budget, round_size=history.round_size, loss=loss))
@@ -59,7 +59,7 @@ def search_text(history: Book, *, budget: int | None) -> str:
 
     Args:
         history: The records of the search.
-        budget: Evaluations of the whole search, or None where they are not what is counted.
+        budget: Evaluations of the whole search, or None if the budget has another unit.
     """
     if budget is None:
         lines = [f"KD-NAS search: {history.evaluations} evaluations, round {history.round + 1}"]
@@ -95,19 +95,19 @@ def draw_search(
     loss: str = "heldout",
     title: str = "KD-NAS search",
 ) -> Figure:
-    """Draw a search: loss against latency with the Pareto front, and the best reward so far.
+    """Plot a search: loss against latency with the Pareto front, and the best reward so far.
 
     Args:
-        records: Answers in order. Those not counted against the budget are left out.
+        records: Answers in order. Answers not counted against the budget are not plotted.
         budget: Evaluations of the whole search, the right end of the axis; None ends it at the last evaluation.
         round_size: Evaluations per round, to mark the rounds; None for no marks.
-        reference: A reward to draw a line at, such as the best of random search with the same budget.
-        reference_label: Name of that line.
+        reference: A reward for a horizontal line, such as the best of random search with the same budget.
+        reference_label: Label of that line.
         loss: The loss that the reward used, one of ``LOSS_LABELS``.
         title: Title of the picture.
 
     Returns:
-        A matplotlib figure that no global state of matplotlib knows of, 11 by 4.5 inches.
+        A matplotlib figure outside pyplot's global state, 11 by 4.5 inches.
     """
     from matplotlib.figure import Figure
 
@@ -125,7 +125,7 @@ def draw_search(
 
 
 def draw_curve(curve: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
-    """Draw how a distillation went: unexplained variance against steps, on held-out text and on training text.
+    """Plot the learning curve of a distillation: unexplained variance against steps, on held-out and training text.
 
     Args:
         curve: Points with ``step``, ``unexplained`` and, if known, ``train_unexplained``.
@@ -157,12 +157,12 @@ def figure_to_rgb(figure: Figure) -> npt.NDArray[np.uint8]:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG, SVG or PDF, by the end of the name; the file appears whole or not at all.
+    """Write a figure atomically as PNG, SVG or PDF, by the suffix of the name.
 
-    Equal figures give equal files: no dates, no random names.
+    Equal figures give equal files, without dates or random names.
 
     Raises:
-        RunError: If the name ends otherwise, or the file cannot be written.
+        RunError: If the suffix is another, or the file cannot be written.
     """
     import matplotlib
 
@@ -249,7 +249,7 @@ def _draw_progress(
         axes.scatter(number[usable], reward[usable], s=14, color=_GREY, alpha=0.7, linewidths=0, label="student")
         axes.step(number[first:], best[first:], where="post", color=_BLUE, linewidth=2, label="best so far")
     if not usable.all():
-        # Failures all have the penalty, which would squeeze the rest together: they are ticks at the lower edge.
+        # Failures all have the penalty, which would compress the scale, so they are ticks at the lower edge.
         failed = number[~usable]
         axes.plot(
             failed,

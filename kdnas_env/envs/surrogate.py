@@ -1,4 +1,4 @@
-"""A model of a table, for spaces too large to tabulate."""
+"""Environment over a surrogate model, for spaces too large to tabulate."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class SurrogateEnv(TableEnv):
     points of its space are students that cannot be built or are beyond 15 million parameters.
 
     With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
-    over seeds, of the size that it has in the table. What the model itself does not know is never drawn.
+    over seeds, of the size that it has in the table. The model uncertainty is not included.
 
     ## Arguments
 
@@ -100,7 +100,7 @@ def _surrogate_space(source: Surrogate | Sequence[Table], given: SpaceSource, *,
         return surrogate_space(metadata, trusted, extrapolate=extrapolate)
     space = resolve_space(given, metadata.encoder)
     if space.max_parameters is None and not extrapolate:
-        # Without a cap the space would reach beyond the table's.
+        # Without a cap, the space would exceed the table's.
         space = replace(space, max_parameters=trusted.max_parameters)
     check_space(space, trusted, extrapolate=extrapolate)
     return space

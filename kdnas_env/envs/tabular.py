@@ -1,4 +1,4 @@
-"""A table of real distillations, looked up."""
+"""Environment over a table of real distillations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TableEnv(KDNASEnv):
 
     @cached_property
     def task_features(self) -> Features:
-        """What is searched, as numbers: float32 by :data:`kdnas_env.envs.task_features.FEATURES`."""
+        """Numeric description of the task, float32 by :data:`kdnas_env.envs.task_features.FEATURES`."""
         evaluator: Any = self.evaluator
         source = evaluator.table if hasattr(evaluator, "table") else evaluator.surrogate
         return task_features(
@@ -35,7 +35,7 @@ class TableEnv(KDNASEnv):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As in ``KDNASEnv``; a seed that each episode draws is left out."""
+        """As in ``KDNASEnv``, without a seed that each episode draws."""
         identity = super().identity
         return {**identity, "fidelity": {**identity["fidelity"], "seed": "drawn"}} if self._drawn else identity
 

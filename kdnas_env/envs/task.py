@@ -1,4 +1,4 @@
-"""Tasks of a search: a table or a surrogate, and how its students are rewarded, under one grammar of names."""
+"""Tasks of a search: a table or a surrogate with reward settings, described by a task name."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kdnas_env.tables.external import is_external
 from kdnas_env.tables.surrogates.storage import is_surrogate
 
 OF_EXTERNAL = ("seed", "duplicates")
-"""Settings that a task of an external table has."""
+"""Settings of a task on an external table."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What agents are raced on: a table, or a surrogate, and how its students are rewarded.
+    """A task for comparing agents: a table or a surrogate, with reward settings.
 
     Attributes:
         table: Name of a table of the package, or path of the npz file of a table, an external table or a surrogate
@@ -33,18 +33,17 @@ class Task:
         alpha: Exponent of the latency factor.
         beta: Target latency as a share of the teacher's.
         loss: Loss of the reward.
-        device: Device whose latencies count; None: the table's first.
-        epochs: Epochs of every evaluation; None: all of the table. The truth is always of all epochs.
-        seed: What evaluations are answered from: ``sample`` (one of the table's seeds for each student, drawn by the
-            seed of the run: noisy as real evaluations are), ``mean``, or a seed of the table, of a surrogate any.
-        duplicates: What a repeated student costs: ``charge``, ``free`` or ``reject``.
-        limits: What a student has to keep.
-        constraints: What a broken limit does: ``reward`` lowers the reward, ``cost`` leaves it and reports a cost.
+        device: Device for latencies; None for the table's first.
+        epochs: Epochs of every evaluation; None for all of the table. The reference values always use all epochs.
+        seed: Source of evaluations: ``sample`` (one of the table's seeds for each student, drawn by the seed of the
+            run: noisy like real evaluations), ``mean``, or a seed of the table (any seed for a surrogate).
+        duplicates: Cost of a repeated student: ``charge``, ``free`` or ``reject``.
+        limits: Limits of students.
+        constraints: Effect of a broken limit: ``reward`` lowers the reward, ``cost`` leaves it and reports a cost.
         infeasible: Whether a student that breaks a limit costs an evaluation: ``free`` or ``charge``.
 
     Raises:
-        KDNASError: If a setting is malformed. Whether the table has such a device, seed or epoch is checked when it is
-            loaded.
+        KDNASError: If a setting is malformed. Device, seed and epochs are checked when the table is loaded.
     """
 
     table: str
@@ -75,10 +74,10 @@ class Task:
 
     @classmethod
     def parse(cls, text: str) -> Task:
-        """Read a task such as ``rotten-tomatoes`` or ``rotten-tomatoes:alpha=-0.2,speedup=8``: limits by their names.
+        """Parse a task such as ``rotten-tomatoes`` or ``rotten-tomatoes:alpha=-0.2,speedup=8``; limits by name.
 
         Raises:
-            KDNASError: If it is malformed, or a setting is unknown.
+            KDNASError: If the text is malformed, or a setting is unknown.
         """
         table, settings = parse_spec(text)
         known = [setting.name for setting in fields(cls)[1:] if setting.name != "limits"]
@@ -96,7 +95,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """The same without the folder of the table."""
+        """The name of the task without the folder of the table."""
         table = Path(self.table)
         return format_spec(table.stem if table.suffix == ".npz" else self.table, self._settings)
 
@@ -109,11 +108,11 @@ class Task:
         """Make the environment of one search.
 
         Args:
-            budget: What it may spend.
+            budget: Budget of the search.
             **episode: Further arguments of :class:`kdnas_env.envs.making.Episode`.
 
         Raises:
-            KDNASError: If there is no such table, or it has not what the task asks for.
+            KDNASError: If the table does not exist, or does not support the task.
         """
         spending: dict[str, Any] = {"budget": budget.amount, "budget_unit": budget.unit}
         if is_external(self.table):
@@ -121,15 +120,15 @@ class Task:
         settings = {**asdict(self), **spending, **episode}
         if is_surrogate(self.table):
             return gym.make("kdnas/Surrogate-v0", disable_env_checker=True, **settings)
-        # What fails in the table fails for the agent; it is no error of the race.
+        # A masked cell is a failed evaluation for the agent, not an error of the comparison.
         return gym.make("kdnas/Tabular-v0", disable_env_checker=True, missing="failed", **settings)
 
     @property
     def external(self) -> dict[str, Any]:
-        """What the environment of an external table is made with.
+        """Arguments of the environment of an external table.
 
         Raises:
-            KDNASError: If a setting is set that it does not have.
+            KDNASError: If a setting does not apply to external tables.
         """
         others = sorted(set(self._settings) - {*OF_EXTERNAL})
         if others:
@@ -148,5 +147,5 @@ class Task:
 
 
 def _shortest(value: Any) -> Any:
-    """Return a number in the shorter way to write it: 8 and 8.0 are one limit, and one name of a task."""
+    """Return a number in its shortest form, so that 8 and 8.0 give one limit and one task name."""
     return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,4 +1,4 @@
-"""A task as numbers: what an agent that learns across tasks is told of the one it searches."""
+"""Numeric task features, for agents that learn across tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.tables.table import TableMetadata
 
 LIMITS = {"speedup": 5.0, "latency_ms": 5.0, "size_mb": 20.0, "parameters": 8e6, "keep": 0.6}
-"""Limits, and about what is asked for: of this the feature is 0."""
+"""Limits with their typical values, for which the feature is 0."""
 
 FEATURES = (
     "alpha",
@@ -25,11 +25,11 @@ FEATURES = (
     "log_text_length",
     "epochs",
 )
-"""Names of the features, in order. Those of a limit are whether there is one, and its logarithm beside that of
-:data:`LIMITS` (0 without one). ``log_teacher_ms`` tells devices apart; ``log_text_length`` is of tokens per sample."""
+"""Names of the features, in order. A limit has two: whether it is set, and its logarithm relative to :data:`LIMITS` (0
+if not set). ``log_teacher_ms`` distinguishes devices; ``log_text_length`` uses tokens per sample."""
 
 LARGEST = 10.0
-"""Features are cut to this size."""
+"""Features are clipped to this magnitude."""
 
 Features = npt.NDArray[np.float32]
 
@@ -41,13 +41,13 @@ def task_features(
 
     Args:
         reward: The reward.
-        limits: What students have to keep.
-        metadata: What the table is of.
+        limits: Limits of students.
+        metadata: Metadata of the table.
         epochs: Epochs of an evaluation.
-        teacher_ms: Latency of the teacher on the device that counts, in milliseconds; NaN where it is not known.
+        teacher_ms: Latency of the teacher on the reward's device, in milliseconds; NaN if unknown.
 
     Returns:
-        float32 of shape ``(len(FEATURES),)``, each of the order of 1.
+        float32 of shape ``(len(FEATURES),)``, with values of order 1.
     """
     asked = []
     for name, usual in LIMITS.items():

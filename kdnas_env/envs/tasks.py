@@ -1,4 +1,4 @@
-"""A distribution of tasks: every episode searches another, which the observation describes."""
+"""Environment over a distribution of tasks: every episode draws a task, which the observation describes."""
 
 from __future__ import annotations
 
@@ -41,15 +41,14 @@ SPLITS: dict[str, dict[str, tuple[Any, ...]]] = {
         "limit": ("", "speedup=4.5", "speedup=6.5", "speedup=10", "parameters=8500000", "size_mb=30"),
     },
 }
-"""Tasks that agents may learn on, and those that they are judged by: another text, other exponents, other limits. A
-split has every combination."""
+"""Training and held-out tasks, with different texts, exponents and limits. A split has every combination."""
 
 
 def split_tasks(split: str) -> tuple[str, ...]:
     """Return the names of the tasks of a split.
 
     Raises:
-        KDNASError: If there is no such split.
+        KDNASError: If the split does not exist.
     """
     if split not in SPLITS:
         raise KDNASError(f"tasks is {shown(split)}; expected one of {list(SPLITS)}, or a list of names of tasks")
@@ -94,7 +93,7 @@ class TasksEnv(gym.Env[Observation, Any]):
 
     Attributes:
         tasks: The tasks.
-        env: The environment of the task of the episode; before the first `reset` that of the first task.
+        env: The environment of the episode's task; before the first `reset`, that of the first task.
     """
 
     metadata: dict[str, Any] = TableEnv.metadata
@@ -134,16 +133,16 @@ class TasksEnv(gym.Env[Observation, Any]):
         """Begin a search of a task.
 
         Args:
-            seed: Seeds the draw of the task, and the environment of it.
+            seed: Seeds the draw of the task, and the task's environment.
             options: ``{"task": name}`` sets the task, ``{"budget": n}`` the budget of this episode.
 
         Raises:
-            KDNASError: If an option is unknown, or the task is none of the environment's.
+            KDNASError: If an option is unknown, or the environment does not have the task.
         """
         super().reset(seed=seed)
         given = checked_options(options, ("task", "budget"))
         place = int(self.np_random.integers(len(self.tasks)))
-        # Drawn even where it is not used, so that episodes that follow do not depend on it.
+        # Drawn even if unused, so that later episodes do not depend on the option.
         episode = int(self.np_random.integers(2**31))
         self.task = self._asked(given.pop("task")) if "task" in given else self.tasks[place]
         self.env = self._env_of(self.task)
@@ -165,7 +164,7 @@ class TasksEnv(gym.Env[Observation, Any]):
             env.close()
 
     def __getattr__(self, name: str) -> Any:
-        # What agents ask an environment for (search_space, budget, valid_action_indices) is that of the task.
+        # Attributes that agents read (search_space, budget, valid_action_indices) come from the task's environment.
         if name.startswith("_") or name == "env":
             raise AttributeError(name)
         return getattr(self.env, name)
@@ -195,7 +194,7 @@ def _named(tasks: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _widest(parts: Sequence[spaces.Space[Any]]) -> spaces.Space[Any]:
-    """Return the space that holds what is in any of some, which differ in their bounds at most."""
+    """Return the smallest space that contains some spaces, which may differ only in their bounds."""
     first = parts[0]
     if not isinstance(first, spaces.Box):
         return first

@@ -1,4 +1,4 @@
-"""The vector environment: one search, whose candidates are evaluated a round at a time."""
+"""The vector environment: one search that evaluates a round of candidates per step."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     ## Action and Observation Space
 
-    Those of `KDNASEnv`, batched. `previous_round` and its rewards are left out of the observation: they would be the
-    same for all seats, and are the `last` of all seats, side by side.
+    Those of `KDNASEnv`, batched. The observation has no `previous_round` and no rewards of it: they would be equal for
+    all seats, and the `last` entries of all seats contain them.
 
     ## Episode End
 
@@ -76,7 +76,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
     | `autoreset_mode` | `"NextStep"` | an `AutoresetMode`, its value or its name                       |
 
     Attributes:
-        env: The environment that it was made of, with search space, reward, fidelity and evaluator.
+        env: The wrapped environment, with search space, reward, fidelity and evaluator.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
     """
 
@@ -93,18 +93,18 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._answers: Answers | None = None
-        self._altered = False  # whether a student may have been stopped, so that its answer is of this episode only
+        self._altered = False  # whether a student may have been stopped; its answer is then valid only in this episode
         self._begin(self._checked_budget(env.budget))
         self._running = self._ended = False
 
     @property
     def search_space(self) -> SearchSpace:
-        """What is searched."""
+        """The search space."""
         return self.env.search_space
 
     @property
     def reward_function(self) -> KDReward:
-        """What turns evaluations into rewards."""
+        """The reward function: turns evaluations into rewards."""
         return self.env.reward_function
 
     @property
@@ -119,12 +119,12 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def budget(self) -> float:
-        """What an episode may spend, in the unit of the environment's budget."""
+        """Budget of an episode, in the unit of the environment's budget."""
         return self.env.budget
 
     @property
     def max_evaluations(self) -> int | None:
-        """Evaluations per episode, in whole rounds; None where the budget is in seconds."""
+        """Evaluations per episode, in whole rounds; None if the budget is in seconds."""
         evaluations = self.env.max_evaluations
         return None if evaluations is None else evaluations - evaluations % self.num_envs
 
@@ -149,9 +149,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         """Begin a new search in all seats.
 
         Args:
-            seed: Seeds ``np_random``; of a list the first counts, as there is one search.
-            options: ``budget`` sets the budget of this episode; ``reset_mask``, bool ``(num_envs,)``, has to be all
-                true.
+            seed: Seeds ``np_random``; the first of a list is used, as there is one search.
+            options: ``budget`` sets the budget of this episode; ``reset_mask``, bool ``(num_envs,)``, must be all true.
 
         Raises:
             KDNASError: If an option is unknown or malformed, or the budget is less than a round.
@@ -167,7 +166,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         budget = self._checked_budget(options.get("budget", self.env.budget))
         self._warn_of_rest(budget)
         self.env.draw_fidelity(self.np_random)
-        tabular = getattr(self.env.evaluator, "tabular", False)  # a bad teacher or corpus shall fail here
+        tabular = getattr(self.env.evaluator, "tabular", False)  # an invalid teacher or corpus must fail here
         if self._altered or not tabular or self._kept.fidelity != self.env.fidelity:
             self._answers, self._altered = None, False
         self._begin(budget)
@@ -231,13 +230,13 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def _kept(self) -> Answers:
-        """The answers that are known, at the fidelity of the environment."""
+        """The known answers at the fidelity of the environment."""
         if self._answers is None:
             self._answers = self.env.new_answers(self.env.fidelity, self._book.budget)
         return self._answers
 
     def _rows(self, actions: Ints) -> Ints:
-        """Return the rows of the answers to actions, int64 ``(num_envs,)``; what is not known is evaluated."""
+        """Return the rows of the answers to actions, int64 ``(num_envs,)``; unknown actions are evaluated."""
         answers, indices = self._kept, self.search_space.indices(actions)
         if self.on_epoch is not None or self.env.stop is not None:
             answers.forget_earlier()
@@ -302,7 +301,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def _none_yet(self) -> tuple[Ints, float]:
-        """Tokens and reward that stand for no student."""
+        """Tokens and reward that mean "no student"."""
         return np.zeros(len(self.search_space.dimensions), dtype=np.int64), -np.inf
 
     def _checked_budget(self, amount: Any) -> Budget:
@@ -324,7 +323,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             )
 
     def _checked(self, actions: Any) -> Ints:
-        """Return actions as int64 of the shape that they have to have; those beyond 64 bits become negative."""
+        """Return actions as int64 of the required shape; values beyond 64 bits become negative."""
         array = as_array(actions)
         shape = (self.num_envs, len(self.search_space.dimensions))
         if array.shape != shape or not is_whole(array):
@@ -339,7 +338,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             self._best = round_best
         observation: Observation = {"last": actions + 1, "last_reward": rewards.astype(np.float32)[:, None]}
         for name, (tokens, reward) in (("previous_best", round_best), ("global_best", self._best)):
-            # Filled dimension by dimension, since rows of a few numbers are slow to repeat.
+            # Filled dimension by dimension, because repeating short rows is slow.
             by_dimension = np.empty(actions.shape[::-1], dtype=np.int64)
             by_dimension[:] = tokens[:, None]
             observation[name] = by_dimension.T
