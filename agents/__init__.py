@@ -1,1 +1,1 @@
-"""Agents that search: each knows only the Gymnasium API."""
+"""Search agents; they depend only on the Gymnasium API."""

@@ -1,4 +1,4 @@
-"""Base of agents that propose candidates and learn from their rewards; searching and saving are implemented here."""
+"""Base class of ask-tell agents: implements search, saving and loading."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ _STATE_VERSION = 1
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Candidates of one round, and how they were found.
+    """Candidates of one round, with details of the proposal.
 
     Attributes:
         actions: int64 of shape ``(n, dims)``.
-        random: Which were drawn at random, bool ``(n,)``; None: none.
-        predicted: Predicted rewards, float64 ``(n,)``; None: none.
-        exploration: Share of the round that was meant to be random.
+        random: Whether each candidate was drawn at random, bool ``(n,)``; None if none was.
+        predicted: Predicted rewards, float64 ``(n,)``; None without predictions.
+        exploration: Intended fraction of random candidates.
     """
 
     actions: Ints
@@ -60,8 +60,8 @@ class AskTellAgent(Agent[ConfigT]):
     """An agent that proposes candidates and learns from their rewards.
 
     Subclasses implement :meth:`_propose`, and :meth:`_learn` if they learn after each round; they inherit
-    :meth:`search`, the ranking, and saving. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, all of which are
-    saved and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
+    :meth:`search`, the ranking, and saving. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, which are saved
+    and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
 
     Between :meth:`ask` and :meth:`tell` a candidate is pending. One call of :meth:`tell` is one round. :meth:`ask` may
     be called while candidates are pending.
@@ -71,8 +71,8 @@ class AskTellAgent(Agent[ConfigT]):
         budget: Evaluations of the whole search.
         round_size: Candidates per round.
         seed: Seed of the search.
-        rng: The agent's random numbers.
-        ranking: Every candidate so far, and the bests.
+        rng: The agent's random generator.
+        ranking: All candidates so far, and the best ones.
     """
 
     grid: Grid
@@ -97,8 +97,8 @@ class AskTellAgent(Agent[ConfigT]):
             nvec: Choices per dimension, integers of shape ``(dims,)``.
             budget: Evaluations of the whole search.
             round_size: Candidates per round.
-            seed: Seeds everything random in the agent.
-            candidates: Numbers of the points that may be proposed (mixed radix, last dimension fastest); None: all.
+            seed: Seed of all randomness in the agent.
+            candidates: Flat indices of the allowed points (last dimension fastest); None for all.
 
         Raises:
             KDNASError: If an argument is malformed.
@@ -112,16 +112,16 @@ class AskTellAgent(Agent[ConfigT]):
         self._pending: dict[int, _Pending] = {}
         self._seen = Seen()
         self._infos: list[Info] = []
-        self._free = 0  # candidates that the environment did not charge to the budget, since they break a limit
+        self._free = 0  # number of candidates that break a limit and were not charged to the budget
         self._start()
 
     def start(
         self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
     ) -> None:
-        """Start a new search of an environment, of which no step is made yet; the arguments are those of a search.
+        """Start a new search of an environment, without taking a step; the arguments are those of :meth:`search`.
 
         Raises:
-            KDNASError: If the action space is of another kind, or there is no budget.
+            KDNASError: If the action space has another type, or no budget is given.
         """
         self.reset(
             action_counts(env),
@@ -143,20 +143,20 @@ class AskTellAgent(Agent[ConfigT]):
 
     @property
     def spent(self) -> int:
-        """Evaluations that count: all, but for candidates that break a limit and were not charged to the budget."""
+        """Number of counted evaluations: all except candidates that break a limit and were not charged."""
         return self.ranking.evaluations - self._free
 
     @property
     def pending(self) -> Ints:
-        """Candidates that were proposed and whose rewards are not known yet, oldest first, int64 ``(n, dims)``."""
+        """Proposed candidates whose rewards are not yet known, oldest first, int64 ``(n, dims)``."""
         actions = [entry.action for entry in self._pending.values()]
         return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
 
     @property
     def seen(self) -> Seen:
-        """Numbers of the grid points that were evaluated or are pending, as of now and until the next change.
+        """Flat indices of the points that are evaluated or pending; valid until the next change.
 
-        What is added to it does not change the agent.
+        Adding to the result does not change the agent.
         """
         return self._seen.union(())
 
@@ -164,14 +164,14 @@ class AskTellAgent(Agent[ConfigT]):
         """Propose candidates.
 
         Args:
-            n: How many.
+            n: Number of candidates.
 
         Returns:
-            int64 of shape ``(m, dims)``. m is less than n only if the agent has no more to propose, for example
+            int64 of shape ``(m, dims)``. m is less than n only if the agent has no more proposals, for example
             because the space is exhausted.
         """
         self._check_started()
-        # There are no more, and agents count up to what they are asked for.
+        # Limit n to the size of the grid, because some agents loop n times.
         proposal = self._propose(min(check_whole("n", n, at_least=1), self.grid.size))
         actions = self.grid.check(proposal.actions)
         m = len(actions)
@@ -188,14 +188,14 @@ class AskTellAgent(Agent[ConfigT]):
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Sequence[Info] | None = None) -> None:
         """Learn the rewards of candidates; this ends a round.
 
-        Candidates that were not proposed are accepted too. Proposed ones that are left out stay pending.
+        Candidates that were not proposed are accepted too. Omitted proposals stay pending.
 
         Args:
             actions: The candidates, integers of shape ``(n, dims)``.
             rewards: Their rewards, shape ``(n,)``.
-            infos: The info of the environment for each. A candidate whose info has a ``status`` other than ``ok``
-                failed, as did one whose reward is not finite: it cannot be best. Neither can one whose info has a
-                ``cost`` above 0, which breaks a limit.
+            infos: The environment's info for each. A candidate failed if its info has a ``status`` other than ``ok``,
+                or its reward is not finite. It breaks a limit if its info has a ``cost`` above 0. In both cases it
+                cannot be best.
 
         Raises:
             KDNASError: If shapes disagree or an action is out of range.
@@ -239,9 +239,9 @@ class AskTellAgent(Agent[ConfigT]):
         self._learn(self.ranking.rounds[-1])
 
     def result(self) -> SearchResult:
-        """Return what was found so far; after an interrupted search, what was found until then.
+        """Return the result so far, also after an interrupted search.
 
-        Infos are not part of the saved state: those from before a :meth:`load` are empty.
+        Infos are not part of the saved state: after :meth:`load`, earlier infos are empty.
         """
         self._check_started()
         return SearchResult(
@@ -263,28 +263,28 @@ class AskTellAgent(Agent[ConfigT]):
     ) -> SearchResult:
         """Search an environment, round by round; see :meth:`Agent.search`.
 
-        The search ends when the budget is spent, the environment ends the episode, or the agent has no more to
-        propose. If it is interrupted in the middle of a round, the agent learns what was evaluated before the
-        exception is raised again, and :meth:`result` returns it.
+        The search ends when the budget is spent, the environment ends the episode, or the agent has no more proposals.
+        If it is interrupted within a round, the agent first learns the finished evaluations, so that :meth:`result`
+        includes them; then the exception is raised again.
 
         Raises:
-            KDNASError: Also if a reward is no number, as that of ``MultiObjectiveReward``.
+            KDNASError: Also if a reward is not a number, such as that of ``MultiObjectiveReward``.
         """
         self.start(env, budget=budget, round_size=round_size, seed=seed)
         return self.resume(env, on_round=on_round)
 
     def resume(self, env: Environment, *, on_round: RoundCallback | None = None) -> SearchResult:
-        """Go on with a search that was loaded or interrupted, until its budget is spent.
+        """Resume a loaded or interrupted search, until its budget is spent.
 
-        The environment is reset and sees only what is left to evaluate; candidates that were pending come first.
+        The environment is reset and receives only the remaining evaluations; pending candidates come first.
 
         Args:
-            env: An environment with the actions of the one that was searched.
+            env: An environment with the same action space.
             on_round: Called after each round with the ranking.
 
         Raises:
-            KDNASError: If there is no search to go on with, or the environment has other actions or, a vector
-                environment, another number of seats than a round has candidates.
+            KDNASError: If there is no search to resume, the action space differs, or the seats of a vector environment
+                differ from the round size.
         """
         self._check_started()
         if not np.array_equal(nvec := action_counts(env), self.grid.nvec):
@@ -298,7 +298,7 @@ class AskTellAgent(Agent[ConfigT]):
             if len(self._pending) < (wanted if vector else 1):
                 self.ask(wanted - len(self._pending))
             actions = self.pending[:wanted]
-            # The seats of a vector environment are filled all or not at all.
+            # A vector environment needs candidates for all seats.
             if not len(actions) or (vector and len(actions) < self.round_size):
                 break
             ended = (
@@ -309,7 +309,7 @@ class AskTellAgent(Agent[ConfigT]):
         return self.result()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to an npz file, whole or not at all; :meth:`load` goes on from it.
+        """Write the state atomically to an npz file for :meth:`load`.
 
         Raises:
             RunError: If the file cannot be written.
@@ -317,21 +317,21 @@ class AskTellAgent(Agent[ConfigT]):
         write_state(path, self.state_dict())
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Restore a state written by :meth:`save`: the next proposals are those of the agent that was saved.
+        """Restore a state written by :meth:`save`; the next proposals equal those of the saved agent.
 
         Raises:
-            RunError: If the file cannot be read, or is of another agent or of other hyper-parameters.
+            RunError: If the file cannot be read, or belongs to another agent or other hyper-parameters.
         """
         state = read_state(path)
         try:
             self.load_state_dict(state)
         except RunError:
             raise
-        except Exception as error:  # whatever a damaged state does to what is made of it
+        except Exception as error:  # a damaged state may raise any error
             raise RunError(f"{os.fspath(path)!r} is not a whole state of a {type(self).__name__}: {error!r}") from error
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state as numpy arrays and values that JSON can hold. Infos are left out."""
+        """Return the state as NumPy arrays and JSON values, without infos."""
         self._check_started()
         return {
             "version": _STATE_VERSION,
@@ -356,11 +356,11 @@ class AskTellAgent(Agent[ConfigT]):
         """Restore a state of :meth:`state_dict`.
 
         Raises:
-            RunError: If it is of another agent, version or hyper-parameters.
+            RunError: If the agent, version or hyper-parameters differ.
         """
         own = plain_copy(asdict(cast(Any, self.config)))
         wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **own}
-        # A hyper-parameter that the state knows nothing of is younger than it, and changes nothing by default.
+        # A hyper-parameter missing in the state was added later; its default keeps the old behaviour.
         config = {**plain_copy(asdict(self.Config())), **plain_copy(state["config"])}
         saved = {"version": state["version"], "agent": state["agent"], **config}
         for name in [*wanted, *(name for name in saved if name not in wanted)]:
@@ -392,22 +392,22 @@ class AskTellAgent(Agent[ConfigT]):
 
     @property
     def _evaluated(self) -> Ints:
-        """:attr:`evaluated`, without copying it; it cannot be written to."""
+        """:attr:`evaluated` as a read-only view."""
         evaluated: Ints = self.ranking.column("actions").reshape(-1, len(self.grid.nvec))
         return evaluated
 
     def _start(self) -> None:
-        """Set up what the agent keeps beside the ranking, at the start of a search."""
+        """Set up state other than the ranking, at the start of a search."""
 
     @abstractmethod
     def _propose(self, n: int) -> Proposal:
-        """Return up to ``n`` candidates, less only if there are no more."""
+        """Return ``n`` candidates, or fewer only if there are no more."""
 
     def _learn(self, record: RoundRecord) -> None:
-        """Take in a finished round, which is already part of ``ranking``."""
+        """Learn from a finished round, which is already part of ``ranking``."""
 
     def _stream(self, *key: int) -> np.random.Generator:
-        """Return a stream of random numbers of its own for every key, the same for every agent of the same seed."""
+        """Return an independent random stream per key; agents with equal seeds get equal streams."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
     def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
@@ -442,10 +442,10 @@ class AskTellAgent(Agent[ConfigT]):
 
 
 def _round_size(env: Environment, wanted: int | None) -> int:
-    """Return the candidates per round: what is wanted, else what the environment says, else the default.
+    """Return the candidates per round: ``wanted``, else the environment's number, else the default.
 
     Raises:
-        KDNASError: If a vector environment has another number of seats than what is wanted.
+        KDNASError: If ``wanted`` differs from the seats of a vector environment.
     """
     if isinstance(env, gym.vector.VectorEnv):
         if wanted not in (None, env.num_envs):

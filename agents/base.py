@@ -1,6 +1,6 @@
-"""What every agent is: something that searches an environment and can say what it found.
+"""The interface of all agents: search an environment and return the result.
 
-An agent sees a ``MultiDiscrete`` action space, rewards and infos, and nothing of what they stand for.
+An agent sees a ``MultiDiscrete`` action space, rewards and infos, but not their meaning.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ RoundCallback = Callable[[Ranking], object]
 """Called after each round with the ranking so far."""
 
 DEFAULT_ROUND_SIZE = 8
-"""Candidates per round where neither the caller nor the environment says."""
+"""Default number of candidates per round."""
 
 
 @dataclass(frozen=True, eq=False)
 class SearchResult:
-    """What a search tried and found.
+    """The result of a search.
 
     Attributes:
         actions: Every candidate in the order of evaluation, int64 of shape ``(n, dims)``.
-        rewards: What they earned, float64 of shape ``(n,)``.
-        infos: What the environment said about each.
+        rewards: Rewards of the candidates, float64 of shape ``(n,)``.
+        infos: The environment's info for each candidate.
         best: The best candidate, never a failed one; None if all failed.
         rounds: The rounds: exploration ratio, random and chosen candidates, predictions, bests.
     """
@@ -51,7 +51,7 @@ class SearchResult:
 
     @property
     def best_index(self) -> int | None:
-        """Position of the best candidate, or None if all failed."""
+        """Index of the best candidate, or None if all failed."""
         return self.best.index if self.best else None
 
     @property
@@ -67,21 +67,21 @@ class SearchResult:
 
 @dataclass(frozen=True)
 class NoSettings(Settings):
-    """Of an agent without hyper-parameters."""
+    """Settings of an agent without hyper-parameters."""
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What an agent can do; the table of agents is made of these.
+    """Capabilities of an agent, shown in the table of agents.
 
     Attributes:
-        action_space: Space in which it acts itself. Every agent searches a ``MultiDiscrete`` environment; one that acts
-            in another space wraps it.
-        masks: Whether it proposes only what can be built, as far as the environment says what can.
-        vector: Whether it searches a vector environment, a round a step.
-        multi_objective: Whether it can optimise several objectives at a time.
-        fidelity: Whether it can spend less than a whole evaluation on a candidate.
-        resume: Whether it can be saved, killed, and resumed to the same next proposal.
+        action_space: Space in which the agent acts internally. Every agent searches a ``MultiDiscrete`` environment; an
+            agent that acts in another space wraps it.
+        masks: Whether it proposes only valid candidates, as far as the environment reveals them.
+        vector: Whether it searches a vector environment, one round per step.
+        multi_objective: Whether it can optimise several objectives.
+        fidelity: Whether it can stop evaluations early.
+        resume: Whether a saved agent resumes with the same next proposal.
     """
 
     action_space: str = "MultiDiscrete"
@@ -95,12 +95,12 @@ class Capabilities:
 class Agent(ABC, Generic[ConfigT]):
     """A search strategy with its hyper-parameters.
 
-    Learners with a training loop of their own implement :meth:`search`; strategies that propose candidates and
-    learn from their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
+    Learners with their own training loop implement :meth:`search`. Strategies that propose candidates and learn from
+    their rewards derive from :class:`kdnas_env.agents.ask_tell.AskTellAgent`, which implements it.
 
     Attributes:
-        Config: Frozen dataclass of the hyper-parameters, every one with a default; an agent without any leaves it out.
-        capabilities: What it can do.
+        Config: Frozen dataclass of the hyper-parameters, all with defaults; an agent without hyper-parameters omits it.
+        capabilities: Capabilities of the agent.
         config: The hyper-parameters of this agent.
     """
 
@@ -125,21 +125,21 @@ class Agent(ABC, Generic[ConfigT]):
         """Search an environment for the action with the highest reward.
 
         Args:
-            env: Any environment with a one-dimensional ``MultiDiscrete`` action space in which a step evaluates the
-                action, or a vector environment of such, which is stepped a round at a time. Attributes of it are used
-                where they exist, through all wrappers: ``max_evaluations`` (else ``budget``) and ``round_size``
-                (int), and ``valid_action_indices`` (numbers of the actions worth proposing, last dimension fastest,
-                or None), and by agents that join the searches of other processes ``identity`` (plain data that decide
-                the rewards, by part). A candidate whose info has a ``status`` other than ``ok`` failed, and is
-                never best.
-            budget: Evaluations to spend; by default the environment's, which is never exceeded. Of a vector
-                environment, whole rounds are spent.
+            env: An environment with a one-dimensional ``MultiDiscrete`` action space in which a step evaluates the
+                action, or a vector environment of such environments, which evaluates one round per step. These
+                attributes are used if they exist, through all wrappers: ``max_evaluations`` (else ``budget``) and
+                ``round_size`` (int); ``valid_action_indices`` (flat indices of the valid actions, last dimension
+                fastest, or None); and, for agents that join searches of other processes, ``identity`` (plain data that
+                determine the rewards, by part). A candidate whose info has a ``status`` other than ``ok`` failed, and
+                is never best.
+            budget: Evaluations to spend; by default the environment's budget, which is never exceeded. In a vector
+                environment, only whole rounds are spent.
             round_size: Candidates per round; by default the environment's, else 8. A vector environment sets it.
             seed: Seeds the agent and the environment's ``reset``.
             on_round: Called after each round with the ranking.
 
         Raises:
-            KDNASError: If the action space is of another kind, or there is no budget.
+            KDNASError: If the action space has another type, or no budget is given.
         """
 
 
@@ -166,10 +166,10 @@ def env_attribute(env: Environment, name: str) -> Any:
 
 
 def check_scalar(reward: Any) -> None:
-    """Refuse a reward that is a vector.
+    """Check that a reward is a scalar.
 
     Raises:
-        KDNASError: If it is.
+        KDNASError: If it is a vector.
     """
     if getattr(reward, "ndim", 0) or isinstance(reward, Sequence):
         raise KDNASError(
@@ -179,15 +179,15 @@ def check_scalar(reward: Any) -> None:
 
 
 def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Return the infos of single environments from those of a vector environment.
+    """Split the infos of a vector environment into one info per environment.
 
     Args:
-        infos: Arrays with an entry for each environment, or mappings of such, and under the key with a leading ``_``
-            whether each environment has the entry.
-        count: Environments.
+        infos: Arrays with one entry per environment, or mappings of such arrays; the key with a leading ``_`` holds the
+            mask of environments that have the entry.
+        count: Number of environments.
 
     Returns:
-        An info for each environment; numbers are Python's.
+        One info per environment, with Python numbers.
     """
     own: list[dict[str, Any]] = [{} for _ in range(count)]
     for name, values in infos.items():
@@ -202,10 +202,10 @@ def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
 
 
 def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
-    """Tell an environment which actions come next, if it wants to know and no wrapper changes actions on the way.
+    """Announce the next actions to an environment, if it supports that and no wrapper changes actions.
 
     Args:
-        env: The environment; one that evaluates several actions at once has a method ``prefetch(actions)``.
+        env: The environment; if it evaluates several actions at once, it has a method ``prefetch(actions)``.
         actions: The actions, int64 of shape ``(n, dims)``.
     """
     inner: gym.Env[Any, Any] = env
@@ -219,10 +219,10 @@ def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
 
 
 def evaluation_limit(env: Environment, budget: int | None) -> int:
-    """Return how many evaluations a search may spend: what the environment allows, and no more than ``budget``.
+    """Return the number of evaluations of a search: the environment's limit, but at most ``budget``.
 
     Raises:
-        KDNASError: If neither says.
+        KDNASError: If neither is given.
     """
     allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
     limits = [check_whole("budget", limit, at_least=1) for limit in (budget, allowed) if limit is not None]
@@ -232,6 +232,6 @@ def evaluation_limit(env: Environment, budget: int | None) -> int:
 
 
 def env_number(env: Environment, name: str) -> int | None:
-    """Return an attribute like :func:`env_attribute` if it is a whole number, else None."""
+    """Return an attribute like :func:`env_attribute` if it is an integer, else None."""
     value = env_attribute(env, name)
     return int(value) if is_integer(value) else None

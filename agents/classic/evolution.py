@@ -1,4 +1,4 @@
-"""Regularised evolution: the youngest candidates breed, whatever the oldest earned."""
+"""Regularised evolution: parents are the newest candidates; the oldest die regardless of reward."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class EvolutionConfig(Settings):
     """Hyper-parameters of regularised evolution.
 
     Attributes:
-        population_size: Youngest candidates that may be parents, and random candidates that a search begins with. None:
-            a fifth of the budget, at least 8 and at most 50.
-        sample_size: Members that are drawn for each tournament, whose best is the parent.
-        adjacent: Chance that a mutation moves to an adjacent choice and not to any other, in [0, 1]; above 0 if
-            neighbouring choices are expected to earn alike. In a dimension of more than 64 it is the chance of a
-            stride, up or down, that is as often 1 to 2 choices long as 100 to 200.
-        mutations: Mutations that a child may undergo until it is new; a random candidate takes the place of one that
-            is not.
+        population_size: Number of newest candidates that may be parents, and of initial random candidates. None for a
+            fifth of the budget, between 8 and 50.
+        sample_size: Members drawn for each tournament; the best one is the parent.
+        adjacent: Probability that a mutation moves to an adjacent choice rather than to any other, in [0, 1]; use more
+            than 0 if neighbouring choices have similar rewards. In a dimension with more than 64 choices, it is the
+            probability of a stride up or down, of log-uniform length.
+        mutations: Maximum number of mutations of a child until it is new; after that, a random candidate replaces it.
     """
 
     population_size: int | None = None
@@ -45,12 +44,12 @@ class EvolutionConfig(Settings):
 class EvolutionAgent(AskTellAgent[EvolutionConfig]):
     """Proposes mutations of the winners of tournaments among the youngest candidates.
 
-    Regularised (aging) evolution (Real et al. 2019, arXiv:1802.01548): of the population, which are the last
-    ``population_size`` candidates whose evaluation succeeded, some are drawn with replacement, and the best of them
-    has a child that differs in one dimension. A child that was evaluated already, or must not be proposed, mutates
-    further. All children of a round have their parents in the same population.
+    Regularised (aging) evolution (Real et al. 2019, arXiv:1802.01548): the population is the last ``population_size``
+    candidates whose evaluation succeeded. A tournament draws some members with replacement; the child of the best one
+    differs in one dimension. A child that is already evaluated or not allowed mutates further. All children of a round
+    come from the same population.
 
-    The population follows from the ranking, so that it is no part of the saved state.
+    The population is derived from the ranking and not saved.
     """
 
     Config = EvolutionConfig
@@ -111,9 +110,9 @@ def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: flo
     Args:
         action: int64 of shape ``(dims,)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
-        rng: Draws the dimension and the choice.
-        adjacent: Chance that the choice is one before or after the present one, in [0, 1]; in a wide dimension, that it
-            is a stride away (:func:`kdnas_env.core.wide_dimensions.strode`).
+        rng: Source of randomness for the dimension and the choice.
+        adjacent: Probability that the new choice is adjacent to the current one, in [0, 1]; in a wide dimension, that
+            it is a stride away (:func:`kdnas_env.core.wide_dimensions.strode`).
     """
     axes = np.flatnonzero(nvec > 1)
     child = action.copy()

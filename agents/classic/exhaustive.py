@@ -1,4 +1,4 @@
-"""Every point in order: the whole truth about a space that is small enough, or a table of it."""
+"""Exhaustive search: evaluate every point in order, for small spaces and tables."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from kdnas_env.core.grid import Grid
 
 
 class OrderedAgent(AskTellAgent[ConfigT]):
-    """An agent that goes through the points of the space in an order that is known from the start.
+    """An agent that evaluates the points of the space in a fixed order.
 
-    Subclasses say which point has which place in the order. The place of the search is all that is saved beside what
-    every agent saves.
+    Subclasses define the order. The saved state adds only the current position in the order.
     """
 
     def _start(self) -> None:
         self._place = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the place of the search in the order."""
+        """Return the state, with the current position in the order."""
         return {**super().state_dict(), "place": self._place}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -43,7 +42,7 @@ class OrderedAgent(AskTellAgent[ConfigT]):
 
     @abstractmethod
     def _points(self, places: range) -> Ints:
-        """Return the points at some places of the order, int64 of shape ``(n, dims)``."""
+        """Return the points at some positions in the order, int64 of shape ``(n, dims)``."""
 
 
 class ExhaustiveAgent(OrderedAgent[NoSettings]):
@@ -56,7 +55,7 @@ class ExhaustiveAgent(OrderedAgent[NoSettings]):
 
 
 def point(grid: Grid, number: int) -> Ints:
-    """Return the action of a point number, int64 of shape ``(dims,)``, however large the grid."""
+    """Return the action of a flat index, int64 of shape ``(dims,)``, for grids of any size."""
     action = []
     for count in reversed(grid.nvec.tolist()):
         number, value = divmod(number, count)

@@ -1,4 +1,4 @@
-"""Hill climbing with restarts, the local search that is hard to beat on tables of architectures."""
+"""Local search: hill climbing with restarts, a strong baseline on tables of architectures."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class LocalSearchConfig(Settings):
     """Hyper-parameters of local search.
 
     Attributes:
-        starts: Random candidates before each climb, which begins at the best of them.
-        move: When a climb moves to the best neighbour that is better: once all neighbours are evaluated (``best``), or
-            after any round that has one (``first``).
-        reach: How far a neighbour's choice may be away in the one dimension in which it differs; None: any choice, as
-            in the paper, which takes many more evaluations a move where dimensions have many choices. In a dimension of
-            more than 64, neighbours are 1, 8, 64, 512 and so on choices away, whatever the reach.
+        starts: Number of random candidates before each climb; the climb starts at the best one.
+        move: When to move to the best improving neighbour: after all neighbours are evaluated (``best``), or after the
+            first round with an improvement (``first``).
+        reach: Largest distance of a neighbour's choice in the dimension in which it differs; None for any distance, as
+            in the paper, which needs many more evaluations per move if dimensions have many choices. In a dimension
+            with more than 64 choices, neighbours are 1, 8, 64, 512 and so on choices away, regardless of the reach.
     """
 
     starts: int = 16
@@ -37,12 +37,12 @@ class LocalSearchConfig(Settings):
 
 
 class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
-    """Evaluates the neighbours of a point, moves to the best, and begins elsewhere where none is better.
+    """Evaluates the neighbours of a point, moves to the best one, and restarts at local optima.
 
     Local search as in White et al. 2021 (arXiv:2005.02960): neighbours differ in one dimension and are evaluated in
-    random order. Where fewer are left than the round has places, the others go to the neighbours of the point that the
-    climb would move to as things stand, and then to random points. At a local optimum the next climb begins at the best
-    of the random points since the last one began.
+    random order. If too few neighbours remain for a round, the round is filled with neighbours of the currently best
+    next point, then with random points. After a local optimum, the next climb starts at the best random point evaluated
+    since the last climb began.
     """
 
     Config = LocalSearchConfig
@@ -58,7 +58,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         self._best_drawn: int | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the place of the climb."""
+        """Return the state, with the position of the climb."""
         return {**super().state_dict(), "current": self._current, "climbing_since": self._climbing_since}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -71,7 +71,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         self._take_in(self.ranking.evaluations - len(record.rewards))
 
     def _take_in(self, begin: int) -> None:
-        """Take in the evaluations from a position on."""
+        """Process the evaluations from a position on."""
         for position, number in enumerate(self.grid.numbers(self._evaluated[begin:]), start=begin):
             self._positions[number] = position
         since = max(begin, self._climbing_since)
@@ -97,7 +97,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         )
 
     def _move(self) -> None:
-        """Climb as far as the evaluations lead, or begin a climb."""
+        """Climb as far as the known evaluations allow, or start a new climb."""
         while True:
             if self._current is None:
                 self._current = self._next_start()
@@ -125,7 +125,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
         return None if best == position else best
 
     def _best(self, positions: Ints, best: int | None) -> int | None:
-        """Return the usable one of some positions that earned most, or ``best`` if none earned more than that."""
+        """Return the usable position with the highest reward, or ``best`` if none has a higher reward."""
         usable = positions[self.ranking.usable[positions]]
         if not len(usable):
             return best

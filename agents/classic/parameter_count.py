@@ -1,4 +1,4 @@
-"""The largest students first: the baseline without training that a search has to beat."""
+"""Search by parameter count: a training-free baseline that evaluates the largest students first."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.settings import Settings
 
 _TIES, _SAMPLE = 1, 2
-"""Keys of the streams of random numbers: of the order of equals, and of the sample of a large space."""
+"""Keys of the random streams: for the order of ties, and for the sample of a large space."""
 
 _SAMPLED = 10_000
-"""Students that are drawn of a space too large to list, or four times the budget, if that is more."""
+"""Minimum number of students sampled from a space that is too large to list; the number is at least four budgets."""
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,20 @@ class ParameterCountConfig(Settings):
     """Hyper-parameters of the search by parameter count.
 
     Attributes:
-        largest_first: Whether the largest are evaluated first, or the smallest.
+        largest_first: Whether the largest students are evaluated first, rather than the smallest.
     """
 
     largest_first: bool = True
 
 
 class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
-    """Proposes the largest points first, whatever they earn; equals come in an order that the seed decides.
+    """Proposes the largest points first, regardless of rewards; the seed orders ties.
 
-    The number of parameters ranks language models well without any training (Javaheripi et al. 2022,
-    arXiv:2203.02094). It is read from the attribute ``parameter_counts`` of the environment, int64 of shape ``(n,)``,
-    one number for each of its ``valid_action_indices``. Where a ``search_space`` of students is too large to list, the
-    largest come first of a random sample of those that can be built. Where the environment has neither, the size of a
-    point is the sum of its choices' indices, each divided by the highest of its dimension, as if a higher choice of
-    any dimension were a larger student.
+    The number of parameters ranks language models well without training (Javaheripi et al. 2022, arXiv:2203.02094). It
+    is read from the environment's attribute ``parameter_counts``, int64 of shape ``(n,)``, one number for each of its
+    ``valid_action_indices``. If a ``search_space`` of students is too large to list, the agent sorts a random sample of
+    its valid students. If the environment has neither attribute, the size of a point is the sum of its choices'
+    indices, each divided by the highest index of its dimension; this assumes that higher choices give larger students.
     """
 
     Config = ParameterCountConfig
@@ -66,9 +65,9 @@ class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
             nvec: Choices per dimension, integers of shape ``(dims,)``.
             budget: Evaluations of the whole search.
             round_size: Candidates per round.
-            seed: Orders equals.
-            candidates: Numbers of the points that may be proposed (mixed radix, last dimension fastest); None: all.
-            parameter_counts: Parameters of the candidates in the same order, numbers of shape ``(n,)``; None: unknown.
+            seed: Seed for the order of ties.
+            candidates: Flat indices of the allowed points (last dimension fastest); None for all.
+            parameter_counts: Parameters of the candidates in the same order, shape ``(n,)``; None if unknown.
 
         Raises:
             KDNASError: If an argument is malformed.
@@ -96,7 +95,7 @@ class ParameterCountAgent(OrderedAgent[ParameterCountConfig]):
             )
 
     def _sample(self, space: SearchSpace) -> tuple[list[int], list[int]]:
-        """Draw students of a space; return the numbers of those that can be built, and their parameters."""
+        """Draw students of a space; return the flat indices of the valid ones, and their parameters."""
         drawn = self.grid.draw(self._stream(_SAMPLE), max(_SAMPLED, 4 * self.budget), ())
         counts = {
             number: count_parameters(config, space.teacher)
@@ -150,7 +149,7 @@ class _BySum:
             _, _, moved = heapq.heappop(self._frontier)
             steps = np.array(moved, dtype=np.int64)
             self._points.append(self._top - steps if self._largest_first else steps)
-            # Only from the last dimension that has moved on, so that each point is reached in one way.
+            # Only from the last advanced dimension on, so that each point is reached in exactly one way.
             last = int(np.flatnonzero(steps)[-1]) if any(moved) else 0
             for axis in range(last, len(moved)):
                 if moved[axis] < self._top[axis]:
@@ -158,13 +157,13 @@ class _BySum:
         return np.array(self._points[places.start : places.stop], dtype=np.int64)
 
     def _push(self, moved: tuple[int, ...]) -> None:
-        # All points of equal sums are on the frontier when the first is taken, so that a draw for each shuffles them.
+        # All points of one sum are on the frontier when the first is taken, so random keys shuffle them.
         total = float(_normalised_sum(np.array(moved, dtype=np.int64), self._top))
         heapq.heappush(self._frontier, (total, self._ties.random(), moved))
 
 
 def _normalised_sum(indices: Ints, highest: Ints) -> Floats:
-    # Rounded, so that sums that are equal but for the order of the terms are equal.
+    # Rounded, so that the order of summation does not matter.
     sums: Floats = np.sum(indices / np.maximum(highest, 1), axis=-1)
     return sums.round(9)
 
@@ -173,7 +172,7 @@ def _checked_counts(grid: Grid, candidates: npt.ArrayLike | None, counts: npt.Ar
     """Return the counts in the order of the grid's points.
 
     Raises:
-        KDNASError: If they are not one finite number for each candidate.
+        KDNASError: If the counts are not one finite number per candidate.
     """
     array = np.asarray(counts)
     numeric = np.issubdtype(array.dtype, np.integer) or np.issubdtype(array.dtype, np.floating)

@@ -1,4 +1,4 @@
-"""Random search without replacement: the baseline that every other agent has to beat."""
+"""Random search without replacement: the baseline of all other agents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdnas_env.agents.base import NoSettings
 
 
 class RandomAgent(AskTellAgent[NoSettings]):
-    """Draws candidates uniformly from the points that were not evaluated yet."""
+    """Draws candidates uniformly from the unevaluated points."""
 
     def _propose(self, n: int) -> Proposal:
         actions = self.grid.draw(self.rng, n, self.seen)

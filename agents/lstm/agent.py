@@ -1,4 +1,4 @@
-"""The controller of KD-NAS: an LSTM that learns which candidates are promising."""
+"""The controller of KD-NAS: an LSTM that predicts the rewards of candidates."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
     from kdnas_env.agents.lstm.controller import Contexts, Controller
 
 WHOLE_SPACE = 100_000
-"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 _TRAINING = 1
-"""Key of the streams of random numbers that training draws from."""
+"""Key of the random streams for training."""
 
 
 @dataclass(frozen=True)
 class LSTMConfig(PredictorConfig):
-    """Hyper-parameters of the LSTM controller, beside those of every predictor of rewards.
+    """Hyper-parameters of the LSTM controller, in addition to those of all reward predictors.
 
     Attributes:
-        context: What the controller reads before a candidate: the global best, the previous round's best, and
-            (``candidates``) all candidates of the previous round, or (``bests``) no more.
-        min_random: Least number of random candidates per round, as long as one is left to the controller.
-        ordinal: Share of an embedding's initial variance that is linear in the choice's index, in [0, 1]; above 0 if
-            neighbouring choices are expected to earn alike.
-        context_dropout: Chance that a context is hidden in a training step, in [0, 1]. Contexts are few, so that the
-            controller would otherwise learn them by heart.
+        context: Input of the controller before a candidate: the global best and the previous round's best (``bests``),
+            or additionally all candidates of the previous round (``candidates``).
+        min_random: Minimum number of random candidates per round; at least one is left to the controller.
+        ordinal: Fraction of an embedding's initial variance that is linear in the choice's index, in [0, 1]; use more
+            than 0 if neighbouring choices have similar rewards.
+        context_dropout: Probability that a context is hidden in a training step, in [0, 1]; prevents the controller
+            from memorising the few contexts.
         epochs: Passes over the replay before each round; 0 leaves the controller untrained, as a control.
         batch_size: Evaluations per training step.
         device: Device of the controller.
@@ -61,16 +61,15 @@ class LSTMConfig(PredictorConfig):
 
 
 class LSTMAgent(AskTellAgent[LSTMConfig]):
-    """Proposes the candidates that an LSTM predicts to earn most, beside a falling share of random ones.
+    """Proposes the candidates with the highest rewards predicted by an LSTM, and a decreasing share of random ones.
 
-    The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a sequence of the global best, the previous
-    round's best and the previous round's candidates, each with its reward, then a candidate; the output is the
-    candidate's reward. Before each round, or every few small ones, it is trained afresh on every evaluation so far (of
-    a long search on the youngest), each under the context that it was proposed in. It scores every point of the space
-    that was not evaluated (of a large space a pool: random points and the neighbours of the bests). Until an evaluation
-    is usable all candidates are random.
+    The controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) reads the global best, the previous round's best
+    and the previous round's candidates, each with its reward, then a candidate; its output is the candidate's reward.
+    Before each round (or every few small rounds) it is trained from scratch on all evaluations (in a long search, the
+    newest), each with the context of its proposal. It scores all unevaluated points (in a large space, a pool of random
+    points and neighbours of the best ones). All candidates are random until an evaluation is usable.
 
-    The controller follows from the ranking and the seed, so that it is no part of the saved state.
+    The controller is derived from the ranking and the seed, and not saved.
     """
 
     Config = LSTMConfig
@@ -80,7 +79,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
         try:
             torch.empty(1, device=self.config.device)
-        except (RuntimeError, AssertionError) as error:  # torch built without CUDA fails with an assertion
+        except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
             raise KDNASError(f"device is {self.config.device!r}, which cannot be used here: {error}") from error
         self._predict: Callable[[Ints], Floats] | None = None
         self._taught_rounds = 0
@@ -106,7 +105,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         )
 
     def _known(self) -> Ints:
-        """Return what was evaluated, as far as it is replayed, and what is pending, int64 ``(n, dims)``."""
+        """Return the replayed evaluations and the pending candidates, int64 ``(n, dims)``."""
         return np.concatenate([self._evaluated[remembered(self.ranking, self.config.replay_size)], self.pending])
 
     def _pool(self, seen: Seen) -> Ints:
@@ -115,14 +114,14 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         )
 
     def _predictor(self) -> Callable[[Ints], Floats]:
-        """Return what predicts rewards, made anew whenever there is more to learn from (:func:`settled`)."""
+        """Return the reward predictor, retrained when enough evaluations are new (:func:`settled`)."""
         taught = settled(self.ranking, self.round_size)
         if self._predict is None or self._taught_rounds != len(taught.rounds):
             self._predict, self._taught_rounds = self._learnt_from(taught), len(taught.rounds)
         return self._predict
 
     def _learnt_from(self, ranking: Ranking) -> Callable[[Ints], Floats]:
-        """Train on the replay of a search, and return what predicts rewards by it and under its last context."""
+        """Train on the replay of a search, and return a reward predictor under the search's last context."""
         import torch
 
         from kdnas_env.agents.lstm.controller import Contexts, predict
@@ -131,7 +130,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         replay, now = remembered(ranking, self.config.replay_size), len(ranking.rounds)
         known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
         positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
-        # What was best or in the round before may be older than what is replayed.
+        # The best candidates and those of the previous round may be older than the replay.
         known_positions = np.union1d(replay, positions[roles != NONE])
         earned, usable = self._lessons(ranking, known_positions)
         scale = Scale.of(earned, usable)
@@ -155,13 +154,13 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         return predict_rewards
 
     def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
-        """Return what the controller learns of the evaluations at some positions: rewards, and which are usable."""
+        """Return the training targets at some positions: rewards, and whether each is usable."""
         return ranking.rewards[positions], ranking.usable[positions]
 
     def _trained(
         self, rounds: int, contexts: Contexts, context_rows: Tensor, actions: Tensor, targets: Tensor
     ) -> Controller:
-        """Return a new controller, trained on unique evaluations with the context that each was proposed in."""
+        """Return a new controller, trained on unique evaluations with the context of their proposals."""
         import torch
 
         from kdnas_env.agents.lstm.controller import Controller, fit

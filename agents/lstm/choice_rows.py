@@ -1,4 +1,4 @@
-"""What a network learns of the choices of an action: one row for each, and a few for a whole wide dimension."""
+"""Parameter rows for the choices of an action: one row per choice, and few shared rows for a wide dimension."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kdnas_env.core.wide_dimensions import bumps, coarse_counts, is_wide
 
 
 class ChoiceRows(nn.Module):
-    """Where the choices of each dimension stand among the rows of a parameter.
+    """Maps the choices of each dimension to rows of a parameter.
 
-    A choice of a narrow dimension has a row of its own. The choices of a wide one are sums of a few rows, weighted by
-    bumps along the scale (:mod:`kdnas_env.core.wide_dimensions`), so that neighbours have nearly the same. Holds no
-    parameters itself.
+    In a narrow dimension, each choice has its own row. In a wide dimension, choices are weighted sums of a few rows,
+    with bump functions along the scale as weights (:mod:`kdnas_env.core.wide_dimensions`), so that neighbours are
+    similar. The module has no parameters.
 
     Args:
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
@@ -32,17 +32,17 @@ class ChoiceRows(nn.Module):
             self.register_buffer(f"bumps_{axis}", weights, persistent=False)
 
     def of(self, axis: int, rows: Tensor) -> Tensor:
-        """Return what stands for the choices of a dimension, ``(..., nvec[axis], width)``, given its rows."""
+        """Return the vectors of a dimension's choices, ``(..., nvec[axis], width)``, from its rows."""
         return self.get_buffer(f"bumps_{axis}") @ rows if self._wide[axis] else rows
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return what stands for all choices, one dimension after the other.
+        """Return the vectors of all choices, dimensions concatenated.
 
         Args:
-            rows: Of shape ``(..., sum(counts), width)``.
+            rows: Shape ``(..., sum(counts), width)``.
 
         Returns:
-            Of shape ``(..., sum(nvec), width)``.
+            Shape ``(..., sum(nvec), width)``.
         """
         if not any(self._wide):
             return rows

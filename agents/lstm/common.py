@@ -1,6 +1,6 @@
-"""What the agents with LSTMs share: hyper-parameters, exploration, and when they learn again.
+"""Shared code of the LSTM agents: hyper-parameters, exploration and retraining schedule.
 
-Light to import: networks stand in modules of their own.
+Fast to import: networks are in separate modules.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.settings import Settings
 
 Decay = Literal["linear", "exponential", "step"]
-"""How an exploration ratio falls: straight or by a constant factor to its minimum in the last round, or by a step."""
+"""Decay of the exploration ratio: linear or exponential to its minimum in the last round, or by a step per round."""
 
 GLOBAL_BEST, PREVIOUS_BEST, PREVIOUS_CANDIDATE, QUERY, NONE = range(5)
-"""Roles of the elements of a sequence. ``NONE`` stands where there is nothing yet."""
+"""Roles of the elements of a sequence. ``NONE`` marks an empty element."""
 
 ROLES = 5
 _OFTEN = 32
-"""Share of the evaluations, at most, that is new when a controller learns again."""
+"""Largest fraction of new evaluations before a controller retrains."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig(Settings):
-    """Hyper-parameters of all agents with LSTMs.
+    """Hyper-parameters of all LSTM agents.
 
     Attributes:
         embedding_size: Width of the embedding of a choice.
@@ -49,18 +49,17 @@ class NetworkConfig(Settings):
 
 @dataclass(frozen=True)
 class PredictorConfig(NetworkConfig):
-    """Hyper-parameters of those that predict rewards.
+    """Hyper-parameters of the LSTM agents that predict rewards.
 
     Attributes:
-        epsilon_start: Share of exploring candidates in the first round, in [0, 1].
-        epsilon_min: Least share of them, in [0, epsilon_start]; above 0 if the decay is ``exponential``.
-        epsilon_decay: How the share falls: ``linear`` and ``exponential`` reach the least in the last round, ``step``
-            subtracts ``epsilon_step`` per round.
-        epsilon_step: Fall per round of the decay ``step``.
+        epsilon_start: Fraction of exploring candidates in the first round, in [0, 1].
+        epsilon_min: Minimum fraction of exploring candidates, in [0, epsilon_start]; above 0 for ``exponential`` decay.
+        epsilon_decay: Decay of the fraction: ``linear`` and ``exponential`` reach the minimum in the last round,
+            ``step`` subtracts ``epsilon_step`` per round.
+        epsilon_step: Decrease per round with the decay ``step``.
         weight_decay: Weight decay of the optimizer.
-        pool_size: Random candidates that are scored where the space is too large to be scored whole.
-        replay_size: Youngest evaluations that are learnt from, and the best, so that a round of a long search takes no
-            longer than one before it.
+        pool_size: Number of random candidates to score if the space is too large to score completely.
+        replay_size: Number of newest evaluations to learn from, plus the best; limits the time of a round.
     """
 
     epsilon_start: float = 1.0
@@ -86,7 +85,7 @@ class PredictorConfig(NetworkConfig):
             self.check_idle("epsilon_step", because=f"epsilon_decay is {self.epsilon_decay!r}, not 'step'")
 
     def exploration(self, index: int, rounds: int) -> float:
-        """Return the share of a round that explores; see :func:`exploration_ratio`."""
+        """Return the exploring fraction of a round; see :func:`exploration_ratio`."""
         return exploration_ratio(
             index,
             rounds,
@@ -100,15 +99,15 @@ class PredictorConfig(NetworkConfig):
 def exploration_ratio(
     index: int, rounds: int, *, start: float, minimum: float, decay: Decay = "linear", step: float = 0.0
 ) -> float:
-    """Return the share of a round that is random.
+    """Return the random fraction of a round.
 
     Args:
-        index: Number of the round, from 0. Rounds past the last have the ratio of the last.
+        index: Number of the round, from 0. Rounds past the last use the ratio of the last.
         rounds: Rounds of the whole search.
         start: Ratio of round 0.
-        minimum: Least ratio; that of the last round, unless ``decay`` is ``step``.
-        decay: How the ratio falls.
-        step: Fall per round of ``decay="step"``.
+        minimum: Minimum ratio; reached in the last round, unless ``decay`` is ``step``.
+        decay: Type of decay.
+        step: Decrease per round for ``decay="step"``.
     """
     if decay == "step":
         return max(minimum, start - step * index)
@@ -119,17 +118,17 @@ def exploration_ratio(
 
 
 def random_count(ratio: float, n: int, *, least: int = 0) -> int:
-    """Return how many of ``n`` candidates are random: ``ratio * n``, halves rounded up, and at least ``least``."""
-    # Rounded to 9 digits first: 0.7 * 5 may come as 3.4999999999999996, which is meant to be a half.
+    """Return the number of random candidates among ``n``: ``ratio * n``, halves rounded up, at least ``least``."""
+    # Rounded to 9 digits first, because 0.7 * 5 may be 3.4999999999999996 instead of 3.5.
     return min(n, max(math.floor(round(ratio * n, 9) + 0.5), least))
 
 
 def settled(ranking: Ranking, round_size: int) -> Ranking:
-    """Return a search as of when a controller learns from it: after every round, or every few of small ones.
+    """Return the part of a search that a controller learns from: up to its last retraining.
 
-    Each further evaluation adds less information. In rounds of fewer than eight candidates a controller learns after
-    every round up to 64 evaluations, then less and less often, and from 256 on after every eight. Evaluations since
-    then are left out, unless none before was usable.
+    Later evaluations add less information, so retraining becomes less frequent. With rounds of fewer than eight
+    candidates, a controller retrains after every round up to 64 evaluations, then less often, and from 256 on after
+    every eight. Newer evaluations are ignored, unless no earlier evaluation was usable.
     """
     evaluations = ranking.evaluations
     power = 1 << max(0, evaluations.bit_length() - 1)
@@ -142,15 +141,15 @@ def settled(ranking: Ranking, round_size: int) -> Ranking:
 
 
 def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: bool) -> tuple[Ints, Ints]:
-    """Say which evaluations were known, and as what, after some numbers of rounds.
+    """Return the known evaluations and their roles after some numbers of rounds.
 
     Args:
         ranking: The search.
         known_rounds: Numbers of finished rounds, one per context, int64 ``(contexts,)``.
-        with_candidates: Whether the candidates of the last known round belong to a context, beside the bests.
+        with_candidates: Whether a context includes the candidates of the last known round, in addition to the bests.
 
     Returns:
-        Positions in the order of evaluation, 0 where there is nothing, and roles; both int64 of shape
+        Indices in the order of evaluation (0 for empty elements), and roles; both int64 of shape
         ``(contexts, length)``. The first two elements are the global best and the previous round's best.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""The LSTM that reads a sequence of candidates and predicts the reward of the last."""
+"""The LSTM controller: reads a sequence of candidates and predicts the reward of the last one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 _SCORED_TOGETHER = 16_384
-"""Candidates per forward pass when a space is scored; bounds the memory."""
+"""Candidates per forward pass when a space is scored; limits memory use."""
 
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """What was known when candidates were proposed: one sequence per row.
+    """The information known at proposals: one sequence per row.
 
     Attributes:
         actions: int64 of shape ``(contexts, length, dims)``.
@@ -37,7 +37,7 @@ class Contexts:
         return Contexts(self.actions[rows], self.rewards[rows], self.roles[rows])
 
     def hidden(self, rows: Tensor) -> Contexts:
-        """Return a copy in which the rows of a bool mask know nothing: every element is "none yet"."""
+        """Return a copy in which the rows of a bool mask are empty: every element is "none yet"."""
         return Contexts(
             self.actions,
             self.rewards.masked_fill(rows[:, None], 0.0),
@@ -49,15 +49,15 @@ class Controller(nn.Module):
     """Embeddings of actions and an LSTM with a linear head.
 
     An element of the sequence is the concatenation of one embedding per dimension, the standardised reward (0 if
-    unknown) and its role, one-hot. In a wide dimension the embedding is a smooth function of the place on the scale
+    unknown) and its role, one-hot. In a wide dimension the embedding is a smooth function of the position on the scale
     (:mod:`kdnas_env.core.wide_dimensions`).
 
     Args:
         nvec: Choices per dimension.
         embedding_size: Width of the embedding of one dimension.
         hidden_size: Width of the LSTM.
-        ordinal: Share of an embedding's initial variance that is linear in the index of the choice, in [0, 1], since
-            neighbouring choices mostly earn alike; the rest is independent.
+        ordinal: Fraction of an embedding's initial variance that is linear in the index of the choice, in [0, 1],
+            because neighbouring choices mostly have similar rewards; the remaining variance is independent.
         generator: Draws the initial weights. The global generator is neither read nor seeded.
     """
 
@@ -67,7 +67,7 @@ class Controller(nn.Module):
         self, nvec: Ints, *, embedding_size: int, hidden_size: int, ordinal: float, generator: torch.Generator
     ) -> None:
         super().__init__()
-        # Made without values, so that the layers' own initialisation does not draw from the global generator.
+        # Created without values, so that the layers' initialisation does not use the global generator.
         rows = ChoiceRows(nvec)
         self.embedding = nn.Embedding(sum(rows.counts), embedding_size, device="meta")
         inputs = len(nvec) * embedding_size + 1 + ROLES
@@ -109,7 +109,7 @@ class Controller(nn.Module):
         return torch.cat([embedded, rewards[..., None], functional.one_hot(roles, ROLES).float()], dim=-1)
 
 
-@pinned_threads(1)  # over tensors this small more would only wait for each other
+@pinned_threads(1)  # more threads are slower on such small tensors
 def fit(
     controller: Controller,
     contexts: Contexts,
@@ -128,7 +128,7 @@ def fit(
 
     Args:
         controller: Trained in place.
-        contexts: The contexts that candidates were proposed under.
+        contexts: The contexts of the proposals.
         context_rows: Row of each candidate's context, int64 of shape ``(n,)``.
         actions: The candidates, int64 of shape ``(n, dims)``.
         targets: Standardised rewards, float32 of shape ``(n,)``.
@@ -136,8 +136,8 @@ def fit(
         batch_size: Candidates per step.
         learning_rate: Learning rate of AdamW.
         weight_decay: Weight decay of AdamW.
-        context_dropout: Chance that a context is hidden in a step, in [0, 1].
-        generator: Shuffles, and hides contexts; a generator of the CPU.
+        context_dropout: Probability that a context is hidden in a step, in [0, 1].
+        generator: CPU generator for shuffling and context dropout.
     """
     device = targets.device
     optimizer = torch.optim.AdamW(controller.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True)

@@ -1,4 +1,4 @@
-"""Controls of the LSTM controller: what is left of it without exploration, and without anything to learn."""
+"""Ablations of the LSTM controller: without exploration, and with shuffled rewards."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.errors import KDNASError
 
 _SHUFFLING = 2
-"""Key of the streams of random numbers that shuffle rewards."""
+"""Key of the random streams that shuffle rewards."""
 
 
 @dataclass(frozen=True)
 class GreedyLSTMConfig(LSTMConfig):
     """Hyper-parameters of the LSTM controller without exploration.
 
-    Those of :class:`kdnas_env.agents.lstm.agent.LSTMConfig`, of which ``epsilon_start``, ``epsilon_min`` and
-    ``min_random`` must be 0.
+    Like :class:`kdnas_env.agents.lstm.agent.LSTMConfig`, but ``epsilon_start``, ``epsilon_min`` and ``min_random`` must
+    be 0.
     """
 
     epsilon_start: float = 0.0
@@ -32,19 +32,19 @@ class GreedyLSTMConfig(LSTMConfig):
 
 
 class GreedyLSTMAgent(LSTMAgent):
-    """The LSTM controller without exploration: all is random until an evaluation succeeds, and nothing after.
+    """The LSTM controller without exploration: random until an evaluation succeeds, then never.
 
-    A control: it shows what the random candidates of :class:`kdnas_env.agents.lstm.agent.LSTMAgent` are worth.
+    An ablation that measures the value of random candidates in :class:`kdnas_env.agents.lstm.agent.LSTMAgent`.
     """
 
     Config = GreedyLSTMConfig
 
 
 class ShuffledLSTMAgent(LSTMAgent):
-    """The LSTM controller that learns from rewards that are shuffled among the evaluations, anew in each round.
+    """The LSTM controller with rewards shuffled among the evaluations, again in each round.
 
-    A control: exploration, training and all else are as in :class:`kdnas_env.agents.lstm.agent.LSTMAgent`, but there is
-    nothing to learn, so that whatever it finds owes nothing to the learning.
+    An ablation: exploration and training are as in :class:`kdnas_env.agents.lstm.agent.LSTMAgent`, but the rewards
+    carry no information, so its result shows the search without learning.
     """
 
     def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
