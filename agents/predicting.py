@@ -1,4 +1,4 @@
-"""What agents that predict rewards share: the scale of rewards, the replay, and the candidates to choose from."""
+"""Shared code of agents that predict rewards: reward scale, replay, and candidate pools."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kdnas_env.core.wide_dimensions import coarse, coarse_counts, is_wide, nearb
 
 _WHISKER = 1.5
 _ROUNDING = 1e-12
-"""Relative deviation that equal rewards may show, since their mean is rounded."""
+"""Relative deviation of equal rewards that is due to rounding of their mean."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The affine map between rewards and what the controller predicts.
+    """The affine map between rewards and predictions.
 
     Attributes:
-        mean: Reward that is predicted as 0.
-        deviation: Reward that one unit stands for; positive.
-        least: Rewards below it, and failed evaluations, count as this.
+        mean: Reward that corresponds to a prediction of 0.
+        deviation: Reward difference of one unit of prediction; positive.
+        least: Lower bound: lower rewards and failed evaluations are replaced by it.
     """
 
     mean: float
@@ -32,10 +32,10 @@ class Scale:
 
     @classmethod
     def of(cls, rewards: Floats, usable: Bools) -> Scale:
-        """Fit the scale to the usable rewards, of which there must be one.
+        """Fit the scale to the usable rewards; at least one is required.
 
-        The least reward is Tukey's lower fence (1.5 interquartile ranges below the first quartile), or the worst
-        usable reward above it: so neither a failure nor one dreadful candidate sets the scale of the others.
+        The lower bound is Tukey's lower fence (1.5 interquartile ranges below the first quartile), or the worst usable
+        reward above it. So neither failures nor a single outlier determines the scale.
         """
         good = rewards[usable]
         lower, upper = np.quantile(good, (0.25, 0.75))
@@ -47,7 +47,7 @@ class Scale:
         return cls(float(kept.mean()), 1.0 if all_equal else deviation, least)
 
     def standardise(self, rewards: Floats, usable: Bools) -> Floats:
-        """Return rewards in units of the controller; failures are as bad as the least."""
+        """Return rewards in units of predictions; failures get the lower bound."""
         kept = np.where(usable, rewards, self.least)
         standardised: Floats = (np.maximum(kept, self.least) - self.mean) / self.deviation
         return standardised
@@ -58,7 +58,7 @@ class Scale:
 
 
 def remembered(ranking: Ranking, size: int) -> Ints:
-    """Return the positions of the youngest evaluations, and before them that of the best, if it is older; int64."""
+    """Return the indices of the newest evaluations, preceded by that of the best if it is older; int64."""
     begin, best = max(0, ranking.evaluations - size), ranking.global_best
     youngest = np.arange(begin, ranking.evaluations)
     return youngest if best is None or best.index >= begin else np.insert(youngest, 0, best.index)
@@ -67,18 +67,19 @@ def remembered(ranking: Ranking, size: int) -> Ints:
 def candidate_pool(
     grid: Grid, ranking: Ranking, rng: np.random.Generator, seen: Collection[int], *, whole_space: int, size: int
 ) -> Ints:
-    """Return all points that were not seen, or of a large space some random ones and those around the bests.
+    """Return all unseen points or, for a large space, random points and points around the best ones.
 
-    Around the bests are their neighbours, and where a dimension is wide half as many points as are drawn at random:
-    of its many choices those of the bests hardly ever come together with the right ones of other dimensions by chance.
+    Points around the best ones are their neighbours. With a wide dimension, further nearby points are added, half as
+    many as random points, because random points rarely combine a good choice of a wide dimension with good choices of
+    other dimensions.
 
     Args:
         grid: The space.
-        ranking: The search, with the bests.
-        rng: Draws the random points; not read where the space is returned whole.
-        seen: Numbers of the points to leave out.
-        whole_space: Spaces up to this many points are returned whole.
-        size: Random points of a larger one.
+        ranking: The search, with the best candidates.
+        rng: Source of randomness; not used if the whole space is returned.
+        seen: Flat indices of the points to exclude.
+        whole_space: Spaces up to this many points are returned completely.
+        size: Number of random points for a larger space.
 
     Returns:
         int64 of shape ``(n, dims)``, each point once.
@@ -95,29 +96,29 @@ def candidate_pool(
 
 
 def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
-    """Choose points one after the other so that every choice of every dimension is tried about equally often.
+    """Choose points one by one so that every choice of every dimension is tried about equally often.
 
-    In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) that is every section of the scale.
+    In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`), sections of the scale replace choices.
 
-    A Latin hypercube of the grid, grown greedily, so that it can be stopped after any point, goes on from what is
-    known, and keeps to a pool of any shape. Of equally good points the one is taken that differs from its nearest
-    neighbour in most dimensions, and of these any.
+    The result is a greedy Latin hypercube of the grid. It can stop after any point, extend known points, and use a pool
+    of any shape. Ties go to the point that differs from its nearest neighbour in most dimensions; remaining ties are
+    random.
 
     Args:
-        pool: Points to choose from, each once, int64 of shape ``(points, dims)``.
-        known: Points that were tried already, int64 of shape ``(known, dims)``.
+        pool: Distinct points to choose from, int64 of shape ``(points, dims)``.
+        known: Points already tried, int64 of shape ``(known, dims)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
-        n: How many to choose.
+        n: Number of points to choose.
         rng: Breaks ties.
 
     Returns:
-        Their places in the pool, int64 of shape ``(m,)``, where m is less than n only if the pool has less.
+        Indices in the pool, int64 of shape ``(m,)``; m is less than n only if the pool is smaller.
     """
     if not min(n, len(pool)):
         return np.empty(0, dtype=np.int64)
     pool, known, nvec = coarse(pool, nvec), coarse(known, nvec), coarse_counts(nvec)
     offsets = np.cumsum(nvec) - nvec
-    # A choice among few is tried more often than one among many, hence the weights.
+    # In a dimension with few choices, each choice occurs more often, hence the weights.
     weights = np.repeat(nvec, nvec).astype(np.float64)
     tried = np.bincount((known + offsets).ravel(), minlength=int(nvec.sum())) * weights
     nearest = np.full(len(pool), len(nvec))

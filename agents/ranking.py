@@ -1,4 +1,4 @@
-"""The ranking state of a search: what was tried, round by round, and what was best."""
+"""The ranking state of a search: candidates round by round, and the best ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CANDIDATES: dict[str, npt.DTypeLike] = {
     "predicted": np.float64,
     "known_rounds": np.int64,
 }
-"""Fields of the round records with one entry per candidate, from which the bests follow."""
+"""Fields of the round records with one entry per candidate; they determine the best candidates."""
 
 _ROUNDS: dict[str, npt.DTypeLike] = {
     "ends": np.int64,
@@ -30,10 +30,10 @@ _ROUNDS: dict[str, npt.DTypeLike] = {
     "best": np.int64,
     "global_best": np.int64,
 }
-"""What else is kept of a round: candidates up to its end, its exploration, and the positions of the bests."""
+"""Further values stored per round: number of candidates up to its end, exploration, and indices of the bests."""
 
 _NOWHERE = -1
-"""Position of a best that there is not."""
+"""Index that means "no best candidate"."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Best:
     Attributes:
         action: Its action.
         reward: Its reward.
-        index: Its position in the order of evaluation, from 0.
+        index: Its index in the order of evaluation, from 0.
     """
 
     action: tuple[int, ...]
@@ -53,20 +53,20 @@ class Best:
 
 @dataclass(frozen=True, eq=False)
 class RoundRecord:
-    """One round: the candidates that were evaluated together, and the bests around them.
+    """One round: the candidates that were evaluated together, and the best candidates.
 
     Attributes:
         index: Number of the round, from 0.
-        exploration: Share of the round that was to be random when it was proposed, in [0, 1].
+        exploration: Intended random fraction of the round, in [0, 1].
         actions: The candidates, int64 of shape ``(n, dims)``.
-        rewards: What they earned, float64 of shape ``(n,)``.
-        usable: Which of them can be best: the reward is finite and the evaluation did not fail; bool ``(n,)``.
-        random: Which were drawn at random, not chosen by the agent; bool ``(n,)``.
-        predicted: Rewards that the agent predicted, float64 ``(n,)``; NaN where it predicted none.
-        known_rounds: Rounds that had ended when each candidate was proposed, int64 ``(n,)``.
-        best: Best of this round, or None if nothing in it is usable.
-        previous_best: Best of the round before.
-        global_best: Best so far, this round included.
+        rewards: Rewards of the candidates, float64 of shape ``(n,)``.
+        usable: Whether each candidate can be best: finite reward and no failure; bool ``(n,)``.
+        random: Whether each candidate was drawn at random; bool ``(n,)``.
+        predicted: The agent's predicted rewards, float64 ``(n,)``; NaN without prediction.
+        known_rounds: Number of finished rounds when each candidate was proposed, int64 ``(n,)``.
+        best: Best of this round, or None without a usable candidate.
+        previous_best: Best of the previous round.
+        global_best: Best so far, including this round.
     """
 
     index: int
@@ -83,10 +83,10 @@ class RoundRecord:
 
 
 class Rounds(Sequence[RoundRecord]):
-    """Finished rounds, oldest first; their records are made when they are asked for.
+    """Finished rounds, oldest first; records are created on access.
 
-    Those before and after a round share their arrays, which grow, and of which each sees its own beginning. So adding a
-    round, and keeping what there was before, costs the same however many there are.
+    Instances before and after a round share growing arrays, and each sees its own prefix. Adding a round takes
+    constant time, and earlier instances stay valid.
     """
 
     def __init__(self) -> None:
@@ -126,7 +126,7 @@ class Rounds(Sequence[RoundRecord]):
 
     @property
     def ends(self) -> Ints:
-        """Candidates up to the end of each round, int64 of shape ``(rounds,)``."""
+        """Number of candidates up to the end of each round, int64 of shape ``(rounds,)``."""
         return self._rounds.view("ends", self._count)
 
     @property
@@ -136,7 +136,7 @@ class Rounds(Sequence[RoundRecord]):
 
     @property
     def evaluations(self) -> int:
-        """Candidates of all rounds."""
+        """Number of candidates in all rounds."""
         return int(self.ends[-1]) if self._count else 0
 
     def column(self, name: str) -> npt.NDArray[Any]:
@@ -152,17 +152,17 @@ class Rounds(Sequence[RoundRecord]):
         return Best(tuple(action.tolist()), float(reward), position)
 
     def until(self, count: int) -> Rounds:
-        """Return the first so many rounds."""
+        """Return the first ``count`` rounds."""
         rounds = copy(self)
         rounds._count = min(count, self._count)
         return rounds
 
     def followed_by(self, candidates: Mapping[str, npt.NDArray[Any]], **values: float) -> Rounds:
-        """Return these rounds and another one, which others that follow them know nothing of.
+        """Return these rounds with one more appended; this instance does not change.
 
         Args:
-            candidates: The array fields of its record.
-            values: What else is kept of it.
+            candidates: The array fields of the new record.
+            values: Further values stored for the new round.
         """
         rounds, begin = copy(self), self.evaluations
         if len(self._rounds) > self._count:
@@ -177,7 +177,7 @@ class Rounds(Sequence[RoundRecord]):
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Every candidate of every round, the best of the previous round and the best of all. Of equals the first wins.
+    """All candidates of all rounds, the best of the previous round and the global best. Ties go to the first.
 
     Attributes:
         rounds: The finished rounds, oldest first.
@@ -197,7 +197,7 @@ class Ranking:
 
     @property
     def evaluations(self) -> int:
-        """Candidates so far."""
+        """Number of candidates so far."""
         return self.rounds.evaluations
 
     @property
@@ -207,13 +207,13 @@ class Ranking:
 
     @property
     def usable(self) -> Bools:
-        """Which of all candidates can be best, bool of shape ``(evaluations,)``."""
+        """Whether each candidate can be best, bool of shape ``(evaluations,)``."""
         return self.column("usable")
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return an array field of :class:`RoundRecord` for all candidates, in the order of evaluation.
 
-        It is not copied, and cannot be written to.
+        The result is a read-only view.
         """
         return self.rounds.column(name)
 
@@ -227,7 +227,7 @@ class Ranking:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Any]) -> Ranking:
-        """Build the ranking that :meth:`to_arrays` wrote down.
+        """Restore the ranking from :meth:`to_arrays`.
 
         Raises:
             KeyError: If an array is missing.
@@ -256,8 +256,8 @@ class Ranking:
     ) -> Ranking:
         """Return the ranking after one more round; the arguments are those of :class:`RoundRecord`.
 
-        A candidate is usable only if its reward is finite, whatever ``usable`` says (default: all). By default none
-        is random, nothing is predicted, and all were proposed with every earlier round known.
+        A candidate with a non-finite reward is never usable, regardless of ``usable`` (default: all). By default, none
+        is random, there are no predictions, and all earlier rounds were known at the proposals.
         """
         n = len(np.asarray(rewards))
         columns = {
@@ -285,12 +285,12 @@ class Ranking:
 
 
 class _Columns:
-    """Arrays of the same length that grow at their end.
+    """Append-only arrays of equal length.
 
-    Adding to them takes no longer the more there is. What is there never changes, so that a view of it stays good.
+    Appending takes amortised constant time. Existing entries never change, so views stay valid.
 
     Args:
-        dtypes: Of the arrays, by name.
+        dtypes: Dtypes of the arrays, by name.
     """
 
     def __init__(self, dtypes: Mapping[str, npt.DTypeLike]) -> None:
@@ -301,11 +301,11 @@ class _Columns:
         return self._length
 
     def view(self, name: str, end: int) -> npt.NDArray[Any]:
-        """Return the beginning of an array; it cannot be written to."""
+        """Return a read-only view of the beginning of an array."""
         return self._arrays[name][:end]
 
     def put(self, begin: int, parts: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Put parts at the end, which is given, since an interrupt may have left more behind it."""
+        """Append parts at position ``begin``; an interrupted call may have left entries after it."""
         (length,) = {len(part) for part in parts.values()}
         end = begin + length
         for name, part in parts.items():
@@ -314,7 +314,7 @@ class _Columns:
                 array = np.empty((max(end, 2 * begin), *part.shape[1:]), dtype=array.dtype)
                 array[:begin] = self._arrays[name][:begin] if begin else 0
                 self._arrays[name] = array
-            # Views of an array that cannot be written to cannot be either.
+            # Views of a read-only array are also read-only.
             array.setflags(write=True)
             array[begin:end] = part if length else 0
             array.setflags(write=False)

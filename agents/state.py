@@ -1,4 +1,4 @@
-"""Saving the state of an agent as arrays and JSON, never as pickled objects."""
+"""Save the state of an agent as arrays and JSON, never as pickled objects."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _LARGEST_BYTES = 1 << 30
 
 
 def write_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
-    """Write a state to one npz file, whole or not at all.
+    """Write a state atomically to one npz file.
 
     Args:
         path: The file; an older one is replaced.
-        state: Names to numpy arrays or to values that JSON can hold.
+        state: Maps names to NumPy arrays or JSON values.
 
     Raises:
         RunError: If the file cannot be written.
@@ -42,7 +42,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         RunError: If the file cannot be read or is not such a state.
     """
     try:
-        # Opened here, since numpy leaves a file open that turns out not to be a zip.
+        # Opened here because NumPy does not close a file that is not a zip archive.
         with open(path, "rb") as stream:
             with zipfile.ZipFile(stream) as members:
                 size = sum(member.file_size for member in members.infolist())
@@ -52,7 +52,7 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             with np.load(stream, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
         plain = parse_json(arrays.pop(_PLAIN).tobytes(), finite=False)
-        # Of a member that is no array, numpy returns the bytes.
+        # NumPy returns the bytes of a member that is not an array.
         if not isinstance(plain, dict) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
             raise ValueError("it does not hold what a state does")
     except Exception as error:  # a damaged header makes numpy's reader fail in any way, such as a TokenError

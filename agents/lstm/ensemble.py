@@ -1,4 +1,4 @@
-"""LSTMs that read a candidate choice by choice, with heads that know how sure they are."""
+"""Ensemble of LSTMs that read a candidate choice by choice, with Bayesian heads that estimate uncertainty."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _NOISE_PRIOR = -1.5
 """Mean, under the prior, of the logarithm of the noise's deviation, in deviations of the reward."""
 _LEAST_NOISE = 0.01
 _SCORED_TOGETHER = 4096
-"""Candidates per forward pass when a space is scored; bounds the memory."""
+"""Candidates per forward pass when a space is scored; limits memory use."""
 
 
 class Ensemble(nn.Module):
-    """Independent LSTMs, computed together, that read the choices of an action one dimension after the other.
+    """Independent LSTMs, computed together, that read the choices of an action dimension by dimension.
 
-    A choice is read as its place among the choices of its dimension (evenly spaced, of mean 0) times a direction of the
-    dimension, plus an embedding of its own, so that what is learned of one choice holds for its neighbours, as far as
-    the order matters. In a wide dimension the embedding is a smooth function of the place
-    (:mod:`kdnas_env.core.wide_dimensions`). The features of an action are the last hidden state of the LSTM and, beside
-    it, the places and their squares, since a few rewards show little more than a slope ("wide and deep", Cheng et
-    al. 2016, arXiv:1606.07792). The head is the :class:`Posterior` of a linear model of these features.
+    The input of a choice is its position among the choices of its dimension (evenly spaced, mean 0) times a direction
+    vector of the dimension, plus its own embedding. Knowledge about a choice therefore transfers to its neighbours. In
+    a wide dimension the embedding is a smooth function of the position (:mod:`kdnas_env.core.wide_dimensions`). The
+    features of an action are the last hidden state of the LSTM, plus the positions and their squares, because few
+    rewards reveal little more than a slope ("wide and deep", Cheng et al. 2016, arXiv:1606.07792). The head is the
+    :class:`Posterior` of a linear model of these features.
 
     Args:
         nvec: Choices per dimension.
-        members: LSTMs, which differ in their initial weights.
+        members: Number of LSTMs; they differ in their initial weights.
         embedding_size: Width of the embedding of a choice.
         hidden_size: Width of an LSTM.
         features: Hidden states (``deep``), places and their squares (``wide``), or ``both``.
@@ -108,7 +108,7 @@ class Ensemble(nn.Module):
         return hidden
 
     def posterior(self, features: Tensor, targets: Tensor) -> Posterior:
-        """Return the posterior of every member's head, given features of :meth:`forward` and what they earned."""
+        """Return the posterior of every member's head, given features of :meth:`forward` and rewards."""
         return Posterior.of(features, targets, (2 * self.log_noise).exp() + _LEAST_NOISE**2)
 
     def loss(self, actions: Tensor, targets: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ class Posterior:
         return deviation
 
     def believing(self, features: Tensor) -> Posterior:
-        """Return the posterior if further points, ``(members, n, features)``, earned what is expected of them."""
+        """Return the posterior if further points, ``(members, n, features)``, earned their expected rewards."""
         precision = self.factor @ self.factor.mT + features.mT @ features / self.noise[:, None, None]
         return replace(self, factor=torch.linalg.cholesky(precision))
 
@@ -167,10 +167,10 @@ class Posterior:
 def fit(
     ensemble: Ensemble, actions: Tensor, targets: Tensor, *, steps: int, learning_rate: float, weight_decay: float
 ) -> None:
-    """Train all members on all evaluations, by the evidence of their heads.
+    """Train all members on all evaluations, by maximising the evidence of their heads.
 
-    Since the heads' weights are integrated out, a member is held to features that explain the rewards with few of them
-    (deep kernel learning, Wilson et al. 2016, arXiv:1511.02222, with a linear kernel).
+    Integrating out the heads' weights favours features that explain the rewards with few of them (deep kernel learning,
+    Wilson et al. 2016, arXiv:1511.02222, with a linear kernel).
 
     Args:
         ensemble: Trained in place.
@@ -202,7 +202,7 @@ def features_of(ensemble: Ensemble, actions: Tensor) -> Tensor:
 
 
 def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
-    """Return by how much normal rewards are expected to exceed the best (Jones et al. 1998)."""
+    """Return the expected improvement of normal rewards over the best (Jones et al. 1998)."""
     ahead = (mean - best) / deviation
     density = torch.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
     expected: Tensor = deviation * (ahead * torch.special.ndtr(ahead) + density)
@@ -210,5 +210,5 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
 
 
 def evenly(choices: int) -> Tensor:
-    """Return the places of choices on their scale, evenly spaced, of mean 0 and deviation about 1."""
+    """Return the positions of choices on their scale, evenly spaced, with mean 0 and deviation about 1."""
     return torch.linspace(-1.7, 1.7, choices) if choices > 1 else torch.zeros(1)

@@ -1,4 +1,4 @@
-"""A controller that knows how sure it is: an ensemble of LSTMs with Bayesian heads."""
+"""A controller with uncertainty estimates: an ensemble of LSTMs with Bayesian heads."""
 
 from __future__ import annotations
 
@@ -62,17 +62,17 @@ class LSTMEnsembleConfig(PredictorConfig):
 class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
     """Proposes the candidates of the highest expected improvement, beside a falling share of exploring ones.
 
-    KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) has one LSTM predict rewards and takes the highest predictions. Here
-    small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
-    arXiv:1502.05700), so that each states its uncertainty, which their disagreement adds to (Lakshminarayanan
-    et al. 2017, arXiv:1612.01474). A search begins with candidates that are spread over the space, and those that
-    explore later go on from there. Before each round the ensemble is trained afresh on every evaluation so far (of a
-    long search on the youngest), and scores every point that was not evaluated (of a large space a pool: random points
-    and the neighbours of the bests) by the mean of the members' expected improvements. The candidates of a round are
-    chosen one after the other, each as if those before it, and those that are pending, had earned what is expected of
-    them, so that a round does not ask the same thing twice (Ginsbourger et al. 2010).
+    In KD-NAS (Trivedi et al. 2023, arXiv:2303.09639), one LSTM predicts rewards and the highest predictions are chosen.
+    Here small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
+    arXiv:1502.05700). The uncertainty combines that of the heads and the disagreement of the members
+    (Lakshminarayanan et al. 2017, arXiv:1612.01474). A search begins with candidates spread over the space; later
+    exploring candidates extend this design. Before each round the ensemble is trained from scratch on all evaluations
+    (in a long search, the newest). It scores all unevaluated points (in a large space, a pool of random points and
+    neighbours of the best ones) by the mean of the members' expected improvements. The candidates of a round are chosen
+    one by one, assuming that earlier and pending candidates earn their expected rewards, which keeps a round diverse
+    (Ginsbourger et al. 2010).
 
-    The ensemble follows from the ranking and the seed, so that it is no part of the saved state. It lives on the CPU.
+    The ensemble is derived from the ranking and the seed, and not saved. It runs on the CPU.
     """
 
     Config = LSTMEnsembleConfig

@@ -1,4 +1,4 @@
-"""REINFORCE: a policy that is pushed towards what earned more than usual."""
+"""REINFORCE: policy-gradient search with a reward baseline."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
     candidates of the round and their advantage over a moving average of the rewards before. What was evaluated already,
     or must not be proposed, is sampled anew.
 
-    The policy follows from the ranking and the seed, so that it is no part of the saved state: loading learns it again.
-    Of a long search the youngest 10,000 evaluations decide what reward is usual.
+    The policy is derived from the ranking and the seed, and not saved: loading learns it again. In a long search, the
+    newest 10,000 evaluations determine the baseline.
     """
 
     Config = ReinforceConfig

@@ -1,1 +1,1 @@
-"""Regression models that propose: the simple rivals that a learned controller has to beat."""
+"""Agents based on regression models: simple baselines for learned controllers."""

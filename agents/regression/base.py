@@ -1,4 +1,4 @@
-"""Base of agents that fit a regression model to the rewards and evaluate what it says is promising."""
+"""Base class of agents that fit a regression model to the rewards and propose promising candidates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdnas_env.core.grid import Seen
 from kdnas_env.support.settings import Settings
 
 WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class RegressionConfig(Settings):
     """Hyper-parameters of every agent with a regression model.
 
     Attributes:
-        initial: Random candidates that a search begins with.
-        pool_size: Random candidates that are scored, beside the neighbours of the best, where the space is too large to
-            be scored whole.
-        replay_size: Youngest evaluations that the model is fitted to, and the best.
+        initial: Number of initial random candidates.
+        pool_size: Number of random candidates to score, in addition to neighbours of the best ones, if the space is too
+            large to score completely.
+        replay_size: Number of newest evaluations to fit the model to, plus the best.
     """
 
     initial: int = 10
@@ -42,11 +42,11 @@ RegressionConfigT = TypeVar("RegressionConfigT", bound=RegressionConfig)
 
 
 class RegressionAgent(AskTellAgent[RegressionConfigT]):
-    """Begins with random candidates; from then on a model, fitted anew before each round, chooses from a pool.
+    """Begins with random candidates; then a model, refitted before each round, chooses from a pool.
 
-    The pool is every point that was not evaluated, or of a large space random points and the neighbours of the best.
-    Failed evaluations count as the least usable reward. The model follows from the ranking and the agent's random
-    numbers, so that it is no part of the saved state.
+    The pool is all unevaluated points or, for a large space, random points and neighbours of the best ones. Failed
+    evaluations count as the lowest usable reward. The model is derived from the ranking and the agent's random numbers,
+    and not saved.
     """
 
     def _propose(self, n: int) -> Proposal:
@@ -80,18 +80,18 @@ class RegressionAgent(AskTellAgent[RegressionConfigT]):
         """Fit the model and choose from a pool.
 
         Args:
-            known: What was evaluated, int64 of shape ``(known, dims)``.
-            targets: Their rewards in units of the scale, float64 of shape ``(known,)``.
-            pool: What may be chosen, int64 of shape ``(points, dims)``.
-            n: How many to choose.
+            known: Evaluated points, int64 of shape ``(known, dims)``.
+            targets: Rewards of the points in units of the scale, float64 of shape ``(known,)``.
+            pool: Points to choose from, int64 of shape ``(points, dims)``.
+            n: Number of points to choose.
 
         Returns:
-            Places in the pool, int64 of shape ``(min(n, points),)``, and the predicted targets there.
+            Indices in the pool, int64 of shape ``(min(n, points),)``, and the predicted targets of these points.
         """
 
 
 def expected_improvement(mean: Floats, deviation: Floats, best: float) -> Floats:
-    """Return by how much normal rewards exceed the best so far on average (Jones et al. 1998), float64 ``(n,)``."""
+    """Return the expected improvement of normal rewards over the best (Jones et al. 1998), float64 ``(n,)``."""
     from scipy.special import ndtr
 
     spread = np.maximum(deviation, 1e-9)

@@ -12,20 +12,19 @@ from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig, 
 from kdnas_env.core.wide_dimensions import Spacing, bumps, is_wide
 
 PAIR_SHARES = (0.1, 0.3, 0.6)
-"""Shares of the prior variance that pairs may have."""
+"""Candidate fractions of the prior variance for pairs."""
 
 NOISES = (1e-3, 1e-2, 1e-1)
-"""Variances that the noise may have, as multiples of the prior variance."""
+"""Candidate noise variances, as multiples of the prior variance."""
 
 
 class BayesianLinearAgent(RegressionAgent[RegressionConfig]):
     """Proposes the points of the highest expected improvement by a Bayesian linear model of choices and their pairs.
 
     The features are one-hot: the choice in each dimension, and the pair of choices in each pair of dimensions, as in
-    BOCS (Baptista and Poloczek 2018, arXiv:1806.08838); of a wide dimension they are bumps along the scale. The weights
-    have normal priors, whose variances, and that of the noise, are chosen by the marginal likelihood. The candidates of
-    a round are chosen one after the other, each as if those before it, and those that are pending, had earned what is
-    predicted.
+    BOCS (Baptista and Poloczek 2018, arXiv:1806.08838); a wide dimension uses bump functions along the scale. The
+    weights have normal priors; the marginal likelihood selects the variances of weights and noise. The candidates of a
+    round are chosen one by one, assuming that earlier and pending candidates earn their predicted rewards.
     """
 
     Config = RegressionConfig
@@ -51,7 +50,7 @@ class BayesianLinearAgent(RegressionAgent[RegressionConfig]):
 
 @dataclass(frozen=True, eq=False)
 class _Similarity:
-    """Inner products of the features of points, without listing the features, of which there are many.
+    """Inner products of the features of points, computed without the many features themselves.
 
     Attributes:
         bumps: Bumps of the choices of each wide dimension, float64 ``(choices, knots)``; None: one-hot.
@@ -64,7 +63,7 @@ class _Similarity:
         return cls(tuple(bumps(count) if wide else None for count, wide in zip(nvec, is_wide(nvec), strict=True)))
 
     def __call__(self, left: Ints, right: Ints) -> tuple[Floats, Floats]:
-        """Return how alike points are in choices, and in pairs of them, both float64 ``(left, right)`` in [0, 1]."""
+        """Return the similarity of points in choices, and in pairs of choices, float64 ``(left, right)`` in [0, 1]."""
         total, squares = np.zeros((2, len(left), len(right)))
         for axis, rows in enumerate(self.bumps):
             one, other = left[:, axis], right[:, axis]
@@ -72,7 +71,7 @@ class _Similarity:
             total += alike
             squares += alike**2
         dims = len(self.bumps)
-        # Of all products of two dimensions each pair is half, once those of a dimension with itself are taken away.
+        # The square of the sum counts each pair twice and each dimension with itself once.
         return total / dims, (total**2 - squares) / max(dims * (dims - 1), 1)
 
 
@@ -82,9 +81,9 @@ class _Prior:
 
     Attributes:
         similarity: Inner products of features.
-        pairs: Share of the pairs in the variance of the weights.
-        noise: Variance of the noise, as a multiple of that of the weights.
-        amplitude: Variance of the weights; the intercept has as much.
+        pairs: Fraction of the weights' variance that belongs to pairs.
+        noise: Variance of the noise, as a multiple of the weights' variance.
+        amplitude: Variance of the weights, and of the intercept.
     """
 
     similarity: _Similarity
@@ -93,7 +92,7 @@ class _Prior:
     amplitude: float = 1.0
 
     def covariance(self, left: Ints, right: Ints) -> Floats:
-        """Return the covariance of the rewards of points but for the noise, float64 ``(left, right)``."""
+        """Return the covariance of the rewards of points, without noise, float64 ``(left, right)``."""
         choices, pairs = self.similarity(left, right)
         covariance: Floats = self.amplitude * (1 + (1 - self.pairs) * choices + self.pairs * pairs)
         return covariance
@@ -105,7 +104,7 @@ class _Prior:
 
 
 def _most_likely(similarity: _Similarity, known: Ints, targets: Floats) -> _Prior:
-    """Return the prior of the highest marginal likelihood; the best amplitude of the others has a closed form."""
+    """Return the prior of the highest marginal likelihood; the best amplitude has a closed form."""
 
     def fitted(pairs: float, noise: float) -> tuple[float, _Prior]:
         prior = _Prior(similarity, pairs, noise)
@@ -119,14 +118,14 @@ def _most_likely(similarity: _Similarity, known: Ints, targets: Floats) -> _Prio
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """What is predicted of points.
+    """Predictions for points.
 
     Attributes:
         prior: The prior.
         points: int64 ``(points, dims)``.
         mean: Predictions, float64 ``(points,)``.
-        variance: Of the predictions, float64 ``(points,)``.
-        whitened: Covariances of what is known, whitened, with the points, float64 ``(known, points)``.
+        variance: Variances of the predictions, float64 ``(points,)``.
+        whitened: Whitened covariances of the known points with the points, float64 ``(known, points)``.
     """
 
     prior: _Prior
@@ -139,13 +138,13 @@ class _Posterior:
     def of(cls, prior: _Prior, known: Ints, targets: Floats, points: Ints) -> _Posterior:
         factor = prior.factor(known)
         whitened = _whitened(factor, prior.covariance(known, points))
-        # All points have the same variance beforehand, since rows of features have the same norm.
+        # All points have the same prior variance, because their feature vectors have equal norms.
         before = prior.covariance(known[:1], known[:1])[0, 0]
         variance = np.maximum(before - np.square(whitened).sum(axis=0), 0)
         return cls(prior, points, whitened.T @ _whitened(factor, targets), variance, whitened)
 
     def believing(self, place: int) -> _Posterior:
-        """Return the posterior as if a point had earned what is predicted, which changes no prediction."""
+        """Return the posterior as if a point earned its predicted reward; predictions stay unchanged."""
         own = self.prior.covariance(self.points[place : place + 1], self.points)[0]
         left = own - self.whitened[:, place] @ self.whitened
         row = left / np.sqrt(self.variance[place] + self.prior.amplitude * self.prior.noise)

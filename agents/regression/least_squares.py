@@ -12,8 +12,8 @@ from kdnas_env.core.wide_dimensions import best_apart
 class LeastSquaresAgent(RegressionAgent[RegressionConfig]):
     """Proposes the points of the highest prediction by ordinary least squares on the indices and their squares.
 
-    A baseline without exploration beyond its random start: a sum of parabolas, one a dimension. As long as the
-    evaluations do not determine them, those of the least norm are taken.
+    A baseline without exploration after its random start: a sum of parabolas, one per dimension. If the system is
+    underdetermined, the minimum-norm solution is used.
     """
 
     Config = RegressionConfig

@@ -14,11 +14,11 @@ from kdnas_env.core.wide_dimensions import best_apart
 
 @dataclass(frozen=True)
 class RandomForestConfig(RegressionConfig):
-    """Hyper-parameters of the random forest, beside those of every agent with a regression model.
+    """Hyper-parameters of the random forest, in addition to those of all regression agents.
 
     Attributes:
-        trees: Trees of the forest.
-        features: Share of the dimensions that a split is chosen from, in (0, 1].
+        trees: Number of trees.
+        features: Fraction of the dimensions considered for a split, in (0, 1].
     """
 
     trees: int = 50
@@ -34,7 +34,7 @@ class RandomForestAgent(RegressionAgent[RandomForestConfig]):
     """Proposes the points of the highest expected improvement by a random forest on the indices.
 
     As in SMAC (Hutter et al. 2011), the mean of the trees is the prediction, and their standard deviation the
-    uncertainty. Equals come in random order.
+    uncertainty. Ties are in random order.
     """
 
     Config = RandomForestConfig
@@ -44,11 +44,11 @@ class RandomForestAgent(RegressionAgent[RandomForestConfig]):
             self.config.trees, max_features=self.config.features, random_state=int(self.rng.integers(2**31))
         )
         forest.fit(known, targets)
-        # A tree is asked as the forest asks it, in float32, which saves the check of its input.
+        # Pass float32 to the trees, as the forest does, to skip input validation.
         answers = np.stack([tree.tree_.predict(pool.astype(np.float32))[:, 0] for tree in forest.estimators_])
         mean = answers.mean(axis=0)
         improvement = expected_improvement(mean, answers.std(axis=0), targets.max())
-        # A forest says the same of whole blocks of points, whose order in the pool must not decide.
+        # A forest predicts equal values for whole blocks of points; their order in the pool must not matter.
         order = self.rng.permutation(len(pool))
         tried = np.concatenate([known, self.pending])
         places = order[best_apart(pool[order], improvement[order], tried, self.grid.nvec, n)]
