@@ -1,4 +1,4 @@
-"""Optuna as an agent: its hyper-parameters, and what names a study; light to import."""
+"""Optuna as an agent: hyper-parameters and study identity; fast to import."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Pruner = Literal["none", "median", "percentile", "successive-halving", "hyperban
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 PRUNERS: tuple[Pruner, ...] = get_args(Pruner)
 CONSTRAINED = ("tpe", "gp", "nsgaii", "nsgaiii")
-"""Samplers that know constraints."""
+"""Samplers that support constraints."""
 FORGETFUL = ("qmc", "grid", "random")
-"""Samplers that learn nothing from trials."""
+"""Samplers that do not learn from trials."""
 JOURNALS = (".log", ".journal")
-"""Endings of the path of a journal."""
+"""File suffixes of journals."""
 
 STATUS, DISMISSED, DRAWN, WORKER = "status", "dismissed", "drawn", "worker"
 """User attributes of a trial: how its evaluation ended; why it was not evaluated; whether it was drawn at random in the

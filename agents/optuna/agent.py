@@ -39,11 +39,11 @@ _SAMPLING, _DRAWING = 1, 2
 
 
 class OptunaAgent(AskTellAgent[OptunaConfig]):
-    """Proposes what a sampler of Optuna does (Akiba et al. 2019, arXiv:1907.10902), and no point twice.
+    """Proposes candidates from an Optuna sampler (Akiba et al. 2019, arXiv:1907.10902), each point at most once.
 
-    Every proposal is a trial of a study (:attr:`study`), which has the reward, the status and, where the info has
-    it, the architecture as user attributes. If a sampler proposes a point that is known or not allowed, the trial is
-    dismissed, with an attribute that says why, and the sampler is asked again, until a point is drawn at random.
+    Every proposal is a trial of a study (:attr:`study`), with the reward, the status and, if the info has it, the
+    architecture as user attributes. If a sampler proposes a known or forbidden point, the trial is dismissed, an
+    attribute records the reason, and the sampler tries again; after several tries a random point is drawn.
 
     With a pruner an evaluation is stopped when its loss after an epoch compares badly. For this the environment needs
     the attribute ``on_epoch``, a callback after each epoch that stops the evaluation by returning true; one
@@ -75,9 +75,9 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     recipe, reward, fidelity, and wrappers that change rewards or actions. Of an environment without, and of studies of
     kdnas 0.1, names and numbers of choices are compared.
 
-    The samplers ``tpe`` and ``gp`` choose among the points that are left. Samplers and pruners look at the youngest
-    trials and the best, so that a proposal of a long search takes no longer than one before it; but a study in a
-    storage is read for each proposal, and ``hyperband`` goes through all trials.
+    The samplers ``tpe`` and ``gp`` propose only unevaluated points. Samplers and pruners see only the newest and the
+    best trials, which limits the time of a proposal in a long search. However, a study in a storage is read for each
+    proposal, and ``hyperband`` reads all trials.
     """
 
     Config = OptunaConfig
@@ -105,7 +105,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
 
     @property
     def pareto_front(self) -> list[FrozenTrial]:
-        """The trials that none beats in all objectives; without objectives, those with the highest reward."""
+        """The Pareto-optimal trials; without objectives, the trials with the highest reward."""
         return [trial for trial in self.study.best_trials if DISMISSED not in trial.user_attrs]
 
     def start(

@@ -1,10 +1,10 @@
-"""The samplers and pruners of Optuna, and how a sampler is kept reproducible and quick.
+"""Optuna's samplers and pruners, made reproducible and fast.
 
-- Every trial gets a sampler of its own, seeded by the trial's number (:class:`TrialSampler`).
-- It learns from the youngest and the best trials of a long study
+- Every trial gets its own sampler, seeded by the trial's number (:class:`TrialSampler`).
+- It learns from the newest and the best trials of a long study
   (:class:`~kdnas_env.agents.optuna.storages.RecentTrials`).
-- TPE and the Gaussian process choose among the points of a grid that are left (:class:`LeftSampler`): in the whole box
-  most of what they find is soon known, or not allowed.
+- TPE and the Gaussian process propose only unevaluated points of a grid (:class:`LeftSampler`): in the whole box, most
+  of their proposals would soon be known or forbidden.
 - CMA-ES keeps its state in the study as JSON (:class:`PlainCmaEsSampler`): a pickle, as Optuna writes it, can run code
   when it is loaded.
 """
@@ -88,14 +88,14 @@ def quiet() -> Iterator[None]:
 class TrialSampler(BaseSampler):
     """A sampler that is made afresh for each trial, seeded by the trial's number.
 
-    Optuna stores what was tried, but not the random numbers of its samplers. Here a proposal follows from the seed,
-    the number of the trial and the study before it: a study that is loaded goes on as if it had never been left, and
-    processes that share a study and a seed do not draw the same candidates.
+    Optuna stores trials, but not the random state of its samplers. Here a proposal depends only on the seed, the number
+    of the trial and the study before it. A loaded study therefore continues exactly, and processes that share a study
+    and a seed draw different candidates.
 
     Attributes:
-        fixed: What the coming suggestions are, by parameter; None: they are sampled.
-        recent: Gives the trials that are learnt from.
-        left: What may be proposed.
+        fixed: Values of the next suggestions, by parameter; None to sample them.
+        recent: Returns the trials to learn from.
+        left: The points that may be proposed.
     """
 
     def __init__(self, make: SamplerMaker) -> None:
@@ -174,31 +174,31 @@ class Left:
 
     Attributes:
         grid: The grid.
-        taken: Numbers of its points that may not be proposed any more.
+        taken: Flat indices of the points that must not be proposed again.
     """
 
     grid: Grid
     taken: Seen
 
     def listed(self) -> Ints | None:
-        """Return them, int64 of shape ``(n, dims)``; None if the grid is too large to list."""
+        """Return the points, int64 of shape ``(n, dims)``; None if the grid is too large to list."""
         small = self.grid.size <= WHOLE_SPACE
         return self.grid.actions(self.grid.remaining(self.taken)) if small else None
 
     def among(self, actions: Ints) -> Bools:
-        """Return which of the actions are left, bool of shape ``(n,)``."""
+        """Return which of the actions may be proposed, bool of shape ``(n,)``."""
         return self.grid.are_left(actions, self.taken)
 
 
 class LeftSampler(BaseSampler):
-    """Base of samplers that choose among the points that are left.
+    """Base class of samplers that propose only unevaluated points.
 
     Attributes:
-        left: The points; None: the whole box is sampled.
+        left: The points that may be proposed; None to sample the whole box.
 
     Args:
-        names: The parameters, in the order in which actions have them.
-        options: Those of Optuna's sampler.
+        names: The parameters, in the order of the action's dimensions.
+        options: Options of Optuna's sampler.
     """
 
     left: Left | None = None
@@ -209,9 +209,9 @@ class LeftSampler(BaseSampler):
 
 
 class LeftTPESampler(LeftSampler, TPESampler):
-    """Tree-structured Parzen estimator that proposes the best of its candidates that is left.
+    """Tree-structured Parzen estimator that proposes its best unevaluated candidate.
 
-    If none of them is, a known one is proposed. Where parameters are sampled one by one, it is Optuna's.
+    If all its candidates are known, it proposes a known one. Parameters sampled one by one use Optuna's implementation.
     """
 
     def _compute_acquisition_func(
@@ -229,9 +229,9 @@ class LeftTPESampler(LeftSampler, TPESampler):
 
 
 class LeftGPSampler(LeftSampler, GPSampler):
-    """Gaussian process that proposes the point of those left at which its acquisition is highest.
+    """Gaussian process that proposes the unevaluated point with the highest acquisition value.
 
-    If they are too many to list, it searches the whole box, as Optuna's does.
+    If the points are too many to list, it searches the whole box, like Optuna's sampler.
     """
 
     def sample_relative(

@@ -1,4 +1,4 @@
-"""Studies as they are kept: who may join one, whether its processes are alive, and what is seen of a long one."""
+"""Storage of studies: checks on joining, heartbeats of processes, and the recent trials of long studies."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ _JOURNAL_START = b'{"op_code"'
 
 
 class SignsOfLife:
-    """Gives signs of life while this process has trials to finish, and knows which of the others give none.
+    """Sends heartbeats while this process has running trials, and detects other processes without heartbeats.
 
     Args:
         study: The shared study.
-        worker: Name of this process in it.
-        stale_after: Seconds without a sign after which a process is taken for dead. The clocks of machines that share a
-            study have to agree within a fraction of them.
+        worker: Name of this process in the study.
+        stale_after: Seconds without a heartbeat after which a process counts as dead. The clocks of machines that share
+            a study must agree within a fraction of this time.
     """
 
     def __init__(self, study: Study, worker: str, stale_after: float) -> None:
@@ -248,10 +248,10 @@ class StudyOf(Study):
 
 
 class RecentTrials:
-    """The youngest ended trials of a study, and the best, or with several objectives those that none beats.
+    """The newest finished trials of a study, plus the best ones (with several objectives, the Pareto front).
 
     Args:
-        size: The youngest that are kept; of the best there are fewer.
+        size: Number of newest trials to keep; fewer best trials are kept.
         directions: Directions of the objectives.
     """
 

@@ -36,9 +36,9 @@ _ONE_BY_ONE = Capabilities(action_space="Discrete, one dimension a step")
 
 
 class SB3Agent(AskTellAgent[SB3ConfigT]):
-    """Proposes what the policy of an algorithm of Stable-Baselines3 does (Raffin et al. 2021), and no point twice.
+    """Proposes candidates from a Stable-Baselines3 policy (Raffin et al. 2021), each point at most once.
 
-    A candidate is an episode that earns its reward in the last step. The algorithms differ in what a step is:
+    A candidate is an episode that receives its reward in the last step. The algorithms differ in their steps:
 
     | Steps                         | Algorithms               | What was evaluated or cannot be built              |
     |-------------------------------|--------------------------|----------------------------------------------------|
@@ -46,11 +46,11 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
     | one a dimension, ``Discrete`` | MaskablePPO              | is masked                                          |
     | one a dimension, ``Discrete`` | RecurrentPPO, DQN, QRDQN | is left out in the choice; the policy has no masks |
 
-    What is learnt are not rewards but their ranks among all so far (of a long search the youngest), from -1 to 1. A
-    candidate that was drawn at random in the policy's place teaches an on-policy algorithm nothing.
+    The training reward is the rank of a reward among all so far (in a long search, the newest), from -1 to 1. On-policy
+    algorithms do not learn from candidates drawn at random instead of from the policy.
 
-    The algorithm (:attr:`model`) follows from the ranking and the seed, so that it is no part of the saved state: after
-    loading it learns again, round by round, which takes as long as it did before, without evaluations.
+    The algorithm (:attr:`model`) is derived from the ranking and the seed; it is not saved. After loading it relearns,
+    round by round, which takes the training time of the search, without evaluations.
 
     To train an algorithm on an environment yourself, with its own ``learn``, see :mod:`kdnas_env.agents.sb3.vec_env`.
     """
@@ -175,7 +175,7 @@ class TRPOAgent(SB3Agent[TRPOConfig]):
 
 
 class MaskablePPOAgent(SB3Agent[MaskablePPOConfig]):
-    """PPO whose policy knows what may be proposed (Huang and Ontanon 2020, arXiv:2006.14171)."""
+    """PPO with a mask of invalid actions (Huang and Ontanon 2020, arXiv:2006.14171)."""
 
     Config = MaskablePPOConfig
     capabilities = _ONE_BY_ONE

@@ -1,4 +1,4 @@
-"""How a candidate becomes an episode of reinforcement learning: what is seen, chosen and earned in its steps."""
+"""Candidates as episodes of reinforcement learning: observations, actions and rewards of each step."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Episodes(ABC):
 
 
 class OneShot(Episodes):
-    """All dimensions are chosen at once and without regard to each other; there is nothing to see."""
+    """All dimensions are chosen at once and independently; the observation is constant."""
 
     @property
     def steps(self) -> int:
@@ -129,7 +129,7 @@ class OneByOne(Episodes):
 
 
 class Remembered(OneByOne):
-    """One dimension is chosen after the other; only the last choice is seen, those before have to be remembered."""
+    """Dimensions are chosen one by one; the observation has only the last choice, earlier choices need memory."""
 
     @property
     def width(self) -> int:
@@ -154,10 +154,10 @@ class SpacesEnv(gym.Env[Any, Any]):
 
 
 def ranked(rewards: Floats, usable: Bools) -> Floats:
-    """Return rewards by rank: the worst at -1, the best at 1, equal ones between their places; float64 ``(n,)``.
+    """Return rewards as ranks: the worst at -1, the best at 1, ties at their mean rank; float64 ``(n,)``.
 
-    A policy then learns the same from any rewards in the same order, whatever their scale and outliers, and still tells
-    the best ones apart when all that it proposes is good. Failures share the place of the worst.
+    Learning then depends only on the order of the rewards, not on their scale or outliers, and still separates the best
+    candidates when all proposals are good. Failures share the lowest rank.
     """
     least = rewards[usable].min() if usable.any() else 0.0
     kept = np.where(usable, rewards, least)
@@ -186,7 +186,7 @@ def open_choices(grid: Grid, actions: Ints, step: int, closed: list[int]) -> Boo
 
 
 def closed_points(grid: Grid, taken: Collection[int]) -> list[int]:
-    """Return the numbers of those of the taken points that might have been proposed, sorted."""
+    """Return the sorted flat indices of the taken points that are allowed points."""
     return sorted(number for number in set(taken) if grid.allows(number))
 
 

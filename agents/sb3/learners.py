@@ -1,8 +1,8 @@
 """Algorithms of Stable-Baselines3 that learn from candidates which were evaluated elsewhere.
 
-An algorithm of Stable-Baselines3 collects experience from an environment, then trains on it. Here the first half is
-taken over: candidates are sampled from the algorithm's policy, and what they earned is put into the algorithm's buffer,
-however and whenever they were evaluated. Networks, buffers, losses and updates are those of the algorithm.
+An algorithm of Stable-Baselines3 collects experience from an environment, then trains on it. This module replaces the
+collection: it samples candidates from the policy and puts their rewards into the algorithm's buffer, however
+and whenever they were evaluated. Networks, buffers, losses and updates are unchanged.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ _logger = logging.getLogger(__name__)
 
 
 class Learner(ABC):
-    """An algorithm with its policy, which proposes candidates and learns what they earned.
+    """An algorithm with its policy, which proposes candidates and learns from their rewards.
 
     Args:
         algorithm: Class of the algorithm.
-        grid: What may be proposed.
+        grid: The allowed points.
         update_every: Evaluations between updates.
         arguments: Keyword arguments of the algorithm.
         device: Device of the networks.
@@ -183,7 +183,7 @@ def with_functions(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def borrowed_generators(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
-    """Seed the global generators that the libraries draw from, in the block, and give them back as they were."""
+    """Seed the libraries' global random generators in the block, and restore their state afterwards."""
     on_device = device.type == "cuda"
     seed = int(rng.integers(2**32))
     numpy_state = np.random.get_state()  # noqa: NPY002

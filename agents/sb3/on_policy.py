@@ -1,4 +1,4 @@
-"""Learners that learn from what their policy proposed since the last update: A2C, PPO, TRPO and their relatives."""
+"""On-policy learners, which learn from their policy's proposals since the last update: A2C, PPO, TRPO and variants."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _RANKED = 10_000
 
 
 class OnPolicyLearner(Learner):
-    """Learns from what its policy proposed since the last update; an epoch is one step over all of it.
+    """Learns from its policy's proposals since the last update; an epoch is one step over all of them.
 
     Args:
         arguments: As of :class:`Learner`.

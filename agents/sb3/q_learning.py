@@ -1,4 +1,4 @@
-"""A learner of what each choice is expected to earn, from the youngest evaluations over and over: DQN, QR-DQN."""
+"""Off-policy Q-learning from a replay of the newest evaluations: DQN, QR-DQN."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from kdnas_env.core.grid import Seen
 
 
 class QLearner(Learner):
-    """Chooses one dimension after the other: the open choice that is expected to earn most, or at times a random one.
+    """Chooses dimension by dimension the open choice with the highest Q-value, or sometimes a random one.
 
-    Learns from the youngest evaluations over and over. The returns reach to the end of a candidate (as many steps as
-    there are dimensions), so that values are compared with what was earned and never with other values.
+    Learns from a replay of the newest evaluations. Returns reach the end of a candidate (one step per dimension), so
+    values are fitted to actual rewards, without bootstrapping.
 
     Args:
         arguments: As of :class:`Learner`.
