@@ -1,4 +1,4 @@
-"""An LSTM that reads a task and then a candidate, with a prior over rewards that was learnt on other tasks."""
+"""An LSTM that reads a task, then a candidate, with a prior over rewards learnt on other tasks."""
 
 from __future__ import annotations
 

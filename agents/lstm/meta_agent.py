@@ -1,4 +1,4 @@
-"""A controller that learnt on other tasks: it knows what to try before it has evaluated anything."""
+"""A meta-learnt controller: trained on other tasks, it makes informed proposals before any evaluation."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
     """Proposes the candidates of the highest expected improvement, by an LSTM that was trained on other tasks.
 
     The LSTM reads the description of the task, if the environment has one (``task_features``, as tables have), and a
-    candidate choice by choice. It was trained on many searches of the training tasks to foretell rewards from the few
-    that are known (:class:`kdnas_env.agents.lstm.meta.MetaController`). In a search it is not trained any more: what is
-    evaluated changes the posterior of its linear head, in closed form, and the scale of the rewards is fitted to them.
-    So its first proposals are already what was good on tasks like this.
+    candidate choice by choice. It was trained on many searches of the training tasks to predict rewards from few known
+    ones (:class:`kdnas_env.agents.lstm.meta.MetaController`). A search does not train it further: evaluations update
+    the posterior of its linear head in closed form, and the scale of the rewards is fitted to them. Its first proposals
+    are therefore already good candidates of similar tasks.
     """
 
     Config = LSTMMetaConfig

@@ -1,4 +1,4 @@
-"""The LSTM policy that chooses an action one dimension after the other, and how it learns."""
+"""The LSTM policy, which chooses an action dimension by dimension, and its training step."""
 
 from __future__ import annotations
 

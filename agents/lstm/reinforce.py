@@ -33,11 +33,10 @@ class ReinforceConfig(NetworkConfig):
     """Hyper-parameters of REINFORCE, beside those of all agents with LSTMs; Adam takes one step per round.
 
     Attributes:
-        entropy_weight: What a nat of the policy's entropy is worth, in standard deviations of the reward.
-        baseline_decay: What the weight of a reward in the moving average is multiplied by for each one after it, in
-            [0, 1).
-        tries: Candidates that are sampled for each that is wanted, of which the first new ones are taken; a random one
-            takes the place of one that is missing.
+        entropy_weight: Weight of the policy's entropy in nats, in standard deviations of the reward.
+        baseline_decay: Decay of the moving average of rewards, in [0, 1).
+        tries: Number of samples per requested candidate; the first new ones are used, and random candidates replace
+            missing ones.
     """
 
     learning_rate: float = 0.03

@@ -37,13 +37,13 @@ _GENERATIONS = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ends.
+    """The outcome of a trial.
 
     Attributes:
-        state: Its state.
-        values: What it earned, if anything.
+        state: Final state of the trial.
+        values: Objective values, if any.
         attributes: User attributes.
-        constraints: By how much each constraint is violated; 0 where it is kept.
+        constraints: Violation of each constraint; 0 if it is satisfied.
     """
 
     state: TrialState
@@ -371,7 +371,7 @@ def _earned(
             return TrialState.COMPLETE, values
     elif info.get("status") == "stopped" and not config.objectives:
         return TrialState.PRUNED, None
-    # A broken limit is no failure: the reward, or the constraints, say how far the candidate is from keeping it.
+    # A broken limit is not a failure: the reward, or the constraints, measure the violation.
     elif info.get("cost", 0) > 0 and config.objectives and config.limits == "constraints":
         return TrialState.COMPLETE, config.values_of(info)
     elif config.failures == "reward" or (info.get("cost", 0) > 0 and not config.objectives):

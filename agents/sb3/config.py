@@ -1,4 +1,4 @@
-"""The hyper-parameters of the agents of Stable-Baselines3; light to import.
+"""The hyper-parameters of the Stable-Baselines3 agents; fast to import.
 
 Names are those of Stable-Baselines3. The defaults are for searches of 50 to 2,000 evaluations, unlike its own.
 """
@@ -87,9 +87,9 @@ class A2CConfig(SB3Config):
     """Hyper-parameters of A2C.
 
     Attributes:
-        ent_coef: What a nat of the policy's entropy is worth, where rewards are between -1 and 1.
-        tries: Candidates that are sampled for each that is wanted, since what was evaluated is left out; if they are
-            too few, random ones take the places.
+        ent_coef: Weight of the policy's entropy in nats, for rewards between -1 and 1.
+        tries: Number of samples per requested candidate, because evaluated candidates are rejected; random candidates
+            replace missing ones.
     """
 
     net_arch: Sequence[int] = (32,)
@@ -103,7 +103,7 @@ class PPOConfig(A2CConfig):
 
     Attributes:
         n_epochs: Training steps per update.
-        clip_range: Share by which an update may change how likely a candidate is.
+        clip_range: Largest relative change of a candidate's probability per update.
     """
 
     n_epochs: int = 10
@@ -162,10 +162,10 @@ class DQNConfig(SB3Config):
     Attributes:
         batch_size: Transitions per training step.
         gradient_steps: Training steps per ``update_every`` evaluations.
-        replay_size: Youngest evaluations that are learnt from, so that an update takes no longer the more there were.
-        exploration_initial_eps: Chance that a choice is random, at the start of the search.
-        exploration_final_eps: The same at the end.
-        exploration_fraction: Share of the budget over which it falls from one to the other.
+        replay_size: Number of newest evaluations to learn from; limits the time of an update.
+        exploration_initial_eps: Probability of a random choice at the start of the search.
+        exploration_final_eps: Probability of a random choice at the end of the decay.
+        exploration_fraction: Fraction of the budget over which the probability decays.
     """
 
     net_arch: Sequence[int] = (64, 64)
