@@ -31,14 +31,14 @@ def test_unknown_teacher(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "run").exists()
 
 
-def test_decoder(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from transformers import GPT2Config
+def test_a_model_that_cannot_teach(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers import BartConfig
 
-    GPT2Config(n_layer=2, n_embd=32, n_head=2).save_pretrained(tmp_path / "gpt")
-    said = complaint(flags(teacher=tmp_path / "gpt"), capsys)
-    assert "'gpt2'" in said
-    assert "decoder" in said
-    assert "bert" in said
+    BartConfig(encoder_layers=2, decoder_layers=2, d_model=32).save_pretrained(tmp_path / "bart")
+    said = complaint(flags(teacher=tmp_path / "bart"), capsys)
+    assert "'bart'" in said
+    assert "encoder and decoder" in said
+    assert "choose" in said
 
 
 def test_student_deeper_than_the_teacher(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
