@@ -129,12 +129,13 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
 
     def _start(self) -> None:
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
-        self._controller = self._made()
+        loaded = self._loaded()
+        self._trained = loaded is not None
+        self._controller = loaded or self._untrained()
 
-    def _made(self) -> MetaController:
-        import torch
-
-        from kdnas_env.agents.lstm.meta import MetaController, load_controller
+    def _loaded(self) -> MetaController | None:
+        """Return the controller that was trained for spaces like this; None if there is none."""
+        from kdnas_env.agents.lstm.meta import load_controller
 
         nvec, named = tuple(self.grid.nvec.tolist()), self.config.controller
         if named is not None or SHIPPED.exists():
@@ -146,6 +147,13 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
                     f"controller {named!r} was trained on spaces of {list(controller.nvec)} choices, and this one has "
                     f"{list(nvec)}; train another, by kdnas bench train"
                 )
+        return None
+
+    def _untrained(self) -> MetaController:
+        import torch
+
+        from kdnas_env.agents.lstm.meta import MetaController
+
         generator = torch.Generator().manual_seed(int(self._stream(1).integers(2**63)))
         return MetaController(self.grid.nvec, len(FEATURES), generator=generator).requires_grad_(False).eval()
 
@@ -168,7 +176,8 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
             scale = Scale.of(rewards, usable)
             earned = torch.from_numpy(np.maximum(np.where(usable, rewards, scale.least), scale.least))
             known_mean, known_phi = self._read(self._evaluated[positions])
-            unit = Unit.of(known_mean, known_phi, earned, noise, unit.scale)
+            usual = unit.scale if self._trained else scale.deviation
+            unit = Unit.of(known_mean, known_phi, earned, noise, usual)
             targets = (earned - unit.offset) / unit.scale
             belief, best = Belief.of(known_mean, known_phi, targets, noise), targets.max()
         if len(self.pending):

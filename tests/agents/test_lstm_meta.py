@@ -101,6 +101,18 @@ def test_the_controller_of_the_package_knows_an_unseen_task_at_once() -> None:
     assert earned.max() >= np.sort(truth.reward)[-7]
 
 
+def test_without_training_it_learns_from_the_search() -> None:
+    def best(name: str, seed: int) -> float:
+        env = gym.make("kdnas/Planted-v0", budget=64)
+        reward = kdnas_env.make_agent(name).search(env, seed=seed).best_reward
+        assert reward is not None
+        return float(reward)
+
+    ahead = [best("lstm-meta", seed) - best("random", seed) for seed in range(8)]
+    assert np.mean(ahead) > 0
+    assert sum(difference > 0 for difference in ahead) >= 7
+
+
 def test_a_control_does_not_learn_from_the_search() -> None:
     def proposals(rewards: float, **config: Any) -> list[list[int]]:
         agent = LSTMMetaAgent(LSTMMetaAgent.Config(**config))
