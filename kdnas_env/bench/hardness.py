@@ -86,10 +86,11 @@ def hardness(
         starts: Simulated local searches.
 
     Returns:
-        What :func:`landscape_report` says, with ``table``; ``feasible``: share of the students that keep the limits,
-        None without limits; ``r2``: how much of the log reward simple models explain
-        (:func:`kdnas_env.bench.structure.explained_variance`); and ``noise``: ``deviation`` of one student's reward
-        between seeds, ``resolution`` (the standard error of the difference of two means) and
+        What :func:`landscape_report` says, with ``table``; ``sampled``: whether the table is a sample of its space, of
+        which a student has no neighbours, so that nothing but ``r2`` and ``noise`` holds for the space; ``feasible``:
+        share of the students that keep the limits, None without limits; ``r2``: how much of the log reward simple
+        models explain (:func:`kdnas_env.bench.structure.explained_variance`); and ``noise``: ``deviation`` of one
+        student's reward between seeds, ``resolution`` (the standard error of the difference of two means) and
         ``indistinct_top_pairs``, the share of pairs of the best 1 % (at least three students) whose means differ by
         less than 1.96 of these. None where the table has one seed only.
     """
@@ -106,6 +107,7 @@ def hardness(
     landscape = Landscape.of(table.space.grid, table.index[rows], means)
     return {
         "table": table.metadata.name,
+        "sampled": table.sampled,
         "feasible": len(rows) / len(evaluated) if task.limits else None,
         **landscape_report(landscape, rng, tolerance=tolerance, ties=noise["deviation"] or 0.0, starts=starts),
         "r2": explained_variance(table.space.grid.actions(table.index[rows]), means, table.space.grid.nvec),
@@ -170,8 +172,24 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("points", str(report["points"])),
         *([] if report.get("feasible") is None else [("points that keep the limits", f"{report['feasible']:.1%}")]),
-        ("points that tie with the best", f"{report['optima']} ({report['optima'] / report['points']:.1%})"),
         *((f"{name} R2 of the log reward", _number(r2)) for name, r2 in report.get("r2", {}).items()),
+    ]
+    if not report.get("sampled"):
+        rows += _rows_of_searches(report)
+    noise = report.get("noise")
+    if noise is not None:
+        share = noise["indistinct_top_pairs"]
+        rows.append(("deviation between seeds", _number(noise["deviation"])))
+        rows.append(
+            ("pairs of the top 1 percent that seeds cannot tell apart", "-" if share is None else f"{share:.1%}")
+        )
+    return rows
+
+
+def _rows_of_searches(report: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the rows that hold only where every point of the space is known."""
+    rows = [
+        ("points that tie with the best", f"{report['optima']} ({report['optima'] / report['points']:.1%})"),
         ("local optima", str(report["local_optima"])),
         ("local optima beyond noise", str(report["optima_beyond_noise"])),
         ("basin of the optimum", f"{report['basin']:.1%}"),
@@ -188,13 +206,6 @@ def hardness_rows(report: Mapping[str, Any]) -> list[tuple[str, str]]:
         for agent, needed in report.get("searches", {}).items():
             median, reached = needed[name]["median"], needed[name]["reached"]
             rows.append((f"{agent} to the {words}, median evaluations", f"{_number(median)} ({reached:.0%} reach it)"))
-    noise = report.get("noise")
-    if noise is not None:
-        share = noise["indistinct_top_pairs"]
-        rows.append(("deviation between seeds", _number(noise["deviation"])))
-        rows.append(
-            ("pairs of the top 1 percent that seeds cannot tell apart", "-" if share is None else f"{share:.1%}")
-        )
     return rows
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from small_tables import DEVICE, planted_metadata
 
+from kdnas_env.bench.hardness import hardness, hardness_rows
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.space import SearchSpace
@@ -166,6 +167,14 @@ def test_a_sample_cannot_be_searched_itself(table: Table, tmp_path: Path) -> Non
     write_table(table, tmp_path / "joint.npz")
     with pytest.raises(TableError, match="fit a surrogate"):
         gym.make("kdnas/Tabular-v0", table=str(tmp_path / "joint.npz"))
+
+
+def test_of_a_sample_the_report_of_hardness_says_what_holds_for_the_space(table: Table) -> None:
+    report = hardness(table, np.random.default_rng(0))
+    said = dict(hardness_rows(report))
+    assert report["sampled"]
+    assert {"points", "additive R2 of the log reward"} <= said.keys()
+    assert not any("local" in name or "search" in name for name in said)
 
 
 def test_a_surrogate_is_judged_by_recipes_it_has_not_seen(table: Table) -> None:
