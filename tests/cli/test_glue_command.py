@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -272,9 +273,9 @@ def test_long_scorings_tell_how_far_they_are(
 ) -> None:
     monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
     assert run_glue(options(rows=("random",), seeds=1)) == 0
-    assert "random weights, rte, seed 0 (0 of 2 scores are there): 2 of 3, about" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    printed = " ".join(capsys.readouterr().out.split())
+    # Which of the steps is told depends on the clock.
+    assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores are there\): [123] of 3", printed)
 
 
 def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
