@@ -46,10 +46,14 @@ class Scale:
         all_equal = deviation <= _ROUNDING * float(np.abs(kept).max())
         return cls(float(kept.mean()), 1.0 if all_equal else deviation, least)
 
+    def clipped(self, rewards: Floats, usable: Bools) -> Floats:
+        """Return rewards of which none is below the least; failures count as the least."""
+        kept: Floats = np.maximum(np.where(usable, rewards, self.least), self.least)
+        return kept
+
     def standardise(self, rewards: Floats, usable: Bools) -> Floats:
         """Return rewards in units of predictions; failures get the lower bound."""
-        kept = np.where(usable, rewards, self.least)
-        standardised: Floats = (np.maximum(kept, self.least) - self.mean) / self.deviation
+        standardised: Floats = (self.clipped(rewards, usable) - self.mean) / self.deviation
         return standardised
 
     def restore(self, predictions: Floats) -> Floats:

@@ -174,7 +174,7 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
             positions = remembered(self.ranking, config.replay_size)
             rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
             scale = Scale.of(rewards, usable)
-            earned = torch.from_numpy(np.maximum(np.where(usable, rewards, scale.least), scale.least))
+            earned = torch.from_numpy(scale.clipped(rewards, usable))
             known_mean, known_phi = self._read(self._evaluated[positions])
             usual = unit.scale if self._trained else scale.deviation
             unit = Unit.of(known_mean, known_phi, earned, noise, usual)

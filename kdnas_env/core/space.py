@@ -87,7 +87,7 @@ class SearchSpace:
                 f"the space has {self.size} point(s), so there is nothing to search; give at least one of "
                 f"{list(DIMENSIONS)} two or more choices"
             )
-        if self.size <= LARGEST_ENUMERATION and not any(self.is_valid(config) for config in self):
+        if self.listable and not any(self.is_valid(config) for config in self):
             raise SpaceError(
                 f"no point of the space is valid; the first fails because {self.violation(next(iter(self)))}. "
                 "Widen the choices or raise max_parameters"

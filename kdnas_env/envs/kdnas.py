@@ -17,7 +17,7 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answer, Answers
 from kdnas_env.envs.book import DUPLICATES, STEPS_PER_EVALUATION, Book, Stopping
 from kdnas_env.envs.budget import Budget
@@ -295,7 +295,7 @@ class KDNASEnv(gym.Env[Observation, Action]):
 
         Sorted int64 of shape ``(n,)``; None if the space is too large to list.
         """
-        return self.search_space.valid_indices if self.search_space.size <= LARGEST_ENUMERATION else None
+        return self.search_space.valid_indices if self.search_space.listable else None
 
     @cached_property
     def parameter_counts(self) -> npt.NDArray[np.int64] | None:

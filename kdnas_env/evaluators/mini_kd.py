@@ -20,7 +20,7 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters, forward
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
 from kdnas_env.distillation.student.building import build_student
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.training.mini_kd import PRECISIONS, EpochResult, MiniKD
@@ -183,7 +183,7 @@ class MiniKDEvaluator:
         self.probe = LatencyProbe(teacher.model, teacher.architecture, latency)
         self.precision = settings.precision or ("bfloat16" if device.type == "cuda" else "float32")
         self._limits = Constraints.of(settings.limits)
-        self._bases: dict[str, EmbeddingBasis] = {}
+        self._bases = EmbeddingBases(self.workload)
         self.deterministic = device.type == "cpu" and not self.probe.needs_models
 
     @cached_property
@@ -217,7 +217,7 @@ class MiniKDEvaluator:
     def warm_up(self) -> None:
         """Compute the data shared by all students, for which the first student would otherwise wait."""
         with self._training():
-            _ = self.workload.train_means, self._basis(self.recipe.embeddings)
+            _ = self.workload.train_means, self._bases.of(self.recipe.embeddings)
 
     def evaluate(
         self, configs: Sequence[StudentConfig], fidelity: Fidelity, *, on_epoch: EpochCallback | None = None
@@ -351,7 +351,7 @@ class MiniKDEvaluator:
                 config,
                 recipe,
                 fidelity,
-                basis=self._basis(recipe.embeddings),
+                basis=self._bases.of(recipe.embeddings),
                 precision=self.precision,
                 judge=self.recipe if judged else None,
             )
@@ -369,14 +369,6 @@ class MiniKDEvaluator:
     def _training(self) -> Iterator[None]:
         with training_lock(), pinned_threads(self.threads):
             yield
-
-    def _basis(self, embeddings: str) -> EmbeddingBasis | None:
-        """Return the basis of initial embeddings, computed once per method; None if embeddings are random."""
-        if embeddings == "random":
-            return None
-        if embeddings not in self._bases:
-            self._bases[embeddings] = embedding_basis(self.workload, embeddings)
-        return self._bases[embeddings]
 
     def _record(
         self,

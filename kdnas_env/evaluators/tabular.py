@@ -116,7 +116,7 @@ class TabularEvaluator:
         epochs = self.table.metadata.epochs if at is None else at
         if not is_integer(epochs) or epochs < 0:
             raise TableError(f"at is {at!r}; expected an epoch from 0 to {self.table.metadata.epochs}")
-        row = self._row(config)
+        row = self.table.row(config)
         if row < 0:
             raise self._absent(config)
         fidelity = Fidelity(epochs=int(epochs), seed=seed)
@@ -135,7 +135,7 @@ class TabularEvaluator:
             SpaceError: If a student is allowed, but not in the table.
             TableError: If the fidelity is not in the table, or a cell is masked and masked cells are errors.
         """
-        rows = np.array([self._row(config) for config in configs], dtype=np.int64)
+        rows = np.array([self.table.row(config) for config in configs], dtype=np.int64)
         cells = self._cells(rows, fidelity, configs.__getitem__)
         return [cells.record(place, on_epoch) for place in range(len(configs))]
 
@@ -159,14 +159,6 @@ class TabularEvaluator:
         if self.seed == "sample":
             return draws(rows, seed, len(seeds))
         return np.full(len(rows), seeds.index(int(self.seed)), dtype=np.int64)
-
-    def _row(self, config: StudentConfig) -> int:
-        """Return the row of a student; -1 if it is not in the table."""
-        try:
-            action = self.space.encode(config)
-        except SpaceError:
-            return -1
-        return int(self.table.rows_of(np.array([self.space.grid.number(action)]))[0])
 
     def _absent(self, config: StudentConfig) -> SpaceError:
         reason = self.space.violation(config) or "it is none of the space's choices"

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import tyro
 
-from kdnas_env.envs.tasks import TasksEnv
+from kdnas_env.envs.tasks import SPLITS, TasksEnv
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.searching.registry import agent_class, agent_names
@@ -77,8 +77,8 @@ def train_controller(to: str | TrainOptions, *, progress: Progress = SILENT, **s
     if not hasattr(cls, "train_across"):
         able = [name for name in agent_names() if hasattr(_loaded(name), "train_across")]
         raise KDNASError(f"agent {options.agent!r} does not learn across tasks; choose one of {able}")
-    one_split = len(options.tasks) == 1 and ":" not in options.tasks[0] and options.tasks[0] in ("training", "held-out")
-    env = gym.make("kdnas/Tasks-v0", tasks=options.tasks[0] if one_split else list(options.tasks), budget=ROOM)
+    split = next((split for split in SPLITS if options.tasks == (split,)), None)
+    env = gym.make("kdnas/Tasks-v0", tasks=split or list(options.tasks), budget=ROOM)
     assert isinstance(env.unwrapped, TasksEnv)
     names = [str(task) for task in env.unwrapped.tasks]
     path = expanded(options.to)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.corpus_report import tell
@@ -251,15 +251,8 @@ class _Distillation:
         )
 
     @cached_property
-    def _bases(self) -> dict[str, EmbeddingBasis]:
-        return {}
-
-    def _basis(self, embeddings: str) -> EmbeddingBasis | None:
-        if self.options.start != "closed-form" or embeddings == "random":
-            return None
-        if embeddings not in self._bases:
-            self._bases[embeddings] = embedding_basis(self.text.workload, embeddings)
-        return self._bases[embeddings]
+    def _bases(self) -> EmbeddingBases:
+        return EmbeddingBases(self.text.workload)
 
     @property
     def seed(self) -> int:
@@ -279,7 +272,7 @@ class _Distillation:
             student.config,
             recipe,
             text.start(self.seed),
-            basis=self._basis(recipe.embeddings),
+            basis=self._bases.of(recipe.embeddings) if options.start == "closed-form" else None,
             precision=precision,
             start=start,
         )

@@ -22,7 +22,7 @@ from torch import nn
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity, Status
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
+from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
@@ -128,10 +128,9 @@ class Laboratory:
         )
 
     @cached_property
-    def basis(self) -> EmbeddingBasis | None:
+    def bases(self) -> EmbeddingBases:
         """Coordinates of the teacher's embeddings, on that text."""
-        made = self.study.recipe.embeddings != "random"
-        return embedding_basis(self.text.workload, self.study.recipe.embeddings) if made else None
+        return EmbeddingBases(self.text.workload)
 
     @cached_property
     def unlabelled(self) -> Texts:
@@ -197,7 +196,7 @@ class Laboratory:
         precision = self.evaluator.precision
         began = time.perf_counter()
         recipe = changed(study.recipe, judgement.student.recipe)
-        basis = self.basis if recipe.embeddings == study.recipe.embeddings else None
+        basis = self.bases.of(recipe.embeddings)
         kd = MiniKD(workload, judgement.student, recipe, self.text.start(seed), basis=basis, precision=precision)
         checkpoints = judgement.path(Path(study.folder)).with_suffix(".checkpoints")
         result = distil(

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Fidelity, Status
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.errors import TableError
+from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.untrusted import restore, shown
 
 Ints = npt.NDArray[np.int64]
@@ -336,6 +336,14 @@ class Table:
         wanted = self.space.canonical(indices)
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return np.where(known[places] == wanted, rows[places], -1)
+
+    def row(self, config: StudentConfig) -> int:
+        """Return the row of a student; -1 if the table does not have it."""
+        try:
+            action = self.space.encode(config)
+        except SpaceError:
+            return -1
+        return int(self.rows_of(np.array([self.space.grid.number(action)]))[0])
 
     @cached_property
     def _sorted(self) -> tuple[Ints, Ints]:

@@ -83,8 +83,7 @@ def _counts(metadata: TableMetadata, evaluation: Evaluation) -> bool:
 
 
 def _row(table: Table, config: StudentConfig) -> int:
-    space = table.space
-    row = int(table.rows_of(np.array([space.index(space.encode(config))]))[0]) if config in space else -1
+    row = table.row(config)
     if row < 0:
         raise TableError(f"{config} is not a valid student of the table's space")
     return row

@@ -119,7 +119,7 @@ def replay(table: Table, live: MiniKDEvaluator, cells: list[Cell], on_progress: 
 
 
 def _recorded(table: Table, cell: Cell) -> Evaluation:
-    row = int(table.rows_of(np.array([table.space.index(table.space.encode(cell.student))]))[0])
+    row = table.row(cell.student)
     column = table.metadata.seeds.index(cell.seed)
     curves = table.curves[row, column][table.valid[row, column]].astype(np.float64)
     status = Status(STATUSES[table.status[row, column]])

@@ -39,6 +39,30 @@ class EmbeddingBasis:
         return EmbeddingBasis(self.word @ axes, self.position @ axes, self.segment @ axes)
 
 
+class EmbeddingBases:
+    """The bases of one workload, by method; each is computed when first needed, and shared by all students.
+
+    Args:
+        workload: The teacher's states.
+    """
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._made: dict[str, EmbeddingBasis] = {}
+
+    def of(self, method: str) -> EmbeddingBasis | None:
+        """Return the basis of a method of :func:`embedding_basis`; None if embeddings are random.
+
+        Raises:
+            KDNASError: If the method is unknown.
+        """
+        if method == "random":
+            return None
+        if method not in self._made:
+            self._made[method] = embedding_basis(self._workload, method)
+        return self._made[method]
+
+
 @torch.no_grad()
 def embedding_basis(workload: Workload, method: str) -> EmbeddingBasis:
     """Choose coordinates for the teacher's embeddings from the training samples.
