@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 DISTILLED, CURVE_PICTURE, CLASSIFIER, EMBEDDER = "distilled.json", "curve.png", "classifier", "embedder"
 
-README = """# A run of `kdnas distill`
+README = """# A run of `kdnas distill` or `kdnas_env.distill`
 
 | File | Content |
 |---|---|
@@ -49,7 +49,7 @@ README = """# A run of `kdnas distill`
 | `NAME/embedder/` | with the task embedding: the student with a head to the teacher's vectors, and its scores |
 | `NAME/checkpoints/`, `NAME/classifier-checkpoints/`, `NAME/embedder-checkpoints/` | of an interrupted training |
 
-Go on with an interrupted training by the same command again.
+Go on with an interrupted training by the same command or call again.
 """
 
 Family = Literal["best", "all", "bert", "albert", "roberta"]

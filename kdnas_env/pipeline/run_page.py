@@ -14,6 +14,7 @@ from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
 from kdnas_env.pipeline.searched import load_run
+from kdnas_env.pipeline.stages import stage_folder
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json
 from kdnas_env.support.shell import command, python_command
@@ -153,7 +154,7 @@ def _scores(run: PipelineRun) -> list[Listing]:
     tasks = run.summary["tasks"]
     if not tasks:
         return []
-    results = read_json(run.path / "glue" / RESULTS)
+    results = read_json(stage_folder(run.path, "glue") / RESULTS)
     rows = [
         [
             row["title"],

@@ -127,9 +127,9 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
         return why
 
 
-CELLS, PICTURE = "cells", "glue.png"
+CELLS, PICTURE = "cells", "scores.png"
 
-_README = """# A run of `kdnas score`
+_README = """# A run of `kdnas score` or `kdnas_env.score`
 
 | File | Content |
 |---|---|
@@ -137,11 +137,12 @@ _README = """# A run of `kdnas score`
 | `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
 | `cells/` | every score (row, task, seed) and latency, written as it was found; a checkpoint of an unfinished one |
 | `results.json` | the table: means and standard deviations over seeds, and every score |
-| `glue.png` | score against speed-up in a picture |
+| `scores.png` | score against speed-up in a picture |
 
 Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
 
     kdnas score --resume {{folder}}
+    kdnas_env.score(resume={{path}})  # in Python
 
 Scores are by {method}.
 """
@@ -349,4 +350,4 @@ def _open_folder(options: GlueOptions, method: str) -> RunFolder:
     if options.resume is not None:
         return RunFolder.reopen(options.resume)
     name = Path(str(options.model)).name or "model"
-    return RunFolder.create(options.out or new_run_path(name, "glue"), options, _README.format(method=method))
+    return RunFolder.create(options.out or new_run_path(name, "score"), options, _README.format(method=method))

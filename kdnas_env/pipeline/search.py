@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from kdnas_env.bench.page import Page
 
 
-_README = """# A run of `kdnas search`
+_README = """# A search by `kdnas search` or `kdnas_env.search`
 
 | File | Content |
 |---|---|
@@ -68,6 +68,7 @@ Files that are missing are written at the end of the search. Go on with an inter
 again, with
 
     kdnas search --resume {folder}
+    kdnas_env.search(resume={path})  # in Python
 """
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -33,10 +34,19 @@ KindT = TypeVar("KindT")
 Stage = Literal["search", "distill", "glue", "export"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""In the order they are done in; each has a group of flags and a folder of its name."""
+"""In the order they are done in; each has a group of flags of its name, and a folder (:func:`stage_folder`)."""
 
 CANDIDATES = "candidates"
 """What follows the search where there is a task: all other stages, for one student after the other."""
+
+
+def stage_folder(run: Path, stage: str) -> Path:
+    """Return the folder of a stage in the folder of a run.
+
+    The stage ``glue`` fills ``scores``; a run of an earlier version keeps its folder ``glue``.
+    """
+    earlier = run / stage
+    return run / "scores" if stage == "glue" and not earlier.exists() else earlier
 
 
 def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
@@ -202,7 +212,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         """
         assert self.resume is not None
         folder = expanded(self.resume)
-        folders = {stage: folder / stage for stage in STAGES}
+        folders = {stage: stage_folder(folder, stage) for stage in STAGES}
         if recorded.task.name is not None:
             folders |= dict.fromkeys(STAGES[1:], folder / CANDIDATES)
         free: list[str] = ["stages", "candidates", *(stage for stage in STAGES if not folders[stage].exists())]

@@ -132,7 +132,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
 
 PICTURE = "proxy.png"
 
-_README = """# A run of `kdnas study proxy`
+_README = """# A run of `kdnas study proxy` or `kdnas_env.study`
 
 | File | Content |
 |---|---|
@@ -143,7 +143,7 @@ _README = """# A run of `kdnas study proxy`
 | `results.json` | agreements, noise ceilings and regrets |
 | `proxy.png` | the same in a picture |
 
-Go on with an interrupted study by the same command again.
+Go on with an interrupted study by the same command or call again.
 """
 
 

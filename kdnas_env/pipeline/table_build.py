@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import tyro
 
@@ -14,7 +14,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.text.demo import check_demo, teacher_title
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
@@ -60,9 +60,10 @@ _README = """# A build of a table by `kdnas table build`
 | `evaluations.sqlite` | every distillation, written as it ended |
 | `latencies/` | the latency of every student, one file a device |
 
-Go on with an interrupted build by the same command again, and make the table with
+Go on with an interrupted build by the same command or call again, and make the table with
 
     kdnas table export {folder} --to NAME.npz
+    kdnas_env.pipeline.tables.export_table([{path}], "NAME.npz")  # in Python
 """
 
 
@@ -105,7 +106,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
     sample: int | None = None
-    """Students drawn from the space, where it is too large for a table of all; a larger sample holds a smaller one."""
+    """Students drawn from the space, where it is too large for a table of all. A larger sample begins with a smaller
+    one, so that a build can go on with more students, but not with fewer."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation and data order that every student is distilled with."""
     epochs: int = 3
@@ -153,6 +155,21 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         if self.skip_losses:
             why["workers"] = "with `skip_losses`: nothing is distilled, and students are timed one after another"
         return why
+
+    def check_unchanged(self, recorded: Self) -> None:
+        """Refuse options that differ from those a build was made with, except for a larger sample.
+
+        Raises:
+            RunError: Naming every difference.
+        """
+        grown = recorded.sample is not None and (self.sample is None or self.sample > recorded.sample)
+        if not grown and self.sample != recorded.sample:
+            before = "all students of its space" if recorded.sample is None else recorded.sample
+            raise RunError(
+                f"`sample` is {self.sample}, the build in {self.out!r} has {before}; a sample may grow, but not "
+                "shrink: leave it out, or start a new build with another `out`"
+            )
+        super(TableBuildOptions, replace(self, sample=recorded.sample)).check_unchanged(recorded)
 
     @property
     def folder(self) -> Path:
@@ -226,10 +243,11 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     folder = RunFolder.enter(options.folder, options, _README)
     with working(folder, call("pipeline.table_build.build_table", options.name, **options.places())) as work:
         build = TableBuild(mini_kd, options.epochs, str(options.folder))
-        return _build(work, options, build, space, students, progress)
+        return _build(folder, work, options, build, space, students, progress)
 
 
 def _build(
+    folder: RunFolder,
     work: Work,
     options: TableBuildOptions,
     build: TableBuild,
@@ -247,6 +265,7 @@ def _build(
     )
     evaluator = MiniKDEvaluator(build.settings, progress=progress)
     _begin(work, options, evaluator, space)
+    folder.write_options(options)  # the sample may have grown
     progress.begin("preparing embeddings")
     evaluator.warm_up()
     teacher = evaluator.workload.teacher

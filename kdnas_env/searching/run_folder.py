@@ -60,7 +60,8 @@ class RunFolder:
         Args:
             path: The folder; made if it does not exist.
             options: What the run was asked for.
-            readme: What its README says, with ``{folder}`` for the folder, as a shell takes it.
+            readme: What its README says, with ``{folder}`` for the folder as a shell takes it, and ``{path}`` as Python
+                does.
 
         Raises:
             RunError: If it cannot be written, or holds something already.
@@ -78,7 +79,7 @@ class RunFolder:
         folder = cls(path, _locked(path), created=True)
         # First, since without it nobody can go on.
         folder.write_options(options)
-        write_text(path / "README.md", readme.format(folder=shlex.quote(str(path))))
+        write_text(path / "README.md", readme.format(folder=shlex.quote(str(path)), path=repr(str(path))))
         return folder
 
     @classmethod

@@ -88,12 +88,19 @@ def test_a_run_leaves_a_folder_that_explains_itself(
     assert global_states() == before
     printed = capsys.readouterr().out
     folder = tmp_path / "run"
-    for expected in ("fine-tuning", "teacher's embeddings", "random weights", "majority class", "average", "glue.png"):
+    for expected in (
+        "fine-tuning",
+        "teacher's embeddings",
+        "random weights",
+        "majority class",
+        "average",
+        "scores.png",
+    ):
         assert expected in printed
     assert "it/s" not in printed
     assert f"--resume {folder}" in (folder / "README.md").read_text()
     assert "fine-tuning" in (folder / "README.md").read_text()
-    assert (folder / "glue.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "scores.png").read_bytes().startswith(b"\x89PNG")
     run = json.loads((folder / "run.json").read_text())
     assert run["state"] == "finished"
     assert run["tasks"][0] == {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def weights(folder: Path) -> dict[str, bytes]:
 def scores(folder: Path) -> list[tuple[Any, ...]]:
     return [
         (row["row"], row["task"], row["seed"], row["metrics"])
-        for row in read(folder / "glue" / "results.json")["scores"]
+        for row in read(folder / "scores" / "results.json")["scores"]
     ]
 
 
@@ -116,7 +117,7 @@ def test_a_run_whose_search_has_no_student_keeps_it_and_ends_with_1(
 
 def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
     assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-        *("search", "distill", "glue", "export"),
+        *("search", "distill", "scores", "export"),
         *("config.json", "run.json", "summary.json", "report.html", "README.md"),
     }
     assert all(name in (run / "report.html").read_text() for name in ("cola", "albert", "model.safetensors"))
@@ -125,13 +126,13 @@ def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
     assert record["state"] == "finished"
     assert record["stages"] == dict.fromkeys(("search", "distill", "glue", "export"), "finished")
     assert read(run / "config.json")["command"] == "run"
-    for stage, command in {"search": "search", "distill": "distill", "glue": "score"}.items():
+    for stage, command in {"search": "search", "distill": "distill", "scores": "score"}.items():
         assert read(run / stage / "config.json")["command"] == command
         assert read(run / stage / "run.json")["state"] == "finished"
 
     summary = read(run / "summary.json")
     assert summary["tasks"] == ["cola", "sst2"]
-    rows = {row["name"]: row for row in read(run / "glue" / "results.json")["rows"]}
+    rows = {row["name"]: row for row in read(run / "scores" / "results.json")["rows"]}
     assert {"teacher", "student", "student-2"} <= set(rows)
     for student, row in zip(summary["students"], ("student", "student-2"), strict=True):
         name = student["name"]
@@ -167,6 +168,21 @@ def test_what_is_done_is_not_done_again(run: Path, flags: Flags, capsys: pytest.
             assert str(run / file) in printed
 
 
+def test_scores_of_earlier_versions_stay_where_they_are(
+    run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier = tmp_path / "run"
+    shutil.copytree(run, earlier)
+    (earlier / "scores").rename(earlier / "glue")
+    for file in ("summary.json", "report.html"):
+        (earlier / file).unlink()
+    assert main(resumed(earlier, flags)) == 0
+    assert capsys.readouterr().out.count("done before") == 4
+    assert read(earlier / "summary.json") == read(run / "summary.json")
+    assert "Scores of tasks" in (earlier / "report.html").read_text()
+    assert not (earlier / "scores").exists()
+
+
 def test_the_commands_of_the_stages_go_on_in_their_folders(
     run: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -182,7 +198,7 @@ def test_some_stages_then_the_others(
     folder = tmp_path / "run"
     data = flags(folder)[flags(folder).index("--glue.data") + 1]
     assert main(flags(folder, stages=("search", "distill"), glue__data="/nowhere/glue")) == 0
-    assert not (folder / "glue").exists()
+    assert not (folder / "scores").exists()
     assert not (folder / "export").exists()
     summary = read(folder / "summary.json")
     assert summary["stages"] == ["search", "distill"]
@@ -217,7 +233,7 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
         (signal.SIGTERM, "search/evaluations.sqlite"),
         (signal.SIGKILL, "distill/bert/checkpoints/checkpoint-*"),
         (signal.SIGTERM, "distill/albert/checkpoints/checkpoint-*"),
-        (signal.SIGKILL, "glue/cells/*.json"),
+        (signal.SIGKILL, "scores/cells/*.json"),
     )
     arguments = flags(folder)
     for number, pattern in parts:

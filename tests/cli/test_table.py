@@ -134,6 +134,21 @@ def test_what_is_done_is_not_done_again(
     assert "the run cannot go on with other settings: --epochs is 5, the run has 2" in said
 
 
+def test_a_sample_grows_but_never_shrinks(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "sampled"
+    make = ["--skip-latencies"]
+    assert main([*flags(folder, epochs=1, sample=3), *make]) == 0
+    assert main([*flags(folder, epochs=1, sample=5), *make]) == 0
+    assert "6 of 10 distillations are there already" in capsys.readouterr().out
+    assert rows(folder) == 5 * SEEDS
+    said = complaint([*flags(folder, epochs=1, sample=4), *make], capsys)
+    assert "--sample is 4, the build in" in said
+    assert "has 5; a sample may grow, but not shrink" in said
+    # Without the flag, the build has the last size.
+    assert main([*flags(folder, epochs=1), *make]) == 0
+    assert "10 of 10 distillations are there already" in capsys.readouterr().out
+
+
 def test_a_new_build_starts_from_an_old_store(
     build: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

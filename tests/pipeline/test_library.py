@@ -78,6 +78,9 @@ def test_a_search_is_one_call(small: dict[str, Any]) -> None:
     assert student.config.hidden_size == run.best.evaluation.config.hidden_size
     results = json.loads((run.path / "results.json").read_text())
     assert [row["reward"] for row in results["students"]] == list(frame["reward"])
+    readme = (run.path / "README.md").read_text()
+    assert f"kdnas search --resume {run.path}\n" in readme
+    assert f"kdnas_env.search(resume={str(run.path)!r})" in readme
 
 
 def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

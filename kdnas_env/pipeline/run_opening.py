@@ -1,0 +1,217 @@
+"""The folder of a run of all stages: new or to go on with, and what is checked before anything is made."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.core.reward import TASK
+from kdnas_env.errors import KDNASError
+from kdnas_env.latency.onnx_runtime import require_onnx
+from kdnas_env.latency.settings import INT8
+from kdnas_env.pipeline.search import check_installed
+from kdnas_env.pipeline.searched import choose
+from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder
+from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.shell import call
+from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
+
+FINISHED = "finished"
+"""State of a stage that is done."""
+
+NEEDS: dict[str, str] = {"distill": "search", "glue": "distill", "export": "distill"}
+"""The stage that a stage takes its students from."""
+
+_README = """# A run of `kdnas run` or `kdnas_env.run`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run and of each stage, versions, machine |
+| `search/` | the search: a run of `kdnas search` |
+| `distill/NAME/student/` | the distilled students: a run of `kdnas distill` |
+| `scores/` | their scores beside the teacher: a run of `kdnas score` |
+| `export/NAME/` | their exports, with a model card each |
+| `summary.json` | students with size, speed-up, scores, share of the teacher's score, and where their files are |
+| `report.html` | all of it on a page: open it in a browser |
+
+What is missing is yet to come, or was left out (`--stages`). Go on with an interrupted or failed run, or see the
+summary of a finished one again, with
+
+    kdnas run --resume {folder}
+    kdnas_env.run(resume={path})  # in Python
+
+What a stage has finished can be used already.
+"""
+
+_TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting, the seed included |
+| `run.json` | state of the run and of each stage, versions, machine |
+| `search/` | the search: a run of `kdnas search` |
+| `candidates/1/` | the best student of the search; `2/` the next best, where the first breaks a limit; and so on |
+| `candidates/1/distill/` | the student, and in `NAME/classifier/` with a head for the task: a run of `kdnas distill` |
+| `candidates/1/export/` | the classifier for ONNX Runtime, with a model card |
+| `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
+| `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
+| `candidates.png` | share of the teacher's score against speed-up, in a picture |
+| `report.html` | all of it on a page: open it in a browser |
+
+Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
+
+    kdnas run --resume {folder} [--candidates N]
+    kdnas_env.run(resume={path})  # in Python; with candidates=N for more
+"""
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A run that is worked on.
+
+    Attributes:
+        folder: Its folder.
+        options: What was asked for.
+        go_on: The call that goes on with it.
+    """
+
+    folder: RunFolder
+    options: PipelineOptions
+    go_on: str
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.folder.path
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all stages that train have in common."""
+        return {name: getattr(self.options, name) for name in ("seed", "device", "threads", "cache_dir")}
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that are wanted, in their order."""
+        if self.options.task.name is not None:
+            return ("search", CANDIDATES)
+        return tuple(stage for stage in STAGES if stage in self.options.stages)
+
+    def states(self) -> dict[str, str]:
+        """Return the state of every stage that was begun."""
+        states: dict[str, str] = self.folder.read_run().get("stages", {})
+        return states
+
+    def record(self, state: str, stage: str, stage_state: str | None = None) -> None:
+        """Write down the state of the run, and that of a stage."""
+        self.folder.record(state, stages={**self.states(), stage: stage_state or state})
+
+    def at(self, stage: str) -> Path:
+        """Return the folder of a stage."""
+        return stage_folder(self.path, stage)
+
+    def students(self) -> dict[str, Path]:
+        """Return the folders of the distilled students, by name."""
+        chosen = choose(self.at("search"), self.options.family)
+        return {student.name: self.at("distill") / student.name / STUDENT for student in chosen}
+
+    def placed(self, stage: str) -> dict[str, Any]:
+        """Return where a stage goes on, or begins."""
+        folder = self.at(stage)
+        if (folder / CONFIG).exists():
+            return {"resume": str(folder)}
+        # Killed before it wrote down what it does.
+        shutil.rmtree(folder, ignore_errors=True)
+        return {"out": str(folder)}
+
+
+def open_run(options: PipelineOptions) -> OpenedRun:
+    """Return the run, new or to go on with. What is cheap to check is checked before anything is made.
+
+    Raises:
+        KDNASError: For bad input.
+    """
+    for task in options.glue.tasks:
+        check_task(task)
+    if options.task.name is not None and options.resume is None:
+        # Its faults are told now, not after the search.
+        load_task(options.task.name, options.task.data, options.task.own)
+    if options.resume is None:
+        if options.search.reward.quality == TASK and options.task.name is None:
+            raise KDNASError(
+                "`search.reward.quality` is task, but there is no task to measure it on; name it with `task`"
+            )
+        _check_needs(options.stages, {})
+        _check_installed(options)
+        _check_families(options)
+        name = Path(options.teacher).name or "teacher"
+        path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
+        readme = _README if options.task.name is None else _TASK_README
+        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path))
+    recorded = recorded_options(options.resume, PipelineOptions)
+    folder = RunFolder.reopen(options.resume)
+    again = resuming_call(options, folder.path, () if options.stages == recorded.stages else options.stages)
+    reopened = OpenedRun(folder, options, again)
+    try:
+        _check_needs(options.stages, reopened.states())
+        # Settings of stages that have not begun may be new.
+        folder.write_options(replace(options, stages=recorded.stages))
+    except BaseException:
+        folder.release()
+        raise
+    return reopened
+
+
+def _check_needs(stages: Sequence[str], states: Mapping[str, str]) -> None:
+    for stage, needed in NEEDS.items():
+        if stage in stages and needed not in stages and states.get(needed) != FINISHED:
+            raise KDNASError(
+                f"the stage {stage} needs {needed}, which is not done; add it to `stages`, or go on with a run that "
+                "has it (`resume`)"
+            )
+
+
+def _check_installed(options: PipelineOptions) -> None:
+    """Check now what a stage would fail without, hours later perhaps."""
+    if "search" in options.stages:
+        check_installed(search_options(options))
+    if "glue" in options.stages:
+        task_metric(TASKS[EMBEDDED_TASK])
+    if "export" in options.stages and options.export.to == "onnx":
+        require_onnx("the stage export")
+
+
+def _check_families(options: PipelineOptions) -> None:
+    wanted = [family for family in options.family if family not in ("best", "all")]
+    if not wanted:
+        return
+    space = search_options(options).settings.search_space
+    families = space.choices.get("family", (space.teacher.as_student().family,))
+    missing = [family for family in wanted if family not in families]
+    if missing:
+        raise KDNASError(
+            f"family {missing[0]} is to be distilled, but {list(families)} are searched; add it to "
+            "`search.space.families`, or leave it out of `family`"
+        )
+
+
+def resuming_call(options: PipelineOptions, path: Path, stages: Sequence[str] = ()) -> str:
+    """Return the call that goes on with a run, with other stages if they are given."""
+    chosen = {"stages": stages} if stages else {}
+    return call("run", resume=path, **chosen, **options.places("out", "resume"))
+
+
+def search_options(options: PipelineOptions) -> SearchStage:
+    """Return the options of the search: with a task it measures that and times what ships; --keep is for what ships."""
+    limits, latency = options.limits, options.search.latency
+    if options.task.name is not None:
+        limits = replace(limits, keep=None)
+        if latency.runtime == "torch":
+            latency = replace(latency, runtime=INT8 if limits.format == "int8" else "onnxruntime")
+    return replace(options.search, teacher=options.teacher, task=options.task, limits=limits, latency=latency)

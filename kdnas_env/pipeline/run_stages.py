@@ -1,0 +1,111 @@
+"""The stages of a run: each calls the function of its own command in a folder of the run."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+
+from kdnas_env.errors import KDNASError
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.report import ExportReport
+from kdnas_env.pipeline.candidates import Candidate, try_candidates
+from kdnas_env.pipeline.distill import DistillRun, distill
+from kdnas_env.pipeline.export import export
+from kdnas_env.pipeline.run_opening import FINISHED, NEEDS, OpenedRun, resuming_call, search_options
+from kdnas_env.pipeline.score import Scores, score
+from kdnas_env.pipeline.search import SearchRun, search
+from kdnas_env.pipeline.stages import CANDIDATES, STAGES
+from kdnas_env.pipeline.work import StageProgress, noted
+from kdnas_env.support.progress import Progress
+
+Result = SearchRun | DistillRun | Scores | ExportReport | Candidate
+"""What came of a stage, of the export of one student, or of a candidate."""
+
+Report = Callable[[Result], object]
+
+
+def do_stage(run: OpenedRun, stage: str, progress: Progress, report: Report) -> None:
+    """Do a stage, unless it is done, and report what came of it."""
+    # More candidates may be wanted than before.
+    if run.states().get(stage) == FINISHED and stage != CANDIDATES:
+        progress.say(f"{stage}: done before")
+        return
+    stages = STAGES if run.options.task.name is None else run.stages
+    progress.say(f"\n{stage} ({stages.index(stage) + 1} of {len(stages)})")
+    run.record("running", stage)
+    try:
+        _STAGES[stage](run, progress, report)
+    except BaseException as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        with noted(error):
+            run.record("interrupted" if interrupted else "failed", stage)
+        if isinstance(error, KDNASError) and stage != CANDIDATES:
+            error.stage = stage
+        if not interrupted:
+            error.add_note(_how_to_go_on(run, stage))
+        raise
+    run.record("running", stage, FINISHED)
+
+
+def _how_to_go_on(run: OpenedRun, stage: str) -> str:
+    """Say how to go on after a failure: again, with other settings where nothing has begun, or without the stage."""
+    fixed = stage == CANDIDATES or run.at(stage).exists()
+    changes = "" if fixed else f" (the settings of {stage} may be changed)"
+    note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    `{run.go_on}`\n"
+    states = run.states()
+    others = [other for other in run.stages if other != stage and states.get(other) != FINISHED]
+    if others and stage not in NEEDS.values():
+        note += f"\nor without it, with\n\n    `{resuming_call(run.options, run.path, others)}`\n"
+    return note
+
+
+def _search(run: OpenedRun, progress: Progress, report: Report) -> None:
+    options = replace(search_options(run.options), **run.shared, **run.placed("search"))
+    if not options.in_this_process:
+        options = replace(options, threads=None)  # the cores are shared out among the workers
+    report(search(options, progress=StageProgress(progress, "search")))
+
+
+def _distill(run: OpenedRun, progress: Progress, report: Report) -> None:
+    run.placed("distill")
+    options = replace(
+        run.options.distill,
+        run=str(run.at("search")),
+        family=run.options.family,
+        out=str(run.at("distill")),
+        **run.shared,
+    )
+    report(distill(options, progress=StageProgress(progress, "distill")))
+
+
+def _glue(run: OpenedRun, progress: Progress, report: Report) -> None:
+    first, *others = map(str, run.students().values())
+    options = replace(run.options.glue, model=first, models=tuple(others), **run.shared, **run.placed("glue"))
+    report(score(options, progress=progress))
+
+
+def _export(run: OpenedRun, progress: Progress, report: Report) -> None:
+    for unfinished in run.at("export").glob(".*"):
+        shutil.rmtree(unfinished)
+    for name, student in run.students().items():
+        out = run.at("export") / name
+        if not (out / EXPORT).exists():
+            out.parent.mkdir(exist_ok=True)
+            options = replace(run.options.export, model=str(student), out=str(out))
+            report(export(options, progress=progress))
+
+
+def _candidates(run: OpenedRun, progress: Progress, report: Report) -> None:
+    for unfinished in run.at(CANDIDATES).glob("*/.*"):
+        shutil.rmtree(unfinished)
+    try_candidates(run.path, run.options, run.shared, progress, report)
+
+
+_STAGES: dict[str, Callable[[OpenedRun, Progress, Report], None]] = {
+    "search": _search,
+    "distill": _distill,
+    "glue": _glue,
+    "export": _export,
+    CANDIDATES: _candidates,
+}
