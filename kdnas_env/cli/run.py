@@ -15,7 +15,8 @@ from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.distill import DistillRun
 from kdnas_env.pipeline.limit_lines import HEADINGS
-from kdnas_env.pipeline.run import PICTURE, PipelineRun, Result, run
+from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
+from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.stages import PipelineOptions
