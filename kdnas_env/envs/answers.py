@@ -48,7 +48,7 @@ class Answer:
         tokens: The action as encoded in observations, int64 ``(dims,)``.
         earned: The reward as stored in observations, float32 ``(1,)``.
         curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
-        info: The part of the info that does not depend on the state of the search.
+        info: The part of the info that does not depend on the state of the search, without the curve.
     """
 
     row: int
@@ -160,15 +160,19 @@ class Answers:
 
     def give_all(self, rows: Ints) -> Bools:
         """Record answers as given; return which ones repeat an answer of the episode, bool ``(n,)``."""
-        columns = self.columns
-        first, scratch, places = columns.first.take(rows), columns.scratch, np.arange(len(rows))
+        first, given = self.columns.first.take(rows), np.frombuffer(self._given, dtype=np.bool_)
+        repeated: Bools = given.take(first)
+        if not repeated.all():
+            repeated |= self._repeated_within(first)
+            given[first] = True
+        return repeated
+
+    def _repeated_within(self, first: Ints) -> Bools:
+        """Return which rows occur earlier in the same round, bool ``(n,)``."""
+        scratch, places = self.columns.scratch, np.arange(len(first))
         # With repeated indices, NumPy keeps the last assignment; reversed order keeps the first occurrence.
         scratch[first[::-1]] = places[::-1]
-        repeated: Bools = scratch.take(first) != places
-        given = np.frombuffer(self._given, dtype=np.bool_)
-        repeated |= given.take(first)
-        given[first] = True
-        return repeated
+        return np.asarray(scratch.take(first) != places)
 
     def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
         row, tokens = len(self.rows), np.array(action, dtype=np.int64) + 1

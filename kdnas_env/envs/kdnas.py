@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from functools import cached_property
 from typing import Any, cast
 
 import gymnasium as gym
@@ -13,35 +11,23 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
-from kdnas_env.core.architecture import StudentConfig, count_parameters
-from kdnas_env.core.constraints import ConstrainedReward, Constraints
+from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answer, Answers
-from kdnas_env.envs.book import DUPLICATES, STEPS_PER_EVALUATION, Book, Stopping
+from kdnas_env.envs.book import Book, Stopping
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.layout import (
-    NEUTRAL_REWARD,
-    checked_count,
-    checked_options,
-    costs_info,
-    evaluation_info,
-    loss_curve,
-)
+from kdnas_env.envs.layout import checked_count, checked_options, loss_curve
 from kdnas_env.envs.observation import Observation, SearchView, observation_space
+from kdnas_env.envs.problem import SearchProblem
 from kdnas_env.errors import KDNASError
-from kdnas_env.evaluators.faults import FaultWatch
-from kdnas_env.evaluators.stored import StoredEvaluator
-from kdnas_env.support.checks import check_choice
-
-INFEASIBLE = ("free", "charge")
-"""Whether the budget is charged for a student that breaks a limit and is not distilled."""
 
 Action = npt.NDArray[np.int64]
 
 
-class KDNASEnv(gym.Env[Observation, Action]):
+class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
     """Search for a small, fast student of a language model.
 
     ## Description
@@ -212,101 +198,31 @@ class KDNASEnv(gym.Env[Observation, Action]):
         infeasible: str = "free",
         render_mode: str | None = None,
     ) -> None:
-        check_choice("infeasible", infeasible, INFEASIBLE)
-        if duplicates not in DUPLICATES:
-            raise KDNASError(f"duplicates is {duplicates!r}; expected one of {list(DUPLICATES)}")
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise KDNASError(f"render_mode is {render_mode!r}; expected None or one of {self.metadata['render_modes']}")
-        self.search_space = search_space
-        self.limits = Constraints.of(limits)
-        reward = reward or KDReward()
-        limited = ConstrainedReward(**asdict(reward), limits=self.limits, handling=constraints)
-        self.reward_function = limited if self.limits else reward
-        self.infeasible = infeasible
-        self.duplicates = duplicates
+        super().__init__(
+            search_space,
+            evaluator,
+            reward=reward or KDReward(),
+            fidelity=fidelity or Fidelity(),
+            budget=budget,
+            budget_unit=budget_unit,
+            duplicates=duplicates,
+            stop=stop,
+            limits=limits,
+            constraints=constraints,
+            infeasible=infeasible,
+        )
         self.round_size = checked_count("round_size", round_size)
-        self.budget_unit = budget_unit
-        self.budget = self.checked_budget(budget).amount
         self.render_mode = render_mode
-        self.stop = stop
         self.on_epoch: EpochCallback | None = None
-
-        # Not isinstance: it would compute the fingerprint, which may load the teacher.
-        ready = hasattr(evaluator, "evaluate")
-        self._evaluator = cast(Evaluator, evaluator) if ready else None
-        self._make_evaluator = None if ready else cast(Callable[[], Evaluator], evaluator)
-        self._most_epochs = (fidelity or Fidelity()).epochs
         self.action_space = spaces.MultiDiscrete(search_space.nvec)
         self._observation_space = observation_space(search_space, self.reward_function, self.round_size)
         self.observation_space = cast(spaces.Space[Any], self._observation_space)
-
-        self._fidelity = fidelity or Fidelity()
         self._memory: dict[Fidelity, Answers] = {}
         self._altered = False  # whether a student may have been stopped; its answer is then valid only in this episode
-        self._faults = FaultWatch()
         self._begin(self.checked_budget(budget))
         self._running = False
-
-    @property
-    def evaluator(self) -> Evaluator:
-        """The evaluator; created on first access."""
-        if self._evaluator is None:
-            assert self._make_evaluator is not None
-            self._evaluator = self._make_evaluator()
-        return self._evaluator
-
-    @property
-    def fidelity(self) -> Fidelity:
-        """The fidelity of the next evaluations; its epochs must not exceed those at construction."""
-        return self._fidelity
-
-    @fidelity.setter
-    def fidelity(self, fidelity: Fidelity) -> None:
-        if fidelity.epochs > self._most_epochs:
-            raise KDNASError(
-                f"the fidelity has {fidelity.epochs} epochs; the environment was made for {self._most_epochs} at most"
-            )
-        self._fidelity = fidelity
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """Plain data that determine the rewards; processes may share evaluations if their identities are equal.
-
-        The choices of the space, the fingerprint of the evaluator (and of its parts, if available), the reward, the
-        fidelity, and the wrappers that change rewards or actions.
-        """
-        return {
-            "space": self.search_space.to_dict(),
-            "reward": asdict(self.reward_function),
-            "fidelity": asdict(self.fidelity),
-            **getattr(self.evaluator, "fingerprints", {}),
-            "workload": self.evaluator.fingerprint,
-            "wrappers": {},
-        }
-
-    @property
-    def max_evaluations(self) -> int | None:
-        """Evaluations per episode at the current fidelity; None if the budget is in seconds."""
-        return Budget(self.budget, self.budget_unit).evaluations(self.fidelity)
-
-    @property
-    def valid_action_indices(self) -> npt.NDArray[np.int64] | None:
-        """Flat indices (last dimension fastest) of the valid actions, one per architecture that can be built.
-
-        Sorted int64 of shape ``(n,)``; None if the space is too large to list.
-        """
-        return self.search_space.valid_indices if self.search_space.listable else None
-
-    @cached_property
-    def parameter_counts(self) -> npt.NDArray[np.int64] | None:
-        """Parameters of the architectures of ``valid_action_indices``, in their order, int64 ``(n,)``, or None."""
-        indices, space = self.valid_action_indices, self.search_space
-        if indices is None:
-            return None
-        counts = [count_parameters(space.decode(space.from_index(index)), space.teacher) for index in indices.tolist()]
-        array = np.array(counts, dtype=np.int64)
-        array.setflags(write=False)
-        return array
 
     @property
     def history(self) -> Book:
@@ -413,47 +329,6 @@ class KDNASEnv(gym.Env[Observation, Action]):
             affordable = np.asarray(actions)[: int(book.left)]
             self._affordable_answers().learn(self._by_index(affordable), self._evaluate)
 
-    def evaluate(
-        self, configs: Sequence[StudentConfig], fidelity: Fidelity, on_epoch: EpochCallback | None = None
-    ) -> list[Evaluation]:
-        """Evaluate one batch without recording it; invalid or forbidden architectures are ``invalid``.
-
-        Args:
-            configs: Architectures.
-            fidelity: The fidelity.
-            on_epoch: Passed to the evaluator.
-
-        Raises:
-            RunError: If the first evaluations all fail for one reason (:mod:`kdnas_env.evaluators.faults`).
-        """
-        refused = [self.refused(config, fidelity) for config in configs]
-        valid = [config for config, refusal in zip(configs, refused, strict=True) if refusal is None]
-        evaluated = iter(self.evaluator.evaluate(valid, fidelity, on_epoch=on_epoch) if valid else ())
-        evaluations = [self.screened(next(evaluated)) if refusal is None else refusal for refusal in refused]
-        # A store may replay old records, and has its own fault watch. Tables return recorded results.
-        if not isinstance(self.evaluator, StoredEvaluator) and not getattr(self.evaluator, "tabular", False):
-            for evaluation in evaluations:
-                self._faults.note(evaluation)
-        return evaluations
-
-    def refused(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
-        """Return the evaluation of an invalid or forbidden architecture; None for all others."""
-        violation = self.search_space.violation(config)
-        return None if violation is None else Evaluation(config, fidelity, Status.INVALID, error=violation)
-
-    def screened(self, evaluation: Evaluation) -> Evaluation:
-        """Return an evaluation; if it breaks a limit that lowers the reward, return it as if it was not distilled."""
-        reward = self.reward_function
-        screens = isinstance(reward, ConstrainedReward) and reward.handling == "reward"
-        return self.limits.screened(evaluation) if screens else evaluation
-
-    def draw_fidelity(self, rng: np.random.Generator) -> None:
-        """Draw the fidelity of a new episode; the default implementation keeps it.
-
-        Args:
-            rng: Random generator of the episode.
-        """
-
     def render(self) -> str | npt.NDArray[np.uint8] | None:
         """Show the search so far.
 
@@ -471,64 +346,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
         budget = None if self.budget_unit != "evaluations" else int(self._book.budget.amount)
         return render_search(self._book, self.render_mode, budget=budget, loss=self.reward_function.goes_by)
 
-    def close(self) -> None:
-        """Close what the environment opened itself; an evaluator that was passed in stays open."""
-        close = getattr(self._evaluator, "close", None)
-        if self._make_evaluator is not None:
-            self._evaluator = None
-            if close is not None:
-                close()
-
-    def checked_budget(self, amount: Any) -> Budget:
-        """Return the budget of an episode.
-
-        Raises:
-            KDNASError: If the amount is not a positive number of the unit, or can never be spent.
-        """
-        budget = Budget(amount, self.budget_unit)
-        free = self.duplicates != "charge" and self.budget_unit == "evaluations"
-        if free and budget.amount > self.search_space.size:
-            raise KDNASError(
-                f"budget is {amount}, but the space has {self.search_space.size} points and duplicates="
-                f"{self.duplicates!r} does not count repetitions; lower the budget or use duplicates='charge'"
-            )
-        return budget
-
     def __getstate__(self) -> dict[str, Any]:
-        # Parts that the environment can create again (teacher, corpus, caches) are not pickled.
-        made_here = self._make_evaluator is not None
-        return {**self.__dict__, "on_epoch": None} | ({"_evaluator": None} if made_here else {})
-
-    @property
-    def neutral_info(self) -> dict[str, Any]:
-        """The neutral info, when no student was evaluated."""
-        return evaluation_info(None, NEUTRAL_REWARD, -1) | costs_info(dict.fromkeys(self.limits.names, 0.0))
-
-    def new_book(self, budget: Budget, *, round_size: int, least: int) -> Book:
-        """Return the book of a new episode, with this environment's duplicates policy, penalty and early stopping.
-
-        Args:
-            budget: Budget of the episode.
-            round_size: Evaluations per round.
-            least: Minimum cost of the next step, in the unit of the budget.
-        """
-        limit = self.search_space.size if budget.unit == "seconds" else int(budget.amount)
-        if self.stop is not None:
-            self.stop.begin()
-        return Book(
-            budget,
-            round_size=round_size,
-            duplicates=self.duplicates,
-            failure=self.reward_function.failure,
-            steps=STEPS_PER_EVALUATION * limit,
-            least=least,
-            stop=self.stop,
-        )
-
-    def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
-        """Return an empty cache of answers at a fidelity, with the reward of this environment."""
-        charges = self.infeasible == "charge"
-        return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs, charges)
+        return {**super().__getstate__(), "on_epoch": None}
 
     def _begin(self, budget: Budget) -> None:
         self._book = self.new_book(budget, round_size=self.round_size, least=1)
@@ -572,6 +391,8 @@ class KDNASEnv(gym.Env[Observation, Action]):
         self._running = not (book.terminated or book.truncated)
         info = answer.info.copy()
         info["heldout_curve"] = answer.curve.copy()
+        if "costs" in info:
+            info["costs"] = info["costs"].copy()
         self._with_state(info, counted, duplicate)
         return view.observation(), reward, book.terminated, book.truncated, info
 

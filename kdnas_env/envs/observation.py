@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,6 @@ Observation = dict[str, npt.NDArray[Any]]
 
 SINGLES = ("last", "previous_best", "global_best")
 """Keys of the architectures in the observation; the suffix ``_reward`` gives the key of the reward."""
-
-_value = attrgetter("value")
 
 
 def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
@@ -57,6 +54,7 @@ class SearchView:
         self._round, self._round_rewards = nothing["previous_round"], nothing["previous_round_rewards"]
         self._progress = nothing["progress"]
         self._candidates: list[Answer] = []  # of the round in progress
+        self._best: Answer | None = None  # of the candidates that are usable
 
     def update(self, answer: Answer, reward: float, counted: bool, book: Book) -> None:
         """Update the view with the latest answer of the book.
@@ -74,14 +72,16 @@ class SearchView:
         self._progress[0] = book.progress
         if counted:
             self._candidates.append(answer)
+            if answer.usable and (self._best is None or answer.value > self._best.value):
+                self._best = answer
             if len(self._candidates) == book.round_size:
                 self._finish_round()
 
     def _finish_round(self) -> None:
-        answers, self._candidates = self._candidates, []
+        answers, best = self._candidates, self._best
+        self._candidates, self._best = [], None
         self._round = np.concatenate([answer.tokens for answer in answers])
         self._round_rewards = np.array([answer.value for answer in answers], dtype=np.float32)
-        best = max((answer for answer in answers if answer.usable), key=_value, default=None)
         self._previous_best = self._none if best is None else best.tokens
         self._previous_best_reward = self._zero if best is None else best.earned
 

@@ -11,7 +11,7 @@ import gymnasium as gym
 from kdnas_env.core.constraints import HANDLING, UNLIMITED, Constraints
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.kdnas import INFEASIBLE
+from kdnas_env.envs.problem import INFEASIBLE
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.specs import format_spec, parse_spec
