@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.exporting.cards.embedder import TITLES
 from kdnas_env.pipeline.score import PICTURE, GlueOptions, Scores, score
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
-from kdnas_env.tasks.scores import COSINE
+from kdnas_env.tasks.scores import COSINE, Share
 from kdnas_env.tasks.summary import Statistic
 
 _TASKS_BESIDE = 2
@@ -18,7 +20,9 @@ def run_glue(options: GlueOptions) -> int:
     console = SafeConsole()
     with TaskProgress(console) as progress:
         scores = score(options, progress=progress)
-    if scores.vectors:
+    if scores.files:
+        print_files(console, scores)
+    elif scores.vectors:
         print_vectors(console, scores)
     else:
         print_scores(console, scores)
@@ -83,6 +87,45 @@ def print_vectors(console: SafeConsole, scores: Scores) -> None:
         table.add_row(title, *(_interval(column.truncated[size]) for column in columns))
     console.print(table)
     console.say(f"run folder: {scores.path}")
+
+
+def print_files(console: SafeConsole, scores: Scores) -> None:
+    """Print what exported classifiers are worth as they are served, and where the files are."""
+    splits = [share.split for share in scores.files[0].measured.scored]
+    table = grid(
+        *("", "MB", "ms", "speed", *splits, "kept (95 % interval)"),
+        left=["file"],
+        title="Exported files in ONNX Runtime, beside the teacher's file of the same format",
+        caption="kept: share of the score of the task's teacher",
+    )
+    for score in scores.files:
+        measured = score.measured
+        table.add_row(
+            measured.format,
+            f"{measured.size_mb:.2f}",
+            f"{measured.latency_ms:.2f}",
+            f"{measured.speedup:.2f}x",
+            *(f"{100 * share.score:.1f}" for share in measured.scored),
+            "\n".join(map(_kept, measured.scored)),
+            str(Path(score.model) / measured.file),
+        )
+    for mean in scores.means:
+        table.add_row(
+            f"mean, {mean.format}",
+            f"{mean.largest_mb:.2f}",
+            "",
+            f"{mean.speedup:.2f}x",
+            *(f"{100 * share.score:.1f}" for share in mean.scored),
+            "\n".join(map(_kept, mean.scored)),
+            f"{mean.models} exports: largest size, median speed",
+            style="bold",
+        )
+    console.print(table)
+    console.say(f"run folder: {scores.path}")
+
+
+def _kept(share: Share) -> str:
+    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})"
 
 
 def print_intervals(console: SafeConsole, scores: Scores) -> None:

@@ -6,6 +6,7 @@ one within a format only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
 _PROBE = ("batch_size", "sequence_length", "threads")
 _SESSIONS = 5
 """Sessions that a file is timed in: how each lays out its memory changes its speed by some percent."""
+
+Decided = Mapping[str, NDArray[Any]]
+"""What a classifier decides: of each split, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def measure_export(
     teacher: TaskTeacher,
     latency: LatencySettings,
     *,
+    decided: Decided | None = None,
     cache_dir: str | None = None,
     progress: Progress = SILENT,
 ) -> Measured:
@@ -98,34 +103,26 @@ def measure_export(
         task: The task.
         teacher: Its teacher; where it has several members, one of them is timed.
         latency: Batch size, sequence length, threads, and how long to measure.
+        decided: What :func:`decide` returned of the file, if that is known.
         cache_dir: Where the soft labels of the teacher are kept.
         progress: Told what is done.
 
     Raises:
         RunError: If the lock of the cores cannot be used.
     """
-    from transformers import AutoTokenizer
-
     file = export / FILES[format]
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
     progress.begin(f"timing {file.name} beside its teacher")
     student_ms, teacher_ms, speedups = _times(file, format, task, teacher, latency)
-    progress.begin(f"scoring {file.name}")
-    session = open_graph(file, torch.get_num_threads())
+    if decided is None:
+        progress.begin(f"scoring {file.name}")
+        decided = decide(export, format, task)
+    own = decided
 
     def share(name: str, split: Split) -> Share:
-        decided, taught = (
-            task.spec.decide(logits)
-            for logits in (_logits(session, tokenizer, split, task), teacher.soft_labels(split.texts, cache_dir))
-        )
-        return share_kept(task.spec, name, decided, taught, split.labels)
+        taught = task.spec.decide(teacher.soft_labels(split.texts, cache_dir))
+        return share_kept(task.spec, name, own[name], taught, split.labels)
 
-    _, choosing = choosing_splits(task)
-    names = [name for name, split in task.evaluation.items() if split is choosing]
-    with training_lock():
-        chosen_by = share(names[0] if names else "a tenth of the training split", choosing)
-        scored = tuple(share(name, task.evaluation[name]) for name in task.spec.scored)
+    chosen_by, *scored = (share(name, split) for name, split in _judged(task).items())
     return Measured(
         file=FILES[format],
         format=format,
@@ -136,8 +133,38 @@ def measure_export(
         speedups=tuple(speedups),
         probe={name: getattr(latency, name) for name in _PROBE},
         chosen_by=chosen_by,
-        scored=scored,
+        scored=tuple(scored),
     )
+
+
+def decide(export: Path, format: str, task: TaskData) -> Decided:
+    """Return what an exported classifier decides in ONNX Runtime, text by text, as it is served.
+
+    Args:
+        export: Folder of the export.
+        format: Which of its files: ``float32`` or ``int8``.
+        task: The task.
+
+    Raises:
+        RunError: If the lock of the cores cannot be used.
+    """
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    with training_lock():
+        session = open_graph(export / FILES[format], torch.get_num_threads())
+        return {
+            name: task.spec.decide(_logits(session, tokenizer, split, task)) for name, split in _judged(task).items()
+        }
+
+
+def _judged(task: TaskData) -> dict[str, Split]:
+    """Return what candidates are chosen by, then the splits that make the score, by name."""
+    _, choosing = choosing_splits(task)
+    names = [name for name, split in task.evaluation.items() if split is choosing]
+    name = names[0] if names else "a tenth of the training split"
+    return {name: choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}
 
 
 def _times(

@@ -76,7 +76,7 @@ class TaskWork:
         unlabelled: Texts = ()
         source = unlabelled_source(options.name, options.unlabelled)
         if source is not None:
-            unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, seed)
+            unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, options.seed_or(seed))
         taught = teacher_of(task, options, teacher, seed=seed, device=device, cache_dir=cache_dir, progress=progress)
         progress.begin(f"scoring the teacher of {task.name}")
         logits = {name: taught.soft_labels(split.texts, cache_dir) for name, split in task.evaluation.items()}
@@ -174,7 +174,12 @@ def teacher_of(
         progress: Receives what is done.
     """
     progress.begin(f"teacher of {task.name}")
-    settings = TeacherSettings(teachers=options.teachers, finetuning=_tuning(options, device), seed=seed)
+    settings = TeacherSettings(
+        teachers=options.teachers,
+        rates=options.teacher_rates,
+        finetuning=_tuning(options, device),
+        seed=options.seed_or(seed),
+    )
     return task_teacher(teacher, task, settings, cache_dir=cache_dir, progress=progress)
 
 

@@ -150,6 +150,9 @@ class TaskOptions(OwnTask):
     teachers: int = 1
     """Teachers that are fine-tuned on the task, whose logits are averaged; a checkpoint with a head for these labels
     teaches as it is, if it is to be the only one."""
+    teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Learning rates that are tried for the teacher, as multiples of the default; the best on what settings are chosen
+    on is taken. One spares two of three fine-tunings."""
     unlabelled: str | None = None
     """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
     by default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
@@ -159,15 +162,24 @@ class TaskOptions(OwnTask):
     """Passes over labelled and unlabelled text; by default 3, and 5 on mrpc and wnli."""
     max_length: int = 128
     """Longest sequence in tokens; longer ones are cut."""
+    seed: int | None = None
+    """Seed of the teacher and of the draw from text without labels; by default that of the student. Name it to have
+    students of several seeds learn from one teacher."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_numbers("teachers", "unlabelled_samples", "epochs", "max_length", at_least=1)
+        if self.seed is not None:
+            self.check_numbers("seed", at_least=0)
 
     @property
     def own(self) -> OwnTask:
         """How it is laid out, if it is one of your own."""
         return OwnTask(**{field.name: getattr(self, field.name) for field in fields(OwnTask)})
+
+    def seed_or(self, seed: int) -> int:
+        """Return the seed of teacher and drawn text: its own, or that of the student."""
+        return seed if self.seed is None else self.seed
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -180,7 +192,8 @@ class TaskOptions(OwnTask):
             laid_out = f"on the task {self.name}, which is none of your own"
             why |= {field.name: laid_out for field in fields(OwnTask)}
         if self.name == EMBEDDING:
-            why["teachers"] = "on the task embedding: its teacher is the encoder as it is"
+            as_it_is = "on the task embedding: its teacher is the encoder as it is"
+            why |= dict.fromkeys(("teachers", "teacher_rates", "seed"), as_it_is)
         elif unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why

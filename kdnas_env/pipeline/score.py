@@ -30,6 +30,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from kdnas_env.pipeline.score_files import FileScore, FormatMean
     from kdnas_env.pipeline.score_vectors import Embedders
     from kdnas_env.tasks.comparison import Cell, Comparison
     from kdnas_env.tasks.summary import Summary
@@ -43,8 +44,8 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
-    A classifier of kdnas distill is scored with its own head, and an embedding student by its vectors, as they are; all
-    else is trained on the task.
+    A classifier of kdnas distill is scored with its own head, an embedding student by its vectors, and a classifier that
+    was exported to ONNX file by file beside its teacher's file, as they are; all else is trained on the task.
     """
 
     COMMAND: ClassVar[str] = "score"
@@ -128,6 +129,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
 
 
 CELLS, PICTURE = "cells", "scores.png"
+SERVED = "exported files in ONNX Runtime"
 
 _README = """# A run of `kdnas score` or `kdnas_env.score`
 
@@ -137,7 +139,7 @@ _README = """# A run of `kdnas score` or `kdnas_env.score`
 | `run.json` | state of the run, versions, machine, fingerprints of models and tasks |
 | `cells/` | every score (row, task, seed) and latency, written as it was found; a checkpoint of an unfinished one |
 | `results.json` | the table: means and standard deviations over seeds, and every score |
-| `scores.png` | score against speed-up in a picture |
+| `scores.png` | score against speed-up in a picture; none of exported files |
 
 Files that are missing are written at the end. Go on with an interrupted run, or see a finished one again, with
 
@@ -161,6 +163,8 @@ class Scores(Finished):
         rows: Models and baselines, with means over seeds.
         scores: Every single score.
         vectors: How the vectors of embedding students compare with the teacher's, by row; empty where tasks are named.
+        files: What was measured of the files of exported classifiers, which have no rows.
+        means: The means of several exported classifiers, a format each.
     """
 
     path: Path
@@ -171,6 +175,8 @@ class Scores(Finished):
     rows: tuple[Summary, ...]
     scores: Mapping[Cell, TaskScore]
     vectors: Mapping[str, EmbeddingScore] = field(default_factory=dict)
+    files: tuple[FileScore, ...] = ()
+    means: tuple[FormatMean, ...] = ()
 
     def about(self) -> dict[str, object]:
         """Return what is shown of it beside its folder."""
@@ -185,10 +191,13 @@ class Scores(Finished):
     def table(self) -> list[dict[str, Any]]:
         """Return a row a model or baseline: its size and speed, its mean score on each task, and their average.
 
-        Rows of embedding students have their scores without labels too.
+        Rows of embedding students have their scores without labels too. Of exported classifiers there is a row a file.
         """
+        from kdnas_env.pipeline.score_files import file_columns
         from kdnas_env.pipeline.score_vectors import vector_columns
 
+        if self.files:
+            return [file_columns(score) for score in self.files]
         return [
             {
                 **{name: getattr(row, name) for name in ("name", "title", "parameters", "speedup", "latency_ms")},
@@ -202,7 +211,7 @@ class Scores(Finished):
         ]
 
     def plot(self) -> Figure:
-        """Draw score against speed-up; where no speed was measured, against parameters."""
+        """Draw the rows: score against speed-up; where no speed was measured, against parameters."""
         from kdnas_env.tasks.summary import draw_comparison
 
         title = self.tasks[0] if len(self.tasks) == 1 else f"average of {len(self.tasks)} tasks"
@@ -227,6 +236,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     """
     import torch
 
+    from kdnas_env.pipeline.score_files import is_exported_classifier
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
@@ -246,6 +256,8 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
+    if not (options.tasks or options.rows) and is_exported_classifier(options.model):
+        return _score_files(options, options.model, latency, progress)
     comparison, embedders = _comparison(options, sources)
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
@@ -284,6 +296,32 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         if names:
             save_figure(result.plot(), folder.path / PICTURE)
     return result
+
+
+def _score_files(options: GlueOptions, model: str, latency: LatencySettings, progress: Progress) -> Scores:
+    """Score exported classifiers as they are served."""
+    from kdnas_env.pipeline.score_files import Exports
+
+    exports = Exports.of((model, *options.models), options.device, options.cache_dir)
+    folder = _open_folder(options, SERVED)
+    again = call("score", resume=folder.path, **options.places("out", "resume"))
+    with working(folder, again) as work, pinned_threads(latency.threads):
+        described = exports.task.describe()
+        work.begin(exports.fingerprints, tasks=[described])
+        files = exports.measure(latency, folder.path / CELLS, options.cache_dir, progress)
+        means = exports.means(files, options.cache_dir)
+        progress.end()
+        write_json(
+            folder.path / RESULTS,
+            {
+                "model": model,
+                "method": SERVED,
+                "tasks": [described],
+                "files": [{"model": score.model, **score.measured.to_dict()} for score in files],
+                "means": [asdict(mean) for mean in means],
+            },
+        )
+    return Scores(folder.path, options, (exports.task.name,), SERVED, 1, (), {}, files=files, means=means)
 
 
 def _comparison(options: GlueOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
@@ -165,17 +165,62 @@ def share_kept(
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
     """
+    return mean_share(spec, name, [predictions], [teacher], references)
+
+
+def mean_share(
+    spec: TaskSpec,
+    name: str,
+    predictions: Sequence[NDArray[Any]],
+    teachers: Sequence[NDArray[Any]],
+    references: NDArray[Any],
+) -> Share:
+    """Return how much of their teachers' scores several models keep in the mean, such as those of several seeds.
+
+    The interval is one for other models and other samples: the bootstrap draws both again, the same samples for all.
+
+    Args:
+        spec: The task.
+        name: Name of the split.
+        predictions: What each model decides, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
+        teachers: What the teacher of each decides.
+        references: The labels.
+
+    Raises:
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
     from kdnas_env.tasks.metric import interval
 
+    own, theirs = (
+        [_score_and_draws(spec, decided, references) for decided in group] for group in (predictions, teachers)
+    )
+    ratios = np.stack([_quotient(mine[1], taught[1]) for mine, taught in zip(own, theirs, strict=True)])
+    models, repetitions = ratios.shape
+    drawn = np.random.default_rng(0).integers(models, size=(models, repetitions))
+    return Share(
+        split=name,
+        samples=len(references),
+        score=float(np.mean([score for score, _ in own])),
+        teacher_score=float(np.mean([score for score, _ in theirs])),
+        value=float(np.mean([_quotient(mine[0], taught[0]) for mine, taught in zip(own, theirs, strict=True)])),
+        **dict(zip(("low", "high"), interval(np.take_along_axis(ratios, drawn, axis=0).mean(axis=0)), strict=True)),
+    )
+
+
+def _score_and_draws(
+    spec: TaskSpec, decided: NDArray[Any], references: NDArray[Any]
+) -> tuple[np.float64, NDArray[np.float64]]:
+    """Return the mean of a task's metrics, and that of samples that are drawn again, ``(repetitions,)``."""
     metric = task_metric(spec)
-    scores, draws = [], []
-    for decided in (predictions, teacher):
-        values, drawn = metric.compute(predictions=decided, references=references), metric.draws(decided, references)
-        scores.append(float(np.mean([values[metric_name] for metric_name in spec.metrics])))
-        draws.append(np.mean([drawn[metric_name] for metric_name in spec.metrics], axis=0))
-    own, theirs = scores
-    ratios = np.divide(draws[0], draws[1], out=np.zeros_like(draws[0]), where=draws[1] > 0)
-    return Share(name, len(references), own, theirs, own / theirs if theirs > 0 else 0.0, *interval(ratios))
+    values, drawn = metric.compute(predictions=decided, references=references), metric.draws(decided, references)
+    score = np.mean([values[metric_name] for metric_name in spec.metrics])
+    return score, np.mean([drawn[metric_name] for metric_name in spec.metrics], axis=0)
+
+
+def _quotient(score: Any, teacher_score: Any) -> NDArray[np.float64]:
+    """Return scores over a teacher's; 0 where the teacher has none to keep."""
+    kept = np.zeros_like(score, dtype=np.float64)
+    return np.divide(score, teacher_score, out=kept, where=np.asarray(teacher_score) > 0)
 
 
 def majority_class(data: TaskData) -> TaskScore:

@@ -178,7 +178,7 @@ def task_teacher(
         {**asdict(settings), "finetuning": {**asdict(settings.finetuning), "device": device.type}},
     ]
     key = key_of(identity)
-    name = f"task-teacher-{key[:32]}"
+    name = _kept_name(key)
 
     def tuned(rate: float, seed: int) -> tuple[Tensors, dict[str, Any]]:
         fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(
@@ -191,8 +191,45 @@ def task_teacher(
     kept, record = kept_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
     progress.end()
     drop_tensors(f"{name}-", cache_dir)
-    members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(settings.teachers))
-    return TaskTeacher(members, teacher.tokenizer, max_length, key, record, teacher.name)
+    return _restored(teacher, task, settings, kept, record, key)
+
+
+def kept_task_teacher(
+    teacher: Teacher,
+    task: TaskData,
+    fingerprint: str,
+    max_length: int,
+    *,
+    device: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> TaskTeacher:
+    """Return the teacher that a classifier learnt a task from, without training.
+
+    Args:
+        teacher: The encoder that it was made from, or the checkpoint with a head that it is.
+        task: The task.
+        fingerprint: Its fingerprint, as the record of the classifier has it.
+        max_length: Longest sequence in tokens.
+        device: Where it is run.
+        cache_dir: See :func:`task_teacher`.
+
+    Raises:
+        KDNASError: If it is not kept any more, or the device cannot be used.
+    """
+    settings = TeacherSettings(finetuning=FinetuneSettings(max_length=max_length, device=device))
+    if own_head(teacher, task.spec) is not None:
+        own = task_teacher(teacher, task, settings)
+        if own.fingerprint == fingerprint:
+            return own
+
+    def missing() -> tuple[Tensors, Any]:
+        raise KDNASError(
+            f"the teacher of {task.name!r} that the classifier learnt from is not kept (fingerprint "
+            f"{fingerprint[:12]}...); name the folder where it was kept with `cache_dir`, or distil the classifier again"
+        )
+
+    kept, record = kept_tensors(_kept_name(fingerprint), missing, cache_dir)
+    return _restored(teacher, task, settings, kept, record, fingerprint)
 
 
 def own_head(teacher: Teacher, spec: TaskSpec) -> nn.Module | None:
@@ -317,6 +354,24 @@ def _tuned(
     values = metric.compute(predictions=spec.decide(logits), references=choosing.labels)
     score = float(np.mean([values[name] for name in spec.metrics]))
     return fitted.model.state_dict(), {**record, "score": score, "train_loss": fitted.details["train_loss"]}
+
+
+def _kept_name(fingerprint: str) -> str:
+    return f"task-teacher-{fingerprint[:32]}"
+
+
+def _restored(
+    teacher: Teacher,
+    task: TaskData,
+    settings: TeacherSettings,
+    kept: Tensors,
+    record: dict[str, Any],
+    fingerprint: str,
+) -> TaskTeacher:
+    """Return a fine-tuned teacher from what was kept of it."""
+    device, count = resolve_device(settings.finetuning.device), len({name.partition(".")[0] for name in kept})
+    members = tuple(_member(teacher, task, settings, kept, number).to(device) for number in range(count))
+    return TaskTeacher(members, teacher.tokenizer, settings.finetuning.max_length, fingerprint, record, teacher.name)
 
 
 def _member(teacher: Teacher, task: TaskData, settings: TeacherSettings, kept: Tensors, number: int) -> Classifier:
