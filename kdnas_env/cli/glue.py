@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdnas_env.cli.console import SafeConsole, grid
@@ -94,38 +95,24 @@ def print_files(console: SafeConsole, scores: Scores) -> None:
     splits = [share.split for share in scores.files[0].measured.scored]
     table = grid(
         *("", "MB", "ms", "speed", *splits, "kept (95 % interval)"),
-        left=["file"],
         title="Exported files in ONNX Runtime, beside the teacher's file of the same format",
-        caption="kept: share of the score of the task's teacher",
+        caption="kept: share of the score of the task's teacher. Means: largest size, median speed",
     )
-    for score in scores.files:
-        measured = score.measured
-        table.add_row(
-            measured.format,
-            f"{measured.size_mb:.2f}",
-            f"{measured.latency_ms:.2f}",
-            f"{measured.speedup:.2f}x",
-            *(f"{100 * share.score:.1f}" for share in measured.scored),
-            "\n".join(map(_kept, measured.scored)),
-            str(Path(score.model) / measured.file),
-        )
+    for file in scores.files:
+        measured = file.measured
+        sizes = f"{measured.size_mb:.2f}", f"{measured.latency_ms:.2f}", f"{measured.speedup:.2f}x"
+        table.add_row(str(Path(file.model) / measured.file), *sizes, *_kept(measured.scored))
     for mean in scores.means:
-        table.add_row(
-            f"mean, {mean.format}",
-            f"{mean.largest_mb:.2f}",
-            "",
-            f"{mean.speedup:.2f}x",
-            *(f"{100 * share.score:.1f}" for share in mean.scored),
-            "\n".join(map(_kept, mean.scored)),
-            f"{mean.models} exports: largest size, median speed",
-            style="bold",
-        )
+        sizes = f"{mean.largest_mb:.2f}", "", f"{mean.speedup:.2f}x"
+        table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *_kept(mean.scored), style="bold")
     console.print(table)
     console.say(f"run folder: {scores.path}")
 
 
-def _kept(share: Share) -> str:
-    return f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})"
+def _kept(shares: Sequence[Share]) -> list[str]:
+    """Return the cells of the scores of some splits, and that of the shares of the teacher's."""
+    kept = [f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})" for share in shares]
+    return [*(f"{100 * share.score:.1f}" for share in shares), "\n".join(kept)]
 
 
 def print_intervals(console: SafeConsole, scores: Scores) -> None:

@@ -44,8 +44,8 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
-    A classifier of kdnas distill is scored with its own head, an embedding student by its vectors, and a classifier that
-    was exported to ONNX file by file beside its teacher's file, as they are; all else is trained on the task.
+    A classifier of kdnas distill is scored with its own head, an embedding student by its vectors, and a classifier
+    that was exported to ONNX file by file beside its teacher's file, as they are; all else is trained on the task.
     """
 
     COMMAND: ClassVar[str] = "score"

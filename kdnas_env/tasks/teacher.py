@@ -224,8 +224,8 @@ def kept_task_teacher(
 
     def missing() -> tuple[Tensors, Any]:
         raise KDNASError(
-            f"the teacher of {task.name!r} that the classifier learnt from is not kept (fingerprint "
-            f"{fingerprint[:12]}...); name the folder where it was kept with `cache_dir`, or distil the classifier again"
+            f"the teacher that the classifier of {task.name!r} learnt from is not kept (fingerprint "
+            f"{fingerprint[:12]}...); name the folder where it was with `cache_dir`, or distil the classifier again"
         )
 
     kept, record = kept_tensors(_kept_name(fingerprint), missing, cache_dir)

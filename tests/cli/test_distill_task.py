@@ -103,6 +103,43 @@ def test_a_classifier_is_scored_with_its_own_head(searched: Searched, out: Path,
         kdnas_env.score(classifier, task="rotten_tomatoes", rows=["student"], out=tmp_path / "other", device="cpu")
 
 
+def test_exported_classifiers_are_scored_file_by_file(
+    searched: Searched, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, task, cache = searched
+    compute = ["--cache-dir", cache, "--device", "cpu"]
+    # Another seed of the student, not of its teacher, which is not fine-tuned again.
+    again = ["--task", str(task), "--task.epochs", "2", "--task.seed", "0", "--seed", "1", "--out", str(tmp_path / "1")]
+    assert main(["distill", str(out / "best" / "student"), *again, "--threads", "1", *compute]) == 0
+    records = [
+        json.loads((folder / "task.json").read_text()) for folder in (out / "best" / "classifier", tmp_path / "1")
+    ]
+    assert records[0]["teacher"] == records[1]["teacher"]
+    exports = [str(tmp_path / name) for name in ("first", "second")]
+    for classifier, export in zip((out / "best" / "classifier", tmp_path / "1"), exports, strict=True):
+        kdnas_env.export(classifier, out=export, latency=False, int8=True)
+    scores = kdnas_env.score(exports[0], models=exports[1:], out=tmp_path / "scores", cache_dir=cache, device="cpu")
+    rows = {(row["model"], row["format"]): row for row in scores.table()}
+    assert [*rows] == [(export, format) for export in exports for format in ("float32", "int8")]
+    for export, record in zip(exports, records, strict=True):
+        accuracy, taught = (record[name]["metrics"]["test"]["accuracy"] for name in ("score", "teacher_score"))
+        assert rows[export, "float32"]["test"] == accuracy
+        assert rows[export, "float32"]["test kept"] == pytest.approx(accuracy / taught)
+        size = (Path(export) / "onnx" / "model_quantized.onnx").stat().st_size / 1e6
+        assert rows[export, "int8"]["size_mb"] == size < rows[export, "float32"]["size_mb"]
+    mean, _ = scores.means
+    assert mean.models == 2
+    assert mean.scored[0].value == pytest.approx(sum(rows[export, "float32"]["test kept"] for export in exports) / 2)
+    assert mean.scored[0].low <= mean.scored[0].value <= mean.scored[0].high
+    before = files(tmp_path / "scores" / "cells")
+    assert main(["score", "--resume", str(tmp_path / "scores"), "--cache-dir", cache]) == 0
+    assert files(tmp_path / "scores" / "cells") == before
+    assert "mean of 2, int8" in capsys.readouterr().out
+    said = complaint(["score", exports[0], "--out", str(tmp_path / "no"), "--cache-dir", str(tmp_path / "new")], capsys)
+    assert "learnt from is not kept" in said
+    assert "--cache-dir" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

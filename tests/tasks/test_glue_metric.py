@@ -16,7 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.tasks.metric import METRICS
-from kdnas_env.tasks.scores import TaskScore, task_metric
+from kdnas_env.tasks.scores import TaskScore, mean_share, share_kept, task_metric
 from kdnas_env.tasks.specs import TASKS, TaskSpec, task_spec
 
 BY_HAND = [
@@ -151,6 +151,24 @@ def test_intervals_hold_the_metric_and_shrink_with_samples() -> None:
     assert widths[0] == pytest.approx(2 * 1.96 * np.sqrt(0.8 * 0.2 / 100), rel=0.25)
     assert widths[0] / widths[1] == pytest.approx(4, rel=0.3)
     assert metric.intervals(predictions, references) == metric.intervals(predictions, references)
+
+
+def test_the_mean_share_of_models_has_the_chance_of_models_and_of_samples() -> None:
+    rng, spec, samples = np.random.default_rng(0), TASKS["sst2"], 400
+    references = rng.integers(2, size=samples)
+    taught = np.where(rng.random(samples) < 0.9, references, 1 - references)
+    models = [np.where(rng.random(samples) < right, references, 1 - references) for right in (0.6, 0.7, 0.8, 0.9)]
+    single = [share_kept(spec, "test", model, taught, references) for model in models]
+    assert mean_share(spec, "test", models[:1], [taught], references) == single[0]
+    assert mean_share(spec, "test", models[:1] * 4, [taught] * 4, references) == single[0]
+    mean = mean_share(spec, "test", models, [taught] * 4, references)
+    assert mean.value == pytest.approx(np.mean([share.value for share in single]))
+    assert mean.score == pytest.approx(np.mean([share.score for share in single]))
+    # The scores of the models differ by more than those of samples do: their chance is the larger one.
+    deviation = np.std([share.value for share in single]) / 2
+    assert mean.high - mean.low == pytest.approx(2 * 1.96 * deviation, rel=0.25)
+    alike = mean_share(spec, "test", models[3:] * 4, [taught] * 4, references)
+    assert alike.high - alike.low < 0.6 * (mean.high - mean.low)
 
 
 @pytest.mark.parametrize("package", ["evaluate", "sklearn"])
