@@ -220,7 +220,8 @@ def _score_and_draws(
 def _quotient(score: Any, teacher_score: Any) -> NDArray[np.float64]:
     """Return scores over a teacher's; 0 where the teacher has none to keep."""
     kept = np.zeros_like(score, dtype=np.float64)
-    return np.divide(score, teacher_score, out=kept, where=np.asarray(teacher_score) > 0)
+    np.divide(score, teacher_score, out=kept, where=np.asarray(teacher_score) > 0)
+    return kept
 
 
 def majority_class(data: TaskData) -> TaskScore:
