@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
-from typing import cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,8 @@ from kdnas_env.bench.listing import Listing, list_students, sample_students
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.pareto import hypervolume, pareto_front
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
@@ -67,7 +67,7 @@ class Truth:
 
     task: Task
     title: str
-    space: SearchSpace
+    space: GridSpace[Any]
     epochs: int
     index: Ints
     reward: Floats
@@ -264,8 +264,7 @@ def _of_external(task: Task) -> Truth:
     return Truth(
         task,
         table.title,
-        # It has the names that are asked for; its candidates are no students.
-        cast(SearchSpace, table.space),
+        table.space,
         0,
         table.space.valid_indices,
         score,

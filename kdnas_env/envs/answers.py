@@ -12,8 +12,8 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward, RewardComponents
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve
 
 Ints = npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ class Answers:
 
     def __init__(
         self,
-        space: SearchSpace,
+        space: GridSpace[Any],
         reward: KDReward,
         fidelity: Fidelity,
         cost: Callable[[Evaluation], float],

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import Any, cast
-
-import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.reward import TASK, KDReward
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.making import vector_maker
 from kdnas_env.envs.tabular import TableEnv
 
@@ -59,8 +54,7 @@ class ExternalEnv(TableEnv):
         evaluator = ExternalEvaluator(read_external(table), seed)
         self._drawn = seed == "sample"
         super().__init__(
-            # It has the attributes of an evaluator that are used here; its candidates are not students.
-            cast(SearchSpace, evaluator.table.space),
+            evaluator.table.space,
             evaluator,
             reward=KDReward(alpha=0.0, quality=TASK, penalty=penalty),
             fidelity=Fidelity(epochs=0),
@@ -70,16 +64,6 @@ class ExternalEnv(TableEnv):
             duplicates=duplicates,
             render_mode=render_mode,
         )
-
-    @property
-    def valid_action_indices(self) -> npt.NDArray[np.int64]:
-        """Flat indices of the existing points, sorted, int64 ``(n,)``."""
-        return self.search_space.valid_indices
-
-    @property
-    def parameter_counts(self) -> Any:
-        """None: the candidates' numbers of parameters are unknown."""
-        return None
 
 
 make_vector = vector_maker(ExternalEnv)

@@ -14,8 +14,8 @@ from gymnasium.error import ResetNeeded
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answer, Answers
 from kdnas_env.envs.book import Book, Stopping
 from kdnas_env.envs.budget import Budget
@@ -183,7 +183,7 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
 
     def __init__(
         self,
-        search_space: SearchSpace,
+        search_space: GridSpace[Any],
         evaluator: Evaluator | Callable[[], Evaluator],
         *,
         reward: KDReward | None = None,

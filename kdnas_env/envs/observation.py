@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answer
 from kdnas_env.envs.book import Book
 
@@ -19,7 +19,7 @@ SINGLES = ("last", "previous_best", "global_best")
 """Keys of the architectures in the observation; the suffix ``_reward`` gives the key of the reward."""
 
 
-def observation_space(space: SearchSpace, reward: KDReward, round_size: int | None) -> spaces.Dict:
+def observation_space(space: GridSpace[Any], reward: KDReward, round_size: int | None) -> spaces.Dict:
     """Return the observation space of one environment; without a round size, it has no previous round."""
     tokens, (low, high) = space.nvec + 1, (reward.lowest, reward.upper_bound)
     observation: dict[str, spaces.Space[Any]] = {}

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answers
@@ -59,7 +60,7 @@ class SearchProblem:
 
     def __init__(
         self,
-        search_space: SearchSpace,
+        search_space: GridSpace[Any],
         evaluator: Evaluator | Callable[[], Evaluator],
         *,
         reward: KDReward,
@@ -143,9 +144,12 @@ class SearchProblem:
 
     @cached_property
     def parameter_counts(self) -> npt.NDArray[np.int64] | None:
-        """Parameters of the architectures of ``valid_action_indices``, in their order, int64 ``(n,)``, or None."""
+        """Parameters of the architectures of ``valid_action_indices``, in their order, int64 ``(n,)``.
+
+        None if the space is too large to list, or its points are not students.
+        """
         indices, space = self.valid_action_indices, self.search_space
-        if indices is None:
+        if indices is None or not isinstance(space, SearchSpace):
             return None
         counts = [count_parameters(space.decode(space.from_index(index)), space.teacher) for index in indices.tolist()]
         array = np.array(counts, dtype=np.int64)

@@ -51,6 +51,8 @@ class SurrogateEnv(TableEnv):
     * v0: Initial version
     """
 
+    search_space: SearchSpace
+
     def __init__(
         self,
         table: TableNames = ("rotten-tomatoes", "rotten-tomatoes-between"),

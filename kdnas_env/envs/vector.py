@@ -15,8 +15,8 @@ from gymnasium.vector.utils import batch_space
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation
+from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Columns, Ints
 from kdnas_env.envs.book import Book
 from kdnas_env.envs.budget import Budget
@@ -100,7 +100,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         self._running = self._ended = False
 
     @property
-    def search_space(self) -> SearchSpace:
+    def search_space(self) -> GridSpace[Any]:
         """The search space."""
         return self.env.search_space
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.choices import ORDERED, RECIPE
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
-from kdnas_env.core.space import ORDERED, RECIPE, SearchSpace
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.untrusted import is_integer
 from kdnas_env.tables.surrogates.storage import TableNames, fitted, load_source

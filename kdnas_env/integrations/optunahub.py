@@ -10,7 +10,7 @@ import optunahub
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.study import StudyDirection
 
-from kdnas_env.core.space import Action
+from kdnas_env.core.grid_space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.oracle import TaskOracle, Verdict

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy.typing as npt
 
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
+from kdnas_env.core.grid_space import Action, GridSpace
 from kdnas_env.core.reward import RewardComponents
-from kdnas_env.core.space import Action, SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.task import Task
@@ -58,7 +58,7 @@ class TaskOracle:
         self.reseed(seed)
 
     @property
-    def space(self) -> SearchSpace:
+    def space(self) -> GridSpace[Any]:
         """The space of the task."""
         return self._env.search_space
 

@@ -11,7 +11,7 @@ import pandas as pd
 from syne_tune.blackbox_repository.blackbox import Blackbox
 from syne_tune.config_space import choice, ordinal, randint
 
-from kdnas_env.core.space import Action
+from kdnas_env.core.grid_space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.integrations.oracle import TaskOracle

@@ -75,7 +75,7 @@ def test_a_student_of_another_space_is_not_in_it(joint: SearchSpace, bert_base: 
     plain = SearchSpace.from_dict({"num_hidden_layers": [3, 6], "hidden_size": [384, 768]}, bert_base)
     with pytest.raises(SpaceError, match=r"changes \[\] of the recipe"):
         joint.encode(config.network)
-    with pytest.raises(SpaceError, match=r"where the space has \[\]"):
+    with pytest.raises(SpaceError, match=r"but the space searches \[\]"):
         plain.encode(config)
     assert config.network in plain
 
@@ -100,7 +100,7 @@ def test_the_order_of_changes_does_not_matter(changes: list[tuple[str, Any]]) ->
     ("choices", "message"),
     [
         ({"recipe.mapping": []}, "no choices"),
-        ({"recipe.mapping": [["last"]]}, "no number, name"),
+        ({"recipe.mapping": [["last"]]}, "expected a number, name"),
         ({"recipe.mapping": ["last", "last"]}, "more than once"),
         ({"reciep.mapping": ["last"]}, "unknown dimension"),
     ],

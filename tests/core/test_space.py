@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from strategies import teachers
 
 from kdnas_env.core.architecture import FAMILIES, EncoderArchitecture, StudentConfig, count_parameters
-from kdnas_env.core.space import DIMENSIONS, LARGEST_ENUMERATION, SearchSpace
+from kdnas_env.core.choices import DIMENSIONS
+from kdnas_env.core.space import LARGEST_ENUMERATION, SearchSpace
 from kdnas_env.errors import SpaceError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 
@@ -148,16 +149,16 @@ BAD_SPACES = [
     ({"hidden_size": [96]}, "1 point(s), so there is nothing to search"),
     ({"width": [96, 192]}, "unknown dimension(s) ['width']"),
     ({"hidden_size": []}, "'hidden_size' has no choices"),
-    ({"hidden_size": [96, 96]}, "hidden_size lists 96 more than once"),
-    ({"hidden_size": [96, 0]}, "hidden_size choice 0 is not a positive whole number"),
-    ({"hidden_size": [96, 96.5]}, "hidden_size choice 96.5 is not a positive whole number"),
-    ({"hidden_size": [True, 96]}, "hidden_size choice True is not a positive whole number"),
-    ({"hidden_act": ["gelu", 3]}, "hidden_act choice 3 is not a name"),
-    ({"family": ["bert", "gpt2"]}, "unknown student family 'gpt2'"),
+    ({"hidden_size": [96, 96]}, "hidden_size has the choice(s) 96 more than once"),
+    ({"hidden_size": [96, 0]}, "a choice of hidden_size is 0; expected a positive whole number"),
+    ({"hidden_size": [96, 96.5]}, "a choice of hidden_size is 96.5; expected a positive whole number"),
+    ({"hidden_size": [True, 96]}, "a choice of hidden_size is True; expected a positive whole number"),
+    ({"hidden_act": ["gelu", 3]}, "a choice of hidden_act is 3; expected a name"),
+    ({"family": ["bert", "gpt2"]}, "a choice of family is 'gpt2'; expected one of"),
     ({"num_hidden_layers": [13, 14]}, "no point of the space is valid; the first fails because the student has 13"),
     ({"hidden_size": [96, 192], "max_parameters": 0}, "max_parameters is 0"),
     ({"hidden_size": [96, 192], "max_parameters": 5}, "no point of the space is valid"),
-    (["hidden_size"], "a space is a mapping of dimension to choices, not list"),
+    (["hidden_size"], "; expected a mapping of dimensions to their choices"),
 ]
 
 
@@ -204,7 +205,7 @@ def test_flat_index_out_of_range(space: SearchSpace, index: int) -> None:
 def test_encode_refuses_what_is_not_in_the_space(space: SearchSpace) -> None:
     inside = next(iter(space))
     for outside, message in [
-        (replace(inside, hidden_size=400), "hidden_size 400 is none of"),
+        (replace(inside, hidden_size=400), "hidden_size is 400; expected one of"),
         (replace(inside, family="albert"), "family is fixed to 'bert'"),
     ]:
         assert outside not in space
@@ -217,7 +218,7 @@ def test_a_space_too_large_to_list_still_answers(bert_base: EncoderArchitecture)
     space = SearchSpace.from_dict({"intermediate_size": list(range(1, LARGEST_ENUMERATION + 2))}, bert_base)
     assert space.size == LARGEST_ENUMERATION + 1
     assert space.decode(np.array([41])).intermediate_size == 42
-    with pytest.raises(SpaceError, match=f"only up to {LARGEST_ENUMERATION} are listed"):
+    with pytest.raises(SpaceError, match=f"expected at most {LARGEST_ENUMERATION} to list them"):
         _ = space.valid_indices
 
 
@@ -238,12 +239,12 @@ def test_dimensions_follow_the_student_fields(space: SearchSpace) -> None:
         ("hidden_size: !!python/object/apply:os.getpid []", "could not determine a constructor"),
         ("hidden_size: 0x" + "f" * 5000, "very many digits"),
         ("[" * 5000, "nested too deeply"),
-        ("hidden_size: [384, 99999999]", "hidden_size choice 99999999 is beyond"),
-        ("hidden_size: [384, 1e999]", "is not a positive whole number"),
+        ("hidden_size: [384, 99999999]", "a choice of hidden_size is 99999999; expected at most"),
+        ("hidden_size: [384, 1e999]", "expected a positive whole number"),
         ("max_parameters: x\nhidden_size: [384, 768]", "max_parameters is 'x'; expected a positive number"),
         ("max_parameters: .nan\nhidden_size: [384, 768]", "max_parameters is nan"),
         ("3: [1, 2]", "key 3 is not a text"),
-        ("[1, 2]", "a space is a mapping"),
+        ("[1, 2]", "; expected a mapping of dimensions"),
         ("hidden_size: [384, 768]\nhidden_size: [384]", "the key 'hidden_size' stands there twice"),
         ('{"hidden_size": [384, 768], "hidden_size": [384]}', "the key 'hidden_size' stands there twice"),
     ],
@@ -255,7 +256,7 @@ def test_files_that_hold_something_else_are_refused(text: str, message: str, tmp
 
 
 def test_a_file_of_millions_of_choices_is_not_even_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdnas_env.core.space.parse_yaml", lambda text: pytest.fail("parsed"))
+    monkeypatch.setattr("kdnas_env.core.choices.parse_yaml", lambda text: pytest.fail("parsed"))
     (tmp_path / "space.yaml").write_text("intermediate_size: [" + "8, " * 4_000_000 + "8]")
     with pytest.raises(SpaceError, match="it is larger than 200,000 bytes; give each dimension fewer choices"):
         SearchSpace.from_file(tmp_path / "space.yaml", PLANTED_TEACHER)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.core.choices import RECIPE
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
-from kdnas_env.core.space import RECIPE
 from kdnas_env.errors import TableError
 from kdnas_env.support.statistics import kendall_tau, resolved_tau, spearman_rho
 from kdnas_env.tables.surrogates.students import ended_well, without

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdnas_env.core.space import ORDERED
+from kdnas_env.core.choices import ORDERED
 from kdnas_env.errors import TableError
 from kdnas_env.support.kept import kept, read_whole
 from kdnas_env.support.untrusted import restore, shown

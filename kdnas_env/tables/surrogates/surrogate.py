@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
-from kdnas_env.core.space import DIMENSIONS, ORDERED, RECIPE
+from kdnas_env.core.choices import DIMENSIONS, ORDERED, RECIPE
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
