@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -46,6 +47,7 @@ if sys.platform == "linux":
         def run(self) -> None:
             os.environ.clear()
             os.environ.update(self._environment)
+            gc.freeze()  # What the server imported stays: to look through it would copy its memory, and take long.
             super().run()
 
     class _ForkServerContext(ForkServerContext):

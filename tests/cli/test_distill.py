@@ -186,7 +186,7 @@ def test_the_teacher_in_the_loop_does_what_the_cache_does(flags: Flags, tmp_path
 @pytest.mark.slow
 def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_path: Path, moments: Random) -> None:
     def arguments(out: Path) -> list[str]:
-        return flags(out=out, epochs=20, evaluations=10, patience="None")
+        return flags(out=out, epochs=10, evaluations=5, patience="None")
 
     assert main(arguments(tmp_path / "whole")) == 0
     parts = tmp_path / "parts"

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,7 @@ import pytest
 import small_tasks
 import tiny_teachers
 from complaints import complaint
+from processes import start_command
 
 import kdnas_env
 from kdnas_env.cli import main
@@ -247,12 +245,12 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
         "candidates/1/.export*",
         "candidates/1/export",
     ):
-        process = start(arguments)
+        process = start_command(arguments)
         deadline = time.monotonic() + 240
         while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
-        output = process.communicate(timeout=60)[0]
+        output = process.read(timeout=60)
         assert process.returncode == -signal.SIGKILL, output
         arguments = resumed(folder, flags)
     assert main(arguments) == 0
@@ -265,13 +263,3 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
     ours, theirs = (read(path / "summary.json")["students"][0] for path in (folder, run))
     for name in ("student", "reward", "unexplained", "score", "kept"):
         assert ours[name] == theirs[name]
-
-
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "kdnas_env", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
