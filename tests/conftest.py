@@ -46,8 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection() -> Generator[None, object, object]:
     """Keep the garbage collector off what is imported and collected: it stays to the end.
 
-    These are millions of objects. Whatever collects garbage would pass over all of them each time, and a training of
-    transformers does so at its start, which took a quarter of the time of tests that train small models.
+    These are millions of objects, all of which the collector would pass over each time. A training of transformers has
+    it do so at its start, which took more than half of the time of tests that train small models.
     """
     gc.disable()
     try:
@@ -55,6 +55,17 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Keep it off what the tests of a file have imported, too."""
+    try:
+        return (yield)
+    finally:
+        if nextitem is None or nextitem.path != item.path:
+            gc.collect()
+            gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -92,6 +103,15 @@ def moments(request: pytest.FixtureRequest) -> Random:
     seed = zlib.crc32(request.node.name.encode())
     print(f"moments are drawn by Random({seed})")
     return Random(seed)
+
+
+@pytest.fixture(scope="module")
+def few_resamples() -> Iterator[None]:
+    """Rougher intervals, which take most of the time of small studies and comparisons of vectors."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdnas_env.support.statistics.RESAMPLES", 100)
+        patch.setattr("kdnas_env.tasks.vector_scores._RESAMPLES", 20)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -133,7 +133,7 @@ def test_a_reader_that_has_read_enough_ends_nothing() -> None:
         "from kdnas_env.cli.console import SafeConsole\n"
         "import os, sys\n"
         "console = SafeConsole()\n"
-        "for line in range(100_000):\n"
+        "for line in range(20_000):\n"
         "    console.say(f'line {line}')\n"
         "print('more')\n"
         "os.write(2, b'done')\n"

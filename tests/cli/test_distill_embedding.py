@@ -18,6 +18,8 @@ from kdnas_env.distillation.teacher.loading import load_teacher
 
 Searched = tuple[Path, str]
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def searched(finish_search: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Searched:

@@ -23,6 +23,8 @@ from kdnas_env.tasks.embedding import embedding_teacher, open_embedder, vectors
 TEXTS = tiny_teachers.sentences()
 Score = Callable[..., kdnas_env.Scores]
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def student(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,9 +149,9 @@ def test_settings_that_make_no_sense_are_refused(
 def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     more = ["--ray", "local", "--workers", "2"]
-    command = [sys.executable, "-m", "kdnas_env", *flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    driver = start_command([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more])
+    output = driver.read(timeout=300)
+    assert driver.returncode == 0, output
     assert trail(tmp_path / "run") == trail(whole)
 
 
@@ -161,8 +159,8 @@ def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> 
 def test_a_cluster_that_is_not_there_is_named(flags: Flags) -> None:
     pytest.importorskip("ray")
     # Port 9 is "discard": nobody listens there. A cluster of another test is found by 'auto'.
-    command = [sys.executable, "-m", "kdnas_env", *flags(), "--ray", "127.0.0.1:9"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode != 0
-    assert "there is no Ray cluster at '127.0.0.1:9'" in " ".join(done.stderr.split())
-    assert "Traceback" not in done.stderr
+    driver = start_command([*flags(), "--ray", "127.0.0.1:9"], environment={"COLUMNS": "200"})
+    output = driver.read(timeout=300)
+    assert driver.returncode == 2, output
+    assert "there is no Ray cluster at '127.0.0.1:9'" in " ".join(output.split())
+    assert "Traceback" not in output

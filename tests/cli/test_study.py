@@ -7,7 +7,7 @@ import functools
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,7 @@ from kdnas_env.tasks.specs import TASKS
 
 Flags = Callable[..., list[str]]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples() -> Iterator[None]:
-    """Intervals of fewer resamples, which take most of the time of so small a study."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("kdnas_env.support.statistics.RESAMPLES", 100)
-        yield
+pytestmark = pytest.mark.usefixtures("few_resamples")
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,7 @@ def test_the_card_of_a_cut_classifier_has_its_score(
     assert read_classifier_record(tmp_path / "unscored") is None
 
 
+@pytest.mark.usefixtures("few_resamples")
 def test_a_cut_embedding_student_makes_the_vectors_it_made(
     tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path
 ) -> None:

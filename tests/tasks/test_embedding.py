@@ -24,6 +24,8 @@ from kdnas_env.tasks.vector_scores import score_vectors
 TEXTS = tiny_teachers.sentences()
 SETTINGS = EmbeddingSettings(epochs=8, batch_size=16, learning_rate=3e-3, patience=8)
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 
 @pytest.fixture(scope="module")
 def teacher(tiny_teacher_dirs: dict[str, Path]) -> EmbeddingTeacher:
