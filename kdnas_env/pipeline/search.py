@@ -165,7 +165,12 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         if task.name is None:
             return None
         own = {field.name: getattr(task, field.name) for field in fields(OwnTask)}
-        teacher = {"teachers": task.teachers, "seed": self.seed, "finetuning": {"max_length": task.max_length}}
+        teacher = {
+            "teachers": task.teachers,
+            "rates": task.teacher_rates,
+            "seed": task.seed_or(self.seed),
+            "finetuning": {"max_length": task.max_length},
+        }
         places = {"data": task.data, "unlabelled": task.unlabelled}
         return {"name": task.name, **places, "own": own, "teacher": teacher}
 
@@ -176,7 +181,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name is None:
             why |= dict.fromkeys(
-                (f"task.{name}" for name in ("data", "unlabelled", "teachers", "max_length")),
+                (f"task.{name}" for name in ("data", "unlabelled", "teachers", "teacher_rates", "max_length", "seed")),
                 "without a task; name it with `task`",
             )
         for group in ("corpus", "space", "limits"):

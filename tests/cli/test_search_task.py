@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import tiny_teachers
 from complaints import complaint
+from safetensors import safe_open
 
 from kdnas_env.cli import main
 
 Flags = Callable[..., list[str]]
+NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "task.seed"))
 
 
 @pytest.fixture
@@ -22,7 +24,8 @@ def task_flags(flags: Flags, tmp_path: Path) -> Flags:
     """The command line of a small search whose task is whether a sentence names a film."""
     rows = [f"{int('film' in text)},{text}" for text in tiny_teachers.sentences()]
     (tmp_path / "films.csv").write_text("\n".join(["film,sentence", *rows]) + "\n", encoding="utf-8")
-    task = {"task": tmp_path / "films.csv", "task.label-column": "film", "agent": "random", "threads": 1}
+    task = {"task": tmp_path / "films.csv", "task.label-column": "film", "task.teacher-rates": 1, "task.seed": 3}
+    task |= {"agent": "random", "threads": 1}
     return lambda **changes: flags(**{**task, **changes})
 
 
@@ -48,6 +51,10 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
         [row[name] for name in raw] for row in by_task["students"]
     ]
     assert all(row["loss"] == row["heldout_unexplained"][-1] for row in other["students"])
+    (teacher,) = (tmp_path / "cache").glob("task-teacher-*.safetensors")  # one for both searches
+    with safe_open(str(teacher), "pt") as file:
+        (tried,) = json.loads(file.metadata()["record"])["tried"]
+    assert tried["seed"] == 3
     before = (tmp_path / "run" / "results.json").read_bytes()
     (tmp_path / "run" / "results.json").unlink()
     assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]) == 0
@@ -66,10 +73,11 @@ def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"task": None, "task.label-column": None, "reward.quality": "task"}, "quality is task, but there is no task"),
+        ({**NO_TASK, "reward.quality": "task"}, "quality is task, but there is no task"),
         ({"task": "squad", "task.label-column": None}, "unknown task 'squad'"),
         ({"task.epochs": 2}, "--task.epochs has no effect in a search"),
-        ({"task": None, "task.label-column": None, "task.teachers": 3}, "--task.teachers has no effect without"),
+        ({**NO_TASK, "task.teachers": 3}, "--task.teachers has no effect without"),
+        ({**NO_TASK, "task.seed": 3}, "--task.seed has no effect without"),
         ({"task.label-column": "score"}, "has no column 'score'"),
         ({"reward.quality": "task", "reward.loss": "train_raw"}, "loss is train_raw, which has no effect"),
     ],
