@@ -13,30 +13,26 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.agents.base import (
-    DEFAULT_ROUND_SIZE,
-    Agent,
-    ConfigT,
+from kdnas_env.agents.base import Agent, ConfigT, RoundCallback, SearchResult
+from kdnas_env.agents.environment import (
     Environment,
     Info,
-    RoundCallback,
-    SearchResult,
     action_counts,
     check_scalar,
+    checked_answers,
     env_attribute,
-    env_number,
     evaluation_limit,
+    is_free,
+    is_usable,
     prefetch,
+    round_size_of,
     split_infos,
 )
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
-from kdnas_env.agents.state import read_state, write_state
+from kdnas_env.agents.state import STATE_VERSION, check_saved_by, read_state, write_state
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.checks import check_whole
-from kdnas_env.support.untrusted import plain_copy
-
-_STATE_VERSION = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +122,7 @@ class AskTellAgent(Agent[ConfigT]):
         self.reset(
             action_counts(env),
             budget=evaluation_limit(env, budget),
-            round_size=_round_size(env, round_size),
+            round_size=round_size_of(env, round_size),
             seed=seed,
             candidates=env_attribute(env, "valid_action_indices"),
         )
@@ -202,22 +198,7 @@ class AskTellAgent(Agent[ConfigT]):
         """
         self._check_started()
         candidates = self.grid.check(actions)
-        try:
-            earned = np.asarray(rewards, dtype=np.float64)
-            infos = [{} for _ in candidates] if infos is None else list(infos)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise KDNASError(
-                f"rewards or infos are malformed: {error}; expected a number and a mapping each"
-            ) from error
-        if earned.ndim == 2 and len(earned) and earned.shape[1] > 1:
-            check_scalar(earned[0])
-        if not all(isinstance(info, Mapping) for info in infos):
-            raise KDNASError("an info is no mapping; expected what the environment said about each candidate")
-        if not len(candidates) or earned.shape != (len(candidates),) or len(infos) != len(candidates):
-            raise KDNASError(
-                f"told {len(candidates)} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected "
-                "as many of each, at least one"
-            )
+        earned, infos = checked_answers(len(candidates), rewards, infos)
         numbers = self.grid.numbers(candidates)
         known = len(self.ranking.rounds)
         origins = [
@@ -227,7 +208,7 @@ class AskTellAgent(Agent[ConfigT]):
         self.ranking = self.ranking.update(
             candidates,
             earned,
-            usable=[info.get("status", "ok") == "ok" and not info.get("cost", 0) > 0 for info in infos],
+            usable=[is_usable(info) for info in infos],
             exploration=origins[0].exploration,
             random=[origin.random for origin in origins],
             predicted=[origin.predicted for origin in origins],
@@ -235,7 +216,7 @@ class AskTellAgent(Agent[ConfigT]):
         )
         self._seen.update(numbers)
         self._infos.extend(infos)
-        self._free += sum(info.get("status") == "infeasible" and not info.get("counted", True) for info in infos)
+        self._free += sum(is_free(info) for info in infos)
         self._learn(self.ranking.rounds[-1])
 
     def result(self) -> SearchResult:
@@ -290,7 +271,7 @@ class AskTellAgent(Agent[ConfigT]):
         if not np.array_equal(nvec := action_counts(env), self.grid.nvec):
             raise KDNASError(f"the environment's actions are {nvec}, but the search is over {self.grid.nvec}")
         vector = isinstance(env, gym.vector.VectorEnv)
-        _round_size(env, self.round_size)
+        round_size_of(env, self.round_size)
         env.reset(seed=self.seed)
         ended = False
         while not ended and (left := self.budget - self.spent) > 0:
@@ -334,7 +315,7 @@ class AskTellAgent(Agent[ConfigT]):
         """Return the state as NumPy arrays and JSON values, without infos."""
         self._check_started()
         return {
-            "version": _STATE_VERSION,
+            "version": STATE_VERSION,
             "agent": type(self).__name__,
             "config": asdict(cast(Any, self.config)),
             "nvec": self.grid.nvec,
@@ -358,17 +339,7 @@ class AskTellAgent(Agent[ConfigT]):
         Raises:
             RunError: If the agent, version or hyper-parameters differ.
         """
-        own = plain_copy(asdict(cast(Any, self.config)))
-        wanted = {"version": _STATE_VERSION, "agent": type(self).__name__, **own}
-        # A hyper-parameter missing in the state was added later; its default keeps the old behaviour.
-        config = {**plain_copy(asdict(self.Config())), **plain_copy(state["config"])}
-        saved = {"version": state["version"], "agent": state["agent"], **config}
-        for name in [*wanted, *(name for name in saved if name not in wanted)]:
-            if saved.get(name) != wanted.get(name):
-                raise RunError(
-                    f"the saved state has {name} {saved.get(name)!r}, but this agent has {wanted.get(name)!r}; load it "
-                    "into an agent made with the same settings"
-                )
+        check_saved_by(state, agent=type(self).__name__, config=self.config)
         self.reset(
             state["nvec"],
             budget=state["budget"],
@@ -439,22 +410,6 @@ class AskTellAgent(Agent[ConfigT]):
     def _check_started(self) -> None:
         if not hasattr(self, "ranking"):
             raise KDNASError(f"this {type(self).__name__} has no search; call reset(), load() or search() first")
-
-
-def _round_size(env: Environment, wanted: int | None) -> int:
-    """Return the candidates per round: ``wanted``, else the environment's number, else the default.
-
-    Raises:
-        KDNASError: If ``wanted`` differs from the seats of a vector environment.
-    """
-    if isinstance(env, gym.vector.VectorEnv):
-        if wanted not in (None, env.num_envs):
-            raise KDNASError(
-                f"round_size is {wanted!r}, but a round of a vector environment is one step of its {env.num_envs} seats"
-            )
-        return env.num_envs
-    size = env_number(env, "round_size") if wanted is None else wanted
-    return DEFAULT_ROUND_SIZE if size is None else size
 
 
 @dataclass(frozen=True, eq=False)

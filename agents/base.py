@@ -6,29 +6,20 @@ An agent sees a ``MultiDiscrete`` action space, rewards and infos, but not their
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
-import gymnasium as gym
 import numpy as np
-from gymnasium import spaces
 
+from kdnas_env.agents.environment import Environment, Info
 from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.checks import check_whole
 from kdnas_env.support.settings import Settings
-from kdnas_env.support.untrusted import is_integer, shown
 
 ConfigT = TypeVar("ConfigT")
-Info = Mapping[str, Any]
-Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 RoundCallback = Callable[[Ranking], object]
 """Called after each round with the ranking so far."""
-
-DEFAULT_ROUND_SIZE = 8
-"""Default number of candidates per round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,97 +132,3 @@ class Agent(ABC, Generic[ConfigT]):
         Raises:
             KDNASError: If the action space has another type, or no budget is given.
         """
-
-
-def action_counts(env: Environment) -> Ints:
-    """Return the choices per dimension of an environment's actions, int64 of shape ``(dims,)``.
-
-    Raises:
-        KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0.
-    """
-    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else getattr(env, "action_space", None)
-    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
-        raise KDNASError(
-            f"the action space is {space}; expected a one-dimensional MultiDiscrete that starts at 0. Wrap the "
-            "environment with an action wrapper that offers one"
-        )
-    return space.nvec.astype(np.int64)
-
-
-def env_attribute(env: Environment, name: str) -> Any:
-    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
-    if isinstance(env, gym.vector.VectorEnv):
-        return getattr(env.unwrapped, name, None)
-    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
-
-
-def check_scalar(reward: Any) -> None:
-    """Check that a reward is a scalar.
-
-    Raises:
-        KDNASError: If it is a vector.
-    """
-    if getattr(reward, "ndim", 0) or isinstance(reward, Sequence):
-        raise KDNASError(
-            f"the reward is {shown(reward)}; expected a number. Wrap the environment with LinearReward, which weights "
-            "the parts of a vector"
-        )
-
-
-def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
-    """Split the infos of a vector environment into one info per environment.
-
-    Args:
-        infos: Arrays with one entry per environment, or mappings of such arrays; the key with a leading ``_`` holds the
-            mask of environments that have the entry.
-        count: Number of environments.
-
-    Returns:
-        One info per environment, with Python numbers.
-    """
-    own: list[dict[str, Any]] = [{} for _ in range(count)]
-    for name, values in infos.items():
-        if name.startswith("_") and name[1:] in infos:
-            continue
-        entries = split_infos(values, count) if isinstance(values, Mapping) else values
-        present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
-        for seat in np.flatnonzero(present):
-            entry = entries[seat]
-            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
-    return own
-
-
-def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
-    """Announce the next actions to an environment, if it supports that and no wrapper changes actions.
-
-    Args:
-        env: The environment; if it evaluates several actions at once, it has a method ``prefetch(actions)``.
-        actions: The actions, int64 of shape ``(n, dims)``.
-    """
-    inner: gym.Env[Any, Any] = env
-    while isinstance(inner, gym.Wrapper):
-        if isinstance(inner, gym.ActionWrapper):
-            return
-        inner = inner.env
-    method = getattr(inner, "prefetch", None)
-    if callable(method) and inner.action_space == env.action_space:
-        method(actions.copy())
-
-
-def evaluation_limit(env: Environment, budget: int | None) -> int:
-    """Return the number of evaluations of a search: the environment's limit, but at most ``budget``.
-
-    Raises:
-        KDNASError: If neither is given.
-    """
-    allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
-    limits = [check_whole("budget", limit, at_least=1) for limit in (budget, allowed) if limit is not None]
-    if not limits:
-        raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
-    return min(limits)
-
-
-def env_number(env: Environment, name: str) -> int | None:
-    """Return an attribute like :func:`env_attribute` if it is an integer, else None."""
-    value = env_attribute(env, name)
-    return int(value) if is_integer(value) else None

@@ -6,13 +6,17 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing
-from kdnas_env.support.untrusted import parse_json
+from kdnas_env.support.untrusted import parse_json, plain_copy
+
+STATE_VERSION = 1
+"""Version of the format of the state of ask-tell agents."""
 
 _PLAIN = "json"
 _LARGEST_BYTES = 1 << 30
@@ -59,3 +63,28 @@ def read_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         reason = str(error)[:300]
         raise RunError(f"{os.fspath(path)!r} cannot be read as the saved state of an agent: {reason}") from error
     return {**plain, **arrays}
+
+
+def check_saved_by(state: Mapping[str, Any], *, agent: str, config: Any) -> None:
+    """Check that a state belongs to an agent with these hyper-parameters.
+
+    A hyper-parameter that is missing in the state was added after it was saved. It counts as saved with its default
+    value, because defaults of new hyper-parameters keep the old behaviour.
+
+    Args:
+        state: A state with the entries ``version``, ``agent`` and ``config``.
+        agent: Name of the agent's class.
+        config: Hyper-parameters of the agent: an instance of a dataclass whose fields all have defaults.
+
+    Raises:
+        RunError: If the version, the agent or a hyper-parameter differs.
+    """
+    expected = {"version": STATE_VERSION, "agent": agent, **plain_copy(asdict(config))}
+    saved_config = {**plain_copy(asdict(type(config)())), **plain_copy(state["config"])}
+    saved = {"version": state["version"], "agent": state["agent"], **saved_config}
+    for name in dict.fromkeys([*expected, *saved]):
+        if saved.get(name) != expected.get(name):
+            raise RunError(
+                f"the saved state has {name} {saved.get(name)!r}, but this agent has {expected.get(name)!r}; load it "
+                "into an agent made with the same settings"
+            )

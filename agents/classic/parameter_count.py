@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.agents.base import Environment, env_attribute
 from kdnas_env.agents.classic.exhaustive import OrderedAgent
+from kdnas_env.agents.environment import Environment, env_attribute
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.core.architecture import count_parameters
 from kdnas_env.core.grid import Grid

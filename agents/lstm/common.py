@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from kdnas_env.agents.base import DEFAULT_ROUND_SIZE
+from kdnas_env.agents.environment import DEFAULT_ROUND_SIZE
 from kdnas_env.agents.ranking import Ints, Ranking
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.settings import Settings

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.base import Environment, action_counts, env_attribute
+from kdnas_env.agents.environment import Environment, action_counts, env_attribute
 from kdnas_env.agents.lstm.common import random_count
 from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
 from kdnas_env.agents.ranking import Ints

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas_env.agents.base import action_counts, env_attribute
+from kdnas_env.agents.environment import action_counts, env_attribute
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
 from kdnas_env.agents.predicting import Scale
 from kdnas_env.agents.ranking import Ints

@@ -13,16 +13,8 @@ import gymnasium as gym
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.base import (
-    Capabilities,
-    Environment,
-    Info,
-    RoundCallback,
-    SearchResult,
-    action_counts,
-    env_attribute,
-    prefetch,
-)
+from kdnas_env.agents.base import Capabilities, RoundCallback, SearchResult
+from kdnas_env.agents.environment import Environment, Info, action_counts, env_attribute, prefetch
 from kdnas_env.agents.optuna import DISMISSED, DRAWN, Identity, OptunaConfig
 from kdnas_env.agents.ranking import Ints, RoundRecord
 from kdnas_env.core.grid import Seen

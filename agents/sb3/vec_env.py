@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 
-from kdnas_env.agents.base import split_infos
+from kdnas_env.agents.environment import split_infos
 from kdnas_env.errors import DependencyError, KDNASError
 
 try:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import kdnas_env
-from kdnas_env.agents.base import action_counts
+from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.meta import MetaController, Unit, load_controller, save_controller
 from kdnas_env.agents.lstm.meta_agent import SHIPPED, LSTMMetaAgent
 from kdnas_env.agents.lstm.meta_training import Lesson, MetaTraining, lessons_of, train

@@ -18,7 +18,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.agents.base import split_infos
+from kdnas_env.agents.environment import split_infos
 from kdnas_env.agents.sb3.vec_env import BatchVecEnv
 from kdnas_env.errors import KDNASError
 from kdnas_env.wrappers import SequentialChoice

@@ -1,0 +1,174 @@
+"""What agents read from an environment: its action space, budget, round size and infos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium import spaces
+
+from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_whole
+from kdnas_env.support.untrusted import is_integer, shown
+
+Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
+Info = Mapping[str, Any]
+
+DEFAULT_ROUND_SIZE = 8
+"""Default number of candidates per round."""
+
+
+def action_counts(env: Environment) -> Ints:
+    """Return the choices per dimension of an environment's actions, int64 of shape ``(dims,)``.
+
+    Raises:
+        KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0.
+    """
+    space = env.single_action_space if isinstance(env, gym.vector.VectorEnv) else getattr(env, "action_space", None)
+    if not isinstance(space, spaces.MultiDiscrete) or space.nvec.ndim != 1 or np.any(space.start):
+        raise KDNASError(
+            f"the action space is {space}; expected a one-dimensional MultiDiscrete that starts at 0. Wrap the "
+            "environment with an action wrapper that offers one"
+        )
+    return space.nvec.astype(np.int64)
+
+
+def env_attribute(env: Environment, name: str) -> Any:
+    """Return an attribute of an environment through all wrappers, or None if it has no such attribute."""
+    if isinstance(env, gym.vector.VectorEnv):
+        return getattr(env.unwrapped, name, None)
+    return env.get_wrapper_attr(name) if env.has_wrapper_attr(name) else None
+
+
+def check_scalar(reward: Any) -> None:
+    """Check that a reward is a scalar.
+
+    Raises:
+        KDNASError: If it is a vector.
+    """
+    if getattr(reward, "ndim", 0) or isinstance(reward, Sequence):
+        raise KDNASError(
+            f"the reward is {shown(reward)}; expected a number. Wrap the environment with LinearReward, which weights "
+            "the parts of a vector"
+        )
+
+
+def is_usable(info: Info) -> bool:
+    """Return whether an evaluation succeeded and broke no limit, according to its info."""
+    return bool(info.get("status", "ok") == "ok" and not info.get("cost", 0) > 0)
+
+
+def is_free(info: Info) -> bool:
+    """Return whether an evaluation broke a limit and was not charged to the budget, according to its info."""
+    return info.get("status") == "infeasible" and not info.get("counted", True)
+
+
+def checked_answers(count: int, rewards: npt.ArrayLike, infos: Sequence[Info] | None) -> tuple[Floats, Sequence[Info]]:
+    """Check the rewards and infos of some candidates, and return them.
+
+    Args:
+        count: Number of candidates.
+        rewards: Rewards, shape ``(count,)``.
+        infos: The environment's info for each candidate; None for empty ones.
+
+    Returns:
+        Rewards, float64 of shape ``(count,)``, and infos.
+
+    Raises:
+        KDNASError: If ``count`` is 0, or there is not one number and one mapping per candidate.
+    """
+    try:
+        earned = np.asarray(rewards, dtype=np.float64)
+        infos = [{} for _ in range(count)] if infos is None else list(infos)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise KDNASError(f"rewards or infos are malformed: {error}; expected a number and a mapping each") from error
+    if earned.ndim == 2 and len(earned) and earned.shape[1] > 1:
+        check_scalar(earned[0])
+    if not all(isinstance(info, Mapping) for info in infos):
+        raise KDNASError("an info is no mapping; expected the info that the environment returned for each candidate")
+    if not count or earned.shape != (count,) or len(infos) != count:
+        raise KDNASError(
+            f"told {count} action(s), rewards of shape {earned.shape} and {len(infos)} info(s); expected as many of "
+            "each, at least one"
+        )
+    return earned, infos
+
+
+def split_infos(infos: Mapping[str, Any], count: int) -> list[dict[str, Any]]:
+    """Split the infos of a vector environment into one info per environment.
+
+    Args:
+        infos: Arrays with one entry per environment, or mappings of such arrays; the key with a leading ``_`` holds the
+            mask of environments that have the entry.
+        count: Number of environments.
+
+    Returns:
+        One info per environment, with Python numbers.
+    """
+    own: list[dict[str, Any]] = [{} for _ in range(count)]
+    for name, values in infos.items():
+        if name.startswith("_") and name[1:] in infos:
+            continue
+        entries = split_infos(values, count) if isinstance(values, Mapping) else values
+        present = infos.get(f"_{name}", np.ones(count, dtype=np.bool_))
+        for seat in np.flatnonzero(present):
+            entry = entries[seat]
+            own[seat][name] = entry.item() if isinstance(entry, np.generic) else deepcopy(entry)
+    return own
+
+
+def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
+    """Announce the next actions to an environment, if it supports that and no wrapper changes actions.
+
+    Args:
+        env: The environment; if it evaluates several actions at once, it has a method ``prefetch(actions)``.
+        actions: The actions, int64 of shape ``(n, dims)``.
+    """
+    inner: gym.Env[Any, Any] = env
+    while isinstance(inner, gym.Wrapper):
+        if isinstance(inner, gym.ActionWrapper):
+            return
+        inner = inner.env
+    method = getattr(inner, "prefetch", None)
+    if callable(method) and inner.action_space == env.action_space:
+        method(actions.copy())
+
+
+def evaluation_limit(env: Environment, budget: int | None) -> int:
+    """Return the number of evaluations of a search: the environment's limit, but at most ``budget``.
+
+    Raises:
+        KDNASError: If neither is given.
+    """
+    allowed = env_number(env, "max_evaluations") or env_number(env, "budget")
+    limits = [check_whole("budget", limit, at_least=1) for limit in (budget, allowed) if limit is not None]
+    if not limits:
+        raise KDNASError("the environment has no attribute 'budget'; pass budget=, the evaluations to spend")
+    return min(limits)
+
+
+def env_number(env: Environment, name: str) -> int | None:
+    """Return an attribute like :func:`env_attribute` if it is an integer, else None."""
+    value = env_attribute(env, name)
+    return int(value) if is_integer(value) else None
+
+
+def round_size_of(env: Environment, wanted: int | None) -> int:
+    """Return the candidates per round: ``wanted``, else the environment's number, else the default.
+
+    Raises:
+        KDNASError: If ``wanted`` differs from the seats of a vector environment.
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        if wanted not in (None, env.num_envs):
+            raise KDNASError(
+                f"round_size is {wanted!r}, but a round of a vector environment is one step of its {env.num_envs} seats"
+            )
+        return env.num_envs
+    size = env_number(env, "round_size") if wanted is None else wanted
+    return DEFAULT_ROUND_SIZE if size is None else size
