@@ -1,15 +1,12 @@
-"""Storage of studies: checks on joining, heartbeats of processes, and the recent trials of long studies."""
+"""Storages of studies: opening them, heartbeats of processes, and checks before a search joins a study."""
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
@@ -17,39 +14,36 @@ from typing import Any
 from optuna.exceptions import OptunaError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.study import Study, StudyDirection
+from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from kdnas_env.agents.optuna import WORKER, OptunaConfig
+from kdnas_env.agents.optuna.config import WORKER, OptunaConfig
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.identity import differences
 from kdnas_env.support.untrusted import plain_copy, shown
 
 _SEARCHED = "kdnas:searched"
-"""User attribute of a study: the grid that it searches, so that no search of another joins it."""
+"""User attribute of a study: the searched grid, so that a search of another grid cannot join."""
 
 _CONTENT = "kdnas:content"
-"""The same: what its points stand for and what decides their rewards, as far as environments say."""
+"""User attribute of a study: the data that determine the rewards of its points, if the environment offers them."""
 
 _ALIVE = "kdnas:alive:"
-"""Beginning of the user attribute of a study that says when a process gave a sign, in seconds since the epoch."""
+"""Prefix of the user attribute of a study with the time of a process's last heartbeat, in seconds since 1970 (UTC)."""
 
 _INTERVAL = 30.0
-"""Most seconds between two signs."""
+"""Maximum number of seconds between two heartbeats."""
 
-_SIGNS = 5
-"""Signs that are missed before a process is taken for dead, at least."""
-
-_BESTS = 50
-"""Best trials that are kept beside the youngest; of a long study TPE takes the 25 best as good ones."""
+_MISSED = 5
+"""Minimum number of missed heartbeats before a process counts as dead."""
 
 _CREATION_ATTEMPTS = 20
 _JOURNAL_START = b'{"op_code"'
 
 
-class SignsOfLife:
+class Heartbeat:
     """Sends heartbeats while this process has running trials, and detects other processes without heartbeats.
 
     Args:
@@ -63,67 +57,70 @@ class SignsOfLife:
         self._study = study
         self._worker = worker
         self._stale_after = stale_after
-        self._interval = min(_INTERVAL, stale_after / _SIGNS)
+        self._interval = min(_INTERVAL, stale_after / _MISSED)
         self._trials = 0
         self._lock = Lock()
-        self._stop: Event | None = None  # of the thread that gives signs; None: there is none
+        self._stop: Event | None = None  # stops the heartbeat thread; None if there is no thread
 
-    def begin(self) -> None:
-        """Give signs from now on, since there is one trial more to finish."""
+    def trial_begins(self) -> None:
+        """Send heartbeats from now on, because one more trial is running."""
         with self._lock:
             self._trials += 1
             if self._stop is None:
                 self._stop = Event()
-                self.give()
-                # It holds no reference, so that it ends with the search.
-                Thread(target=_give_signs, args=(weakref.ref(self), self._stop, self._interval), daemon=True).start()
+                self.send()
+                # The thread holds only a weak reference, so that it ends with the search.
+                Thread(
+                    target=_send_repeatedly, args=(weakref.ref(self), self._stop, self._interval), daemon=True
+                ).start()
 
-    def end(self) -> None:
-        """Give no more signs, unless there are other trials to finish."""
+    def trial_ends(self) -> None:
+        """Stop sending heartbeats if no other trial is running."""
         with self._lock:
             self._trials -= 1
             if self._trials <= 0 and self._stop is not None:
                 self._stop.set()
                 self._stop = None
 
-    def give(self) -> None:
-        """Give a sign."""
+    def send(self) -> None:
+        """Send a heartbeat."""
         self._study.set_user_attr(f"{_ALIVE}{self._worker}", time.time())
 
     def stale(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Return those of some trials whose process has given no sign for too long; beginning a trial is one, too."""
+        """Return the running trials of other processes without a recent heartbeat; the start of a trial counts as one."""
         others = [
             trial
             for trial in running
             if trial.state is TrialState.RUNNING and trial.user_attrs.get(WORKER) != self._worker
         ]
-        signs, now = self._study.user_attrs if others else {}, time.time()
-        return [trial for trial in others if now - _last_sign(trial, signs) > self._stale_after]
+        attributes, now = self._study.user_attrs if others else {}, time.time()
+        return [trial for trial in others if now - _last_heartbeat(trial, attributes) > self._stale_after]
 
 
-def _last_sign(trial: FrozenTrial, signs: dict[str, float]) -> float:
-    began = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
-    return max(began, signs.get(f"{_ALIVE}{trial.user_attrs.get(WORKER)}", 0.0))
+def _last_heartbeat(trial: FrozenTrial, attributes: dict[str, float]) -> float:
+    start = 0.0 if trial.datetime_start is None else trial.datetime_start.timestamp()
+    return max(start, attributes.get(f"{_ALIVE}{trial.user_attrs.get(WORKER)}", 0.0))
 
 
-def _give_signs(giver: weakref.ref[SignsOfLife], stop: Event, interval: float) -> None:
+def _send_repeatedly(reference: weakref.ref[Heartbeat], stop: Event, interval: float) -> None:
     while not stop.wait(interval):
-        alive = giver()
-        if alive is None:
+        heartbeat = reference()
+        if heartbeat is None:
             return
-        with suppress(Exception):  # a storage may be out of reach for a while; if it stays so, the search raises
-            alive.give()
-        del alive
+        # A storage may be unavailable for a while; if it stays unavailable, the search itself raises.
+        with suppress(Exception):
+            heartbeat.send()
+        del heartbeat
 
 
 def open_storage(place: str | None) -> BaseStorage:
-    """Open where studies are kept.
+    """Open a storage of studies.
 
     Args:
-        place: None for memory, the path of a journal, or the URL of a database.
+        place: None for memory, the path of a journal file, or the URL of a database.
 
     Raises:
-        RunError: If it cannot be opened.
+        RunError: If the storage cannot be opened.
         DependencyError: If the database needs a driver that is not installed.
     """
     if place is None:
@@ -139,22 +136,23 @@ def open_storage(place: str | None) -> BaseStorage:
     except (OSError, ValueError, KeyError, SQLAlchemyError, OptunaError) as error:
         raise RunError(
             f"storage {place!r} cannot be opened: {error}. Expected the URL of a database, such as "
-            "sqlite:///search.db, or the path of a journal, in a folder that exists"
+            "sqlite:///search.db, or the path of a journal file, in an existing folder"
         ) from error
 
 
 def _journal(path: Path) -> BaseStorage:
-    """Open a journal, unless it is another file.
+    """Open a journal file; refuse a file of another type.
 
-    A last line that was cut off, as by a kill, is removed first: Optuna would write behind it, and never read on.
+    An incomplete last line, as a killed process leaves it, is removed first. Otherwise Optuna would append to it and
+    could not read the file any more.
     """
     lock = JournalFileSymlinkLock(str(path))
     if path.exists() and path.stat().st_size:
         with path.open("rb") as file:
             if not file.readline().startswith(_JOURNAL_START):
-                raise RunError(f"storage {str(path)!r} is no journal of Optuna; name another file")
+                raise RunError(f"storage {str(path)!r} is not a journal of Optuna; name another file")
         if not _ends_whole(path):
-            lock.acquire()  # nobody is writing
+            lock.acquire()  # so that no process is writing
             try:
                 if not _ends_whole(path):
                     os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
@@ -179,22 +177,29 @@ def _database(url: str) -> BaseStorage:
             if not isinstance(error, IntegrityError) and "already exists" not in str(error):
                 raise
             time.sleep(0.05 * attempt)
-    raise RunError(f"storage {url!r} cannot be opened: other processes are changing its tables; try again later")
+    raise RunError(
+        f"storage {url!r} cannot be opened, because other processes are changing its tables; try again later"
+    )
 
 
 def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:
-    """Refuse to join a study that searches something else; of a new one, note what it searches.
+    """Refuse to join a study of another grid or other objectives; record both in a new study.
+
+    Args:
+        study: The study.
+        config: Hyper-parameters of the agent.
+        space: Number of choices of each parameter.
 
     Raises:
-        RunError: If it does.
+        RunError: If the study has another grid or other objectives.
     """
     searched = {"space": {**space}, "choices": config.choices, "objectives": [*config.objectives]}
     directions = [direction.name.lower() for direction in study.directions]
     known = study.user_attrs.get(_SEARCHED, searched)
     if known != searched or directions != [*config.directions]:
         raise RunError(
-            f"the study {study.study_name!r} searches {known}, to {' and '.join(directions)}, but this search is of "
-            f"{searched}, to {' and '.join(config.directions)}; give another study_name"
+            f"the study {study.study_name!r} searches {known} ({' and '.join(directions)}), but this search is of "
+            f"{searched} ({' and '.join(config.directions)}); use another study_name"
         )
     if _SEARCHED not in study.user_attrs:
         study.set_user_attr(_SEARCHED, searched)
@@ -203,88 +208,26 @@ def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int])
 
 
 def check_content(study: Study, content: Any) -> None:
-    """Refuse to join a study with other rewards or points; if its content is not recorded, record it.
+    """Refuse to join a study in which other data determine the rewards; record the data in a new study.
 
     Args:
         study: The study.
-        content: What decides the rewards, by part, as plain data. Parts that one of both lacks are not
-            compared. Anything but a mapping is ignored.
+        content: The data that determine the rewards, by part, as plain data. Parts that only one of the two searches
+            has are not compared. Anything but a mapping is ignored.
 
     Raises:
-        RunError: If it is of something else; nothing is changed then.
-        KDNASError: If the content is no plain data.
+        RunError: If the data differ; the study is not changed in this case.
+        KDNASError: If the content is not plain data.
     """
     if not isinstance(content, Mapping):
         return
     try:
         ours = plain_copy(content)
     except ValueError as error:
-        raise KDNASError(f"the identity of the environment is {shown(content)}, no plain data: {error}") from error
+        raise KDNASError(f"the environment's identity is {shown(content)}; expected plain data: {error}") from error
     known = study.user_attrs.get(_CONTENT)
     if known is None:
         study.set_user_attr(_CONTENT, ours)
     elif different := differences(known, ours):
-        changes = "; ".join(f"{name} is {theirs} there, {here} here" for name, theirs, here in different)
-        raise RunError(f"the study {study.study_name!r} is of another search: {changes}. Give another study_name")
-
-
-class StudyOf(Study):
-    """A study as it would be if it had some of its trials only; what is written to it is written to the study.
-
-    Args:
-        study: The study.
-        trials: Gives the trials, in the order of their numbers; it is called when somebody looks at them.
-    """
-
-    def __init__(self, study: Study, trials: Callable[[], Sequence[FrozenTrial]]) -> None:
-        vars(self).update(vars(study))
-        self._some = trials
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = [trial for trial in self._some() if states is None or trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
-
-
-class RecentTrials:
-    """The newest finished trials of a study, plus the best ones (with several objectives, the Pareto front).
-
-    Args:
-        size: Number of newest trials to keep; fewer best trials are kept.
-        directions: Directions of the objectives.
-    """
-
-    def __init__(self, size: int, directions: Sequence[StudyDirection]) -> None:
-        self._signs = [1.0 if direction is StudyDirection.MAXIMIZE else -1.0 for direction in directions]
-        self._youngest: deque[FrozenTrial] = deque(maxlen=size)
-        self._bests: list[FrozenTrial] = []
-        self._most = min(size, _BESTS) if len(self._signs) == 1 else size
-
-    def add(self, trial: FrozenTrial) -> None:
-        """Take in a trial that has ended; samplers learn from those that were completed or pruned only."""
-        if trial.state is TrialState.COMPLETE and not any(violation > 0 for violation in trial.constraints.values()):
-            self._rank(trial)
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-            self._youngest.append(trial)
-
-    def with_running(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the trials, and those that are running, in the order of their numbers."""
-        kept = {trial.number: trial for trial in chain(self._bests, self._youngest, running)}
-        return [kept[number] for number in sorted(kept)]
-
-    def _rank(self, trial: FrozenTrial) -> None:
-        if len(self._signs) == 1:
-            self._bests.append(trial)
-            if len(self._bests) > 2 * self._most:
-                self._bests = sorted(self._bests, key=lambda best: -self._scores(best)[0])[: self._most]
-        elif not any(self._beats(best, trial) for best in self._bests):
-            left = [best for best in self._bests if not self._beats(trial, best)]
-            self._bests = [*left, trial][-self._most :]
-
-    def _beats(self, first: FrozenTrial, other: FrozenTrial) -> bool:
-        pairs = [*zip(self._scores(first), self._scores(other), strict=True)]
-        return all(ours >= theirs for ours, theirs in pairs) and any(ours > theirs for ours, theirs in pairs)
-
-    def _scores(self, trial: FrozenTrial) -> list[float]:
-        return [sign * value for sign, value in zip(self._signs, trial.values, strict=True)]
+        changes = "; ".join(f"{name} is {theirs} in the study and {here} here" for name, theirs, here in different)
+        raise RunError(f"the study {study.study_name!r} belongs to another search: {changes}. Use another study_name")

@@ -34,8 +34,8 @@ from scipy.stats import wilcoxon
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.base import SearchResult
 from kdnas_env.agents.classic.random import RandomAgent
-from kdnas_env.agents.optuna import PRUNERS, SAMPLERS, OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
+from kdnas_env.agents.optuna.config import PRUNERS, SAMPLERS, OptunaConfig
 from kdnas_env.agents.optuna.samplers import quiet
 from kdnas_env.agents.optuna.storages import open_storage
 from kdnas_env.cli import main
@@ -282,7 +282,9 @@ def test_several_objectives_are_saved(tmp_path: Path) -> None:
 @pytest.mark.parametrize("missing", ["beauty", "config"])
 def test_an_objective_that_the_info_lacks_is_named_after_the_first_evaluation(missing: str) -> None:
     env = gym.make("kdnas/Planted-v0", budget=12)
-    with pytest.raises(KDNASError, match=f"objective '{missing}' is .* expected one of its numbers, .*'loss'"):
+    with pytest.raises(
+        KDNASError, match=f"objective '{missing}' is .* expected the name of one of its numbers, .*'loss'"
+    ):
         make(objectives=["loss", missing]).search(env)
     assert len(env.get_wrapper_attr("history")) == 1
 
@@ -405,7 +407,7 @@ def test_rounds_of_a_vector_environment_are_pruned() -> None:
 
 def test_a_pruner_needs_something_to_stop() -> None:
     env = BowlEnv([4, 4])
-    with pytest.raises(KDNASError, match="pruner 'median' has to stop evaluations, but the environment has no attr"):
+    with pytest.raises(KDNASError, match="pruner 'median' stops evaluations, but the environment has no attr"):
         make(pruner="median").search(env, budget=4)
     assert env.seeds == []
 
@@ -582,7 +584,7 @@ def test_of_two_that_meet_at_a_point_the_later_one_leaves_it(
     first, second = (make(sampler="random", **place) for _ in range(2))
     for agent in (first, second):
         agent.reset([2], budget=1, round_size=1, seed=seed)
-    begin = second._book.begin
+    begin = second._grid_study.begin
 
     def begin_and_be_overtaken() -> Any:
         trial = begin()
@@ -590,7 +592,7 @@ def test_of_two_that_meet_at_a_point_the_later_one_leaves_it(
             first.ask(1)
         return trial
 
-    monkeypatch.setattr(second._book, "begin", begin_and_be_overtaken)
+    monkeypatch.setattr(second._grid_study, "begin", begin_and_be_overtaken)
     assert second.ask(1)[0, 0] == 1 - first.pending[0, 0]
 
 
@@ -687,7 +689,7 @@ def test_a_process_that_gives_signs_of_life_keeps_its_points(clock: SimpleNamesp
     slow.reset([4, 2], budget=8, round_size=3)
     asked = slow.ask(3)
     clock.seconds = 10_000
-    sign = f"kdnas:alive:{slow._book.worker}"
+    sign = f"kdnas:alive:{slow._grid_study.worker}"
     until(lambda: slow.study.user_attrs[sign] > time.time() + 9_000)
     assert len(evaluate_all(make(**config), BowlEnv([4, 2]))) == 5
     slow.tell(asked, [1.0, 2.0, 3.0])
@@ -758,9 +760,9 @@ def test_a_study_that_searches_something_else_is_not_joined(tmp_path: Path) -> N
     place = {"storage": str(tmp_path / "study.log"), "study_name": "one"}
     make(**place).search(BowlEnv([4, 4]), budget=3)
     for other, nvec in (({}, [4, 5]), ({"choices": "categorical"}, [4, 4])):
-        with pytest.raises(RunError, match=r"the study 'one' searches .* give another study_name"):
+        with pytest.raises(RunError, match=r"the study 'one' searches .* use another study_name"):
             make(**place, **other).search(BowlEnv(nvec), budget=3)
-    with pytest.raises(RunError, match=r"to maximize, but this search is of .* to minimize and minimize"):
+    with pytest.raises(RunError, match=r"\(maximize\), but this search is of .*\(minimize and minimize\)"):
         make(**place, objectives=["loss", "flops"]).search(gym.make("kdnas/Planted-v0", budget=3))
 
 
@@ -791,7 +793,7 @@ def test_a_study_is_only_joined_for_the_same_students_and_rewards(
     agent.search(four_students(), budget=2)
     agent.save(tmp_path / "state.npz")
     before = (tmp_path / storage.rsplit("/", 1)[-1]).read_bytes()
-    with pytest.raises(RunError, match=rf"the study 'one' is of another search: .*{said}.*Give another study_name"):
+    with pytest.raises(RunError, match=rf"the study 'one' belongs to another search: .*{said}.*Use another study_name"):
         make(storage=storage, study_name="one").search(other(), budget=2)
     loaded = make(storage=storage, study_name="one")
     loaded.load(tmp_path / "state.npz")
@@ -808,7 +810,7 @@ def test_an_environment_that_tells_nothing_is_compared_by_its_choices(tmp_path: 
         assert len(make(**place).search(BowlEnv([2, 2]), budget=2).actions) == 2
     odd = BowlEnv([2, 2])
     odd.identity = {"answer": odd}  # type: ignore[attr-defined]
-    with pytest.raises(KDNASError, match=r"the identity of the environment is .* no plain data"):
+    with pytest.raises(KDNASError, match=r"the identity of the environment is .*; expected plain data"):
         make(**place).search(odd, budget=2)
 
 
@@ -819,7 +821,7 @@ def test_a_study_of_the_first_version_is_joined_and_then_kept_to_its_content(tmp
     counts = {"num_hidden_layers": 2, "intermediate_size": 2}
     old.set_user_attr("kdnas:searched", {"space": counts, "choices": "ordinal", "objectives": []})
     assert len(make(**place).search(four_students(), budget=2).actions) == 2
-    with pytest.raises(RunError, match="is of another search"):
+    with pytest.raises(RunError, match="belongs to another search"):
         make(**place).search(four_students((3, 6)), budget=2)
 
 
@@ -852,7 +854,7 @@ def test_a_storage_that_cannot_be_opened_is_named(storage: str, message: str) ->
 def test_a_file_that_is_no_journal_is_named_and_left_alone(text: str, tmp_path: Path) -> None:
     notes = tmp_path / "notes.log"
     notes.write_text(text)
-    with pytest.raises(RunError, match=r"^storage '.*' is no journal of Optuna; name another file$"):
+    with pytest.raises(RunError, match=r"^storage '.*' is not a journal of Optuna; name another file$"):
         make(storage=str(notes)).search(BowlEnv([4, 4]), budget=3)
     assert notes.read_text() == text
     assert [*tmp_path.iterdir()] == [notes]
@@ -935,20 +937,20 @@ def test_a_package_that_a_sampler_needs_is_named() -> None:
         ({"pruner": "percentile"}, "pruner_options of pruner 'percentile' are {}: .*percentile"),
         ({"pruner": "patient", "pruner_options": {"wrapped": "x"}}, "pruner is 'x'; expected one of"),
         ({"objectives": "loss"}, "objectives is 'loss'; expected a list"),
-        ({"objectives": ["loss"]}, r"objectives is \['loss'\]; expected two or more different entries"),
-        ({"objectives": ["loss", "-loss"]}, "expected two or more different entries"),
-        ({"objectives": ["loss", "-"]}, "expected two or more different entries"),
-        ({"objectives": ["a", "b"], "sampler": "cmaes"}, "sampler 'cmaes' optimises a single number"),
-        ({"objectives": ["a", "b"], "failures": "reward"}, "failures 'reward' tells a single number"),
-        ({"objectives": ["a", "b"], "pruner": "median"}, "pruner 'median' compares a single number"),
+        ({"objectives": ["loss"]}, r"objectives is \['loss'\]; expected two or more different names of numbers"),
+        ({"objectives": ["loss", "-loss"]}, "expected two or more different names of numbers"),
+        ({"objectives": ["loss", "-"]}, "expected two or more different names of numbers"),
+        ({"objectives": ["a", "b"], "sampler": "cmaes"}, "sampler 'cmaes' optimises a single objective"),
+        ({"objectives": ["a", "b"], "failures": "reward"}, "failures 'reward' gives a single value"),
+        ({"objectives": ["a", "b"], "pruner": "median"}, "pruner 'median' compares a single value"),
         ({"sampler": "cmaes", "choices": "categorical"}, "sampler 'cmaes' cannot search categorical choices"),
         ({"storage": "study.txt"}, "storage is 'study.txt'; expected the URL of a database"),
-        ({"storage": ""}, "storage is ''; expected a text, or None"),
-        ({"study_name": "x"}, "study_name is 'x' without a storage"),
-        ({"storage": "x.log", "worker": "x"}, "worker is 'x' without a study_name"),
-        ({"stale_after": 9.0}, "stale_after is 9.0, but changes nothing: without a study_name"),
+        ({"storage": ""}, "storage is ''; expected a non-empty text, or None"),
+        ({"study_name": "x"}, "study_name is 'x', but storage is not set"),
+        ({"storage": "x.log", "worker": "x"}, "worker is 'x', but study_name is not set"),
+        ({"stale_after": 9.0}, "stale_after is 9.0, but changes nothing: a study without a study_name"),
         ({"storage": "x.log", "study_name": "x", "stale_after": 0}, "stale_after is 0.0; expected a number above 0"),
-        ({"sampler": "random", "replay_size": 9}, "replay_size is 9, but changes nothing: sampler 'random' learns"),
+        ({"sampler": "random", "replay_size": 9}, "replay_size is 9, but changes nothing: sampler 'random' does not"),
     ],
 )
 def test_malformed_settings_are_named(options: dict[str, Any], message: str) -> None:

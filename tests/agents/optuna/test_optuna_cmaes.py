@@ -19,9 +19,9 @@ import optuna
 from optuna.samplers import CmaEsSampler
 from optuna.trial import FrozenTrial
 
-from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.samplers import PlainCmaEsSampler
+from kdnas_env.agents.optuna.cmaes import JSONCmaEsSampler
+from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.errors import RunError
 from kdnas_env.testing.bowl import BowlEnv
 
@@ -54,7 +54,7 @@ def kept(trial: FrozenTrial) -> dict[str, Any]:
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_its_proposals_are_those_of_optuna(options: dict[str, Any]) -> None:
-    ours, theirs = proposals(PlainCmaEsSampler, **options), proposals(CmaEsSampler, **options)
+    ours, theirs = proposals(JSONCmaEsSampler, **options), proposals(CmaEsSampler, **options)
     assert ours == theirs
     assert len({str(params) for params in ours}) > 20
 
@@ -66,7 +66,7 @@ def test_nothing_is_pickled(options: dict[str, Any], monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(pickle, "loads", unpickle)
     storage = optuna.storages.InMemoryStorage()
-    proposals(PlainCmaEsSampler, storage, **options)
+    proposals(JSONCmaEsSampler, storage, **options)
     (study,) = optuna.load_study(study_name="bowl", storage=storage).trials[-1:]
     text = "".join(str(value) for trial in [study] for value in trial.system_attrs.values())
     assert "80049" not in text  # the first bytes of a pickle, in hexadecimal digits
@@ -78,11 +78,11 @@ def test_a_pickle_in_a_study_is_left_alone(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "harm"),)
 
     storage = optuna.storages.InMemoryStorage()
-    proposals(PlainCmaEsSampler, storage, 6)
+    proposals(JSONCmaEsSampler, storage, 6)
     study = optuna.load_study(study_name="bowl", storage=storage)
     harmful = {"cma:optimizer:0": pickle.dumps(Harm()).hex()}
     study.add_trial(optuna.create_trial(value=0.0, params={}, distributions={}, system_attrs=harmful))
-    proposals(PlainCmaEsSampler, storage, 6)
+    proposals(JSONCmaEsSampler, storage, 6)
     assert not (tmp_path / "harm").exists()
 
 
@@ -98,13 +98,13 @@ def test_a_pickle_in_a_study_is_left_alone(tmp_path: Path) -> None:
 )
 def test_a_damaged_state_is_told(damage: str, said: str) -> None:
     storage = optuna.storages.InMemoryStorage()
-    proposals(PlainCmaEsSampler, storage, 12)
+    proposals(JSONCmaEsSampler, storage, 12)
     (number,) = [trial._trial_id for trial in storage.get_all_trials(0) if kept(trial)][-1:]
     changed = storage._get_trial(number)
     for name in kept(changed):
         changed.system_attrs[name] = damage if name.endswith(":0") else ""
     with pytest.raises(RunError, match=rf"CMA-ES in trial {number} of the study is damaged: .*{said}"):
-        proposals(PlainCmaEsSampler, storage, 1)
+        proposals(JSONCmaEsSampler, storage, 1)
 
 
 def test_an_agent_that_is_loaded_goes_on(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 import kdnas_env  # noqa: F401  (registers the environments)
-from kdnas_env.agents.optuna import CONSTRAINED, STATUS, OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
+from kdnas_env.agents.optuna.config import CONSTRAINED, STATUS, OptunaConfig
 from kdnas_env.errors import KDNASError
 
 LIMIT_HANDLING: tuple[Literal["reward", "constraints"], ...] = ("reward", "constraints")
@@ -74,5 +74,7 @@ def test_without_limits_nothing_differs() -> None:
 
 def test_a_sampler_that_knows_no_constraints_is_named() -> None:
     for sampler in ("cmaes", "qmc", "grid", "random"):
-        with pytest.raises(KDNASError, match=f"limits is 'constraints'.*sampler '{sampler}' knows no constraints"):
+        with pytest.raises(
+            KDNASError, match=f"limits is 'constraints'.*sampler '{sampler}' does not support constraints"
+        ):
             OptunaConfig(sampler=sampler, limits="constraints")

@@ -16,11 +16,11 @@ from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.classic.random import RandomAgent
-from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna import samplers as optuna_samplers
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.samplers import LeftTPESampler
-from kdnas_env.agents.optuna.storages import RecentTrials, StudyOf
+from kdnas_env.agents.optuna.config import OptunaConfig
+from kdnas_env.agents.optuna.samplers import RemainingTPESampler
+from kdnas_env.agents.optuna.trials import RecentTrials, StudyView
 from kdnas_env.testing.bowl import BowlEnv
 
 DIRECTIONS = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE]
@@ -76,7 +76,7 @@ def test_a_study_of_some_trials_is_written_to_like_the_whole() -> None:
     study = optuna.create_study()
     for value in range(4):
         study.add_trial(create_trial(value=float(value)))
-    some = StudyOf(study, lambda: study.get_trials(deepcopy=False)[1:3])
+    some = StudyView(study, lambda: study.get_trials(deepcopy=False)[1:3])
     assert [trial.value for trial in some.get_trials()] == [1.0, 2.0]
     assert some.get_trials(states=[TrialState.FAIL]) == []
     assert some.get_trials()[0] is not some.get_trials(deepcopy=False)[0]
@@ -131,7 +131,7 @@ def test_parents_that_are_older_than_what_is_shown_are_found(
 def test_a_long_search_learns_from_a_part_of_itself() -> None:
     seen: list[int] = []
 
-    class Watched(LeftTPESampler):
+    class Watched(RemainingTPESampler):
         def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
             seen.append(len(study.get_trials(deepcopy=False)))
             return super().sample_relative(study, trial, search_space)

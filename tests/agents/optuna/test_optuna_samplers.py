@@ -11,9 +11,9 @@ import pytest
 from scipy.stats import wilcoxon
 
 from kdnas_env.agents.classic.random import RandomAgent
-from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.samplers import Left, LeftGPSampler, quiet
+from kdnas_env.agents.optuna.config import OptunaConfig
+from kdnas_env.agents.optuna.samplers import RemainingGPSampler, RemainingPoints, quiet
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.testing.bowl import BowlEnv
 
@@ -51,7 +51,7 @@ def test_the_point_with_the_highest_acquisition_is_chosen() -> None:
     names = ("width", "depth", "constant", "heads")  # Optuna sorts them, and leaves out what does not vary
     chosen: list[float] = []
 
-    class Compared(LeftGPSampler):
+    class Compared(RemainingGPSampler):
         def _optimize_acqf(self, acqf: Any, best_params: Any) -> Any:
             own = optuna.samplers.GPSampler._optimize_acqf(self, acqf, best_params)
             ours = super()._optimize_acqf(acqf, best_params)
@@ -60,7 +60,7 @@ def test_the_point_with_the_highest_acquisition_is_chosen() -> None:
 
     with quiet():
         sampler = Compared(names, seed=0, n_startup_trials=5)
-        sampler.left = Left(Grid.of(NVEC), Seen())
+        sampler.remaining = RemainingPoints(Grid.of(NVEC), Seen())
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for _ in range(12):
             trial = study.ask()

@@ -18,8 +18,9 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import Trial
 
-from kdnas_env.agents.optuna.samplers import _plain, quiet
-from kdnas_env.agents.optuna.storages import StudyOf
+from kdnas_env.agents.optuna.cmaes import optimizer_to_json
+from kdnas_env.agents.optuna.samplers import quiet
+from kdnas_env.agents.optuna.trials import StudyView
 
 
 @pytest.fixture
@@ -79,9 +80,9 @@ def test_number_of_a_trial_in_its_storage(study: Study) -> None:
 
 
 def test_what_a_study_is_made_of(study: Study) -> None:
-    """``StudyOf`` would not be written to like the study, since it is made of the study's attributes."""
+    """``StudyView`` would not be written to like the study, since it is made of the study's attributes."""
     assert {"_storage", "_study_id"} <= vars(study).keys()
-    assert StudyOf(study, list).study_name == study.study_name
+    assert StudyView(study, list).study_name == study.study_name
 
 
 def test_acquisition_of_the_gaussian_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +119,7 @@ def test_generator_of_an_optimiser(name: str) -> None:
     """The state of CMA-ES could not be written as JSON, without what is seeded anew for every trial."""
     optimiser = OPTIMISERS[name](pytest.importorskip("cmaes"))
     assert isinstance(optimiser._rng, np.random.RandomState)
-    assert "_rng" not in json.dumps(_plain(optimiser))
+    assert "_rng" not in json.dumps(optimizer_to_json(optimiser))
 
 
 @pytest.mark.parametrize("name", ["_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma"])
