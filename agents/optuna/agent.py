@@ -211,7 +211,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         )
 
     def _next(self, taken: Seen) -> tuple[int, Ints, bool] | None:
-        """Return the next candidate: its flat index, its action, and whether it was drawn at random; None if all are taken."""
+        """Return the flat index and action of the next candidate, and whether it is random; None if there is none."""
         study = self._grid_study
         while self._own:
             frozen = self._own.popleft()
@@ -317,7 +317,8 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     def _report_info(self, action: Ints, info: Info) -> None:
         """Check the info of an evaluation, and report its epochs that were not reported yet.
 
-        A stored evaluation calls no ``on_epoch``. Reporting its epochs here lets the pruner compare later trials with it.
+        A stored evaluation does not call ``on_epoch``. Reporting its epochs here lets the pruner compare later trials
+        with it.
         """
         if info.get("status", "ok") != "ok":
             return

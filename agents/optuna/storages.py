@@ -87,7 +87,7 @@ class Heartbeat:
         self._study.set_user_attr(f"{_ALIVE}{self._worker}", time.time())
 
     def stale(self, running: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-        """Return the running trials of other processes without a recent heartbeat; the start of a trial counts as one."""
+        """Return the running trials of dead processes: without a recent heartbeat or start of a trial."""
         others = [
             trial
             for trial in running
@@ -177,9 +177,7 @@ def _database(url: str) -> BaseStorage:
             if not isinstance(error, IntegrityError) and "already exists" not in str(error):
                 raise
             time.sleep(0.05 * attempt)
-    raise RunError(
-        f"storage {url!r} cannot be opened, because other processes are changing its tables; try again later"
-    )
+    raise RunError(f"storage {url!r} cannot be opened: other processes are changing its tables; try again later")
 
 
 def check_searched(study: Study, config: OptunaConfig, space: Mapping[str, int]) -> None:

@@ -311,7 +311,7 @@ class GridStudy:
         return running
 
     def _recent_trials(self) -> Callable[[], list[FrozenTrial]]:
-        """Return a function that returns the recent trials and those that are running now, computed on its first call."""
+        """Return a cached function that returns the recent trials and those that are running now."""
         running = self._read_trials()
         return cache(lambda: self._recent.with_running(running))
 

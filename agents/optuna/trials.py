@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from kdnas_env.agents.optuna.config import STATUS, OptunaConfig
 
 _BEST_COUNT = 50
-"""Number of best trials to keep in addition to the newest; in a long study, TPE uses at most the 25 best as good ones."""
+"""Number of best trials to keep in addition to the newest. TPE counts at most the 25 best trials as good ones."""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,5 @@ def test_without_limits_nothing_differs() -> None:
 
 def test_a_sampler_that_knows_no_constraints_is_named() -> None:
     for sampler in ("cmaes", "qmc", "grid", "random"):
-        with pytest.raises(
-            KDNASError, match=f"limits is 'constraints'.*sampler '{sampler}' does not support constraints"
-        ):
+        with pytest.raises(KDNASError, match=f"limits is 'constraints'.*'{sampler}' does not support constraints"):
             OptunaConfig(sampler=sampler, limits="constraints")

@@ -68,7 +68,7 @@ def test_of_several_objectives_those_that_none_beats_are_kept(values: list[tuple
             a.values[0] >= one.values[0] and a.values[1] <= one.values[1] and a.values != one.values for a in trials
         )
     }
-    assert {trial.number for trial in recent._bests} == front
+    assert {trial.number for trial in recent._best} == front
 
 
 def test_a_study_of_some_trials_is_written_to_like_the_whole() -> None:
