@@ -1,15 +1,19 @@
-"""Shared code of agents that predict rewards: reward scale, replay, and candidate pools."""
+"""Shared code of agents that predict rewards: reward scale, replay, candidate pools, and the choice from a pool."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
 from kdnas_env.core.grid import Grid
-from kdnas_env.core.wide_dimensions import coarse, coarse_counts, is_wide, nearby
+from kdnas_env.core.wide_dimensions import Spacing, coarse, coarse_counts, is_wide, nearby
+
+PosteriorT = TypeVar("PosteriorT")
 
 _WHISKER = 1.5
 _ROUNDING = 1e-12
@@ -97,6 +101,65 @@ def candidate_pool(
     if is_wide(grid.nvec).any():
         near += [nearby(action, grid.nvec, size // 2, rng) for action in around]
     return grid.fresh(np.concatenate([drawn, *near]), seen)
+
+
+def choose_one_by_one(
+    pool: Ints,
+    known: Ints,
+    nvec: Ints,
+    n: int,
+    posterior: PosteriorT,
+    *,
+    acquisition: Callable[[PosteriorT], npt.ArrayLike],
+    believing: Callable[[PosteriorT, int], PosteriorT],
+) -> Ints:
+    """Choose candidates one by one, each by the acquisition function after the ones before.
+
+    After each choice, the posterior is updated as if the candidate earned its predicted reward, which keeps a round
+    diverse ("kriging believer", Ginsbourger et al. 2010, doi:10.1007/978-3-642-10701-6_6). In wide dimensions,
+    candidates keep a distance from each other and from known points (:mod:`kdnas_env.core.wide_dimensions`).
+
+    Args:
+        pool: Distinct points to choose from, int64 of shape ``(points, dims)``.
+        known: Points that are evaluated or pending, int64 of shape ``(known, dims)``.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        n: Number of points to choose.
+        posterior: The model's belief about the rewards of the pool.
+        acquisition: Returns the acquisition value of each point of the pool, shape ``(points,)``; the point with the
+            highest value is chosen.
+        believing: Returns the posterior if the point at an index of the pool earned its predicted reward.
+
+    Returns:
+        Indices in the pool, int64 of shape ``(min(n, points),)``.
+    """
+    spacing, free, places = Spacing(pool, known, nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
+    for _ in range(min(n, len(pool))):
+        values = np.asarray(acquisition(posterior))
+        place = int(np.where(spacing.keeping(free), values, -np.inf).argmax())
+        free[place] = False
+        spacing.take(place)
+        places.append(place)
+        posterior = believing(posterior, place)
+    return np.array(places, dtype=np.int64)
+
+
+def with_exploring(pool: Ints, chosen: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
+    """Add exploring candidates, spread over the space, to those that a model has chosen.
+
+    Args:
+        pool: Distinct points to choose from, int64 of shape ``(points, dims)``.
+        chosen: Indices of the points that the model has chosen, int64 of shape ``(chosen,)``.
+        known: Points that are evaluated or pending, int64 of shape ``(known, dims)``.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        n: Number of points to add.
+        rng: Breaks ties.
+
+    Returns:
+        ``chosen``, followed by the indices of the added points (:func:`spread`), int64.
+    """
+    rest = np.setdiff1d(np.arange(len(pool)), chosen)
+    added = rest[spread(pool[rest], np.concatenate([known, pool[chosen]]), nvec, n, rng)]
+    return np.concatenate([chosen, added])
 
 
 def spread(pool: Ints, known: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:

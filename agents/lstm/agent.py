@@ -132,7 +132,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
         # The best candidates and those of the previous round may be older than the replay.
         known_positions = np.union1d(replay, positions[roles != NONE])
-        earned, usable = self._lessons(ranking, known_positions)
+        earned, usable = self._targets(ranking, known_positions)
         scale = Scale.of(earned, usable)
         candidates = ranking.column("actions")
         actions = torch.tensor(candidates[known_positions], device=device)
@@ -144,17 +144,17 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
         _, first = np.unique(candidates[replay], axis=0, return_index=True)
         unique = np.sort(first)
-        lessons = torch.tensor(np.searchsorted(known_positions, replay[unique]), device=device)
+        examples = torch.tensor(np.searchsorted(known_positions, replay[unique]), device=device)
         context_rows = torch.tensor(rows[unique], device=device)
-        controller = self._trained(now, contexts, context_rows, actions[lessons], rewards[lessons])
+        controller = self._trained(now, contexts, context_rows, actions[examples], rewards[examples])
 
         def predict_rewards(candidates: Ints) -> Floats:
             return scale.restore(predict(controller, contexts[-1:], torch.tensor(candidates, device=device)))
 
         return predict_rewards
 
-    def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
-        """Return the training targets at some positions: rewards, and whether each is usable."""
+    def _targets(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
+        """Return the rewards at some positions, float64 ``(n,)``, and whether each is usable, bool ``(n,)``."""
         return ranking.rewards[positions], ranking.usable[positions]
 
     def _trained(

@@ -47,7 +47,7 @@ class ShuffledLSTMAgent(LSTMAgent):
     carry no information, so its result shows the search without learning.
     """
 
-    def _lessons(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
-        rewards, usable = super()._lessons(ranking, positions)
+    def _targets(self, ranking: Ranking, positions: Ints) -> tuple[Floats, Bools]:
+        rewards, usable = super()._targets(ranking, positions)
         order = self._stream(_SHUFFLING, len(ranking.rounds)).permutation(len(rewards))
         return rewards[order], usable[order]

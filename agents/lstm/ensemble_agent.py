@@ -9,9 +9,8 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.lstm.common import PredictorConfig, random_count, settled
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
+from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
-from kdnas_env.core.wide_dimensions import Spacing
 from kdnas_env.support.cpu_lock import pinned_threads
 
 if TYPE_CHECKING:
@@ -20,24 +19,24 @@ if TYPE_CHECKING:
     from kdnas_env.agents.lstm.ensemble import Ensemble
 
 WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 Features = Literal["both", "deep", "wide"]
-"""What the heads of the ensemble see of a candidate."""
+"""Features of a candidate that the heads of the ensemble see."""
 
 _TRAINING = 1
-"""Key of the streams of random numbers that training draws from."""
+"""Key of the random streams for training."""
 
 
 @dataclass(frozen=True)
 class LSTMEnsembleConfig(PredictorConfig):
-    """Hyper-parameters of the ensemble of LSTMs, beside those of every predictor of rewards.
+    """Hyper-parameters of the ensemble of LSTMs, in addition to those of all reward predictors.
 
     Attributes:
-        design: Candidates that are spread over the space before the ensemble chooses any; the first round at least.
-        members: LSTMs.
-        features: What the heads see: the LSTM's hidden state (``deep``), the places of the choices and their squares
-            (``wide``, a control without an LSTM), or ``both``.
+        design: Number of initial candidates, which are spread over the space; at least the first round.
+        members: Number of LSTMs.
+        features: Features that the heads see: the LSTM's hidden state (``deep``), the positions of the choices and
+            their squares (``wide``, a control without an LSTM), or ``both``.
         steps: Training steps before each round; 0 leaves the LSTMs untrained, as a control.
     """
 
@@ -60,7 +59,7 @@ class LSTMEnsembleConfig(PredictorConfig):
 
 
 class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
-    """Proposes the candidates of the highest expected improvement, beside a falling share of exploring ones.
+    """Proposes the candidates with the highest expected improvement, and a decreasing share of exploring ones.
 
     In KD-NAS (Trivedi et al. 2023, arXiv:2303.09639), one LSTM predicts rewards and the highest predictions are chosen.
     Here small LSTMs, which read a candidate choice by choice, feed Bayesian linear heads (Snoek et al. 2015,
@@ -89,44 +88,50 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         if self.ranking.global_best is None:
             explored = n
         known = np.concatenate([self._replay(self.ranking)[0], self.pending])
-        chosen = self._promising(pool, known, n - explored) if explored < n else _Chosen.none(len(pool))
-        known = np.concatenate([known, pool[chosen.places]])
-        left = np.setdiff1d(np.arange(len(pool)), chosen.places)
-        others = left[spread(pool[left], known, self.grid.nvec, explored, self.rng)]
-        places = np.concatenate([chosen.places, others])
+        chosen, predicted = np.empty(0, dtype=np.int64), np.full(len(pool), np.nan)
+        if explored < n:
+            chosen, predicted = self._promising(pool, known, n - explored)
+        places = with_exploring(pool, chosen, known, self.grid.nvec, explored, self.rng)
         return Proposal(
             actions=pool[places],
-            random=np.arange(len(places)) >= len(chosen.places),
-            predicted=chosen.predicted[places],
+            random=np.arange(len(places)) >= len(chosen),
+            predicted=predicted[places],
             exploration=explored / n,
         )
 
-    @pinned_threads(1)  # over tensors this small more would only wait for each other
-    def _promising(self, pool: Ints, known: Ints, n: int) -> _Chosen:
-        """Choose up to ``n`` candidates of the pool, apart from what is known, by expected improvement one by one."""
+    @pinned_threads(1)  # more threads are slower on such small tensors
+    def _promising(self, pool: Ints, known: Ints, n: int) -> tuple[Ints, Floats]:
+        """Choose up to ``n`` candidates of the pool by expected improvement.
+
+        Returns:
+            Indices of the candidates in the pool, int64 ``(m,)``, and the predicted reward of each point of the pool,
+            float64 ``(points,)``.
+        """
         import torch
 
         from kdnas_env.agents.lstm.ensemble import expected_improvement, features_of
 
-        ensemble = self._learnt()
-        actions, targets, scale = self._lessons(self.ranking)
+        ensemble = self._trained_ensemble()
+        actions, targets, scale = self._training_data(self.ranking)
         posterior = ensemble.posterior(features_of(ensemble, actions), targets)
         posterior = posterior.believing(features_of(ensemble, torch.from_numpy(self.pending)))
         features = features_of(ensemble, torch.from_numpy(pool))
         mean = posterior.mean(features)
-        spacing, free, places = Spacing(pool, known, self.grid.nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
-        for _ in range(min(n, len(pool))):
-            improvement = expected_improvement(mean, posterior.deviation(features), targets.max()).mean(dim=0)
-            eligible = torch.from_numpy(spacing.keeping(free))
-            place = int(torch.where(eligible, improvement, -torch.inf).argmax())
-            free[place] = False
-            spacing.take(place)
-            places.append(place)
-            posterior = posterior.believing(features[:, place : place + 1])
-        return _Chosen(np.array(places, dtype=np.int64), scale.restore(mean.mean(dim=0).double().numpy()))
+        chosen = choose_one_by_one(
+            pool,
+            known,
+            self.grid.nvec,
+            n,
+            posterior,
+            acquisition=lambda belief: (
+                expected_improvement(mean, belief.deviation(features), targets.max()).mean(dim=0).numpy()
+            ),
+            believing=lambda belief, place: belief.believing(features[:, place : place + 1]),
+        )
+        return chosen, scale.restore(mean.mean(dim=0).double().numpy())
 
-    def _learnt(self) -> Ensemble:
-        """Return an ensemble trained on the search, anew whenever there is more to learn from (:func:`settled`)."""
+    def _trained_ensemble(self) -> Ensemble:
+        """Return the trained ensemble, retrained when enough evaluations are new (:func:`settled`)."""
         import torch
 
         from kdnas_env.agents.lstm.ensemble import Ensemble, fit
@@ -143,7 +148,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
                 features=config.features,
                 generator=generator,
             )
-            actions, targets, _ = self._lessons(taught)
+            actions, targets, _ = self._training_data(taught)
             fit(
                 self._ensemble,
                 actions,
@@ -156,7 +161,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
             self._taught_rounds = rounds
         return self._ensemble
 
-    def _lessons(self, ranking: Ranking) -> tuple[Tensor, Tensor, Scale]:
+    def _training_data(self, ranking: Ranking) -> tuple[Tensor, Tensor, Scale]:
         """Return actions, int64 ``(n, dims)``, their rewards in units of the scale, float32 ``(n,)``, and the scale."""
         import torch
 
@@ -165,19 +170,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         return torch.tensor(replayed), torch.tensor(scale.standardise(earned, usable), dtype=torch.float32), scale
 
     def _replay(self, ranking: Ranking) -> tuple[Ints, Floats, Bools]:
-        """Return what the ensemble knows of: actions, int64 ``(n, dims)``, rewards, and which of them are usable."""
+        """Return the replay: actions, int64 ``(n, dims)``, rewards, float64 ``(n,)``, and usability, bool ``(n,)``."""
         positions = remembered(ranking, self.config.replay_size)
         actions = ranking.column("actions").reshape(-1, len(self.grid.nvec))
         return actions[positions], ranking.rewards[positions], ranking.usable[positions]
-
-
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """Places in a pool that were chosen, int64 ``(n,)``, and what the whole pool is predicted, float64 ``(pool,)``."""
-
-    places: Ints
-    predicted: Floats
-
-    @classmethod
-    def none(cls, pool: int) -> _Chosen:
-        return cls(np.empty(0, dtype=np.int64), np.full(pool, np.nan))

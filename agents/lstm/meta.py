@@ -1,4 +1,4 @@
-"""An LSTM that reads a task, then a candidate, with a prior over rewards learnt on other tasks."""
+"""The network of the meta-learnt controller, its Bayesian head, the scale of the rewards, and its file."""
 
 from __future__ import annotations
 
@@ -16,29 +16,36 @@ from kdnas_env.agents.ranking import Ints
 from kdnas_env.errors import RunError
 
 _NOISE_PRIOR = -1.5
+"""Initial logarithm of the noise's deviation, in units of the task."""
+
 _LEAST_NOISE = 0.02
+"""Lower bound of the noise's deviation, in units of the task."""
+
 _SCORED_TOGETHER = 4096
-_EXPECTED, _MOST_SURPRISE = 4.0, 5.0
-"""Weight, in evaluations, of the expectation that a task is like those of the training; and the bound of a surprise."""
+"""Candidates per forward pass when a space is scored; limits memory use."""
+
+_PRIOR_COUNT, _MOST_SURPRISE = 4.0, 5.0
+"""Weight of the prior that a task is like the training tasks, in evaluations; and the upper bound of the surprise."""
+
 _FORMAT = "kdnas meta controller 1"
 
 
 class MetaController(nn.Module):
     """Predicts the rewards of candidates on a task before any is evaluated, and learns from evaluations in closed form.
 
-    One LSTM reads the task's features as its first token, then the choices of a candidate. From its last hidden state
-    follow a mean and features ``phi``, to which the places of the choices and their squares are added, so that what no
-    training task has shown can be learnt as well. Rewards, in units of the task, are ``mean + w . phi + noise`` with
-    standard normal ``w``: a Gaussian process whose mean and kernel are learnt across tasks (deep kernel transfer;
-    Patacchiola et al. 2020, arXiv:1910.05199). On a new task only the posterior of ``w`` changes, so a search trains
-    nothing.
+    An LSTM reads the task's features as its first token, then the choices of a candidate. Its last hidden state gives a
+    mean and features. ``phi`` consists of these features, the positions of the choices, and their squares; with the
+    positions, a search can also learn effects that no training task has. A reward, in units of the task, is
+    ``mean + w . phi + noise`` with standard normal weights ``w``. This is a Gaussian process whose mean and kernel are
+    learnt across tasks (deep kernel transfer; Patacchiola et al. 2020, arXiv:1910.05199). On a new task, only the
+    posterior of ``w`` changes (:class:`Belief`); the network stays fixed.
 
     Args:
-        nvec: Choices per dimension.
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
         task_features: Length of the description of a task.
         embedding_size: Width of a token.
         hidden_size: Width of the LSTM.
-        features: Number of ``phi``.
+        features: Number of features that the hidden state gives.
         generator: Draws the initial weights. The global generator is neither read nor seeded.
     """
 
@@ -62,9 +69,9 @@ class MetaController(nn.Module):
         counts = torch.tensor(self.nvec)
         self.register_buffer("offsets", counts.cumsum(0) - counts, persistent=False)
         self.register_buffer("places", torch.cat([evenly(count) for count in self.nvec]), persistent=False)
-        # Reward that one unit stands for in the mean of the training tasks.
+        # Mean, over the training tasks, of the reward difference of one unit.
         self.register_buffer("usual", torch.ones(()))
-        # On no device at first, since the usual initialisation reads the global generator.
+        # Created without values, so that the layers' initialisation does not use the global generator.
         with torch.device("meta"):
             self.task = nn.Linear(task_features, embedding_size)
             self.choices = nn.Embedding(sum(self.nvec), embedding_size)
@@ -83,14 +90,15 @@ class MetaController(nn.Module):
                     parameter.zero_()
 
     def forward(self, task: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what is expected of candidates, and their features.
+        """Return the prior means and the features of candidates.
 
         Args:
-            task: float32 of shape ``(task_features,)``, or ``(n, task_features)``, one a candidate.
-            actions: int64 of shape ``(n, dims)``.
+            task: Description of the task, float32 of shape ``(task_features,)``, or one for each candidate, of shape
+                ``(n, task_features)``.
+            actions: The candidates, int64 of shape ``(n, dims)``.
 
         Returns:
-            Means, float32 ``(n,)``, and features, float32 ``(n, features + 2 * dims)``.
+            Prior means in units of the task, float32 ``(n,)``, and ``phi``, float32 ``(n, features + 2 * dims)``.
         """
         first = self.task(task).expand(len(actions), -1)[:, None]
         _, (hidden, _) = self.lstm(torch.cat([first, self.choices(actions + self.offsets)], dim=1))
@@ -102,24 +110,24 @@ class MetaController(nn.Module):
 
     @property
     def noise(self) -> Tensor:
-        """Variance of a reward beside what its features say."""
+        """Variance of the noise, in squared units of the task; scalar tensor."""
         return (2 * self.log_noise).exp() + _LEAST_NOISE**2
 
     @torch.no_grad()
     def read(self, task: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return :meth:`forward` of many candidates of one task, without gradients."""
+        """Return :meth:`forward` for many candidates of one task, without gradients."""
         parts = [self(task, part) for part in torch.split(actions, _SCORED_TOGETHER)]
         return torch.cat([mean for mean, _ in parts]), torch.cat([phi for _, phi in parts])
 
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """The posterior of the weights of one task.
+    """The posterior of the head's weights on one task: Bayesian linear regression with unit prior variances.
 
     Attributes:
-        weights: Their mean, ``(features,)``.
-        factor: Cholesky factor of their precision, ``(features, features)``.
-        noise: Variance of a reward.
+        weights: Posterior mean, ``(features,)``.
+        factor: Lower Cholesky factor of the posterior precision, ``(features, features)``.
+        noise: Variance of the noise, scalar.
     """
 
     weights: Tensor
@@ -128,30 +136,37 @@ class Belief:
 
     @classmethod
     def of(cls, mean: Tensor, phi: Tensor, targets: Tensor, noise: Tensor) -> Belief:
-        """Learn from evaluations: their prior means and features, and what they earned, in units of the task."""
+        """Fit to evaluations.
+
+        Args:
+            mean: Prior means of the candidates, ``(n,)``.
+            phi: Features of the candidates, ``(n, features)``.
+            targets: Rewards in units of the task, ``(n,)``.
+            noise: Variance of the noise, scalar.
+        """
         precision = torch.eye(phi.shape[1], dtype=phi.dtype) + phi.mT @ phi / noise
         factor = torch.linalg.cholesky(precision)
         weights = torch.cholesky_solve((phi.mT @ (targets - mean) / noise)[:, None], factor)[:, 0]
         return cls(weights, factor, noise)
 
     def predict(self, mean: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
-        """Return expected rewards and the deviations of what is not noise, each ``(n,)``."""
+        """Return the expected rewards of candidates and their standard deviations without noise, each ``(n,)``."""
         whitened = torch.linalg.solve_triangular(self.factor, phi.mT, upper=False)
         return mean + phi @ self.weights, whitened.norm(dim=0)
 
     def believing(self, phi: Tensor) -> Belief:
-        """Return the posterior if candidates with features ``(n, features)`` earned what is expected of them."""
+        """Return the posterior if candidates with features ``(n, features)`` earned their expected rewards."""
         return replace(self, factor=torch.linalg.cholesky(self.factor @ self.factor.mT + phi.mT @ phi / self.noise))
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The affine map from what the controller predicts to the rewards of a task: ``offset + scale * prediction``.
+    """The affine map from the controller's predictions to the rewards of a task: ``offset + scale * prediction``.
 
     Attributes:
-        offset: Reward that is predicted as 0.
-        scale: Reward that one unit stands for.
-        surprise: How many times as far from the predictions rewards are as on the training tasks (at least 1).
+        offset: Reward of a prediction of 0.
+        scale: Reward difference of one unit of prediction.
+        surprise: Ratio of the prediction errors on this task to those on the training tasks; at least 1.
     """
 
     offset: float
@@ -160,14 +175,16 @@ class Unit:
 
     @classmethod
     def of(cls, mean: Tensor, phi: Tensor, rewards: Tensor, noise: Tensor, usual: float) -> Unit:
-        """Fit to evaluations, by the evidence of a grid of scales around the usual one, each with its best offset.
+        """Fit to evaluations: maximise the evidence over a grid of scales, each with its best offset.
+
+        The logarithm of the scale has a standard normal prior around the logarithm of the usual scale.
 
         Args:
             mean: Prior means, float64 ``(n,)``.
             phi: Features, float64 ``(n, features)``.
-            rewards: What was earned, float64 ``(n,)``; n is at least 1.
-            noise: Variance of the noise, in units.
-            usual: Scale that is expected, the mean of the training tasks.
+            rewards: Rewards, float64 ``(n,)``; n is at least 1.
+            noise: Variance of the noise, in squared units, scalar.
+            usual: Expected scale: the mean over the training tasks.
         """
         n = len(rewards)
         covariance = phi @ phi.mT + noise * torch.eye(n, dtype=phi.dtype)
@@ -178,38 +195,38 @@ class Unit:
             solved: Tensor = torch.linalg.solve_triangular(factor, values, upper=False)
             return solved
 
-        one, prior, earned = whitened(ones)[:, 0], whitened(mean[:, None])[:, 0], whitened(rewards[:, None])[:, 0]
-        best, found = -math.inf, cls(float(rewards.mean()), usual)
+        constant, prior, earned = (whitened(column)[:, 0] for column in (ones, mean[:, None], rewards[:, None]))
+        highest, unit = -math.inf, cls(float(rewards.mean()), usual)
         for step in range(-8, 9):
             scale = usual * math.exp(step / 4)
-            offset = float(one @ (earned - scale * prior) / (one @ one))
-            error = (earned - offset * one - scale * prior) / scale
+            offset = float(constant @ (earned - scale * prior) / (constant @ constant))
+            error = (earned - offset * constant - scale * prior) / scale
             evidence = -0.5 * float(error @ error) - n * math.log(scale) - 0.5 * (step / 4) ** 2
-            if evidence > best:
-                surprise = math.sqrt((_EXPECTED + float(error @ error)) / (_EXPECTED + n))
-                best, found = evidence, cls(offset, scale, min(max(surprise, 1.0), _MOST_SURPRISE))
-        return found
+            if evidence > highest:
+                surprise = math.sqrt((_PRIOR_COUNT + float(error @ error)) / (_PRIOR_COUNT + n))
+                highest, unit = evidence, cls(offset, scale, min(max(surprise, 1.0), _MOST_SURPRISE))
+        return unit
 
 
 def save_controller(controller: MetaController, path: Path) -> None:
-    """Write a controller to a safetensors file."""
+    """Write a controller atomically to a safetensors file."""
     from safetensors.torch import save
 
     from kdnas_env.support.atomic import replacing
 
-    made_of = {"nvec": controller.nvec, "task_features": controller.task.in_features, "sizes": controller.sizes}
-    # One entry, since the order of several differs from file to file.
-    metadata = {_FORMAT: json.dumps(made_of)}
+    description = {"nvec": controller.nvec, "task_features": controller.task.in_features, "sizes": controller.sizes}
+    # A single entry, because the order of several entries differs between files.
+    metadata = {_FORMAT: json.dumps(description)}
     state = {name: value.detach().contiguous() for name, value in controller.state_dict().items()}
     with replacing(path) as file:
         file.write(save(state, metadata))
 
 
 def load_controller(path: str | os.PathLike[str]) -> MetaController:
-    """Read a controller of :func:`save_controller`.
+    """Read a controller written by :func:`save_controller`, for inference.
 
     Raises:
-        RunError: If the file cannot be read, or is of something else.
+        RunError: If the file cannot be read, or does not contain a controller.
     """
     import numpy as np
     from safetensors import safe_open
@@ -218,17 +235,17 @@ def load_controller(path: str | os.PathLike[str]) -> MetaController:
         with safe_open(os.fspath(path), framework="pt") as file:
             metadata = file.metadata() or {}
             if _FORMAT not in metadata:
-                raise ValueError("it is not of a controller")
-            made_of = json.loads(metadata[_FORMAT])
+                raise ValueError(f"its metadata lack {_FORMAT!r}")
+            description = json.loads(metadata[_FORMAT])
             controller = MetaController(
-                np.array(made_of["nvec"], dtype=np.int64),
-                made_of["task_features"],
-                **made_of["sizes"],
+                np.array(description["nvec"], dtype=np.int64),
+                description["task_features"],
+                **description["sizes"],
                 generator=torch.Generator(),
             )
             controller.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except Exception as error:  # whatever a damaged file does to what is made of it
+    except Exception as error:  # a damaged file may raise any error
         raise RunError(
-            f"{os.fspath(path)!r} is no controller that kdnas bench train has written: {error}; name another file"
+            f"{os.fspath(path)!r} is not a controller written by kdnas bench train: {error}; name another file"
         ) from error
     return controller.requires_grad_(False).eval()

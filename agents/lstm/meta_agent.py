@@ -1,10 +1,11 @@
-"""A meta-learnt controller: trained on other tasks, it makes informed proposals before any evaluation."""
+"""The meta-learnt controller: trained on other tasks, it makes informed proposals before any evaluation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,8 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.environment import Environment, action_counts, env_attribute
 from kdnas_env.agents.lstm.common import random_count
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
-from kdnas_env.agents.ranking import Ints
-from kdnas_env.core.wide_dimensions import Spacing
+from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
+from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -24,27 +24,35 @@ from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings
 
 if TYPE_CHECKING:
-    from kdnas_env.agents.lstm.meta import MetaController
+    from torch import Tensor
+
+    from kdnas_env.agents.lstm.meta import Belief, MetaController, Unit
 
 WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored whole; of larger ones a pool is scored."""
+"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 SHIPPED = Path(__file__).parent / "data" / "meta.safetensors"
-"""The controller of the package, trained on the training tasks of ``kdnas/Tasks-v0``."""
+"""The controller in the package, trained on the training tasks of ``kdnas/Tasks-v0``."""
+
+_WEIGHTS = 1
+"""Key of the random stream for the initial weights of an untrained controller."""
 
 
 @dataclass(frozen=True)
 class LSTMMetaConfig(Settings):
-    """Hyper-parameters of the controller that learnt on other tasks.
+    """Hyper-parameters of the meta-learnt controller.
 
     Attributes:
-        controller: File of a controller (``kdnas bench train``). None: that of the package, where the space has its
-            numbers of choices; in other spaces one with random weights, which learns from the search alone.
-        exploration: Share of a round that is spread over the space, in case that a task is unlike all others.
-        adapt: Whether it learns from the search; a control proposes what the other tasks say, and nothing else.
-        pool_size: Random candidates that are scored, beside the neighbours of the best, where the space is too large to
-            be scored whole.
-        replay_size: Youngest evaluations that it learns from, and the best.
+        controller: Path of a trained controller (see ``kdnas bench train``). None for the controller in the package, if
+            it was trained on spaces with the same number of choices per dimension; in other spaces, a controller with
+            random weights, which learns only from the search.
+        exploration: Fraction of a round that is spread over the space, in [0, 1], in case the task differs from all
+            training tasks.
+        adapt: Whether the controller learns from the search. Without, it is a control that uses only the knowledge
+            about other tasks.
+        pool_size: Number of random candidates to score, in addition to neighbours of the best ones, if the space is too
+            large to score completely.
+        replay_size: Number of newest evaluations to learn from, plus the best.
     """
 
     controller: str | None = None
@@ -60,13 +68,13 @@ class LSTMMetaConfig(Settings):
 
 
 class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
-    """Proposes the candidates of the highest expected improvement, by an LSTM that was trained on other tasks.
+    """Proposes the candidates with the highest expected improvement, predicted by an LSTM trained on other tasks.
 
-    The LSTM reads the description of the task, if the environment has one (``task_features``, as tables have), and a
-    candidate choice by choice. It was trained on many searches of the training tasks to predict rewards from few known
-    ones (:class:`kdnas_env.agents.lstm.meta.MetaController`). A search does not train it further: evaluations update
-    the posterior of its linear head in closed form, and the scale of the rewards is fitted to them. Its first proposals
-    are therefore already good candidates of similar tasks.
+    The LSTM reads the description of the task, if the environment has the attribute ``task_features``, as tables do,
+    and then a candidate choice by choice. It was trained on simulated searches of the training tasks to predict rewards
+    from few known ones (:class:`kdnas_env.agents.lstm.meta.MetaController`). So its first proposals are already good
+    candidates of similar tasks. A search does not train the LSTM further. Evaluations only update the posterior of its
+    linear head, in closed form, and the scale of the rewards.
     """
 
     Config = LSTMMetaConfig
@@ -75,51 +83,52 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
     def train_across(
         cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
     ) -> float:
-        """Train a controller on tasks, or go on with a training that was stopped.
+        """Train a controller on tasks, or continue an interrupted training.
 
         Args:
-            env: ``kdnas/Tasks-v0``, with room for all candidates of its space.
-            names: The tasks.
-            path: File of the controller.
-            steps: Steps of training.
-            seed: Draws weights, tasks and evaluations.
-            progress: Receives what is done.
+            env: ``kdnas/Tasks-v0``, with a budget for all candidates of its space.
+            names: Names of the tasks.
+            path: File to write the controller to.
+            steps: Training steps.
+            seed: Seed for weights, tasks and evaluations.
+            progress: Receives the progress.
 
         Returns:
-            Mean loss of the last steps.
+            Moving average of the loss over the last steps, in nats.
 
         Raises:
-            KDNASError: If a task has no student that keeps its limits.
+            KDNASError: If no student of a task keeps its limits.
         """
-        from kdnas_env.agents.lstm.meta_training import MetaTraining, lessons_of, train
+        from kdnas_env.agents.lstm.meta_training import MetaTraining, examples_of, train
 
         progress.begin("evaluating the training tasks")
-        lessons = []
+        examples = []
         for done, name in enumerate(names):
             progress.advance(done, len(names))
-            lessons += lessons_of(env, [name], (seed,))
+            examples += examples_of(env, [name], (seed,))
         progress.begin("training the controller")
-        last = [math.nan]
+        last_loss = math.nan
 
         def on_step(done: int, total: int, loss: float) -> None:
-            last[0] = loss
+            nonlocal last_loss
+            last_loss = loss
             progress.advance(done, total)
             progress.note(f"loss {loss:.3f}")
 
-        train(lessons, action_counts(env), MetaTraining(steps=steps, seed=seed), path, on_step)
-        return last[0]
+        train(examples, action_counts(env), MetaTraining(steps=steps, seed=seed), path, on_step)
+        return last_loss
 
     def start(
         self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
     ) -> None:
-        """Start a new search of an environment; its description of the task is read."""
+        """Start a new search of an environment (as ``AskTellAgent`` does) with its description of the task."""
         super().start(env, budget=budget, round_size=round_size, seed=seed)
-        described = env_attribute(env, "task_features")
-        if described is not None:
-            self._task = np.asarray(described, dtype=np.float32)
+        task_features = env_attribute(env, "task_features")
+        if task_features is not None:
+            self._task = np.asarray(task_features, dtype=np.float32)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state, the description of the task included."""
+        """Return the state, with the description of the task."""
         return {**super().state_dict(), "task": self._task}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -129,84 +138,104 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
 
     def _start(self) -> None:
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
-        loaded = self._loaded()
-        self._trained = loaded is not None
-        self._controller = loaded or self._untrained()
+        trained = self._trained_controller()
+        self._is_trained = trained is not None
+        self._controller = trained or self._untrained_controller()
 
-    def _loaded(self) -> MetaController | None:
-        """Return the controller that was trained for spaces like this; None if there is none."""
+    @cached_property
+    def _stored_controller(self) -> MetaController | None:
+        """The controller in the configured file, or in the package; read once. None if the package has none."""
         from kdnas_env.agents.lstm.meta import load_controller
 
-        nvec, named = tuple(self.grid.nvec.tolist()), self.config.controller
-        if named is not None or SHIPPED.exists():
-            controller = load_controller(SHIPPED if named is None else named)
-            if controller.nvec == nvec:
-                return controller
-            if named is not None:
-                raise KDNASError(
-                    f"controller {named!r} was trained on spaces of {list(controller.nvec)} choices, and this one has "
-                    f"{list(nvec)}; train another, by kdnas bench train"
-                )
+        path = self.config.controller
+        if path is None and not SHIPPED.exists():
+            return None
+        return load_controller(SHIPPED if path is None else path)
+
+    def _trained_controller(self) -> MetaController | None:
+        """Return the stored controller if it was trained on spaces like this one; else None.
+
+        Raises:
+            KDNASError: If the configured controller was trained on other spaces.
+        """
+        controller, nvec = self._stored_controller, tuple(self.grid.nvec.tolist())
+        if controller is None or controller.nvec == nvec:
+            return controller
+        if self.config.controller is not None:
+            raise KDNASError(
+                f"controller {self.config.controller!r} was trained on spaces of {list(controller.nvec)} choices, but "
+                f"this space has {list(nvec)}; train another one with kdnas bench train"
+            )
         return None
 
-    def _untrained(self) -> MetaController:
+    def _untrained_controller(self) -> MetaController:
         import torch
 
         from kdnas_env.agents.lstm.meta import MetaController
 
-        generator = torch.Generator().manual_seed(int(self._stream(1).integers(2**63)))
+        generator = torch.Generator().manual_seed(int(self._stream(_WEIGHTS).integers(2**63)))
         return MetaController(self.grid.nvec, len(FEATURES), generator=generator).requires_grad_(False).eval()
 
-    @pinned_threads(1)  # over tensors this small more would only wait for each other
+    @pinned_threads(1)  # more threads are slower on such small tensors
     def _propose(self, n: int) -> Proposal:
-        import torch
-
         from kdnas_env.agents.lstm.ensemble import expected_improvement
-        from kdnas_env.agents.lstm.meta import Belief, Unit
 
         config, seen = self.config, self.seen
         pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
-        mean, phi = self._read(pool)
-        unit, noise, best = Unit(0.0, float(self._controller.usual)), self._controller.noise.double(), None
         known = np.concatenate([self._evaluated, self.pending])
-        belief = Belief.of(mean[:0], phi[:0], mean[:0], noise)
-        if config.adapt and self.ranking.global_best is not None:
-            positions = remembered(self.ranking, config.replay_size)
-            rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
-            scale = Scale.of(rewards, usable)
-            earned = torch.from_numpy(scale.clipped(rewards, usable))
-            known_mean, known_phi = self._read(self._evaluated[positions])
-            usual = unit.scale if self._trained else scale.deviation
-            unit = Unit.of(known_mean, known_phi, earned, noise, usual)
-            targets = (earned - unit.offset) / unit.scale
-            belief, best = Belief.of(known_mean, known_phi, targets, noise), targets.max()
+        mean, phi = self._read(pool)
+        posterior, unit, best = self._posterior()
+        noise = self._controller.noise.double()
         if len(self.pending):
-            belief = belief.believing(self._read(self.pending)[1])
-        spacing, free, places = Spacing(pool, known, self.grid.nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
-        expected, _ = belief.predict(mean, phi)
-        explored = random_count(config.exploration, n)
-        for _ in range(min(n - explored, len(pool))):
+            posterior = posterior.believing(self._read(self.pending)[1])
+        expected, _ = posterior.predict(mean, phi)
+
+        def acquisition(belief: Belief) -> Floats:
             _, deviation = belief.predict(mean, phi)
-            # Of what the features do not say most is peculiar to the candidate, and not noise between seeds.
+            # The noise is added, because most of what the features do not explain is a property of the candidate,
+            # rather than a difference between seeds.
             deviation = unit.surprise * (deviation**2 + noise).sqrt()
-            score = expected + deviation if best is None else expected_improvement(expected, deviation, best)
-            place = int(torch.where(torch.from_numpy(spacing.keeping(free)), score, -torch.inf).argmax())
-            free[place] = False
-            spacing.take(place)
-            places.append(place)
-            belief = belief.believing(phi[place : place + 1])
-        chosen = len(places)
-        left = np.setdiff1d(np.arange(len(pool)), places)
-        known = np.concatenate([known, pool[places]])
-        places += left[spread(pool[left], known, self.grid.nvec, explored, self.rng)].tolist()
+            values = expected + deviation if best is None else expected_improvement(expected, deviation, best)
+            return np.asarray(values.numpy(), dtype=np.float64)
+
+        explored = random_count(config.exploration, n)
+        chosen = choose_one_by_one(
+            pool,
+            known,
+            self.grid.nvec,
+            n - explored,
+            posterior,
+            acquisition=acquisition,
+            believing=lambda belief, place: belief.believing(phi[place : place + 1]),
+        )
+        places = with_exploring(pool, chosen, known, self.grid.nvec, explored, self.rng)
         return Proposal(
             actions=pool[places],
-            random=np.arange(len(places)) >= chosen,
+            random=np.arange(len(places)) >= len(chosen),
             predicted=unit.offset + unit.scale * expected.numpy()[places],
             exploration=explored / n,
         )
 
-    def _read(self, actions: Ints) -> Any:
+    def _posterior(self) -> tuple[Belief, Unit, Tensor | None]:
+        """Return the posterior after the evaluations, the scale of the rewards, and the best reward in units of it."""
+        import torch
+
+        from kdnas_env.agents.lstm.meta import Belief, Unit
+
+        noise, usual = self._controller.noise.double(), float(self._controller.usual)
+        if not self.config.adapt or self.ranking.global_best is None:
+            mean, phi = self._read(self._evaluated[:0])
+            return Belief.of(mean, phi, mean, noise), Unit(0.0, usual), None
+        positions = remembered(self.ranking, self.config.replay_size)
+        rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
+        scale = Scale.of(rewards, usable)
+        clipped = torch.from_numpy(scale.clipped(rewards, usable))
+        mean, phi = self._read(self._evaluated[positions])
+        unit = Unit.of(mean, phi, clipped, noise, usual if self._is_trained else scale.deviation)
+        targets = (clipped - unit.offset) / unit.scale
+        return Belief.of(mean, phi, targets, noise), unit, targets.max()
+
+    def _read(self, actions: Ints) -> tuple[Tensor, Tensor]:
         """Return prior means, float64 ``(n,)``, and features, float64 ``(n, features)``, of candidates."""
         import torch
 

@@ -7,9 +7,10 @@ from itertools import product
 
 import numpy as np
 
+from kdnas_env.agents.predicting import choose_one_by_one
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig, expected_improvement
-from kdnas_env.core.wide_dimensions import Spacing, bumps, is_wide
+from kdnas_env.core.wide_dimensions import bumps, is_wide
 
 PAIR_SHARES = (0.1, 0.3, 0.6)
 """Candidate fractions of the prior variance for pairs."""
@@ -35,17 +36,20 @@ class BayesianLinearAgent(RegressionAgent[RegressionConfig]):
         posterior = _Posterior.of(prior, known, targets, np.concatenate([pool, self.pending]))
         for place in range(len(pool), len(posterior.points)):
             posterior = posterior.believing(place)
-        spacing = Spacing(pool, np.concatenate([known, self.pending]), self.grid.nvec)
-        free, places = np.ones(len(pool), dtype=np.bool_), list[int]()
-        for _ in range(min(n, len(pool))):
-            deviation = np.sqrt(posterior.variance)
-            improvement = expected_improvement(posterior.mean, deviation, targets.max())[: len(pool)]
-            place = int(np.where(spacing.keeping(free), improvement, -np.inf).argmax())
-            places.append(place)
-            free[place] = False
-            spacing.take(place)
-            posterior = posterior.believing(place)
-        return np.array(places, dtype=np.int64), posterior.mean[places]
+
+        def acquisition(belief: _Posterior) -> Floats:
+            return expected_improvement(belief.mean, np.sqrt(belief.variance), targets.max())[: len(pool)]
+
+        places = choose_one_by_one(
+            pool,
+            np.concatenate([known, self.pending]),
+            self.grid.nvec,
+            n,
+            posterior,
+            acquisition=acquisition,
+            believing=_Posterior.believing,
+        )
+        return places, posterior.mean[places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +70,10 @@ class _Similarity:
         """Return the similarity of points in choices, and in pairs of choices, float64 ``(left, right)`` in [0, 1]."""
         total, squares = np.zeros((2, len(left), len(right)))
         for axis, rows in enumerate(self.bumps):
-            one, other = left[:, axis], right[:, axis]
-            alike = 1.0 * (one[:, None] == other) if rows is None else rows[one] @ rows[other].T
-            total += alike
-            squares += alike**2
+            ours, theirs = left[:, axis], right[:, axis]
+            similarity = 1.0 * (ours[:, None] == theirs) if rows is None else rows[ours] @ rows[theirs].T
+            total += similarity
+            squares += similarity**2
         dims = len(self.bumps)
         # The square of the sum counts each pair twice and each dimension with itself once.
         return total / dims, (total**2 - squares) / max(dims * (dims - 1), 1)

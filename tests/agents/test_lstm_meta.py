@@ -14,7 +14,7 @@ import kdnas_env
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.meta import MetaController, Unit, load_controller, save_controller
 from kdnas_env.agents.lstm.meta_agent import SHIPPED, LSTMMetaAgent
-from kdnas_env.agents.lstm.meta_training import Lesson, MetaTraining, lessons_of, train
+from kdnas_env.agents.lstm.meta_training import MetaTraining, TaskExamples, examples_of, train
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.envs.budget import Budget
@@ -33,37 +33,37 @@ def env() -> gym.Env[Any, Any]:
 
 
 @pytest.fixture(scope="module")
-def lessons(env: gym.Env[Any, Any]) -> list[Lesson]:
-    return lessons_of(env, [str(Task.parse(name)) for name in LEARNT], (0,))
+def examples(env: gym.Env[Any, Any]) -> list[TaskExamples]:
+    return examples_of(env, [str(Task.parse(name)) for name in LEARNT], (0,))
 
 
 def untrained() -> MetaController:
     return MetaController(NVEC, 4, generator=torch.Generator().manual_seed(0))
 
 
-def agreement(controller: MetaController, lesson: Lesson) -> float:
-    mean, _ = controller.read(lesson.task, lesson.actions)
-    return kendall_tau(mean.numpy(), lesson.targets.numpy())
+def agreement(controller: MetaController, task: TaskExamples) -> float:
+    mean, _ = controller.read(task.task, task.actions)
+    return kendall_tau(mean.numpy(), task.targets.numpy())
 
 
-def test_lessons_hold_what_the_environment_answers(env: gym.Env[Any, Any], lessons: list[Lesson]) -> None:
-    assert [len(lesson.actions) for lesson in lessons] == [660] * 3
-    assert all(abs(float(lesson.targets.mean())) < 1e-3 for lesson in lessons)
-    assert len({lesson.task.numpy().tobytes() for lesson in lessons}) == 3
+def test_examples_hold_what_the_environment_answers(env: gym.Env[Any, Any], examples: list[TaskExamples]) -> None:
+    assert [len(task.actions) for task in examples] == [660] * 3
+    assert all(abs(float(task.targets.mean())) < 1e-3 for task in examples)
+    assert len({task.task.numpy().tobytes() for task in examples}) == 3
     env.reset(seed=0, options={"task": LEARNT[0]})
-    best = lessons[0].actions[int(lessons[0].targets.argmax())]
-    worst = lessons[0].actions[int(lessons[0].targets.argmin())]
+    best = examples[0].actions[int(examples[0].targets.argmax())]
+    worst = examples[0].actions[int(examples[0].targets.argmin())]
     assert float(env.step(best.numpy())[1]) > float(env.step(worst.numpy())[1])
 
 
 def test_what_is_learnt_on_some_tasks_holds_on_another(
-    env: gym.Env[Any, Any], lessons: list[Lesson], tmp_path: Path
+    env: gym.Env[Any, Any], examples: list[TaskExamples], tmp_path: Path
 ) -> None:
     nvec, losses = action_counts(env), list[float]()
     settings, file = MetaTraining(steps=250, tasks=3, learning_rate=5e-3), tmp_path / "made.safetensors"
-    trained = train(lessons, nvec, settings, file, lambda done, total, loss: losses.append(loss))
+    trained = train(examples, nvec, settings, file, lambda done, total, loss: losses.append(loss))
     assert losses[-1] < losses[5]
-    [unseen] = lessons_of(env, [UNSEEN], (0,))
+    [unseen] = examples_of(env, [UNSEEN], (0,))
     fresh = MetaController(nvec, len(unseen.task), generator=torch.Generator().manual_seed(0))
     assert agreement(trained, unseen) > 0.4 > agreement(fresh, unseen) + 0.2
     loaded = load_controller(file)
@@ -71,21 +71,21 @@ def test_what_is_learnt_on_some_tasks_holds_on_another(
 
 
 def test_a_training_that_is_stopped_goes_on_to_the_same_controller(
-    env: gym.Env[Any, Any], lessons: list[Lesson], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    env: gym.Env[Any, Any], examples: list[TaskExamples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdnas_env.agents.lstm.meta_training._SAVED_EVERY", 4)
     nvec, settings = action_counts(env), MetaTraining(steps=10, tasks=2)
-    train(lessons, nvec, settings, tmp_path / "whole.safetensors", lambda done, total, loss: None)
+    train(examples, nvec, settings, tmp_path / "whole.safetensors", lambda done, total, loss: None)
 
     def stop(done: int, total: int, loss: float) -> None:
         if done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(lessons, nvec, settings, tmp_path / "parts.safetensors", stop)
+        train(examples, nvec, settings, tmp_path / "parts.safetensors", stop)
     assert not (tmp_path / "parts.safetensors").exists()
     steps = list[int]()
-    train(lessons, nvec, settings, tmp_path / "parts.safetensors", lambda done, total, loss: steps.append(done))
+    train(examples, nvec, settings, tmp_path / "parts.safetensors", lambda done, total, loss: steps.append(done))
     assert steps == [5, 6, 7, 8, 9, 10]
     assert (tmp_path / "parts.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
@@ -143,15 +143,27 @@ def test_the_unit_of_rewards_is_found() -> None:
 
 
 def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="no controller"):
+    with pytest.raises(RunError, match="is not a controller"):
         load_controller(tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(RunError, match="no controller"):
+    with pytest.raises(RunError, match="is not a controller"):
         load_controller(tmp_path / "text.safetensors")
     save_controller(untrained(), tmp_path / "other.safetensors")
     agent = kdnas_env.make_agent("lstm-meta", controller=str(tmp_path / "other.safetensors"))
     with pytest.raises(KDNASError, match=r"trained on spaces of \[3, 2, 4\] choices"):
         agent.reset([2, 2], budget=4, round_size=2)
+
+
+def test_a_controller_is_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.safetensors"
+    save_controller(untrained(), file)
+    agent = kdnas_env.make_agent("lstm-meta", controller=str(file))
+    proposals = []
+    for _ in range(2):
+        agent.reset([3, 2, 4], budget=4, round_size=2)
+        proposals.append(agent.ask(2).tolist())
+        file.unlink(missing_ok=True)
+    assert proposals[0] == proposals[1]
 
 
 def test_a_command_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,10 +80,10 @@ def test_it_runs_where_every_candidate_was_asked_before_the_first_is_told() -> N
 
 
 def test_of_a_long_search_the_youngest_and_the_best_are_learned_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    fit, lessons = controller.fit, []
+    fit, calls = controller.fit, []
 
     def noted(model: Any, contexts: Any, rows: Any, actions: Any, targets: Any, **options: Any) -> None:
-        lessons.append((contexts, actions.tolist(), targets))
+        calls.append((contexts, actions.tolist(), targets))
         fit(model, contexts, rows, actions, targets, **options)
 
     monkeypatch.setattr(controller, "fit", noted)
@@ -93,7 +93,7 @@ def test_of_a_long_search_the_youngest_and_the_best_are_learned_from(monkeypatch
     for action in told:
         agent.tell([action], [float(sum(action) == 12)])
     agent.ask(2)
-    ((contexts, actions, targets),) = lessons
+    ((contexts, actions, targets),) = calls
     assert actions == [[6, 6], *told[-4:]]
     assert targets.argmax() == 0
     assert (contexts.actions[:, 0] == 6)[1:].all()

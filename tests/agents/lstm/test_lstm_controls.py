@@ -80,16 +80,16 @@ def test_the_shuffled_controller_explores_like_the_controller() -> None:
 def test_shuffling_keeps_every_reward_and_failure_and_changes_with_the_round() -> None:
     agent = ShuffledLSTMAgent(LSTMConfig(epochs=1))
     agent.reset([9, 9], budget=40, round_size=20)
-    lessons = []
+    shuffled = []
     for rewards in (np.arange(20.0), np.arange(20.0, 40.0)):
         actions = agent.ask(20)
         agent.tell(actions, rewards, [{"status": "ok" if reward % 4 else "failed"} for reward in rewards])
-        lessons.append(agent._lessons(agent.ranking, np.arange(agent.ranking.evaluations)))
-    for length, (rewards, usable) in zip((20, 40), lessons, strict=True):
+        shuffled.append(agent._targets(agent.ranking, np.arange(agent.ranking.evaluations)))
+    for length, (rewards, usable) in zip((20, 40), shuffled, strict=True):
         assert sorted(rewards) == list(range(length)) != rewards.tolist()
         assert usable.tolist() == [bool(reward % 4) for reward in rewards]
         assert abs(np.corrcoef(rewards, np.arange(length))[0, 1]) < 0.5
-    assert lessons[0][0].tolist() != [reward for reward in lessons[1][0] if reward < 20]
+    assert shuffled[0][0].tolist() != [reward for reward in shuffled[1][0] if reward < 20]
 
 
 @pytest.mark.parametrize(
