@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
     from kdnas_env.agents.lstm.policy import Policy
 
-_REMEMBERED = 10_000
-"""Youngest evaluations that the baseline is computed from, so that the time of a round does not grow."""
+_BASELINE_SIZE = 10_000
+"""Maximum number of newest evaluations for the baseline; limits the time of a round."""
 
-_TOGETHER = 64
-"""Candidates that are sampled together at least, since that takes hardly longer than one of them."""
+_BATCH = 64
+"""Minimum number of candidates per call of the policy, which takes hardly longer than a single candidate."""
 
 _WEIGHTS = 1
-"""Key of the stream of random numbers that the initial weights are drawn from."""
+"""Key of the random stream for the initial weights."""
 
 
 @dataclass(frozen=True)
 class ReinforceConfig(NetworkConfig):
-    """Hyper-parameters of REINFORCE, beside those of all agents with LSTMs; Adam takes one step per round.
+    """Hyper-parameters of REINFORCE, in addition to those of all LSTM agents; Adam takes one step per round.
 
     Attributes:
-        entropy_weight: Weight of the policy's entropy in nats, in standard deviations of the reward.
-        baseline_decay: Decay of the moving average of rewards, in [0, 1).
+        entropy_weight: Weight of the entropy bonus: standard deviations of the reward per nat of the policy's entropy.
+        baseline_decay: Decay per evaluation of the baseline, a moving average of rewards, in [0, 1).
         tries: Number of samples per requested candidate; the first new ones are used, and random candidates replace
             missing ones.
     """
@@ -52,21 +52,22 @@ class ReinforceConfig(NetworkConfig):
 
 
 class ReinforceAgent(AskTellAgent[ReinforceConfig]):
-    """Proposes samples of a policy that learns from each round by REINFORCE.
+    """Proposes samples of an LSTM policy, which learns from each round by the policy gradient (REINFORCE).
 
-    Neural architecture search of Zoph and Le 2017 (arXiv:1611.01578): an LSTM chooses one dimension after the other;
-    after a round the policy takes one step up the gradient of the expected reward (Williams 1992), estimated from the
-    candidates of the round and their advantage over a moving average of the rewards before. What was evaluated already,
-    or must not be proposed, is sampled anew.
+    Neural architecture search with reinforcement learning (Zoph and Le 2017, arXiv:1611.01578): the policy chooses the
+    dimensions of a candidate one by one. After each round it takes one policy-gradient step (Williams 1992,
+    doi:10.1007/BF00992696) with an entropy bonus. The advantage of a candidate is its reward minus the baseline, a
+    moving average of earlier rewards. Samples that are already evaluated or forbidden are rejected, and the policy is
+    sampled again.
 
-    The policy is derived from the ranking and the seed, and not saved: loading learns it again. In a long search, the
-    newest 10,000 evaluations determine the baseline.
+    The policy is derived from the ranking and the seed, and not saved. After loading it is trained again, round by
+    round, without evaluations. The baseline uses at most the newest 10,000 evaluations.
     """
 
     Config = ReinforceConfig
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of :meth:`state_dict`, learning from one round after the other again."""
+        """Restore a state of :meth:`state_dict`, and train the policy again, round by round."""
         super().load_state_dict(state)
         for end in range(1, len(self.ranking.rounds) + 1):
             self._learn_from(Ranking(self.ranking.rounds.until(end)))
@@ -87,13 +88,13 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
         self._optimizer: Optimizer = torch.optim.Adam(self._policy.parameters(), lr=config.learning_rate, fused=True)
 
     def _propose(self, n: int) -> Proposal:
-        seen, left = self.seen, n * self.config.tries
+        seen, tries_left = self.seen, n * self.config.tries
         sampled = np.empty((0, len(self.grid.nvec)), dtype=np.int64)
-        while left and len(sampled) < n:
-            count = min(left, max(_TOGETHER, n - len(sampled)))
+        while tries_left and len(sampled) < n:
+            count = min(tries_left, max(_BATCH, n - len(sampled)))
             uniforms = self.rng.random((count, len(self.grid.nvec)))
             sampled = self.grid.fresh(np.concatenate([sampled, self._policy.sample(uniforms)]), seen)[:n]
-            left -= count
+            tries_left -= count
         drawn = self.grid.draw(self.rng, n - len(sampled), seen.union(self.grid.numbers(sampled)))
         return Proposal(
             actions=np.concatenate([sampled, drawn]),
@@ -104,11 +105,11 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
         self._learn_from(self.ranking)
 
     def _learn_from(self, ranking: Ranking) -> None:
-        """Learn from the last round of a ranking; random candidates, which the policy did not choose, teach nothing."""
+        """Learn from the last round of a ranking, except from random candidates, which the policy did not sample."""
         from kdnas_env.agents.lstm.policy import reinforce
 
         record = ranking.rounds[-1]
-        begin = max(0, ranking.evaluations - max(_REMEMBERED, len(record.rewards)))
+        begin = max(0, ranking.evaluations - max(_BASELINE_SIZE, len(record.rewards)))
         rewards, usable, random = (ranking.column(name)[begin:] for name in ("rewards", "usable", "random"))
         if not usable.any() or record.random.all():
             return
@@ -120,6 +121,9 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
 
 
 def moving_average(values: Floats, decay: float) -> float:
-    """Return an average of values in which each weighs ``decay`` times as much as the next, without bias."""
+    """Return the exponential moving average of values, oldest first, with weights that sum to 1.
+
+    The weight of a value is ``decay`` times that of the next, newer value.
+    """
     weights = decay ** np.arange(len(values))[::-1]
     return float(np.average(values, weights=weights))

@@ -1,4 +1,4 @@
-"""Stable-Baselines3 as agents: its algorithms behind ask and tell."""
+"""Stable-Baselines3 as agents: ask-tell agents that wrap its algorithms."""
 
 from __future__ import annotations
 
@@ -29,42 +29,43 @@ if TYPE_CHECKING:
 SB3ConfigT = TypeVar("SB3ConfigT", bound=SB3Config)
 
 _WEIGHTS, _TRAINING = 1, 2
-"""Keys of the streams of random numbers: of the initial weights, and of the training after each round."""
+"""Keys of the random streams: for the initial weights, and for training after each round."""
 
 _ONE_SHOT = Capabilities(action_space="MultiDiscrete")
-_ONE_BY_ONE = Capabilities(action_space="Discrete, one dimension a step")
+_ONE_BY_ONE = Capabilities(action_space="Discrete, one dimension per step")
 
 
 class SB3Agent(AskTellAgent[SB3ConfigT]):
     """Proposes candidates from a Stable-Baselines3 policy (Raffin et al. 2021), each point at most once.
 
-    A candidate is an episode that receives its reward in the last step. The algorithms differ in their steps:
+    For the algorithm, a candidate is an episode whose last step has the reward. Algorithms differ in the steps of an
+    episode and in how they avoid evaluated and forbidden points:
 
-    | Steps                         | Algorithms               | What was evaluated or cannot be built              |
-    |-------------------------------|--------------------------|----------------------------------------------------|
-    | one, ``MultiDiscrete``        | PPO, A2C, TRPO           | is sampled anew; after ``tries``, drawn at random  |
-    | one a dimension, ``Discrete`` | MaskablePPO              | is masked                                          |
-    | one a dimension, ``Discrete`` | RecurrentPPO, DQN, QRDQN | is left out in the choice; the policy has no masks |
+    | Steps of an episode              | Algorithms               | Evaluated and forbidden points                   |
+    |----------------------------------|--------------------------|--------------------------------------------------|
+    | one, ``MultiDiscrete``           | PPO, A2C, TRPO           | sampled again; after ``tries``, drawn at random  |
+    | one per dimension, ``Discrete``  | MaskablePPO              | masked in the policy                             |
+    | one per dimension, ``Discrete``  | RecurrentPPO, DQN, QRDQN | excluded when choosing; the policy has no masks  |
 
-    The training reward is the rank of a reward among all so far (in a long search, the newest), from -1 to 1. On-policy
-    algorithms do not learn from candidates drawn at random instead of from the policy.
+    The training reward is the rank of a reward among all earlier rewards (in a long search, the newest), scaled to
+    [-1, 1]. On-policy algorithms do not learn from candidates that were drawn at random instead of from the policy.
 
-    The algorithm (:attr:`model`) is derived from the ranking and the seed; it is not saved. After loading it relearns,
-    round by round, which takes the training time of the search, without evaluations.
+    The algorithm (:attr:`model`) is derived from the ranking and the seed, and not saved. After loading it is trained
+    again, round by round, which takes as long as training took in the search, but no evaluations.
 
-    To train an algorithm on an environment yourself, with its own ``learn``, see :mod:`kdnas_env.agents.sb3.vec_env`.
+    To train an algorithm on an environment with its own method ``learn``, see :mod:`kdnas_env.agents.sb3.vec_env`.
     """
 
     algorithm: ClassVar[str]
-    """Where the algorithm is, as ``module:class``."""
+    """Import path of the algorithm, as ``module:class``."""
 
     learner: ClassVar[str] = "kdnas_env.agents.sb3.on_policy:OnPolicyLearner"
-    """Where the class is that proposes and feeds the algorithm."""
+    """Import path of the learner, which samples from the algorithm and trains it, as ``module:class``."""
 
     def __init__(self, config: SB3ConfigT | None = None) -> None:
         super().__init__(config)
         self._learner: Learner | None = None
-        self._learnt = 0
+        self._trained_rounds = 0
         try:
             for name in (self.learner, self.algorithm):
                 resolve_name(name)
@@ -77,28 +78,28 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
         if folder is not None and writer is None:
             raise DependencyError(
                 f"tensorboard_log is {folder!r}, but TensorBoard cannot be imported; pip install tensorboard, or leave "
-                "tensorboard_log out"
+                "out tensorboard_log"
             )
-        # Options are checked now, before anything is loaded or evaluated.
+        # Check the options now, before anything is loaded or evaluated.
         self._make_learner(Grid.of([2, 2]), None, np.random.default_rng(0))
 
     @property
     def model(self) -> Any:
-        """The algorithm of the search, a ``stable_baselines3.common.base_class.BaseAlgorithm``."""
+        """The trained algorithm of the search, a ``stable_baselines3.common.base_class.BaseAlgorithm``."""
         self._check_started()
-        return self._caught_up().model
+        return self._trained_learner().model
 
     def __getstate__(self) -> dict[str, Any]:
-        # It can be learnt again; a log of TensorBoard cannot be pickled.
-        return {**self.__dict__, "_learner": None, "_learnt": 0}
+        # The learner is omitted: it can be trained again, and its TensorBoard log cannot be pickled.
+        return {**self.__dict__, "_learner": None, "_trained_rounds": 0}
 
     def _start(self) -> None:
-        self._learner, self._learnt = None, 0
+        self._learner, self._trained_rounds = None, 0
 
     def _propose(self, n: int) -> Proposal:
         seen = self.seen
         progress = min(1.0, self.ranking.evaluations / self.budget)
-        chosen = self._caught_up().sample(n, seen, progress, self.rng)
+        chosen = self._trained_learner().sample(n, seen, progress, self.rng)
         drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
         return Proposal(
             actions=np.concatenate([chosen, drawn]),
@@ -106,29 +107,29 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
         )
 
     def _learn(self, record: RoundRecord) -> None:
-        # What waits for the next proposals would be missing from the log of the last round.
+        # Usually training waits until the next proposals, but then the log would lack the last round.
         if self.config.tensorboard_log is not None:
-            self._caught_up()
+            self._trained_learner()
 
-    def _caught_up(self) -> Learner:
-        """Return the learner after it learnt from all rounds."""
-        learner, learnt = self._learner, self._learnt
-        # Training that is interrupted leaves a learner that is of no use.
-        self._learner, self._learnt = None, 0
+    def _trained_learner(self) -> Learner:
+        """Return the learner, trained on all rounds."""
+        learner, trained_rounds = self._learner, self._trained_rounds
+        # Unset until training ends, because an interrupted training leaves an unusable learner.
+        self._learner, self._trained_rounds = None, 0
         if learner is None:
             learner = self._make_learner(self.grid, self.config.tensorboard_log, self._stream(_WEIGHTS))
-        for end in range(learnt + 1, len(self.ranking.rounds) + 1):
+        for end in range(trained_rounds + 1, len(self.ranking.rounds) + 1):
             learner.learn(Ranking(self.ranking.rounds.until(end)), self._stream(_TRAINING, end))
-        self._learner, self._learnt = learner, len(self.ranking.rounds)
+        self._learner, self._trained_rounds = learner, len(self.ranking.rounds)
         return learner
 
     def _make_learner(self, grid: Grid, tensorboard_log: str | None, rng: np.random.Generator) -> Learner:
-        """Return a learner that knows nothing.
+        """Return an untrained learner.
 
         Raises:
-            KDNASError: If the algorithm does not take the configuration, or the device cannot be used.
+            KDNASError: If the algorithm does not accept the configuration, or the device is not available.
         """
-        from kdnas_env.agents.sb3.learners import with_functions
+        from kdnas_env.agents.sb3.learners import with_activation
 
         config, algorithm = self.config, resolve_name(self.algorithm)
         try:
@@ -138,7 +139,7 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
                 arguments={
                     **config.arguments_of("algorithm"),
                     **config.algorithm_kwargs,
-                    "policy_kwargs": {**config.arguments_of("policy"), **with_functions(config.policy_kwargs)},
+                    "policy_kwargs": {**config.arguments_of("policy"), **with_activation(config.policy_kwargs)},
                 },
                 device=config.device,
                 tensorboard_log=tensorboard_log,
@@ -146,7 +147,7 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
                 **config.arguments_of("learner"),
             )
         except (TypeError, ValueError, AttributeError, AssertionError, RuntimeError) as error:
-            raise KDNASError(f"{algorithm.__name__} cannot be made with {config}: {error}") from error
+            raise KDNASError(f"{algorithm.__name__} cannot be created with {config}: {error}") from error
         return learner
 
 
@@ -175,7 +176,7 @@ class TRPOAgent(SB3Agent[TRPOConfig]):
 
 
 class MaskablePPOAgent(SB3Agent[MaskablePPOConfig]):
-    """PPO with a mask of invalid actions (Huang and Ontanon 2020, arXiv:2006.14171)."""
+    """PPO with masked invalid actions (Huang and Ontanon 2020, arXiv:2006.14171)."""
 
     Config = MaskablePPOConfig
     capabilities = _ONE_BY_ONE
@@ -183,7 +184,7 @@ class MaskablePPOAgent(SB3Agent[MaskablePPOConfig]):
 
 
 class RecurrentPPOAgent(SB3Agent[RecurrentPPOConfig]):
-    """PPO whose policy is an LSTM (Hochreiter and Schmidhuber 1997) that remembers the choices it made."""
+    """PPO with an LSTM policy (Hochreiter and Schmidhuber 1997), which remembers the earlier choices of a candidate."""
 
     Config = RecurrentPPOConfig
     capabilities = _ONE_BY_ONE
@@ -199,7 +200,7 @@ class DQNAgent(SB3Agent[DQNConfig]):
 
 
 class QRDQNAgent(SB3Agent[QRDQNConfig]):
-    """Deep Q-network that learns quantiles of the return (Dabney et al. 2018, arXiv:1710.10044)."""
+    """Deep Q-network with quantile regression (Dabney et al. 2018, arXiv:1710.10044)."""
 
     Config = QRDQNConfig
     capabilities = _ONE_BY_ONE

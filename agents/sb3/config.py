@@ -1,6 +1,6 @@
 """The hyper-parameters of the Stable-Baselines3 agents; fast to import.
 
-Names are those of Stable-Baselines3. The defaults are for searches of 50 to 2,000 evaluations, unlike its own.
+Names are those of Stable-Baselines3, but the defaults are chosen for searches of 50 to 2,000 evaluations.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ _SET_BY_THE_AGENT = {
     *("env", "policy", "policy_kwargs", "gamma", "seed", "verbose", "device", "tensorboard_log"),
     *("n_steps", "batch_size", "buffer_size"),
 }
-"""Arguments of the algorithms that follow from how candidates are proposed."""
+"""Arguments of the algorithms that the agent sets, because they follow from how it proposes candidates."""
 
 _OWNERS = {
     **dict.fromkeys(("update_every", "tries", "gradient_steps", "replay_size"), "learner"),
     **dict.fromkeys(("net_arch", "lstm_hidden_size", "n_quantiles"), "policy"),
     **dict.fromkeys(("policy_kwargs", "algorithm_kwargs", "device", "tensorboard_log"), "agent"),
 }
-"""Whose arguments the hyper-parameters are; all others are the algorithm's."""
+"""Owner of each hyper-parameter; all others are arguments of the algorithm."""
 
 _COUNTS = ("update_every", "tries", "n_epochs", "batch_size", "gradient_steps", "replay_size")
 _BOUNDS: dict[tuple[str, ...], Bounds] = {
@@ -34,23 +34,23 @@ _BOUNDS: dict[tuple[str, ...], Bounds] = {
     ("exploration_initial_eps", "exploration_final_eps"): {"at_least": 0, "at_most": 1},
     ("exploration_fraction",): {"above": 0, "at_most": 1},
 }
-"""What the hyper-parameters are compared with, of whichever algorithm."""
+"""Bounds of the hyper-parameters of all algorithms."""
 
 
 @dataclass(frozen=True)
 class SB3Config(Settings):
-    """Hyper-parameters of all agents of Stable-Baselines3.
+    """Hyper-parameters of all Stable-Baselines3 agents.
 
     Attributes:
-        update_every: Evaluations between updates; updates are made at the end of a round.
+        update_every: Minimum number of evaluations between updates, which take place at the end of a round.
         learning_rate: Learning rate of the optimizer.
         net_arch: Widths of the hidden layers.
-        policy_kwargs: Further arguments of the policy, plain data; the activation function by its name in
-            ``torch.nn``, such as ``{"activation_fn": "ReLU"}``.
-        algorithm_kwargs: Further arguments of the algorithm, plain data, such as ``{"max_grad_norm": 1.0}``.
-        device: Device of the networks.
-        tensorboard_log: Folder of TensorBoard, in which every search begins a run; None: nothing is logged. Needs the
-            package tensorboard.
+        policy_kwargs: Further keyword arguments of the policy, plain data. The activation function is given by its name
+            in ``torch.nn``, as in ``{"activation_fn": "ReLU"}``.
+        algorithm_kwargs: Further keyword arguments of the algorithm, plain data, such as ``{"max_grad_norm": 1.0}``.
+        device: Torch device of the networks, such as ``cpu`` or ``cuda``.
+        tensorboard_log: Folder for TensorBoard, with one run per search; None to log nothing. Needs the package
+            ``tensorboard``.
     """
 
     update_every: int = 8
@@ -74,10 +74,13 @@ class SB3Config(Settings):
             ("algorithm_kwargs", {*self.arguments_of("algorithm")} | _SET_BY_THE_AGENT),
         ):
             if clash := sorted(getattr(self, name).keys() & set_here):
-                raise KDNASError(f"{name} has {clash}, which the agent sets; use its hyper-parameters, if it has them")
+                raise KDNASError(
+                    f"{name} has {clash}, which the agent sets itself; remove them, and use the agent's settings of "
+                    "the same name, if there are any"
+                )
 
     def arguments_of(self, owner: Literal["learner", "policy", "algorithm"]) -> dict[str, Any]:
-        """Return the hyper-parameters that are arguments of the algorithm, of its policy, or of its learner."""
+        """Return the hyper-parameters that are arguments of the learner, of the policy, or of the algorithm."""
         names = [field.name for field in fields(self) if _OWNERS.get(field.name, "algorithm") == owner]
         return {name: getattr(self, name) for name in names}
 
@@ -87,7 +90,7 @@ class A2CConfig(SB3Config):
     """Hyper-parameters of A2C.
 
     Attributes:
-        ent_coef: Weight of the policy's entropy in nats, for rewards between -1 and 1.
+        ent_coef: Weight of the entropy bonus per nat of the policy's entropy; training rewards are in [-1, 1].
         tries: Number of samples per requested candidate, because evaluated candidates are rejected; random candidates
             replace missing ones.
     """
@@ -103,7 +106,7 @@ class PPOConfig(A2CConfig):
 
     Attributes:
         n_epochs: Training steps per update.
-        clip_range: Largest relative change of a candidate's probability per update.
+        clip_range: Clipping range of the ratio between a candidate's new and old probability, around 1.
     """
 
     n_epochs: int = 10
@@ -112,11 +115,12 @@ class PPOConfig(A2CConfig):
 
 @dataclass(frozen=True)
 class TRPOConfig(SB3Config):
-    """Hyper-parameters of TRPO; the learning rate is that of the critic.
+    """Hyper-parameters of TRPO; the learning rate is used for the critic.
 
     Attributes:
-        target_kl: How far an update may move the policy, in nats.
-        tries: As of A2C.
+        target_kl: Maximum Kullback-Leibler divergence between the policies before and after an update, in nats.
+        tries: Number of samples per requested candidate, because evaluated candidates are rejected; random candidates
+            replace missing ones.
     """
 
     learning_rate: float = 0.01
@@ -130,9 +134,9 @@ class MaskablePPOConfig(SB3Config):
     """Hyper-parameters of PPO with masks.
 
     Attributes:
-        ent_coef: As of A2C.
-        n_epochs: As of PPO.
-        clip_range: As of PPO.
+        ent_coef: Weight of the entropy bonus per nat of the policy's entropy; training rewards are in [-1, 1].
+        n_epochs: Training steps per update.
+        clip_range: Clipping range of the ratio between a choice's new and old probability, around 1.
     """
 
     learning_rate: float = 0.001
@@ -146,7 +150,7 @@ class RecurrentPPOConfig(MaskablePPOConfig):
     """Hyper-parameters of recurrent PPO.
 
     Attributes:
-        lstm_hidden_size: Width of the LSTM, behind which the hidden layers come.
+        lstm_hidden_size: Width of the LSTM; the hidden layers of ``net_arch`` follow it.
     """
 
     learning_rate: float = 0.005
@@ -182,7 +186,7 @@ class QRDQNConfig(DQNConfig):
     """Hyper-parameters of QR-DQN.
 
     Attributes:
-        n_quantiles: Quantiles of the return that are learnt.
+        n_quantiles: Number of quantiles of the return to estimate.
     """
 
     n_quantiles: int = 20

@@ -1,4 +1,4 @@
-"""Candidates as episodes of reinforcement learning: observations, actions and rewards of each step."""
+"""Candidates as episodes of reinforcement learning: observations and actions of each step, and rewards."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from kdnas_env.wrappers.sequential import open_completions
 
 Observations = npt.NDArray[np.float32]
 Choose = Callable[[Ints, int, Bools], Ints]
-"""Given candidates as far as they are chosen, the step, and which choices are open, returns the choices of the step."""
+"""Chooses a step of candidates. Arguments: the candidates, int64 ``(n, dims)``, with earlier dimensions already chosen;
+the number of the step; whether each choice is open, bool ``(n, max(nvec))``. Returns the choices, int64 ``(n,)``."""
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes(ABC):
-    """A candidate is an episode, whose last step earns the reward.
+    """How a candidate is built in an episode, whose last step has the reward.
 
     Attributes:
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
@@ -35,7 +36,7 @@ class Episodes(ABC):
     @property
     @abstractmethod
     def steps(self) -> int:
-        """Steps of an episode."""
+        """Number of steps of an episode."""
 
     @property
     @abstractmethod
@@ -45,14 +46,14 @@ class Episodes(ABC):
     @property
     @abstractmethod
     def action_space(self) -> spaces.Space[Any]:
-        """What is chosen in a step."""
+        """Action space of a step."""
 
     @abstractmethod
     def observe(self, actions: Ints, step: int) -> Observations:
-        """Return what is seen before a step, given the choices made before it.
+        """Return the observations before a step.
 
         Args:
-            actions: Candidates of which the choices of the first ``step`` dimensions count, int64 ``(n, dims)``.
+            actions: Candidates, int64 ``(n, dims)``; only their first ``step`` dimensions are used.
             step: Number of the step, from 0.
 
         Returns:
@@ -61,30 +62,30 @@ class Episodes(ABC):
 
     @abstractmethod
     def chosen(self, actions: Ints, step: int) -> Ints:
-        """Return what is chosen in a step, int64 of shape ``(n, *action_space.shape)``."""
+        """Return the actions of a step, int64 of shape ``(n, *action_space.shape)``."""
 
     @property
     def observation_space(self) -> spaces.Box:
-        """Space of an observation."""
+        """Observation space."""
         return spaces.Box(0.0, 1.0, (self.width,), np.float32)
 
 
 class OneShot(Episodes):
-    """All dimensions are chosen at once and independently; the observation is constant."""
+    """One step chooses all dimensions independently; the observation is constant."""
 
     @property
     def steps(self) -> int:
-        """One."""
+        """Number of steps: 1."""
         return 1
 
     @property
     def width(self) -> int:
-        """One number, always 1."""
+        """Length of an observation: 1."""
         return 1
 
     @property
     def action_space(self) -> spaces.MultiDiscrete:
-        """The candidates."""
+        """Action space of the candidates."""
         return spaces.MultiDiscrete(self.nvec)
 
     def observe(self, actions: Ints, step: int) -> Observations:
@@ -97,31 +98,31 @@ class OneShot(Episodes):
 
 
 class OneByOne(Episodes):
-    """One dimension is chosen after the other; all earlier choices are seen, and which dimension is next."""
+    """Each step chooses one dimension; the observation contains all earlier choices and the step."""
 
     @property
     def steps(self) -> int:
-        """As many as dimensions."""
+        """Number of steps: one per dimension."""
         return len(self.nvec)
 
     @property
     def width(self) -> int:
-        """The choices of all dimensions, one-hot, and the dimensions."""
+        """Length of an observation: one-hot choices of all dimensions, and the one-hot step."""
         return int(self.nvec.sum()) + len(self.nvec)
 
     @property
     def action_space(self) -> spaces.Discrete:
-        """The choices of the largest dimension; those that the next one has not must not be chosen."""
+        """Choices of the largest dimension; in smaller dimensions, the excess choices must be masked."""
         return spaces.Discrete(int(self.nvec.max()))
 
     def observe(self, actions: Ints, step: int) -> Observations:
         """Return the earlier choices and the step, one-hot."""
         rows, offsets = np.arange(len(actions)), np.cumsum([0, *self.nvec])
-        seen = np.zeros((len(actions), self.width), dtype=np.float32)
+        observed = np.zeros((len(actions), self.width), dtype=np.float32)
         for axis in range(step):
-            seen[rows, offsets[axis] + actions[:, axis]] = 1.0
-        seen[:, offsets[-1] + step] = 1.0
-        return seen
+            observed[rows, offsets[axis] + actions[:, axis]] = 1.0
+        observed[:, offsets[-1] + step] = 1.0
+        return observed
 
     def chosen(self, actions: Ints, step: int) -> Ints:
         """Return the choices of the step's dimension."""
@@ -129,24 +130,24 @@ class OneByOne(Episodes):
 
 
 class Remembered(OneByOne):
-    """Dimensions are chosen one by one; the observation has only the last choice, earlier choices need memory."""
+    """Like :class:`OneByOne`, but the observation contains only the last choice, for policies with memory."""
 
     @property
     def width(self) -> int:
-        """The choices of the largest dimension, one-hot, and the dimensions."""
+        """Length of an observation: the one-hot last choice, and the one-hot step."""
         return int(self.nvec.max()) + len(self.nvec)
 
     def observe(self, actions: Ints, step: int) -> Observations:
         """Return the last choice and the step, one-hot."""
-        seen = np.zeros((len(actions), self.width), dtype=np.float32)
+        observed = np.zeros((len(actions), self.width), dtype=np.float32)
         if step:
-            seen[np.arange(len(actions)), actions[:, step - 1]] = 1.0
-        seen[:, int(self.nvec.max()) + step] = 1.0
-        return seen
+            observed[np.arange(len(actions)), actions[:, step - 1]] = 1.0
+        observed[:, int(self.nvec.max()) + step] = 1.0
+        return observed
 
 
 class SpacesEnv(gym.Env[Any, Any]):
-    """Tells an algorithm its spaces. It is never stepped: candidates are evaluated elsewhere."""
+    """Offers an algorithm its spaces; it is never stepped, because candidates are evaluated elsewhere."""
 
     def __init__(self, episodes: Episodes) -> None:
         self.observation_space = episodes.observation_space
@@ -168,13 +169,13 @@ def ranked(rewards: Floats, usable: Bools) -> Floats:
 
 
 def open_choices(grid: Grid, actions: Ints, step: int, closed: list[int]) -> Bools:
-    """Say which choices of a step lead to an open point: one that may be proposed and is not closed.
+    """Return which choices of a step lead to an open point: an allowed point that is not closed.
 
     Args:
-        grid: What may be proposed.
-        actions: Candidates of which the first ``step`` dimensions are chosen, int64 ``(n, dims)``.
-        step: The dimension to be chosen.
-        closed: From :func:`closed_points`.
+        grid: The allowed points.
+        actions: Candidates, int64 ``(n, dims)``; only their first ``step`` dimensions are used.
+        step: The dimension to choose.
+        closed: Sorted flat indices of the closed points (:func:`closed_points`).
 
     Returns:
         Bool of shape ``(n, max(nvec))``.
@@ -191,7 +192,7 @@ def closed_points(grid: Grid, taken: Collection[int]) -> list[int]:
 
 
 def close(closed: list[int], numbers: Collection[int], *, undo: bool = False) -> None:
-    """Sort numbers in that are not there, or take out those that are."""
+    """Insert numbers into a sorted list without duplicates, in place; with ``undo``, remove them instead."""
     for number in numbers:
         place = bisect_left(closed, number)
         there = place < len(closed) and closed[place] == number
@@ -201,19 +202,18 @@ def close(closed: list[int], numbers: Collection[int], *, undo: bool = False) ->
             closed.insert(place, number)
 
 
-def put_together(grid: Grid, n: int, closed: list[int], choose: Choose, *, at_once: int) -> Ints:
-    """Choose candidates one dimension after the other, among the choices that lead to an open point.
+def build_candidates(grid: Grid, n: int, closed: list[int], choose: Choose, *, at_once: int) -> Ints:
+    """Build distinct candidates dimension by dimension, from choices that lead to an open point.
 
     Args:
-        grid: What may be proposed.
-        n: How many candidates.
-        closed: From :func:`closed_points`; the same again on return.
-        choose: Makes the choices of a step.
-        at_once: Candidates that are put together side by side. Those that turn out equal are left out, and others
-            chosen in their place.
+        grid: The allowed points.
+        n: Number of candidates.
+        closed: Sorted flat indices of the closed points (:func:`closed_points`); changed and restored here.
+        choose: Chooses a step of candidates.
+        at_once: Number of candidates to build in parallel; duplicates among them are built again.
 
     Returns:
-        int64 of shape ``(m, dims)``, each once; m is less than n only if no more points are open.
+        int64 of shape ``(m, dims)``; m is less than n only if no more points are open.
     """
     points: dict[int, Ints] = {}
     try:

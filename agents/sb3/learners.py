@@ -1,8 +1,8 @@
-"""Algorithms of Stable-Baselines3 that learn from candidates which were evaluated elsewhere.
+"""Learners: Stable-Baselines3 algorithms that train on candidates which were evaluated elsewhere.
 
-An algorithm of Stable-Baselines3 collects experience from an environment, then trains on it. This module replaces the
-collection: it samples candidates from the policy and puts their rewards into the algorithm's buffer, however
-and whenever they were evaluated. Networks, buffers, losses and updates are unchanged.
+An algorithm of Stable-Baselines3 collects experience from an environment, then trains on it. A learner replaces the
+collection: it samples candidates from the policy and writes their rewards to the algorithm's buffer when they are
+known. Networks, buffers, losses and updates are those of Stable-Baselines3.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Learner(ABC):
-    """An algorithm with its policy, which proposes candidates and learns from their rewards.
+    """An algorithm whose policy proposes candidates and learns from their rewards.
 
     Args:
         algorithm: Class of the algorithm.
@@ -44,11 +44,11 @@ class Learner(ABC):
         update_every: Evaluations between updates.
         arguments: Keyword arguments of the algorithm.
         device: Device of the networks.
-        tensorboard_log: Folder of TensorBoard, in which a run is begun; None: nothing is logged.
-        rng: Draws the initial weights.
+        tensorboard_log: Folder for a new TensorBoard run; None to log nothing.
+        rng: Source of randomness for the initial weights.
 
     Attributes:
-        model: The algorithm.
+        model: The algorithm, a ``stable_baselines3.common.base_class.BaseAlgorithm``.
     """
 
     episodes_class: ClassVar[type[Episodes]]
@@ -71,44 +71,44 @@ class Learner(ABC):
         self._device = torch.device(device)
         self._used = 0
         self._closed: list[int] = []
-        self._taken = 0  # how many numbers the closed points follow from
-        with borrowed_generators(rng, self._device):
-            # Any, since what is used of the algorithms is not part of their base class.
+        self._taken = 0  # number of taken points that are in the closed points
+        with seeded_globals(rng, self._device):
+            # Any, because the base class of the algorithms lacks the attributes that are used here.
             self.model: Any = algorithm(
                 self.policy_name,
                 SpacesEnv(self._episodes),
                 **{"gamma": 1.0, "device": device, **self._sizes(algorithm), **arguments},
             )
-        # Without a folder Stable-Baselines3 makes one among the temporary files for every search, and leaves it there.
+        # Without a folder, Stable-Baselines3 would create a temporary folder for each search and not delete it.
         silent = tensorboard_log is None
         self.model.set_logger(Logger(None, []) if silent else configure_logger(0, tensorboard_log, algorithm.__name__))
 
     def sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
-        """Return candidates that may be proposed and are not taken, each once.
+        """Sample distinct new candidates from the policy.
 
         Args:
-            n: How many at most.
-            taken: Numbers of the points that were evaluated or are pending.
-            progress: Share of the budget that is spent, in [0, 1].
-            rng: The source of all randomness.
+            n: Maximum number of candidates.
+            taken: Flat indices of the points that are evaluated or pending.
+            progress: Spent fraction of the budget, in [0, 1].
+            rng: Source of randomness.
 
         Returns:
-            int64 of shape ``(m, dims)``; m is less than n if the policy has nothing new to propose.
+            int64 of shape ``(m, dims)``; m is less than n if the policy finds fewer new candidates.
         """
         self.model.policy.set_training_mode(False)
-        with borrowed_generators(rng, self._device), pinned_threads(1), torch.no_grad():
+        with seeded_globals(rng, self._device), pinned_threads(1), torch.no_grad():
             return self._sample(n, taken, progress, rng)
 
     def learn(self, ranking: Ranking, rng: np.random.Generator) -> None:
-        """Train on a ranking if enough of it is new.
+        """Train if there are enough new evaluations.
 
         Args:
-            ranking: The search up to now. Calls have to follow each other round by round.
-            rng: The source of all randomness.
+            ranking: The search so far. Each call must have one more round than the call before.
+            rng: Source of randomness.
         """
         if ranking.evaluations - self._used < self._update_every or ranking.global_best is None:
             return
-        with borrowed_generators(rng, self._device), pinned_threads(1):
+        with seeded_globals(rng, self._device), pinned_threads(1):
             trained = self._train(ranking)
         if trained:
             self._log(ranking)
@@ -124,18 +124,18 @@ class Learner(ABC):
 
     @abstractmethod
     def _sizes(self, algorithm: type[BaseAlgorithm]) -> dict[str, int]:
-        """Return sizes of the algorithm's buffer and batches that agree; both are replaced for each update."""
+        """Return consistent arguments for the sizes of buffer and batches; each update replaces both."""
 
     @abstractmethod
     def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
-        """Sample as :meth:`sample` has it, with the global generators seeded."""
+        """Implement :meth:`sample`; the global random generators are seeded."""
 
     @abstractmethod
     def _train(self, ranking: Ranking) -> bool:
-        """Train, with the global generators seeded; return False to wait for more evaluations."""
+        """Train; the global random generators are seeded. Return False to wait for more evaluations."""
 
     def _closed_by(self, taken: Seen) -> list[int]:
-        """Return what :func:`closed_points` does; only what was taken since the last call is sorted in."""
+        """Return :func:`closed_points`, updated with the points taken since the last call."""
         new = [*islice(reversed(taken), len(taken) - self._taken)]
         close(self._closed, closed_points(self._grid, new))
         self._taken = len(taken)
@@ -149,48 +149,51 @@ class Learner(ABC):
 
 
 @contextmanager
-def unbroken(model: Any) -> Iterator[None]:
-    """Train in the block; an update that leaves weights which are not finite is undone, so that the search goes on."""
+def undone_if_diverged(model: Any) -> Iterator[None]:
+    """Undo the update inside the block if it leaves non-finite weights, so that the search can continue."""
     policy = model.policy
     before = deepcopy(policy.state_dict()), deepcopy(policy.optimizer.state_dict())
 
-    def whole() -> bool:
+    def is_finite() -> bool:
         return all(bool(weights.isfinite().all()) for weights in policy.parameters())
 
     try:
         yield
-    except ZeroDivisionError:  # by the curvature along TRPO's step, which is 0 where the policy has become certain
+    except ZeroDivisionError:  # TRPO divides by the curvature along its step, which is 0 for a deterministic policy
         pass
-    except ValueError:  # from a distribution over what is not a number
-        if whole():
+    except ValueError:  # raised by a distribution with NaN parameters
+        if is_finite():
             raise
-    if not whole():
+    if not is_finite():
         policy.load_state_dict(before[0])
         policy.optimizer.load_state_dict(before[1])
         name = type(model).__name__
-        _logger.warning("an update of %s is undone, since its weights diverged; lower the learning rate", name)
+        _logger.warning("an update of %s was undone, because its weights diverged; lower the learning rate", name)
 
 
-def with_functions(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of a policy with the activation function in the place of its name.
+def with_activation(policy_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a policy in which the name of the activation function is replaced by its class.
 
     Raises:
-        AttributeError: If ``torch.nn`` has no such function.
+        AttributeError: If ``torch.nn`` has no class of that name.
     """
     names = {name: getattr(torch.nn, str(value)) for name, value in policy_kwargs.items() if name == "activation_fn"}
     return {**policy_kwargs, **names}
 
 
 @contextmanager
-def borrowed_generators(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
-    """Seed the libraries' global random generators in the block, and restore their state afterwards."""
+def seeded_globals(rng: np.random.Generator, device: torch.device) -> Iterator[None]:
+    """Seed the global random generators inside the block, and restore their states afterwards.
+
+    Stable-Baselines3 draws from the global generators of PyTorch and NumPy.
+    """
     on_device = device.type == "cuda"
     seed = int(rng.integers(2**32))
     numpy_state = np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if on_device else []):
         try:
             np.random.seed(seed)  # noqa: NPY002
-            # Not torch.manual_seed, which seeds devices that are none of ours too.
+            # Not torch.manual_seed, which also seeds all other devices.
             torch.default_generator.manual_seed(seed)
             if on_device:
                 with torch.cuda.device(device):

@@ -1,4 +1,4 @@
-"""On-policy learners, which learn from their policy's proposals since the last update: A2C, PPO, TRPO and variants."""
+"""On-policy learners, which train on the policy's proposals since the last update: A2C, PPO, TRPO and variants."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from kdnas_env.agents.sb3.episodes import (
     OneByOne,
     OneShot,
     Remembered,
+    build_candidates,
     close,
     closed_points,
     open_choices,
-    put_together,
     ranked,
 )
-from kdnas_env.agents.sb3.learners import Learner, unbroken
+from kdnas_env.agents.sb3.learners import Learner, undone_if_diverged
 from kdnas_env.core.grid import Seen
 
 _RANKED = 10_000
-"""Youngest evaluations among which rewards are ranked, so that an update takes no longer the more there were."""
+"""Maximum number of newest evaluations among which rewards are ranked; limits the time of an update."""
 
 
 class OnPolicyLearner(Learner):
-    """Learns from its policy's proposals since the last update; an epoch is one step over all of them.
+    """Trains on the policy's proposals since the last update, with one batch of all of them per epoch.
 
     Args:
-        arguments: As of :class:`Learner`.
-        tries: Candidates that are sampled for each that is wanted, since those taken are left out.
+        arguments: Positional arguments of :class:`Learner`.
+        tries: Number of samples per requested candidate, because taken candidates are rejected.
+        named: Keyword arguments of :class:`Learner`.
     """
 
     episodes_class: ClassVar[type[Episodes]] = OneShot
@@ -57,7 +58,7 @@ class OnPolicyLearner(Learner):
     def _train(self, ranking: Ranking) -> bool:
         since = self._used
         proposed = ~ranking.column("random")[since:]
-        if proposed.sum() < 2:  # one alone is neither better nor worse than the others
+        if proposed.sum() < 2:  # the rank of a single candidate carries no information
             return False
         begin = max(0, min(since, ranking.evaluations - _RANKED))
         rewards = ranked(ranking.rewards[begin:], ranking.usable[begin:])[since - begin :][proposed]
@@ -65,12 +66,12 @@ class OnPolicyLearner(Learner):
             actions = ranking.column("actions")
             self.model.rollout_buffer = self._rollouts(actions[since:][proposed], rewards, actions[:since])
             self.model.batch_size = len(rewards) * self._episodes.steps
-            with unbroken(self.model):
+            with undone_if_diverged(self.model):
                 self.model.train()
         return True
 
     def _rollouts(self, actions: Ints, rewards: Floats, earlier: Ints) -> RolloutBuffer:
-        """Return a buffer with the episodes of all candidates, side by side."""
+        """Return a buffer with the episodes of all candidates in parallel."""
         model, n, steps = self.model, len(actions), self._episodes.steps
         buffer: RolloutBuffer = type(model.rollout_buffer)(
             steps,
@@ -84,7 +85,7 @@ class OnPolicyLearner(Learner):
         )
         model.policy.set_training_mode(False)
         with torch.no_grad():
-            for step, (values, logs, extra) in enumerate(self._judged(actions, earlier)):
+            for step, (values, logs, extra) in enumerate(self._evaluated_steps(actions, earlier)):
                 buffer.add(
                     self._episodes.observe(actions, step),
                     self._episodes.chosen(actions, step),
@@ -98,15 +99,19 @@ class OnPolicyLearner(Learner):
         return buffer
 
     def _buffer_arguments(self, n: int) -> dict[str, Any]:
-        """Return what else a buffer of ``n`` episodes is made with."""
+        """Return further arguments of a buffer of ``n`` episodes."""
         return {}
 
-    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
-        """Yield for each step the values, the logarithms of the probabilities, and what else the buffer keeps.
+    def _evaluated_steps(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+        """Evaluate the policy on the steps of candidates.
 
         Args:
-            actions: What was proposed since the last update.
-            earlier: What was evaluated until then.
+            actions: Proposals since the last update, int64 of shape ``(n, dims)``.
+            earlier: Candidates evaluated before them, int64 of shape ``(earlier, dims)``.
+
+        Yields:
+            For each step the values and log-probabilities, float32 of shape ``(n,)`` or ``(n, 1)``, and further entries
+            of the buffer.
         """
         for step in range(self._episodes.steps):
             values, logs, _ = self.model.policy.evaluate_actions(
@@ -116,14 +121,14 @@ class OnPolicyLearner(Learner):
 
 
 class MaskableLearner(OnPolicyLearner):
-    """Chooses one dimension after the other, by a policy that is masked to the choices which lead to an open point."""
+    """Chooses dimensions one by one, with a policy masked to the choices that lead to an open point."""
 
     episodes_class = OneByOne
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self._closed_earlier: list[int] = []
-        self._earlier = 0  # how many evaluations these follow from
+        self._earlier = 0  # number of evaluations that are in the closed points
 
     def _sample(self, n: int, taken: Seen, progress: float, rng: np.random.Generator) -> Ints:
         def choose(actions: Ints, step: int, masks: Bools) -> Ints:
@@ -131,14 +136,14 @@ class MaskableLearner(OnPolicyLearner):
             choices: Ints = sampled.cpu().numpy()
             return choices
 
-        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=n)
+        return build_candidates(self._grid, n, self._closed_by(taken), choose, at_once=n)
 
-    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    def _evaluated_steps(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
         close(self._closed_earlier, closed_points(self._grid, self._grid.numbers(earlier[self._earlier :])))
         self._earlier = len(earlier)
         for step in range(self._episodes.steps):
             masks = open_choices(self._grid, actions, step, self._closed_earlier)
-            # What was proposed is possible, even if it was evaluated a second time.
+            # A proposed choice was possible, even if its point was already evaluated.
             masks[np.arange(len(actions)), actions[:, step]] = True
             values, logs, _ = self.model.policy.evaluate_actions(
                 self._observed(actions, step), self._chosen(actions, step), action_masks=masks
@@ -147,9 +152,9 @@ class MaskableLearner(OnPolicyLearner):
 
 
 class RecurrentLearner(OnPolicyLearner):
-    """Chooses one dimension after the other, by an LSTM that sees the last choice and remembers those before.
+    """Chooses dimensions one by one, with an LSTM policy that sees only the last choice and remembers earlier ones.
 
-    Its policy knows no masks: a choice that does not lead to an open point is sampled anew.
+    The policy does not support masks, so its probabilities are masked here to the choices that lead to an open point.
     """
 
     episodes_class = Remembered
@@ -162,31 +167,33 @@ class RecurrentLearner(OnPolicyLearner):
         def choose(actions: Ints, step: int, masks: Bools) -> Ints:
             nonlocal state
             if step == 0:
-                state = self._blank(len(actions))
-            going_on = torch.zeros(len(actions), device=self._device)
-            distribution, state = policy.get_distribution(self._observed(actions, step), state, going_on)
+                state = self._initial_state(len(actions))
+            episode_starts = torch.zeros(len(actions), device=self._device)
+            distribution, state = policy.get_distribution(self._observed(actions, step), state, episode_starts)
             is_open = torch.as_tensor(masks, device=self._device)
-            likelihood = distribution.distribution.logits.masked_fill(~is_open, -torch.inf).softmax(dim=1)
-            choices: Ints = torch.multinomial(likelihood, 1)[:, 0].cpu().numpy()
+            probabilities = distribution.distribution.logits.masked_fill(~is_open, -torch.inf).softmax(dim=1)
+            choices: Ints = torch.multinomial(probabilities, 1)[:, 0].cpu().numpy()
             return choices
 
-        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=n)
+        return build_candidates(self._grid, n, self._closed_by(taken), choose, at_once=n)
 
     def _buffer_arguments(self, n: int) -> dict[str, Any]:
         layers, _, size = self.model.policy.lstm_hidden_state_shape
         return {"hidden_state_shape": (self._episodes.steps, layers, n, size)}
 
-    def _judged(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    def _evaluated_steps(self, actions: Ints, earlier: Ints) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
         n = len(actions)
-        states = RNNStates(self._blank(n), self._blank(n))
+        states = RNNStates(self._initial_state(n), self._initial_state(n))
         for step in range(self._episodes.steps):
-            seen = self._observed(actions, step)
-            begins = torch.full((n,), float(step == 0), device=self._device)
-            values, logs, _ = self.model.policy.evaluate_actions(seen, self._chosen(actions, step), states, begins)
+            observed = self._observed(actions, step)
+            episode_starts = torch.full((n,), float(step == 0), device=self._device)
+            values, logs, _ = self.model.policy.evaluate_actions(
+                observed, self._chosen(actions, step), states, episode_starts
+            )
             yield values, logs, {"lstm_states": states}
-            *_, states = self.model.policy(seen, states, begins)
+            *_, states = self.model.policy(observed, states, episode_starts)
 
-    def _blank(self, n: int) -> tuple[Tensor, Tensor]:
+    def _initial_state(self, n: int) -> tuple[Tensor, Tensor]:
         layers, _, size = self.model.policy.lstm_hidden_state_shape
-        blank = torch.zeros(layers, n, size, device=self._device)
-        return blank, blank
+        zeros = torch.zeros(layers, n, size, device=self._device)
+        return zeros, zeros

@@ -11,21 +11,22 @@ from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import Tensor
 
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
-from kdnas_env.agents.sb3.episodes import OneByOne, put_together, ranked
-from kdnas_env.agents.sb3.learners import Learner, unbroken
+from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, ranked
+from kdnas_env.agents.sb3.learners import Learner, undone_if_diverged
 from kdnas_env.core.grid import Seen
 
 
 class QLearner(Learner):
-    """Chooses dimension by dimension the open choice with the highest Q-value, or sometimes a random one.
+    """Chooses dimensions one by one: the open choice with the highest Q-value, or a random one (epsilon-greedy).
 
-    Learns from a replay of the newest evaluations. Returns reach the end of a candidate (one step per dimension), so
-    values are fitted to actual rewards, without bootstrapping.
+    It learns from a replay of the newest evaluations. Returns reach to the last step of a candidate, so Q-values are
+    fitted to actual rewards, without bootstrapping.
 
     Args:
-        arguments: As of :class:`Learner`.
+        arguments: Positional arguments of :class:`Learner`.
         gradient_steps: Training steps per ``update_every`` evaluations.
-        replay_size: Evaluations that are learnt from.
+        replay_size: Number of newest evaluations to learn from.
+        named: Keyword arguments of :class:`Learner`.
     """
 
     episodes_class = OneByOne
@@ -44,13 +45,13 @@ class QLearner(Learner):
             choices: Ints = np.where(masks, scores, -np.inf).argmax(axis=1)
             return choices
 
-        return put_together(self._grid, n, self._closed_by(taken), choose, at_once=1)
+        return build_candidates(self._grid, n, self._closed_by(taken), choose, at_once=1)
 
     def _sizes(self, algorithm: type[BaseAlgorithm]) -> dict[str, int]:
         return {"buffer_size": 1}
 
     def _values(self, observations: Tensor) -> Tensor:
-        """Return what each choice is expected to earn, float32 of shape ``(n, max(nvec))``."""
+        """Return the Q-value of each choice, float32 of shape ``(n, max(nvec))``."""
         if isinstance(self.model, QRDQN):
             quantiles: Tensor = self.model.quantile_net(observations)
             return quantiles.mean(dim=1)
@@ -63,12 +64,15 @@ class QLearner(Learner):
         )
         self.model.replay_buffer = self._replay(actions, ranked(rewards, usable))
         updates = (ranking.evaluations - self._used) // self._update_every
-        with unbroken(self.model):
+        with undone_if_diverged(self.model):
             self.model.train(gradient_steps=updates * self._gradient_steps, batch_size=self.model.batch_size)
         return True
 
     def _replay(self, actions: Ints, rewards: Floats) -> NStepReplayBuffer:
-        """Return a buffer with the episodes of evaluations, side by side, since ranks change with every round."""
+        """Return a new buffer with the episodes of all evaluations in parallel.
+
+        A new buffer is needed for each update, because the ranks change with every round.
+        """
         model, n, steps = self.model, len(actions), self._episodes.steps
         buffer = NStepReplayBuffer(
             steps * n,
@@ -81,8 +85,8 @@ class QLearner(Learner):
             gamma=model.gamma,
         )
         for step in range(steps):
-            seen, last = self._episodes.observe(actions, step), step == steps - 1
-            after = seen if last else self._episodes.observe(actions, step + 1)
+            observed, last = self._episodes.observe(actions, step), step == steps - 1
+            after = observed if last else self._episodes.observe(actions, step + 1)
             earned = rewards if last else np.zeros(n)
-            buffer.add(seen, after, self._episodes.chosen(actions, step), earned, np.full(n, last), [{}] * n)
+            buffer.add(observed, after, self._episodes.chosen(actions, step), earned, np.full(n, last), [{}] * n)
         return buffer

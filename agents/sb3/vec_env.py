@@ -1,7 +1,7 @@
-"""Gymnasium's vector environments for the algorithms of Stable-Baselines3, which then evaluate a round as one batch.
+"""Adapter that lets Stable-Baselines3 algorithms train on vector environments of Gymnasium.
 
-For those who train an algorithm themselves, with its own ``learn``. The agents do not need it: they step a vector
-environment as all agents do, and put what was earned into the algorithm's buffer.
+It is for training an algorithm with its own method ``learn``. The agents do not use it: they step vector environments
+like all other agents and write the rewards to the algorithm's buffer themselves.
 """
 
 from __future__ import annotations
@@ -28,40 +28,40 @@ except ImportError as error:
 
 Indices = int | Iterable[int] | None
 _FINAL = ("final_obs", "final_info")
-"""Where a vector environment that resets in the step which ends an episode puts the end of it."""
+"""Keys of the infos for the end of an episode, if the environment is reset in the same step."""
 
 
 class BatchVecEnv(VecEnv):
-    """Gives an algorithm of Stable-Baselines3 a vector environment of Gymnasium.
+    """A ``VecEnv`` of Stable-Baselines3 that wraps a vector environment of Gymnasium.
 
         env = BatchVecEnv(gym.make_vec("kdnas/Planted-v0", num_envs=8, budget=2000))
         PPO("MultiInputPolicy", env, n_steps=4, batch_size=32).learn(2000)
 
-    Stable-Baselines3 knows vector environments of its own kind, which reset a sub-environment in the step that ends its
-    episode; the last observation is then ``info["terminal_observation"]``, and ``info["TimeLimit.truncated"]`` says
-    whether the episode was cut off. All else is as in the environment:
+    A ``VecEnv`` resets a sub-environment in the step that ends its episode. The last observation of the episode is in
+    ``info["terminal_observation"]``, and ``info["TimeLimit.truncated"]`` says whether the episode was truncated. How
+    sub-environments are reset depends on the environment's ``autoreset_mode``:
 
-    | ``autoreset_mode`` | What is reset, and how                                        |
-    |--------------------|---------------------------------------------------------------|
-    | ``SameStep``       | what has ended, by the environment itself                     |
-    | ``Disabled``       | what has ended, by ``reset(options={"reset_mask": ended})``   |
-    | ``NextStep``       | all, by ``reset()``; it is an error if some end before others |
+    | ``autoreset_mode`` | Reset at the end of episodes                                                           |
+    |--------------------|----------------------------------------------------------------------------------------|
+    | ``SameStep``       | The environment itself resets the sub-environments that ended.                         |
+    | ``Disabled``       | ``reset(options={"reset_mask": ended})`` resets the sub-environments that ended.       |
+    | ``NextStep``       | ``reset()`` resets all; an error is raised if only some sub-environments ended.        |
 
-    An algorithm collects whole rollouts, ``n_steps`` times the number of sub-environments, and ends with the one in
+    An algorithm collects whole rollouts of ``n_steps`` times ``num_envs`` steps. Training ends with the rollout in
     which it reaches ``total_timesteps``.
 
     Args:
-        env: The environment.
+        env: The vector environment.
 
     Raises:
-        KDNASError: If it is no vector environment, or does not say how it resets.
+        KDNASError: If ``env`` is not a vector environment, or its metadata lack an ``autoreset_mode``.
     """
 
     def __init__(self, env: gym.vector.VectorEnv[Any, Any, Any]) -> None:
         if not isinstance(env, gym.vector.VectorEnv):
             raise KDNASError(
-                f"env is {env!r}; expected a vector environment of Gymnasium, such as gym.make_vec makes. A single one "
-                "can be passed to Stable-Baselines3 as it is"
+                f"env is {env!r}; expected a vector environment of Gymnasium, such as gym.make_vec returns. A single "
+                "environment can be passed to Stable-Baselines3 directly"
             )
         mode = env.metadata.get("autoreset_mode")
         if not isinstance(mode, AutoresetMode):
@@ -74,17 +74,19 @@ class BatchVecEnv(VecEnv):
         super().__init__(env.num_envs, env.single_observation_space, env.single_action_space)
 
     def reset(self) -> Any:
-        """Reset all sub-environments, with the seeds of :meth:`seed` and the options of :meth:`set_options` once.
+        """Reset all sub-environments, once with the seeds of :meth:`seed` and the options of :meth:`set_options`.
 
         Returns:
-            Their observations, side by side.
+            Batched observations of the sub-environments.
 
         Raises:
             KDNASError: If the options differ between sub-environments.
         """
         if any(options != self._options[0] for options in self._options):
-            raise KDNASError(f"options are {self._options}; a vector environment takes the same for all")
-        # Gymnasium's own vector environments take a seed for each, which their base class does not declare.
+            raise KDNASError(
+                f"options are {self._options}; a vector environment needs the same options for all sub-environments"
+            )
+        # Gymnasium's vector environments accept one seed each, although their base class does not declare it.
         seeds: Any = None if all(seed is None for seed in self._seeds) else [*self._seeds]
         observations, infos = self.env.reset(seed=seeds, options=self._options[0] or None)
         self.reset_infos = self._split(infos)
@@ -93,18 +95,18 @@ class BatchVecEnv(VecEnv):
         return observations
 
     def step_async(self, actions: npt.NDArray[Any]) -> None:
-        """Keep the actions for :meth:`step_wait`."""
+        """Store the actions for :meth:`step_wait`."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Any, npt.NDArray[np.float32], npt.NDArray[np.bool_], list[dict[str, Any]]]:
-        """Step all sub-environments, and reset those that end.
+        """Step all sub-environments, and reset those whose episode ends.
 
         Returns:
-            Observations, after the reset where there was one; rewards, float32 ``(num_envs,)``; which ended, bool
-            ``(num_envs,)``; and the infos of the step, of which those of an end have ``terminal_observation`` too.
+            Batched observations, after the resets; rewards, float32 ``(num_envs,)``; whether episodes ended, bool
+            ``(num_envs,)``; and one info per sub-environment, with ``terminal_observation`` if its episode ended.
 
         Raises:
-            KDNASError: If some end before others, and the environment cannot reset them alone.
+            KDNASError: If only some episodes end, and the environment cannot reset single sub-environments.
         """
         observations, rewards, terminations, truncations, infos = self.env.step(self._actions)
         ended = np.logical_or(terminations, truncations)
@@ -129,10 +131,10 @@ class BatchVecEnv(VecEnv):
         self.env.close()
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return an attribute of each sub-environment; where they are no objects of their own, the environment's.
+        """Return an attribute of each sub-environment, or of the vector environment if it has no separate ones.
 
         Raises:
-            AttributeError: If there is none.
+            AttributeError: If the attribute does not exist.
         """
         seats, inner = [*self._get_indices(indices)], self.env.unwrapped
         if isinstance(inner, gym.vector.SyncVectorEnv):
@@ -143,10 +145,10 @@ class BatchVecEnv(VecEnv):
         return [getattr(inner, attr_name)] * len(seats)
 
     def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Set an attribute of each sub-environment; where they are no objects of their own, the environment's.
+        """Set an attribute of each sub-environment, or of the vector environment if it has no separate ones.
 
         Raises:
-            KDNASError: If only some are named, but they cannot be told apart.
+            KDNASError: If ``indices`` selects some sub-environments, but the environment has no separate ones.
         """
         seats, inner = [*self._get_indices(indices)], self.env.unwrapped
         if isinstance(inner, gym.vector.SyncVectorEnv):
@@ -162,10 +164,10 @@ class BatchVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call a method of each sub-environment; where they are no objects of their own, the environment's, once.
+        """Call a method of each sub-environment, or once of the vector environment if it has no separate ones.
 
         Raises:
-            KDNASError: If only some are named, but they cannot be told apart.
+            KDNASError: If ``indices`` selects some sub-environments, but the environment has no separate ones.
         """
         seats, inner = [*self._get_indices(indices)], self.env.unwrapped
         if isinstance(inner, gym.vector.SyncVectorEnv):
@@ -179,14 +181,14 @@ class BatchVecEnv(VecEnv):
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None
     ) -> list[bool]:
-        """Say of each sub-environment whether it is wrapped, as far as that can be seen from here."""
+        """Return whether each sub-environment has a wrapper; False if the vector environment has no separate ones."""
         seats, inner = [*self._get_indices(indices)], self.env.unwrapped
         if isinstance(inner, gym.vector.SyncVectorEnv):
             return [is_wrapped(inner.envs[seat], wrapper_class) for seat in seats]
         return [False] * len(seats)
 
     def get_images(self) -> Sequence[npt.NDArray[np.uint8] | None]:
-        """Return the picture of each sub-environment."""
+        """Return the rendered image of each sub-environment, or None."""
         return [*(self.env.render() or [None] * self.num_envs)]
 
     def _reset(self, ended: npt.NDArray[np.bool_]) -> tuple[Any, dict[str, Any]]:
@@ -194,21 +196,23 @@ class BatchVecEnv(VecEnv):
             return self.env.reset(options={"reset_mask": ended.copy()})
         if not ended.all():
             raise KDNASError(
-                f"sub-environments {np.flatnonzero(ended).tolist()} of {self.num_envs} ended before the others, and "
-                "with autoreset_mode NextStep they cannot be reset alone; make the environment with SameStep or "
+                f"sub-environments {np.flatnonzero(ended).tolist()} of {self.num_envs} ended before the others, but "
+                "with autoreset_mode NextStep only all can be reset together; make the environment with SameStep or "
                 "Disabled"
             )
         return self.env.reset()
 
     def _check_all(self, seats: Sequence[int]) -> None:
         if sorted(seats) != list(range(self.num_envs)):
-            raise KDNASError(f"indices are {seats}; of this environment all {self.num_envs} are reached together")
+            raise KDNASError(
+                f"indices are {seats}; this environment only supports all {self.num_envs} sub-environments together"
+            )
 
     def _split_observations(self, observations: Any) -> list[Any]:
         """Return the observation of each sub-environment."""
         return [*gym.vector.utils.iterate(self.env.observation_space, deepcopy(observations))]
 
     def _split(self, infos: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return the info of each sub-environment, without what belongs to an episode that has ended."""
-        going_on = {name: value for name, value in infos.items() if name.removeprefix("_") not in _FINAL}
-        return split_infos(going_on, self.num_envs)
+        """Return the info of each sub-environment, without the final observations and infos of ended episodes."""
+        current = {name: value for name, value in infos.items() if name.removeprefix("_") not in _FINAL}
+        return split_infos(current, self.num_envs)

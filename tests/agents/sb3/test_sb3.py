@@ -34,8 +34,8 @@ from kdnas_env.agents.sb3.agent import (
     TRPOAgent,
 )
 from kdnas_env.agents.sb3.config import SB3Config
-from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, closed_points, put_together, ranked
-from kdnas_env.agents.sb3.learners import Learner, borrowed_generators, unbroken
+from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, build_candidates, closed_points, ranked
+from kdnas_env.agents.sb3.learners import Learner, seeded_globals, undone_if_diverged
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import DependencyError, KDNASError
 from kdnas_env.testing.bowl import BowlEnv
@@ -222,7 +222,7 @@ def test_rollouts_are_the_candidates_with_their_ranks(cls: type[SB3Agent[Any]]) 
     options = {} if cls in AGENTS[:3] else {"algorithm_kwargs": {"gae_lambda": 1.0}}
     agent, env = make(cls, **options), BowlEnv([5, 3, 4])
     agent.reset([5, 3, 4], budget=60, round_size=6)
-    noted = Noted(agent._caught_up(), "rollout_buffer")
+    noted = Noted(agent._trained_learner(), "rollout_buffer")
     play(agent, env, 8)
     _ = agent.model
     (buffer,) = noted.buffers
@@ -244,7 +244,7 @@ def test_rollouts_are_the_candidates_with_their_ranks(cls: type[SB3Agent[Any]]) 
 def test_every_choice_is_worth_what_its_candidate_earned(cls: type[SB3Agent[Any]]) -> None:
     agent, env = cls(), BowlEnv([5, 3, 4])
     agent.reset([5, 3, 4], budget=60, round_size=6)
-    noted = Noted(agent._caught_up(), "replay_buffer")
+    noted = Noted(agent._trained_learner(), "replay_buffer")
     play(agent, env, 10)
     _ = agent.model
     (buffer,) = noted.buffers
@@ -255,7 +255,7 @@ def test_every_choice_is_worth_what_its_candidate_earned(cls: type[SB3Agent[Any]
         for row in range(10)
         for step in range(3)
     }
-    with borrowed_generators(np.random.default_rng(0), torch.device("cpu")):
+    with seeded_globals(np.random.default_rng(0), torch.device("cpu")):
         batch = buffer.sample(500)
     assert (batch.dones == 1).all()
     found = {
@@ -268,7 +268,7 @@ def test_every_choice_is_worth_what_its_candidate_earned(cls: type[SB3Agent[Any]
 def test_the_youngest_are_learnt_from() -> None:
     agent, env = make(DQNAgent, replay_size=4), BowlEnv([5, 3, 4])
     agent.reset([5, 3, 4], budget=60, round_size=6)
-    noted = Noted(agent._caught_up(), "replay_buffer")
+    noted = Noted(agent._trained_learner(), "replay_buffer")
     play(agent, env, 10)
     _ = agent.model
     (buffer,) = noted.buffers
@@ -280,13 +280,13 @@ def test_an_update_that_breaks_the_policy_is_undone(caplog: pytest.LogCaptureFix
     agent = PPOAgent()
     agent.reset([4, 4], budget=16, round_size=8)
     before = [weight.clone() for weight in weights(agent)]
-    with caplog.at_level(logging.WARNING), unbroken(agent.model):
+    with caplog.at_level(logging.WARNING), undone_if_diverged(agent.model):
         with torch.no_grad():
             weights(agent)[0].fill_(torch.nan)
         raise ValueError("logits are not finite")
     assert same(weights(agent), before)
-    assert "an update of PPO is undone, since its weights diverged; lower the learning rate" in caplog.text
-    with pytest.raises(ValueError, match="something else"), unbroken(agent.model):
+    assert "an update of PPO was undone, because its weights diverged; lower the learning rate" in caplog.text
+    with pytest.raises(ValueError, match="something else"), undone_if_diverged(agent.model):
         raise ValueError("something else")
 
 
@@ -334,12 +334,12 @@ def test_generators_are_given_back_as_they_were() -> None:
         return np.random.rand(), float(torch.rand(1))  # noqa: NPY002
 
     before = global_states()
-    with borrowed_generators(np.random.default_rng(1), torch.device("cpu")):
+    with seeded_globals(np.random.default_rng(1), torch.device("cpu")):
         first = draws()
-    with suppress(KeyboardInterrupt), borrowed_generators(np.random.default_rng(1), torch.device("cpu")):
+    with suppress(KeyboardInterrupt), seeded_globals(np.random.default_rng(1), torch.device("cpu")):
         assert draws() == first
         raise KeyboardInterrupt
-    with borrowed_generators(np.random.default_rng(2), torch.device("cpu")):
+    with seeded_globals(np.random.default_rng(2), torch.device("cpu")):
         assert draws() != first
     assert global_states() == before
 
@@ -401,7 +401,7 @@ def test_candidates_are_put_together_from_open_points(
         assert masks.any(axis=1).all()
         return np.array([rng.choice(np.flatnonzero(mask)) for mask in masks])
 
-    numbers = grid.numbers(put_together(grid, n, closed_points(grid, taken), choose, at_once=at_once))
+    numbers = grid.numbers(build_candidates(grid, n, closed_points(grid, taken), choose, at_once=at_once))
     assert {*numbers} <= open_points
     assert len({*numbers}) == len(numbers) == min(n, len(open_points))
     assert len(closed_points(grid, taken)) == grid.size - len(open_points)
@@ -459,10 +459,10 @@ def test_a_search_is_logged_to_tensorboard(tmp_path: Path) -> None:
         (PPOAgent, {"policy_kwargs": {"net_arch": [3]}}, r"policy_kwargs has \['net_arch'\], which the agent sets"),
         (PPOAgent, {"algorithm_kwargs": {"gamma": 0.9}}, r"algorithm_kwargs has \['gamma'\], which the agent sets"),
         (PPOAgent, {"algorithm_kwargs": {"ent_coef": 0}}, r"algorithm_kwargs has \['ent_coef'\]"),
-        (PPOAgent, {"algorithm_kwargs": {"speed": 9}}, "PPO cannot be made with .* keyword argument 'speed'"),
-        (DQNAgent, {"policy_kwargs": {"depth": 9}}, "DQN cannot be made with .* keyword argument 'depth'"),
-        (PPOAgent, {"policy_kwargs": {"activation_fn": "Rely"}}, "PPO cannot be made with .* 'Rely'"),
-        (TRPOAgent, {"device": "abacus"}, "TRPO cannot be made with .* abacus"),
+        (PPOAgent, {"algorithm_kwargs": {"speed": 9}}, "PPO cannot be created with .* keyword argument 'speed'"),
+        (DQNAgent, {"policy_kwargs": {"depth": 9}}, "DQN cannot be created with .* keyword argument 'depth'"),
+        (PPOAgent, {"policy_kwargs": {"activation_fn": "Rely"}}, "PPO cannot be created with .* 'Rely'"),
+        (TRPOAgent, {"device": "abacus"}, "TRPO cannot be created with .* abacus"),
         (PPOAgent, {"ent_coef": -1}, "ent_coef is -1.0; expected a number at least 0"),
         (A2CAgent, {"tries": 0}, "tries is 0"),
         (PPOAgent, {"n_epochs": 1.5}, "n_epochs is 1.5"),

@@ -199,7 +199,7 @@ def test_attributes_and_methods_of_other_processes() -> None:
         assert env.get_attr("steps", indices=1) == [5]
         assert env.env_method("double", 4) == [8, 8]
         assert env.env_is_wrapped(Monitor) == [False] * 2
-        with pytest.raises(KDNASError, match=r"indices are \[1\]; of this environment all 2 are reached together"):
+        with pytest.raises(KDNASError, match=r"indices are \[1\]; this environment only supports all 2 sub"):
             env.set_attr("steps", 6, indices=1)
     finally:
         env.close()
@@ -214,7 +214,7 @@ def test_seats_share_attributes_and_methods() -> None:
     env.set_attr("marked", True)
     assert env.env_method("__repr__") == [repr(env.env)] * 4
     assert env.get_attr("marked", indices=[0]) == [True]
-    with pytest.raises(KDNASError, match="reached together"):
+    with pytest.raises(KDNASError, match="sub-environments together"):
         env.env_method("close", indices=0)
     env.step(np.zeros((4, 5), dtype=np.int64))
     assert env.render_mode == "rgb_array"
@@ -275,7 +275,7 @@ def test_a_policy_can_be_evaluated_on_it() -> None:
 
 
 def test_single_environments_are_refused() -> None:
-    with pytest.raises(KDNASError, match=r"expected a vector environment of Gymnasium, such as gym.make_vec makes"):
+    with pytest.raises(KDNASError, match=r"expected a vector environment of Gymnasium, such as gym.make_vec returns"):
         BatchVecEnv(Walk())  # type: ignore[arg-type]
 
 
@@ -297,7 +297,7 @@ def test_ends_that_cannot_be_reset_alone_are_refused() -> None:
 def test_options_are_the_same_for_all() -> None:
     env = BatchVecEnv(planted())
     env.set_options([{"budget": 4}, {}, {}, {}])
-    with pytest.raises(KDNASError, match=r"options are .*; a vector environment takes the same for all"):
+    with pytest.raises(KDNASError, match=r"options are .*; a vector environment needs the same options"):
         env.reset()
 
 
