@@ -773,11 +773,14 @@ def four_students(depths: tuple[int, ...] = (4, 6), **settings: Any) -> gym.Env[
 @pytest.mark.parametrize(
     ("other", "said"),
     [
-        (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] there, \[3, 6\] here"),
-        (lambda: four_students(noise=0.1), r"workload is '\w{12}' there, '\w{12}' here"),
-        (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 there, -0.5 here"),
-        (lambda: four_students(epochs=5), r"fidelity epochs is \d there, 5 here"),
-        (lambda: ImprovementReward(four_students()), r"wrappers ImprovementReward is None there, {.start.: -1.0} here"),
+        (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] in the study and \[3, 6\] here"),
+        (lambda: four_students(noise=0.1), r"workload is '\w{12}' in the study and '\w{12}' here"),
+        (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 in the study and -0.5 here"),
+        (lambda: four_students(epochs=5), r"fidelity epochs is \d in the study and 5 here"),
+        (
+            lambda: ImprovementReward(four_students()),
+            r"wrappers ImprovementReward is None in the study and {.start.: -1.0} here",
+        ),
         (lambda: gym.make_vec("kdnas/Planted-v0", num_envs=2, space=SMALLER), r"space .* \[5, 6\] here"),
     ],
 )
