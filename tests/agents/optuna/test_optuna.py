@@ -621,7 +621,7 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The clock of signs of life, and how far it is ahead; signs are given all the time."""
+    """The clock of heartbeats, and how far it is ahead; heartbeats are sent all the time."""
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
     monkeypatch.setattr("kdnas_env.agents.optuna.storages.time", ahead)
@@ -629,8 +629,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return ahead
 
 
-def givers() -> set[threading.Thread]:
-    return {thread for thread in threading.enumerate() if "_give_signs" in thread.name}
+def heartbeat_threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if "_send_repeatedly" in thread.name}
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -679,10 +679,10 @@ time.sleep(600)
     assert {(trial.state, point(trial)) for trial in abandoned} == {(TrialState.FAIL, one) for one in asked}
 
 
-def test_a_process_that_gives_signs_of_life_keeps_its_points(clock: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_process_with_heartbeats_keeps_its_points(clock: SimpleNamespace, tmp_path: Path) -> None:
     """However long an evaluation takes; what it was told of, or whose search is dropped, needs no more signs."""
     config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
-    others = givers()  # of agents that other tests left behind
+    others = heartbeat_threads()  # of agents that other tests left behind
     slow = make(**config)
     slow.reset([4, 2], budget=8, round_size=3)
     asked = slow.ask(3)
@@ -693,18 +693,18 @@ def test_a_process_that_gives_signs_of_life_keeps_its_points(clock: SimpleNamesp
     slow.tell(asked, [1.0, 2.0, 3.0])
     states = Counter(trial.state for trial in slow.study.trials if "dismissed" not in trial.user_attrs)
     assert states == {TrialState.COMPLETE: 8}
-    until(lambda: givers() <= others)
+    until(lambda: heartbeat_threads() <= others)
 
     dropped = make(**{**config, "study_name": "dropped"})
     dropped.reset([4, 2], budget=8, round_size=3)
     dropped.ask(3)
-    assert len(givers() - others) == 1
+    assert len(heartbeat_threads() - others) == 1
     del dropped
     gc.collect()
-    until(lambda: givers() <= others)
+    until(lambda: heartbeat_threads() <= others)
 
 
-def test_a_trial_of_somebody_who_gives_no_signs_is_given_up_by_its_age(clock: SimpleNamespace, tmp_path: Path) -> None:
+def test_a_trial_without_heartbeats_is_abandoned_by_its_age(clock: SimpleNamespace, tmp_path: Path) -> None:
     config = {"storage": str(tmp_path / "study.log"), "study_name": "shared"}
     make(**config).reset([4, 2], budget=8, round_size=3)
     with quiet():
@@ -811,7 +811,7 @@ def test_an_environment_that_tells_nothing_is_compared_by_its_choices(tmp_path: 
         assert len(make(**place).search(BowlEnv([2, 2]), budget=2).actions) == 2
     odd = BowlEnv([2, 2])
     odd.identity = {"answer": odd}  # type: ignore[attr-defined]
-    with pytest.raises(KDNASError, match=r"the identity of the environment is .*; expected plain data"):
+    with pytest.raises(KDNASError, match=r"the environment's identity is .*; expected plain data"):
         make(**place).search(odd, budget=2)
 
 
