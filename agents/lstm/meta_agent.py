@@ -144,13 +144,24 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
 
     @cached_property
     def _stored_controller(self) -> MetaController | None:
-        """The controller in the configured file, or in the package; read once. None if the package has none."""
+        """The controller in the configured file, or in the package; read once. None if the package has none.
+
+        Raises:
+            RunError: If the file does not contain a controller.
+            KDNASError: If the controller reads another number of task features.
+        """
         from kdnas_env.agents.lstm.meta import load_controller
 
         path = self.config.controller
         if path is None and not SHIPPED.exists():
             return None
-        return load_controller(SHIPPED if path is None else path)
+        controller = load_controller(SHIPPED if path is None else path)
+        if controller.task.in_features != len(FEATURES):
+            raise KDNASError(
+                f"controller {path!r} reads {controller.task.in_features} task features, but tasks now have "
+                f"{len(FEATURES)}; train another one with kdnas bench train"
+            )
+        return controller
 
     def _trained_controller(self) -> MetaController | None:
         """Return the stored controller if it was trained on spaces like this one; else None.
@@ -239,5 +250,5 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
         """Return prior means, float64 ``(n,)``, and features, float64 ``(n, features)``, of candidates."""
         import torch
 
-        mean, phi = self._controller.read(torch.from_numpy(self._task), torch.from_numpy(actions))
+        mean, phi = self._controller.read(torch.from_numpy(self._task), torch.tensor(actions))
         return mean.double(), phi.double()

@@ -19,6 +19,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
+from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.statistics import kendall_tau
 
@@ -37,8 +38,8 @@ def examples(env: gym.Env[Any, Any]) -> list[TaskExamples]:
     return examples_of(env, [str(Task.parse(name)) for name in LEARNT], (0,))
 
 
-def untrained() -> MetaController:
-    return MetaController(NVEC, 4, generator=torch.Generator().manual_seed(0))
+def untrained(task_features: int = 4) -> MetaController:
+    return MetaController(NVEC, task_features, generator=torch.Generator().manual_seed(0))
 
 
 def agreement(controller: MetaController, task: TaskExamples) -> float:
@@ -148,7 +149,12 @@ def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.safetensors").write_text("text")
     with pytest.raises(RunError, match="is not a controller"):
         load_controller(tmp_path / "text.safetensors")
-    save_controller(untrained(), tmp_path / "other.safetensors")
+    save_controller(untrained(), tmp_path / "old.safetensors")
+    with pytest.raises(KDNASError, match="reads 4 task features, but tasks now have"):
+        kdnas_env.make_agent("lstm-meta", controller=str(tmp_path / "old.safetensors")).reset(
+            [3], budget=1, round_size=1
+        )
+    save_controller(untrained(task_features=len(FEATURES)), tmp_path / "other.safetensors")
     agent = kdnas_env.make_agent("lstm-meta", controller=str(tmp_path / "other.safetensors"))
     with pytest.raises(KDNASError, match=r"trained on spaces of \[3, 2, 4\] choices"):
         agent.reset([2, 2], budget=4, round_size=2)
@@ -156,7 +162,7 @@ def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
 
 def test_a_controller_is_read_once(tmp_path: Path) -> None:
     file = tmp_path / "own.safetensors"
-    save_controller(untrained(), file)
+    save_controller(untrained(task_features=len(FEATURES)), file)
     agent = kdnas_env.make_agent("lstm-meta", controller=str(file))
     proposals = []
     for _ in range(2):
