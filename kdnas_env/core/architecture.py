@@ -43,6 +43,21 @@ LARGEST_SIZE = 2**20
 
 _LARGEST_VOCABULARY = 2**31
 
+FULL = 0
+"""Value of a dimension of embeddings that takes nothing away: not factorised, or the whole vocabulary."""
+
+CORPUS_TOKENS = _LARGEST_VOCABULARY - 1
+"""Vocabulary of all tokens that the corpus uses: the largest number of tokens, by their count in the corpus."""
+
+SCALES: Mapping[str, Mapping[str, int]] = {
+    "embedding_size": {"full": FULL},
+    "vocabulary": {"corpus": CORPUS_TOKENS, "full": FULL},
+}
+"""Dimensions of embeddings: their choices are numbers, or words that stand for one."""
+
+IDLE: Mapping[str, Any] = {"num_attention_heads": 1, "intermediate_size": 1, "hidden_act": "gelu"}
+"""Fields without effect on a student of 0 layers, and the values that such a student has there."""
+
 _SIZES = ("num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size")
 _ACTIVATION_ALIASES = {"swish": "silu", "gelu_python": "gelu"}
 _PRINTED = re.compile(r"(\w+) ([0-9]{1,9})L/([0-9]{1,9})h/([0-9]{1,9})a/([0-9]{1,9})f/(\w+)((?: \w+=[^\s=]+)*)")
@@ -53,11 +68,11 @@ _MODEL_TYPE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 class StudentConfig:
     """One point of a search space, in transformers' own field names.
 
-    It is canonical when made: sizes are plain integers, an activation of several names has one, and changes of the
-    recipe are sorted by name, so that equal points are equal configurations.
+    It is canonical when made: sizes are plain integers, an activation of several names has one, changes of the recipe
+    are sorted by name, and of 0 layers all shapes are one, so that equal points are equal configurations.
 
     Attributes:
-        num_hidden_layers: Transformer layers.
+        num_hidden_layers: Transformer layers; 0 for a static student, whose states are its embeddings.
         num_attention_heads: Attention heads; must divide ``hidden_size``.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of the feed-forward layer.
@@ -66,6 +81,11 @@ class StudentConfig:
         recipe: What is changed in the recipe that the student is distilled with: pairs of a field of
             :class:`kdnas_env.distillation.training.recipe.Recipe` and its value. Empty but in joint spaces, which
             search architecture and recipe together.
+        embedding_size: Width of the embedding tables, mapped to ``hidden_size``; :data:`FULL` for tables as wide as
+            the student (those of ALBERT are factorised anyway). A factorised ``bert`` is built as an ELECTRA encoder,
+            which is a BERT with such a map.
+        vocabulary: Tokens kept at most, of those that the corpus uses; :data:`FULL` for the teacher's whole vocabulary,
+            :data:`CORPUS_TOKENS` for all that the corpus uses.
     """
 
     num_hidden_layers: int
@@ -75,11 +95,19 @@ class StudentConfig:
     hidden_act: str = "gelu"
     family: str = "bert"
     recipe: tuple[tuple[str, Any], ...] = ()
+    embedding_size: int = FULL
+    vocabulary: int = FULL
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
+        for name, words in SCALES.items():
+            if isinstance(word := getattr(self, name), str):
+                object.__setattr__(self, name, words.get(word, word))
+        for name in (*_SIZES, *SCALES):
             if type(getattr(self, name)) is not int:
                 object.__setattr__(self, name, int(getattr(self, name)))
+        if self.num_hidden_layers == 0:
+            for name, value in IDLE.items():
+                object.__setattr__(self, name, value)
         if self.hidden_act in _ACTIVATION_ALIASES:
             object.__setattr__(self, "hidden_act", _ACTIVATION_ALIASES[self.hidden_act])
         if self.recipe:
@@ -93,11 +121,9 @@ class StudentConfig:
         return replace(self, recipe=()) if self.recipe else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data; without ``recipe`` where nothing of it is changed."""
+        """Return the fields as plain data, without those that change nothing: of the recipe and of the embeddings."""
         plain = {**asdict(self), "recipe": [[*change] for change in self.recipe]}
-        if not self.recipe:
-            del plain["recipe"]
-        return plain
+        return {name: value for name, value in plain.items() if value or name not in ("recipe", *SCALES)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> StudentConfig:
@@ -115,7 +141,8 @@ class StudentConfig:
     def parse(cls, text: str) -> StudentConfig:
         """Read a student in the words in which it is printed, such as ``bert 3L/192h/6a/384f/gelu``.
 
-        Changes of the recipe follow, such as `` batch_size=8 mapping=last``.
+        The size of factorised embeddings, a smaller vocabulary and changes of the recipe follow, such as
+        `` embedding_size=64 vocabulary=corpus batch_size=8 mapping=last``.
 
         Raises:
             SpaceError: If the text is malformed.
@@ -126,8 +153,13 @@ class StudentConfig:
                 f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
             )
         family, layers, width, heads, inner, activation, changes = match.groups()
-        recipe = tuple((name, _read_value(value)) for name, _, value in (c.partition("=") for c in changes.split()))
-        return cls(int(layers), int(heads), int(width), int(inner), activation, family, recipe).check()
+        named = [(name, _read_value(value)) for name, _, value in (c.partition("=") for c in changes.split())]
+        recipe = tuple(change for change in named if change[0] not in SCALES)
+        scales = {name: value for name, value in named if name in SCALES}
+        try:
+            return cls(int(layers), int(heads), int(width), int(inner), activation, family, recipe, **scales).check()
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"{shown(text)} is no student: {error}") from error
 
     def check(self) -> StudentConfig:
         """Return the configuration itself if its sizes are such that a network can have.
@@ -136,8 +168,12 @@ class StudentConfig:
             SpaceError: If one is not, or the family is unknown.
         """
         for name in _SIZES:
-            if not 0 < getattr(self, name) <= LARGEST_SIZE:
-                raise SpaceError(f"{name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}")
+            least = 0 if name == "num_hidden_layers" else 1
+            if not least <= getattr(self, name) <= LARGEST_SIZE:
+                raise SpaceError(f"{name} is {shown(getattr(self, name))}; expected {least} to {LARGEST_SIZE}")
+        for name, most in (("embedding_size", LARGEST_SIZE), ("vocabulary", CORPUS_TOKENS)):
+            if not 0 <= getattr(self, name) <= most:
+                raise SpaceError(f"{name} is {shown(getattr(self, name))}; expected {FULL} (full) to {most}")
         if self.family not in FAMILIES:
             raise SpaceError(f"unknown student family {shown(self.family)}; choose from {list(FAMILIES)}")
         return self
@@ -146,10 +182,15 @@ class StudentConfig:
         return (
             f"{self.family} {self.num_hidden_layers}L/{self.hidden_size}h/"
             f"{self.num_attention_heads}a/{self.intermediate_size}f/{self.hidden_act}"
+            + "".join(f" {name}={_shown_scale(name, getattr(self, name))}" for name in SCALES if getattr(self, name))
             + "".join(
                 f" {name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in self.recipe
             )
         )
+
+
+def _shown_scale(name: str, value: int) -> str:
+    return next((word for word, number in SCALES[name].items() if number == value), str(value))
 
 
 def _name(change: tuple[str, Any]) -> str:
@@ -213,9 +254,10 @@ class EncoderArchitecture:
         if not _MODEL_TYPE.fullmatch(self.family):
             raise TeacherError(f"the teacher's type is {shown(self.family)}; expected a model_type of transformers")
         for name in (*_SIZES, "max_length", "type_vocab_size", "embedding_size"):
-            if not 0 < getattr(self, name) <= LARGEST_SIZE:
+            least = 0 if name == "num_hidden_layers" else 1
+            if not least <= getattr(self, name) <= LARGEST_SIZE:
                 raise TeacherError(
-                    f"the teacher's {name} is {shown(getattr(self, name))}; expected 1 to {LARGEST_SIZE}"
+                    f"the teacher's {name} is {shown(getattr(self, name))}; expected {least} to {LARGEST_SIZE}"
                 )
         if not 0 < self.vocab_size <= _LARGEST_VOCABULARY or not 0 <= self.pad_token_id < _LARGEST_VOCABULARY:
             raise TeacherError(
@@ -294,12 +336,17 @@ def _check_plain(kind: str, values: Mapping[str, Any]) -> None:
         )
 
 
+def factorised(student: StudentConfig) -> bool:
+    """Whether a student maps its embeddings to its hidden size: with factorised tables, and as an ALBERT always."""
+    return student.family == "albert" or bool(student.embedding_size)
+
+
 def student_embedding_size(student: StudentConfig, teacher: EncoderArchitecture) -> int:
-    """Width of a student's embedding tables: factorised for ALBERT only."""
-    if student.family != "albert":
-        return student.hidden_size
-    factorised = teacher.embedding_size < teacher.hidden_size
-    return min(teacher.embedding_size if factorised else ALBERT_EMBEDDING_SIZE, student.hidden_size)
+    """Width of a student's embedding tables."""
+    if student.embedding_size or student.family != "albert":
+        return student.embedding_size or student.hidden_size
+    own = teacher.embedding_size if teacher.embedding_size < teacher.hidden_size else ALBERT_EMBEDDING_SIZE
+    return min(own, student.hidden_size)
 
 
 def student_position_offset(student: StudentConfig, teacher: EncoderArchitecture) -> int:
@@ -307,26 +354,34 @@ def student_position_offset(student: StudentConfig, teacher: EncoderArchitecture
     return teacher.pad_token_id + 1 if student.family == "roberta" else 0
 
 
-def count_parameters(student: StudentConfig, teacher: EncoderArchitecture) -> int:
-    """Count a student's parameters: embeddings and encoder, without pooler and heads."""
+def count_parameters(student: StudentConfig, teacher: EncoderArchitecture, *, tokens: int | None = None) -> int:
+    """Count a student's parameters: embeddings and encoder, without pooler and heads.
+
+    Args:
+        student: The student.
+        teacher: Its teacher.
+        tokens: Tokens of its vocabulary; None for the most that it may have, as the corpus decides on fewer.
+    """
     width, inner = student.hidden_size, student.intermediate_size
     embedding = student_embedding_size(student, teacher)
-    rows = teacher.vocab_size + teacher.max_length + student_position_offset(student, teacher) + teacher.type_vocab_size
+    if tokens is None:
+        tokens = min(student.vocabulary or teacher.vocab_size, teacher.vocab_size)
+    rows = tokens + teacher.max_length + student_position_offset(student, teacher) + teacher.type_vocab_size
     attention = 4 * (width * width + width)
     feed_forward = width * inner + inner + inner * width + width
     layer = attention + feed_forward + 4 * width
     layers = 1 if student.family == "albert" else student.num_hidden_layers
-    mapping = embedding * width + width if student.family == "albert" else 0
+    mapping = embedding * width + width if factorised(student) else 0
     return rows * embedding + 2 * embedding + mapping + layers * layer
 
 
 def forward_flops(student: StudentConfig, teacher: EncoderArchitecture, *, batch: int, length: int) -> int:
     """Count the floating-point operations of one forward pass (a multiply-add is two).
 
-    Matrix products only: attention projections, scores and values, feed-forward, ALBERT's embedding map.
+    Matrix products only: attention projections, scores and values, feed-forward, the map of factorised embeddings.
     """
     width, inner, tokens = student.hidden_size, student.intermediate_size, batch * length
     dense = 2 * tokens * (4 * width * width + 2 * width * inner)
     attention = 4 * batch * length * length * width
-    mapping = 2 * tokens * student_embedding_size(student, teacher) * width if student.family == "albert" else 0
+    mapping = 2 * tokens * student_embedding_size(student, teacher) * width if factorised(student) else 0
     return student.num_hidden_layers * (dense + attention) + mapping

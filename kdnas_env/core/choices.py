@@ -9,7 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from kdnas_env.core.architecture import FAMILIES, LARGEST_SIZE, StudentConfig
+from kdnas_env.core.architecture import FAMILIES, LARGEST_SIZE, SCALES, StudentConfig
 from kdnas_env.errors import SpaceError
 from kdnas_env.support.untrusted import is_integer, is_number, parse_yaml, shown
 
@@ -81,8 +81,8 @@ def read_space_file(path: str | Path) -> Any:
 
 
 def is_ordered(name: str, values: Sequence[Any]) -> bool:
-    """Return whether the choices of a dimension are numbers."""
-    return name in ORDERED or (name.startswith(RECIPE) and all(is_number(value) for value in values))
+    """Return whether the choices of a dimension are numbers, or words that stand for numbers."""
+    return name in (*ORDERED, *SCALES) or (name.startswith(RECIPE) and all(is_number(value) for value in values))
 
 
 def is_positive(value: object) -> bool:
@@ -98,10 +98,15 @@ def _checked_dimension(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
             if value is not None and not isinstance(value, str | int | float | bool):
                 raise SpaceError(f"a choice of {name} is {shown(value)}; expected a number, name, true, false or null")
         elif name in ORDERED:
-            if not is_positive(value):
+            if not is_positive(value) and not (name == "num_hidden_layers" and is_integer(value) and value == 0):
                 raise SpaceError(f"a choice of {name} is {shown(value)}; expected a positive whole number")
             if value > LARGEST_SIZE:
                 raise SpaceError(f"a choice of {name} is {shown(value)}; expected at most {LARGEST_SIZE}")
+        elif name in SCALES:
+            if value not in [*SCALES[name]] and not (is_integer(value) and 0 <= value <= LARGEST_SIZE):
+                raise SpaceError(
+                    f"a choice of {name} is {shown(value)}; expected a whole number, or one of {[*SCALES[name]]}"
+                )
         elif not isinstance(value, str):
             raise SpaceError(f"a choice of {name} is {shown(value)}; expected a name")
         if name == "family" and value not in FAMILIES:
@@ -109,6 +114,9 @@ def _checked_dimension(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     duplicates = sorted(json.dumps(value) for value, count in Counter(values).items() if count > 1)
     if duplicates:
         raise SpaceError(f"{name} has the choice(s) {', '.join(duplicates[:5])} more than once; list each once")
+    if name in SCALES:
+        # The full size is the largest, though its number is 0.
+        return tuple(sorted(values, key=lambda value: SCALES[name].get(value, value) or LARGEST_SIZE**2))
     return tuple(sorted(values)) if is_ordered(name, values) else tuple(values)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters
+from kdnas_env.core.architecture import CORPUS_TOKENS, IDLE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.core.choices import (
     DIMENSIONS,
     RECIPE,
@@ -132,9 +132,16 @@ class SearchSpace(GridSpace[StudentConfig]):
 
     def students(self) -> Iterator[tuple[int, StudentConfig]]:
         """Yield flat index and configuration of the valid points, one per configuration, in spaces of any size."""
-        first = np.ones(1, dtype=np.bool_)
-        for places in self._first_choices:
-            first = np.logical_and.outer(first, places == np.arange(len(places))).ravel()
+        first, idle_first, static = (np.ones(1, dtype=np.bool_) for _ in range(3))
+        for name, places in zip(self.choices, self._first_choices, strict=True):
+            own, layers = places == np.arange(len(places)), name == "num_hidden_layers"
+            first = np.logical_and.outer(first, own).ravel()
+            if self._has_static:
+                idle_first = np.logical_and.outer(idle_first, (places == 0) | (name not in IDLE)).ravel()
+                without = [not layers or value == 0 for value in self.choices[name]]
+                static = np.logical_and.outer(static, without).ravel()
+        if self._has_static:
+            first &= idle_first | ~static
         for index, config in enumerate(self):
             if first[index] and self.is_valid(config):
                 yield index, config
@@ -183,14 +190,15 @@ class SearchSpace(GridSpace[StudentConfig]):
                 f"{config} is not in the space: it changes {sorted(changes)} of the recipe, but the space searches "
                 f"{sorted(self._recipe_fields)}"
             )
+        idle = IDLE if config.num_hidden_layers == 0 else {}
         for name in DIMENSIONS:
-            if name not in self.choices and getattr(config, name) != getattr(base, name):
+            if name not in self.choices and name not in idle and getattr(config, name) != getattr(base, name):
                 raise SpaceError(f"{config} is not in the space: {name} is fixed to {getattr(base, name)!r}")
         indices = []
         for name in self.choices:
             of_recipe = name.startswith(RECIPE)
             value = changes[name.removeprefix(RECIPE)] if of_recipe else getattr(config, name)
-            place = self._places[name].get(value)
+            place = 0 if name in idle else self._places[name].get(value)
             if place is None:
                 raise SpaceError(
                     f"{config} is not in the space: {name} is {value!r}; expected one of {list(self.choices[name])}"
@@ -219,6 +227,11 @@ class SearchSpace(GridSpace[StudentConfig]):
         for name in self.choices:
             yield np.array([self._places[name][value] for value in self._canonical(name)], dtype=np.int64)
 
+    @property
+    def _has_static(self) -> bool:
+        """Whether there are students of 0 layers, on which the dimensions in ``IDLE`` have no effect."""
+        return 0 in self.choices.get("num_hidden_layers", ())
+
     def _canonical(self, name: str) -> list[Any]:
         """Return the choices of a dimension in canonical form, as configurations store them."""
         values = self.choices[name]
@@ -246,10 +259,7 @@ class SearchSpace(GridSpace[StudentConfig]):
             SpaceError: If the grid is too large to list.
         """
         self._check_listable()
-        first = np.zeros(1, dtype=np.int64)
-        for places in self._first_choices:
-            first = (first[:, None] * len(places) + places).ravel()
-        return first
+        return self.canonical(np.arange(self.size))
 
     def canonical(self, indices: Ints) -> Ints:
         """Return for each flat index the first one that names the same configuration, int64 ``(n,)``.
@@ -257,9 +267,13 @@ class SearchSpace(GridSpace[StudentConfig]):
         Args:
             indices: int64 of shape ``(n,)``; for spaces of at most 2 ** 63 points.
         """
-        columns = self.grid.actions(indices).T
-        firsts = [places[column] for places, column in zip(self._first_choices, columns, strict=True)]
-        return self.grid.flat(np.stack(firsts, axis=1))
+        columns = dict(zip(self.choices, self.grid.actions(indices).T, strict=True))
+        for name, places in zip(self.choices, self._first_choices, strict=True):
+            columns[name] = places[columns[name]]
+        if self._has_static:
+            layers = np.array(self.choices["num_hidden_layers"])[columns["num_hidden_layers"]]
+            columns |= {name: np.where(layers == 0, 0, columns[name]) for name in IDLE if name in columns}
+        return self.grid.flat(np.stack([*columns.values()], axis=1))
 
     @property
     def listable(self) -> bool:
@@ -277,6 +291,14 @@ class SearchSpace(GridSpace[StudentConfig]):
             )
         if config.hidden_size > self.teacher.hidden_size:
             return f"hidden_size {config.hidden_size} is wider than the teacher's {self.teacher.hidden_size}"
+        if config.num_hidden_layers == 0 and config.family == "albert":
+            return "an albert has at least one layer; a static student is of another family"
+        if config.embedding_size and config.family == "roberta":
+            return "a roberta has no factorised embeddings; bert and albert students can have them"
+        if config.embedding_size >= config.hidden_size:
+            return f"embedding_size {config.embedding_size} is not below hidden_size {config.hidden_size}"
+        if self.teacher.vocab_size <= config.vocabulary < CORPUS_TOKENS:
+            return f"the teacher has {self.teacher.vocab_size} tokens, no more than the vocabulary {config.vocabulary}"
         if self.max_parameters is not None:
             parameters = count_parameters(config, self.teacher)
             if parameters > self.max_parameters:

@@ -6,6 +6,7 @@ import copy
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,10 @@ def _check_size(what: str, folder: Path, config: Any, architecture: EncoderArchi
 def _described_parameters(what: str, config: Any, architecture: EncoderArchitecture) -> int:
     """Count the parameters of the configured model, without building the model where possible."""
     if architecture.plain or architecture.num_hidden_layers > _MOST_LAYERS:
-        return count_parameters(architecture.as_student(), architecture)
+        shape = architecture.as_student()
+        if shape.family == "bert" and architecture.embedding_size < architecture.hidden_size:  # ELECTRA
+            shape = replace(shape, embedding_size=architecture.embedding_size)
+        return count_parameters(shape, architecture)
     try:
         with quiet_transformers(), torch.device("meta"):
             model = _encoder_class(config.model_type).from_config(copy.deepcopy(config))

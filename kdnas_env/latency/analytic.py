@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, student_embedding_size
+from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, factorised, student_embedding_size
 from kdnas_env.core.evaluation import Latency
 from kdnas_env.latency.settings import LatencySettings, ReferenceMachine
 
@@ -55,7 +55,7 @@ class _Shape:
             activation=student.hidden_act,
             embedding=student_embedding_size(student, teacher),
             tables=3,
-            mapped=student.family == "albert",
+            mapped=factorised(student),
         )
 
     @classmethod

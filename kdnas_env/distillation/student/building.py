@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from kdnas_env.core.architecture import (
-    FAMILIES,
     EncoderArchitecture,
     StudentConfig,
+    factorised,
     student_embedding_size,
     student_position_offset,
 )
+from kdnas_env.distillation.checkpoint import takes_pooling_layer
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.errors import SpaceError
 
@@ -24,6 +25,19 @@ INITIALIZER_RANGE = 0.02
 """Standard deviation of random weights (BERT's)."""
 
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "sep_token_id", "cls_token_id")
+
+
+def model_type(student: StudentConfig) -> str:
+    """Return the ``model_type`` of transformers that a student is built as.
+
+    Raises:
+        SpaceError: If transformers has no such encoder.
+    """
+    if not student.embedding_size or student.family == "albert":
+        return student.family
+    if student.family != "bert":
+        raise SpaceError(f"a {student.family} has no factorised embeddings: {student}; those of bert and albert can be")
+    return "electra"
 
 
 def special_tokens(teacher: Teacher) -> dict[str, int]:
@@ -49,28 +63,19 @@ def student_pretrained_config(
         SpaceError: If a size is below 1, the heads do not divide the width, the family is unknown, or transformers
             does not know the activation.
     """
-    from transformers import AlbertConfig, BertConfig, RobertaConfig
+    from transformers import CONFIG_MAPPING
     from transformers.activations import ACT2FN
 
-    sizes = (
-        student.num_hidden_layers,
-        student.num_attention_heads,
-        student.hidden_size,
-        student.intermediate_size,
-    )
-    if min(sizes) < 1:
-        raise SpaceError(f"student {student} has a size below 1")
-    if student.family not in FAMILIES:
-        raise SpaceError(f"unknown student family {student.family!r}; choose from {list(FAMILIES)}")
+    student.check()
     if student.hidden_size % student.num_attention_heads:
         raise SpaceError(f"{student.num_attention_heads} heads do not divide hidden_size {student.hidden_size}")
     if student.hidden_act not in ACT2FN:
         raise SpaceError(f"unknown activation {student.hidden_act!r}; transformers knows {sorted(ACT2FN)}")
-    kinds = {"bert": BertConfig, "albert": AlbertConfig, "roberta": RobertaConfig}
+    kind = model_type(student)
     ids: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None, **(special or {})}
-    if student.family == "albert":
+    if factorised(student):
         ids["embedding_size"] = student_embedding_size(student, teacher)
-    return kinds[student.family](
+    return CONFIG_MAPPING[kind](
         vocab_size=teacher.vocab_size,
         hidden_size=student.hidden_size,
         num_hidden_layers=student.num_hidden_layers,
@@ -89,7 +94,7 @@ def student_pretrained_config(
 def build_student(
     student: StudentConfig, teacher: EncoderArchitecture, *, seed: int, special: Mapping[str, int] | None = None
 ) -> Any:
-    """Build a student with random weights: an ``AlbertModel``, ``BertModel`` or ``RobertaModel`` without pooler.
+    """Build a student with random weights: an encoder of its :func:`model_type`, without pooler.
 
     Matrices are normal with standard deviation ``INITIALIZER_RANGE``, biases 0, norm weights 1. Each parameter draws
     from its own random stream, keyed by its name. Students with a layer of equal shape therefore start with equal
@@ -125,13 +130,13 @@ def empty_student(
     Raises:
         SpaceError: If the student cannot be built.
     """
-    from transformers import AlbertModel, BertModel, RobertaModel
+    from transformers import MODEL_MAPPING
 
-    kinds = {"bert": BertModel, "albert": AlbertModel, "roberta": RobertaModel}
     config = student_pretrained_config(student, teacher, special)
+    options = {"add_pooling_layer": False} if takes_pooling_layer(config.model_type) else {}
     # On the meta device, transformers' initialisation costs nothing and uses no global random state.
     with torch.device("meta"):
-        model = kinds[student.family](config, add_pooling_layer=False)
+        model = MODEL_MAPPING[type(config)](config, **options)
     model.to_empty(device="cpu")
     with torch.no_grad():
         for parameter in model.parameters():

@@ -36,6 +36,8 @@ def map_layers(mapping: str, student_layers: int, teacher_layers: int) -> tuple[
     ``tinybert``     i Lt / Ls for i = 0..Ls, embeddings included  0, 2, 4, 6
     ================ ============================================= =========================
 
+    The embeddings of a static student (Ls = 0) learn the teacher's last layer, whatever the mapping.
+
     ``uniform`` ends at the teacher's last layer; ``skip`` (called uniform in the code of KD-NAS) begins at the first.
     ``uniform+last`` is KD-NAS (arXiv:2303.09639), ``tinybert`` is Jiao et al. 2020 (arXiv:1909.10351).
 
@@ -44,11 +46,13 @@ def map_layers(mapping: str, student_layers: int, teacher_layers: int) -> tuple[
     """
     if mapping not in MAPPINGS:
         raise SpaceError(f"unknown layer mapping {mapping!r}; choose from {list(MAPPINGS)}")
-    if not 1 <= student_layers <= teacher_layers:
+    if not 0 <= student_layers <= teacher_layers:
         raise SpaceError(
             f"a student of {student_layers} layers cannot learn from a teacher of {teacher_layers}; "
-            f"give it 1 to {teacher_layers} layers"
+            f"give it 0 to {teacher_layers} layers"
         )
+    if student_layers == 0:
+        return (LayerPair(0, (teacher_layers,) * (2 if mapping == "uniform+last" else 1)),)
     layers = range(1, student_layers + 1)
     uniform = {i: i * teacher_layers // student_layers for i in (0, *layers)}
     last = {i: teacher_layers - student_layers + i for i in layers}

@@ -124,7 +124,7 @@ class MiniKD:
         # No teacher layer suits a layer that is shared by all positions and runs on embeddings that do not span the
         # width. The layers of some teachers have another shape.
         sliced = student.family != "albert" and teacher.architecture.family in SLICED_TYPES
-        if recipe.layers == "teacher" and sliced:
+        if recipe.layers == "teacher" and sliced and student.num_hidden_layers:
             slice_layers(encoder, workload, _slicing_samples(workload, self.train))
         return encoder
 

@@ -169,7 +169,7 @@ def _check_layout(surrogate: Surrogate) -> None:
     whole = set(ORDERED) <= set(trusted.numbers) and set(NAMED) <= set(trusted.names)
     if not whole or not surrogate.metadata.devices:
         raise ValueError("the range of its students is not whole, or there is no device")
-    positive = all(trusted.numbers[name][0] > 0 for name in ORDERED)
+    positive = all(trusted.numbers[name][0] >= (name != "num_hidden_layers") for name in ORDERED)
     if not positive or not all(len(pair) == 2 and 0 <= pair[0] <= pair[1] for pair in trusted.numbers.values()):
         raise ValueError(f"numbers are {dict(trusted.numbers)}; expected a least and a largest of each")
     if trusted.max_parameters is not None and trusted.max_parameters < 1:

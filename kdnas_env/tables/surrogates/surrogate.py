@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, count_parameters, forward_flops
-from kdnas_env.core.choices import DIMENSIONS, ORDERED, RECIPE
+from kdnas_env.core.architecture import FULL, SCALES, EncoderArchitecture, StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.choices import ORDERED, RECIPE
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
@@ -33,8 +33,9 @@ same tables; this invalidates cached fits (:mod:`kdnas_env.tables.surrogates.sto
 PREDICTED_LATENCIES = ("median_ms", "ratio")
 """Predicted quantities by device: the last axis of ``Quantities.latencies``."""
 
-NAMED = tuple(name for name in DIMENSIONS if name not in ORDERED)
-"""Categorical dimensions of a student: their choices are names."""
+NAMED = ("hidden_act", "family")
+"""Categorical dimensions of a student: their choices are names. Of a space that has them, those of the embeddings are
+too (:data:`kdnas_env.core.architecture.SCALES`)."""
 
 LEAST_STUDENTS = 12
 """Minimum number of students for a fit."""
@@ -90,7 +91,8 @@ class Range:
             if name.startswith(RECIPE)
         }
         numbers = (*ORDERED, *(name for name, ordered in of_recipe.items() if ordered))
-        names = (*NAMED, *(name for name, ordered in of_recipe.items() if not ordered))
+        scales = (name for name in SCALES if name in space.dimensions)
+        names = (*NAMED, *scales, *(name for name, ordered in of_recipe.items() if not ordered))
         values = {name: [value_of(config, name) for config in configs] for name in (*numbers, *names)}
         return cls(
             {name: (min(values[name]), max(values[name])) for name in numbers},
@@ -115,7 +117,7 @@ class Range:
 
     def unknown_name(self, config: StudentConfig) -> str | None:
         """Return a message if a student has a name that is not in the table, which a surrogate cannot predict."""
-        for name, values in self.names.items():
+        for name, values in {**dict.fromkeys(SCALES, (FULL,)), **self.names}.items():
             if value_of(config, name) not in values:
                 return f"{name} {value_of(config, name)!r} is none of the table's {list(values)}"
         return None
@@ -338,7 +340,8 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
             named = np.array([[value_of(config, name) == value for value in values] for config in configs])
             columns.append(named.reshape(-1, len(values)))
             groups += [max(groups) + 1] * len(values)
-    columns.append(np.log(np.array(costs, dtype=np.float64).reshape(-1, 2)))
+    # A static student has no matrix product.
+    columns.append(np.log(np.maximum(np.array(costs, dtype=np.float64).reshape(-1, 2), 1.0)))
     return np.hstack([np.asarray(part, dtype=np.float64) for part in columns]), [*groups, -1, -1]
 
 
