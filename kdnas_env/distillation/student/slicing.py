@@ -20,7 +20,7 @@ from kdnas_env.distillation.student.layers import EncoderLayer, activation_funct
 from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.distillation.training.packed import PackedEncoder, attention_block
-from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.projection import LinearFit, Moments
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
 
 _RIDGE = 1e-2
@@ -140,7 +140,21 @@ def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
         moments.add(own, theirs)
     fit = moments.solve(_RIDGE)
     weight, bias = _exact(fit.weight), _exact(fit.bias)
-    return _View(weight, bias, torch.linalg.pinv(weight, rtol=_LEAST_SINGULAR))
+    inverse = torch.linalg.pinv(weight, rtol=_LEAST_SINGULAR)
+    unused = ~torch.stack([own.any(0) for own in student]).any(0).cpu()
+    if unused.any():
+        inverse[:, unused] = _unexplained(student, teacher, fit, int(unused.sum())) * inverse.norm(dim=0)[~unused].mean()
+    return _View(weight, bias, inverse)
+
+
+def _unexplained(student: Sequence[Tensor], teacher: Sequence[Tensor], fit: LinearFit, count: int) -> Tensor:
+    """Return the directions of most variance that a fit leaves to the teacher's states, ``(teacher_width, count)``."""
+    moments = Moments()
+    weight, bias = fit.weight.float(), fit.bias.float()
+    for own, theirs in zip(student, teacher, strict=True):
+        rest = theirs - (own @ weight + bias)
+        moments.add(rest, rest[:, :0])
+    return torch.linalg.eigh(_exact(moments.centred()[0]))[1].flip(1)[:, :count]
 
 
 def _exact(values: Tensor) -> Tensor:
