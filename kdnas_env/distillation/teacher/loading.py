@@ -84,7 +84,9 @@ class Teacher:
             inputs["attention_mask"] = attention_mask.to(self.device)
         if token_type_ids is not None and self.architecture.type_vocab_size > 1:
             inputs["token_type_ids"] = token_type_ids.to(self.device)
-        states: tuple[torch.Tensor, ...] = self.model(**inputs, output_hidden_states=True).hidden_states
+        output = self.model(**inputs, output_hidden_states=True)
+        # Of an encoder without layers transformers names none.
+        states: tuple[torch.Tensor, ...] = output.hidden_states or (output.last_hidden_state,)
         return states
 
 

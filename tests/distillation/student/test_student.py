@@ -21,6 +21,7 @@ from kdnas_env.distillation.student.building import (
     special_tokens,
     student_pretrained_config,
 )
+from kdnas_env.distillation.student.folder import load_student
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import SpaceError
 
@@ -83,6 +84,31 @@ def test_a_saved_student_loads_and_runs_the_same(
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, expected, strict=True))
 
 
+SMALL = {
+    "static": plain_kd.tiny_student(num_hidden_layers=0),
+    "factorised": plain_kd.tiny_student(embedding_size=8),
+    "static, factorised": plain_kd.tiny_student(num_hidden_layers=0, embedding_size=8),
+    "factorised albert": plain_kd.tiny_student("albert", embedding_size=8),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_students_of_smaller_embeddings_are_native_models(name: str, workload: Workload, tmp_path: Path) -> None:
+    student, teacher = SMALL[name], workload.teacher
+    model = build_student(student, teacher.architecture, seed=3, special=special_tokens(teacher)).eval()
+    plain_kd.shake(model)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(
+        student, teacher.architecture
+    )
+    model.save_pretrained(tmp_path)
+    ids = torch.from_numpy(workload.vocabulary[None, :12])
+    with torch.no_grad():
+        expected = model(ids).last_hidden_state
+        for loaded in (AutoModel.from_pretrained(tmp_path).eval(), load_student(tmp_path)):
+            assert torch.equal(loaded(ids).last_hidden_state, expected)
+    assert expected.shape == (1, 12, 24)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_start_as_documented(family: str, workload: Workload) -> None:
     architecture = workload.teacher.architecture
@@ -139,8 +165,9 @@ def test_an_empty_student_has_finite_weights_and_usable_buffers(family: str, wor
     ("changes", "message"),
     [
         ({"num_attention_heads": 5}, "5 heads do not divide hidden_size 24"),
-        ({"num_attention_heads": 0}, "has a size below 1"),
-        ({"num_hidden_layers": 0}, "has a size below 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; expected 1 to"),
+        ({"num_hidden_layers": -1}, "num_hidden_layers is -1; expected 0 to"),
+        ({"family": "roberta", "embedding_size": 8}, "a roberta has no factorised embeddings"),
         ({"hidden_act": "step"}, "unknown activation 'step'; transformers knows"),
         ({"family": "gpt2"}, "unknown student family 'gpt2'; choose from"),
     ],

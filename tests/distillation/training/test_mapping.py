@@ -70,14 +70,17 @@ def test_uniform_and_last_are_learnt_side_by_side(depth: tuple[int, int]) -> Non
 
 @given(st.sampled_from(MAPPINGS), st.integers(1, 24), st.integers(1, 24))
 def test_deeper_students_are_refused(mapping: str, teacher: int, more: int) -> None:
-    message = f"a student of {teacher + more} layers cannot learn from a teacher of {teacher}; give it 1 to {teacher}"
+    message = f"a student of {teacher + more} layers cannot learn from a teacher of {teacher}; give it 0 to {teacher}"
     with pytest.raises(SpaceError, match=message):
         map_layers(mapping, teacher + more, teacher)
 
 
-def test_students_without_layers_are_refused() -> None:
-    with pytest.raises(SpaceError, match="a student of 0 layers"):
-        map_layers("uniform", 0, 6)
+@pytest.mark.parametrize("mapping", MAPPINGS)
+def test_the_embeddings_of_a_static_student_learn_the_last_layer(mapping: str) -> None:
+    (pair,) = map_layers(mapping, 0, 6)
+    assert pair.student == 0
+    assert set(pair.teacher) == {6}
+    assert len(pair.teacher) == len(map_layers(mapping, 1, 6)[-1].teacher)
 
 
 def test_unknown_mappings_are_refused_with_the_known_ones() -> None:
