@@ -96,13 +96,19 @@ def test_a_static_student_is_listed_once(space: SearchSpace) -> None:
     ("choices", "message"),
     [
         ({"embedding_size": [768, "full"], "hidden_size": 96}, None),
-        ({"embedding_size": [64, "half"]}, "embedding_size choice 'half' is neither a whole number nor 'full'"),
-        ({"embedding_size": [64, -1]}, "embedding_size choice -1 is neither"),
-        ({"vocabulary": [True, 500]}, "vocabulary choice True is neither a whole number nor 'corpus' or 'full'"),
-        ({"vocabulary": [[1], 500]}, "vocabulary choice [1] is neither"),
-        ({"vocabulary": [40000, 50000]}, "the teacher has no more than 30522 tokens"),
+        (
+            {"embedding_size": [64, "half"]},
+            "a choice of embedding_size is 'half'; expected a whole number, or one of ['full']",
+        ),
+        ({"embedding_size": [64, -1]}, "a choice of embedding_size is -1; expected"),
+        (
+            {"vocabulary": [True, 500]},
+            "a choice of vocabulary is True; expected a whole number, or one of ['corpus', 'full']",
+        ),
+        ({"vocabulary": [[1], 500]}, "a choice of vocabulary is [1]"),
+        ({"vocabulary": [40000, 50000]}, "the teacher has 30522 tokens, no more than the vocabulary 40000"),
         ({"embedding_size": [64, 128], "family": "roberta"}, "a roberta has no factorised embeddings"),
-        ({"num_hidden_layers": 0, "family": "albert", "hidden_size": [96, 192]}, "an albert has one layer at least"),
+        ({"num_hidden_layers": 0, "family": "albert", "hidden_size": [96, 192]}, "an albert has at least one layer"),
         ({"embedding_size": [96, 128], "hidden_size": 96}, "embedding_size 96 is not below hidden_size 96"),
     ],
 )

@@ -37,7 +37,8 @@ def slice_layers(encoder: PackedEncoder, workload: Workload, samples: NDArray[np
     reduced to the student's head size by the best approximation of its bilinear forms. If the student's heads are
     larger, the extra dimensions are 0 and stay 0, because zeros on both sides get no gradient. Student heads or neurons
     without a teacher counterpart keep their random weights. A shared layer (ALBERT) is initialised once, for its first
-    position.
+    position. Coordinates that the embeddings leave empty, because they are factorised, receive the directions of most
+    variance in the teacher's states that the others do not explain.
 
     Args:
         encoder: The student, with initialised embeddings; changed in place.
@@ -141,9 +142,10 @@ def _view(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> _View:
     fit = moments.solve(_RIDGE)
     weight, bias = _exact(fit.weight), _exact(fit.bias)
     inverse = torch.linalg.pinv(weight, rtol=_LEAST_SINGULAR)
-    unused = ~torch.stack([own.any(0) for own in student]).any(0).cpu()
-    if unused.any():
-        inverse[:, unused] = _unexplained(student, teacher, fit, int(unused.sum())) * inverse.norm(dim=0)[~unused].mean()
+    used = torch.stack([own.any(0) for own in student]).any(0).cpu()
+    unused = torch.nonzero(~used).flatten()[: weight.shape[1]]
+    if len(unused):
+        inverse[:, unused] = _unexplained(student, teacher, fit, len(unused)) * inverse.norm(dim=0)[used].mean()
     return _View(weight, bias, inverse)
 
 
@@ -154,7 +156,8 @@ def _unexplained(student: Sequence[Tensor], teacher: Sequence[Tensor], fit: Line
     for own, theirs in zip(student, teacher, strict=True):
         rest = theirs - (own @ weight + bias)
         moments.add(rest, rest[:, :0])
-    return torch.linalg.eigh(_exact(moments.centred()[0]))[1].flip(1)[:, :count]
+    directions: Tensor = torch.linalg.eigh(_exact(moments.centred()[0]))[1]
+    return directions.flip(1)[:, :count]
 
 
 def _exact(values: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from kdnas_env.distillation.training.objective import HiddenStateObjective, Obje
 from kdnas_env.distillation.training.packed import NO_DROPOUT, Dropout, PackedEncoder
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches, training_batches
+from kdnas_env.errors import SpaceError
 from kdnas_env.support.checks import check_choice
 
 PRECISIONS = ("float32", "bfloat16")
@@ -179,6 +180,8 @@ class MiniKD:
     def _make_objective(self, recipe: Recipe, pairs: Sequence[LayerPair], width: int) -> Objective:
         workload = self.workload
         if recipe.objective == "relations":
+            if not self.encoder.layers:
+                raise SpaceError("a student of 0 layers has no relations between tokens; use objective 'hidden_states'")
             return RelationObjective(workload, self.encoder)
         return HiddenStateObjective(
             workload,

@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.core.architecture import FULL, SCALES, EncoderArchitecture, StudentConfig, count_parameters, forward_flops
+from kdnas_env.core.architecture import (
+    FULL,
+    SCALES,
+    EncoderArchitecture,
+    StudentConfig,
+    count_parameters,
+    forward_flops,
+)
 from kdnas_env.core.choices import ORDERED, RECIPE
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess

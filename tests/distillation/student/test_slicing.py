@@ -72,6 +72,22 @@ def changed(workload: Workload, change: Callable[[Any], None], directory: Path) 
     return plain_kd.workload_of(teacher, workload.corpus, directory)
 
 
+def test_layers_fill_what_factorised_embeddings_leave_empty(make_workload: Callable[..., Workload]) -> None:
+    workload = make_workload("bert")
+    whole = plain_kd.tiny_student()
+    encoder = sliced(replace(whole, embedding_size=8), workload)
+    (batch,) = workload.batches([workload.train])
+    with torch.no_grad():
+        first, second, *_ = encoder(batch.packed)
+    assert torch.linalg.matrix_rank(first - first.mean(0)) == 8 - 1  # the norm of the embeddings takes one
+    assert torch.linalg.matrix_rank(second - second.mean(0)) > 16
+    random = build_student(replace(whole, embedding_size=8), workload.teacher.architecture, seed=0)
+    copy_embeddings(random, whole, workload, embedding_basis(workload, "token_means"))
+    unsliced = PackedEncoder(random, position_offset=0, vocabulary=workload.vocabulary)
+    pairs = {1: 1, 2: 3}
+    assert unexplained(encoder, workload, pairs) < unexplained(unsliced, workload, pairs)
+
+
 # --- the best case: nothing needs to be left out ---
 
 

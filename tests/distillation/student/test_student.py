@@ -97,9 +97,7 @@ def test_students_of_smaller_embeddings_are_native_models(name: str, workload: W
     student, teacher = SMALL[name], workload.teacher
     model = build_student(student, teacher.architecture, seed=3, special=special_tokens(teacher)).eval()
     plain_kd.shake(model)
-    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(
-        student, teacher.architecture
-    )
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_parameters(student, teacher.architecture)
     model.save_pretrained(tmp_path)
     ids = torch.from_numpy(workload.vocabulary[None, :12])
     with torch.no_grad():

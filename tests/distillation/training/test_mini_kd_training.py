@@ -23,6 +23,7 @@ from kdnas_env.distillation.student.embeddings import embedding_basis
 from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD, schedule
+from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.distillation.training.recipe import EMBEDDINGS, LAYERS, MAPPINGS, RECIPES, Recipe
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError, SpaceError
@@ -65,6 +66,28 @@ def test_one_result_before_training_and_one_an_epoch(epochs: int, recipe: Recipe
     memory = [result.peak_memory_bytes for result in results]
     assert memory == sorted(memory)
     assert memory[0] > 1 << 20
+
+
+@pytest.mark.parametrize("mapping", ["uniform+last", "tinybert"])
+@pytest.mark.parametrize("size", [0, 8], ids=["whole", "factorised"])
+def test_a_static_student_explains_the_last_layer_by_the_tokens(size: int, mapping: str, workload: Workload) -> None:
+    student = plain_kd.tiny_student(num_hidden_layers=0, embedding_size=size)
+    kd = MiniKD(workload, student, Recipe(mapping=mapping), Fidelity(1))
+    results = list(kd.epochs())
+    moments = Moments()
+    (batch,), depth = workload.batches([kd.train]), workload.cache.num_layers
+    with torch.no_grad():
+        moments.add(kd.encoder(batch.packed)[0], workload.states((depth,), batch.rows))
+    fit = moments.solve(kd.recipe.ridge)
+    spread = float((workload.states((depth,), batch.rows) - workload.train_means[depth]).square().sum())
+    assert results[-1].train.unexplained == pytest.approx(fit.squared_error / spread, rel=1e-3)
+    assert results[-1].heldout.unexplained < 1
+    assert kd.export().config.num_hidden_layers == 0
+
+
+def test_a_static_student_has_no_relations(workload: Workload) -> None:
+    with pytest.raises(SpaceError, match="a student of 0 layers has no relations"):
+        MiniKD(workload, plain_kd.tiny_student(num_hidden_layers=0), Recipe(objective="relations"), Fidelity(1))
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["own maps", "shared map"])
