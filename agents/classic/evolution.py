@@ -81,6 +81,8 @@ class EvolutionAgent(AskTellAgent[EvolutionConfig]):
             child = self._child(parents, rewards, seen)
             seen.update(self.grid.numbers(child))
             bred.extend(child)
+        bred.extend(started := self._founders(founders, seen))
+        seen.update(self.grid.numbers(started))
         children = np.array(bred, dtype=np.int64).reshape(-1, len(self.grid.nvec))
         drawn = self.grid.draw(self.rng, n - len(children), seen)
         return Proposal(
@@ -88,6 +90,10 @@ class EvolutionAgent(AskTellAgent[EvolutionConfig]):
             random=np.arange(len(children) + len(drawn)) >= len(children),
             exploration=founders / n,
         )
+
+    def _founders(self, n: int, seen: Seen) -> Ints:
+        """Return up to ``n`` founders that are not random, int64 ``(m, dims)``: none, but for subclasses."""
+        return np.empty((0, len(self.grid.nvec)), dtype=np.int64)
 
     def _population(self) -> tuple[Ints, Floats]:
         members = np.array(self._members, dtype=np.int64)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -78,6 +78,7 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
     """
 
     Config = LSTMMetaConfig
+    trained: ClassVar[str] = "controller"
 
     @classmethod
     def train_across(

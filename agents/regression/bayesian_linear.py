@@ -7,9 +7,9 @@ from itertools import product
 
 import numpy as np
 
-from kdnas_env.agents.predicting import choose_one_by_one
 from kdnas_env.agents.ranking import Floats, Ints
-from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig, expected_improvement
+from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig
+from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.core.wide_dimensions import bumps, is_wide
 
 PAIR_SHARES = (0.1, 0.3, 0.6)
@@ -33,22 +33,8 @@ class BayesianLinearAgent(RegressionAgent[RegressionConfig]):
     def _choose(self, known: Ints, targets: Floats, pool: Ints, n: int) -> tuple[Ints, Floats]:
         similarity = _Similarity.of(self.grid.nvec)
         prior = _most_likely(similarity, known, targets)
-        posterior = _Posterior.of(prior, known, targets, np.concatenate([pool, self.pending]))
-        for place in range(len(pool), len(posterior.points)):
-            posterior = posterior.believing(place)
-
-        def acquisition(belief: _Posterior) -> Floats:
-            return expected_improvement(belief.mean, np.sqrt(belief.variance), targets.max())[: len(pool)]
-
-        places = choose_one_by_one(
-            pool,
-            np.concatenate([known, self.pending]),
-            self.grid.nvec,
-            n,
-            posterior,
-            acquisition=acquisition,
-            believing=_Posterior.believing,
-        )
+        posterior = Posterior.of(prior, known, targets, np.concatenate([pool, self.pending]))
+        places = most_promising(posterior, pool, known, self.pending, float(targets.max()), self.grid.nvec, n)
         return places, posterior.mean[places]
 
 
@@ -101,10 +87,14 @@ class _Prior:
         covariance: Floats = self.amplitude * (1 + (1 - self.pairs) * choices + self.pairs * pairs)
         return covariance
 
-    def factor(self, known: Ints) -> Floats:
-        """Return the Cholesky factor of the covariance of noisy rewards, float64 ``(known, known)``."""
-        noise = self.amplitude * self.noise * np.eye(len(known))
-        return np.asarray(np.linalg.cholesky(self.covariance(known, known) + noise), dtype=np.float64)
+    def variances(self, points: Ints) -> Floats:
+        """Return the variances of the rewards of points; all are equal, as the feature vectors have equal norms."""
+        return np.full(len(points), self.covariance(points[:1], points[:1])[0, 0])
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of the noise."""
+        return self.amplitude * self.noise
 
 
 def _most_likely(similarity: _Similarity, known: Ints, targets: Floats) -> _Prior:
@@ -112,55 +102,9 @@ def _most_likely(similarity: _Similarity, known: Ints, targets: Floats) -> _Prio
 
     def fitted(pairs: float, noise: float) -> tuple[float, _Prior]:
         prior = _Prior(similarity, pairs, noise)
-        factor = prior.factor(known)
-        amplitude = max(float(np.square(_whitened(factor, targets)).mean()), 1e-9)
+        factor = cholesky_factor(prior, known)
+        amplitude = max(float(np.square(whitened(factor, targets)).mean()), 1e-9)
         likelihood = -0.5 * len(targets) * np.log(amplitude) - np.log(np.diag(factor)).sum()
         return float(likelihood), replace(prior, amplitude=amplitude)
 
     return max((fitted(*variances) for variances in product(PAIR_SHARES, NOISES)), key=lambda pair: pair[0])[1]
-
-
-@dataclass(frozen=True, eq=False)
-class _Posterior:
-    """Predictions for points.
-
-    Attributes:
-        prior: The prior.
-        points: int64 ``(points, dims)``.
-        mean: Predictions, float64 ``(points,)``.
-        variance: Variances of the predictions, float64 ``(points,)``.
-        whitened: Whitened covariances of the known points with the points, float64 ``(known, points)``.
-    """
-
-    prior: _Prior
-    points: Ints
-    mean: Floats
-    variance: Floats
-    whitened: Floats
-
-    @classmethod
-    def of(cls, prior: _Prior, known: Ints, targets: Floats, points: Ints) -> _Posterior:
-        factor = prior.factor(known)
-        whitened = _whitened(factor, prior.covariance(known, points))
-        # All points have the same prior variance, because their feature vectors have equal norms.
-        before = prior.covariance(known[:1], known[:1])[0, 0]
-        variance = np.maximum(before - np.square(whitened).sum(axis=0), 0)
-        return cls(prior, points, whitened.T @ _whitened(factor, targets), variance, whitened)
-
-    def believing(self, place: int) -> _Posterior:
-        """Return the posterior as if a point earned its predicted reward; predictions stay unchanged."""
-        own = self.prior.covariance(self.points[place : place + 1], self.points)[0]
-        left = own - self.whitened[:, place] @ self.whitened
-        row = left / np.sqrt(self.variance[place] + self.prior.amplitude * self.prior.noise)
-        return replace(
-            self,
-            variance=np.maximum(self.variance - row**2, 0),
-            whitened=np.vstack([self.whitened, row]),
-        )
-
-
-def _whitened(factor: Floats, values: Floats) -> Floats:
-    from scipy.linalg import solve_triangular
-
-    whitened: Floats = solve_triangular(factor, values, lower=True)
-    return whitened

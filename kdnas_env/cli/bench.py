@@ -130,7 +130,8 @@ def run_train(options: TrainOptions) -> int:
     console = SafeConsole()
     with TaskProgress(console) as progress:
         trained = train_controller(options, progress=progress)
-    spec = AgentSpec(trained.usage["agent"], {"controller": trained.usage["controller"]})
+    settings = {name: value for name, value in trained.usage.items() if name != "agent"}
+    spec = AgentSpec(trained.usage["agent"], settings)
     console.say(f"trained on {trained.tasks} tasks, loss {trained.loss:.3f}: {trained.path}")
     console.say(f"race it with: kdnas bench --agents {spec}")
     return 0

@@ -51,7 +51,10 @@ class TrainedController:
     Attributes:
         path: Its file.
         tasks: Tasks it learnt on.
-        loss: Mean loss of the last steps: the negative log-likelihood of rewards that it foretold, in nats.
+        loss: What the training minimises, at its end: the negative log-likelihood of predicted rewards in nats
+            (``lstm-meta``), the mean squared error of rewards on tasks that are left out, in variances of the rewards
+            (``transfer-gp``, ``transfer-evolution``), or the mean gap to the best candidate, in standard deviations of
+            the rewards (``transfer-recurrent-ppo``, ``transfer-maskable-ppo``).
         usage: How an agent is made with it, as ``kdnas bench --agents`` and ``kdnas search --agent`` read it.
     """
 
@@ -84,7 +87,7 @@ def train_controller(to: str | TrainOptions, *, progress: Progress = SILENT, **s
     path = expanded(options.to)
     loss = cls.train_across(env, names, path, steps=options.steps, seed=options.seed, progress=progress)
     progress.end()
-    return TrainedController(path, len(names), loss, {"agent": options.agent, "controller": str(path)})
+    return TrainedController(path, len(names), loss, {"agent": options.agent, cls.trained: str(path)})
 
 
 def _loaded(name: str) -> Any:

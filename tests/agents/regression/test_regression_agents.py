@@ -13,8 +13,9 @@ from scipy.stats import norm, wilcoxon
 
 import kdnas_env
 from kdnas_env.agents.regression.base import RegressionConfig, expected_improvement
-from kdnas_env.agents.regression.bayesian_linear import BayesianLinearAgent, _Posterior, _Prior, _Similarity
+from kdnas_env.agents.regression.bayesian_linear import BayesianLinearAgent, _Prior, _Similarity
 from kdnas_env.agents.regression.least_squares import LeastSquaresAgent
+from kdnas_env.agents.regression.posterior import Posterior
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.wide_dimensions import bumps
 from kdnas_env.errors import DependencyError, KDNASError
@@ -145,7 +146,7 @@ def test_the_posterior_is_that_of_the_weights() -> None:
     points = grid(nvec)
     known, targets = points[rng.permutation(len(points))[:9]], rng.normal(size=9)
     prior = _Prior(_Similarity.of(np.array(nvec)), pairs=0.3, noise=0.05, amplitude=2.0)
-    posterior = _Posterior.of(prior, known, targets, points)
+    posterior = Posterior.of(prior, known, targets, points)
 
     def listed(actions: np.ndarray) -> Any:
         choices, pairs = features(actions, nvec)
@@ -165,10 +166,10 @@ def test_believing_a_prediction_changes_no_other_and_is_that_of_one_more_observa
     points = grid(nvec)
     known, targets = points[:12], rng.normal(size=12)
     prior = _Prior(_Similarity.of(np.array(nvec)), pairs=0.3, noise=0.01)
-    before = _Posterior.of(prior, known, targets, points)
+    before = Posterior.of(prior, known, targets, points)
     believed = before.believing(40).believing(7)
     more = np.concatenate([known, points[[40, 7]]])
-    expected = _Posterior.of(prior, more, np.append(targets, before.mean[[40, 7]]), points)
+    expected = Posterior.of(prior, more, np.append(targets, before.mean[[40, 7]]), points)
     assert_allclose(expected.mean, before.mean, atol=1e-9)
     assert_allclose(believed.variance, expected.variance, atol=1e-9)
 

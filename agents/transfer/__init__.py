@@ -1,0 +1,1 @@
+"""Agents that carry experience from other tasks to a new one."""

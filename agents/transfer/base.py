@@ -1,0 +1,114 @@
+"""Base class of agents that search with the experience of other tasks."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from kdnas_env.agents.ask_tell import AskTellAgent
+from kdnas_env.agents.base import Environment, env_attribute
+from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.transfer.experience import SHIPPED, Experience
+from kdnas_env.envs.task_features import FEATURES
+from kdnas_env.errors import KDNASError
+from kdnas_env.support.progress import Progress
+
+
+class TaskAgent(AskTellAgent[Any]):
+    """Reads the description of the task, if the environment has one (``task_features``, as tables have)."""
+
+    trained: ClassVar[str]
+    """Name of the setting for the file that training across tasks writes."""
+
+    @classmethod
+    @abstractmethod
+    def train_across(
+        cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
+    ) -> float:
+        """Learn from tasks, or resume an interrupted training.
+
+        Args:
+            env: ``kdnas/Tasks-v0``, with a budget for all candidates of its space.
+            names: Names of the tasks.
+            path: File to write.
+            steps: Steps of training, if the agent trains by steps.
+            seed: Seed of all randomness.
+            progress: Receives the progress.
+
+        Returns:
+            The loss at the end.
+
+        Raises:
+            KDNASError: If a task has no student that keeps its limits.
+        """
+
+    def start(
+        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
+    ) -> None:
+        """Start a new search of an environment, and read its description of the task."""
+        super().start(env, budget=budget, round_size=round_size, seed=seed)
+        described = env_attribute(env, "task_features")
+        if described is not None:
+            self._task = np.asarray(described, dtype=np.float32)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, with the description of the task."""
+        return {**super().state_dict(), "task": self._task}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore a state of :meth:`state_dict`."""
+        super().load_state_dict(state)
+        self._task = np.asarray(state["task"], dtype=np.float32)
+
+    def _start(self) -> None:
+        super()._start()
+        self._task = np.zeros(len(FEATURES), dtype=np.float32)
+
+    def _check_choices(self, file: str, nvec: Ints) -> None:
+        """Check that a file named by the user fits the space.
+
+        Raises:
+            KDNASError: If its space has other numbers of choices.
+        """
+        if nvec.tolist() != self.grid.nvec.tolist():
+            raise KDNASError(
+                f"{self.trained} {file!r} was trained on spaces of {nvec.tolist()} choices, and this one has "
+                f"{self.grid.nvec.tolist()}; train another with kdnas bench train"
+            )
+
+
+class ExperiencedAgent(TaskAgent):
+    """Uses :class:`kdnas_env.agents.transfer.experience.Experience`; in a space without experience, it has none."""
+
+    trained = "experience"
+
+    @classmethod
+    def train_across(
+        cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
+    ) -> float:
+        """Evaluate every candidate of the tasks and write the rewards to a file; ``steps`` has no effect.
+
+        Returns:
+            The mean squared error of the expected targets of each task, predicted from the other tasks.
+        """
+        experience = Experience.gather(env, names, seed, progress)
+        experience.save(path)
+        return experience.held_out_error()
+
+    def _start(self) -> None:
+        super()._start()
+        self._experience = self._known()
+
+    def _known(self) -> Experience | None:
+        named = self.config.experience
+        if named is None and not SHIPPED.exists():
+            return None
+        experience = Experience.load(SHIPPED if named is None else named)
+        if named is not None:
+            self._check_choices(named, experience.nvec)
+        return experience if experience.nvec.tolist() == self.grid.nvec.tolist() else None

@@ -1,0 +1,166 @@
+"""Experience: the rewards of all candidates on many tasks, and what they say about a task that is not among them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.progress import Progress
+
+Features = npt.NDArray[np.float32]
+
+SHIPPED = Path(__file__).parent / "data" / "experience.safetensors"
+"""The experience of the package: the training tasks of ``kdnas/Tasks-v0``."""
+
+BANDWIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Candidate distances between the features of tasks within which tasks are similar."""
+
+_FORMAT = "kdnas experience 1"
+
+
+@dataclass(frozen=True, eq=False)
+class Experience:
+    """Rewards of the same candidates on several tasks.
+
+    Attributes:
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        actions: The candidates, int64 of shape ``(n, dims)``.
+        tasks: Descriptions of the tasks, float32 of shape ``(tasks, features)``
+            (:mod:`kdnas_env.envs.task_features`).
+        targets: Rewards, standardised per task to mean 0 and deviation 1, float32 of shape ``(tasks, n)``; failures and
+            candidates that break a limit have the lowest usable reward (:class:`kdnas_env.agents.predicting.Scale`).
+        scales: Reward that one unit of the targets stands for on each task, float32 of shape ``(tasks,)``.
+        bandwidth: Distance between descriptions within which tasks are similar.
+    """
+
+    nvec: Ints
+    actions: Ints
+    tasks: Features
+    targets: Features
+    scales: Features
+    bandwidth: float
+
+    @classmethod
+    def gather(cls, env: gym.Env[Any, Any], names: Sequence[str], seed: int, progress: Progress) -> Experience:
+        """Evaluate every valid candidate of some tasks.
+
+        Args:
+            env: ``kdnas/Tasks-v0``, with a budget for all candidates of its space.
+            names: Names of the tasks.
+            seed: Seed of the episodes.
+            progress: Receives the number of finished tasks.
+
+        Raises:
+            KDNASError: If the tasks have different valid candidates, or a task has no student that keeps its limits.
+        """
+        from kdnas_env.agents.base import action_counts
+        from kdnas_env.agents.lstm.meta_training import lessons_of
+
+        progress.begin("evaluating the training tasks")
+        lessons = []
+        for done, name in enumerate(names):
+            progress.advance(done, len(names))
+            lessons += lessons_of(env, [name], (seed,))
+        actions = lessons[0].actions.numpy()
+        if any(not np.array_equal(lesson.actions.numpy(), actions) for lesson in lessons):
+            raise KDNASError("the tasks have different valid candidates; name tasks of one space")
+        tasks = np.stack([lesson.task.numpy() for lesson in lessons])
+        targets = np.stack([lesson.targets.numpy() for lesson in lessons])
+        scales = np.array([lesson.scale for lesson in lessons], dtype=np.float32)
+        errors = [_held_out_error(tasks, targets, bandwidth) for bandwidth in BANDWIDTHS]
+        return cls(action_counts(env), actions, tasks, targets, scales, BANDWIDTHS[int(np.argmin(errors))])
+
+    def save(self, path: Path) -> None:
+        """Write the experience to a safetensors file; the targets are stored in half precision."""
+        from safetensors.numpy import save
+
+        from kdnas_env.support.atomic import replacing
+
+        arrays = {
+            "nvec": self.nvec,
+            "actions": self.actions.astype(np.int16),
+            "tasks": self.tasks,
+            "targets": self.targets.astype(np.float16),
+            "scales": self.scales,
+        }
+        contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
+        with replacing(path) as file:
+            file.write(save(contiguous, {_FORMAT: repr(self.bandwidth)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Experience:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RunError: If the file cannot be read, or holds something else.
+        """
+        from safetensors import safe_open
+
+        try:
+            with safe_open(os.fspath(path), framework="np") as file:
+                metadata = file.metadata() or {}
+                if _FORMAT not in metadata:
+                    raise ValueError("it holds something else")
+                arrays = {name: cast(Any, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+                found = cls(
+                    arrays["nvec"].astype(np.int64),
+                    arrays["actions"].astype(np.int64),
+                    arrays["tasks"].astype(np.float32),
+                    arrays["targets"].astype(np.float32),
+                    arrays["scales"].astype(np.float32),
+                    float(metadata[_FORMAT]),
+                )
+                if found.targets.shape != (len(found.tasks), len(found.actions)):
+                    raise ValueError("its parts disagree in shape")
+        except Exception as error:  # a damaged file may raise any error
+            raise RunError(
+                f"{os.fspath(path)!r} is no experience that kdnas bench train has written: {error}; name another file"
+            ) from error
+        return found
+
+    @property
+    def usual(self) -> float:
+        """Reward that one unit of the targets stands for, the mean of the tasks."""
+        return float(self.scales.mean())
+
+    def expected(self, task: Features) -> Floats:
+        """Return the expected targets of all candidates on a new task, float64 of shape ``(n,)``.
+
+        This is the Nadaraya-Watson regression of targets on the descriptions of tasks, with a Gaussian kernel.
+
+        Args:
+            task: Description of the task, float32 of shape ``(features,)``.
+        """
+        return _similarity(self.tasks, task, self.bandwidth) @ self.targets.astype(np.float64)
+
+    def held_out_error(self) -> float:
+        """Return the mean squared error of the expected targets of each task, predicted from the other tasks."""
+        return _held_out_error(self.tasks, self.targets, self.bandwidth)
+
+
+def _similarity(tasks: Features, task: Features, bandwidth: float) -> Floats:
+    """Return weights of tasks that sum to 1, float64 of shape ``(tasks,)``."""
+    squares = np.square(tasks.astype(np.float64) - task).sum(axis=1)
+    # Relative to the nearest task, so that a far task does not give weights of 0 throughout.
+    weights: Floats = np.exp(-0.5 * (squares - squares.min()) / bandwidth**2)
+    return weights / weights.sum()
+
+
+def _held_out_error(tasks: Features, targets: Features, bandwidth: float) -> float:
+    if len(tasks) < 2:
+        return 0.0
+    errors = []
+    for place, own in enumerate(targets):
+        others = np.arange(len(tasks)) != place
+        expected = _similarity(tasks[others], tasks[place], bandwidth) @ targets[others]
+        errors.append(float(np.square(expected - own).mean()))
+    return float(np.mean(errors))

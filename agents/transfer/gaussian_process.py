@@ -1,0 +1,181 @@
+"""A Gaussian process whose prior mean comes from other tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from kdnas_env.agents.ask_tell import Proposal
+from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
+from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.agents.regression.base import WHOLE_SPACE
+from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
+from kdnas_env.agents.transfer.base import ExperiencedAgent
+from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.support.settings import Settings
+
+LENGTHS = (0.3, 0.8, 2.0)
+"""Candidate length scales of the kernel; a dimension has length 1."""
+
+AMPLITUDES = (0.1, 0.3, 1.0)
+"""Candidate standard deviations of a task's difference from the prior mean, in units of the targets."""
+
+NOISES = (0.03, 0.1, 0.3)
+"""Candidate standard deviations of the noise, in units of the targets."""
+
+OFFSET, SLOPE = 2.0, 0.5
+"""Prior standard deviations of a task's mean reward, and of the factor by which its rewards differ from the mean."""
+
+
+@dataclass(frozen=True)
+class TransferGPConfig(Settings):
+    """Hyper-parameters of the Gaussian process.
+
+    Attributes:
+        experience: File of experience (``kdnas bench train transfer-gp``). None for that of the package.
+        pool_size: Number of random candidates to score, in addition to neighbours of the best ones, if the space is too
+            large to score completely.
+        replay_size: Number of newest evaluations to condition on, plus the best.
+    """
+
+    experience: str | None = None
+    pool_size: int = 2_000
+    replay_size: int = 200
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_numbers("pool_size", "replay_size", at_least=1)
+
+
+class TransferGPAgent(ExperiencedAgent):
+    """Proposes the points of the highest expected improvement by a Gaussian process with a mean from other tasks.
+
+    The prior mean of a candidate is its mean reward on the training tasks, weighted by their similarity to the task of
+    the search. The reward is ``offset + slope * mean + difference + noise``; offset and slope have normal priors, and
+    the difference has a squared-exponential kernel over the places of the choices. The marginal likelihood selects the
+    variances and the length scale. A simple form of transfer in Bayesian optimisation, in which the source tasks
+    determine the mean (compare Google Vizier's stacked residuals: Golovin et al. 2017). Without experience in the
+    space, the mean is 0, and the first candidates are random.
+    """
+
+    Config = TransferGPConfig
+
+    def _propose(self, n: int) -> Proposal:
+        seen, best = self.seen, self.ranking.global_best
+        if best is None and self._experience is None:
+            drawn = self.grid.draw(self.rng, n, seen)
+            return Proposal(drawn, random=np.ones(len(drawn), dtype=np.bool_), exploration=1.0)
+        config, nvec = self.config, self.grid.nvec
+        pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
+        points = np.concatenate([pool, self.pending])
+        mean = _Mean.of(self._experience, self._task, nvec)
+        known, targets, unit = self._evaluated[:0], np.empty(0), _Unit(0.0, 1.0)
+        if best is not None:
+            positions = remembered(self.ranking, config.replay_size)
+            rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
+            scale = Scale.of(rewards, usable)
+            unit = _Unit(scale.mean, self._experience.usual if self._experience else scale.deviation)
+            known, targets = self._evaluated[positions], (scale.clipped(rewards, usable) - scale.mean) / unit.size
+        differences = targets - mean(known)
+        posterior = Posterior.of(_most_likely(nvec, mean, known, differences), known, differences, points)
+        posterior = replace(posterior, mean=posterior.mean + mean(points))
+        # Before any evaluation, the improvement is that on the best expected reward.
+        to_beat = targets.max() if best is not None else posterior.mean.max()
+        places = most_promising(posterior, pool, known, self.pending, float(to_beat), nvec, n)
+        predicted = unit.centre + unit.size * posterior.mean[places]
+        return Proposal(pool[places], predicted=None if best is None else predicted)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """The map from targets to rewards.
+
+    Attributes:
+        centre: Reward of target 0.
+        size: Reward difference of one unit.
+    """
+
+    centre: float
+    size: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Mean:
+    """The prior mean, a function of points.
+
+    Attributes:
+        nvec: Choices per dimension, int64 ``(dims,)``.
+        numbers: Flat indices of the points with experience, ascending, int64 ``(points,)``.
+        values: Expected targets of these points, float64 ``(points,)``. Other points have the lowest of them, since
+            they were invalid on the training tasks.
+    """
+
+    nvec: Ints
+    numbers: Ints
+    values: Floats
+
+    @classmethod
+    def of(cls, experience: Experience | None, task: Features, nvec: Ints) -> _Mean:
+        if experience is None:
+            return cls(nvec, np.zeros(1, dtype=np.int64), np.zeros(1))
+        numbers = np.ravel_multi_index(tuple(experience.actions.T), tuple(nvec))
+        order = np.argsort(numbers)
+        return cls(nvec, numbers[order], experience.expected(task)[order])
+
+    def __call__(self, points: Ints) -> Floats:
+        numbers = np.ravel_multi_index(tuple(points.T), tuple(self.nvec))
+        places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
+        found: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Prior:
+    """Covariance of the difference of rewards from the prior mean, in units of the targets.
+
+    Attributes:
+        nvec: Choices per dimension, int64 ``(dims,)``.
+        mean: The prior mean.
+        length: Length scale; a dimension has length 1.
+        amplitude: Standard deviation of the difference.
+        noise: Standard deviation of the noise.
+    """
+
+    nvec: Ints
+    mean: _Mean
+    length: float
+    amplitude: float
+    noise: float
+
+    @property
+    def noise_variance(self) -> float:
+        """Variance of the noise."""
+        return self.noise**2
+
+    def covariance(self, left: Ints, right: Ints) -> Floats:
+        """Return the covariance of points, float64 ``(left, right)``."""
+        size = np.maximum(self.nvec - 1, 1) * self.length
+        squares = np.square(left / size).sum(axis=1)[:, None] + np.square(right / size).sum(axis=1)
+        squares = np.maximum(squares - 2 * (left / size) @ (right / size).T, 0)
+        difference = self.amplitude**2 * np.exp(-0.5 * squares)
+        covariance: Floats = OFFSET**2 + SLOPE**2 * np.outer(self.mean(left), self.mean(right)) + difference
+        return covariance
+
+    def variances(self, points: Ints) -> Floats:
+        """Return the variances of points, float64 ``(points,)``."""
+        variances: Floats = OFFSET**2 + np.square(SLOPE * self.mean(points)) + self.amplitude**2
+        return variances
+
+
+def _most_likely(nvec: Ints, mean: _Mean, known: Ints, differences: Floats) -> _Prior:
+    """Return the prior of the highest marginal likelihood; without evaluations, the middle one."""
+
+    def likelihood(prior: _Prior) -> float:
+        factor = cholesky_factor(prior, known)
+        return float(-0.5 * np.square(whitened(factor, differences)).sum() - np.log(np.diag(factor)).sum())
+
+    if not len(known):
+        return _Prior(nvec, mean, LENGTHS[1], AMPLITUDES[1], NOISES[1])
+    return max((_Prior(nvec, mean, *sizes) for sizes in product(LENGTHS, AMPLITUDES, NOISES)), key=likelihood)
