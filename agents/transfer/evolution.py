@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ class TransferEvolutionAgent(ExperiencedAgent, EvolutionAgent):
     whole first population is random.
     """
 
-    Config: Any = TransferEvolutionConfig
+    Config = TransferEvolutionConfig
 
     def _founders(self, n: int, seen: Seen) -> Ints:
         if self._experience is None:

@@ -140,7 +140,8 @@ class Experience:
         Args:
             task: Description of the task, float32 of shape ``(features,)``.
         """
-        return _similarity(self.tasks, task, self.bandwidth) @ self.targets.astype(np.float64)
+        expected: Floats = _similarity(self.tasks, task, self.bandwidth) @ self.targets.astype(np.float64)
+        return expected
 
     def held_out_error(self) -> float:
         """Return the mean squared error of the expected targets of each task, predicted from the other tasks."""
@@ -152,7 +153,8 @@ def _similarity(tasks: Features, task: Features, bandwidth: float) -> Floats:
     squares = np.square(tasks.astype(np.float64) - task).sum(axis=1)
     # Relative to the nearest task, so that a far task does not give weights of 0 throughout.
     weights: Floats = np.exp(-0.5 * (squares - squares.min()) / bandwidth**2)
-    return weights / weights.sum()
+    weights /= weights.sum()
+    return weights
 
 
 def _held_out_error(tasks: Features, targets: Features, bandwidth: float) -> float:

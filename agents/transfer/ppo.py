@@ -1,0 +1,211 @@
+"""Policies that learn to search: PPO over many recorded tasks, then searching a task that they have not seen."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+
+from kdnas_env.agents.ask_tell import Proposal
+from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.transfer.base import TaskAgent
+from kdnas_env.agents.transfer.experience import Experience
+from kdnas_env.agents.transfer.history import RecordedSearchEnv, observe_history
+from kdnas_env.core.grid import Seen
+from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.support.progress import Progress
+from kdnas_env.support.settings import Settings
+
+DATA = Path(__file__).parent / "data"
+_FORMAT = "kdnas search policy 1"
+
+
+@dataclass(frozen=True)
+class TransferPPOConfig(Settings):
+    """Hyper-parameters of a policy that was trained across tasks.
+
+    Attributes:
+        policy: File of a policy (``kdnas bench train transfer-recurrent-ppo``, or ``transfer-maskable-ppo``). None for
+            that of the package. In spaces with other numbers of choices, that policy is of no use, and all candidates
+            are random.
+    """
+
+    policy: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SearchPolicy:
+    """A trained policy.
+
+    Attributes:
+        nvec: Choices per dimension, int64 of shape ``(dims,)``.
+        unit: Reward difference that is usual between candidates.
+        network: The policy of Stable-Baselines3.
+    """
+
+    nvec: Ints
+    unit: float
+    network: Any
+
+
+class TransferPPOAgent(TaskAgent):
+    """Proposes what a trained policy samples, each candidate at most once; a search does not train it.
+
+    As in RL² (Duan et al. 2016, arXiv:1611.02779), an episode of the training is a whole search, and the policy sees
+    what it proposed and earned, so it learns how to search. It is trained by PPO on recorded tasks
+    (:class:`kdnas_env.agents.transfer.history.RecordedSearchEnv`), with the improvement of the best reward as the
+    reward of a step.
+    """
+
+    Config = TransferPPOConfig
+    trained: ClassVar[str] = "policy"
+    algorithm: ClassVar[str]
+    """Name of the algorithm in sb3-contrib."""
+
+    def __init__(self, config: TransferPPOConfig | None = None) -> None:
+        super().__init__(config)
+        try:
+            resolve_name(f"sb3_contrib:{self.algorithm}")
+        except ImportError as error:
+            raise DependencyError(
+                f"the agent needs Stable-Baselines3 and sb3-contrib, which cannot be imported: {error}; "
+                "pip install 'kdnas[sb3]'"
+            ) from error
+
+    @classmethod
+    def train_across(
+        cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
+    ) -> float:
+        """Train a policy on tasks, or resume an interrupted training; see ``TaskAgent.train_across``.
+
+        Args:
+            env: As of the base class.
+            names: As of the base class.
+            path: As of the base class.
+            steps: Evaluations of each of 16 parallel searches, rounded up to a whole number of updates.
+            seed: As of the base class.
+            progress: As of the base class.
+
+        Returns:
+            Mean gap to the best candidate at the end of the last searches, in standard deviations of the rewards.
+        """
+        from kdnas_env.agents.transfer.ppo_training import train
+
+        experience = Experience.gather(env, names, seed, progress)
+        progress.begin("training the policy")
+
+        def on_update(done: int, total: int, gap: float) -> None:
+            progress.advance(done, total)
+            progress.note(f"gap {gap:.3f}")
+
+        gap, network = train(cls.algorithm, cls.recorded, experience, path, steps=steps, seed=seed, on_update=on_update)
+        save_policy(SearchPolicy(experience.nvec, experience.usual, network), cls.algorithm, path)
+        return gap
+
+    @staticmethod
+    @abstractmethod
+    def recorded(experience: Experience, evaluations: int) -> RecordedSearchEnv:
+        """Return the environment of the training."""
+
+    def _start(self) -> None:
+        super()._start()
+        named, shipped = self.config.policy, DATA / f"{self.algorithm}.safetensors"
+        self._policy: SearchPolicy | None = None
+        if named is not None or shipped.exists():
+            policy = load_policy(self.algorithm, self.recorded, shipped if named is None else named)
+            if named is not None:
+                self._check_choices(named, policy.nvec)
+            self._policy = policy if policy.nvec.tolist() == self.grid.nvec.tolist() else None
+
+    def _propose(self, n: int) -> Proposal:
+        seen = self.seen
+        chosen = self.grid.actions(np.empty(0, dtype=np.int64)) if self._policy is None else self._sampled(n, seen)
+        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
+        return Proposal(
+            actions=np.concatenate([chosen, drawn]),
+            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
+        )
+
+    @abstractmethod
+    def _sampled(self, n: int, seen: Seen) -> Ints:
+        """Return up to ``n`` new candidates that the policy samples, int64 ``(m, dims)``."""
+
+    def _observed(self, first: int) -> npt.NDArray[np.float32]:
+        """Return the observations before the evaluations from ``first`` on and before the next one, a row each."""
+        policy, ranking = self._policy, self.ranking
+        assert policy is not None
+        rewards, usable = ranking.rewards, ranking.usable
+        return np.stack(
+            [
+                observe_history(
+                    self._task,
+                    policy.nvec,
+                    self._evaluated[:end],
+                    rewards[:end],
+                    usable[:end],
+                    unit=policy.unit,
+                    spent=min(1.0, end / self.budget),
+                )
+                for end in range(first, ranking.evaluations + 1)
+            ]
+        )
+
+
+def save_policy(policy: SearchPolicy, algorithm: str, path: Path) -> None:
+    """Write a policy to a safetensors file."""
+    from safetensors.torch import save
+
+    from kdnas_env.support.atomic import replacing
+
+    made_of = {"algorithm": algorithm, "nvec": policy.nvec.tolist(), "unit": policy.unit}
+    state = {name: values.detach().contiguous() for name, values in policy.network.state_dict().items()}
+    with replacing(path) as file:
+        file.write(save(state, {_FORMAT: json.dumps(made_of)}))
+
+
+def load_policy(
+    algorithm: str, recorded: Callable[[Experience, int], RecordedSearchEnv], path: str | Path
+) -> SearchPolicy:
+    """Read what :func:`save_policy` wrote.
+
+    Args:
+        algorithm: Name of the algorithm that the policy must have been trained by.
+        recorded: The agent's environment of the training, which has the spaces of the policy.
+        path: The file.
+
+    Raises:
+        RunError: If the file cannot be read, or holds something else.
+    """
+    from safetensors import safe_open
+
+    from kdnas_env.agents.transfer.ppo_training import untrained
+    from kdnas_env.envs.task_features import FEATURES
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            if _FORMAT not in metadata:
+                raise ValueError("it holds something else")
+            made_of = json.loads(metadata[_FORMAT])
+            if made_of["algorithm"] != algorithm:
+                raise ValueError(f"it was trained by {made_of['algorithm']}")
+            nvec = np.array(made_of["nvec"], dtype=np.int64)
+            nothing = np.zeros((1, len(FEATURES)), dtype=np.float32)
+            one = np.zeros((1, 1), dtype=np.float32)
+            blank = Experience(nvec, np.zeros((1, len(nvec)), dtype=np.int64), nothing, one, one[0], 1.0)
+            network = untrained(algorithm, recorded(blank, 1), seed=0).policy
+            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except Exception as error:  # a damaged file may raise any error
+        raise RunError(
+            f"{str(path)!r} is no policy that kdnas bench train has written: {error}; name another file"
+        ) from error
+    network.set_training_mode(False)
+    return SearchPolicy(nvec, float(made_of["unit"]), network)

@@ -1,0 +1,148 @@
+"""Training of a policy by PPO over recorded tasks, with Stable-Baselines3 and sb3-contrib."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sb3_contrib
+import torch
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from kdnas_env.agents.sb3.learners import borrowed_generators
+from kdnas_env.agents.transfer.experience import Experience
+from kdnas_env.agents.transfer.history import RecordedSearchEnv
+from kdnas_env.support.cpu_lock import pinned_threads
+
+OnUpdate = Callable[[int, int, float], object]
+"""Called with the finished updates, all updates, and the mean gap of the last searches."""
+
+SEARCHES = 16
+"""Parallel searches."""
+
+EVALUATIONS = 25
+"""Evaluations of a search in the training."""
+
+LEARNING_RATE = 1e-3
+"""Peak learning rate; it falls to 0 as a half cosine."""
+
+_SAVED_EVERY = 10
+_POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "RecurrentPPO": ("MlpLstmPolicy", {"lstm_hidden_size": 64, "net_arch": [64]}),
+    "MaskablePPO": ("MlpPolicy", {"net_arch": [64, 64]}),
+}
+
+
+def untrained(algorithm: str, env: RecordedSearchEnv, *, seed: int, searches: int = 1) -> Any:
+    """Return an algorithm with random weights; ``env`` is its first environment, and it copies the others.
+
+    Args:
+        algorithm: ``RecurrentPPO`` or ``MaskablePPO``.
+        env: The environment of the training.
+        seed: Draws the weights.
+        searches: Parallel searches.
+    """
+    policy, kwargs = _POLICIES[algorithm]
+    steps = EVALUATIONS * env.steps
+    envs = DummyVecEnv([partial(type(env), env.experience, env.evaluations) for _ in range(searches)])
+    with borrowed_generators(np.random.default_rng([seed, 0]), torch.device("cpu")):
+        model = getattr(sb3_contrib, algorithm)(
+            policy,
+            envs,
+            n_steps=steps,
+            batch_size=max(2, steps * searches // 4),
+            n_epochs=4,
+            gamma=1.0,
+            gae_lambda=0.95,
+            ent_coef=0.01,
+            policy_kwargs=kwargs,
+            device="cpu",
+        )
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def train(
+    algorithm: str,
+    recorded: Callable[[Experience, int], RecordedSearchEnv],
+    experience: Experience,
+    path: Path,
+    *,
+    steps: int,
+    seed: int,
+    on_update: OnUpdate,
+) -> tuple[float, Any]:
+    """Train a policy, or resume an interrupted training; equal calls give equal policies.
+
+    Args:
+        algorithm: ``RecurrentPPO`` or ``MaskablePPO``.
+        recorded: Makes the environment of the training.
+        experience: The tasks.
+        path: File of the policy; the state of an unfinished training is beside it, and ends in ``.training``.
+        steps: Evaluations of each parallel search, rounded up to whole searches.
+        seed: Draws weights, tasks and proposals.
+        on_update: Called after every update.
+
+    Returns:
+        Mean gap of the last searches, in standard deviations of the rewards, and the policy.
+    """
+    with pinned_threads(1):
+        model = untrained(algorithm, recorded(experience, EVALUATIONS), seed=seed, searches=SEARCHES)
+        updates, state = math.ceil(steps / EVALUATIONS), path.with_name(path.name + ".training")
+        identity = {"algorithm": algorithm, "updates": updates, "seed": seed, "tasks": experience.tasks.tobytes()}
+        done, late = 0, math.nan
+        if state.exists():
+            kept = torch.load(state, weights_only=True)
+            if kept["identity"] == identity:
+                model.policy.load_state_dict(kept["policy"])
+                model.policy.optimizer.load_state_dict(kept["optimizer"])
+                done, late = kept["done"], kept["late"]
+        for update in range(done, updates):
+            rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * update / updates))
+            gap = _update(model, np.random.default_rng([seed, 1, update]), rate)
+            late = gap if math.isnan(late) else 0.9 * late + 0.1 * gap
+            on_update(update + 1, updates, late)
+            if (update + 1) % _SAVED_EVERY == 0:
+                _save(state, model, {"identity": identity, "done": update + 1, "late": late})
+        state.unlink(missing_ok=True)
+    return late, model.policy
+
+
+def _update(model: Any, rng: np.random.Generator, learning_rate: float) -> float:
+    """Search ``SEARCHES`` tasks and train on the searches; return their mean gap."""
+    gaps = _Gaps()
+    model.lr_schedule = lambda _: learning_rate
+    model.env.seed(int(rng.integers(2**31)))
+    model._last_obs = None  # every update begins with new episodes
+    with borrowed_generators(rng, torch.device("cpu")):
+        model.learn(model.n_steps * model.n_envs, callback=gaps, reset_num_timesteps=False)
+    return float(np.mean(gaps.found))
+
+
+class _Gaps(BaseCallback):
+    """Collects the gaps of finished searches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[float] = []
+
+    def _on_step(self) -> bool:
+        self.found += [
+            info["gap"] for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done
+        ]
+        return True
+
+
+def _save(state: Path, model: Any, facts: dict[str, Any]) -> None:
+    from kdnas_env.support.atomic import replacing
+
+    with replacing(state) as file:
+        torch.save(
+            {**facts, "policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}, file
+        )

@@ -1,0 +1,57 @@
+"""Recurrent PPO that is trained across tasks: an LSTM remembers the search."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.transfer.experience import Experience
+from kdnas_env.agents.transfer.history import RecordedSearchEnv
+from kdnas_env.agents.transfer.ppo import TransferPPOAgent
+from kdnas_env.core.grid import Seen
+from kdnas_env.support.cpu_lock import pinned_threads
+
+TRIES = 20
+"""Samples per wanted candidate, since those that were evaluated are left out."""
+
+
+class TransferRecurrentPPOAgent(TransferPPOAgent):
+    """Proposes what a recurrent policy samples that was trained across tasks; a search does not train it.
+
+    An LSTM reads the search, evaluation by evaluation; all dimensions of the next candidate are sampled at once.
+    Candidates that were evaluated are sampled anew, and after 20 tries for each drawn at random. See
+    :class:`kdnas_env.agents.transfer.ppo.TransferPPOAgent`.
+    """
+
+    algorithm = "RecurrentPPO"
+
+    @staticmethod
+    def recorded(experience: Experience, evaluations: int) -> RecordedSearchEnv:
+        """Return the environment of the training: a step proposes a candidate."""
+        return RecordedSearchEnv(experience, evaluations)
+
+    @pinned_threads(1)
+    def _sampled(self, n: int, seen: Seen) -> Ints:
+        import torch
+
+        assert self._policy is not None
+        network, observed = self._policy.network, torch.from_numpy(self._observed(0))
+        layers, _, size = network.lstm_hidden_state_shape
+        blank = torch.zeros(layers, 1, size)
+        begins = torch.zeros(len(observed))
+        begins[0] = 1.0
+        with torch.no_grad():
+            distribution, _ = network.get_distribution(observed, (blank, blank), begins)
+        sampled = np.stack(
+            [
+                self.rng.choice(parts.probs.shape[1], size=n * TRIES, p=_normalised(parts.probs[-1].double().numpy()))
+                for parts in distribution.distribution
+            ],
+            axis=1,
+        )
+        return self.grid.fresh(sampled, seen)[:n]
+
+
+def _normalised(likelihood: np.ndarray) -> np.ndarray:
+    normalised: np.ndarray = likelihood / likelihood.sum()
+    return normalised
