@@ -8,6 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from kdnas_env.agents.base import DEFAULT_ROUND_SIZE
 from kdnas_env.agents.ranking import Bools, Floats, Ints
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.core.grid import Grid
@@ -58,13 +59,17 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
     The reward of a step is the improvement of the best target so far, which begins at ``-LARGEST / 5``; so the rewards
     of an episode add up to the best target found, plus a constant. A repeated candidate is worth nothing.
 
+    As in a search, rewards become known round by round: the observation holds those of finished rounds.
+
     Args:
         experience: The tasks.
         evaluations: Evaluations of an episode; no more than there are candidates.
+        round_size: Evaluations per round.
     """
 
-    def __init__(self, experience: Experience, evaluations: int) -> None:
+    def __init__(self, experience: Experience, evaluations: int, round_size: int = DEFAULT_ROUND_SIZE) -> None:
         self.experience, self.evaluations = experience, min(evaluations, len(experience.actions))
+        self.round_size = round_size
         self.grid = Grid.of(experience.nvec, np.ravel_multi_index(tuple(experience.actions.T), tuple(experience.nvec)))
         self._place = {number: place for place, number in enumerate(self.grid.numbers(experience.actions))}
         width = history_width(experience.nvec, experience.tasks.shape[1])
@@ -106,14 +111,15 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
         return float(self.experience.targets[self.task].max()) - self.best
 
     def observe(self) -> Features:
-        """Return the observation of the search so far."""
-        targets = np.array(self.targets)
+        """Return the observation of the finished rounds."""
+        known = len(self.actions) // self.round_size * self.round_size
+        targets = np.array(self.targets[:known])
         return observe_history(
             self.experience.tasks[self.task],
             self.experience.nvec,
-            np.array(self.actions, dtype=np.int64).reshape(-1, len(self.experience.nvec)),
+            np.array(self.actions[:known], dtype=np.int64).reshape(-1, len(self.experience.nvec)),
             targets,
             np.isfinite(targets),
             unit=1.0,
-            spent=len(self.actions) / self.evaluations,
+            spent=known / self.evaluations,
         )

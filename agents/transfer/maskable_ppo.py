@@ -12,7 +12,7 @@ from kdnas_env.agents.ranking import Bools, Ints
 from kdnas_env.agents.sb3.episodes import OneByOne, closed_points, open_choices, put_together
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, history_width
-from kdnas_env.agents.transfer.ppo import TransferPPOAgent
+from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
 from kdnas_env.core.grid import Seen
 from kdnas_env.support.cpu_lock import pinned_threads
 
@@ -86,15 +86,14 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
 
         assert self._policy is not None
         network, episodes = self._policy.network, OneByOne(self._policy.nvec)
-        [history] = self._observed(self.ranking.evaluations)
+        history = self._observed(len(self.ranking.rounds))
 
         def choose(actions: Ints, step: int, masks: Bools) -> Ints:
             rows = np.repeat(history[None], len(actions), axis=0)
             observed = torch.from_numpy(np.concatenate([rows, episodes.observe(actions, step)], axis=1))
             with torch.no_grad():
                 likelihood = network.get_distribution(observed, action_masks=masks).distribution.probs.double().numpy()
-            ends = likelihood.cumsum(axis=1)
-            places: Ints = (self.rng.random((len(actions), 1)) * ends[:, -1:] >= ends).sum(axis=1)
+            places: Ints = drawn(likelihood, 1, self.rng)[0]
             return places
 
         return put_together(self.grid, n, closed_points(self.grid, seen), choose, at_once=n)

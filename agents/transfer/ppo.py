@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.agents.ask_tell import Proposal
-from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, observe_history
@@ -138,24 +138,19 @@ class TransferPPOAgent(TaskAgent):
     def _sampled(self, n: int, seen: Seen) -> Ints:
         """Return up to ``n`` new candidates that the policy samples, int64 ``(m, dims)``."""
 
-    def _observed(self, first: int) -> npt.NDArray[np.float32]:
-        """Return the observations before the evaluations from ``first`` on and before the next one, a row each."""
-        policy, ranking = self._policy, self.ranking
+    def _observed(self, rounds: int) -> npt.NDArray[np.float32]:
+        """Return what the policy sees after some rounds, float32 ``(width,)``."""
+        policy, known = self._policy, self.ranking.rounds.until(rounds)
         assert policy is not None
-        rewards, usable = ranking.rewards, ranking.usable
-        return np.stack(
-            [
-                observe_history(
-                    self._task,
-                    policy.nvec,
-                    self._evaluated[:end],
-                    rewards[:end],
-                    usable[:end],
-                    unit=policy.unit,
-                    spent=min(1.0, end / self.budget),
-                )
-                for end in range(first, ranking.evaluations + 1)
-            ]
+        end = sum(len(record.rewards) for record in known)
+        return observe_history(
+            self._task,
+            policy.nvec,
+            self._evaluated[:end],
+            self.ranking.rewards[:end],
+            self.ranking.usable[:end],
+            unit=policy.unit,
+            spent=min(1.0, end / self.budget),
         )
 
 
@@ -209,3 +204,10 @@ def load_policy(
         ) from error
     network.set_training_mode(False)
     return SearchPolicy(nvec, float(made_of["unit"]), network)
+
+
+def drawn(likelihood: Floats, tries: int, rng: np.random.Generator) -> Ints:
+    """Draw choices ``tries`` times from each row of a likelihood, int64 of shape ``(tries, n)``."""
+    ends = likelihood.cumsum(axis=1)
+    places: Ints = (rng.random((tries, len(ends), 1)) * ends[:, -1:] >= ends).sum(axis=2)
+    return places

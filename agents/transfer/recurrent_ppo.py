@@ -7,7 +7,7 @@ import numpy as np
 from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
-from kdnas_env.agents.transfer.ppo import TransferPPOAgent
+from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
 from kdnas_env.core.grid import Seen
 from kdnas_env.support.cpu_lock import pinned_threads
 
@@ -35,23 +35,17 @@ class TransferRecurrentPPOAgent(TransferPPOAgent):
         import torch
 
         assert self._policy is not None
-        network, observed = self._policy.network, torch.from_numpy(self._observed(0))
+        network, rounds = self._policy.network, self.ranking.rounds
+        counts = [*(len(record.rewards) for record in rounds), n]
+        rows = [np.repeat(self._observed(end)[None], count, axis=0) for end, count in enumerate(counts)]
+        observed = torch.from_numpy(np.concatenate(rows))
         layers, _, size = network.lstm_hidden_state_shape
         blank = torch.zeros(layers, 1, size)
         begins = torch.zeros(len(observed))
         begins[0] = 1.0
         with torch.no_grad():
             distribution, _ = network.get_distribution(observed, (blank, blank), begins)
-        sampled = np.stack(
-            [
-                self.rng.choice(parts.probs.shape[1], size=n * TRIES, p=_normalised(parts.probs[-1].double().numpy()))
-                for parts in distribution.distribution
-            ],
-            axis=1,
-        )
-        return self.grid.fresh(sampled, seen)[:n]
-
-
-def _normalised(likelihood: np.ndarray) -> np.ndarray:
-    normalised: np.ndarray = likelihood / likelihood.sum()
-    return normalised
+        # Of the last rows, one for each candidate of the round: float64 (n, choices) for each dimension.
+        likelihoods = [parts.probs[-n:].double().numpy() for parts in distribution.distribution]
+        sampled = np.stack([drawn(likelihood, TRIES, self.rng) for likelihood in likelihoods], axis=2)
+        return self.grid.fresh(sampled.reshape(-1, len(likelihoods)), seen)[:n]
