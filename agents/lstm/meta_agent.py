@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.environment import Environment, action_counts, env_attribute
+from kdnas_env.agents.ask_tell import Proposal
+from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.common import random_count
 from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
 from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -67,7 +68,7 @@ class LSTMMetaConfig(Settings):
         self.check_numbers("exploration", at_least=0, at_most=1)
 
 
-class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
+class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
     """Proposes the candidates with the highest expected improvement, predicted by an LSTM trained on other tasks.
 
     The LSTM reads the description of the task, if the environment has the attribute ``task_features``, as tables do,
@@ -84,21 +85,10 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
     def train_across(
         cls, env: gym.Env[Any, Any], names: Sequence[str], path: Path, *, steps: int, seed: int, progress: Progress
     ) -> float:
-        """Train a controller on tasks, or continue an interrupted training.
-
-        Args:
-            env: ``kdnas/Tasks-v0``, with a budget for all candidates of its space.
-            names: Names of the tasks.
-            path: File to write the controller to.
-            steps: Training steps.
-            seed: Seed for weights, tasks and evaluations.
-            progress: Receives the progress.
+        """Train a controller on tasks, or continue an interrupted training; see ``TaskAgent.train_across``.
 
         Returns:
             Moving average of the loss over the last steps, in nats.
-
-        Raises:
-            KDNASError: If no student of a task keeps its limits.
         """
         from kdnas_env.agents.lstm.meta_training import MetaTraining, examples_of, train
 
@@ -119,26 +109,8 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
         train(examples, action_counts(env), MetaTraining(steps=steps, seed=seed), path, on_step)
         return last_loss
 
-    def start(
-        self, env: Environment, *, budget: int | None = None, round_size: int | None = None, seed: int = 0
-    ) -> None:
-        """Start a new search of an environment (as ``AskTellAgent`` does) with its description of the task."""
-        super().start(env, budget=budget, round_size=round_size, seed=seed)
-        task_features = env_attribute(env, "task_features")
-        if task_features is not None:
-            self._task = np.asarray(task_features, dtype=np.float32)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the state, with the description of the task."""
-        return {**super().state_dict(), "task": self._task}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore a state of :meth:`state_dict`."""
-        super().load_state_dict(state)
-        self._task = np.asarray(state["task"], dtype=np.float32)
-
     def _start(self) -> None:
-        self._task = np.zeros(len(FEATURES), dtype=np.float32)
+        super()._start()
         trained = self._trained_controller()
         self._is_trained = trained is not None
         self._controller = trained or self._untrained_controller()
@@ -174,10 +146,7 @@ class LSTMMetaAgent(AskTellAgent[LSTMMetaConfig]):
         if controller is None or controller.nvec == nvec:
             return controller
         if self.config.controller is not None:
-            raise KDNASError(
-                f"controller {self.config.controller!r} was trained on spaces of {list(controller.nvec)} choices, but "
-                f"this space has {list(nvec)}; train another one with kdnas bench train"
-            )
+            self._check_choices(self.config.controller, controller.nvec)
         return None
 
     def _untrained_controller(self) -> MetaController:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,15 +12,15 @@ import gymnasium as gym
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent
-from kdnas_env.agents.base import Environment, env_attribute
-from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.base import ConfigT
+from kdnas_env.agents.environment import Environment, env_attribute
 from kdnas_env.agents.transfer.experience import SHIPPED, Experience
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.progress import Progress
 
 
-class TaskAgent(AskTellAgent[Any]):
+class TaskAgent(AskTellAgent[ConfigT]):
     """Reads the description of the task, if the environment has one (``task_features``, as tables have)."""
 
     trained: ClassVar[str]
@@ -69,20 +70,20 @@ class TaskAgent(AskTellAgent[Any]):
         super()._start()
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
 
-    def _check_choices(self, file: str, nvec: Ints) -> None:
+    def _check_choices(self, file: str, nvec: Sequence[int]) -> None:
         """Check that a file named by the user fits the space.
 
         Raises:
             KDNASError: If its space has other numbers of choices.
         """
-        if nvec.tolist() != self.grid.nvec.tolist():
+        if [*nvec] != self.grid.nvec.tolist():
             raise KDNASError(
-                f"{self.trained} {file!r} was trained on spaces of {nvec.tolist()} choices, and this one has "
-                f"{self.grid.nvec.tolist()}; train another with kdnas bench train"
+                f"{self.trained} {file!r} was trained on spaces of {[*nvec]} choices, but this space has "
+                f"{self.grid.nvec.tolist()}; train another one with kdnas bench train"
             )
 
 
-class ExperiencedAgent(TaskAgent):
+class ExperiencedAgent(TaskAgent[Any]):
     """Uses :class:`kdnas_env.agents.transfer.experience.Experience`; in a space without experience, it has none."""
 
     trained = "experience"
@@ -102,13 +103,19 @@ class ExperiencedAgent(TaskAgent):
 
     def _start(self) -> None:
         super()._start()
-        self._experience = self._known()
+        stored, nvec = self._stored_experience, self.grid.nvec.tolist()
+        if stored is not None and self.config.experience is not None:
+            self._check_choices(self.config.experience, stored.nvec.tolist())
+        self._experience = stored if stored is not None and stored.nvec.tolist() == nvec else None
 
-    def _known(self) -> Experience | None:
-        named = self.config.experience
-        if named is None and not SHIPPED.exists():
+    @cached_property
+    def _stored_experience(self) -> Experience | None:
+        """The experience in the configured file, or in the package; read once. None if the package has none.
+
+        Raises:
+            RunError: If the file does not contain experience.
+        """
+        path = self.config.experience
+        if path is None and not SHIPPED.exists():
             return None
-        experience = Experience.load(SHIPPED if named is None else named)
-        if named is not None:
-            self._check_choices(named, experience.nvec)
-        return experience if experience.nvec.tolist() == self.grid.nvec.tolist() else None
+        return Experience.load(SHIPPED if path is None else path)

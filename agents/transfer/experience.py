@@ -62,20 +62,20 @@ class Experience:
         Raises:
             KDNASError: If the tasks have different valid candidates, or a task has no student that keeps its limits.
         """
-        from kdnas_env.agents.base import action_counts
-        from kdnas_env.agents.lstm.meta_training import lessons_of
+        from kdnas_env.agents.environment import action_counts
+        from kdnas_env.agents.lstm.meta_training import examples_of
 
         progress.begin("evaluating the training tasks")
-        lessons = []
+        examples = []
         for done, name in enumerate(names):
             progress.advance(done, len(names))
-            lessons += lessons_of(env, [name], (seed,))
-        actions = lessons[0].actions.numpy()
-        if any(not np.array_equal(lesson.actions.numpy(), actions) for lesson in lessons):
+            examples += examples_of(env, [name], (seed,))
+        actions = examples[0].actions.numpy()
+        if any(not np.array_equal(example.actions.numpy(), actions) for example in examples):
             raise KDNASError("the tasks have different valid candidates; name tasks of one space")
-        tasks = np.stack([lesson.task.numpy() for lesson in lessons])
-        targets = np.stack([lesson.targets.numpy() for lesson in lessons])
-        scales = np.array([lesson.scale for lesson in lessons], dtype=np.float32)
+        tasks = np.stack([example.task.numpy() for example in examples])
+        targets = np.stack([example.targets.numpy() for example in examples])
+        scales = np.array([example.scale for example in examples], dtype=np.float32)
         errors = [_held_out_error(tasks, targets, bandwidth) for bandwidth in BANDWIDTHS]
         return cls(action_counts(env), actions, tasks, targets, scales, BANDWIDTHS[int(np.argmin(errors))])
 

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from kdnas_env.agents.base import DEFAULT_ROUND_SIZE
+from kdnas_env.agents.environment import DEFAULT_ROUND_SIZE
 from kdnas_env.agents.ranking import Bools, Floats, Ints
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.core.grid import Grid

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from kdnas_env.agents.base import Capabilities
 from kdnas_env.agents.ranking import Bools, Ints
-from kdnas_env.agents.sb3.episodes import OneByOne, closed_points, open_choices, put_together
+from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, closed_points, open_choices
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, history_width
 from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
@@ -96,4 +96,4 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
             places: Ints = drawn(likelihood, 1, self.rng)[0]
             return places
 
-        return put_together(self.grid, n, closed_points(self.grid, seen), choose, at_once=n)
+        return build_candidates(self.grid, n, closed_points(self.grid, seen), choose, at_once=n)

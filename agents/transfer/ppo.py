@@ -6,6 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any, ClassVar
@@ -56,7 +57,7 @@ class SearchPolicy:
     network: Any
 
 
-class TransferPPOAgent(TaskAgent):
+class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
     """Proposes what a trained policy samples, each candidate at most once; a search does not train it.
 
     As in RL² (Duan et al. 2016, arXiv:1611.02779), an episode of the training is a whole search, and the policy sees
@@ -117,13 +118,22 @@ class TransferPPOAgent(TaskAgent):
 
     def _start(self) -> None:
         super()._start()
-        named, shipped = self.config.policy, DATA / f"{self.algorithm}.safetensors"
-        self._policy: SearchPolicy | None = None
-        if named is not None or shipped.exists():
-            policy = load_policy(self.algorithm, self.recorded, shipped if named is None else named)
-            if named is not None:
-                self._check_choices(named, policy.nvec)
-            self._policy = policy if policy.nvec.tolist() == self.grid.nvec.tolist() else None
+        stored, nvec = self._stored_policy, self.grid.nvec.tolist()
+        if stored is not None and self.config.policy is not None:
+            self._check_choices(self.config.policy, stored.nvec.tolist())
+        self._policy = stored if stored is not None and stored.nvec.tolist() == nvec else None
+
+    @cached_property
+    def _stored_policy(self) -> SearchPolicy | None:
+        """The policy in the configured file, or in the package; read once. None if the package has none.
+
+        Raises:
+            RunError: If the file does not contain a policy of this agent.
+        """
+        path, shipped = self.config.policy, DATA / f"{self.algorithm}.safetensors"
+        if path is None and not shipped.exists():
+            return None
+        return load_policy(self.algorithm, self.recorded, shipped if path is None else path)
 
     def _propose(self, n: int) -> Proposal:
         seen = self.seen

@@ -15,7 +15,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from kdnas_env.agents.sb3.learners import borrowed_generators
+from kdnas_env.agents.sb3.learners import seeded_globals
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -51,7 +51,7 @@ def untrained(algorithm: str, env: RecordedSearchEnv, *, seed: int, searches: in
     policy, kwargs = _POLICIES[algorithm]
     steps = EVALUATIONS * env.steps
     envs = DummyVecEnv([partial(type(env), env.experience, env.evaluations) for _ in range(searches)])
-    with borrowed_generators(np.random.default_rng([seed, 0]), torch.device("cpu")):
+    with seeded_globals(np.random.default_rng([seed, 0]), torch.device("cpu")):
         model = getattr(sb3_contrib, algorithm)(
             policy,
             envs,
@@ -120,7 +120,7 @@ def _update(model: Any, rng: np.random.Generator, learning_rate: float) -> float
     model.lr_schedule = lambda _: learning_rate
     model.env.seed(int(rng.integers(2**31)))
     model._last_obs = None  # every update begins with new episodes
-    with borrowed_generators(rng, torch.device("cpu")):
+    with seeded_globals(rng, torch.device("cpu")):
         model.learn(model.n_steps * model.n_envs, callback=gaps, reset_num_timesteps=False)
     return float(np.mean(gaps.found))
 

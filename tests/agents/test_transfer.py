@@ -82,7 +82,7 @@ def test_a_damaged_file_is_refused(content: bytes | None, tmp_path: Path) -> Non
 def test_experience_of_another_space_is_refused(tmp_path: Path) -> None:
     small().save(tmp_path / "other.safetensors")
     agent = kdnas_env.make_agent("transfer-gp", experience=str(tmp_path / "other.safetensors"))
-    with pytest.raises(KDNASError, match=r"trained on spaces of \[3, 4\] choices, and this one has \[2, 2\]"):
+    with pytest.raises(KDNASError, match=r"trained on spaces of \[3, 4\] choices, but this space has \[2, 2\]"):
         agent.reset([2, 2], budget=4, round_size=2)
 
 
