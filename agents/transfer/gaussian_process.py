@@ -109,7 +109,7 @@ class _Mean:
         nvec: Choices per dimension, int64 ``(dims,)``.
         numbers: Flat indices of the points with experience, ascending, int64 ``(points,)``.
         values: Expected targets of these points, float64 ``(points,)``. Other points have the lowest of them, since
-            they were invalid on the training tasks.
+            they were invalid on the training tasks. Without experience, the mean is 0.
     """
 
     nvec: Ints
@@ -119,12 +119,14 @@ class _Mean:
     @classmethod
     def of(cls, experience: Experience | None, task: Features, nvec: Ints) -> _Mean:
         if experience is None:
-            return cls(nvec, np.zeros(1, dtype=np.int64), np.zeros(1))
+            return cls(nvec, np.empty(0, dtype=np.int64), np.empty(0))
         numbers = np.ravel_multi_index(tuple(experience.actions.T), tuple(nvec))
         order = np.argsort(numbers)
         return cls(nvec, numbers[order], experience.expected(task)[order])
 
     def __call__(self, points: Ints) -> Floats:
+        if not len(self.numbers):
+            return np.zeros(len(points))
         numbers = np.ravel_multi_index(tuple(points.T), tuple(self.nvec))
         places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
         found: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())

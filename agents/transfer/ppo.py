@@ -137,7 +137,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     def _propose(self, n: int) -> Proposal:
         seen = self.seen
-        chosen = self.grid.actions(np.empty(0, dtype=np.int64)) if self._policy is None else self._sampled(n, seen)
+        chosen = self._evaluated[:0] if self._policy is None else self._sampled(n, seen)
         drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
         return Proposal(
             actions=np.concatenate([chosen, drawn]),
