@@ -16,11 +16,13 @@ import small_tasks
 import tiny_teachers
 from complaints import complaint
 from processes import start_command
+from transformers import AutoTokenizer
 
 import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.pipeline.candidates import Candidate, best_candidate
 from kdnas_env.pipeline.limit_lines import Line
+from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 Flags = Callable[..., list[str]]
@@ -157,13 +159,23 @@ def test_it_is_a_record_in_python(run: Path) -> None:
     assert len(repr(done)) < 3000
 
 
-def test_the_search_may_go_by_the_task(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "run"
-    assert main(flags(folder, search__reward__quality="task")) == 0
+def test_the_search_may_go_by_the_task_and_the_teacher_be_of_any_type(flags: Flags, tmp_path: Path) -> None:
+    """The teacher has no padding token, pads on the left, and has no layers that a student could copy."""
+    teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert"), tmp_path / "run"
+    changes = {"teacher": str(teacher), "speedup": "0.1", "format": "int8", "search__reward__quality": "task"}
+    assert main(flags(folder, **changes)) == 0
     searched = read(folder / "search" / "results.json")
     assert searched["quality"] == "task"
     assert all(row["loss"] == row["task_unexplained"] > 0 for row in searched["students"])
-    capsys.readouterr()
+    (student,) = read(folder / "summary.json")["students"]
+    assert student["student"]["family"] == "bert"
+    files = {name: folder / place for name, place in student["files"].items()}
+    assert (files["export"] / "onnx" / "model_quantized.onnx").stat().st_size == student["measured"]["size_mb"] * 1e6
+    ours, theirs = (AutoTokenizer.from_pretrained(place) for place in (files["classifier"], teacher))
+    assert ours(tiny_texts()[:5])["input_ids"] == theirs(tiny_texts()[:5])["input_ids"]
+
+
+def test_quality_on_a_task_needs_a_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     message = "--search.reward.quality is task, but there is no task to measure it on; name it with --task"
     assert message in complaint(["run", "--search.reward.quality", "task", "--out", str(tmp_path / "other")], capsys)
     assert not (tmp_path / "other").exists()
