@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 import tyro
+from kept_scores import kept_scores
 from machine import machine_facts
 from rich.console import Console
 from rich.table import Table
 from teacher_rows import StaticModel, first_layers, static_vectors
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.pipeline.embedders import draw_text
-from kdnas_env.support.atomic import expanded, read_json, write_json
+from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.embedding import (
@@ -168,15 +169,10 @@ def main(arguments: Arguments) -> None:
         RunError: If FILE cannot be written, or holds scores of other text.
         KDNASError: If a student or the teacher cannot be read.
     """
-    if not arguments.json.absolute().parent.is_dir():
-        raise RunError(f"{str(arguments.json)!r} cannot be written: its folder does not exist; create it first")
     work = Work.of(arguments)
     fixed = {"teacher": work.teacher.fingerprint, "heldout": work.record.heldout}
-    kept: dict[str, Any] = read_json(arguments.json) if arguments.json.exists() else {"settings": fixed, "rows": {}}
-    if kept["settings"] != fixed:
-        raise RunError(f"{str(arguments.json)!r} has scores of another teacher or text; name another file")
+    made: dict[str, Any] = kept_scores(arguments.json, fixed, {})
     probe = LatencyProbe(work.encoder.model, work.encoder.architecture)
-    made: dict[str, Any] = kept["rows"]
     named = []
     for row in rows(work):
         named.append(row.name)
@@ -186,7 +182,7 @@ def main(arguments: Arguments) -> None:
         speedup = 1 / probe.measure(model, work.encoder.architecture.as_student()).ratio
         values = {name: value for name, value in asdict(score).items() if row.indexed or name not in IN_TEACHERS}
         made[row.name] = {"score": values, "parameters": parameters, "speedup": speedup}
-        write_json(arguments.json, {"machine": machine_facts(), "settings": fixed, "rows": made})
+        write_json(arguments.json, {"machine": machine_facts(), "settings": fixed, "scores": made})
         print(f"{row.name}: {score.spearman[0]:.3f}", flush=True)
     Console(width=200).print(table(work, {name: made[name] for name in named}))
 

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import tyro
+from kept_scores import kept_scores
 from machine import machine_facts
 from numpy.typing import NDArray
 from rich.console import Console
@@ -30,9 +31,9 @@ from teacher_rows import StaticModel, first_layers, spread_layers, static_vector
 from torch import nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencyProbe
-from kdnas_env.support.atomic import read_json, write_json
+from kdnas_env.support.atomic import write_json
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
@@ -166,17 +167,12 @@ def main(arguments: Arguments) -> None:
         RunError: If FILE cannot be written, or holds scores of other settings.
         KDNASError: If a student or the teacher cannot be read.
     """
-    if not arguments.json.absolute().parent.is_dir():
-        raise RunError(f"{str(arguments.json)!r} cannot be written: its folder does not exist; create it first")
     fixed = {name: value for name, value in asdict(arguments).items() if name not in ("json", "students", "seeds")}
-    kept: dict[str, Any] = read_json(arguments.json) if arguments.json.exists() else {"settings": fixed, "scores": []}
-    if kept["settings"] != fixed:
-        raise RunError(f"{str(arguments.json)!r} has scores with {kept['settings']}, not {fixed}; name another file")
+    scores: list[dict[str, Any]] = kept_scores(arguments.json, fixed, [])
     teacher = load_teacher("demo")
     task = load_task(arguments.task).limited(arguments.max_samples)
     work = Work(arguments, task, teacher, FinetuneSettings(max_length=arguments.max_length, device="cpu"))
     probe = LatencyProbe(teacher.model, teacher.architecture)
-    scores: list[dict[str, Any]] = kept["scores"]
     named = []
     for row in rows(work):
         named.append(row.name)

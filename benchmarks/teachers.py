@@ -27,7 +27,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.layers import SLICED_TYPES
 from kdnas_env.errors import KDNASError, RunError, TeacherError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.support.atomic import write_json
 from kdnas_env.testing.tiny_encoders import TINY_ENCODERS, save_tiny_encoder, tiny_texts
 

@@ -37,7 +37,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.teacher.loading import load_teacher_architecture
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.execution.backend import Message, Ready

@@ -161,7 +161,8 @@ def save_tiny_student(folder: Path, teacher: Path, corpus: Path, cache: Path, fa
     """Distil a student of a tiny teacher and save it with its lineage."""
     from kdnas_env.core.evaluation import Fidelity
     from kdnas_env.distillation.student.folder import save_student
-    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+    from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
     evaluator = MiniKDEvaluator(
         MiniKDSettings(

@@ -16,6 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 if all went well, 1 if what was asked for was done and came to nothing (no student, no score
         of the model) or found something wrong, 2 for bad input, 130 after Ctrl-C.
     """
+    import atexit
+    import gc
     from importlib.metadata import version
 
     from rich.markup import escape
@@ -26,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from kdnas_env.pipeline.work import Interrupted
     from kdnas_env.support.child_processes import is_main_process
 
+    # Without this, Python collects the modules of PyTorch object by object as it ends, which takes over a second.
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments == ["--version"]:
         SafeConsole().say(f"kdnas {version('kdnas')}")

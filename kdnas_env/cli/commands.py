@@ -25,7 +25,7 @@ from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
 from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.score import GlueOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions

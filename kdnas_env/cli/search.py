@@ -10,7 +10,8 @@ from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
-from kdnas_env.pipeline.search import SearchOptions, SearchRun, search
+from kdnas_env.pipeline.search import SearchRun, search
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
 from kdnas_env.support.shell import python_command
 

@@ -23,8 +23,8 @@ def run_vocabulary(options: VocabularyOptions) -> int:
         f"with them ({text.longer - 1:+.2%} tokens), {text.unknown:.3%} are unknown ({text.unknown_before:.3%} before)"
     )
     if cut.score is not None and cut.score_before is not None:
-        console.say(f"score of the classifier: {cut.score:.4f} ({cut.score_before:.4f} before)\n")
-        console.say(f"classifier: {cut.path} (README.md says how to use it)")
+        console.say(f"score of the {cut.role}: {cut.score:.4f} ({cut.score_before:.4f} before)\n")
+        console.say(f"{cut.role}: {cut.path} (README.md says how to use it)")
         return 0
     console.say(f"teacher: {cut.path}; search with")
     console.say(f"\n    {command('search', '--teacher', cut.path)}\n")

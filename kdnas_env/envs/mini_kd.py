@@ -18,7 +18,8 @@ from kdnas_env.envs.making import SpaceSource, resolve_space, vector_maker
 from kdnas_env.errors import KDNASError
 
 if TYPE_CHECKING:
-    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+    from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
     from kdnas_env.execution.backend import Backend
     from kdnas_env.execution.worker_pool import WorkerPool
 
@@ -84,10 +85,12 @@ class SearchSettings:
 
     @property
     def reward(self) -> KDReward:
-        """The reward; for recipe ``seed`` by the training loss, as in the original paper, unless by the task."""
+        """The reward; for the recipe of the paper by the training loss, as there, unless by the task."""
+        from kdnas_env.distillation.training.recipe import PAPER
+
         if self.quality == TASK and self.task is None:
             raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name one with task")
-        loss = self.loss or ("train_raw" if self.recipe == "seed" and self.quality == IMITATION else "heldout")
+        loss = self.loss or ("train_raw" if self.recipe in PAPER and self.quality == IMITATION else "heldout")
         return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=self.quality)
 
     @property
@@ -107,7 +110,7 @@ class SearchSettings:
     @property
     def mini_kd(self) -> MiniKDSettings:
         """The settings of the distillations."""
-        from kdnas_env.evaluators.mini_kd import MiniKDSettings
+        from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
         corpus = {"source": self.corpus} if isinstance(self.corpus, str) else self.corpus
         return MiniKDSettings(

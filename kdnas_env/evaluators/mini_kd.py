@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -23,11 +22,12 @@ from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.distillation.training.mini_kd import PRECISIONS, EpochResult, MiniKD
+from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload
-from kdnas_env.errors import CacheError, DependencyError, KDNASError, LatencyError, RunError, SpaceError
-from kdnas_env.latency import LatencyProbe, LatencySettings, ReferenceMachine
+from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings, latency_settings
+from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import SILENT, Progress
@@ -38,61 +38,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 """Version of the results; increased whenever equal settings would give different results."""
-
-
-@dataclass(frozen=True)
-class MiniKDSettings:
-    """Settings of mini-KD evaluations; plain data.
-
-    Attributes:
-        teacher: Name or folder of the teacher; ``demo`` for the embedded one.
-        corpus: Name, folder or file of the corpus, or a mapping of arguments of
-            :func:`kdnas_env.distillation.text.corpus.load_corpus`, including ``source``.
-        recipe: Name of a recipe, or a mapping of changes
-            (:func:`kdnas_env.distillation.training.recipe.resolve_recipe`).
-        latency: A runtime, or a mapping of fields of :class:`kdnas_env.latency.LatencySettings`.
-        cache_dir: Folder of the teacher's hidden states; None for the user's cache folder.
-        cache_dtype: ``float16`` or ``float32``.
-        device: Training device; None for the first GPU, or the CPU if there is no GPU.
-        precision: ``float32``, ``bfloat16`` (automatic mixed precision), or None: bfloat16 on a GPU, else float32.
-        threads: PyTorch threads for teacher and students; None for PyTorch's current number. The number changes results
-            only in their last digits, so it is not part of the fingerprint.
-        limits: Limits of students, as fields of :class:`kdnas_env.core.constraints.Constraints`. With limits, a
-            student's latency is measured before distillation, and a student that breaks a limit is not distilled.
-            Limits are not part of the fingerprint, because they do not change distilled students.
-        task: The target task: the name of a task, or a mapping of fields of
-            :class:`kdnas_env.tasks.stage.SearchTask`. Students then run a short task stage after their distillation,
-            and their records have ``task_divergence`` and ``task_unexplained``. None for no task.
-
-    Raises:
-        KDNASError: If the recipe, the precision or the number of threads is malformed.
-        LatencyError: If the latency settings are malformed.
-    """
-
-    teacher: str = "demo"
-    corpus: str | Mapping[str, Any] = "demo"
-    recipe: str | Mapping[str, Any] = "default"
-    latency: str | Mapping[str, Any] = "torch"
-    cache_dir: str | os.PathLike[str] | None = None
-    cache_dtype: str = "float16"
-    device: str | None = None
-    precision: str | None = None
-    threads: int | None = None
-    limits: Mapping[str, Any] | None = None
-    task: str | Mapping[str, Any] | None = None
-
-    def __post_init__(self) -> None:
-        Constraints.of(self.limits)
-        if self.task is not None:
-            from kdnas_env.tasks.stage import SearchTask
-
-            SearchTask.of(self.task)
-        resolve_recipe(self.recipe)
-        _latency_settings(self.latency)
-        if self.precision not in (None, *PRECISIONS):
-            raise KDNASError(f"precision is {self.precision!r}; expected None or one of {list(PRECISIONS)}")
-        if self.threads is not None and self.threads < 1:
-            raise KDNASError(f"threads is {self.threads}; expected 1 or more, or None for all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +102,7 @@ class MiniKDEvaluator:
         self.settings = settings
         self._on_distilled = on_distilled
         self.recipe: Recipe = resolve_recipe(settings.recipe)
-        latency = _latency_settings(settings.latency)
+        latency = latency_settings(settings.latency)
         self.threads = settings.threads or torch.get_num_threads()
         progress.begin("preparing teacher")
         teacher = load_teacher(
@@ -413,15 +358,3 @@ def _status_of(error: Exception) -> Status:
     if isinstance(error, FloatingPointError):
         return Status.DIVERGED
     return Status.OUT_OF_MEMORY if is_out_of_memory(error) else Status.FAILED
-
-
-def _latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:
-    values: dict[str, Any] = {"runtime": latency} if isinstance(latency, str) else dict(latency)
-    try:
-        if isinstance(values.get("reference"), Mapping):
-            values["reference"] = ReferenceMachine(**values["reference"])
-        return LatencySettings(**values)
-    except TypeError as error:
-        raise LatencyError(
-            f"unknown latency setting in {dict(latency) if isinstance(latency, Mapping) else latency!r}: {error}"
-        ) from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.text.demo import CORPUS_TITLES
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS
 from kdnas_env.errors import ExportError, KDNASError
 from kdnas_env.exporting.check import Batch, random_batch
 from kdnas_env.exporting.record import recorded_task

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import optunahub
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.study import StudyDirection
@@ -13,7 +12,7 @@ from optuna.study import StudyDirection
 from kdnas_env.core.grid_space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.integrations.oracle import TaskOracle, Verdict
+from kdnas_env.integrations.oracle import TaskOracle, Verdict, action_of, values_of
 from kdnas_env.tables.storage import table_names
 
 DIRECTIONS = {
@@ -56,12 +55,15 @@ class Problem(optunahub.benchmarks.BaseProblem):
         self._oracle = TaskOracle(task, seed)
         self._metric_names = tuple(metric_names)
         self._distributions: dict[str, BaseDistribution] = {}
+        self._offered: dict[str, Sequence[Any]] = {}
         space = self._oracle.space
         for (name, choices), is_ordered in zip(space.choices.items(), space.ordered, strict=True):
             if is_ordered:
                 self._distributions[name + INDEX] = IntDistribution(0, len(choices) - 1)
+                self._offered[name + INDEX] = range(len(choices))
             else:
                 self._distributions[name] = CategoricalDistribution(choices)
+                self._offered[name] = choices
 
     @property
     def search_space(self) -> dict[str, BaseDistribution]:
@@ -86,11 +88,11 @@ class Problem(optunahub.benchmarks.BaseProblem):
     @property
     def optimal_reward(self) -> float:
         """Its reward: by the mean over the table's seeds, after the last epoch."""
-        return self._oracle.truth.best
+        return self._oracle.optimal_reward
 
     def true_reward(self, params: Mapping[str, Any]) -> float:
         """Return a student's reward without noise; the floor where it fails or breaks a limit."""
-        return float(self._oracle.truth.rewards_of(self._oracle.space.index(self.action(params))))
+        return self._oracle.true_reward(self.action(params))
 
     def evaluate(self, params: dict[str, Any]) -> float | list[float]:
         """Return the objective, or a list of several."""
@@ -112,21 +114,11 @@ class Problem(optunahub.benchmarks.BaseProblem):
         Raises:
             KDNASError: If a parameter is missing, or none of its choices.
         """
-        places = []
-        for (name, choices), key in zip(self._oracle.space.choices.items(), self._distributions, strict=True):
-            known = choices if key == name else range(len(choices))
-            if key not in params or params[key] not in known:
-                raise KDNASError(f"{key} is {params.get(key)!r}; expected one of {[*known]}")
-            places.append(known.index(params[key]))
-        return np.array(places, dtype=np.int64)
+        return action_of(params, self._offered)
 
     def params_of(self, action: Action) -> dict[str, Any]:
         """Return the parameters that stand for an action."""
-        dimensions = self._oracle.space.choices.items()
-        return {
-            key: choices[place] if key == name else place
-            for (name, choices), key, place in zip(dimensions, self._distributions, action.tolist(), strict=True)
-        }
+        return values_of(action, self._offered)
 
     def _ask(self, params: Mapping[str, Any]) -> Verdict:
         return self._oracle.ask(self.action(params))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.bench.truth import Truth
@@ -16,6 +17,7 @@ from kdnas_env.core.reward import RewardComponents
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.task import Task
+from kdnas_env.errors import KDNASError
 
 FAILED = "failed"
 """Name of the constraint that a student breaks which cannot be built, or whose evaluation failed."""
@@ -77,6 +79,15 @@ class TaskOracle:
         """The action whose student has the highest true reward of those that keep the limits, int64 ``(dims,)``."""
         return self.space.from_index(int(self.truth.index[self.truth.reward.argmax()]))
 
+    @property
+    def optimal_reward(self) -> float:
+        """The true reward of the optimum: by the mean over the table's seeds, after the last epoch."""
+        return self.truth.best
+
+    def true_reward(self, action: Action) -> float:
+        """Return a student's reward without noise; the floor where it fails or breaks a limit."""
+        return float(self.truth.rewards_of(self.space.index(action)))
+
     def reseed(self, seed: int) -> None:
         """Draw the seeds of the table anew, as a reset of the environment does."""
         self._env.reset(seed=seed)
@@ -100,3 +111,26 @@ class TaskOracle:
         failed = float(evaluation.status is not Status.INFEASIBLE and (not evaluation.ok or evaluation.latency is None))
         constraints = {FAILED: failed, **{name: margins.get(name, 0.0) for name in self._env.limits.names}}
         return Verdict(evaluation, reward, constraints)
+
+
+def action_of(values: Mapping[str, Any], offered: Mapping[str, Sequence[Any]]) -> Action:
+    """Return the action of a student that another library names by values, int64 ``(dims,)``.
+
+    Args:
+        values: Its values, by name.
+        offered: The values that the library is offered, by name, in the order of dimensions and choices.
+
+    Raises:
+        KDNASError: If a value is missing, or was not offered.
+    """
+    places = []
+    for name, known in offered.items():
+        if name not in values or values[name] not in known:
+            raise KDNASError(f"{name} is {values.get(name)!r}; expected one of {[*known]}")
+        places.append(known.index(values[name]))
+    return np.array(places, dtype=np.int64)
+
+
+def values_of(action: Action, offered: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """Return the values by which another library names the student of an action; see :func:`action_of`."""
+    return {name: known[place] for (name, known), place in zip(offered.items(), action.tolist(), strict=True)}

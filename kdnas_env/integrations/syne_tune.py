@@ -14,7 +14,7 @@ from syne_tune.config_space import choice, ordinal, randint
 from kdnas_env.core.grid_space import Action
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
-from kdnas_env.integrations.oracle import TaskOracle
+from kdnas_env.integrations.oracle import TaskOracle, action_of, values_of
 
 EPOCHS = "epochs"
 """Name of the fidelity."""
@@ -67,11 +67,11 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
     @property
     def optimal_reward(self) -> float:
         """Its reward: by the mean over the table's seeds, after the last epoch."""
-        return self._oracle.truth.best
+        return self._oracle.optimal_reward
 
     def true_reward(self, configuration: Mapping[str, Any]) -> float:
         """Return a student's reward without noise; the floor where it fails or breaks a limit."""
-        return float(self._oracle.truth.rewards_of(self._oracle.space.index(self.action(configuration))))
+        return self._oracle.true_reward(self.action(configuration))
 
     def action(self, configuration: Mapping[str, Any]) -> Action:
         """Return the action that a configuration stands for, int64 ``(dims,)``.
@@ -79,17 +79,11 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
         Raises:
             KDNASError: If a value is missing, or none of its choices.
         """
-        places = []
-        for name, choices in self._oracle.space.choices.items():
-            if name not in configuration or configuration[name] not in choices:
-                raise KDNASError(f"{name} is {configuration.get(name)!r}; expected one of {[*choices]}")
-            places.append(choices.index(configuration[name]))
-        return np.array(places, dtype=np.int64)
+        return action_of(configuration, self._oracle.space.choices)
 
     def configuration(self, action: Action) -> dict[str, Any]:
         """Return the configuration that stands for an action."""
-        dimensions = self._oracle.space.choices.items()
-        return {name: choices[place] for (name, choices), place in zip(dimensions, action.tolist(), strict=True)}
+        return values_of(action, self._oracle.space.choices)
 
     def all_configurations(self) -> list[dict[str, Any]]:
         """Return the configuration of every student that can be built.

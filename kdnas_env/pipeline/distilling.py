@@ -38,7 +38,7 @@ from kdnas_env.pipeline.distill import (
     DistillRun,
 )
 from kdnas_env.pipeline.embedders import EmbeddingWork
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.searched import (
     Chosen,
     check_as_searched,

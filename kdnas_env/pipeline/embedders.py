@@ -10,8 +10,8 @@ from typing import Any
 
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import draw_texts
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.errors import RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
 from kdnas_env.pipeline.options import TaskOptions
@@ -139,7 +139,7 @@ def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]
     Args:
         source: Name of a dataset, folder or file.
         drawn: ``count``, their number at most; and, where they are not the default, the fields of
-            :class:`kdnas_env.distillation.text.text_files.TextLayout`, ``config_name``, ``split`` and ``text_columns``.
+            :class:`kdnas_env.distillation.text.layout.TextLayout`, ``config_name``, ``split`` and ``text_columns``.
         seed: Seed of the draw.
 
     Raises:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 import tyro
 
 from kdnas_env.core.constraints import Constraints
-from kdnas_env.distillation.text.text_files import TextLayout
+from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import CONFIG, is_model, recorded_options

@@ -12,7 +12,7 @@ from kdnas_env.core.reward import TASK
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
-from kdnas_env.pipeline.search import check_installed
+from kdnas_env.pipeline.search_options import check_installed
 from kdnas_env.pipeline.searched import choose
 from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options

@@ -3,46 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.reward import KDReward
-from kdnas_env.distillation.text.demo import check_demo, teacher_title
+from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
-from kdnas_env.envs.mini_kd import SearchSettings
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
-from kdnas_env.errors import KDNASError, NoStudentError
-from kdnas_env.latency.settings import INT8
+from kdnas_env.errors import NoStudentError
 from kdnas_env.pipeline.options import (
-    IN_PLACE,
-    CorpusOptions,
-    LatencyOptions,
-    LimitOptions,
-    RewardOptions,
-    RunOptions,
-    SeedOption,
-    SpaceOptions,
-    TaskOptions,
-    TrainingOptions,
     options_of,
-    within,
 )
+from kdnas_env.pipeline.search_options import SearchOptions, check_installed, check_workers
 from kdnas_env.pipeline.work import Finished, working
-from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.searching.run_folder import PICTURE, REPORT, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.atomic import write_json, write_text
-from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import call
-from kdnas_env.tasks.own import OwnTask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,133 +53,6 @@ again, with
     kdnas search --resume {folder}
     kdnas_env.search(resume={path})  # in Python
 """
-
-
-@dataclass(frozen=True)
-class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
-    """Search for a small, fast student of a teacher, and keep the best.
-
-    Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus (Rotten Tomatoes), students at least 5 times as
-    fast as the teacher, in a few minutes.
-    """
-
-    COMMAND: ClassVar[str] = "search"
-    PLACES: ClassVar[tuple[str, ...]] = (
-        *RecordedOptions.PLACES,
-        "workers",
-        "ray",
-        "gpus_per_worker",
-        "timeout",
-    )
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file", *TaskOptions.PATHS)
-    NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
-    UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
-
-    teacher: str = "demo"
-    """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads."""
-    corpus: CorpusOptions = field(default_factory=CorpusOptions)
-    space: SpaceOptions = field(default_factory=SpaceOptions)
-    task: TaskOptions = field(default_factory=TaskOptions)
-    limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
-    agent: str = "lstm"
-    """Who searches: lstm, random, or any other of kdnas agents."""
-    agent_settings: tuple[str, ...] = ()
-    """Hyper-parameters of the agent, as NAME=VALUE."""
-    budget: int = 16
-    """Students to evaluate."""
-    round_size: int = 4
-    """Students per round; the agent learns after each."""
-    epochs: int = 1
-    """Epochs of mini-KD per student; 0 stops at the closed forms."""
-    data_fraction: float = 0.2
-    """Share of the training sentences that each student sees."""
-    recipe: str = "default"
-    """default, or seed for the recipe of the KD-NAS paper."""
-    latency: LatencyOptions = field(default_factory=LatencyOptions)
-    reward: RewardOptions = field(default_factory=RewardOptions)
-    workers: int = 1
-    """Students evaluated at a time, each in a process of its own."""
-    ray: str | None = None
-    """Evaluate on Ray: local (a cluster of its own, which other machines cannot reach), auto (the cluster that this
-    machine is part of; also where no address follows), or the address of its head, whose ports other machines reach.
-    Without it, workers are processes of this machine."""
-    gpus_per_worker: float = 0.0
-    """GPUs, or a fraction of one, that Ray gives each worker."""
-    timeout: float | None = None
-    """Seconds after which a worker that says nothing is replaced, and its student tried again."""
-    asynchronous: bool = False
-    """Without rounds: a free worker gets the agent's next proposal at once. What is proposed then depends on the order
-    in which students are finished."""
-    stop: Literal["none", "asha", "hyperband", "median"] = "none"
-    """Early stopping of students that do worse than others did after as many epochs."""
-
-    def __post_init__(self) -> None:
-        for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):
-            if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")
-        if self.timeout is not None and not self.timeout > 0:
-            raise KDNASError(f"timeout is {self.timeout}; expected seconds, or leave it out for no limit")
-
-    @property
-    def in_this_process(self) -> bool:
-        """Whether the process of the search evaluates the students itself."""
-        return self.workers == 1 and self.ray is None and not self.asynchronous
-
-    @property
-    def settings(self) -> SearchSettings:
-        """What the search is put together from."""
-        corpus = {name: value for name, value in asdict(self.corpus).items() if value not in (None, ())}
-        given = {
-            "corpus": corpus,
-            "space": self.space.file,
-            "families": self.space.families or None,
-            "max_parameters": self.space.max_parameters,
-            "latency": asdict(self.latency),
-            "limits": asdict(self.limits),
-            "task": self._task,
-            **asdict(self.reward),
-        }
-        names = {field.name for field in fields(self)} & {field.name for field in fields(SearchSettings)}
-        return SearchSettings(**{name: getattr(self, name) for name in names} | given)
-
-    @property
-    def _task(self) -> dict[str, Any] | None:
-        task = self.task
-        if task.name is None:
-            return None
-        own = {field.name: getattr(task, field.name) for field in fields(OwnTask)}
-        teacher = {
-            "teachers": task.teachers,
-            "rates": task.teacher_rates,
-            "seed": task.seed_or(self.seed),
-            "finetuning": {"max_length": task.max_length},
-        }
-        places = {"data": task.data, "unlabelled": task.unlabelled}
-        return {"name": task.name, **places, "own": own, "teacher": teacher}
-
-    def ineffective(self) -> dict[str, str]:
-        """Return the options that have no effect beside others, and why."""
-        why: dict[str, str] = {}
-        for name in ("unlabelled_samples", "epochs"):
-            why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
-        if self.task.name is None:
-            why |= dict.fromkeys(
-                (f"task.{name}" for name in ("data", "unlabelled", "teachers", "teacher_rates", "max_length", "seed")),
-                "without a task; name it with `task`",
-            )
-        for group in ("corpus", "space", "limits"):
-            why |= within(group, getattr(self, group).ineffective())
-        if self.ray is None:
-            why["gpus_per_worker"] = "without `ray`; processes of this machine share the GPU of `device`"
-        if self.in_this_process:
-            why["timeout"] = "without workers; add `workers`, `asynchronous` or `ray`"
-        if self.asynchronous:
-            why["round_size"] = "with `asynchronous`, which has no rounds"
-        if self.reward.alpha == 0:
-            why["reward.beta"] = "with `reward.alpha=0`, which leaves the latency out"
-        if self.resume is not None:
-            why["out"] = IN_PLACE
-        return why
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -389,34 +245,6 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
             f"possible students, {options.budget} to try; run folder {folder.path}"
         )
         return search_in(folder, work, options, agent, rule, progress)
-
-
-def check_workers(options: SearchOptions) -> None:
-    """Refuse workers that would never have anything to do.
-
-    Raises:
-        KDNASError: If there are more than students in a round.
-    """
-    if not options.asynchronous and options.workers > options.round_size:
-        raise KDNASError(
-            f"workers is {options.workers}, but a round has {options.round_size} students; raise `round_size`, or "
-            "search with `asynchronous`, which has no rounds"
-        )
-
-
-def check_installed(options: SearchOptions) -> None:
-    """Check that what a search needs beyond the base is installed; its agent and early stopping say so when made.
-
-    Raises:
-        DependencyError: If it is not.
-    """
-    check_demo(options.teacher, options.corpus.source)
-    if options.ray is not None:
-        require("`ray`", "ray", "ray")
-    if options.latency.runtime in ("onnxruntime", INT8):
-        from kdnas_env.latency.onnx_runtime import require_onnx
-
-        require_onnx(f"`latency.runtime={options.latency.runtime!r}`")
 
 
 def _open_folder(options: SearchOptions) -> RunFolder:

@@ -13,14 +13,16 @@ from kdnas_env.core.evaluation import EpochReport, Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.student.folder import save_student
 from kdnas_env.distillation.text.corpus_report import tell
+from kdnas_env.distillation.training.recipe import GCV, TOKENS_PER_INPUT
 from kdnas_env.envs.book import Book, Record
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.mini_kd import assemble
+from kdnas_env.envs.mini_kd import SearchSettings, assemble
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.exporting.cards.student import model_card
-from kdnas_env.pipeline.search import SearchOptions, SearchRun
+from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.work import Work
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal
@@ -51,6 +53,7 @@ def search_in(
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
     tell(corpus.report, teacher.tokenizer.model_max_length, progress)
+    _warn_of_few_tokens(mini_kd, settings, progress)
     with ExitStack() as stack:
         evaluator, pool = assemble(settings, mini_kd, in_workers=not options.in_this_process)
         assert isinstance(evaluator, StoredEvaluator)
@@ -95,6 +98,20 @@ def search_in(
     _keep_best(run, kept, mini_kd, progress)
     progress.end()
     return run
+
+
+def _warn_of_few_tokens(mini_kd: MiniKDEvaluator, settings: SearchSettings, progress: Progress) -> None:
+    """Say where the text has too few tokens for the closed forms of the default recipe."""
+    workload, recipe = mini_kd.workload, mini_kd.recipe
+    space = settings.search_space
+    widest = max(space.choices.get("hidden_size", (space.teacher.hidden_size,)))
+    tokens = int(workload.corpus.lengths[workload.subset(settings.data_fraction, settings.seed)].sum())
+    if recipe.projection == "ridge" and recipe.ridge != GCV and tokens < TOKENS_PER_INPUT * widest:
+        progress.say(
+            f"students see {tokens:,} tokens, which are few for states up to {widest} wide: their losses may be far "
+            "above what more text gives. Give more text, raise `data_fraction`, or search with `recipe='few-texts'`",
+            "warning",
+        )
 
 
 class _Best:

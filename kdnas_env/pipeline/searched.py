@@ -14,14 +14,15 @@ from kdnas_env.core.architecture import FAMILIES, StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.folder import load_student, read_lineage, read_projection
 from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.distillation.training.workload import as_taught, read_text
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import NoStudentError, RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.pipeline.distill import DistillOptions
-from kdnas_env.pipeline.search import SearchOptions, SearchRun
+from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import RESULTS, STORE, STUDENT, read_run, recorded_options
 from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.identity import check_same

@@ -23,7 +23,7 @@ from kdnas_env.pipeline.options import (
     within,
 )
 from kdnas_env.pipeline.score import GlueOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole

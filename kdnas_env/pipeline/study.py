@@ -15,7 +15,8 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
-from kdnas_env.pipeline.search import SearchOptions, SearchRun
+from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options

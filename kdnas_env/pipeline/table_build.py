@@ -113,7 +113,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     epochs: int = 3
     """Epochs of every distillation."""
     recipe: str = "default"
-    """default, or seed for the recipe of the KD-NAS paper."""
+    """default; few-texts, better where the text has few tokens; kd-nas, the recipe of the KD-NAS paper."""
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
     """Runtimes that students are timed with (torch, onnxruntime, onnxruntime-int8), beside the analytic one."""
     latency: TableLatencyOptions = field(default_factory=TableLatencyOptions)
@@ -218,7 +218,7 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
     from kdnas_env.distillation.teacher.loading import load_teacher_architecture
     from kdnas_env.distillation.training.recipe import check_recipe_choices
     from kdnas_env.envs.making import resolve_space
-    from kdnas_env.evaluators.mini_kd import MiniKDSettings
+    from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
     options = options_of(TableBuildOptions, settings, name=name)
     # What is cheap to check is checked before a folder is made.

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdnas_env.distillation.text.demo import teacher_title
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import draw_texts
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.exporting.folder import VOCABULARY, checked_target, written_whole
 from kdnas_env.pipeline.options import SeedOption, SourceOptions, options_of, unconfigured, within
@@ -18,6 +18,7 @@ from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:
+    from kdnas_env.exporting.embedder import EmbedderRecord
     from kdnas_env.exporting.record import ClassifierRecord
     from kdnas_env.exporting.source import Source
 
@@ -114,7 +115,9 @@ class VocabularyCut(Finished):
         parameters: Its parameters.
         parameters_before: Those of the other.
         text: What became of a tenth of the text, by which no token was chosen.
-        score: Score of a classifier on its task; None for others, and where the task cannot be read.
+        role: What it is: ``teacher``, ``classifier`` or ``embedding student``.
+        score: Score of a classifier on its task; of an embedding student, Spearman's correlation of its similarities
+            with its teacher's. None for others, and where the task or the text cannot be read.
         score_before: The same with all tokens.
     """
 
@@ -125,6 +128,7 @@ class VocabularyCut(Finished):
     parameters: int
     parameters_before: int
     text: TextCost
+    role: str = "teacher"
     score: float | None = None
     score_before: float | None = None
 
@@ -144,8 +148,8 @@ def vocabulary(
     """Make a teacher, student or classifier that knows the tokens of a text only.
 
     Its hidden states of texts that need no other token are the same. Other words are spelled with the tokens that are
-    left. Search, distil and run with the folder as ``teacher``. A classifier of kdnas is scored again, on the task that
-    its record names.
+    left. Search, distil and run with the folder as ``teacher``. A classifier or embedding student of kdnas is scored
+    again, on the task or the text that its record names.
 
     Args:
         teacher: Name or folder of the teacher, ``demo`` by default; or all options.
@@ -155,11 +159,10 @@ def vocabulary(
     Raises:
         KDNASError: For bad input; nothing is left behind.
     """
-    from kdnas_env.distillation.student.folder import read_lineage, write_lineage
+    from kdnas_env.distillation.student.folder import write_lineage
     from kdnas_env.distillation.teacher.cut import write_cut_teacher
     from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
-    from kdnas_env.exporting.cards.classifier import classifier_card
     from kdnas_env.exporting.source import load_source
 
     progress = checked(progress)
@@ -188,7 +191,7 @@ def vocabulary(
         if source.lineage is not None:
             stage = {"stage": "vocabulary", "tokens": len(kept), "text": options.corpus.source}
             write_lineage(replace(source.lineage, stages=(*source.lineage.stages, stage)), folder)
-        record, why = _scored_again(source, folder, progress)
+        record, why = _scored_again(source, options.teacher, folder, progress)
         held_after = count_tokens(cut.tokenizer, _batches(heldout))
         result = VocabularyCut(
             path=target,
@@ -204,12 +207,13 @@ def vocabulary(
                 unknown=_share(held_after, cut.tokenizer.unk_token_id),
                 unknown_before=_share(held_before, unknown),
             ),
-            score=None if record is None else record.score.score,
-            score_before=None if source.record is None else source.record.score.score,
+            role="teacher" if source.record is None and source.embedded is None else source.role,
+            score=_score_of(record),
+            score_before=_score_of(source.record or source.embedded),
         )
         if record is not None:
             record.write(folder)
-            described = classifier_card(record, model.config, read_lineage(folder))
+            described = _card(record, model, folder)
             card = described.replace("## Limits\n", _SECTION.format_map(vars(result)), 1)
         else:
             card = _README.format_map(vars(result) | {"teacher": teacher_title(result.teacher)})
@@ -219,23 +223,74 @@ def vocabulary(
     return result
 
 
-def _scored_again(source: Source, folder: Path, progress: Progress) -> tuple[ClassifierRecord | None, str | None]:
-    """Return the record of a classifier that was cut, with its new score; or None, and why if it is a classifier."""
+def _scored_again(
+    source: Source, origin: str, folder: Path, progress: Progress
+) -> tuple[ClassifierRecord | EmbedderRecord | None, str | None]:
+    """Return the record of a model that was cut, with its new score; None if it has none, or why it has no score.
+
+    Args:
+        source: The model, whose encoder is cut.
+        origin: Where it was before.
+        folder: Where it is now.
+        progress: Receives what is done.
+    """
+    if source.record is None and source.embedded is None:
+        return None, None
+    progress.begin(f"scoring the {source.role}")
+    try:
+        if source.record is not None:
+            return _classifier_again(source, source.record, folder), None
+        assert source.embedded is not None
+        return _embedder_again(source.embedded, origin, folder), None
+    except KDNASError as error:
+        return None, str(error)
+
+
+def _classifier_again(source: Source, record: ClassifierRecord, folder: Path) -> ClassifierRecord:
     from kdnas_env.distillation.teacher.loading import load_teacher
     from kdnas_env.exporting.record import recorded_task
     from kdnas_env.tasks.teacher import score_own_head
 
-    if source.record is None:
-        return None, None
-    progress.begin("scoring the classifier")
-    try:
-        score = score_own_head(load_teacher(folder), recorded_task(source.record))
-    except KDNASError as error:
-        return None, str(error)
+    score = score_own_head(load_teacher(folder), recorded_task(record))
     parameters = source.model.num_parameters()
-    return replace(
-        source.record, score=replace(score, details=source.record.score.details), parameters=parameters
-    ), None
+    return replace(record, score=replace(score, details=record.score.details), parameters=parameters)
+
+
+def _embedder_again(record: EmbedderRecord, origin: str, folder: Path) -> EmbedderRecord:
+    from kdnas_env.distillation.teacher.loading import load_teacher
+    from kdnas_env.pipeline.score_vectors import Embedders
+    from kdnas_env.tasks.embedding import embedding_teacher, open_embedder
+    from kdnas_env.tasks.rows import STUDENT
+
+    name = record.teacher["name"]
+    taught = embedding_teacher(load_teacher(name), record.settings.max_length)
+    if taught.fingerprint != record.teacher["fingerprint"]:
+        raise KDNASError(f"teacher {name!r} is not what {origin!r} was distilled from")
+    texts = Embedders([origin], [record], taught).texts(None, record.seed)
+    score = Embedders([str(folder)], [record], taught).score(texts, record.seed, None)[STUDENT]
+    return replace(record, score=score, parameters=_parameters(open_embedder(folder)))
+
+
+def _score_of(record: ClassifierRecord | EmbedderRecord | None) -> float | None:
+    """Return the score that stands for all of a record."""
+    from kdnas_env.tasks.vector_scores import EmbeddingScore
+
+    if record is None:
+        return None
+    return record.score.spearman[0] if isinstance(record.score, EmbeddingScore) else record.score.score
+
+
+def _card(record: ClassifierRecord | EmbedderRecord, model: Any, folder: Path) -> str:
+    from kdnas_env.distillation.student.folder import read_lineage
+    from kdnas_env.exporting.cards.classifier import classifier_card
+    from kdnas_env.exporting.cards.embedder import embedder_card
+    from kdnas_env.exporting.record import ClassifierRecord
+    from kdnas_env.tasks.embedding import open_embedder
+
+    lineage = read_lineage(folder)
+    if isinstance(record, ClassifierRecord):
+        return classifier_card(record, model.config, lineage)
+    return embedder_card(record, open_embedder(folder), lineage)
 
 
 def _texts(options: VocabularyOptions) -> tuple[list[str], list[str]]:

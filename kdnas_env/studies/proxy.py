@@ -27,7 +27,8 @@ from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.child_processes import follow_parent, worker_context

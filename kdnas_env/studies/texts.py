@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import open_source
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.atomic import replacing
 from kdnas_env.tasks.specs import Split, TaskData

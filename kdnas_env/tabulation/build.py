@@ -29,7 +29,8 @@ from kdnas_env.tables.table import FILE_NAME, TableMetadata
 from kdnas_env.tabulation.latencies import LatencyFile, read_all_latencies
 
 if TYPE_CHECKING:
-    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+    from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
 STORE, WORKLOAD = "evaluations.sqlite", "workload.json"
 """Files in the folder of a build: the evaluations, and the metadata of their workload."""

@@ -74,7 +74,8 @@ def open_live(
         KDNASError: If teacher or corpus is unavailable.
         TableError: If teacher or corpus differs from the table's.
     """
-    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+    from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+    from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
     meta = table.metadata
     settings = MiniKDSettings(

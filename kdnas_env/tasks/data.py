@@ -13,8 +13,9 @@ import numpy as np
 
 from kdnas_env.distillation.text.columns import choose_columns
 from kdnas_env.distillation.text.demo import demo_task
+from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.distillation.text.records import open_records
-from kdnas_env.distillation.text.text_files import TextLayout, place_of, read_rows
+from kdnas_env.distillation.text.text_files import place_of, read_rows
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line

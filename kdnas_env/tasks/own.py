@@ -14,8 +14,9 @@ from typing import Any, Literal
 import numpy as np
 
 from kdnas_env.distillation.text.columns import Columns, choose_columns
+from kdnas_env.distillation.text.layout import TableLayout, TextLayout
 from kdnas_env.distillation.text.records import Record, Records, open_records
-from kdnas_env.distillation.text.text_files import TableLayout, TextLayout, suffix_of
+from kdnas_env.distillation.text.text_files import suffix_of
 from kdnas_env.errors import CorpusError, KDNASError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.settings import Settings

@@ -22,7 +22,8 @@ from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, load_t
 from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.packed import pack_samples
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.tasks.encoding import PooledEncoder
 from kdnas_env.testing.clauses import clause, global_states
 from kdnas_env.testing.tiny_encoders import tiny_texts

@@ -11,7 +11,7 @@ import pytest
 from complaints import complaint
 
 from kdnas_env.cli import main
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.recorded import RecordedOptions
 

@@ -147,3 +147,13 @@ def test_a_help_text_that_nobody_reads_to_the_end_is_no_error() -> None:
     command = f"{shlex.quote(sys.executable)} -m kdnas_env search --help | true; exit ${{PIPESTATUS[0]}}"
     ended = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_command_ends_without_collecting_its_garbage() -> None:
+    code = (
+        "import atexit, gc; from kdnas_env.cli import main; "
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000)); main(['--version'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    # Registered before the command ran, so that it says how things stand at the very end.
+    assert done.stdout.split()[-1] == "True"

@@ -12,7 +12,7 @@ from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError
 from kdnas_env.pipeline.score import GlueOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import GlueStage, PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 

@@ -16,7 +16,7 @@ from kdnas_env.cli import main
 from kdnas_env.distillation.training.recipe import full_recipe
 from kdnas_env.pipeline.distill import DistillOptions, TextOptions
 from kdnas_env.pipeline.options import CorpusOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.searched import corpus_options
 
 SPACE = {"num_hidden_layers": [1, 2], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [32, 64]}

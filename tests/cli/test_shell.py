@@ -16,7 +16,7 @@ from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions, SearchStage
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.work import Interrupted

@@ -11,7 +11,8 @@ from small_tables import planted_table
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluator
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator

@@ -12,7 +12,8 @@ import pytest
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.errors import SpaceError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
 PLAIN = StudentConfig(2, 2, 16, 32)
 

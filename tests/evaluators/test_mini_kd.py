@@ -19,7 +19,8 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import CacheError, CorpusError, KDNASError, LatencyError, TeacherError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.evaluators.stored import StoredEvaluator
 
 STUDENT = StudentConfig(2, 2, 16, 32)

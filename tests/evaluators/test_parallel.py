@@ -21,7 +21,8 @@ from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.evaluators.parallel import ParallelEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator

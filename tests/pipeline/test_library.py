@@ -24,7 +24,7 @@ from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.pipeline.options import CorpusOptions
-from kdnas_env.pipeline.search import SearchOptions
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.support.progress import Tone
 
 

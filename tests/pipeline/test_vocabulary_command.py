@@ -17,8 +17,9 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.embedder import save_embedder
+from kdnas_env.exporting.embedder import read_embedder_record, save_embedder
 from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.exporting.source import load_source
 from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder, embedding_teacher, open_embedder, vectors
 from kdnas_env.tasks.own import OwnTask, load_own
 from kdnas_env.tasks.teacher import score_own_head
@@ -131,10 +132,20 @@ def test_a_cut_embedding_student_makes_the_vectors_it_made(
     lineage = Lineage(
         StudentConfig(2, 4, 32, 64, "gelu", "bert"), encoder.name, encoder.fingerprint, {"source": "x"}, {}
     )
-    of: dict[str, Any] = {"made_from": "x", "source": "x", "seed": 0, "lineage": lineage}
+    taught_on = tmp_path / "all.txt"
+    taught_on.write_text("\n".join(sentences()))
+    of: dict[str, Any] = {"made_from": "x", "source": str(taught_on), "seed": 0, "lineage": lineage}
+    of["drawn"] = {"count": len(sentences())}
     save_embedder(tmp_path / "it", made, taught, given["settings"], **of)
     cut = kdnas_env.vocabulary(str(tmp_path / "it"), corpus=str(texts), out=str(tmp_path / "cut"))
     assert cut.parameters < cut.parameters_before
+    assert cut.role == "embedding student"
+    record = read_embedder_record(cut.path)
+    assert record is not None
+    assert record.parameters == sum(p.numel() for p in open_embedder(cut.path).parameters())
+    assert (cut.score, cut.score_before) == (record.score.spearman[0], made.score.spearman[0])
+    assert "## Vocabulary" in (cut.path / "README.md").read_text()
+    assert load_source(cut.path).role == "embedding student"
     before, after = (vectors(open_embedder(folder), sentences()[:6]) for folder in (tmp_path / "it", cut.path))
     assert after.shape == (6, tiny_teachers.HIDDEN)
     torch.testing.assert_close(torch.from_numpy(after), torch.from_numpy(before))

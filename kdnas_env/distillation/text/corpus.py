@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.corpus_report import CorpusReport, whole_length
+from kdnas_env.distillation.text.layout import TextLayout, Unit
 from kdnas_env.distillation.text.samples import Samples
 from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
-from kdnas_env.distillation.text.text_files import TextLayout, Unit
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.checks import check_number, check_whole
 

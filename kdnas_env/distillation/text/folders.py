@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdnas_env.distillation.text.text_files import KINDS, TextLayout, suffix_of
+from kdnas_env.distillation.text.layout import TextLayout
+from kdnas_env.distillation.text.text_files import KINDS, suffix_of
 from kdnas_env.errors import CorpusError
 
 if TYPE_CHECKING:

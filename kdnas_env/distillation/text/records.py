@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kdnas_env.distillation.text.columns import Columns
 from kdnas_env.distillation.text.folders import Files
+from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
 from kdnas_env.distillation.text.sources import columns_of_features, columns_of_files, locate, reporting
-from kdnas_env.distillation.text.text_files import AS_NAMED, TextLayout, place_of, read_rows
+from kdnas_env.distillation.text.text_files import place_of, read_rows
 from kdnas_env.support.libraries import quiet_datasets
 from kdnas_env.support.scratch import scratch_folder
 

@@ -10,8 +10,8 @@ import numpy as np
 from torch.utils.data import IterableDataset
 
 from kdnas_env.distillation.text.corpus import Corpus, Sampling, corpus_of_rows
+from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
 from kdnas_env.distillation.text.sources import open_stream, reading
-from kdnas_env.distillation.text.text_files import AS_NAMED, TextLayout
 from kdnas_env.distillation.training.kd_data import Sample
 from kdnas_env.errors import CorpusError
 

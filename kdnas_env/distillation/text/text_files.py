@@ -16,12 +16,13 @@ import lzma
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from kdnas_env.distillation.text.columns import Columns, doubt_of_header, holds_text
+from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
 from kdnas_env.errors import CorpusError
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json, shown
@@ -36,9 +37,6 @@ KINDS = {
     ".txt": "text",
 }
 """Kinds of files by file name suffix."""
-
-Unit = Literal["line", "file"]
-UNITS = get_args(Unit)
 
 
 def _open_zstandard(path: Path, mode: str) -> io.BufferedReader:
@@ -73,64 +71,6 @@ _LOOKED_AT = 1000
 _BATCH = 1024
 _DEEPEST = 4
 _INSIDE_QUOTES = re.compile(r'(?:[^"]+|"")*+')
-
-
-@dataclass(frozen=True, kw_only=True)
-class TableLayout:
-    """Layout of tables, as far as files do not define it; also a base class of command options.
-
-    Raises:
-        CorpusError: If a value is out of range.
-    """
-
-    encoding: str | None = None
-    """Encoding of text files; by default UTF-8, or what a byte-order mark says."""
-    separator: str | None = None
-    r"""What separates the cells of csv and tsv files, such as ; or \t; by default what their names say."""
-    quoted: bool | None = None
-    """Whether cells of csv and tsv files may stand in double quotes; by default if tabs do not separate them."""
-    header: bool | None = None
-    """Whether the first row of csv and tsv files names the columns; without, they are 1, 2, ... By default it does, and
-    a row that reads like text is refused."""
-
-    def __post_init__(self) -> None:
-        if self.encoding is not None:
-            try:
-                "".encode(self.encoding)
-            except LookupError:
-                raise CorpusError(f"encoding={self.encoding!r} is unknown; name one such as 'latin-1'") from None
-        if self.separator == "\\t":
-            object.__setattr__(self, "separator", "\t")
-        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
-            raise CorpusError(f"separator={self.separator!r} is not one character between cells, such as ';' or '\\t'")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextLayout(TableLayout):
-    """Layout of text files, as far as files do not define it.
-
-    Raises:
-        CorpusError: If a value is out of range.
-    """
-
-    unit: Unit | None = None
-    """Text of a txt file: each line (the default), or the whole file."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.unit not in (None, *UNITS):
-            raise CorpusError(f"unit={self.unit!r} is not one of {list(UNITS)}")
-
-    def given(self) -> dict[str, Any]:
-        """Return the options that are set."""
-        return {name: value for name in LAYOUT_OPTIONS if (value := getattr(self, name)) is not None}
-
-
-AS_NAMED = TextLayout()
-"""The layout derived from the name of a file."""
-
-LAYOUT_OPTIONS = tuple(field.name for field in fields(TextLayout))
-"""Names of the options of a layout."""
 
 
 @dataclass(frozen=True)

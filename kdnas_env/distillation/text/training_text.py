@@ -14,8 +14,8 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
+from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
-from kdnas_env.distillation.text.text_files import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError

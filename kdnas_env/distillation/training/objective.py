@@ -15,6 +15,7 @@ from kdnas_env.distillation.student.layers import encoder_layers, heads_first
 from kdnas_env.distillation.training.mapping import LayerPair
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder, project_qkv
 from kdnas_env.distillation.training.projection import Moments, Projection
+from kdnas_env.distillation.training.recipe import Ridge
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload
 
 
@@ -88,7 +89,7 @@ class HiddenStateObjective(Objective):
         width: Hidden size of the student.
         projection: ``"ridge"`` (solved by :meth:`fit`, constant in between) or ``"gradient"`` (trained).
         shared: Whether all pairs share one projection.
-        ridge: Penalty of the closed form, as a fraction of the student states' mean variance.
+        ridge: Penalty of the closed form, as a fraction of the student states' mean variance, or ``gcv``.
         generator: Source of randomness for the weights of a trained projection.
     """
 
@@ -100,7 +101,7 @@ class HiddenStateObjective(Objective):
         *,
         projection: str,
         shared: bool,
-        ridge: float,
+        ridge: Ridge,
         generator: torch.Generator,
     ) -> None:
         super().__init__()

@@ -9,9 +9,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from kdnas_env.distillation.training.recipe import Ridge
 from kdnas_env.errors import KDNASError
 
 _LEAST_RIDGE = 1e-5
+_PENALTIES = tuple(10 ** (power / 6) for power in range(-30, 25))
+_INFLATION = 1.4
 _RIDGE_FACTOR = 100.0
 _RIDGE_ATTEMPTS = 5
 _RESIDUAL_TOLERANCE = 1e-6
@@ -123,13 +126,13 @@ class Moments:
         inputs, targets = self._check()
         return inputs + self._input_sum / self.count, targets + self._target_sum / self.count
 
-    def solve(self, ridge: float) -> LinearFit:
+    def solve(self, ridge: Ridge) -> LinearFit:
         """Solve ``min |inputs weight + bias - targets|^2 + penalty |weight|^2`` by Cholesky factorisation in float64.
 
         Args:
-            ridge: Penalty as a fraction of the inputs' mean variance; at least 1e-5, because float32 products cannot
-                separate smaller directions from rounding errors. It is multiplied by 100, up to five times, if the
-                factorisation fails or its solution does not satisfy the normal equations.
+            ridge: Penalty as a fraction of the inputs' mean variance, or ``gcv``; at least 1e-5, because float32
+                products cannot separate smaller directions from rounding errors. It is multiplied by 100, up to five
+                times, if the factorisation fails or its solution does not satisfy the normal equations.
 
         Raises:
             KDNASError: If no token was added.
@@ -141,6 +144,8 @@ class Moments:
         mean_input, mean_target = self.means()
         width = gram.shape[0]
         scale = float(gram.diagonal().mean()) or 1.0
+        if isinstance(ridge, str):
+            ridge = _cross_validated(gram / scale, cross / scale**0.5, square, self.count)
         penalty = max(ridge, _LEAST_RIDGE) * scale
         for _ in range(_RIDGE_ATTEMPTS):
             system = gram + penalty * torch.eye(width, dtype=gram.dtype, device=gram.device)
@@ -165,3 +170,30 @@ class Moments:
         if self._origins is None:
             raise KDNASError("no token was added, so there is nothing to fit; add() some first")
         return self._origins
+
+
+def _cross_validated(gram: Tensor, cross: Tensor, square: float, count: int) -> float:
+    """Return the penalty with the least error by generalised cross-validation.
+
+    The score of a penalty is its squared error over ``(1 - 1.4 p / n)^2``, with ``p`` effective parameters and ``n``
+    tokens (Craven and Wahba 1979). Tokens of a text depend on each other, so that plain cross-validation chooses
+    penalties that are too small; the factor 1.4 of Kim and Gu (2004) corrects this.
+
+    Args:
+        gram: Centred products of the inputs, ``(inputs, inputs)``, float64, of mean diagonal 1.
+        cross: Centred products of inputs and targets, ``(inputs, targets)``, float64.
+        square: The targets' centred sum of squares.
+        count: Number of tokens.
+    """
+    values, axes = torch.linalg.eigh(gram)
+    values = values.clamp_min(0)
+    energies = (axes.T @ cross).square().sum(1)
+    best, least = _PENALTIES[-1], float("inf")
+    for penalty in _PENALTIES:
+        shrunk = 1 / (values + penalty)
+        error = square - float((energies * shrunk * (2 - values * shrunk)).sum())
+        left = 1 - _INFLATION * (1 + float((values * shrunk).sum())) / count
+        score = max(error, 0.0) / left**2 if left > 0 else float("inf")
+        if score < least:
+            best, least = penalty, score
+    return float(best)

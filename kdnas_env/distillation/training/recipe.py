@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.checks import check_choice, check_number, check_whole
 from kdnas_env.support.untrusted import shown
+
+GCV: Literal["gcv"] = "gcv"
+"""The penalty that generalised cross-validation chooses."""
+
+Ridge = float | Literal["gcv"]
+"""A penalty as a fraction of the inputs' mean variance, or :data:`GCV`."""
 
 MAPPINGS = ("uniform", "skip", "last", "uniform+last", "tinybert")
 OBJECTIVES = ("hidden_states", "relations")
@@ -52,7 +58,8 @@ class Recipe:
         objective: ``hidden_states`` (mean squared error through a projection) or ``relations`` (MiniLMv2).
         projection: ``ridge`` (solved in closed form) or ``gradient`` (trained).
         share_projection: Whether all layers share one projection.
-        ridge: Penalty of the closed form, as a fraction of the student states' mean variance (at least 1e-5).
+        ridge: Penalty of the closed form, as a fraction of the student states' mean variance (at least 1e-5); or
+            ``gcv``, chosen by generalised cross-validation, for texts of few tokens.
         embeddings: ``random``, ``pca`` or ``token_means``
             (:func:`kdnas_env.distillation.student.embeddings.embedding_basis`).
         layers: ``random``, or ``teacher``: sliced from the teacher's
@@ -79,7 +86,7 @@ class Recipe:
     objective: str = "hidden_states"
     projection: str = "ridge"
     share_projection: bool = False
-    ridge: float = 1e-4
+    ridge: Ridge = 1e-4
     embeddings: str = "token_means"
     layers: str = "teacher"
     train_embeddings: bool = False
@@ -108,8 +115,9 @@ class Recipe:
         check_number("learning_rate", self.learning_rate, above=0)
         if self.max_grad_norm is not None:
             check_number("max_grad_norm", self.max_grad_norm, above=0)
-        for name in ("ridge", "weight_decay"):
-            check_number(name, getattr(self, name), at_least=0)
+        check_number("weight_decay", self.weight_decay, at_least=0)
+        if self.ridge != GCV:
+            check_number("ridge", self.ridge, at_least=0)
         for name in ("warmup_fraction", "dropout", "mask_probability"):
             check_number(name, getattr(self, name), at_least=0, below=1)
 
@@ -133,23 +141,29 @@ class Recipe:
         return asdict(self)
 
 
-RECIPES = {
-    "default": Recipe(),
-    "seed": Recipe(
-        projection="gradient",
-        share_projection=True,
-        embeddings="random",
-        layers="random",
-        train_embeddings=True,
-        batch_size=32,
-        learning_rate=1e-3,
-        width_scaling=False,
-        distance_scaling=False,
-        dropout=0.1,
-    ),
-}
-"""Recipes by name. ``seed`` is the recipe of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a random student with a
-shared projection, all trained by gradient descent."""
+_KD_NAS = Recipe(
+    projection="gradient",
+    share_projection=True,
+    embeddings="random",
+    layers="random",
+    train_embeddings=True,
+    batch_size=32,
+    learning_rate=1e-3,
+    width_scaling=False,
+    distance_scaling=False,
+    dropout=0.1,
+)
+
+RECIPES = {"default": Recipe(), "few-texts": Recipe(ridge=GCV), "kd-nas": _KD_NAS, "seed": _KD_NAS}
+"""Recipes by name. ``few-texts`` is ``default`` with a penalty by cross-validation. ``kd-nas``, which earlier versions
+call ``seed``, is the recipe of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639): a random student with a shared
+projection, all trained by gradient descent."""
+
+PAPER = ("kd-nas", "seed")
+"""Names of the recipe of KD-NAS."""
+
+TOKENS_PER_INPUT = 16
+"""Tokens of training text for each dimension of a student, below which ``few-texts`` is clearly better."""
 
 
 def resolve_recipe(recipe: str | Mapping[str, Any] | Recipe) -> Recipe:

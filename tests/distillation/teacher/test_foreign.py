@@ -15,7 +15,8 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.errors import TeacherError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.testing.teachers import TeacherConformance
 from kdnas_env.testing.tiny_encoders import TINY_ENCODERS, save_tiny_encoder, tiny_texts
 

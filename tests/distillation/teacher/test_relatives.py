@@ -13,7 +13,8 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.folder import load_student
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import TeacherError
-from kdnas_env.evaluators.mini_kd import MiniKDEvaluator, MiniKDSettings
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
+from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 
 RELATIVES = {"camembert": "xlm-roberta", "data2vec-text": "roberta", "ernie": "bert"}
 """Types, and what each is but for its name."""

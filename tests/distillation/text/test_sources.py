@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.distillation.text.sources import open_source, open_stream
-from kdnas_env.distillation.text.text_files import TextLayout
 from kdnas_env.errors import CorpusError
 
 

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kdnas_env.distillation.text.text_files import TextLayout, columns_of, read_rows
+from kdnas_env.distillation.text.layout import TextLayout
+from kdnas_env.distillation.text.text_files import columns_of, read_rows
 from kdnas_env.errors import CorpusError
 
 

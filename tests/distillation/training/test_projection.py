@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def problem(tokens: int = 500, inputs: int = 8, targets: int = 5, noise: float =
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def solve(x: Any, y: Any, ridge: float, chunks: int = 4) -> LinearFit:
+def solve(x: Any, y: Any, ridge: float | Literal["gcv"], chunks: int = 4) -> LinearFit:
     moments = Moments()
     for part_x, part_y in zip(np.array_split(x, chunks), np.array_split(y, chunks), strict=True):
         moments.add(torch.from_numpy(part_x), torch.from_numpy(part_y))
@@ -61,6 +61,20 @@ def test_the_penalty_is_a_share_of_the_mean_variance(ridge: float) -> None:
     reference = Ridge(alpha=ridge * len(x) * float(x.astype(np.float64).var(0).mean())).fit(x.astype(np.float64), y)
     np.testing.assert_allclose(fit.weight, reference.coef_.T, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(fit.bias, reference.intercept_, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [60, 70, 90])
+def test_with_few_tokens_cross_validation_predicts_others_better(tokens: int) -> None:
+    x, y = problem(tokens + 400, inputs=60, noise=3.0)
+    fixed, chosen = (solve(x[:tokens], y[:tokens], ridge) for ridge in (1e-4, "gcv"))
+    errors = [residual(fit, x[tokens:], y[tokens:]) for fit in (fixed, chosen)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_with_many_tokens_cross_validation_changes_little() -> None:
+    x, y = problem(20_000)
+    fixed, chosen = (solve(x, y, ridge) for ridge in (1e-4, "gcv"))
+    assert chosen.squared_error == pytest.approx(fixed.squared_error, rel=1e-3)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-4, 0.5])

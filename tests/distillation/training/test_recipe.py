@@ -29,6 +29,7 @@ from kdnas_env.errors import KDNASError
         ("share_projection", "no", "share_projection is 'no'; expected true or false"),
         ("train_embeddings", 1, "expected true or false"),
         ("width_scaling", None, "expected true or false"),
+        ("ridge", "cv", "ridge is 'cv'; expected a number at least 0"),
         ("ridge", -1e-9, "expected a number at least 0"),
         ("ridge", float("nan"), "expected a number at least 0"),
         ("weight_decay", "0.1", "weight_decay is '0.1'; expected a number at least 0"),
@@ -63,6 +64,7 @@ def test_bad_values_are_named_with_what_was_expected(field: str, value: Any, exp
         *({"embeddings": embeddings} for embeddings in EMBEDDINGS),
         *({"layers": layers} for layers in LAYERS),
         {"max_grad_norm": None, "heldout_samples": None},
+        {"ridge": "gcv"},
         {"ridge": 0, "weight_decay": 0, "warmup_fraction": 0, "dropout": 0, "learning_rate": 1},
     ],
 )
@@ -95,7 +97,7 @@ def test_changes_start_from_default_or_from_the_base() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("best", r"unknown recipe 'best'; choose from \['default', 'seed'\]"),
+        ("best", r"unknown recipe 'best'; choose from \['default', 'few-texts', 'kd-nas', 'seed'\]"),
         ({"base": "best"}, "unknown recipe 'best'"),
         ({"learning_rat": 1e-3, "epochs": 2}, r"unknown recipe field\(s\) \['epochs', 'learning_rat'\]; known fields"),
         (None, "recipe None is neither a name nor a mapping"),

@@ -1,0 +1,31 @@
+"""The JSON file of a benchmark that keeps its scores and goes on with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kdnas_env.errors import RunError
+from kdnas_env.support.atomic import read_json
+
+
+def kept_scores(file: Path, settings: Mapping[str, Any], empty: Any) -> Any:
+    """Return the scores that a file holds.
+
+    Args:
+        file: The file, of a mapping with ``settings`` and ``scores``; it need not exist.
+        settings: What decides the scores.
+        empty: What a new file holds.
+
+    Raises:
+        RunError: If its folder does not exist, or it holds scores of other settings.
+    """
+    if not file.absolute().parent.is_dir():
+        raise RunError(f"{str(file)!r} cannot be written: its folder does not exist; create it first")
+    if not file.exists():
+        return empty
+    kept = read_json(file)
+    if kept["settings"] != settings:
+        raise RunError(f"{str(file)!r} has scores with {kept['settings']}, not {settings}; name another file")
+    return kept["scores"]
