@@ -15,7 +15,7 @@ from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.errors import TableError
 from kdnas_env.support.statistics import kendall_tau, resolved_tau, spearman_rho
-from kdnas_env.tables.surrogates.students import ended_well, without
+from kdnas_env.tables.surrogates.students import capped, ended_well, without
 from kdnas_env.tables.surrogates.surrogate import (
     LEAST_STUDENTS,
     PREDICTED_LATENCIES,
@@ -272,9 +272,9 @@ def _judged(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) 
 
 
 def _truth(table: Table) -> Quantities:
-    """Return the mean over the successful seeds of each row; NaN if there are none."""
+    """Return the mean over the successful seeds of each row, of capped losses; NaN if there are none."""
     good = (table.status == _OK)[..., None, None]
-    sums = np.where(good, table.curves, 0).sum(axis=1, dtype=np.float64)
+    sums = np.where(good, capped(table.curves), 0).sum(axis=1, dtype=np.float64)
     count = good.sum(axis=1)
     curves = np.divide(sums, count, out=np.full_like(sums, np.nan), where=count > 0)
     kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]

@@ -182,5 +182,5 @@ def _check_layout(surrogate: Surrogate) -> None:
     if len(predicted) != surrogate.outputs or not np.array_equal(predicted, np.arange(len(predicted))):
         raise ValueError("its processes do not predict every output once")
     surrogate.noise.check(len(ORDERED), surrogate.curve_outputs)
-    for part, process in zip(surrogate.columns, surrogate.processes, strict=True):
-        process.check(trusted.columns, len(part))
+    for number, (part, process) in enumerate(zip(surrogate.columns, surrogate.processes, strict=True)):
+        process.check(surrogate.width(number), len(part))

@@ -21,6 +21,10 @@ TOLERANCE = 1e-4
 OTHER_KIND_TOLERANCE = 0.03
 """Largest relative difference between a CPU and a GPU; different rounding can change a training as much as a seed."""
 
+LARGEST_LOSS = 2.0
+"""Unexplained variance at which losses are capped: the default reward is at its floor there. A student that diverges may
+have any loss above it, which would otherwise dominate a fit and its figures."""
+
 _SHARED = ("architecture", "epochs")
 _DISTILLED = ("teacher", "corpus", "recipe", "workload")
 _OF_CELLS = ("status", "curves", "valid", "latencies")
@@ -36,7 +40,7 @@ class Students:
         configs: The students, all different.
         curves: ``CURVES`` by student, seed (of all tables) and epoch, float32
             ``(n, seeds, epochs + 1, len(CURVES))``; NaN for distillations that did not succeed. Seconds from machines
-            other than the first table's are also NaN.
+            other than the first table's are also NaN. Losses are :func:`capped`.
         good: Whether each distillation succeeded, bool ``(n, seeds)``.
         latencies: ``LATENCIES`` by student and device of the first table, float32 ``(n, devices, len(LATENCIES))``; NaN
             if a student was not measured.
@@ -77,7 +81,22 @@ class Students:
             _fill_curves(curves, rows[:, None], columns[None], first, table)
             _fill_latencies(latencies, rows, first, table)
         good: Bools = np.asarray(np.isfinite(curves[..., _LOSSES]).all(axis=(2, 3)))
-        return cls(tuple(places), curves, good, latencies)
+        return cls(tuple(places), capped(curves), good, latencies)
+
+
+def capped(curves: Floats) -> Floats:
+    """Return curves with unexplained variances of at most ``LARGEST_LOSS``, and raw losses lowered by the same factor.
+
+    Args:
+        curves: ``CURVES`` on the last axis, float32; NaN for missing values.
+    """
+    lowered = curves.copy()
+    for part in ("train", "heldout"):
+        raw, unexplained = CURVES.index(f"{part}_loss"), CURVES.index(f"{part}_unexplained")
+        beyond = curves[..., unexplained] > LARGEST_LOSS
+        lowered[beyond, raw] *= LARGEST_LOSS / curves[beyond, unexplained]
+        lowered[beyond, unexplained] = LARGEST_LOSS
+    return lowered
 
 
 def ended_well(table: Table) -> Bools:

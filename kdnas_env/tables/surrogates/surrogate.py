@@ -4,6 +4,10 @@ Gaussian processes map the logarithms of a student's sizes to the logarithms of 
 seconds by epoch, and latencies by device. All predictions are therefore positive, and time always increases. Two
 uncertainties are separate: the variation between seeds (noise) and the model uncertainty (doubt). Inference is pure
 NumPy.
+
+In a joint space the losses have two stages (:attr:`Surrogate.staged`). The losses before training depend on few
+dimensions, so that a process of their own predicts them well. A second process predicts by which factor training changes
+them, from the same inputs and the loss before training.
 """
 
 from __future__ import annotations
@@ -48,6 +52,9 @@ LEAST_STUDENTS = 12
 """Minimum number of students for a fit."""
 
 _SECONDS = CURVES.index("epoch_seconds")
+_START = CURVES.index("heldout_unexplained")
+_BEFORE, _TRAINED = 0, 1
+_MOST, _MOST_STAGED = 200, 400
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,13 +116,18 @@ class Range:
 
     def outside(self, config: StudentConfig) -> str | None:
         """Return why a student is outside the range; None if it is inside."""
-        searched = {name.removeprefix(RECIPE) for name in (*self.numbers, *self.names) if name.startswith(RECIPE)}
+        searched = {name.removeprefix(RECIPE) for name in self.of_recipe}
         if searched != {name for name, _ in config.recipe}:
             return f"it changes other fields of the recipe than the table's {sorted(searched)}"
         for name, (low, high) in self.numbers.items():
             if not low <= value_of(config, name) <= high:
                 return f"{name} {value_of(config, name)} is beyond the table's {low} to {high}"
         return self.unknown_name(config)
+
+    @property
+    def of_recipe(self) -> list[str]:
+        """The dimensions that belong to the recipe; none outside joint spaces."""
+        return [name for name in (*self.numbers, *self.names) if name.startswith(RECIPE)]
 
     @property
     def columns(self) -> int:
@@ -176,13 +188,17 @@ class Surrogate:
         with np.errstate(invalid="ignore"):
             means = np.where(known, students.curves, 0).sum(axis=1, dtype=np.float64) / known.sum(axis=1)
         targets = _log(means.reshape(len(means), -1))
-        of_seconds = np.arange(targets.shape[1]) % len(CURVES) == _SECONDS
-        columns = [np.flatnonzero(~of_seconds), np.flatnonzero(of_seconds)]
-        processes = []
-        for part in columns:
+        staged = bool(trusted.of_recipe)
+        columns, processes = _curve_columns(targets.shape[1], staged=staged), []
+        most = _MOST_STAGED if staged else _MOST
+        for number, part in enumerate(columns):
             rows = np.flatnonzero(np.isfinite(targets[:, part]).all(axis=1))
-            processes.append(GaussianProcess.fit(inputs[rows], targets[rows][:, part], groups))
-        kinds = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
+            given, wanted, kinds = inputs[rows], targets[rows][:, part], groups
+            if staged and number == _TRAINED:
+                given, wanted = _after_start(given, targets[rows]), wanted - targets[rows][:, part % len(CURVES)]
+                kinds = [*groups, max(groups) + 1]
+            processes.append(GaussianProcess.fit(given, wanted, kinds, most=most))
+        predicted = [LATENCIES.index(name) for name in PREDICTED_LATENCIES]
         for position, device in enumerate(table.metadata.devices):
             measured = np.flatnonzero(np.isfinite(students.latencies[:, position]).all(axis=-1))
             if len(measured) < LEAST_STUDENTS:
@@ -190,8 +206,8 @@ class Surrogate:
                     f"table {table.metadata.name!r} has {len(measured)} latencies of {device.name!r}; a surrogate "
                     f"needs at least {LEAST_STUDENTS}"
                 )
-            latencies = _log(students.latencies[measured, position][:, kinds])
-            columns.append(targets.shape[1] + len(kinds) * position + np.arange(len(kinds)))
+            latencies = _log(students.latencies[measured, position][:, predicted])
+            columns.append(targets.shape[1] + len(predicted) * position + np.arange(len(predicted)))
             processes.append(GaussianProcess.fit(inputs[measured], latencies, groups))
         noise = SeedDeviation.fit(inputs[:, : len(ORDERED)], logs)
         gave = tuple((source.metadata.name, int(ended_well(source).any(axis=1).sum())) for source in (table, *further))
@@ -240,8 +256,15 @@ class Surrogate:
     def log_mean(self, inputs: Floats, wanted: Sequence[int] | None = None) -> Floats:
         """Return the logarithms of outputs, float64 ``(m, outputs)``; with ``wanted``, other outputs may be NaN."""
         means = np.full((len(inputs), self.outputs), np.nan)
-        for part, process in zip(self.columns, self.processes, strict=True):
-            if wanted is None or np.isin(part, wanted).any():
+        needed = [wanted is None or bool(np.isin(part, wanted).any()) for part in self.columns]
+        if self.staged:
+            needed[_BEFORE] |= needed[_TRAINED]
+        for number, (part, process) in enumerate(zip(self.columns, self.processes, strict=True)):
+            if not needed[number]:
+                continue
+            if self.staged and number == _TRAINED:
+                means[:, part] = means[:, part % len(CURVES)] + process.mean(_after_start(inputs, means))
+            else:
                 means[:, part] = process.mean(inputs)
         return means
 
@@ -281,6 +304,15 @@ class Surrogate:
         return self.metadata.encoder
 
     @property
+    def staged(self) -> bool:
+        """Whether the second process predicts how training changes the losses that the first one predicts."""
+        return bool(self.range.of_recipe)
+
+    def width(self, number: int) -> int:
+        """Return the number of inputs of a process."""
+        return self.range.columns + (self.staged and number == _TRAINED)
+
+    @property
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
         """The fitted arrays, by name."""
         fitted = {f"noise.{name}": getattr(self.noise, name) for name in SeedDeviation.ARRAYS}
@@ -301,10 +333,14 @@ class Surrogate:
 
     def _log_doubt(self, inputs: Floats, noise: Floats) -> Floats:
         doubt = np.empty((len(inputs), self.outputs))
-        for part, process in zip(self.columns, self.processes, strict=True):
+        for number, (part, process) in enumerate(zip(self.columns, self.processes, strict=True)):
+            trained = self.staged and number == _TRAINED
+            given = _after_start(inputs, self.log_mean(inputs, self.columns[_BEFORE].tolist())) if trained else inputs
             # Residual variance beyond the noise between seeds is specific to the student.
             peculiar = np.maximum(process.noise**2 - noise[:, part] ** 2 / self.seeds, 0)
-            doubt[:, part] = np.sqrt(process.deviation(inputs) ** 2 + peculiar)
+            doubt[:, part] = np.sqrt(process.deviation(given) ** 2 + peculiar)
+            if trained:
+                doubt[:, part] = np.hypot(doubt[:, part], doubt[:, part % len(CURVES)])
         return doubt
 
     def _quantities(self, outputs: Floats) -> Quantities:
@@ -350,6 +386,19 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     # A static student has no matrix product.
     columns.append(np.log(np.maximum(np.array(costs, dtype=np.float64).reshape(-1, 2), 1.0)))
     return np.hstack([np.asarray(part, dtype=np.float64) for part in columns]), [*groups, -1, -1]
+
+
+def _curve_columns(outputs: int, *, staged: bool) -> list[Ints]:
+    """Return the columns of the processes of the curves; the seconds come last."""
+    places = np.arange(outputs)
+    seconds, before = places % len(CURVES) == _SECONDS, places < len(CURVES)
+    losses = [~seconds & before, ~seconds & ~before] if staged else [~seconds]
+    return [np.flatnonzero(part) for part in (*losses, seconds)]
+
+
+def _after_start(inputs: Floats, logs: Floats) -> Floats:
+    """Return inputs with the logarithm of the held-out loss before training as a further column."""
+    return np.column_stack([inputs, logs[:, _START]])
 
 
 def value_of(config: StudentConfig, name: str) -> Any:
