@@ -31,7 +31,7 @@ from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
 from kdnas_env.tables.external import ExternalTable, write_external
-from kdnas_env.tables.storage import checksum, load_table, table_names, table_path
+from kdnas_env.tables.storage import checksum, load_table, surrogate_names, table_names, table_path
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, TableMetadata
@@ -212,6 +212,10 @@ def _list(console: SafeConsole) -> None:
         tables.add_row(name, *map(str, counts), f"{table.complete:.0%}", f"{tau[-1]:.3f}" if tau else "-", meta.title)
     console.print(tables)
     console.print("[dim]tau: Kendall's, between seeds after the last epoch[/]")
+    if surrogates := surrogate_names():
+        console.say(
+            f"surrogates, which answer for all of a space that is too large for a table: {', '.join(surrogates)}"
+        )
     console.say("more about one: kdnas table inspect NAME")
 
 

@@ -27,6 +27,7 @@ from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, OnProgress, Progress, in_words
 from kdnas_env.support.shell import call
 from kdnas_env.tables.table import LatencyDevice
+from kdnas_env.tabulation.around import students_around
 from kdnas_env.tabulation.build import (
     TableBuild,
     adopt_evaluations,
@@ -93,7 +94,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         "evaluations",
         "latencies",
     )
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file")
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file", "around")
 
     name: tyro.conf.Positional[str]
     """Short name of the table, by which environments find it."""
@@ -108,6 +109,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     sample: int | None = None
     """Students drawn from the space, where it is too large for a table of all. A larger sample begins with a smaller
     one, so that a build can go on with more students, but not with fewer."""
+    around: str | None = None
+    """Table or surrogate, by name or npz file: the sample is then of students that its model says are the best 1 %."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation and data order that every student is distilled with."""
     epochs: int = 3
@@ -139,6 +142,8 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         parse_shard(self.shard)
         if self.sample is not None:
             check_whole("sample", self.sample, of="students", at_least=1)
+        elif self.around is not None:
+            raise KDNASError("around has no effect without sample, the number of students; name it too")
         for name in ("epochs", "threads", "workers"):
             check_whole(name, getattr(self, name), at_least=1)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
@@ -228,7 +233,10 @@ def build_table(name: str | TableBuildOptions, *, progress: Progress = SILENT, *
         wanted.file, load_teacher_architecture(options.teacher), wanted.families or None, wanted.max_parameters
     )
     check_recipe_choices(space.recipe_choices)
-    students = planned_students(space, options.sample)
+    if options.around is None or options.sample is None:
+        students = planned_students(space, options.sample)
+    else:
+        students = students_around(space, options.around, options.sample)
     mini_kd = MiniKDSettings(
         teacher=options.teacher,
         corpus={name: value for name, value in asdict(options.corpus).items() if value not in (None, ())},

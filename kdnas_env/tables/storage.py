@@ -14,12 +14,22 @@ from kdnas_env.tables.table import SCHEMA_VERSION, Table, TableMetadata
 DATA = Path(__file__).parent / "data"
 """Folder of the tables shipped with the package."""
 
+FITS = DATA / "fits"
+"""Folder of the surrogates shipped with the package: those with a name, and fits to its tables by their key."""
+
+_KEYED = "surrogate-"
+
 _KIND = "table"
 
 
 def table_names() -> list[str]:
     """Return the names of the tables shipped with the package."""
     return sorted(path.stem for path in DATA.glob("*.npz"))
+
+
+def surrogate_names() -> list[str]:
+    """Return the names of the surrogates shipped with the package, which answer for spaces that no table covers."""
+    return sorted(path.stem for path in FITS.glob("*.npz") if not path.stem.startswith(_KEYED))
 
 
 def load_table(name: str | os.PathLike[str]) -> Table:
@@ -35,6 +45,8 @@ def load_table(name: str | os.PathLike[str]) -> Table:
     if os.fspath(name) in table_names():
         return read_table(shipped)
     path = expanded(name)
+    if os.fspath(name) in surrogate_names():
+        raise TableError(f"{os.fspath(name)!r} is a surrogate, which was fitted to tables; name one of {table_names()}")
     if not os.path.isfile(path):  # unlike pathlib, returns False for invalid paths
         raise TableError(
             f"there is no table {os.fspath(name)!r}; name one of {table_names()}, or the npz file of another"
@@ -80,8 +92,11 @@ def checksum(path: str | os.PathLike[str]) -> str:
 
 
 def table_path(name: str | os.PathLike[str]) -> Path:
-    """Return the npz file of a table by its name or path."""
-    return DATA / f"{name}.npz" if os.fspath(name) in table_names() else expanded(name)
+    """Return the npz file of a table or a surrogate by its name or path."""
+    for folder, names in ((DATA, table_names), (FITS, surrogate_names)):
+        if os.fspath(name) in names():
+            return folder / f"{name}.npz"
+    return expanded(name)
 
 
 def described_kind(path: Path) -> object:

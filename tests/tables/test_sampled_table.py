@@ -23,9 +23,11 @@ from kdnas_env.pipeline.inspecting import Inspection, inspect_table
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.storage import load_table, write_table
 from kdnas_env.tables.surrogates.card import _splits
-from kdnas_env.tables.surrogates.storage import write_surrogate
+from kdnas_env.tables.surrogates.storage import read_surrogate, write_surrogate
+from kdnas_env.tables.surrogates.students import LARGEST_LOSS, capped
 from kdnas_env.tables.surrogates.surrogate import Surrogate
-from kdnas_env.tables.table import Table
+from kdnas_env.tables.table import CURVES, Table
+from kdnas_env.tabulation.around import students_around
 from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.build import networks, planned_students
 from kdnas_env.tabulation.latencies import modelled
@@ -146,6 +148,47 @@ def test_a_surrogate_knows_how_recipe_and_size_go_together(table: Table) -> None
     plain = STUDENTS[0].network
     with pytest.raises(SpaceError, match="other fields of the recipe"):
         surrogate.predict([plain])
+
+
+def test_a_student_that_diverges_does_not_disturb_what_is_said_of_others(table: Table) -> None:
+    """Losses above that of the least reward are all alike; one of 30,000 would otherwise dominate the fit."""
+    others, unexplained = planned_students(JOINT, 400)[300:], CURVES.index("heldout_unexplained")
+    curves = table.curves.copy()
+    rows = np.arange(0, 300, 30)
+    curves[rows, :, 1:, :4] = 30_000.0
+    diverged = Surrogate.fit(replace(table, curves=curves))
+    predicted = diverged.predict(others)[0].curves[:, -1, unexplained]
+    assert kendall_tau(predicted, np.array([loss(student) for student in others])) > 0.6
+    again = diverged.predict([table.configs()[row] for row in rows.tolist()])[0].curves[:, -1]
+    assert (again[:, :4] < 1.5 * LARGEST_LOSS).all()
+    kept = capped(curves)
+    assert kept[..., unexplained].max() == LARGEST_LOSS
+    assert np.array_equal(kept[1], table.curves[1])
+    assert kept[0, 0, 1, 0] == pytest.approx(curves[0, 0, 1, 0] * LARGEST_LOSS / curves[0, 0, 1, 2])
+
+
+def test_the_losses_before_training_have_a_process_of_their_own(table: Table, tmp_path: Path) -> None:
+    surrogate = Surrogate.fit(table)
+    assert surrogate.staged
+    assert [len(part) for part in surrogate.columns[:3]] == [4, 12, 4]
+    write_surrogate(surrogate, tmp_path / "staged.npz")
+    read = read_surrogate(tmp_path / "staged.npz")
+    inputs = surrogate.features(STUDENTS[:5])
+    last = surrogate.output("heldout_unexplained", 3)
+    assert np.array_equal(read.log_mean(inputs), surrogate.log_mean(inputs))
+    assert np.allclose(surrogate.log_mean(inputs, [last])[:, last], surrogate.log_mean(inputs)[:, last])
+    _, _, doubt = surrogate.predict(STUDENTS[:5])
+    assert (doubt.curves[..., :4] > 0).all()
+
+
+def test_students_around_the_best_are_better_than_a_fair_sample(table: Table, tmp_path: Path) -> None:
+    write_table(table, tmp_path / "joint.npz")
+    around = students_around(JOINT, str(tmp_path / "joint.npz"), 20)
+    assert len(set(around)) == 20
+    assert all(student in JOINT for student in around)
+    best = np.sort([loss(student) for student in STUDENTS])[:30]
+    assert np.median([loss(student) for student in around]) < best.max()
+    assert around == students_around(JOINT, str(tmp_path / "joint.npz"), 20)
 
 
 def test_an_environment_answers_for_the_whole_space(table: Table, tmp_path: Path) -> None:

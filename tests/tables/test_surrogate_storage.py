@@ -11,9 +11,9 @@ from small_tables import planted_table
 
 from kdnas_env.envs.surrogate import SurrogateEnv
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
-from kdnas_env.tables.storage import load_table
+from kdnas_env.tables.storage import FITS, load_table
 from kdnas_env.tables.surrogates import storage
-from kdnas_env.tables.surrogates.storage import SHIPPED, fit_path, fitted, read_surrogate
+from kdnas_env.tables.surrogates.storage import fit_path, fitted, read_surrogate
 from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, Surrogate
 from kdnas_env.tables.table import Table
 
@@ -49,7 +49,7 @@ def fitting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fitting:
 def test_the_fit_that_comes_with_the_package_is_a_fit_to_its_tables() -> None:
     tables = [load_table(name) for name in OF_THE_ENVIRONMENT]
     path = fit_path(tables)
-    assert [found for found in SHIPPED.iterdir() if found.suffix == ".npz"] == [path], (
+    assert [*FITS.glob("surrogate-*.npz")] == [path], (
         "after a change of the tables or of FIT_VERSION: write_surrogate(Surrogate.fit(*tables), fit_path(tables)), "
         "and remove the earlier files"
     )

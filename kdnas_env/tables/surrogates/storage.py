@@ -22,7 +22,7 @@ from kdnas_env.errors import TableError
 from kdnas_env.support.kept import kept, read_whole
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tables.archive import read_archive, write_archive
-from kdnas_env.tables.storage import DATA, described_kind, load_table, table_path
+from kdnas_env.tables.storage import FITS, described_kind, load_table, table_path
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
 from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, NAMED, Range, Surrogate
@@ -32,9 +32,6 @@ SURROGATE_SCHEMA_VERSION = 1
 
 TableNames = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 """A table or surrogate by name or npz file, or several tables of one workload."""
-
-SHIPPED = DATA / "fits"
-"""Folder of the fits shipped with the package."""
 
 _KIND = "surrogate"
 
@@ -139,7 +136,7 @@ def fitted(source: Surrogate | Sequence[Table]) -> Surrogate:
     return source if isinstance(source, Surrogate) else _fitted(_fit_of(source))
 
 
-def fit_path(tables: Sequence[Table], folder: Path = SHIPPED) -> Path:
+def fit_path(tables: Sequence[Table], folder: Path = FITS) -> Path:
     """Return the path of the fit to some tables in a folder, whether or not it exists."""
     return folder / _fit_of(tables).name
 
@@ -151,7 +148,7 @@ def _fit_of(tables: Sequence[Table]) -> _Fit:
 
 @lru_cache(maxsize=8)
 def _fitted(fit: _Fit) -> Surrogate:
-    surrogate = read_whole(SHIPPED / fit.name, read_surrogate) or kept(
+    surrogate = read_whole(FITS / fit.name, read_surrogate) or kept(
         fit.name, read_surrogate, lambda: Surrogate.fit(*fit.tables), write_surrogate
     )
     for array in surrogate.arrays.values():
