@@ -27,6 +27,7 @@ from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, OnProgress, Progress, in_words
 from kdnas_env.support.shell import call
 from kdnas_env.tables.table import LatencyDevice
+from kdnas_env.tabulation.adopting import adopt_table, is_table
 from kdnas_env.tabulation.around import students_around
 from kdnas_env.tabulation.build import (
     TableBuild,
@@ -133,7 +134,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     skip_latencies: bool = False
     """Only distil the students."""
     evaluations: str | None = None
-    """Store of another build or a search to start from: what it has of the same distillations is not done again."""
+    """Store of another build or a search, or a table, to start from: its distillations are not done again."""
     latencies: str | None = None
     """Folder of another build under the same teacher, whose latencies are taken over; the text does not matter."""
 
@@ -307,7 +308,8 @@ def _begin(work: Work, options: TableBuildOptions, evaluator: MiniKDEvaluator, s
     record_workload(options.folder, described)
     work.begin(fingerprints)
     if options.evaluations is not None:
-        adopt_evaluations(options.evaluations, options.folder)
+        adopt = adopt_table if is_table(options.evaluations) else adopt_evaluations
+        adopt(options.evaluations, options.folder)
     if options.latencies is not None:
         adopt_latencies(options.latencies, options.folder)
 

@@ -24,7 +24,9 @@ from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import write_json
+from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.table import CURVES, LATENCIES, LatencyDevice, Table
+from kdnas_env.tabulation.adopting import adopt_table, is_table
 from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.build import (
     STORE,
@@ -380,6 +382,30 @@ def test_a_store_is_adopted_while_it_is_written_to(make: Make, tmp_path: Path) -
     with pytest.raises(RunError, match="cannot be copied"):
         adopt_evaluations(tmp_path / "text", fresh)
     assert not (fresh / STORE).exists()
+
+
+def test_a_build_goes_on_where_a_table_ends(make: Make, tmp_path: Path) -> None:
+    """Whoever has only the file of a table can add to it: the merged table is that of one build."""
+    write_table(merge_builds([make("first", EVALUATIONS[:7], {ANALYTIC: MODELLED})]), tmp_path / "first.npz")
+    further = make("further", EVALUATIONS[7:9], {ANALYTIC: MODELLED})
+    adopt_table(tmp_path / "first.npz", further)  # the store of a build is never replaced
+    assert len(read_evaluations(further, "0" * 64)) == 2
+    (further / STORE).unlink()
+    adopt_table(tmp_path / "first.npz", further)
+    found = read_evaluations(further, "0" * 64)
+    assert {(one.config, one.fidelity) for one in found} == {(one.config, one.fidelity) for one in EVALUATIONS[:7]}
+    rest = make("rest", EVALUATIONS[7:9], {ANALYTIC: MODELLED})
+    joined, whole = (
+        merge_builds([folder, rest]) for folder in (further, make("whole", EVALUATIONS[:7], {ANALYTIC: MODELLED}))
+    )
+    assert np.array_equal(joined.curves, whole.curves, equal_nan=True)
+    assert np.array_equal(joined.status, whole.status)
+    other = make("other", [], {ANALYTIC: MODELLED}, workload="1" * 64, recipe={"batch_size": 4})
+    (other / STORE).unlink()
+    with pytest.raises(TableError, match="recipe is"):
+        adopt_table(tmp_path / "first.npz", other)
+    assert is_table("rotten-tomatoes") and is_table(tmp_path / "first.npz")
+    assert not is_table(further / STORE)
 
 
 def test_latencies_are_adopted_from_a_build_under_the_same_teacher(make: Make) -> None:

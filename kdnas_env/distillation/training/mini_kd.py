@@ -144,8 +144,8 @@ class MiniKD:
             torch.OutOfMemoryError: If the device's memory is too small.
         """
         began = time.perf_counter() - self._starting_seconds
-        train = self.fit() if self.objective.solved else self.train_score()
-        start = train.unexplained if self.objective.solved else None
+        train = self.fit() if self.objective.solved else None
+        start = None if train is None else train.unexplained
         yield self._result(0, train, began)
         rng = np.random.default_rng([self.fidelity.seed, _ORDER])
         optimiser = self.optimiser(start)
@@ -313,9 +313,9 @@ class MiniKD:
         enabled = self._precision == "bfloat16"
         return torch.autocast(self.workload.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _result(self, epoch: int, train: Score, began: float) -> EpochResult:
+    def _result(self, epoch: int, train: Score | None, began: float) -> EpochResult:
         if self._judge is None:
-            heldout = self.heldout_score()
+            train, heldout = train or self.train_score(), self.heldout_score()
         else:
             train, heldout = self._judged(self._judge)
         for name, score in (("training", train), ("held-out", heldout)):

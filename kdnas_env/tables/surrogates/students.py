@@ -22,8 +22,8 @@ OTHER_KIND_TOLERANCE = 0.03
 """Largest relative difference between a CPU and a GPU; different rounding can change a training as much as a seed."""
 
 LARGEST_LOSS = 2.0
-"""Unexplained variance at which losses are capped: the default reward is at its floor there. A student that diverges may
-have any loss above it, which would otherwise dominate a fit and its figures."""
+"""Unexplained variance at which losses are capped: the default reward is at its floor there. A student that diverges
+may have any loss above it, which would otherwise dominate a fit and its figures."""
 
 _SHARED = ("architecture", "epochs")
 _DISTILLED = ("teacher", "corpus", "recipe", "workload")

@@ -6,8 +6,8 @@ uncertainties are separate: the variation between seeds (noise) and the model un
 NumPy.
 
 In a joint space the losses have two stages (:attr:`Surrogate.staged`). The losses before training depend on few
-dimensions, so that a process of their own predicts them well. A second process predicts by which factor training changes
-them, from the same inputs and the loss before training.
+dimensions, so that a process of their own predicts them well. A second process predicts by which factor training
+changes them, from the same inputs and the loss before training.
 """
 
 from __future__ import annotations
