@@ -404,7 +404,8 @@ def test_a_build_goes_on_where_a_table_ends(make: Make, tmp_path: Path) -> None:
     (other / STORE).unlink()
     with pytest.raises(TableError, match="recipe is"):
         adopt_table(tmp_path / "first.npz", other)
-    assert is_table("rotten-tomatoes") and is_table(tmp_path / "first.npz")
+    assert is_table("rotten-tomatoes")
+    assert is_table(tmp_path / "first.npz")
     assert not is_table(further / STORE)
 
 
