@@ -337,7 +337,7 @@ def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str)
         "surrogate of": f"{meta.name}: {meta.title}",
         "fitted to": _fitted_to(surrogate),
         **{name: f"{low} to {high}" for name, (low, high) in trusted.numbers.items()},
-        **{name: ", ".join(values) for name, values in trusted.names.items()},
+        **{name: ", ".join(map(str, values)) for name, values in trusted.names.items()},
         "largest student": "any" if trusted.max_parameters is None else f"{trusted.max_parameters:,} parameters",
         "epochs": str(meta.epochs),
         "devices": ", ".join(device.name for device in meta.devices),
