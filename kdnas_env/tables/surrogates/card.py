@@ -22,7 +22,7 @@ from kdnas_env.tables.surrogates.surrogate import (
     Quantities,
     Range,
     Surrogate,
-    value_of,
+    values_of,
 )
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
 
@@ -239,7 +239,7 @@ def _splits(table: Table, usable: Ints, rewards: Floats, folds: int, rng: np.ran
     space = table.space
     numbers = [name for name, ordered in zip(space.dimensions, space.ordered, strict=True) if ordered]
     for name in ("num_hidden_layers", "hidden_size", *(name for name in numbers if name.startswith(RECIPE))):
-        values = np.array([value_of(configs[row], name) for row in usable])
+        values = np.array([values_of(configs[row]).get(name) for row in usable])
         for value in np.unique(values):
             yield _Split(f"without {name} {value}", (usable[values == value],))
     best = usable[np.argsort(-rewards[usable], kind="stable")[: max(2, len(usable) // 10)]]

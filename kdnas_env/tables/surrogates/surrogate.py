@@ -107,7 +107,10 @@ class Range:
         numbers = (*ORDERED, *(name for name, ordered in of_recipe.items() if ordered))
         scales = (name for name in SCALES if name in space.dimensions)
         names = (*NAMED, *scales, *(name for name, ordered in of_recipe.items() if not ordered))
-        values = {name: [value_of(config, name) for config in configs] for name in (*numbers, *names)}
+        given = [values_of(config) for config in configs]
+        values: dict[str, list[Any]] = {
+            name: [of_student.get(name) for of_student in given] for name in (*numbers, *names)
+        }
         return cls(
             {name: (min(values[name]), max(values[name])) for name in numbers},
             {name: tuple(sorted(set(values[name]), key=str)) for name in names},
@@ -119,9 +122,10 @@ class Range:
         searched = {name.removeprefix(RECIPE) for name in self.of_recipe}
         if searched != {name for name, _ in config.recipe}:
             return f"it changes other fields of the recipe than the table's {sorted(searched)}"
+        values = values_of(config)
         for name, (low, high) in self.numbers.items():
-            if not low <= value_of(config, name) <= high:
-                return f"{name} {value_of(config, name)} is beyond the table's {low} to {high}"
+            if not low <= values[name] <= high:
+                return f"{name} {values[name]} is beyond the table's {low} to {high}"
         return self.unknown_name(config)
 
     @property
@@ -136,9 +140,10 @@ class Range:
 
     def unknown_name(self, config: StudentConfig) -> str | None:
         """Return a message if a student has a name that is not in the table, which a surrogate cannot predict."""
+        given = values_of(config)
         for name, values in {**dict.fromkeys(SCALES, (FULL,)), **self.names}.items():
-            if value_of(config, name) not in values:
-                return f"{name} {value_of(config, name)!r} is none of the table's {list(values)}"
+            if given.get(name) not in values:
+                return f"{name} {given.get(name)!r} is none of the table's {list(values)}"
         return None
 
 
@@ -362,12 +367,10 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     batch, length = device.batch_size, device.sequence_length
     base = teacher.as_student()
     of_recipe = [name for name in trusted.numbers if name not in ORDERED]
+    given = [values_of(config) for config in configs]
     numbers = [
-        [
-            *(getattr(config, name) / getattr(base, name) for name in ORDERED),
-            *(value_of(config, name) for name in of_recipe),
-        ]
-        for config in configs
+        [*(values[name] / getattr(base, name) for name in ORDERED), *(values.get(name) for name in of_recipe)]
+        for values in given
     ]
     costs = [
         (count_parameters(config, teacher), forward_flops(config, teacher, batch=batch, length=length))
@@ -380,7 +383,7 @@ def features(configs: Sequence[StudentConfig], source: Table | Surrogate, truste
     columns, groups = [described], [*range(len(trusted.numbers))]
     for name, values in trusted.names.items():
         if len(values) > 1:
-            named = np.array([[value_of(config, name) == value for value in values] for config in configs])
+            named = np.array([[of_student.get(name) == value for value in values] for of_student in given])
             columns.append(named.reshape(-1, len(values)))
             groups += [max(groups) + 1] * len(values)
     # A static student has no matrix product.
@@ -401,9 +404,10 @@ def _after_start(inputs: Floats, logs: Floats) -> Floats:
     return np.column_stack([inputs, logs[:, _START]])
 
 
-def value_of(config: StudentConfig, name: str) -> Any:
-    """Return a configuration's value of a student or recipe dimension; None if it has none."""
-    return dict(config.recipe).get(name.removeprefix(RECIPE)) if name.startswith(RECIPE) else getattr(config, name)
+def values_of(config: StudentConfig) -> dict[str, Any]:
+    """Return a configuration's values by student or recipe dimension."""
+    values = {name: getattr(config, name) for name in DIMENSIONS}
+    return values | {f"{RECIPE}{name}": value for name, value in config.recipe}
 
 
 def _log(values: npt.NDArray[Any]) -> Floats:
