@@ -8,7 +8,8 @@ depends on.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,8 @@ _KIND = "listing"
 _VERSION = 2
 _BATCH = 16  # of larger ones, memory is taken from the system and given back time and again
 _BATCHES_BETWEEN_NEWS = 500
+_BATCH_OF_RECIPES = 256
+_NETWORKS_BETWEEN_NEWS = 10
 _SECONDS = CURVES.index("epoch_seconds")
 _RATIO, _MEDIAN = PREDICTED_LATENCIES.index("ratio"), PREDICTED_LATENCIES.index("median_ms")
 
@@ -94,12 +97,13 @@ def list_students(
         )
     parts = [str((_KIND, _VERSION, FIT_VERSION)), evaluator.fingerprint, curve, str(epochs)]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
-    return kept(
-        f"{_KIND}-{key[:32]}.npz",
-        _read,
-        lambda: _listed(evaluator, curve, epochs, evaluator.space.students(), on_progress),
-        _write,
-    )
+
+    def make() -> Listing:
+        if evaluator.space.recipe_choices:
+            return _listed_by_network(evaluator, curve, epochs, on_progress)
+        return _listed(evaluator, curve, epochs, evaluator.space.students(), on_progress)
+
+    return kept(f"{_KIND}-{key[:32]}.npz", _read, make, _write)
 
 
 def sample_students(
@@ -135,28 +139,68 @@ def _listed(
 ) -> Listing:
     """Return what is said of students, given with their rising flat indices."""
     surrogate, space = evaluator.surrogate, evaluator.space
-    device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
-    seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]
-    latencies = [surrogate.output(name, device) for name in PREDICTED_LATENCIES]
-    wanted = [surrogate.output(curve, last), *latencies, *seconds]
-    parts: list[tuple[Ints | Floats, ...]] = []
+    parts: list[Listing] = []
     while batch := list(islice(points, _BATCH)):
         if len(parts) % _BATCHES_BETWEEN_NEWS == 0:
             on_progress(batch[0][0], space.size)
+        index = np.array([index for index, _ in batch], dtype=np.int64)
         inputs = surrogate.features([config for _, config in batch], extrapolate=evaluator.extrapolate)
-        predicted = surrogate.mean(inputs, wanted)
-        parts.append(
-            (
-                np.array([index for index, _ in batch], dtype=np.int64),
-                predicted.curves[:, -1, CURVES.index(curve)],
-                predicted.latencies[:, device, _RATIO],
-                predicted.latencies[:, device, _MEDIAN],
-                predicted.curves[:, : epochs + 1, _SECONDS].sum(axis=1),
-                np.array([count_parameters(config, space.teacher) for _, config in batch], dtype=np.int64),
-            )
-        )
+        parameters = np.array([count_parameters(config, space.teacher) for _, config in batch], dtype=np.int64)
+        parts.append(_said(evaluator, curve, epochs, index, inputs, parameters))
     on_progress(space.size, space.size)
-    return Listing(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return _joined(parts)
+
+
+def _listed_by_network(evaluator: SurrogateEvaluator, curve: str, epochs: int, on_progress: OnProgress) -> Listing:
+    """Return what is said of all students of a joint space, network by network.
+
+    The dimensions of the recipe come last, so the students of one network follow each other. Their inputs differ only
+    in the columns of the recipe, which are the same under every network, so nothing is computed twice.
+    """
+    surrogate, space = evaluator.surrogate, evaluator.space
+    recipes = math.prod(len(values) for values in space.recipe_choices.values())
+    places = np.arange(recipes)
+    inputs = surrogate.features([space.decode(space.from_index(place)) for place in range(recipes)])
+    of_network = ~surrogate.range.recipe_columns
+    parts: list[Listing] = []
+    for number, first in enumerate(range(0, space.size, recipes)):
+        if number % _NETWORKS_BETWEEN_NEWS == 0:
+            on_progress(first, space.size)
+        index, student = first + places, space.decode(space.from_index(first))
+        index = index[space.canonical(index) == index]
+        if not len(index) or not space.is_valid(student):
+            continue
+        given = inputs[index - first]
+        given[:, of_network] = surrogate.features([student], extrapolate=evaluator.extrapolate)[0, of_network]
+        parameters = np.full(len(index), count_parameters(student, space.teacher), dtype=np.int64)
+        for start in range(0, len(index), _BATCH_OF_RECIPES):
+            part = slice(start, start + _BATCH_OF_RECIPES)
+            parts.append(_said(evaluator, curve, epochs, index[part], given[part], parameters[part]))
+    on_progress(space.size, space.size)
+    return _joined(parts)
+
+
+def _said(
+    evaluator: SurrogateEvaluator, curve: str, epochs: int, index: Ints, inputs: Floats, parameters: Ints
+) -> Listing:
+    """Return what a surrogate says of students, given with their inputs (:meth:`Surrogate.features`)."""
+    surrogate = evaluator.surrogate
+    device, last = surrogate.metadata.device_position(evaluator.device), surrogate.metadata.epochs
+    seconds = [surrogate.output("epoch_seconds", epoch) for epoch in range(epochs + 1)]
+    latencies = [surrogate.output(name, device) for name in PREDICTED_LATENCIES]
+    predicted = surrogate.mean(inputs, [surrogate.output(curve, last), *latencies, *seconds])
+    return Listing(
+        index,
+        predicted.curves[:, -1, CURVES.index(curve)],
+        predicted.latencies[:, device, _RATIO],
+        predicted.latencies[:, device, _MEDIAN],
+        predicted.curves[:, : epochs + 1, _SECONDS].sum(axis=1),
+        parameters,
+    )
+
+
+def _joined(parts: Sequence[Listing]) -> Listing:
+    return Listing(*(np.concatenate([getattr(part, name) for part in parts]) for name in Listing.ARRAYS))
 
 
 def _read(path: Path) -> Listing:

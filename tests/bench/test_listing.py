@@ -11,9 +11,12 @@ from kdnas_env.bench import listing
 from kdnas_env.bench.listing import list_students
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+from kdnas_env.tables.surrogates.storage import load_source
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 
 
 @pytest.fixture
@@ -59,3 +62,22 @@ def test_a_space_too_large_to_list_is_refused(
     monkeypatch.setattr(listing, "LARGEST_LISTING", 100)
     with pytest.raises(TableError, match=f"{evaluator.space.size:,} points.*up to 100.*smaller table"):
         Truth.of(Task(str(surrogate_file), alpha=-0.055))
+
+
+def test_a_joint_space_is_listed_network_by_network() -> None:
+    """Inputs are put together from those of networks and of recipes; what is said is what evaluations find."""
+    surrogate = load_source("joint-sentences")
+    assert isinstance(surrogate, Surrogate)
+    choices = {name: values[:1] for name, values in surrogate.metadata.search_space.choices.items()}
+    several = ("num_hidden_layers", "hidden_size", "hidden_act", "recipe.learning_rate", "recipe.embeddings")
+    choices |= {name: surrogate.metadata.search_space.choices[name][:2] for name in several}
+    evaluator = SurrogateEvaluator(surrogate, search_space=SearchSpace(choices, surrogate.teacher))
+    found = listing._listed_by_network(evaluator, "heldout_unexplained", 2, lambda done, total: None)
+    space = evaluator.space
+    assert [index for index, _ in space.students()] == found.index.tolist()
+    configs = [space.decode(space.from_index(index)) for index in found.index.tolist()]
+    whole, short = (evaluator.evaluate(configs, Fidelity(epochs=epochs)) for epochs in (3, 2))
+    np.testing.assert_allclose(found.loss, [one.heldout_unexplained[-1] for one in whole], rtol=1e-9)
+    np.testing.assert_allclose(found.ratio, [one.latency.ratio for one in whole if one.latency], rtol=1e-9)
+    np.testing.assert_array_equal(found.parameters, [one.parameters for one in whole])
+    np.testing.assert_allclose(found.seconds, [one.wall_seconds for one in short], rtol=1e-9)

@@ -138,6 +138,12 @@ class Range:
         """Number of columns of :func:`features`."""
         return len(self.numbers) + sum(len(values) for values in self.names.values() if len(values) > 1) + 2
 
+    @property
+    def recipe_columns(self) -> npt.NDArray[np.bool_]:
+        """Which columns of :func:`features` depend on the recipe alone, bool ``(columns,)``; no other column does."""
+        named = [name for name, values in self.names.items() for _ in values if len(values) > 1]
+        return np.array([name.startswith(RECIPE) for name in (*self.numbers, *named, "parameters", "flops")])
+
     def unknown_name(self, config: StudentConfig) -> str | None:
         """Return a message if a student has a name that is not in the table, which a surrogate cannot predict."""
         given = values_of(config)
