@@ -110,6 +110,12 @@ def test_a_table_and_a_search_of_one(tmp_path: Path) -> None:
     assert float(best) > 0.64
 
 
+def test_a_surrogate_of_the_package(tmp_path: Path) -> None:
+    printed = run(block('table="joint-sentences"'), tmp_path).splitlines()
+    assert len(printed) == 3
+    assert all("learning_rate=" in line and -1 <= float(line.split()[-1]) < 0.7 for line in printed)
+
+
 def test_a_short_agent(tmp_path: Path) -> None:
     assert float(run(block("class NeighbourAgent(AskTellAgent):"), tmp_path)) > 0.48
 
@@ -136,7 +142,7 @@ def test_an_environment_of_many_tasks(tmp_path: Path) -> None:
 
 
 def test_every_block_is_tried() -> None:
-    assert len(BLOCKS) == 14
+    assert len(BLOCKS) == 15
 
 
 def commands() -> list[str]:
