@@ -27,7 +27,7 @@ from kdnas_env.core.architecture import (
     count_parameters,
     forward_flops,
 )
-from kdnas_env.core.choices import ORDERED, RECIPE
+from kdnas_env.core.choices import DIMENSIONS, ORDERED, RECIPE
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
