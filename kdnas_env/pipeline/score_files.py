@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,11 +106,12 @@ class Exports:
     @property
     def fingerprints(self) -> dict[str, str]:
         """What decides the scores, by name."""
-        taught = {
-            f"teacher of {model}": teacher.fingerprint
-            for model, teacher in zip(self.models, self.teachers, strict=True)
-        }
-        return {f"task {self.task.name}": self.task.fingerprint, **taught}
+        decisive = {f"task {self.task.name}": self.task.fingerprint}
+        for model, teacher in zip(self.models, self.teachers, strict=True):
+            decisive[f"teacher of {model}"] = teacher.fingerprint
+            for path in _files(model).values():
+                decisive[f"file {path}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return decisive
 
     def measure(
         self, latency: LatencySettings, cells: Path, cache_dir: str | None, progress: Progress
@@ -127,16 +129,13 @@ class Exports:
         """
         found = []
         for place, (model, teacher) in enumerate(zip(self.models, self.teachers, strict=True), start=1):
-            export = expanded(model)
-            for format, file in FILES.items():
-                if not (export / file).is_file():
-                    continue
+            for format in _files(model):
                 cell = cells / f"{place}-{format}.json"
                 if not cell.exists():
                     progress.begin(f"scoring {model}, {format}")
-                    decided = decide(export, format, self.task)
+                    decided = decide(expanded(model), format, self.task)
                     measured = measure_export(
-                        export,
+                        expanded(model),
                         format,
                         self.task,
                         teacher,
@@ -203,6 +202,12 @@ def file_columns(score: FileScore) -> dict[str, Any]:
         **{split: share.score for split, share in kept.items()},
         **{f"{split} kept": share.value for split, share in kept.items()},
     }
+
+
+def _files(model: str) -> dict[str, Path]:
+    """Return the files of an export, by their format."""
+    paths = {format: expanded(model) / file for format, file in FILES.items()}
+    return {format: path for format, path in paths.items() if path.is_file()}
 
 
 def _record(model: str) -> ClassifierRecord:
