@@ -7,7 +7,7 @@ one within a format only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
 _PROBE = ("batch_size", "sequence_length", "threads")
 _SESSIONS = 5
 """Sessions that a file is timed in: how each lays out its memory changes its speed by some percent."""
+_LEAST_ROUNDS = 20
+"""Rounds of a session at least: on a busy machine the time of a probe is up after a few, which tell too little."""
 
 Decided = Mapping[str, NDArray[Any]]
 """What a classifier decides: of each split, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it."""
@@ -172,6 +174,8 @@ def _times(
 ) -> tuple[list[float], list[float], list[float]]:
     """Return milliseconds of the student and of the teacher, and their ratio, in each session."""
     students, teachers, speedups = [], [], []
+    rounds = max(settings.min_rounds, _LEAST_ROUNDS)
+    settings = replace(settings, min_rounds=rounds, max_rounds=max(settings.max_rounds, rounds))
     with scratch_folder("teacher") as scratch:
         with training_lock():
             theirs = _write_teacher(teacher, format, task, scratch)
