@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -149,9 +151,9 @@ def test_settings_that_make_no_sense_are_refused(
 def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
     more = ["--ray", "local", "--workers", "2"]
-    driver = start_command([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more])
-    output = driver.read(timeout=300)
-    assert driver.returncode == 0, output
+    command = [sys.executable, "-m", "kdnas_env", *flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert trail(tmp_path / "run") == trail(whole)
 
 

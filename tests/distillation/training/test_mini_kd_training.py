@@ -15,6 +15,7 @@ import tiny_teachers
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from products import all_pairs
 from transformers import AutoModel
 
 from kdnas_env.core.architecture import FAMILIES, StudentConfig, count_parameters
@@ -236,10 +237,10 @@ def runs(workload: Workload, student: StudentConfig, recipe: Recipe) -> None:
     assert np.isfinite(curves(results)).all()
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("projection", ["ridge", "gradient"])
-@pytest.mark.parametrize("mapping", MAPPINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "mapping", "projection", "shared"),
+    all_pairs(FAMILIES, MAPPINGS, ["ridge", "gradient"], [False, True]),
+)
 def test_every_mapping_and_projection_runs(
     family: str, mapping: str, projection: str, shared: bool, make_workload: Callable[..., Workload]
 ) -> None:
@@ -247,11 +248,10 @@ def test_every_mapping_and_projection_runs(
     runs(make_workload("roberta"), plain_kd.tiny_student(family), recipe)
 
 
-@pytest.mark.parametrize("train_embeddings", [False, True])
-@pytest.mark.parametrize("layers", LAYERS)
-@pytest.mark.parametrize("embeddings", EMBEDDINGS)
-@pytest.mark.parametrize("objective", ["hidden_states", "relations"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "objective", "embeddings", "layers", "train_embeddings"),
+    all_pairs(FAMILIES, ["hidden_states", "relations"], EMBEDDINGS, LAYERS, [False, True]),
+)
 def test_every_start_and_objective_runs(
     family: str, objective: str, embeddings: str, layers: str, train_embeddings: bool, workload: Workload
 ) -> None:
@@ -337,9 +337,9 @@ def test_a_shared_basis_is_the_same_as_an_own_one(workload: Workload) -> None:
 # --- precision and divergence ---
 
 
-@pytest.mark.parametrize("objective", ["hidden_states", "relations"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "dtype", "objective"), all_pairs(FAMILIES, ["float32", "float16"], ["hidden_states", "relations"])
+)
 def test_bfloat16_stays_near_float32(
     family: str, dtype: str, objective: str, workload: Workload, tmp_path: Path
 ) -> None:
