@@ -55,9 +55,9 @@ class Proposal:
 class AskTellAgent(Agent[ConfigT]):
     """An agent that proposes candidates and learns from their rewards.
 
-    Subclasses implement :meth:`_propose`, and :meth:`_learn` if they learn after each round; they inherit
-    :meth:`search`, the ranking, and saving. They may use ``grid``, ``ranking``, ``seen`` and ``rng``, which are saved
-    and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
+    Subclasses implement :meth:`_propose`, mostly with :meth:`_fill`, and :meth:`_learn` if they learn after each round;
+    they inherit :meth:`search`, the ranking, and saving. They may use ``grid``, ``ranking``, ``seen`` and ``rng``,
+    which are saved and restored; a subclass with further state extends :meth:`state_dict` and :meth:`load_state_dict`.
 
     Between :meth:`ask` and :meth:`tell` a candidate is pending. One call of :meth:`tell` is one round. :meth:`ask` may
     be called while candidates are pending.
@@ -373,6 +373,25 @@ class AskTellAgent(Agent[ConfigT]):
     @abstractmethod
     def _propose(self, n: int) -> Proposal:
         """Return ``n`` candidates, or fewer only if there are no more."""
+
+    def _fill(self, preferred: npt.ArrayLike, n: int, *, exploration: float = 0.0) -> Proposal:
+        """Return a proposal of preferred points, filled up to ``n`` with random points.
+
+        Args:
+            preferred: Points in order of preference, integers of shape ``(m, dims)``. Duplicates, and points that are
+                evaluated, pending or not allowed, are left out.
+            n: Number of candidates.
+            exploration: Intended fraction of random candidates.
+        """
+        seen = self.seen
+        points = self.grid.check(np.asarray(preferred, dtype=np.int64).reshape(-1, len(self.grid.nvec)))
+        chosen = self.grid.fresh(points, seen)[:n]
+        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
+        return Proposal(
+            actions=np.concatenate([chosen, drawn]),
+            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
+            exploration=exploration,
+        )
 
     def _learn(self, record: RoundRecord) -> None:
         """Learn from a finished round, which is already part of ``ranking``."""

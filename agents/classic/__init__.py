@@ -1,1 +1,1 @@
-"""Baselines and evolutionary searches."""
+"""Baselines and evolutionary searches, one file each."""

@@ -76,23 +76,16 @@ class EvolutionAgent(AskTellAgent[EvolutionConfig]):
         seen = self.seen
         parents, rewards = self._population()
         founders = n if not len(parents) else min(max(self.population_size - len(seen), 0), n)
-        bred: list[Ints] = []
+        children: list[Ints] = []
         for _ in range(n - founders):
             child = self._child(parents, rewards, seen)
             seen.update(self.grid.numbers(child))
-            bred.extend(child)
-        bred.extend(started := self._founders(founders, seen))
-        seen.update(self.grid.numbers(started))
-        children = np.array(bred, dtype=np.int64).reshape(-1, len(self.grid.nvec))
-        drawn = self.grid.draw(self.rng, n - len(children), seen)
-        return Proposal(
-            actions=np.concatenate([children, drawn]),
-            random=np.arange(len(children) + len(drawn)) >= len(children),
-            exploration=founders / n,
-        )
+            children.extend(child)
+        children.extend(self._founders(founders, seen))
+        return self._fill(children, n, exploration=founders / n)
 
     def _founders(self, n: int, seen: Seen) -> Ints:
-        """Return up to ``n`` founders that are not random, int64 ``(m, dims)``: none, but for subclasses."""
+        """Return up to ``n`` founders that are not random, int64 ``(m, dims)``; none, unless a subclass has some."""
         return np.empty((0, len(self.grid.nvec)), dtype=np.int64)
 
     def _population(self) -> tuple[Ints, Floats]:

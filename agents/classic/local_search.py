@@ -89,12 +89,7 @@ class LocalSearchAgent(AskTellAgent[LocalSearchConfig]):
             seen.update(self.grid.numbers(fresh))
             chosen = np.concatenate([chosen, fresh])
             at = self._better_neighbour(at)
-        drawn = self.grid.draw(self.rng, n - len(chosen), seen)
-        return Proposal(
-            actions=np.concatenate([chosen, drawn]),
-            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
-            exploration=float(self._current is None),
-        )
+        return self._fill(chosen, n, exploration=float(self._current is None))
 
     def _move(self) -> None:
         """Climb as far as the known evaluations allow, or start a new climb."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import NoSettings
 
@@ -12,5 +10,4 @@ class RandomAgent(AskTellAgent[NoSettings]):
     """Draws candidates uniformly from the unevaluated points."""
 
     def _propose(self, n: int) -> Proposal:
-        actions = self.grid.draw(self.rng, n, self.seen)
-        return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=1.0)
+        return self._fill([], n, exploration=1.0)

@@ -89,8 +89,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         ratio = config.exploration(self.spent // self.round_size, self.rounds)
         randoms = random_count(ratio, n, least=min(config.min_random, n - 1))
         if randoms == n or self.ranking.global_best is None:
-            actions = self.grid.draw(self.rng, n, seen)
-            return Proposal(actions, random=np.ones(len(actions), dtype=np.bool_), exploration=ratio)
+            return self._fill([], n, exploration=ratio)
 
         predict = self._predictor()
         pool = self._pool(seen)

@@ -95,11 +95,7 @@ class ReinforceAgent(AskTellAgent[ReinforceConfig]):
             uniforms = self.rng.random((count, len(self.grid.nvec)))
             sampled = self.grid.fresh(np.concatenate([sampled, self._policy.sample(uniforms)]), seen)[:n]
             tries_left -= count
-        drawn = self.grid.draw(self.rng, n - len(sampled), seen.union(self.grid.numbers(sampled)))
-        return Proposal(
-            actions=np.concatenate([sampled, drawn]),
-            random=np.arange(len(sampled) + len(drawn)) >= len(sampled),
-        )
+        return self._fill(sampled, n)
 
     def _learn(self, record: RoundRecord) -> None:
         self._learn_from(self.ranking)

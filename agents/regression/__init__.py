@@ -1,1 +1,1 @@
-"""Agents based on regression models: simple baselines for learned controllers."""
+"""Agents with a regression model, one file each: simple baselines for learned controllers."""

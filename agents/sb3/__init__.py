@@ -1,1 +1,9 @@
-"""Stable-Baselines3 as agents."""
+"""Algorithms of Stable-Baselines3 and sb3-contrib as agents.
+
+- ``config``: Hyper-parameters; fast to import.
+- ``agent``: The agents.
+- ``learners``: The base class of learners, which sample from an algorithm and train it; ``on_policy`` and
+  ``q_learning`` implement it.
+- ``episodes``: Candidates as episodes.
+- ``vec_env``: An adapter to train an algorithm with its own method ``learn``; the agents do not use it.
+"""

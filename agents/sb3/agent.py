@@ -97,14 +97,9 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
         self._learner, self._trained_rounds = None, 0
 
     def _propose(self, n: int) -> Proposal:
-        seen = self.seen
         progress = min(1.0, self.ranking.evaluations / self.budget)
-        chosen = self._trained_learner().sample(n, seen, progress, self.rng)
-        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
-        return Proposal(
-            actions=np.concatenate([chosen, drawn]),
-            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
-        )
+        chosen = self._trained_learner().sample(n, self.seen, progress, self.rng)
+        return self._fill(chosen, n)
 
     def _learn(self, record: RoundRecord) -> None:
         # Usually training waits until the next proposals, but then the log would lack the last round.

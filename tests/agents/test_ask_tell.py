@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import kdnas_env
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
+from kdnas_env.agents.base import NoSettings
 from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.state import read_state, write_state
 from kdnas_env.errors import KDNASError, RunError
@@ -199,3 +200,19 @@ def test_rewards_that_are_vectors_are_not_told() -> None:
     agent.reset([4, 4], budget=9, round_size=2)
     with pytest.raises(KDNASError, match=r"expected a number. Wrap the environment with LinearReward"):
         agent.tell([[0, 0]], [[1.0, 2.0]])
+
+
+def test_a_proposal_is_filled_up_with_random_points() -> None:
+    class Preferring(AskTellAgent[NoSettings]):
+        def _propose(self, n: int) -> Proposal:
+            return self._fill([[0, 1], [0, 1], [1, 1], [1, 0]], n, exploration=0.5)
+
+    agent = Preferring()
+    agent.reset([2, 3], budget=6, round_size=3, candidates=[0, 1, 2, 3, 5])  # without [1, 1]
+    first = agent.ask(3)
+    assert first[:2].tolist() == [[0, 1], [1, 0]]
+    assert len({tuple(action) for action in first.tolist()} - {(1, 1)}) == 3
+    agent.tell(first, [1.0, 2.0, 3.0])
+    assert agent.ranking.rounds[0].random.tolist() == [False, False, True]
+    assert agent.ranking.rounds[0].exploration == 0.5
+    assert len(agent.ask(3)) == 2  # nothing else is left

@@ -112,9 +112,9 @@ def test_what_reward_is_usual_is_told_by_the_youngest(monkeypatch: pytest.Monkey
         return actions
 
     everything = search()
-    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 48)
+    monkeypatch.setattr(reinforce_module, "_BASELINE_SIZE", 48)
     assert search() == everything
-    monkeypatch.setattr(reinforce_module, "_REMEMBERED", 2)  # less than a round
+    monkeypatch.setattr(reinforce_module, "_BASELINE_SIZE", 2)  # less than a round
     assert search() != everything
 
 
