@@ -13,7 +13,6 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout, suppress
-from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def page_of_agent(name: str) -> str:
         f"## Where it can be used\n\n{capability_markdown([name])}\n\n[What the columns mean](../agents.md).",
         f"## Example\n\n```python\n{_EXAMPLE.format(name=name)}```\n\n"
         f"On the command line: `kdnas search --agent {name}`.",
-        f"## Settings\n\n{_settings(cls)}",
+        f"## Settings\n\n{_settings(name)}",
     ]
     results = [*_results(name)]
     if results:
@@ -151,18 +150,12 @@ def _results(name: str) -> Iterator[str]:
                 yield f"From [{title}](../../results/race.md):\n\n{lines}{how}"
 
 
-def _settings(cls: Any) -> str:
+def _settings(name: str) -> str:
     """Return the settings of an agent with their defaults and meanings."""
-    import docstring_parser
+    from kdnas_env.pipeline.installed import agent_settings
 
-    meanings: dict[str, str] = {}
-    for kind in reversed(cls.Config.__mro__):
-        parsed = docstring_parser.parse(kind.__doc__ or "", docstring_parser.DocstringStyle.GOOGLE)
-        meanings |= {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
-    rows = [
-        f"| `{setting.name}` | `{_default(setting)!r}` | {_cell(meanings.get(setting.name, ''))} |"
-        for setting in fields(cls.Config)
-    ]
+    _, settings = agent_settings(name)
+    rows = [f"| `{setting.name}` | `{setting.default!r}` | {_cell(setting.meaning)} |" for setting in settings]
     return "\n".join(["| Setting | Default | Meaning |", "|---|---|---|", *rows]) if rows else "It has no settings."
 
 
@@ -170,12 +163,13 @@ def _about(cls: type[Any]) -> str:
     """Return what the docstring of a class says before its sections."""
     paragraphs = inspect.cleandoc(cls.__doc__ or "").split("\n\n")
     said = [text for text in paragraphs if not re.match(r"(Attributes|Args|Raises|Returns):", text)]
-    return _cell("\n\n".join(said))
+    return _plain("\n\n".join(said))
 
 
-def _default(setting: Any) -> Any:
-    return setting.default if setting.default_factory is MISSING else setting.default_factory()
+def _plain(text: str) -> str:
+    """Return the text of a docstring as Markdown."""
+    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`")
 
 
 def _cell(text: str) -> str:
-    return re.sub(r":\w+:`~?([^`]+)`", r"`\1`", text).replace("``", "`").replace("|", "\\|")
+    return _plain(text).replace("|", "\\|")

@@ -31,7 +31,10 @@ def run_agents(options: AgentsOptions) -> int:
         hint = "settings of one: kdnas agents --name NAME"
     else:
         about, settings = agent_settings(options.name)
-        headings, rows = ["setting", "default"], [[name, repr(value)] for name, value in settings.items()]
+        headings = ["setting", "default", "meaning"]
+        rows = [
+            [setting.name, repr(setting.default), escape(setting.meaning.replace("``", ""))] for setting in settings
+        ]
         console.print(f"[bold]{escape(options.name)}[/]: {escape(about)}\n")
         hint = f"set one: kdnas search --agent {options.name} --agent-settings SETTING=VALUE"
     for heading in headings:

@@ -116,16 +116,40 @@ def capability_markdown(names: list[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def agent_settings(name: str) -> tuple[str, dict[str, Any]]:
-    """Return what an agent is, in a sentence, and the defaults of its settings.
+@dataclass(frozen=True)
+class AgentSetting:
+    """A setting of an agent.
+
+    Attributes:
+        name: Name of the setting.
+        default: Default value.
+        meaning: Description from the docstring of the agent's ``Config``; empty if it has none.
+    """
+
+    name: str
+    default: Any
+    meaning: str
+
+
+def agent_settings(name: str) -> tuple[str, list[AgentSetting]]:
+    """Return what an agent is, in a sentence, and its settings.
 
     Raises:
         KDNASError: If there is no such agent.
     """
+    from docstring_parser import DocstringStyle, parse
+
     cls: Any = agent_class(name)
-    defaults = cls.Config()
-    about = (cls.__doc__ or "").strip().splitlines()
-    return about[0] if about else "", {setting.name: getattr(defaults, setting.name) for setting in fields(defaults)}
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.Config.__mro__):
+        described = parse(base.__doc__ or "", DocstringStyle.GOOGLE).params
+        meanings |= {param.arg_name: " ".join((param.description or "").split()) for param in described}
+    defaults, about = cls.Config(), (cls.__doc__ or "").strip().splitlines()
+    settings = [
+        AgentSetting(field.name, getattr(defaults, field.name), meanings.get(field.name, ""))
+        for field in fields(defaults)
+    ]
+    return about[0] if about else "", settings
 
 
 def _findings(cache_dir: str | None) -> Iterator[Finding]:

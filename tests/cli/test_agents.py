@@ -41,5 +41,6 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "epsilon_decay" in printed
     assert "'linear'" in printed
+    assert "Width of an LSTM" in " ".join(printed.split())
     assert main(["agents", "--name", "oracle"]) == 2
     assert "unknown agent 'oracle'" in capsys.readouterr().err
