@@ -73,7 +73,7 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
     """
 
     algorithm = "MaskablePPO"
-    capabilities = Capabilities(action_space="Discrete, one dimension a step")
+    capabilities = Capabilities(action_space="Discrete, one dimension per step")
 
     @staticmethod
     def recorded(experience: Experience, evaluations: int) -> RecordedSearchEnv:

@@ -38,7 +38,7 @@ def run_agents(options: AgentsOptions) -> int:
         console.print(f"[bold]{escape(options.name)}[/]: {escape(about)}\n")
         hint = f"set one: kdnas search --agent {options.name} --agent-settings SETTING=VALUE"
     for heading in headings:
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == headings[0])
     for row in rows:
         table.add_row(*row)
     console.print(table)
