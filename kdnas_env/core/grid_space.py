@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
@@ -72,13 +72,17 @@ class GridSpace(ABC, Generic[Config]):
     def to_dict(self) -> dict[str, Any]:
         """Return the space as plain data."""
 
-    @abstractmethod
     def decode(self, action: npt.ArrayLike) -> Config:
         """Return the configuration that an action names.
 
         Raises:
             SpaceError: If the action has the wrong shape, is not integral, or is out of range.
         """
+        return self.config_at(self._checked_action(action).tolist())
+
+    @abstractmethod
+    def config_at(self, places: Sequence[int]) -> Config:
+        """Return the configuration of one valid index per dimension; :meth:`decode` checks them first."""
 
     @abstractmethod
     def encode(self, config: Config) -> Action:

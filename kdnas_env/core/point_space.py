@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.grid_space import Action, GridSpace
@@ -72,13 +71,8 @@ class PointSpace(GridSpace[Point]):
         """For each dimension, whether its choices are numbers, so that neighbouring choices are similar."""
         return tuple(all(map(is_number, values)) for values in self.choices.values())
 
-    def decode(self, action: npt.ArrayLike) -> Point:
-        """Return the candidate that an action names.
-
-        Raises:
-            SpaceError: If the action has the wrong shape, is not integral, or is out of range.
-        """
-        places = self._checked_action(action).tolist()
+    def config_at(self, places: Sequence[int]) -> Point:
+        """Return the candidate of one valid index per dimension; :meth:`decode` checks them first."""
         return Point(
             tuple((name, values[place]) for (name, values), place in zip(self.choices.items(), places, strict=True))
         )

@@ -159,14 +159,17 @@ class KDReward:
         loss = self._loss(evaluation)
         if loss is None or evaluation.latency is None:
             return RewardComponents(self.failure, 0.0, 1.0, 1.0, 1.0, 1.0)
-        ratio = evaluation.latency.ratio
+        return self.components(loss, evaluation.latency.ratio)
+
+    def components(self, loss: float, ratio: float) -> RewardComponents:
+        """Return the reward of a loss and a student/teacher latency ratio with its components."""
         return RewardComponents(
             reward=self.score(loss, ratio),
             quality=1.0 - loss,
             loss=loss,
             latency_ratio=min(max(ratio, self.MIN_RATIO), self.MAX_RATIO),
             latency_factor=self._latency_factor(ratio),
-            speedup=evaluation.latency.speedup,
+            speedup=1.0 / ratio,
         )
 
     def with_costs(self, evaluation: Evaluation) -> tuple[RewardComponents, dict[str, float]]:

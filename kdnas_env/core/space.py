@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.core.architecture import CORPUS_TOKENS, IDLE, EncoderArchitecture, StudentConfig, count_parameters
 from kdnas_env.core.choices import (
@@ -169,14 +168,9 @@ class SearchSpace(GridSpace[StudentConfig]):
             return False
         return True
 
-    def decode(self, action: npt.ArrayLike) -> StudentConfig:
-        """Return the configuration that an action names.
-
-        Raises:
-            SpaceError: If the action has the wrong shape, is not integral, or is out of range.
-        """
-        indices = self._checked_action(action).tolist()
-        return self._picked([values[index] for values, index in zip(self.choices.values(), indices, strict=True)])
+    def config_at(self, places: Sequence[int]) -> StudentConfig:
+        """Return the configuration of one valid index per dimension; :meth:`decode` checks them first."""
+        return self._picked([values[place] for values, place in zip(self.choices.values(), places, strict=True)])
 
     def encode(self, config: StudentConfig) -> Action:
         """Return the first action that names a configuration.
@@ -245,11 +239,14 @@ class SearchSpace(GridSpace[StudentConfig]):
 
     def _picked(self, values: Sequence[Any]) -> StudentConfig:
         """Return the configuration of one value per dimension."""
-        named = dict(zip(self.choices, values, strict=True))
-        changes = tuple(
-            (name.removeprefix(RECIPE), named.pop(name)) for name in self.choices if name.startswith(RECIPE)
-        )
-        return replace(self._base, **named, recipe=changes)
+        named = {**self._fixed, **dict(zip(self.choices, values, strict=True))}
+        changes = tuple((name, named.pop(RECIPE + name)) for name in self._recipe_fields)
+        return StudentConfig(**named, recipe=changes)
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        """The values of dimensions of a student that are not searched."""
+        return {name: getattr(self._base, name) for name in DIMENSIONS if name not in self.choices}
 
     @cached_property
     def first_indices(self) -> Action:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,11 @@ from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward, RewardComponents
-from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve
+from kdnas_env.envs.budget import Budget
+from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve, student_info
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.tabular import KnownCells
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -31,15 +35,16 @@ _LARGEST_ARRAY = 10_000_000
 """Grids up to this many points use an array for look-ups, larger grids a dict."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Answer:
     """The answer to an action. The environment copies its arrays and its dict before it returns them.
+
+    The record of an evaluation that a table knows is created on first access.
 
     Attributes:
         row: Row of the answer in the cache.
         first: Row of the first action with the same architecture.
         action: The action.
-        evaluation: The evaluation.
         reward: The reward, with components.
         value: The reward as one number.
         usable: Whether the evaluation succeeded, the latency is known, and the student keeps all limits.
@@ -49,12 +54,13 @@ class Answer:
         earned: The reward as stored in observations, float32 ``(1,)``.
         curve: Held-out loss by epoch, float64 ``(epochs + 1,)``.
         info: The part of the info that does not depend on the state of the search, without the curve.
+        record: The evaluation; None until somebody asks for that of a table.
+        cells: The results of the table; None for other evaluators.
     """
 
     row: int
     first: int
     action: Action
-    evaluation: Evaluation
     reward: RewardComponents
     value: float
     usable: bool
@@ -64,6 +70,16 @@ class Answer:
     earned: npt.NDArray[np.float32]
     curve: npt.NDArray[np.float64]
     info: dict[str, Any]
+    record: Evaluation | None
+    cells: KnownCells | None = None
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The evaluation."""
+        if self.record is None:
+            assert self.cells is not None
+            self.record = self.cells.cells.record(self.cells.row_of[self.info["index"]])
+        return self.record
 
 
 class Answers:
@@ -76,7 +92,7 @@ class Answers:
         space: The space of the actions.
         reward: Turns evaluations into rewards.
         fidelity: Fidelity of the evaluations.
-        cost: Returns the cost of an evaluation.
+        budget: Unit of the costs.
         epochs: Maximum number of epochs in loss curves.
         charges_infeasible: Whether the budget is charged for a student that breaks a limit and is not distilled.
     """
@@ -86,13 +102,13 @@ class Answers:
         space: GridSpace[Any],
         reward: KDReward,
         fidelity: Fidelity,
-        cost: Callable[[Evaluation], float],
+        budget: Budget,
         epochs: int,
         charges_infeasible: bool = True,
     ) -> None:
         self.fidelity = fidelity
         self.rows: list[Answer] = []
-        self._space, self._reward, self._cost, self._epochs = space, reward, cost, epochs
+        self._space, self._reward, self._budget, self._epochs = space, reward, budget, epochs
         self._limits = reward.limits if isinstance(reward, ConstrainedReward) else Constraints()
         self._charges_infeasible = charges_infeasible
         self._of_action: dict[bytes, Answer] = {}
@@ -116,17 +132,22 @@ class Answers:
             return self._of_action.get(action.tobytes())
         return None
 
-    def learn(self, actions: Mapping[int, Action], evaluate: Evaluate) -> list[Answer]:
+    def learn(self, actions: Mapping[int, Action], evaluate: Evaluate, known: KnownCells | None = None) -> list[Answer]:
         """Return the answers to actions; unknown architectures are evaluated.
 
         Args:
             actions: Actions of the space, by their flat indices.
             evaluate: Evaluates missing architectures as one batch; not called if none is missing.
+            known: Results of a table, which need no evaluation.
         """
         keys = {index: np.array(action, dtype=np.int64).tobytes() for index, action in actions.items()}
         configs = {
-            index: self._space.decode(actions[index]) for index, key in keys.items() if key not in self._of_action
+            index: self._space.config_at(actions[index]) for index, key in keys.items() if key not in self._of_action
         }
+        if known is not None:
+            for index in [index for index in configs if known.row_of[index] >= 0]:
+                answer = self._append_known(index, actions[index], configs.pop(index), known)
+                self._of_action[keys[index]] = answer
         new = [config for config in dict.fromkeys(configs.values()) if config not in self._first]
         evaluated = dict(zip(new, evaluate(new), strict=True)) if new else {}
         for index, config in configs.items():
@@ -175,26 +196,72 @@ class Answers:
         return np.asarray(scratch.take(first) != places)
 
     def _append(self, index: int, action: Action, config: StudentConfig, evaluation: Evaluation) -> Answer:
-        row, tokens = len(self.rows), np.array(action, dtype=np.int64) + 1
         reward, costs = self._reward.with_costs(evaluation)
-        answer = Answer(
+        return self._add(
+            action,
+            config,
+            reward,
+            usable=evaluation.ok and evaluation.latency is not None and reward.cost <= 0,
+            charged=self._charges_infeasible or evaluation.status is not Status.INFEASIBLE,
+            cost=self._budget.cost(evaluation),
+            losses=evaluation.heldout_unexplained,
+            info=evaluation_info(evaluation, reward, index) | costs_info(costs),
+            record=evaluation,
+        )
+
+    def _append_known(self, index: int, action: Action, config: StudentConfig, known: KnownCells) -> Answer:
+        row = known.row_of[index]
+        latency_ms, teacher_ms, ratio, parameters, flops = known.numbers[row]
+        reward = self._reward.components(known.losses[self._reward.curve][row], ratio)
+        return self._add(
+            action,
+            config,
+            reward,
+            usable=True,
+            charged=True,
+            cost=self._budget.reserved(self.fidelity),
+            losses=known.heldout[row],
+            info=student_info(
+                reward,
+                index,
+                config=str(config),
+                status=str(Status.OK),
+                error="",
+                latency_ms=latency_ms,
+                teacher_latency_ms=teacher_ms,
+                parameters=parameters,
+                flops=flops,
+                epochs=self.fidelity.epochs,
+            ),
+            cells=known,
+        )
+
+    def _add(
+        self,
+        action: Action,
+        config: StudentConfig,
+        reward: RewardComponents,
+        *,
+        losses: Sequence[float] | npt.NDArray[np.float64],
+        record: Evaluation | None = None,
+        **answer: Any,
+    ) -> Answer:
+        row = len(self.rows)
+        made = Answer(
             row=row,
             first=self._first.setdefault(config, row),
             action=action,
-            evaluation=evaluation,
             reward=reward,
             value=reward.reward,
-            usable=evaluation.ok and evaluation.latency is not None and reward.cost <= 0,
-            charged=self._charges_infeasible or evaluation.status is not Status.INFEASIBLE,
-            cost=self._cost(evaluation),
-            tokens=tokens,
+            tokens=np.array(action, dtype=np.int64) + 1,
             earned=np.array([reward.reward], dtype=np.float32),
-            curve=loss_curve(evaluation, self._epochs),
-            info=evaluation_info(evaluation, reward, index) | costs_info(costs),
+            curve=loss_curve(losses, self._epochs),
+            record=record,
+            **answer,
         )
-        self.rows.append(answer)
+        self.rows.append(made)
         self._given.append(False)
-        return answer
+        return made
 
 
 class Columns:

@@ -256,7 +256,7 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
         if self._altered or not getattr(self.evaluator, "tabular", False) or self.fidelity != fidelity:
             self._memory, self._altered = {}, False
         self._begin(budget)
-        info = self.neutral_info | {"heldout_curve": loss_curve(None, self._most_epochs)}
+        info = self.neutral_info | {"heldout_curve": loss_curve((), self._most_epochs)}
         return self._view.observation(), self._with_state(info, counted=False, duplicate=False)
 
     def step(self, action: Action) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -275,7 +275,8 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
         answers = self._affordable_answers()
         answer = answers.find(action)
         if answer is None:
-            (answer,) = answers.learn(self._by_index([action]), self._evaluate)
+            known = self.known(answers.fidelity) if self.listener is None else None
+            (answer,) = answers.learn(self._by_index([action]), self._evaluate, known)
         return self._respond(answer, answers)
 
     def record(self, action: Action, evaluation: Evaluation) -> tuple[Observation, float, bool, bool, dict[str, Any]]:

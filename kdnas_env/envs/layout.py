@@ -20,33 +20,65 @@ MISSING_LOSS = -1.0
 """Value in ``info["heldout_curve"]`` of epochs that were not reached; a loss is never negative."""
 
 
-def loss_curve(evaluation: Evaluation | None, epochs: int) -> npt.NDArray[np.float64]:
-    """Return the held-out loss by epoch, float64 ``(epochs + 1,)``."""
+def loss_curve(losses: Sequence[float] | npt.NDArray[np.float64], epochs: int) -> npt.NDArray[np.float64]:
+    """Return the held-out loss by epoch, float64 ``(epochs + 1,)``.
+
+    Args:
+        losses: The losses of the epochs that were reached; may be empty.
+        epochs: Number of epochs.
+    """
     curve = np.full(epochs + 1, MISSING_LOSS)
-    if evaluation is not None:
-        reached = evaluation.heldout_unexplained[: len(curve)]
-        curve[: len(reached)] = reached
+    reached = losses[: len(curve)]
+    curve[: len(reached)] = reached
     return curve
 
 
 def evaluation_info(evaluation: Evaluation | None, reward: RewardComponents, index: int) -> dict[str, Any]:
     """Return the info of an evaluation, without its loss curve; neutral values without an evaluation."""
     latency = evaluation.latency if evaluation else None
+    return student_info(
+        reward,
+        index,
+        config=str(evaluation.config) if evaluation else "",
+        status=str(evaluation.status) if evaluation else "none",
+        error=evaluation.error if evaluation else "",
+        latency_ms=float(latency.median_ms) if latency else 0.0,
+        teacher_latency_ms=float(latency.teacher_median_ms) if latency else 0.0,
+        parameters=int(evaluation.parameters) if evaluation else 0,
+        flops=int(evaluation.flops) if evaluation else 0,
+        epochs=evaluation.fidelity.epochs if evaluation else 0,
+    )
+
+
+def student_info(
+    reward: RewardComponents,
+    index: int,
+    *,
+    config: str,
+    status: str,
+    error: str,
+    latency_ms: float,
+    teacher_latency_ms: float,
+    parameters: int,
+    flops: int,
+    epochs: int,
+) -> dict[str, Any]:
+    """Return the info of a student, without its loss curve."""
     return {
-        "config": str(evaluation.config) if evaluation else "",
+        "config": config,
         "index": index,
-        "status": str(evaluation.status) if evaluation else "none",
-        "error": evaluation.error if evaluation else "",
+        "status": status,
+        "error": error,
         "quality": reward.quality,
         "loss": reward.loss,
         "latency_ratio": reward.latency_ratio,
         "latency_factor": reward.latency_factor,
         "speedup": reward.speedup,
-        "latency_ms": float(latency.median_ms) if latency else 0.0,
-        "teacher_latency_ms": float(latency.teacher_median_ms) if latency else 0.0,
-        "parameters": int(evaluation.parameters) if evaluation else 0,
-        "flops": int(evaluation.flops) if evaluation else 0,
-        "epochs": evaluation.fidelity.epochs if evaluation else 0,
+        "latency_ms": latency_ms,
+        "teacher_latency_ms": teacher_latency_ms,
+        "parameters": parameters,
+        "flops": flops,
+        "epochs": epochs,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Evaluator, Fidelity, Status
 from kdnas_env.core.grid_space import GridSpace
-from kdnas_env.core.reward import KDReward
+from kdnas_env.core.reward import IMITATION, KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.answers import Answers
 from kdnas_env.envs.book import DUPLICATES, STEPS_PER_EVALUATION, Book, Stopping
@@ -24,6 +24,9 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.faults import FaultWatch
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.support.checks import check_choice
+
+if TYPE_CHECKING:
+    from kdnas_env.evaluators.tabular import KnownCells
 
 INFEASIBLE = ("free", "charge")
 """Whether the budget is charged for a student that breaks a limit and is not distilled."""
@@ -179,6 +182,17 @@ class SearchProblem:
                 self._faults.note(evaluation)
         return evaluations
 
+    def known(self, fidelity: Fidelity) -> KnownCells | None:
+        """Return the results of a table that need no evaluation and have no record yet; None if there are none.
+
+        Limits and budgets of seconds go by the records.
+        """
+        reward = self.reward_function
+        if self.limits or self.budget_unit == "seconds" or reward.quality != IMITATION:
+            return None
+        look_up: Callable[[Fidelity], KnownCells | None] | None = getattr(self.evaluator, "known", None)
+        return None if look_up is None else look_up(fidelity)
+
     def refused(self, config: StudentConfig, fidelity: Fidelity) -> Evaluation | None:
         """Return the evaluation of an invalid or forbidden architecture; None for all others."""
         violation = self.search_space.violation(config)
@@ -241,7 +255,7 @@ class SearchProblem:
     def new_answers(self, fidelity: Fidelity, budget: Budget) -> Answers:
         """Return an empty cache of answers at a fidelity, with the reward of this environment."""
         charges = self.infeasible == "charge"
-        return Answers(self.search_space, self.reward_function, fidelity, budget.cost, self._most_epochs, charges)
+        return Answers(self.search_space, self.reward_function, fidelity, budget, self._most_epochs, charges)
 
     def close(self) -> None:
         """Close what the environment opened itself; an evaluator that was passed in stays open."""

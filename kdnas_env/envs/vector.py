@@ -246,7 +246,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         missing = rows < 0
         if missing.any():
             new = zip(indices[missing].tolist(), map(tuple, actions[missing].tolist()), strict=True)
-            answers.learn(dict(new), self._evaluate)
+            listens = self.on_epoch is not None or self.env.stop is not None
+            answers.learn(dict(new), self._evaluate, None if listens else self.env.known(answers.fidelity))
             rows = answers.columns.rows(indices)
         return rows
 
@@ -284,7 +285,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         }
         if costs:
             infos["costs"] = self._costs_info(np.zeros((self.num_envs, len(costs))))
-        infos["heldout_curve"] = np.tile(loss_curve(None, self.env.fidelity.epochs), (self.num_envs, 1))
+        infos["heldout_curve"] = np.tile(loss_curve((), self.env.fidelity.epochs), (self.num_envs, 1))
         return self._masked(infos)
 
     def _masked(self, infos: Infos) -> Infos:

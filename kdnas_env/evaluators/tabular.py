@@ -7,8 +7,8 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import Any
 
@@ -34,6 +34,8 @@ _OK, _INVALID, _FAILED = (STATUSES.index(str(status)) for status in (Status.OK, 
 _SECONDS = CURVES.index("epoch_seconds")
 _MASKED = "masked: the table has no evaluation of it"
 _UNMEASURED = "masked: the table has no latency of it on this device"
+_MOST_KNOWN = 10_000
+"""Tables of at most this many students are looked up as a whole, larger ones student by student."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -150,6 +152,27 @@ class TabularEvaluator:
         return self._cells(
             self.table.rows_of(index), fidelity, lambda place: space.decode(space.from_index(int(index[place])))
         )
+
+    def known(self, fidelity: Fidelity) -> KnownCells | None:
+        """Return the results of all students of the table, without records; None if the table is large.
+
+        The results at the last fidelity are kept.
+
+        Raises:
+            TableError: If the fidelity is not in the table.
+        """
+        if len(self.table) > _MOST_KNOWN or self.table.sampled:
+            return None
+        if fidelity not in self._known:
+            self._known.clear()
+            rows, config_at = np.arange(len(self.table)), partial(_config_of, self.space, self.table.index)
+            cells = replace(self, missing="failed")._cells(rows, fidelity, config_at)
+            self._known[fidelity] = KnownCells.of(cells, self.table.rows_of(np.arange(self.space.size)))
+        return self._known[fidelity]
+
+    @cached_property
+    def _known(self) -> dict[Fidelity, KnownCells]:
+        return {}
 
     def columns(self, rows: Ints, seed: int) -> Ints:
         """Return the index of the table's seed for each row, int64 ``(n,)``; -1 for the mean of all seeds."""
@@ -335,6 +358,43 @@ class Cells:
             threads=device.threads,
             batch_size=device.batch_size,
             sequence_length=device.sequence_length,
+        )
+
+
+def _config_of(space: SearchSpace, indices: Ints, place: int) -> StudentConfig:
+    return space.decode(space.from_index(int(indices[place])))
+
+
+@dataclass(frozen=True, eq=False)
+class KnownCells:
+    """The students of a table that ended well, by flat index, as plain numbers; records are created on access.
+
+    Attributes:
+        cells: The cells of all rows of the table.
+        row_of: Row of each point of the space, by flat index; -1 for points without a usable result.
+        numbers: By row: median latency, that of the teacher, latency ratio, parameters, flops.
+        losses: Losses after the last epoch by row, by name in ``CURVES``.
+        heldout: ``heldout_unexplained`` by epoch, float64 ``(n, epochs + 1)``.
+    """
+
+    cells: Cells
+    row_of: list[int]
+    numbers: list[tuple[float, float, float, int, int]]
+    losses: Mapping[str, list[float]]
+    heldout: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, cells: Cells, row_of: Ints) -> KnownCells:
+        """Make it from the cells of all rows, and the row of each point of the space (-1: none)."""
+        usable = np.where(row_of < 0, -1, np.where(cells.ok[row_of], row_of, -1))
+        columns = [cells.latencies[:, LATENCIES.index(name)] for name in ("median_ms", "teacher_median_ms", "ratio")]
+        numbers = [column.tolist() for column in (*columns, cells.parameters, cells.flops)]
+        return cls(
+            cells,
+            usable.tolist(),
+            [*zip(*numbers, strict=True)],
+            {name: cells.losses(name).tolist() for name in CURVES},
+            np.ascontiguousarray(cells.curves[:, :, CURVES.index("heldout_unexplained")]),
         )
 
 

@@ -31,7 +31,7 @@ def make(round_size: int, *, duplicates: str = "charge", budget: Budget | None =
 
 
 def answers_of(budget: Budget | None = None) -> Answers:
-    answers = Answers(SPACE, KDReward(), Fidelity(), (budget or Budget(1)).cost, epochs=1)
+    answers = Answers(SPACE, KDReward(), Fidelity(), budget or Budget(1), epochs=1)
     answers.learn(dict(enumerate(ACTIONS)), lambda configs: PLANTED.evaluate(configs, Fidelity()))
     return answers
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from small_tables import planted_table
 
 import kdnas_env
+from kdnas_env.core.evaluation import Status
 from kdnas_env.envs.tabular import TabularEnv
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
@@ -127,3 +129,29 @@ def test_limits_are_kept_by_the_best_and_known_before_distillation() -> None:
     whole = [record for record in env.history if record.reward.cost == 0]
     assert env.history.best.reward.reward == max(record.reward.reward for record in whole)
     assert 0 < len(whole) < 660
+
+
+@pytest.mark.parametrize("change", [{}, {"seed": "sample"}, {"seed": 0, "epochs": 1}, {"loss": "train_raw"}])
+def test_records_that_are_made_when_asked_for_are_those_of_evaluations(
+    change: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "table.npz"
+    write_table(planted_table(noise=0.05, failures=0.3, max_parameters=60_000_000), path)
+
+    def searched() -> tuple[list[Any], list[Any]]:
+        env = TabularEnv(path, budget=50, **change)
+        env.reset(seed=3)
+        actions = [env.search_space.from_index(index) for index in range(env.search_space.size)]
+        steps = [env.step(action) for action in [*actions, actions[0]]]
+        pickle.loads(pickle.dumps(env)).step(actions[1])
+        return steps, list(env.history)
+
+    steps, records = searched()
+    monkeypatch.setattr(TabularEvaluator, "known", lambda self, fidelity: None)
+    expected, evaluated = searched()
+    assert records == evaluated
+    np.testing.assert_equal(steps, expected)
+    assert [[type(value) for value in step[4].values()] for step in steps] == [
+        [type(value) for value in step[4].values()] for step in expected
+    ]
+    assert {Status.OK, Status.INVALID} < {record.evaluation.status for record in records}
