@@ -1,4 +1,4 @@
-"""Encoder architectures: what a student is, what a teacher is, and what either costs.
+"""Encoder architectures of students and teachers, and the numbers of their parameters and operations.
 
 Pure data and arithmetic: nothing here imports torch or transformers.
 """
@@ -29,17 +29,16 @@ PLAIN_TYPES = (
     "data2vec-text",
     "ernie",
 )
-"""``model_type`` values of transformers whose layers are those of BERT, by whatever names: kdnas computes them itself.
+"""``model_type`` values of transformers with the layers of BERT, under different names: kdnas computes them itself.
 
-Encoders of any other type teach by their hidden states alone.
+Encoders of other types teach with their hidden states only.
 """
 
 ALBERT_EMBEDDING_SIZE = 128
-"""Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) where the teacher sets none."""
+"""Width of ALBERT's factorised embeddings (Lan et al. 2020, table 3) if the teacher sets none."""
 
 LARGEST_SIZE = 2**20
-"""Largest number of anything in an architecture, the vocabulary aside; what is computed of several fits into 64 bits.
-"""
+"""Maximum of every size of an architecture except the vocabulary, such that products fit into 64 bits."""
 
 _LARGEST_VOCABULARY = 2**31
 
@@ -66,10 +65,10 @@ _MODEL_TYPE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 
 @dataclass(frozen=True, order=True, slots=True)
 class StudentConfig:
-    """One point of a search space, in transformers' own field names.
+    """One point of a search space, with the field names of transformers.
 
-    It is canonical when made: sizes are plain integers, an activation of several names has one, changes of the recipe
-    are sorted by name, and of 0 layers all shapes are one, so that equal points are equal configurations.
+    An instance is canonical: sizes are plain integers, an activation with several names has one of them, changes of the
+    recipe are sorted by name, and all shapes of 0 layers are one. Therefore equal points are equal configurations.
 
     Attributes:
         num_hidden_layers: Transformer layers; 0 for a static student, whose states are its embeddings.
@@ -78,8 +77,8 @@ class StudentConfig:
         intermediate_size: Width of the feed-forward layer.
         hidden_act: Activation of the feed-forward layer (transformers' ``ACT2FN`` name).
         family: One of ``FAMILIES``.
-        recipe: What is changed in the recipe that the student is distilled with: pairs of a field of
-            :class:`kdnas_env.distillation.training.recipe.Recipe` and its value. Empty but in joint spaces, which
+        recipe: Changes of the distillation recipe: pairs of a field of
+            :class:`kdnas_env.distillation.training.recipe.Recipe` and its value. Empty except in joint spaces, which
             search architecture and recipe together.
         embedding_size: Width of the embedding tables, mapped to ``hidden_size``; :data:`FULL` for tables as wide as
             the student (those of ALBERT are factorised anyway). A factorised ``bert`` is built as an ELECTRA encoder,
@@ -113,15 +112,15 @@ class StudentConfig:
         if self.recipe:
             object.__setattr__(self, "recipe", tuple(sorted(map(_checked_change, self.recipe), key=_name)))
             if len(dict(self.recipe)) < len(self.recipe):
-                raise SpaceError(f"the recipe is changed twice in one field: {shown(self.recipe)}")
+                raise SpaceError(f"recipe is {shown(self.recipe)}; expected each field once")
 
     @property
     def network(self) -> StudentConfig:
-        """The student alone, however it is distilled: what has a latency, parameters and operations."""
+        """The configuration without changes of the recipe, which determines latency, parameters and operations."""
         return replace(self, recipe=()) if self.recipe else self
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain data, without those that change nothing: of the recipe and of the embeddings."""
+        """Return the fields as plain data, without recipe and embedding fields that change nothing."""
         plain = {**asdict(self), "recipe": [[*change] for change in self.recipe]}
         return {name: value for name, value in plain.items() if value or name not in ("recipe", *SCALES)}
 
@@ -139,7 +138,7 @@ class StudentConfig:
 
     @classmethod
     def parse(cls, text: str) -> StudentConfig:
-        """Read a student in the words in which it is printed, such as ``bert 3L/192h/6a/384f/gelu``.
+        """Parse the printed form of a student, such as ``bert 3L/192h/6a/384f/gelu``.
 
         The size of factorised embeddings, a smaller vocabulary and changes of the recipe follow, such as
         `` embedding_size=64 vocabulary=corpus batch_size=8 mapping=last``.
@@ -149,9 +148,7 @@ class StudentConfig:
         """
         match = _PRINTED.fullmatch(text.strip())
         if match is None:
-            raise SpaceError(
-                f"{shown(text)} is no student; write it as it is printed, such as 'bert 3L/192h/6a/384f/gelu'"
-            )
+            raise SpaceError(f"{shown(text)} is not a student; expected the form 'bert 3L/192h/6a/384f/gelu'")
         family, layers, width, heads, inner, activation, changes = match.groups()
         named = [(name, _read_value(value)) for name, _, value in (c.partition("=") for c in changes.split())]
         recipe = tuple(change for change in named if change[0] not in SCALES)
@@ -159,13 +156,13 @@ class StudentConfig:
         try:
             return cls(int(layers), int(heads), int(width), int(inner), activation, family, recipe, **scales).check()
         except (TypeError, ValueError) as error:
-            raise SpaceError(f"{shown(text)} is no student: {error}") from error
+            raise SpaceError(f"{shown(text)} is not a student: {error}") from error
 
     def check(self) -> StudentConfig:
-        """Return the configuration itself if its sizes are such that a network can have.
+        """Return the configuration itself if a network can have its sizes.
 
         Raises:
-            SpaceError: If one is not, or the family is unknown.
+            SpaceError: If a size is out of range, or the family is unknown.
         """
         for name in _SIZES:
             least = 0 if name == "num_hidden_layers" else 1
@@ -201,12 +198,12 @@ def _checked_change(change: tuple[str, Any]) -> tuple[str, Any]:
     """Return a change of the recipe as a pair.
 
     Raises:
-        SpaceError: If it is none of a name and a plain value.
+        SpaceError: If it is not a pair of a name and a plain value.
     """
     if not isinstance(change, list | tuple) or len(change) != 2 or not isinstance(change[0], str):
-        raise SpaceError(f"{shown(change)} is no change of the recipe; expected a pair of a field and its value")
+        raise SpaceError(f"{shown(change)} is not a change of the recipe; expected a pair of a field and its value")
     if change[1] is not None and not isinstance(change[1], str | int | float | bool):
-        raise SpaceError(f"{change[0]} of the recipe is {shown(change[1])}; expected a number, a name, true or false")
+        raise SpaceError(f"{change[0]} of the recipe is {shown(change[1])}; expected a number, name, true or false")
     return change[0], change[1]
 
 
@@ -234,7 +231,7 @@ class EncoderArchitecture:
         pad_token_id: Id of the padding token.
 
     Raises:
-        TeacherError: If a number is not one that an encoder can have, or the type is no name.
+        TeacherError: If a number is out of range, or the type is not a name.
     """
 
     family: str
@@ -262,20 +259,21 @@ class EncoderArchitecture:
         if not 0 < self.vocab_size <= _LARGEST_VOCABULARY or not 0 <= self.pad_token_id < _LARGEST_VOCABULARY:
             raise TeacherError(
                 f"the teacher's vocab_size is {shown(self.vocab_size)}, its pad_token_id {shown(self.pad_token_id)}; "
-                "expected a number of tokens, and one of them"
+                "expected a positive number of tokens and a token id, 0 or more"
             )
         if self.hidden_size % self.num_attention_heads:
             raise TeacherError(
-                f"the teacher's {self.num_attention_heads} heads do not divide its hidden_size {self.hidden_size}"
+                f"the teacher's {self.num_attention_heads} heads do not divide its hidden_size {self.hidden_size}; "
+                "choose another teacher"
             )
 
     @classmethod
     def from_pretrained_config(cls, config: _PretrainedConfig) -> EncoderArchitecture:
-        """Read the architecture off a ``transformers`` configuration.
+        """Return the architecture in a configuration of ``transformers``.
 
         Raises:
-            TeacherError: If it is not of an encoder of text, or of a plain type with relative positions, pruned heads
-                or as a decoder, or if it is malformed.
+            TeacherError: If the model is not an encoder of text, if it has a plain type with relative positions, pruned
+                heads or as a decoder, or if the configuration is malformed.
         """
         values = config.to_dict()
         kind = config.model_type
@@ -291,7 +289,7 @@ class EncoderArchitecture:
 
     @property
     def plain(self) -> bool:
-        """Whether its layers are those of BERT, so that kdnas computes them itself and can slice them."""
+        """Whether it has the layers of BERT, so that kdnas computes them itself and can slice them."""
         return self.family in PLAIN_TYPES
 
     @property
@@ -313,26 +311,26 @@ class EncoderArchitecture:
 
 
 def _check_plain(kind: str, values: Mapping[str, Any]) -> None:
-    """Refuse a configuration of a plain type under which its layers are not plain."""
+    """Raise an error if a configuration of a plain type has layers that differ from those of BERT."""
     if values.get("is_decoder"):
         raise TeacherError(
-            f"a model of type {kind!r} with is_decoder is a decoder, and kdnas distils encoders; choose the model "
-            "without it"
+            f"a model of type {kind!r} with is_decoder is a decoder, but kdnas distils encoders; choose a model "
+            "without is_decoder"
         )
     positions = values.get("position_embedding_type") or "absolute"
     if positions != "absolute":
         raise TeacherError(
-            f"its position_embedding_type is {shown(positions)}: its attention adds relative positions, which "
-            "kdnas does not compute; choose a model whose positions are absolute"
+            f"its position_embedding_type is {shown(positions)}; expected absolute, because kdnas does not compute "
+            "relative positions; choose a model with absolute positions"
         )
     if values.get("use_task_id"):
         raise TeacherError(
-            "its embeddings have task ids (use_task_id), which students have not; choose a model without them"
+            "its embeddings have task ids (use_task_id), which students do not have; choose a model without them"
         )
     if values.get("pruned_heads"):
         raise TeacherError(
-            f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), so that its "
-            "layers are not of one shape, which kdnas needs; choose the model as it was before"
+            f"heads of its attention are pruned (pruned_heads is {shown(values['pruned_heads'])}), but kdnas needs "
+            "layers of equal shape; choose the model before pruning"
         )
 
 

@@ -1,7 +1,7 @@
-"""The record of one evaluation, and the protocol of whatever produces it.
+"""The record of one evaluation, and the protocol of evaluators.
 
-An :class:`Evaluation` holds raw quantities only. The reward is computed from it at the end
-(:mod:`kdnas_env.core.reward`), so that a change of alpha, beta or clipping costs no new evaluation.
+An :class:`Evaluation` has raw quantities only. The reward is computed from them (:mod:`kdnas_env.core.reward`), so that
+a change of alpha, beta or clipping needs no new evaluation.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.untrusted import is_integer, parse_json, restore, shown
 
 MOST_EPOCHS = 100_000
-"""Loss curves have an entry an epoch; who asks for more has mistaken something."""
+"""Maximum number of epochs, because loss curves have one entry per epoch."""
 
 
 class Status(StrEnum):
@@ -32,12 +32,12 @@ class Status(StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     INFEASIBLE = "infeasible"
-    """It breaks a limit that can be known before distillation, and was not distilled."""
+    """The student breaks a limit that is known before distillation, and was not distilled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How much effort one evaluation spends.
+    """The effort of one evaluation.
 
     Attributes:
         epochs: Passes over the proxy subset.
@@ -45,7 +45,7 @@ class Fidelity:
         seed: Seed of initialisation and data order, shared by all candidates (common random numbers).
 
     Raises:
-        KDNASError: If a value is not of that kind.
+        KDNASError: If a value is out of range or has the wrong type.
     """
 
     epochs: int = 2
@@ -104,11 +104,11 @@ class Evaluation:
     """Raw outcome of evaluating one architecture.
 
     Loss curves have one entry per epoch, the first of which (epoch 0) was taken before any optimiser step.
-    A failed evaluation keeps what it has; values that do not exist are absent, never NaN.
+    A failed evaluation has all values that were measured; other values are absent, never NaN.
 
     Attributes:
         config: The architecture.
-        fidelity: The effort that was asked for.
+        fidelity: The requested effort.
         status: How it ended.
         train_loss: Raw distillation loss on training tokens, per epoch.
         heldout_loss: Raw distillation loss on held-out tokens in eval mode, per epoch.
@@ -157,7 +157,7 @@ class Evaluation:
         for name in ("task_divergence", "task_unexplained"):
             value = getattr(self, name)
             if value is not None and not math.isfinite(value):
-                raise KDNASError(f"{name} is {value}; expected a finite number, or None where it was not measured")
+                raise KDNASError(f"{name} is {value}; expected a finite number, or None if it was not measured")
 
     @property
     def ok(self) -> bool:
@@ -181,20 +181,20 @@ class Evaluation:
             if made.latency is not None and made.latency.ratio <= 0:
                 raise ValueError(f"ratio is {made.latency.ratio}; expected a positive number")
         except ValueError as error:
-            raise KDNASError(f"the text is no record of an evaluation: {error}") from error
+            raise KDNASError(f"the text is not a record of an evaluation: {error}") from error
         return made
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What an evaluator says while it works.
+    """The progress of an evaluation, after one epoch.
 
     Attributes:
-        config: The candidate in work.
+        config: The candidate.
         candidate: Its position in the batch of candidates, from 0.
         candidates: Size of the batch.
         epoch: Finished epochs; 0 is the report before the first step.
-        epochs: Epochs that were asked for.
+        epochs: Requested epochs.
         heldout_unexplained: Held-out loss over teacher variance so far.
         seconds: Wall seconds since the candidate started.
     """
@@ -221,20 +221,20 @@ def report_epochs(
     seconds: Sequence[float],
     on_epoch: EpochCallback | None,
 ) -> int | None:
-    """Tell a callback of epochs whose outcome is known already, one after the other, until it stops the candidate.
+    """Report epochs with known results to a callback, one by one, until it stops the candidate.
 
     Args:
         config: The candidate.
         candidate: Its position among the candidates.
         candidates: Number of candidates.
-        epochs: Epochs that were asked for.
-        losses: Held-out loss over teacher variance by epoch, as far as the candidate got.
+        epochs: Requested epochs.
+        losses: Held-out loss over teacher variance for each epoch that the candidate reached.
         seconds: Seconds since the candidate started, by epoch.
         on_epoch: The callback, or None.
 
     Returns:
-        How many epochs there are, the one before the first step included, if it was stopped; else None. After the last
-        epoch there is nothing to stop.
+        The number of reported epochs, including epoch 0, if the candidate was stopped; else None. A candidate cannot be
+        stopped after its last epoch.
     """
     if on_epoch is None:
         return None
@@ -247,14 +247,18 @@ def report_epochs(
 
 @runtime_checkable
 class Evaluator(Protocol):
-    """Turns architectures into evaluations, batch first.
+    """Evaluates architectures, in batches.
 
-    An evaluator whose answers cost nothing and never change may say so by an attribute ``tabular = True``: environments
-    then remember its answers from one episode to the next. One that works on several students at once may say so by
-    ``parallel = True``: environments then hand it a round at once, as far as agents tell them ahead. It may have a
-    method ``evaluate_each`` of the same arguments, which yields places in the batch and records as they are finished.
-    One that can tell what a changed fingerprint is due to may have an attribute ``fingerprints``, a mapping of
-    ``teacher`` and ``corpus`` to fingerprints of these.
+    Optional attributes:
+
+    - ``tabular = True``: results cost nothing and never change; environments keep them from one episode to the next.
+    - ``parallel = True``: several students are evaluated at once; environments pass a whole round if agents announce it
+      (``prefetch``).
+    - ``evaluate_each``: a method with the arguments of ``evaluate``, which yields the index in the batch and the record
+      of each student as soon as it is finished.
+    - ``fingerprints``: maps ``teacher`` and ``corpus`` to their fingerprints, to explain a changed fingerprint.
+    - ``known``: a method that returns the results at a fidelity without records
+      (:meth:`kdnas_env.evaluators.tabular.TabularEvaluator.known`).
 
     Attributes:
         deterministic: Whether equal calls return equal results (wall seconds aside).

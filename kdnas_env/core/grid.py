@@ -21,15 +21,15 @@ Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 LISTABLE = 1_000_000
-"""Grids up to this many points are listed whole to draw from them; larger ones are drawn from by rejection, unless the
-points that may be proposed are listed anyway."""
+"""Draws from grids of at most this many points use a list of the points; draws from larger grids use rejection, unless
+the allowed points are listed anyway."""
 
 REACH = 2
-"""Default of the largest step from a choice to that of a neighbour; see :meth:`Grid.neighbours`."""
+"""Default of the largest step to a neighbouring choice; see :meth:`Grid.neighbours`."""
 
 _MOST = int(np.iinfo(np.int64).max)
 _RECENT = 256
-"""The list of points that are left is rebuilt after this many points were seen."""
+"""The list of remaining points is rebuilt after this many points were seen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,25 +89,25 @@ class Grid:
 
     @cached_property
     def strides(self) -> Ints:
-        """How far apart in number neighbouring choices are, int64 ``(dims,)``; for grids of 64 bits."""
+        """Difference in number between neighbouring choices, int64 ``(dims,)``; for grids of at most 2 ** 63 points."""
         return np.array([math.prod(self.nvec[axis + 1 :].tolist()) for axis in range(len(self.nvec))], dtype=np.int64)
 
     def number(self, action: Iterable[int]) -> int:
-        """Return the number of an action; of the first dimensions only, the number among their combinations."""
+        """Return the number of an action; for the first dimensions only, the number among their combinations."""
         number = 0
         for count, choice in zip(self._counts, action, strict=False):
             number = number * count + int(choice)
         return number
 
     def numbers(self, actions: Ints) -> list[int]:
-        """Return the number of each action, as Python integers, since a grid may outgrow 64 bits."""
+        """Return the number of each action, as Python integers, because a grid may exceed 64 bits."""
         if self.points > _MOST:
             return [self.number(action) for action in actions.tolist()]
         numbers: list[int] = self.flat(actions).tolist()
         return numbers
 
     def flat(self, actions: Ints) -> Ints:
-        """Return the number of each action, int64 of shape ``(n,)``; for grids of 64 bits.
+        """Return the number of each action, int64 of shape ``(n,)``; for grids of at most 2 ** 63 points.
 
         Raises:
             ValueError: If an action is not on the grid.
@@ -124,7 +124,7 @@ class Grid:
         return np.array(choices[::-1], dtype=np.int64)
 
     def actions(self, numbers: Ints) -> Ints:
-        """Return the actions of point numbers, int64 of shape ``(n, dims)``; for grids of 64 bits."""
+        """Return the actions of point numbers, int64 ``(n, dims)``; for grids of at most 2 ** 63 points."""
         return numbers[:, None] // self.strides % self.nvec
 
     def allows(self, number: int) -> bool:
@@ -161,14 +161,14 @@ class Grid:
         """Draw points uniformly, without replacement, that are not in ``seen``.
 
         Returns:
-            int64 of shape ``(m, dims)``, where m is less than n only if no more points are left.
+            int64 of shape ``(m, dims)``; m is less than n only if fewer points remain.
         """
-        # Of a grid that is half seen rejection would take ever longer, and the list is no longer than what was seen.
+        # Rejection becomes slow once half of the grid was seen; then the list is not longer than the seen points.
         if self.listable or 2 * (len(seen) + n) > self.points:
             left, gone = self._left(seen)
             size = len(left) - len(gone)
             ranks = rng.choice(size, size=min(n, size), replace=False)
-            # A place in the list is the rank among what is left, and one more for each that is gone before it.
+            # The place in the list is the rank among the remaining points plus the number of removed points before it.
             return self.actions(left[ranks + np.searchsorted(gone - np.arange(len(gone)), ranks, side="right")])
         drawn: dict[int, Ints] = {}
         while len(drawn) < n:
@@ -202,8 +202,8 @@ class Grid:
 
         Args:
             action: int64 of shape ``(dims,)``.
-            reach: How far the choice may be away; None: any choice. In a wide dimension
-                (:mod:`kdnas_env.core.wide_dimensions`) choices are 1, 8, 64, 512 and so on away, whatever the reach.
+            reach: Largest step; None: any. In a wide dimension (:mod:`kdnas_env.core.wide_dimensions`) the steps are
+                1, 8, 64, 512 and so on, for any reach.
         """
         axes, steps = self._moves(reach)
         places = action[axes] + steps
@@ -213,11 +213,11 @@ class Grid:
         return neighbours
 
     def neighbour_numbers(self, numbers: Ints, reach: int | None = None) -> Ints:
-        """Return the :meth:`neighbours` of many points, for grids of 64 bits.
+        """Return the :meth:`neighbours` of many points; for grids of at most 2 ** 63 points.
 
         Args:
             numbers: Numbers of points, int64 of shape ``(n,)``.
-            reach: As there.
+            reach: As in :meth:`neighbours`.
 
         Returns:
             Numbers of points, int64 of shape ``(n, most)``; -1 where a move would leave the grid.
@@ -228,7 +228,7 @@ class Grid:
         return np.where(inside, numbers[:, None] + steps * self.strides[axes], -1)
 
     def _moves(self, reach: int | None) -> tuple[Ints, Ints]:
-        """Return the dimension of each move and how far it goes, both int64 of shape ``(most,)``."""
+        """Return the dimension and the step of each move, both int64 of shape ``(most,)``."""
         steps = [steps_near(count, reach) for count in self._counts]
         return np.repeat(np.arange(len(steps)), [len(row) for row in steps]), np.concatenate(steps)
 
@@ -241,20 +241,20 @@ class Grid:
         return np.arange(self.points, dtype=np.int64) if self.allowed is None else self.allowed
 
     def _left(self, seen: Collection[int]) -> tuple[Ints, Ints]:
-        """Return allowed points, sorted, and the places of those among them that were seen, sorted."""
+        """Return allowed points, sorted, and the places of the seen points among them, sorted."""
         left, gone = seen.left(self) if isinstance(seen, Seen) else (self.listed(), seen)
         return left, _places(left, gone)
 
 
 class Seen(Set[int]):
-    """Numbers of the points of a grid that are not to be proposed again: a set that only grows, in the order of growth.
+    """Numbers of the grid points that must not be proposed again: an insertion-ordered set without removal.
 
-    Neither a look-up, nor an addition, nor a draw from the points that are left takes longer the more was seen: what is
-    built on a set by :meth:`union` shares it, and of the points that are left a list is kept.
+    The time of a look-up, of an addition and of a draw from the remaining points does not grow with the set: a set that
+    is made by :meth:`union` shares its base, and a list of the remaining points is kept.
 
     Args:
         numbers: Numbers of points.
-        base: More of them; they are not copied, and what is added to them later belongs to this set too.
+        base: A set that this one extends. It is not copied: numbers added to it later belong to this set too.
     """
 
     def __init__(self, numbers: Iterable[int] = (), base: Seen | None = None) -> None:
@@ -293,17 +293,17 @@ class Seen(Set[int]):
             self.add(number)
 
     def union(self, numbers: Iterable[int]) -> Seen:
-        """Return a set that has other numbers too; what is added to it does not change this one."""
+        """Return a set with more numbers; additions to it do not change this one."""
         return Seen(numbers, self)
 
     def left(self, grid: Grid) -> tuple[Ints, set[int]]:
         """Return numbers of allowed points, sorted: all that were not seen, and some that were.
 
         Args:
-            grid: The same listable grid in all calls.
+            grid: A listable grid; the same in all calls.
 
         Returns:
-            The numbers, and those that were seen: all that are among the first, and maybe others.
+            The numbers, and a set that contains all seen numbers among them, and possibly others.
         """
         if self._base is not None:
             left, recent = self._base.left(grid)
@@ -316,13 +316,13 @@ class Seen(Set[int]):
 
 
 def _places(points: Ints, numbers: Collection[int]) -> Ints:
-    """Return the places in a sorted array of those of the numbers that are in it, sorted."""
+    """Return the places of numbers in a sorted array, sorted; numbers that are not in it are left out."""
     places, there = _located(points, np.unique(np.fromiter(numbers, dtype=np.int64, count=len(numbers))))
     return places[there]
 
 
 def _located(points: Ints, numbers: Ints) -> tuple[Ints, npt.NDArray[np.bool_]]:
-    """Return where numbers belong in a sorted array, and which of them are there."""
+    """Return the insertion places of numbers in a sorted array, and which of the numbers are in it."""
     places = np.searchsorted(points, numbers)
     there = places < len(points)
     there[there] = points[places[there]] == numbers[there]

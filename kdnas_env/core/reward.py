@@ -1,4 +1,4 @@
-"""The KD-NAS reward: how well a student imitates its teacher, traded against how fast it is."""
+"""The KD-NAS reward: a trade-off between imitation of the teacher and latency."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from kdnas_env.support.untrusted import is_number, shown
 
 IMITATION, TASK = "imitation", "task"
 QUALITIES = (IMITATION, TASK)
-"""What a student is rewarded for: how well it imitates the teacher's states, or how well it does its task."""
+"""Quality in the reward: imitation of the teacher's hidden states, or performance on a task."""
 
 _LARGEST_POWER = 30
 
 
 @dataclass(frozen=True, slots=True)
 class RewardComponents:
-    """A reward and what it is made of; plain Python floats throughout.
+    """A reward and its components, as plain Python floats.
 
     Attributes:
         reward: The scalar.
@@ -29,7 +29,7 @@ class RewardComponents:
         latency_ratio: Student over teacher latency, clipped.
         latency_factor: ``(latency_ratio / beta) ** alpha``.
         speedup: Teacher over student latency, unclipped.
-        cost: By how much the student breaks limits (:class:`kdnas_env.core.constraints.Constraints`); 0 if by none.
+        cost: Violation of limits (:class:`kdnas_env.core.constraints.Constraints`); 0 if all are kept.
     """
 
     reward: float
@@ -49,24 +49,22 @@ class RewardComponents:
 class KDReward:
     """``(1 - loss) * (latency / (beta * teacher_latency)) ** alpha``, bounded.
 
-    The formula is the one of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639). Taken literally it has two
-    faults, which are mended here. Where ``1 - loss <= 0`` a faster student would score worse, so the
-    latency factor is left out there: the reward is ``max(1 - loss, floor)``, which meets the formula at 0
-    without a jump. And as latency goes to 0 the factor is unbounded, so the latency ratio is clipped to
-    ``[1e-3, 1e3]``. Every reward thus lies in ``[floor, upper_bound]``.
+    The formula is that of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639), with two corrections. If ``1 - loss <= 0``,
+    a faster student would get a lower reward; the reward is then ``max(1 - loss, floor)``, without the latency factor,
+    which is continuous at 0. The factor is unbounded as latency approaches 0, so the latency ratio is clipped to
+    ``[1e-3, 1e3]``. Therefore every reward is in ``[floor, upper_bound]``.
 
     Attributes:
         alpha: Exponent of the latency factor; negative, 0 ignores latency.
-        beta: Target latency as a share of the teacher's. As in the source's formula, it multiplies all positive rewards
-            by one constant, ``beta ** -alpha``, and so changes no choice; ``alpha`` says how much latency counts.
-        floor: Least reward.
-        penalty: Reward of a failed or invalid evaluation, in [floor, upper_bound]; None: the floor. Far below all other
-            rewards, as the floor is, it mostly teaches a learner without masks which students there are.
-        loss: Which loss of the imitation counts: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
-            ``train_raw`` (last-epoch training loss, as the original text has it).
-        quality: ``imitation`` of the teacher's hidden states, or ``task``: the loss is the share of the soft labels of
-            the task's teacher that a short task stage leaves unexplained, and only students whose evaluation had a
-            task can be rewarded.
+        beta: Target latency relative to the teacher's. As in the original formula, it multiplies all positive rewards
+            by a constant, ``beta ** -alpha``, and does not change their ranking; ``alpha`` weights the latency.
+        floor: Lowest reward.
+        penalty: Reward of a failed or invalid evaluation, in [floor, upper_bound]; None: the floor. The floor is
+            far below all other rewards, so that a learner without masks mainly learns which students are valid.
+        loss: Loss of the imitation: ``heldout`` (unexplained variance, the default), ``heldout_raw`` or
+            ``train_raw`` (training loss of the last epoch, as in the original paper).
+        quality: ``imitation`` of the teacher's hidden states, or ``task``: the loss is the unexplained share of the
+            task teacher's soft labels after a short task stage; evaluations without a task raise an error.
     """
 
     alpha: float = -0.06
@@ -115,15 +113,17 @@ class KDReward:
         """Attribute of an evaluation whose last value is the loss.
 
         Raises:
-            KDNASError: If the reward goes by the task, which tables do not hold.
+            KDNASError: If the quality is ``task``, which tables do not contain.
         """
         if self.quality == TASK:
-            raise KDNASError(f"quality is {TASK}, which no table holds; take {IMITATION}, or evaluate live with a task")
+            raise KDNASError(
+                f"quality is {TASK}, which tables do not contain; use {IMITATION}, or evaluate live with a task"
+            )
         return self._CURVES[self.loss]
 
     @property
     def goes_by(self) -> str:
-        """The loss that counts: ``task``, or that of the imitation."""
+        """Name of the loss in the reward: ``task``, or that of the imitation."""
         return TASK if self.quality == TASK else self.loss
 
     @property
@@ -154,7 +154,7 @@ class KDReward:
         Failures, and evaluations without a loss or a latency, get the penalty.
 
         Raises:
-            KDNASError: If the reward goes by the task, and the evaluation had none.
+            KDNASError: If the quality is ``task``, and the evaluation had no task.
         """
         loss = self._loss(evaluation)
         if loss is None or evaluation.latency is None:
@@ -173,7 +173,7 @@ class KDReward:
         )
 
     def with_costs(self, evaluation: Evaluation) -> tuple[RewardComponents, dict[str, float]]:
-        """Return the reward of an evaluation, and by how much each limit is broken, by name; here there are none."""
+        """Return the reward of an evaluation, and the violation of each limit by name; there are no limits here."""
         return self(evaluation), {}
 
     def _loss(self, evaluation: Evaluation) -> float | None:
@@ -184,8 +184,8 @@ class KDReward:
             return curve[-1] if curve else None
         if evaluation.task_unexplained is None:
             raise KDNASError(
-                f"the reward goes by quality {TASK!r}, which was not measured of {evaluation.config}; evaluate with a "
-                f"task, named with `task`, or take quality {IMITATION!r}"
+                f"quality is {TASK!r}, but it was not measured for {evaluation.config}; evaluate with a task (`task`), "
+                f"or use quality {IMITATION!r}"
             )
         return evaluation.task_unexplained
 

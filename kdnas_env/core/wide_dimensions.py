@@ -1,8 +1,8 @@
-"""Wide dimensions, of so many choices that a search never tries most of them.
+"""Wide dimensions: dimensions with so many choices that a search never evaluates most of them.
 
-A dimension of more than :data:`WIDE` choices is taken to be a scale on which neighbouring choices earn alike: what is
-learned of one choice holds for those around it, and a search moves along it by strides of every length. Dimensions of
-fewer choices may well be kinds, of which each is learned of and tried for itself.
+A dimension with more than :data:`WIDE` choices is treated as a numeric scale on which neighbouring choices have similar
+rewards. Therefore models smooth over neighbouring choices, and searches move by steps of all lengths. The choices of
+narrower dimensions are treated as categories: each is modelled and evaluated separately.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 WIDE = 64
-"""Dimensions of more choices are wide."""
+"""Dimensions with more choices are wide."""
 
 KNOTS = 16
-"""What is learned of a wide dimension is a smooth function of the place, with as many degrees of freedom."""
+"""Degrees of freedom of the smooth function that models the effect of a wide dimension."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -27,7 +27,7 @@ def is_wide(nvec: Ints) -> npt.NDArray[np.bool_]:
 
 
 def coarse(actions: Ints, nvec: Ints) -> Ints:
-    """Return actions in which each choice of a wide dimension is the number of one of its :data:`KNOTS` sections.
+    """Return actions with each wide dimension divided into :data:`KNOTS` bins: the choice is replaced by its bin.
 
     Args:
         actions: int64 of shape ``(n, dims)``.
@@ -37,16 +37,16 @@ def coarse(actions: Ints, nvec: Ints) -> Ints:
 
 
 def coarse_counts(nvec: Ints) -> Ints:
-    """Return the choices per dimension of :func:`coarse` actions, int64 of shape ``(dims,)``."""
+    """Return the number of choices per dimension of :func:`coarse` actions, int64 of shape ``(dims,)``."""
     return np.where(is_wide(nvec), KNOTS, nvec)
 
 
 def steps_near(choices: int, reach: int | None = None) -> Ints:
-    """Return how far away the neighbours of a choice are, ascending, int64 ``(n,)``; some may be off the scale.
+    """Return the steps from a choice to its neighbours, ascending, int64 ``(n,)``; some may leave the dimension.
 
     Args:
-        choices: How many the dimension has.
-        reach: Largest step; None: any. In a wide dimension the steps are 1, 8, 64, 512 and so on, whatever the reach.
+        choices: Number of choices of the dimension.
+        reach: Largest step; None: any. In a wide dimension the steps are 1, 8, 64, 512 and so on, for any reach.
     """
     if choices > WIDE:
         up = [1 << power for power in range(0, (choices - 1).bit_length(), 3)]
@@ -56,16 +56,16 @@ def steps_near(choices: int, reach: int | None = None) -> Ints:
 
 
 def strode(places: Ints, choices: int, rng: np.random.Generator) -> Ints:
-    """Move along a scale, up or down, as often by 1 to 2 choices as by 100 to 200.
+    """Move choices of one dimension up or down by log-uniform steps: 1 to 2 is as likely as 100 to 200.
 
     Args:
         places: Choices of one dimension, int64 of any shape.
-        choices: How many it has, at least 2.
-        rng: Draws the strides.
+        choices: Number of choices of the dimension, at least 2.
+        rng: Draws the steps.
 
     Returns:
-        Other choices, int64 of the same shape. Where a stride would leave the scale it goes the other way, or to the
-        end.
+        The new choices, int64 of the same shape. A step that would leave the dimension is taken in the other direction,
+        or else ends at the last choice.
     """
     far = np.exp2(rng.uniform(0.0, math.log2(choices), size=places.shape)).astype(np.int64)
     far = np.minimum(far, choices - 1) * np.where(rng.random(places.shape) < 0.5, -1, 1)
@@ -75,13 +75,13 @@ def strode(places: Ints, choices: int, rng: np.random.Generator) -> Ints:
 
 
 def nearby(action: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
-    """Draw points around an action that differ from it in two dimensions on average, int64 of shape ``(n, dims)``.
+    """Draw points near an action, which differ from it in two dimensions on average, int64 of shape ``(n, dims)``.
 
     Args:
         action: int64 of shape ``(dims,)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
-        n: How many to draw; the action may be among them, and a point twice.
-        rng: Draws them. Along a wide dimension they are as near as :func:`strode` goes.
+        n: Number of points; they may repeat, and may include the action.
+        rng: Draws the points. Wide dimensions are changed by :func:`strode`, the others uniformly.
     """
     columns = [
         strode(np.full(n, place), count, rng) if count > WIDE else rng.integers(count, size=n)
@@ -92,15 +92,15 @@ def nearby(action: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
 
 
 class Spacing:
-    """Which points of a pool are not too near to what was tried: neighbours on a scale say little new.
+    """Keeps proposals apart from evaluated points in wide dimensions, where close neighbours add little information.
 
-    Of points that differ in wide dimensions only, the more were tried the nearer they may be: with ``m`` tried on one
-    scale, the next is at least ``0.5 / (m + 1) ** 1.5`` of the scale away from each, for which there is always room.
-    Where no dimension is wide, no point is too near.
+    Points that are equal in all other dimensions form a line. If ``m`` points of a line were evaluated, the next one
+    must be at a distance of at least ``0.5 / (m + 1) ** 1.5`` of the range from each, which is always possible. Without
+    wide dimensions, every point is far enough away.
 
     Args:
-        pool: int64 of shape ``(n, dims)``.
-        known: What was tried, int64 of shape ``(m, dims)``.
+        pool: Candidates, int64 of shape ``(n, dims)``.
+        known: Evaluated points, int64 of shape ``(m, dims)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
     """
 
@@ -118,12 +118,12 @@ class Spacing:
             self._add(line, place)
 
     def take(self, position: int) -> None:
-        """Count a point of the pool as tried."""
+        """Count a point of the pool as evaluated."""
         if self._wide:
             self._add(self._lines[position], self._places[position])
 
     def keeping(self, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
-        """Return which of the free points, bool ``(n,)``, are far enough from what was tried; all if none is."""
+        """Return which of the free points, bool ``(n,)``, are far enough from evaluated points; all if none is."""
         if not self._wide:
             return free
         apart = free & (self._nearest >= 0.5 * (self._tried + 1.0) ** (-1.5 / self._wide))
@@ -137,17 +137,17 @@ class Spacing:
 
 
 def best_apart(pool: Ints, scores: npt.NDArray[np.float64], known: Ints, nvec: Ints, n: int) -> Ints:
-    """Return the positions of the highest scores, of points that are not too near to each other or to what is known.
+    """Return the positions of the highest scores among points that are far enough from each other and evaluated points.
 
     Args:
         pool: int64 of shape ``(points, dims)``.
         scores: float64 of shape ``(points,)``.
-        known: What was tried, int64 of shape ``(m, dims)``.
+        known: Evaluated points, int64 of shape ``(m, dims)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
-        n: How many to return.
+        n: Number of positions.
 
     Returns:
-        int64 of shape ``(min(n, points),)``; see :class:`Spacing`. Where no dimension is wide, just the highest.
+        int64 of shape ``(min(n, points),)``; see :class:`Spacing`. Without wide dimensions, the ``n`` highest scores.
     """
     order = np.argsort(-scores, kind="stable")
     if not is_wide(nvec).any():
@@ -162,10 +162,10 @@ def best_apart(pool: Ints, scores: npt.NDArray[np.float64], known: Ints, nvec: I
 
 
 def bumps(choices: int) -> npt.NDArray[np.float64]:
-    """Return how much a choice has of each of :data:`KNOTS` bumps (radial basis functions) along the scale.
+    """Return the values of :data:`KNOTS` Gaussian radial basis functions at every choice of a dimension.
 
     Args:
-        choices: How many the dimension has.
+        choices: Number of choices of the dimension.
 
     Returns:
         float64 of shape ``(choices, KNOTS)``, with rows of norm 1.

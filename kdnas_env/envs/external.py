@@ -11,15 +11,14 @@ from kdnas_env.envs.tabular import TableEnv
 
 
 class ExternalEnv(TableEnv):
-    """Search an external table: candidates with features and scores that others measured, such as NAS-Bench-BERT.
+    """Search an external table: candidates with features and scores from other projects, such as NAS-Bench-BERT.
 
-    Few of the points of its grid exist; `valid_action_indices` lists them, and all others are answered with the
-    penalty. The reward is the score of the table, between -1 and 1. Nothing is distilled: a budget in seconds counts
-    those of the trainings, `latency_ratio` is that of a training's seconds to the longest, and there is no loss curve.
-    All else is as in `KDNASEnv`.
+    Only few points of its grid exist; `valid_action_indices` lists them, and all other points get the penalty. The
+    reward is the score in the table, from -1 to 1. Nothing is distilled: a budget in seconds counts the seconds of the
+    trainings, `latency_ratio` is the training time divided by the longest training time, and there is no loss curve.
+    Everything else is as in `KDNASEnv`.
 
-    With `seed="sample"` each episode draws, by the seed of `reset`, one training of each candidate that was trained
-    several times.
+    With `seed="sample"`, the seed of `reset` draws one training of each candidate that was trained several times.
 
     ## Arguments
 

@@ -32,16 +32,16 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
 
     ## Description
 
-    A student is an encoder described by a few numbers: layers, heads, width, feed-forward size, activation, family.
-    A step evaluates one student by a short knowledge distillation (mini-KD) and a latency measurement. The aim is
-    the student with the highest reward: a good imitation of the teacher that is fast.
+    A student is an encoder with a number of layers and heads, a width, a feed-forward size, an activation and a family.
+    A step evaluates one student with a short knowledge distillation (mini-KD) and a latency measurement. The goal is
+    the student with the highest reward: a fast student that imitates its teacher well.
 
-    An episode is one whole search of `budget` evaluations. Every `round_size` evaluations make a round, after which
-    the controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) learns; the environment only counts rounds.
+    An episode is one search of `budget` evaluations. `round_size` evaluations form a round. After each round the
+    controller of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639) learns; the environment only counts rounds.
 
     ## Action Space
 
-    `MultiDiscrete(space.nvec)`, int64: for each searched dimension the index of one of its choices.
+    `MultiDiscrete(space.nvec)`, int64: the index of one choice for each searched dimension.
 
     | Num | Dimension             | Choices (derived from BERT-base)                   |
     |-----|-----------------------|----------------------------------------------------|
@@ -52,42 +52,41 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
     | 4   | `hidden_act`          | gelu, relu, silu                                   |
     | 5   | `family`              | bert, albert, roberta (if more than one is wanted) |
 
-    `env.unwrapped.search_space` translates actions to architectures and back. An action outside the space raises
-    `SpaceError`; one inside that names an architecture which cannot be built is answered with the penalty.
-    `env.unwrapped.valid_action_indices` lists the actions that can be built.
+    `env.unwrapped.search_space` converts actions to architectures and back. An action outside the space raises
+    `SpaceError`. An action whose architecture cannot be built gets the penalty.
+    `env.unwrapped.valid_action_indices` lists the valid actions.
 
     ## Observation Space
 
-    A `Dict` of flat arrays. Architectures are encoded as `choice + 1`, where 0 stands for "none yet". Only students
-    whose evaluation succeeded can be best.
+    A `Dict` of flat arrays. Architectures are encoded as `choice + 1`; 0 means "none yet". Only students with a
+    successful evaluation can be best.
 
     | Key                      | Space                                       | Meaning                               |
     |--------------------------|---------------------------------------------|---------------------------------------|
     | `last`                   | `MultiDiscrete(nvec + 1)`                   | the last action                       |
-    | `last_reward`            | `Box(floor, upper_bound, (1,))`             | its reward; 0 where there is none yet |
+    | `last_reward`            | `Box(floor, upper_bound, (1,))`             | its reward; 0 if there is none yet    |
     | `previous_best`          | `MultiDiscrete(nvec + 1)`                   | best student of the previous round    |
     | `previous_best_reward`   | `Box(floor, upper_bound, (1,))`             | its reward                            |
     | `global_best`            | `MultiDiscrete(nvec + 1)`                   | best student of the search            |
     | `global_best_reward`     | `Box(floor, upper_bound, (1,))`             | its reward                            |
     | `previous_round`         | `MultiDiscrete(tile(nvec + 1, round_size))` | all candidates of the previous round  |
     | `previous_round_rewards` | `Box(floor, upper_bound, (round_size,))`    | their rewards                         |
-    | `progress`               | `Box(0, 1, (1,))`                           | share of the budget that is spent     |
+    | `progress`               | `Box(0, 1, (1,))`                           | spent share of the budget             |
 
     ## Rewards
 
     `(1 - loss) * (latency_ratio / beta) ** alpha`, see `KDReward`, in `[floor, upper_bound]`. A student that cannot
-    be built, diverges or does not fit in memory gets `penalty` (`floor`, unless set), and the search goes
-    on. Where the first students all fail for one reason (3 of them; 8 for want of memory), that is raised as a
-    `RunError`.
+    be built, diverges or does not fit into memory gets `penalty` (default: `floor`), and the search continues. If the
+    first students all fail for the same reason (3 students; 8 if memory is the reason), a `RunError` is raised.
 
-    Of uniformly drawn actions, this share cannot be built: none of a derived space without `max_parameters`; 31 % of
-    `kdnas/Tabular-v0` and 20 % of `kdnas/Surrogate-v0`, whose tables end at 15 million parameters. The floor, -1, lies
-    far below what the others earn there, 0.49 to 0.66 and 0.49 to 0.70. A learner that does not know which students
-    are valid learns that first, and little else in a short search. So use masks (`ActionMasks`, `SequentialChoice`,
+    All points of a derived space without `max_parameters` are valid. 31 % of the points of `kdnas/Tabular-v0` and 20 %
+    of `kdnas/Surrogate-v0` are invalid, because their tables end at 15 million parameters. The floor, -1, is far below
+    the rewards of valid students there, 0.49 to 0.66 and 0.49 to 0.70. Without masks, a learner mainly learns which
+    students are valid, especially in a short search. Therefore use masks (`ActionMasks`, `SequentialChoice`,
     `FlatDiscrete` of `kdnas_env.wrappers`). If an algorithm does not support masks, set a penalty slightly below the
     rewards of valid students, here `penalty=0.3`.
 
-    An architecture is never evaluated twice. `duplicates` sets the cost of repeating it:
+    An architecture is never evaluated twice. `duplicates` sets the cost of a repetition:
 
     | `duplicates` | Reward             | Counted against the budget |
     |--------------|--------------------|----------------------------|
@@ -97,41 +96,41 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
 
     ## Limits
 
-    `limits` are what a student has to keep: `speedup` (at least, as a multiple of the teacher's speed), `latency_ms`,
-    `size_mb` (of the exported file, in `format`), `parameters` (at most) and `keep` (quality, at least, as a share of
-    the teacher's). Only students that keep them can be best. Latency, size and parameters are known before
-    distillation: a student that breaks their limits is not distilled (status `infeasible`).
+    `limits` sets limits of students: minimum `speedup` (a multiple of the teacher's speed), maximum `latency_ms`,
+    `size_mb` (of the exported file, in `format`) and `parameters`, and minimum `keep` (quality as a share of the
+    teacher's). Only students that keep all limits can be best. Latency, size and parameters are known before
+    distillation: a student that breaks such a limit is not distilled (status `infeasible`).
 
     | `constraints` | Reward of a student that breaks a limit                                                   |
     |---------------|-------------------------------------------------------------------------------------------|
-    | `reward`      | in `(floor - 1, floor)`, higher the closer it is; what fails gets `floor - 1`             |
+    | `reward`      | in `(floor - 1, floor)`, the higher the smaller the violation; failures get `floor - 1`   |
     | `cost`        | as without limits, and all students are distilled: for algorithms that handle costs       |
 
     | `infeasible`  | Counted against the budget                                                                |
     |---------------|-------------------------------------------------------------------------------------------|
-    | `free`        | no, since it takes no distillation; at most 10 answers per evaluation of the budget        |
+    | `free`        | no, because it is not distilled; at most 10 answers per evaluation of the budget           |
     | `charge`      | yes                                                                                       |
 
     ## Starting State
 
-    Nothing is evaluated and every token is "none yet". The evaluator (teacher, corpus, caches) is made at the first
-    `reset` and kept. The seed of `reset` seeds `np_random` only; the seed of the evaluations belongs to the fidelity.
+    Nothing is evaluated, and every token is "none yet". The first `reset` creates the evaluator (teacher, corpus,
+    caches), which is kept. The seed of `reset` seeds `np_random` only; evaluations use the seed of the fidelity.
 
     ## Episode End
 
-    Terminated when the budget is spent: evaluations, or with `budget_unit` epochs of mini-KD (the last evaluation is
-    cut to those that are left) or seconds of evaluation. Truncated after 10 steps per evaluation or epoch of the
-    budget (per point of the space, where seconds count), which only uncounted duplicates can reach.
-    `reset(options={"budget": n})` sets another budget for the coming episode.
+    Terminated when the budget is spent: evaluations, or as `budget_unit` says epochs of mini-KD (the last evaluation is
+    shortened to the remaining epochs) or seconds of evaluation. Truncated after 10 steps per evaluation or epoch of the
+    budget (per point of the space, if the unit is seconds), which happens only with uncounted duplicates.
+    `reset(options={"budget": n})` sets another budget for the new episode.
 
     ## Information
 
-    `reset` and `step` return the same keys. Before the first step, and for what a failed evaluation lacks, there are
-    neutral values.
+    `reset` and `step` return the same keys. Values are neutral before the first step, and if they were not measured
+    because the evaluation failed.
 
     | Key                                | Type          | Meaning                                             |
     |------------------------------------|---------------|-----------------------------------------------------|
-    | `config`, `index`                  | str, int      | architecture in words; flat index ("" and -1: none) |
+    | `config`, `index`                  | str, int      | architecture as text; flat index ("" and -1: none)  |
     | `status`, `error`                  | str           | how the evaluation ended ("none": no step yet), why |
     | `quality`, `loss`                  | float         | `1 - loss`; held-out unexplained variance           |
     | `latency_ratio`, `latency_factor`  | float         | student/teacher latency; its factor in the reward   |
@@ -144,10 +143,10 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
     | `budget_left`                      | int or float  | in the unit of the budget                           |
     | `round`                            | int           | finished rounds                                     |
     | `duplicate`, `counted`             | bool          | answered before; charged to the budget              |
-    | `cost`, `costs`                    | float, dict   | where there are limits: by how much they are broken,|
-    |                                    |               | relative to each; in all, and by name (0: kept)     |
+    | `cost`, `costs`                    | float, dict   | only with limits: total relative violation, and     |
+    |                                    |               | violation by name of the limit (0: kept)            |
 
-    The full records, with everything that was measured, are in `env.unwrapped.history`.
+    The full records, with all measured quantities, are in `env.unwrapped.history`.
 
     ## Arguments
 
@@ -157,7 +156,7 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
     | `evaluator`    |              | an `Evaluator`, or a function that makes one at the first reset |
     | `reward`       | `KDReward()` | turns evaluations into rewards; holds `floor` and `penalty`     |
     | `fidelity`     | `Fidelity()` | epochs, share of the data and seed of every evaluation          |
-    | `budget`       | `120`        | what an episode may spend                                       |
+    | `budget`       | `120`        | budget of an episode                                            |
     | `budget_unit`  | "evaluations"| `evaluations`, `epochs` or `seconds`                            |
     | `round_size`   | `8`          | evaluations per round                                           |
     | `duplicates`   | `"charge"`   | `charge`, `free` or `reject`                                    |

@@ -102,7 +102,9 @@ def resolve_space(
         families = (families,) if isinstance(families, str) else families
         return SearchSpace.from_teacher(teacher, families=families, max_parameters=max_parameters)
     if families is not None:
-        raise SpaceError(f"families {families!r} are given beside a space; list them in the space, under 'family'")
+        raise SpaceError(
+            f"families is {families!r}, but a space is given too; list families in the space, under 'family'"
+        )
     if isinstance(source, Mapping):
         space = SearchSpace.from_dict(source, teacher)
     else:

@@ -89,7 +89,7 @@ class SearchSettings:
         from kdnas_env.distillation.training.recipe import PAPER
 
         if self.quality == TASK and self.task is None:
-            raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name one with task")
+            raise KDNASError(f"quality is {TASK}, but no task is given to measure it on; set task")
         loss = self.loss or ("train_raw" if self.recipe in PAPER and self.quality == IMITATION else "heldout")
         return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=self.quality)
 
@@ -197,11 +197,11 @@ def _evaluator(settings: SearchSettings) -> Evaluator:
 class MiniKDEnv(KDNASEnv):
     """Distil real students of a real teacher on real text.
 
-    Description, spaces, rewards, episode end and information are those of `KDNASEnv`. Making the environment reads
-    the teacher's configuration only; weights, text and hidden states are loaded at the first `reset`.
+    Description, spaces, rewards, episode end and information are those of `KDNASEnv`. The constructor only reads the
+    teacher's configuration; the first `reset` loads weights, text and hidden states.
 
-    With a measured latency (`torch`, `onnxruntime`) two runs differ by the measurement. With `latency="analytic"`,
-    the default of `kdnas/MiniKDAnalytic-v0`, equal runs with equal `threads` on one CPU give equal results.
+    With a measured latency (`torch`, `onnxruntime`), two runs differ by measurement noise. With `latency="analytic"`,
+    the default of `kdnas/MiniKDAnalytic-v0`, runs with equal `threads` on one CPU are reproducible.
 
     ## Arguments
 
@@ -212,29 +212,29 @@ class MiniKDEnv(KDNASEnv):
     | `space`           | `None`      | choices by dimension, a YAML or JSON file, or None: derived from the teacher |
     | `families`        | `None`      | student families to search, with a derived space; None: the teacher's own    |
     | `max_parameters`  | `None`      | largest student allowed, in parameters                                       |
-    | `budget`          | `16`        | what an episode may spend                                                    |
+    | `budget`          | `16`        | budget of an episode                                                         |
     | `budget_unit`     | evaluations | `evaluations`, `epochs` or `seconds`                                         |
     | `round_size`      | `4`         | evaluations per round                                                        |
     | `epochs`          | `1`         | epochs of mini-KD per evaluation                                             |
     | `data_fraction`   | `0.2`       | share of the training sentences that is used, in (0, 1]                      |
-    | `seed`            | `0`         | of initialisation, data order and splits of the text; for all students equal |
+    | `seed`            | `0`         | seed of initialisation, data order and text splits; the same for all students|
     | `recipe`          | `"default"` | `default`, `seed` (that of the original text), or a dict of changes          |
     | `latency`         | `"torch"`   | `torch`, `onnxruntime`, `analytic`, or a dict of `LatencySettings` fields    |
     | `alpha`           | `-0.06`     | exponent of the latency factor                                               |
     | `beta`            | `0.6**6`    | target latency; scales all positive rewards alike, changes no choice         |
-    | `penalty`         | `None`      | reward of what fails or cannot be built; None: -1                            |
+    | `penalty`         | `None`      | reward of students that fail or cannot be built; None: -1                    |
     | `loss`            | `None`      | loss of the reward; None: `train_raw` for recipe `seed`, else `heldout`      |
-    | `task`            | `None`      | what students are for: the name of a task, or fields of `SearchTask`         |
-    | `quality`         | `imitation` | what the reward goes by: `imitation`, or the `task`                          |
-    | `duplicates`      | `"charge"`  | what a repeated architecture costs: `charge`, `free` or `reject`             |
-    | `limits`          | `None`      | what a student has to keep, such as `{"speedup": 5}`                         |
-    | `constraints`     | `"reward"`  | effect of a broken limit: a lower `reward`, or a `cost` beside it            |
-    | `infeasible`      | `"free"`    | whether who breaks a limit costs an evaluation: `free` or `charge`           |
+    | `task`            | `None`      | task of the students: its name, or fields of `SearchTask`                    |
+    | `quality`         | `imitation` | quality in the reward: `imitation`, or `task`                                |
+    | `duplicates`      | `"charge"`  | cost of a repeated architecture: `charge`, `free` or `reject`                |
+    | `limits`          | `None`      | limits of students, such as `{"speedup": 5}`                                 |
+    | `constraints`     | `"reward"`  | effect of a broken limit: a lower `reward`, or a `cost` in the information   |
+    | `infeasible`      | `"free"`    | cost of a student that breaks a limit: `free` or `charge`                    |
     | `store`           | `None`      | SQLite file that keeps every evaluation and answers repeated ones            |
     | `cache_dir`       | `None`      | folder of the teacher's hidden states                                        |
-    | `device`          | `None`      | device of the training; None: CUDA where there is one                        |
-    | `threads`         | `None`      | threads that train; None: those of PyTorch, shared by workers; 1 on Ray      |
-    | `workers`         | `1`         | processes that evaluate the students of a round side by side                 |
+    | `device`          | `None`      | device of the training; None: CUDA if available                              |
+    | `threads`         | `None`      | training threads; None: those of PyTorch, divided by workers; 1 on Ray       |
+    | `workers`         | `1`         | processes that evaluate the students of a round in parallel                  |
     | `ray`             | `None`      | evaluate on Ray: `local`, `auto`, or the address of its head                 |
     | `gpus_per_worker` | `0.0`       | GPUs, or a fraction of one, that Ray gives each worker                       |
     | `timeout`         | `None`      | seconds after which a silent worker is replaced                              |

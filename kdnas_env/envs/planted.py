@@ -15,10 +15,10 @@ from kdnas_env.envs.making import Episode, SpaceSource, episode_arguments, resol
 
 
 class PlantedEnv(KDNASEnv):
-    """Search a made-up landscape with a known optimum, in microseconds per step.
+    """Search a synthetic landscape with a known optimum, in microseconds per step.
 
-    For tests and for the development of agents: `PlantedEvaluator` answers in the place of mini-KD, over the space
-    derived from BERT-base or any other. `env.unwrapped.evaluator` knows the optimum and the Pareto front. All else
+    For tests and for the development of agents: `PlantedEvaluator` replaces mini-KD, on the space derived from
+    BERT-base or any other space. `env.unwrapped.evaluator` computes the optimum and the Pareto front. Everything else
     is as in `KDNASEnv`.
 
     ## Arguments
@@ -29,7 +29,7 @@ class PlantedEnv(KDNASEnv):
     | `families`       | `None`     | student families to search, with a derived space; None: `bert`             |
     | `max_parameters` | `None`     | largest student allowed, in parameters                                     |
     | `epochs`         | `2`        | epochs per evaluation                                                      |
-    | `seed`           | `0`        | of the noise and of the failures                                           |
+    | `seed`           | `0`        | seed of noise and failures                                                 |
     | `noise`          | `0.0`      | standard deviation of the logarithm of the loss                            |
     | `failures`       | `0.0`      | share of the architectures that diverge or run out of memory               |
 

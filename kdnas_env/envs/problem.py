@@ -112,7 +112,8 @@ class SearchProblem:
     def fidelity(self, fidelity: Fidelity) -> None:
         if fidelity.epochs > self._most_epochs:
             raise KDNASError(
-                f"the fidelity has {fidelity.epochs} epochs; the environment was made for {self._most_epochs} at most"
+                f"the fidelity has {fidelity.epochs} epochs; expected at most {self._most_epochs}, the epochs that the "
+                f"environment was made with; make it with epochs={fidelity.epochs}"
             )
         self._fidelity = fidelity
 

@@ -168,7 +168,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
 
     kind = Path(path).suffix.removeprefix(".").lower()
     if kind not in _METADATA:
-        raise RunError(f"{str(path)!r} is no name of a picture; let it end in .png, .svg or .pdf")
+        raise RunError(f"{str(path)!r} is not the name of a picture; expected an ending of .png, .svg or .pdf")
     with replacing(path) as file, matplotlib.rc_context({"svg.hashsalt": "kdnas"}):
         figure.savefig(file, format=kind, metadata=_METADATA[kind])
     return Path(path)

@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 
 class SurrogateEnv(TableEnv):
-    """Search a space too large to tabulate, answered by a model of a table of real distillations.
+    """Search a space that is too large to tabulate, with a model of a table of real distillations.
 
-    A surrogate is read from its file, or fitted to tables of one workload at the first `reset`, in seconds; the fit is
-    then kept in the cache folder. By default these are `rotten-tomatoes` and `rotten-tomatoes-between`, which has
+    A surrogate is read from its file, or fitted to tables of one workload at the first `reset`, within seconds; the fit
+    is kept in the cache folder. The default tables are `rotten-tomatoes` and `rotten-tomatoes-between`, which has
     students between those of the first; the fit to them comes with the package.
-    It answers for any student within their range: by default all numbers of layers and of heads that divide the
-    teacher's, widths in steps of the teacher's heads and all feed-forward sizes. Description, spaces, rewards, episode
-    end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the surrogate. 20 % of the
-    points of its space are students that cannot be built or are beyond 15 million parameters.
+    The surrogate predicts every student within the range of its tables: by default all numbers of layers, numbers of
+    heads that divide the teacher's, widths in steps of the teacher's heads, and all feed-forward sizes. Description,
+    spaces, rewards, episode end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.surrogate` is the
+    surrogate. 20 % of the points of its space are invalid: they cannot be built, or exceed 15 million parameters.
 
-    With `seed="sample"` each episode draws, by the seed of `reset`, the deviation of every architecture from the mean
-    over seeds, of the size that it has in the table. The model uncertainty is not included.
+    With `seed="sample"`, the seed of `reset` draws a deviation from the mean over seeds for each architecture, with the
+    standard deviation of the table. The model uncertainty is not included.
 
     ## Arguments
 
@@ -38,13 +38,13 @@ class SurrogateEnv(TableEnv):
     |---------------|---------------------|--------------------------------------------------------------------------|
     | `table`       | as above            | table or tables by name or npz file, or the npz file of a surrogate      |
     | `space`       | `None`              | choices by dimension, a YAML or JSON file, or None: as above             |
-    | `extrapolate` | `False`             | whether the space may go beyond the table's numbers and its cap          |
-    | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws what one seed would find  |
+    | `extrapolate` | `False`             | whether the space may exceed the range and the cap of the table          |
+    | `seed`        | `"mean"`            | `mean`, `sample`, or a whole number that draws the deviations of one seed|
     | `epochs`      | `None`              | epochs per evaluation; None: all of the table                            |
     | `device`      | `None`              | name of the device whose latencies count; None: the table's first        |
 
     All other arguments are those of `kdnas_env.envs.making.Episode`;
-    seconds of a budget are those that the surrogate predicts.
+    a budget in seconds uses predicted seconds.
 
     ## Version History
 

@@ -48,13 +48,14 @@ class TableEnv(KDNASEnv):
 class TabularEnv(TableEnv):
     """Search a table of real distillations, in microseconds per step.
 
-    Every architecture of a space was distilled from a real teacher on real text, with several seeds, and timed; the
-    table of it comes with the package (`kdnas table inspect` lists them). 31 % of the points of its space are students
-    beyond 15 million parameters, which are answered with the penalty. Description, spaces, rewards, episode end
-    and information are those of `KDNASEnv`; `env.unwrapped.evaluator.table` is the table.
+    The tables of the package (`kdnas table inspect` lists them) contain real distillations: every architecture of a
+    space was distilled from a real teacher on real text with several seeds, and its latency was measured. 31 % of the
+    points of the space are invalid, because they have more than 15 million parameters; they get the penalty.
+    Description, spaces, rewards, episode end and information are those of `KDNASEnv`; `env.unwrapped.evaluator.table`
+    is the table.
 
-    With `seed="sample"` an evaluation is noisy as a real one is: each episode draws, by the seed of `reset`, one of
-    the table's seeds for every architecture. Judge the result of such a search by the mean over the seeds.
+    With `seed="sample"`, evaluations are noisy, as real ones are: the seed of `reset` draws one of the table's seeds
+    for each architecture. Compare the results of such searches by the mean over the seeds.
 
     ## Arguments
 
@@ -64,10 +65,10 @@ class TabularEnv(TableEnv):
     | `seed`        | `"mean"`            | a seed of the table, `mean`, or `sample`                                  |
     | `epochs`      | `None`              | epochs per evaluation; None: all of the table                             |
     | `device`      | `None`              | name of the device whose latencies count; None: the table's first         |
-    | `missing`     | `"error"`           | what a masked cell is: `error` raises, `failed` is a failed evaluation    |
+    | `missing`     | `"error"`           | masked cells: `error` raises an error, `failed` is a failed evaluation    |
 
     All other arguments are those of `kdnas_env.envs.making.Episode`;
-    seconds of a budget are those that were measured when the table was built.
+    a budget in seconds uses the seconds that were measured when the table was built.
 
     ## Version History
 

@@ -67,9 +67,11 @@ class Task:
         check_choice("constraints", self.constraints, HANDLING)
         check_choice("infeasible", self.infeasible, INFEASIBLE)
         if not self.limits and (self.constraints, self.infeasible) != (Task.constraints, Task.infeasible):
-            raise KDNASError("constraints and infeasible have no effect without a limit, such as speedup=8")
+            raise KDNASError("constraints and infeasible have no effect without a limit; set one, such as speedup=8")
         if self.limits.size_mb is None and self.limits.format != UNLIMITED.format:
-            raise KDNASError(f"format {self.limits.format!r} has no effect without size_mb, the largest file")
+            raise KDNASError(
+                f"format {self.limits.format!r} has no effect without size_mb; set it, or leave format out"
+            )
         format_spec(self.table, {})
 
     @classmethod
@@ -132,7 +134,9 @@ class Task:
         """
         others = sorted(set(self._settings) - {*OF_EXTERNAL})
         if others:
-            raise KDNASError(f"{', '.join(others)} has no effect on an external table; it has {list(OF_EXTERNAL)}")
+            raise KDNASError(
+                f"{', '.join(others)} has no effect on an external table; expected some of {list(OF_EXTERNAL)}"
+            )
         return {name: getattr(self, name) for name in ("table", *OF_EXTERNAL)}
 
     @property

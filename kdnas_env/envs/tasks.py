@@ -60,11 +60,11 @@ def split_tasks(split: str) -> tuple[str, ...]:
 
 
 class TasksEnv(gym.Env[Observation, Any]):
-    """Search a task that every episode draws anew.
+    """Search a different task in every episode.
 
-    Episodes are those of `kdnas/Tabular-v0`: one is one search. Its task, a table under one reward and some limits, is
-    drawn by the seed of `reset` from a split, and described by `task` in the observation. So a policy can be trained
-    over thousands of searches, and then searches tasks that it has not seen, those of the split `held-out`.
+    An episode is one search, as in `kdnas/Tabular-v0`. Each `reset` draws a task from a split: a table with a reward
+    and limits. The observation describes it under `task`. A policy can therefore be trained on thousands of searches,
+    and then search unseen tasks: those of the split `held-out`.
 
     ## Observation Space
 
@@ -72,11 +72,11 @@ class TasksEnv(gym.Env[Observation, Any]):
 
     ## Information
 
-    That of `KDNASEnv`, and `task`: the name of the task, as `kdnas bench --tasks` reads it.
+    That of `KDNASEnv`, and `task`: the name of the task, in the format of `kdnas bench --tasks`.
 
     ## Starting State
 
-    `reset(options={"task": NAME})` sets the task of the coming episode, `options={"budget": n}` its budget.
+    `reset(options={"task": NAME})` sets the task of the new episode, `options={"budget": n}` its budget.
 
     ## Arguments
 
@@ -172,7 +172,9 @@ class TasksEnv(gym.Env[Observation, Any]):
     def _asked(self, name: object) -> Task:
         task = next((task for task in self.tasks if str(task) == name), None)
         if task is None:
-            raise KDNASError(f"task {shown(name)} is none of the environment's {len(self.tasks)}: {_few(self.tasks)}")
+            raise KDNASError(
+                f"task is {shown(name)}; expected one of the environment's {len(self.tasks)}: {_few(self.tasks)}"
+            )
         return task
 
     def _env_of(self, task: Task) -> TableEnv:
@@ -194,7 +196,7 @@ def _named(tasks: str | Sequence[str]) -> tuple[str, ...]:
 
 
 def _widest(parts: Sequence[spaces.Space[Any]]) -> spaces.Space[Any]:
-    """Return the smallest space that contains some spaces, which may differ only in their bounds."""
+    """Return the smallest space that contains all of the spaces, which may differ only in their bounds."""
     first = parts[0]
     if not isinstance(first, spaces.Box):
         return first

@@ -32,49 +32,48 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
-    """Search a round a step: `num_envs` candidates are evaluated together, as one batch of the evaluator.
+    """Evaluate one round of candidates per step: `num_envs` candidates as one batch of the evaluator.
 
     ## Description
 
-    The sub-environments are seats at one search, not searches of their own: they share budget, bests and duplicates,
-    begin and end together. One step is one round. Rewards, bests and infos are those of a `KDNASEnv` whose
-    `round_size` is `num_envs` and which is stepped through the same candidates. For independent searches side by
-    side, use `SyncVectorEnv` or `AsyncVectorEnv` over `KDNASEnv`, as `gym.make_vec(id, num_envs, "sync")` does.
+    The sub-environments are the seats of one search. They share budget, best students and duplicates, and begin and end
+    together. One step is one round. Rewards, best students and infos are those of a `KDNASEnv` with a `round_size` of
+    `num_envs` that gets the same candidates one by one. For independent searches, use `SyncVectorEnv` or
+    `AsyncVectorEnv` over `KDNASEnv`, as `gym.make_vec(id, num_envs, "sync")` does.
 
     ## Action and Observation Space
 
-    Those of `KDNASEnv`, batched. The observation has no `previous_round` and no rewards of it: they would be equal for
-    all seats, and the `last` entries of all seats contain them.
+    Those of `KDNASEnv`, batched. The observation has no `previous_round` and no `previous_round_rewards`, because the
+    `last` entries of all seats contain them.
 
     ## Episode End
 
-    Terminated in all seats when less than a round is left of the budget, which is thus never exceeded: of a budget of
-    100 evaluations, 8 seats spend 96, and `reset` warns that 4 are left. The last round is no partial one, since each
-    action of a vector environment is answered, and a learner would take a made-up answer for one. Truncated in all
-    seats after 10 times as many answers as the budget allows, which only uncounted duplicates can reach. What comes
-    next is set by `autoreset_mode`:
+    Terminated in all seats when less than one round of the budget is left, so that the budget is never exceeded: of a
+    budget of 100 evaluations, 8 seats spend 96, and `reset` warns about the other 4. There are no partial rounds,
+    because a vector environment must answer each action. Truncated in all seats after 10 times as many answers as the
+    budget allows, which happens only with uncounted duplicates. `autoreset_mode` sets what follows:
 
     | `autoreset_mode` | The step that ends a search                          | The step after it                    |
     |------------------|------------------------------------------------------|--------------------------------------|
     | `NextStep`       | returns its last observation                         | begins a search; ignores its actions |
-    | `SameStep`       | begins a search; the end of the last one stands in   | is the first of the new search       |
+    | `SameStep`       | begins a search; the end of the old one is in        | is the first of the new search       |
     |                  | `infos["final_obs"]` and `infos["final_info"]`       |                                      |
     | `Disabled`       | returns its last observation                         | raises, unless `reset` was called    |
 
-    A `reset` with `options={"reset_mask": mask}` has to name all seats, since they begin together.
+    The mask of `reset(options={"reset_mask": mask})` must be true for all seats.
 
     ## Information
 
     The keys of `KDNASEnv`, each an array with one entry per seat, and its mask under the key with a leading `_`.
-    `error` is there only in rounds in which a student failed. `evaluations`, `budget_left` and `round` are those after
-    the round.
+    `error` is present only in rounds with a failed student. `evaluations`, `budget_left` and `round` have their values
+    after the round.
 
     ## Arguments
 
     | Name             | Default      | Meaning                                                         |
     |------------------|--------------|-----------------------------------------------------------------|
-    | `env`            |              | a `KDNASEnv`; its search is taken over, it is not stepped       |
-    | `num_envs`       |              | candidates per round; the `round_size` of `env` does not count  |
+    | `env`            |              | a `KDNASEnv` that defines the search; it is never stepped       |
+    | `num_envs`       |              | candidates per round; replaces the `round_size` of `env`        |
     | `autoreset_mode` | `"NextStep"` | an `AutoresetMode`, its value or its name                       |
 
     Attributes:
@@ -162,8 +161,8 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
         mask = options.get("reset_mask")
         if mask is not None and as_array(mask).tolist() != [True] * self.num_envs:
             raise KDNASError(
-                f"reset_mask is {shown(mask)}; the seats of a search begin together, so that it has to be true for all "
-                f"{self.num_envs} of them"
+                f"reset_mask is {shown(mask)}; expected true for all {self.num_envs} seats, because they begin a "
+                "search together"
             )
         budget = self._checked_budget(options.get("budget", self.env.budget))
         self._warn_of_rest(budget)

@@ -14,22 +14,21 @@ from kdnas_env.core.grid import Grid
 from kdnas_env.wrappers.common import Bools, Ints, Step, action_grid
 
 _COUNTLESS = 2**62
-"""Stands for any larger number of points, since a grid may outgrow 64 bits; no search evaluates as many."""
+"""Replaces larger numbers of points, because a grid may exceed 64 bits; no search evaluates as many."""
 
 
 class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Tell which choices of a `MultiDiscrete` action are still open, dimension by dimension.
+    """Mask the choices of a `MultiDiscrete` action, dimension by dimension.
 
     ## Description
 
-    A choice is allowed if at least one open candidate has it: one that `valid_action_indices` of the wrapped
-    environment lists (any, where there is no such list) and that, with `exclude_evaluated`, was not evaluated in the
-    episode. Actions are passed on as they are.
+    A choice is allowed if at least one open candidate has it. Open candidates are listed in `valid_action_indices` of
+    the wrapped environment (without such a list: all candidates) and, with `exclude_evaluated`, were not evaluated in
+    the episode. Actions are not changed.
 
-    A mask per dimension cannot express a constraint that ties dimensions together: two allowed choices may be
-    forbidden together, such as 12 heads and a width that 12 does not divide. The mask never forbids an open candidate,
-    but may let a closed one through, which the wrapped environment then answers. `SequentialChoice` and `FlatDiscrete`
-    have exact masks.
+    A mask per dimension cannot express constraints between dimensions: two allowed choices may be forbidden together,
+    such as 12 heads and a width that 12 does not divide. The mask never forbids an open candidate, but may allow a
+    closed one, which then goes to the wrapped environment. `SequentialChoice` and `FlatDiscrete` have exact masks.
 
     ## Action Space, Observation Space, Rewards and Episode End
 
@@ -43,9 +42,9 @@ class ActionMasks(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     |---------------|------------|-------------------------------------------------------------------------|
     | `action_mask` | int8 array | `(sum(nvec),)`, one dimension after the other; 1: the choice is allowed |
 
-    A mask always allows a choice in every dimension: once all candidates are evaluated, they are allowed again, since
-    there is no distribution over nothing. `action_masks()` gives the same mask as bool, as `MaskablePPO` of
-    sb3-contrib expects it; `sample_mask()` gives the tuple that `env.action_space.sample(mask=...)` takes.
+    A mask always allows at least one choice per dimension: after all candidates were evaluated, they are allowed again.
+    `action_masks()` returns the same mask as bool, as `MaskablePPO` of sb3-contrib expects it; `sample_mask()` returns
+    the tuple for `env.action_space.sample(mask=...)`.
 
     ## Arguments
 

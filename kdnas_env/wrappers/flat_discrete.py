@@ -19,14 +19,14 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Description
 
-    The points of `valid_action_indices`, or of the whole grid where the wrapped environment has no such list, are
-    numbered in ascending order. No action is lost on a candidate that cannot be built, and DQN, tabular and bandit
-    methods can act. An agent sees nothing of what candidates have in common; `SequentialChoice` shows it.
+    The points of `valid_action_indices`, or of the whole grid if the wrapped environment has no such list, are
+    numbered in ascending order. Every action can be built, and DQN, tabular and bandit methods are applicable. The
+    numbers do not show what candidates have in common; `SequentialChoice` does.
 
     ## Action Space
 
     `Discrete(n)`: the number of a point. `action(number)` and `reverse_action(action)` translate. An action outside
-    the space raises `SpaceError`. A masked one goes to the wrapped environment, whose policy for duplicates answers.
+    the space raises `SpaceError`. A masked action goes to the wrapped environment, whose policy for duplicates applies.
 
     ## Observation Space, Rewards and Episode End
 
@@ -48,7 +48,7 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
     | Name                | Default   | Meaning                                          |
     |---------------------|-----------|--------------------------------------------------|
     | `exclude_evaluated` | `True`    | forbid points that were evaluated in the episode |
-    | `max_actions`       | `100_000` | more points than this are refused                |
+    | `max_actions`       | `100_000` | maximum number of points                         |
 
     Raises:
         KDNASError: If the actions are not a one-dimensional `MultiDiscrete` from 0, or there are too many.
@@ -92,7 +92,7 @@ class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
             raise SpaceError(f"action {action!r} is not in the wrapped action space {self.env.action_space}")
         point = self._grid.number(choices)
         if not self._grid.allows(point):
-            raise SpaceError(f"action {choices.tolist()} has no number, since valid_action_indices does not list it")
+            raise SpaceError(f"action {choices.tolist()} is not valid: valid_action_indices does not list it")
         return point if self._grid.allowed is None else int(np.searchsorted(self._grid.allowed, point))
 
     def action_masks(self) -> Bools:

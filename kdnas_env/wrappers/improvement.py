@@ -12,15 +12,15 @@ from kdnas_env.wrappers.common import Step, failure_reward, wrapped_identity
 
 
 class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Reward with what a candidate adds to the best reward of the episode.
+    """Reward the improvement of the best reward of the episode.
 
     ## Description
 
-    The sum of the rewards of an episode is the best reward of the wrapped environment less the start. An agent that
-    maximises it thus maximises the best candidate found, which is what a search is for, rather than the mean of the
-    candidates. That holds without discount: agents want `gamma=1`.
+    The sum of the rewards of an episode is the best reward of the wrapped environment minus the start. An agent that
+    maximises it maximises the best candidate of the search, not the mean of all candidates. This requires no discount:
+    use `gamma=1`.
 
-    Wrap the reward first and the action last: `SequentialChoice(ImprovementReward(env))`.
+    Apply wrappers of the reward first and wrappers of the action last: `SequentialChoice(ImprovementReward(env))`.
 
     ## Action Space, Observation Space and Episode End
 
@@ -28,24 +28,24 @@ class ImprovementReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Rewards
 
-    `max(reward - best, 0)`, where `best` is the greatest reward before the step. It begins at `start`; without one,
-    at the environment's reward of a failure (`reward_function.failure`). Where the environment
-    does not declare one, the first candidate is the start and earns 0.
+    `max(reward - best, 0)`, where `best` is the greatest reward before the step. Its initial value is `start`, or else
+    the environment's reward of a failure (`reward_function.failure`). If the environment does not declare one, the
+    reward of the first candidate is the start, and the first reward is 0.
 
     ## Information
 
-    As in the wrapped environment, with two more keys, both 0 where there is nothing yet:
+    As in the wrapped environment, with two more keys, both 0 before the first step:
 
     | Key                | Type  | Meaning                                 |
     |--------------------|-------|-----------------------------------------|
     | `candidate_reward` | float | reward of the wrapped environment       |
-    | `best_reward`      | float | the greatest so far, the start included |
+    | `best_reward`      | float | the greatest so far, including the start|
 
     ## Arguments
 
     | Name    | Default | Meaning                                                         |
     |---------|---------|-----------------------------------------------------------------|
-    | `start` | `None`  | what has to be improved on first; None: that of a failure        |
+    | `start` | `None`  | initial best reward; None: the reward of a failure              |
 
     Raises:
         KDNASError: If `start` is not a finite number.

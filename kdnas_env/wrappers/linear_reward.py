@@ -44,7 +44,7 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     | Name      | Default | Meaning                       |
     |-----------|---------|-------------------------------|
-    | `weights` |         | one finite number a component |
+    | `weights` |         | one number per component      |
 
     Raises:
         KDNASError: If the environment has no vector reward, or the weights do not fit it.
@@ -61,7 +61,7 @@ class LinearReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 "MultiObjectiveReward first"
             )
         if len(numbers) != space.shape[0]:
-            raise KDNASError(f"weights has {len(numbers)} number(s); expected {space.shape[0]}, one a component")
+            raise KDNASError(f"weights has {len(numbers)} number(s); expected {space.shape[0]}, one per component")
         self.weights = tuple(numbers)
         self._nothing = np.zeros(space.shape, dtype=space.dtype)
 

@@ -1,4 +1,4 @@
-"""Walking through the space, one choice at a time."""
+"""Local search moves: one dimension changes by one choice per step."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Description
 
-    The search walks. A step changes the current candidate in one dimension and evaluates it, so that an agent learns
-    which change helps rather than which candidate is good. A candidate that is reached again is a duplicate, which
-    costs the same as in the wrapped environment. By single moves not every candidate may be reachable, where allowed
-    candidates lie apart.
+    A step changes the current candidate in one dimension and evaluates it. An agent therefore learns which changes
+    improve a candidate. A candidate that is reached again is a duplicate, with the cost of the wrapped environment. If
+    allowed candidates are not connected by single moves, some of them cannot be reached.
 
     ## Action Space
 
@@ -46,7 +45,7 @@ class LocalMoves(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Observation Space
 
-    A `Dict` of the wrapped observation's keys (a wrapped observation that is no `Dict` is under `observation`) and:
+    A `Dict` of the wrapped observation's keys (an observation that is not a `Dict` is under `observation`) and:
 
     | Key       | Space                 | Meaning                         |
     |-----------|-----------------------|---------------------------------|

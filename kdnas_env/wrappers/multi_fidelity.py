@@ -23,12 +23,13 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Description
 
-    An agent that may look at many candidates briefly and at few for long can find more for the same cost, if brief
-    looks rank as long ones do (Li et al. 2018, Hyperband, arXiv:1603.06560). The wrapped environment has to count its
-    budget in epochs (`budget_unit="epochs"`), else the longest distillation would cost no more than the shortest. It
-    never spends more than its budget: the last evaluation is cut to the epochs that are left.
+    An agent can evaluate many candidates for few epochs and few candidates for many epochs. This finds better
+    candidates at the same cost if short evaluations rank candidates like long ones (Li et al. 2018, Hyperband,
+    arXiv:1603.06560). The wrapped environment must count its budget in epochs (`budget_unit="epochs"`), because
+    otherwise all evaluations would cost the same. The budget is never exceeded: the last evaluation is shortened to the
+    remaining epochs.
 
-    The same architecture at other epochs is not a duplicate. It is distilled from the start and costs all its epochs.
+    The same architecture with another number of epochs is not a duplicate: it is distilled from the start and charged.
 
     ## Action Space
 
@@ -62,7 +63,7 @@ class MultiFidelity(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
                 f"{env} does not count its budget in epochs; make it with budget_unit='epochs' before wrapping it"
             )
         if not isinstance(inner, spaces.MultiDiscrete) or inner.nvec.ndim != 1:
-            raise KDNASError(f"the action space is {inner}; MultiFidelity wraps a MultiDiscrete one, so wrap it first")
+            raise KDNASError(f"the action space is {inner}; expected a one-dimensional MultiDiscrete; apply it first")
         self.epochs = _checked_epochs(epochs, fidelity.epochs)
         self._longest = fidelity
         count = len(self.epochs)

@@ -26,23 +26,23 @@ class MultiObjectiveReward(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArg
     ## Description
 
     Each objective is a number of the wrapped environment's information, clipped to a worst and a best value. An
-    objective whose worst value is the greater one is to be minimised and enters with its sign turned, so that more
-    is always better. The default objectives:
+    objective whose worst value is greater than its best value is minimised: its sign is changed, so that more is always
+    better. The default objectives:
 
     | Objective        | Range     | Meaning                                                             |
     |------------------|-----------|---------------------------------------------------------------------|
     | `quality`        | `[-1, 1]` | `1 - loss`; 1 is a perfect imitation, 0 predicts the teacher's mean |
     | `-latency_ratio` | `[-1, 0]` | minus student/teacher latency; -1: as slow as the teacher or slower |
 
-    A failed evaluation (a `status` other than `ok`) and a repetition that the environment rejects get the worst value
-    in all objectives, a quantity that is not finite in its own.
+    A failed evaluation (a `status` other than `ok`) and a rejected duplicate get the worst value in all objectives. A
+    quantity that is not finite gets the worst value in its objective only.
 
-    The interface is that of MO-Gymnasium: `reward_space` and `reward_dim`, declared on the base environment too,
-    where MO-Gymnasium's own wrappers look for them. `LinearReward` makes the reward a scalar again. Wrap the reward
-    first and the action last; `SequentialChoice` needs a scalar reward.
+    The interface is that of MO-Gymnasium: `reward_space` and `reward_dim`, which are also set on the base environment
+    for the wrappers of MO-Gymnasium. `LinearReward` makes the reward a scalar again. Apply wrappers of the reward first
+    and wrappers of the action last; `SequentialChoice` needs a scalar reward.
 
-    Checkers of environments accept scalar rewards only. `gymnasium.make` applies its checker beneath the wrappers, but
-    an environment registered with a vector reward needs `disable_env_checker=True`; check it through `LinearReward`.
+    Environment checkers accept scalar rewards only. `gymnasium.make` applies its checker below the wrappers, but an
+    environment registered with a vector reward needs `disable_env_checker=True`; check it with `LinearReward`.
 
     ## Action Space, Observation Space and Episode End
 
@@ -154,6 +154,6 @@ def _checked_objectives(objectives: Mapping[str, Sequence[float]]) -> list[_Obje
             raise KDNASError(f"objective {key!r} has the bounds {bounds!r}; expected its worst and its best value")
         worst, best = (check_number(f"a bound of objective {key!r}", bound) for bound in bounds)
         if worst == best:
-            raise KDNASError(f"objective {key!r} is worst and best at {worst}; expected two different values")
+            raise KDNASError(f"objective {key!r} has {worst} as worst and best value; expected two different values")
         checked.append(_Objective(key, worst, best))
     return checked

@@ -33,53 +33,53 @@ _PENALTY = -1.0
 
 
 class SequentialChoice(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Choose one dimension per step, knowing the choices made before.
+    """Choose one dimension per step, given the earlier choices.
 
     ## Description
 
-    A step chooses for one dimension, in action order; the last one completes the candidate, which the wrapped
-    environment then evaluates. Masks depend on the earlier choices, so that they express constraints which tie
-    dimensions together, such as heads that divide the width: an agent that heeds them proposes allowed points only.
+    Each step sets one dimension, in action order; the last step completes the candidate, which the wrapped environment
+    then evaluates. Masks depend on the earlier choices. Therefore they express constraints between dimensions, such as
+    heads that must divide the width: an agent that obeys them proposes allowed points only.
 
     ## Action Space
 
-    `Discrete(max(nvec))`: the choice for the dimension that is next. An action outside the space raises `SpaceError`.
-    One inside that the mask forbids *rejects* the candidate: reward `penalty`, nothing is evaluated or charged, and
-    the choices start again with the first dimension.
+    `Discrete(max(nvec))`: the choice for the next dimension. An action outside the space raises `SpaceError`. An action
+    that the mask forbids *rejects* the candidate: the reward is `penalty`, nothing is evaluated or charged, and the
+    choices start again with the first dimension.
 
     ## Observation Space
 
-    A `Dict` of the wrapped observation's keys (a wrapped observation that is no `Dict` is under `observation`) and:
+    A `Dict` of the wrapped observation's keys (an observation that is not a `Dict` is under `observation`) and:
 
     | Key         | Space                     | Meaning                                               |
     |-------------|---------------------------|-------------------------------------------------------|
     | `partial`   | `MultiDiscrete(nvec + 1)` | the choices so far as `choice + 1`; 0: not chosen yet |
-    | `dimension` | `Discrete(dims)`          | the dimension that is next                            |
+    | `dimension` | `Discrete(dims)`          | the next dimension                                    |
 
     ## Rewards
 
-    0 until the candidate is complete, then the reward of the wrapped environment, which must be a scalar. Since the
-    reward comes at the end, agents want a discount of 1 within a candidate: `gamma=1`.
+    0 until the candidate is complete, then the reward of the wrapped environment, which must be a scalar. Use a
+    discount of 1 (`gamma=1`), because the reward comes with the last choice.
 
     ## Episode End
 
-    As in the wrapped environment. Truncated also at the rejected candidate number `max_rejections`, so that an agent
-    that does not heed the masks cannot go on for ever.
+    As in the wrapped environment. Also truncated after `max_rejections` rejected candidates, so that an agent that
+    ignores the masks does not continue forever.
 
     ## Information
 
-    The information of the wrapped environment; between candidates that of the last one is repeated. In addition:
+    The information of the wrapped environment; between candidates, that of the last one is repeated. In addition:
 
     | Key           | Type       | Meaning                                                                 |
     |---------------|------------|-------------------------------------------------------------------------|
     | `action_mask` | int8 array | `(max(nvec),)`, 1: the next action is allowed                           |
     | `complete`    | bool       | the step completed a candidate: reward and information are of this step |
-    | `rejected`    | bool       | the step was forbidden and the candidate is dropped                     |
+    | `rejected`    | bool       | the step was forbidden, and the candidate is rejected                   |
 
-    A choice is allowed if `valid_action_indices` of the wrapped environment (all points, where it has no such list)
-    holds a point with it and the earlier choices, which with `exclude_evaluated` was not evaluated in the episode.
-    Once all are evaluated, all are allowed again. `action_masks()` gives the same mask as bool, as `MaskablePPO`
-    of sb3-contrib expects it.
+    A choice is allowed if `valid_action_indices` of the wrapped environment (without such a list: all points) contains
+    a point with this choice and the earlier ones that, with `exclude_evaluated`, was not evaluated in the episode.
+    After all points were evaluated, all are allowed again. `action_masks()` returns the same mask as bool, as
+    `MaskablePPO` of sb3-contrib expects it.
 
     ## Arguments
 

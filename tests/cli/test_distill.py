@@ -245,7 +245,7 @@ def test_a_search_that_is_not_finished_is_not_distilled(
     ("changes", "message"),
     [
         ({"family": "roberta"}, "has no roberta student; it has ['bert', 'albert']"),
-        ({"students": "bert-3L"}, "'bert-3L' is no student; write it as it is printed"),
+        ({"students": "bert-3L"}, "'bert-3L' is not a student; expected the form"),
         ({"epochs": 0}, "epochs is 0; expected a whole number, at least 1"),
         ({"corpus__source": "nowhere.jsonl"}, "'nowhere.jsonl' is not there"),
     ],

@@ -200,7 +200,7 @@ def test_what_is_printed_can_be_read(student: StudentConfig) -> None:
     "text", ["", "bert", "3L/192h/6a/384f/gelu", "bert 3L/192h/6a/384f", "bert 3L/192h/6a/384f/gelu x"]
 )
 def test_what_is_no_student_is_refused(text: str) -> None:
-    with pytest.raises(SpaceError, match=re.escape(repr(text)) + r" is no student; write it as it is printed"):
+    with pytest.raises(SpaceError, match=re.escape(repr(text)) + r" is not a student; expected the form"):
         StudentConfig.parse(text)
 
 
@@ -215,7 +215,7 @@ def test_what_is_no_student_is_refused(text: str) -> None:
     ],
 )
 def test_what_no_network_can_be_is_not_read(text: str) -> None:
-    with pytest.raises(SpaceError, match=r"is no student|expected 1 to|unknown student family"):
+    with pytest.raises(SpaceError, match=r"is not a student|expected 1 to|unknown student family"):
         StudentConfig.parse(text)
 
 

@@ -84,13 +84,13 @@ def test_speedup_is_the_inverse_of_the_paired_ratio() -> None:
 )
 def test_what_is_no_record_is_refused(change: dict[str, object], said: str) -> None:
     told = {**json.loads(replace(RECORD, latency=PROBE).to_json()), **change}
-    with pytest.raises(KDNASError, match=f"is no record of an evaluation: .*{said}"):
+    with pytest.raises(KDNASError, match=f"is not a record of an evaluation: .*{said}"):
         Evaluation.from_json(json.dumps(told))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "{}", "[" * 100_000, '{"wall_seconds": NaN}'])
 def test_a_text_that_holds_no_record_is_refused(text: str) -> None:
-    with pytest.raises(KDNASError, match="is no record of an evaluation"):
+    with pytest.raises(KDNASError, match="is not a record of an evaluation"):
         Evaluation.from_json(text)
 
 

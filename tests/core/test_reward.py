@@ -150,6 +150,6 @@ def test_a_quality_that_was_not_measured_is_not_made_up() -> None:
     reward = KDReward(quality="task")
     with pytest.raises(KDNASError, match="quality 'task', which was not measured of bert"):
         reward(evaluation())
-    with pytest.raises(KDNASError, match="quality is task, which no table holds"):
+    with pytest.raises(KDNASError, match="quality is task, which tables do not contain"):
         _ = reward.curve
     assert reward(evaluation(status=Status.DIVERGED)).reward == reward.floor

@@ -460,7 +460,9 @@ def test_the_effort_can_change_between_steps() -> None:
     env.fidelity = Fidelity(4)
     assert env.step(action(3))[4]["duplicate"] is True
     assert len(evaluator.asked) == 2
-    with pytest.raises(KDNASError, match="the fidelity has 5 epochs; the environment was made for 4 at most"):
+    with pytest.raises(
+        KDNASError, match="the fidelity has 5 epochs; expected at most 4, the epochs that the environment was made with"
+    ):
         env.fidelity = Fidelity(5)
 
 

@@ -81,5 +81,7 @@ def test_resolve_space(tmp_path: Path) -> None:
     assert resolve_space(path, PLANTED_TEACHER).max_parameters == 11_000_000
     assert resolve_space(str(path), PLANTED_TEACHER, max_parameters=50_000_000).max_parameters == 50_000_000
     assert resolve_space({"hidden_size": [96, 192]}, PLANTED_TEACHER).size == 2
-    with pytest.raises(SpaceError, match=r"families \['bert'\] are given beside a space; list them in the space"):
+    with pytest.raises(
+        SpaceError, match=r"families is \['bert'\], but a space is given too; list families in the space"
+    ):
         resolve_space(path, PLANTED_TEACHER, ["bert"])

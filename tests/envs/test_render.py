@@ -148,7 +148,7 @@ def test_save_figure_writes_a_whole_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["search.jpg", "search"])
 def test_save_figure_refuses_names_of_other_formats(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=rf"{name}' is no name of a picture.*\.png, \.svg or \.pdf"):
+    with pytest.raises(RunError, match=rf"{name}' is not the name of a picture.*\.png, \.svg or \.pdf"):
         save_figure(draw_search([]), tmp_path / name)
     assert not list(tmp_path.iterdir())
 

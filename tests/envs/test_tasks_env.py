@@ -89,7 +89,7 @@ def test_what_is_no_task_is_refused(tasks: Any) -> None:
 
 
 def test_a_task_of_others_is_refused(env: gym.Env[Any, Any]) -> None:
-    with pytest.raises(KDNASError, match="none of the environment's 3"):
+    with pytest.raises(KDNASError, match="expected one of the environment's 3"):
         env.reset(options={"task": "imdb"})
     with pytest.raises(KDNASError, match="unknown reset option"):
         env.reset(options={"tasks": "imdb"})

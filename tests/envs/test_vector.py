@@ -452,7 +452,7 @@ def test_bad_arguments_are_refused(options: dict[str, Any], message: str) -> Non
 
 def test_bad_reset_options_are_refused() -> None:
     vector = make(2)
-    with pytest.raises(KDNASError, match=r"begin together.*all 2 of them"):
+    with pytest.raises(KDNASError, match="expected true for all 2 seats"):
         vector.reset(options={"reset_mask": np.array([True, False])})
     with pytest.raises(KDNASError, match=r"unknown reset option\(s\) \['colour'\]"):
         vector.reset(options={"colour": 1})

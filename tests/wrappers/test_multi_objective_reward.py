@@ -98,7 +98,7 @@ def test_failures_and_rejected_repetitions_get_the_worst() -> None:
         (["quality"], r"objectives is \['quality'\]"),
         ({"quality": 1}, "objective 'quality' has the bounds 1; expected its worst and its best value"),
         ({"quality": (0, 1, 2)}, "expected its worst and its best value"),
-        ({"quality": (1, 1)}, r"objective 'quality' is worst and best at 1.0; expected two different values"),
+        ({"quality": (1, 1)}, r"objective 'quality' has 1.0 as worst and best value; expected two different values"),
         ({"quality": (0, float("inf"))}, "a bound of objective 'quality' is inf; expected a finite number"),
     ],
 )

@@ -387,7 +387,7 @@ def larger_tokenizer(folder: Path) -> None:
             relative_positions,
             "position_embedding_type is 'relative_key': .* choose a model whose positions are absolute",
         ),
-        (pruned_heads, r"pruned_heads is \{'1': \[0, 2\]\}.*choose the model as it was before"),
+        (pruned_heads, r"pruned_heads is \{'1': \[0, 2\]\}.*choose the model before pruning"),
         (more_weights, r"does not use: encoder.layer.0.adapter.weight \(and 1 more\); without them"),
         (heads_that_do_not_divide, "cannot teach: the teacher's 5 heads do not divide its hidden_size 32"),
         (remove_tokenizer, "has no tokenizer in"),
