@@ -148,7 +148,7 @@ def test_one_evaluation_is_rewarded_by_either_quality() -> None:
 
 def test_a_quality_that_was_not_measured_is_not_made_up() -> None:
     reward = KDReward(quality="task")
-    with pytest.raises(KDNASError, match="quality 'task', which was not measured of bert"):
+    with pytest.raises(KDNASError, match="quality is 'task', but it was not measured for bert"):
         reward(evaluation())
     with pytest.raises(KDNASError, match="quality is task, which tables do not contain"):
         _ = reward.curve
