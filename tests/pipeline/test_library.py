@@ -243,3 +243,15 @@ def test_options_of_commands_need_no_torch() -> None:
     code = "import sys, kdnas_env.cli.commands; print({'torch', 'transformers'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(("recipe", "data_fraction", "warned"), [("default", 0.1, 1), ("few-texts", 0.1, 0)])
+def test_a_search_says_where_the_text_has_too_few_tokens(
+    small: dict[str, Any], recipe: str, data_fraction: float, warned: int
+) -> None:
+    heard = Heard()
+    run = kdnas_env.search(
+        progress=heard, **small | {"recipe": recipe, "data_fraction": data_fraction, "budget": 1, "round_size": 1}
+    )
+    assert sum("tokens, which are few for states up to" in line for line in heard.said) == warned
+    assert run.best is not None
