@@ -62,15 +62,15 @@ class TextOptions(SourceOptions):
     source: str | None = None
     """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
     max_length: int = 128
-    """Longest sample in tokens: as long as what the student will be used on. Cut to what the teacher takes."""
+    """Maximum length in tokens: that of the texts in use, at most the teacher's limit. Longer samples are truncated."""
     pair_fraction: float = 0.2
-    """Share of the samples that are two texts in a row, so that the student knows pairs of sentences."""
+    """Share of samples that are two consecutive texts, so that the student learns sentence pairs."""
     max_samples: int | None = None
-    """Use at most so many samples, drawn at random."""
+    """Maximum number of samples, drawn at random."""
     heldout_samples: int = 512
-    """Samples that are held out to measure the loss."""
+    """Number of samples held out to measure the loss."""
     streaming: bool = False
-    """Read the text as the training goes on, for corpora larger than memory; needs --max-steps."""
+    """Stream the text during training, for corpora larger than memory; needs --max-steps."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -103,28 +103,28 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     """Students instead, or beside: any of the search's table or of your own, such as "bert 3L/192h/6a/384f/gelu"."""
     corpus: TextOptions = field(default_factory=TextOptions)
     start: Literal["mini-kd", "closed-form"] = "mini-kd"
-    """Go on from the student of the search, or start anew from the closed forms on this text."""
+    """Start from the weights of the search's student, or anew from the closed forms on this text."""
     epochs: int = 3
     """Passes over the text."""
     max_steps: int | None = None
-    """Steps at most."""
+    """Maximum number of steps."""
     batch_size: int = 32
-    """Samples per step, over all processes."""
+    """Batch size over all processes."""
     learning_rate: float | None = None
     """Peak learning rate of a student 192 wide; by default that of the recipe, for this batch size
     (the same from 32 on)."""
     train_embeddings: bool = True
-    """Whether the embedding tables are trained too."""
+    """Train the embedding tables too."""
     evaluations: int = 10
-    """How often the loss is measured and a checkpoint is written."""
+    """Number of evaluations; each measures the loss and writes a checkpoint."""
     patience: int | None = 5
     """Evaluations without improvement after which the training ends."""
     teacher: Literal["auto", "cache", "loop"] = "auto"
     """Compute the teacher's states once (cache) or for every batch (loop); auto: by the size of the cache."""
     cache_gib: float = 16.0
-    """Largest cache that auto makes, in GiB."""
+    """Maximum cache size for auto, in GiB."""
     seed: int | None = None
-    """Seed of everything random; by default that of the search."""
+    """Random seed; by default that of the search."""
     out: str | None = None
     """Folder of the distillation; by default distill in the run folder."""
 

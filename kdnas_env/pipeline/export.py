@@ -32,17 +32,17 @@ class ExportOptions:
     int8: bool = False
     """Also quantise the graph to int8, and say what it costs."""
     probabilities: bool = False
-    """Let the graphs of a classifier return probabilities beside logits."""
+    """Add the probabilities to the outputs of a classifier's graph."""
     out: str | None = None
     """Folder of the export; by default beside the model's folder, named MODEL-onnx or MODEL-safetensors."""
     latency: bool = True
-    """Measure latencies, beside the teacher where the student names it."""
+    """Measure the latency of the export, and of the teacher if it is known."""
     sequence_length: int = 50
-    """Tokens of the sentence that is timed, on one thread."""
+    """Length in tokens of the timed sentence; one thread."""
     push: str | None = None
-    """OWNER/NAME: then upload the export to the hub, with your login there."""
+    """Upload the export to this repository of the hub, OWNER/NAME, with your login."""
     public: bool = False
-    """Let everyone see what is pushed; by default a new repository is private."""
+    """Make a new repository public; by default it is private."""
 
     def __post_init__(self) -> None:
         if self.to not in FORMATS:

@@ -47,14 +47,14 @@ class TableInspectOptions:
     against: tuple[str, ...] = ()
     """Other tables or tasks of the same space: how alike their rewards and their best students are."""
     points: int = 5_000
-    """Points of a surrogate's space that are drawn to tell how hard it is."""
+    """Number of sampled points of a surrogate's space for the report of hardness."""
     searches: int = 0
     """Search it so often with a random forest, and with a Gaussian process (extras forest and optuna), and tell how
     many evaluations they need; takes minutes."""
     budget: int = 200
     """Evaluations of such a search."""
     json: str | None = None
-    """Write all figures to this file."""
+    """JSON file for all figures."""
 
     def __post_init__(self) -> None:
         check_whole("searches", self.searches, at_least=0)

@@ -34,7 +34,7 @@ class SeedOption:
     """Base of options with a seed."""
 
     seed: int = 0
-    """Seed of everything random."""
+    """Random seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class DeviceOption:
     """Base of options that say where models are run."""
 
     device: str | None = None
-    """Where models are run: cpu, cuda, cuda:1; by default a GPU if there is one."""
+    """Device of the models: cpu, cuda or cuda:1; by default a GPU if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class ThreadsOption:
     """Base of options that say how many threads train."""
 
     threads: int | None = None
-    """Threads that train; by default all. Recorded, since the last digits of the results depend on it."""
+    """Threads for training; by default all. Recorded, because the last digits of the results depend on it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class CacheOption:
     """Base of options that say where the teacher's hidden states are kept."""
 
     cache_dir: str | None = None
-    """Folder of the teacher's hidden states."""
+    """Cache folder of the teacher's hidden states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class RunOptions:
     """Base of the options of what has a run folder of its own."""
 
     out: str | None = None
-    """Run folder, made if it does not exist; by default a new one under runs."""
+    """Run folder, created if it does not exist; by default a new one under runs."""
     resume: str | None = None
-    """Run folder to go on with; all other flags are taken from it."""
+    """Run folder to resume; all other settings are read from it."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +81,17 @@ class LimitOptions(Constraints):
     """What a student has to keep: at least 5 times the teacher's speed, unless another limit of speed is set."""
 
     speedup: float = 5.0
-    """Least speed of a student, as a multiple of the teacher's; 0 for any."""
+    """Minimum speed-up of a student over the teacher; 0 for no limit."""
     latency_ms: Annotated[float | None, tyro.conf.arg(aliases=["--max-ms"])] = None
-    """Largest latency of a student, in milliseconds."""
+    """Maximum latency of a student, in milliseconds."""
     size_mb: Annotated[float | None, tyro.conf.arg(aliases=["--max-mb"])] = None
-    """Largest exported ONNX file of a student, in megabytes; see --format."""
+    """Maximum size of a student's exported ONNX file, in megabytes; see --format."""
     parameters: int | None = None
-    """Most parameters of a student, embeddings included. Unlike --space.max-parameters it leaves the space as it is."""
+    """Maximum parameters of a student, embeddings included. --space.max-parameters limits the search space instead."""
     keep: float | None = None
-    """Least quality of a student, as a share of the teacher's: 0.8 leaves 20 % of the variance unexplained."""
+    """Minimum quality of a student, as a share of the teacher's: 0.8 leaves 20 % of the variance unexplained."""
     format: Literal["float32", "int8"] = "float32"
-    """Format of the file that --size-mb is about."""
+    """Format of the exported file that --max-mb limits."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -105,11 +105,11 @@ class SourceOptions(TextLayout):
     source: str | None = None
     """Name of a hub dataset, folder or file."""
     config_name: str | None = None
-    """Configuration of the dataset, where it has several."""
+    """Configuration of the dataset, if it has several."""
     split: str = "train"
     """Split of the dataset, or a part of it such as train[:10%]."""
     text_columns: tuple[str, ...] = ()
-    """The column with the text, or two for sentence pairs; found if not given. A field of a field is a.b."""
+    """Text column, or two columns for sentence pairs; detected if not given. A nested field is a.b."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +119,13 @@ class CorpusOptions(SourceOptions):
     source: str = "demo"
     """Name of a hub dataset, folder or file (parquet, jsonl, json, csv, tsv, txt); demo: Rotten Tomatoes sentences."""
     max_length: int = 50
-    """Longest sentence in tokens; longer ones are cut."""
+    """Maximum length in tokens; longer sentences are truncated."""
     max_samples: int | None = None
-    """Use at most so many sentences, drawn at random."""
+    """Maximum number of sentences, drawn at random."""
     proxy_fraction: float = 0.3
-    """Share of the sentences that mini-KD may train on."""
+    """Share of the sentences that mini-KD uses."""
     heldout_fraction: float = 0.1
-    """Share of the sentences that is held out to measure the loss."""
+    """Share of the sentences held out to measure the loss."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -157,11 +157,11 @@ class TaskOptions(OwnTask):
     """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
     by default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
     unlabelled_samples: int = 30_000
-    """Use at most so many of these texts, drawn at random."""
+    """Maximum number of these texts, drawn at random."""
     epochs: int | None = None
     """Passes over labelled and unlabelled text; by default 3, and 5 on mrpc and wnli."""
     max_length: int = 128
-    """Longest sequence in tokens; longer ones are cut."""
+    """Maximum length in tokens; longer sequences are truncated."""
     seed: int | None = None
     """Seed of the teacher and of the draw from text without labels; by default that of the student. Name it to have
     students of several seeds learn from one teacher."""
@@ -206,9 +206,9 @@ class SpaceOptions:
     file: str | None = None
     """YAML or JSON file with the choices of each dimension, or joint for the space of that name; by default derived."""
     families: tuple[str, ...] = ()
-    """Student families (bert, albert, roberta); the teacher's own if not given. More than one are mixed."""
+    """Student families (bert, albert, roberta) in one search space; by default the teacher's own."""
     max_parameters: int | None = None
-    """Largest student allowed, in parameters, embeddings included."""
+    """Maximum parameters of a student in the space, embeddings included."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
@@ -234,12 +234,12 @@ class RewardOptions:
     """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
 
     alpha: float = -0.06
-    """Exponent of the latency: how much it counts; 0 ignores it."""
+    """Exponent of the latency in the reward; 0 ignores the latency."""
     beta: float = 0.6**6
     """Target latency as a share of the teacher's. As in the paper's formula, it multiplies all positive rewards by one
     constant and changes no choice; use alpha for that."""
     loss: str | None = None
-    """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe seed train_raw."""
+    """heldout (unexplained variance), heldout_raw or train_raw; by default heldout, for recipe kd-nas train_raw."""
     quality: Literal["imitation", "task"] = "imitation"
     """What a student is rewarded for: imitation of the teacher's states, or the task (--task), on which it is tried
     after a short training on the soft labels of the task's teacher."""

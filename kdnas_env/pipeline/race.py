@@ -42,13 +42,13 @@ class SearchesOptions:
     """Base of the options of what runs many searches of agents."""
 
     agents: tuple[str, ...] = ("random", "local-search", "evolution", "lstm", "optuna")
-    """Agents, each as NAME or NAME:SETTING=VALUE,..., such as optuna:sampler=gp; kdnas agents lists them."""
+    """Agents, each as NAME or NAME:SETTING=VALUE,..., such as optuna:sampler=gp; `kdnas agents` lists them."""
     seeds: int = 20
-    """Searches of each agent on each task."""
+    """Number of searches of each agent on each task."""
     workers: int = os.cpu_count() or 1
-    """Processes."""
+    """Number of processes."""
     out: str | None = None
-    """Folder, made if it does not exist; by default a new one under runs."""
+    """Folder, created if it does not exist; by default a new one under runs."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "workers"):
@@ -76,7 +76,7 @@ class BenchOptions(SearchesOptions):
     among students that keep them. With constraints=cost the reward is left alone, with infeasible=charge a student that
     breaks a limit costs an evaluation."""
     budget: float = 100
-    """What each search may spend."""
+    """Budget of each search, in --budget-unit."""
     budget_unit: str = "evaluations"
     """evaluations, epochs, or seconds as they would be."""
     simulated_workers: int | None = None
@@ -88,7 +88,7 @@ class BenchOptions(SearchesOptions):
     reference: str | None = None
     """Agent that the others are tested against; by default random, if it is there, else the first."""
     repetitions: int = 2000
-    """Bootstrap repetitions."""
+    """Number of bootstrap repetitions."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -69,7 +69,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     models: tuple[str, ...] = ()
-    """More models to score beside it."""
+    """Further models to score."""
     teacher: str | None = None
     """Teacher to compare with; by default the one that the model was distilled from."""
     rows: tuple[str, ...] = ()
@@ -79,17 +79,17 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     finetune: bool = True
     """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
     seeds: int = 3
-    """Seeds per score."""
+    """Number of seeds per score."""
     seed: int = 0
     """The first seed."""
     learning_rate: float | None = None
     """Peak learning rate; by default it depends on the model's width."""
     batch_size: int = 32
-    """Samples per step."""
+    """Batch size."""
     epochs: int | None = None
     """Passes over the training split; by default 3, and 5 on mrpc and wnli."""
     max_length: int = 128
-    """Longest sequence in tokens; longer ones are cut."""
+    """Maximum length in tokens; longer sequences are truncated."""
     pooling: str = "mean"
     """mean over the real tokens, or cls."""
     dropout: float = 0.1
@@ -97,7 +97,7 @@ class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
     task_settings: tuple[str, ...] = ()
     """Other settings of fine-tuning for a single task, as TASK.NAME=VALUE, such as rte.epochs=10."""
     max_samples: int | None = None
-    """Train on at most so many samples of a task, drawn at random."""
+    """Maximum number of training samples of a task, drawn at random."""
     task: OwnTask = field(default_factory=OwnTask)
     latency: LatencyOptions = field(default_factory=LatencyOptions)
 

@@ -57,7 +57,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     task: TaskOptions = field(default_factory=TaskOptions)
     limits: Annotated[LimitOptions, tyro.conf.arg(name="")] = field(default_factory=LimitOptions)
     agent: str = "lstm"
-    """Who searches: lstm, random, or any other of kdnas agents."""
+    """Search agent: lstm, random, or another that `kdnas agents` lists."""
     agent_settings: tuple[str, ...] = ()
     """Hyper-parameters of the agent, as NAME=VALUE."""
     budget: int = 16
@@ -67,13 +67,13 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     epochs: int = 1
     """Epochs of mini-KD per student; 0 stops at the closed forms."""
     data_fraction: float = 0.2
-    """Share of the training sentences that each student sees."""
+    """Share of the training sentences that each student is trained on."""
     recipe: str = "default"
     """default; few-texts, better where the text has few tokens; kd-nas, the recipe of the KD-NAS paper."""
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     reward: RewardOptions = field(default_factory=RewardOptions)
     workers: int = 1
-    """Students evaluated at a time, each in a process of its own."""
+    """Number of students evaluated in parallel, each in its own process."""
     ray: str | None = None
     """Evaluate on Ray: local (a cluster of its own, which other machines cannot reach), auto (the cluster that this
     machine is part of; also where no address follows), or the address of its head, whose ports other machines reach.
@@ -81,12 +81,12 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     gpus_per_worker: float = 0.0
     """GPUs, or a fraction of one, that Ray gives each worker."""
     timeout: float | None = None
-    """Seconds after which a worker that says nothing is replaced, and its student tried again."""
+    """Seconds without a sign of life after which a worker is replaced and its student evaluated again."""
     asynchronous: bool = False
     """Without rounds: a free worker gets the agent's next proposal at once. What is proposed then depends on the order
     in which students are finished."""
     stop: Literal["none", "asha", "hyperband", "median"] = "none"
-    """Early stopping of students that do worse than others did after as many epochs."""
+    """Early stopping of students that are worse than others were after the same number of epochs."""
 
     def __post_init__(self) -> None:
         for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):

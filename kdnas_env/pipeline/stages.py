@@ -103,7 +103,7 @@ class GlueStage(GlueOptions):
     """teacher, student, closed-forms, embeddings, random. The teacher gives speed-ups and shares of its score; the
     majority class is always there."""
     seeds: int = 1
-    """Seeds per score; more tell how far a score is to be trusted."""
+    """Number of seeds per score; several seeds give its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -152,13 +152,13 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Whose best student is distilled, scored and exported: best of all, of a family, or of every family that was
     searched (all); see --search.space.families."""
     stages: tuple[Stage, ...] = STAGES
-    """What is to be done. What is done already is not done again."""
+    """Stages to run. Finished stages are not repeated."""
     search: SearchStage = field(default_factory=SearchStage)
     distill: DistillStage = field(default_factory=DistillStage)
     glue: GlueStage = field(default_factory=GlueStage)
     export: ExportStage = field(default_factory=ExportStage)
     resume: str | None = None
-    """Run folder to go on with; all other flags are taken from it. Those of stages not begun may be changed."""
+    """Run folder to resume; all other settings are read from it. Settings of stages not begun may be changed."""
 
     def __post_init__(self) -> None:
         if not self.stages:

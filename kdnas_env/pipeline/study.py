@@ -44,11 +44,11 @@ class StudyTextOptions:
     source: str | None = None
     """Name of a hub dataset, folder or file; by default the corpus of the search, and of the embedded one all of it."""
     max_samples: int = 12000
-    """Texts to distil on, at most, drawn at random."""
+    """Maximum number of texts to distil on, drawn at random."""
     judged: int = 5000
     """Other texts, at most, on which students are compared with the teacher of a task."""
     max_length: int = 64
-    """Longest text of the long distillation, in tokens."""
+    """Maximum length in the long distillation, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     run: Annotated[str, tyro.conf.Positional]
     """Run folder of a kdnas search, whose space, effort and reward are studied."""
     students: int = 24
-    """Students, drawn from all sizes."""
+    """Number of students, drawn from all sizes."""
     repeated: int = 6
     """How many of them, at most all, are judged on tasks a second time, with another seed, to tell the noise."""
     short_seeds: int = 2
@@ -81,7 +81,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     epochs: int = 1
     """Passes over the text in the long distillation."""
     batch_size: int = 32
-    """Samples per step of the long distillation."""
+    """Batch size of the long distillation."""
     tasks: tuple[str, ...] = (EMBEDDED_TASK,)
     """Tasks that students learn: embedded ones, of GLUE, or your own (a file, a folder, or a dataset of the hub)."""
     task_epochs: int = 1
@@ -94,7 +94,7 @@ class StudyOptions(TrainingOptions, RecordedOptions):
     seed: int = 0
     """Seed of the sample, and the first of the distillations."""
     workers: int = 1
-    """Processes, each of which judges a student at a time."""
+    """Number of processes, each of which evaluates one student at a time."""
     out: str | None = None
     """Folder of the study; by default study-proxy in the run folder."""
 

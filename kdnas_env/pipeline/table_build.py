@@ -100,7 +100,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     name: tyro.conf.Positional[str]
     """Short name of the table, by which environments find it."""
     out: str
-    """Folder of the build, made if it does not exist."""
+    """Folder of the build, created if it does not exist."""
     title: str = ""
     """What is distilled, in words; by default teacher and corpus."""
     teacher: str = "demo"
@@ -115,7 +115,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation and data order that every student is distilled with."""
     epochs: int = 3
-    """Epochs of every distillation."""
+    """Epochs per distillation."""
     recipe: str = "default"
     """default; few-texts, better where the text has few tokens; kd-nas, the recipe of the KD-NAS paper."""
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
@@ -128,11 +128,11 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     threads: int = 1
     """Threads that each process trains with. Recorded, since the last digits of the results depend on it."""
     workers: int = 1
-    """Processes, each of which distils a student at a time."""
+    """Number of processes, each of which distils one student at a time."""
     skip_losses: bool = False
-    """Only time the students."""
+    """Measure latencies only."""
     skip_latencies: bool = False
-    """Only distil the students."""
+    """Distil only."""
     evaluations: str | None = None
     """Store of another build or a search, or a table, to start from: its distillations are not done again."""
     latencies: str | None = None

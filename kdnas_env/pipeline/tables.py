@@ -77,7 +77,7 @@ class TableVerifyOptions(DeviceOption, CacheOption):
     table: tyro.conf.Positional[str]
     """Name of a table of the package, or an npz file."""
     replay: int = 0
-    """Distil so many random cells anew and compare."""
+    """Number of random cells that are distilled again and compared."""
     seed: int = 0
     """Seed of the draw of the cells."""
     precision: Literal["float32", "bfloat16"] = "float32"

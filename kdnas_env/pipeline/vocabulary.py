@@ -50,7 +50,7 @@ class VocabularyTextOptions(SourceOptions):
     source: str = "demo:all"
     """Name of a hub dataset, folder or file, the text that students will read; demo:all: the embedded texts."""
     max_samples: int | None = None
-    """Use at most so many rows, drawn at random."""
+    """Maximum number of rows, drawn at random."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

@@ -113,7 +113,7 @@ class StageProgress:
         self._progress.begin(name)
 
     def advance(self, done: int, total: int) -> None:
-        """Say how much of how much is done."""
+        """Report how much of the total is done."""
         self._progress.advance(done, total)
 
     def note(self, text: str) -> None:
@@ -125,7 +125,7 @@ class StageProgress:
         self._progress.say(re.sub(r"`(?!kdnas_env\.)(?=[a-z]+\.[a-z])", f"`{self._stage}.", text), tone)
 
     def end(self) -> None:
-        """Say that the work is done and none follows yet."""
+        """Report that the work is done and none follows yet."""
         self._progress.end()
 
 

@@ -1,4 +1,4 @@
-"""Searches without rounds: a worker that is free gets the agent's next proposal at once."""
+"""Asynchronous searches: a free worker gets the agent's next proposal at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class AskableAgent(Protocol):
         ...
 
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Any = None) -> None:
-        """Take in what candidates earned."""
+        """Learn the rewards of candidates."""
         ...
 
 

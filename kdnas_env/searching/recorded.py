@@ -1,4 +1,4 @@
-"""Options of a command that are written down with a run, and are the defaults when it is gone on with."""
+"""Options of a command that are recorded with a run, and are the defaults when the run is resumed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RecordedOptions:
     UNRECORDED: ClassVar[Mapping[str, Any]] = {}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what decides the outcome, as plain data; where the run lies is left out."""
+        """Return the options that determine the results, as plain data; places are left out."""
         return {name: value for name, value in asdict(self).items() if name not in self.PLACES}  # type: ignore[call-overload]
 
     @classmethod
@@ -70,7 +70,7 @@ class RecordedOptions:
         return non_defaults(self, [name for name in self.PLACES if name not in given])
 
     def check_unchanged(self, recorded: Self) -> None:
-        """Refuse options that differ from those a run was made with.
+        """Raise an error for options that differ from those that the run was started with.
 
         Raises:
             RunError: Naming every difference.

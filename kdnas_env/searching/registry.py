@@ -82,7 +82,7 @@ def make_agent(name: str, **config: Any) -> Any:
 
 
 def _remedy(error: Exception) -> str:
-    """Return what to do about an agent that cannot be imported."""
+    """Return the advice for an agent that cannot be imported."""
     missing = error.name or "" if isinstance(error, ImportError) else ""
     if missing.split(".")[0] == "agents":
         return (

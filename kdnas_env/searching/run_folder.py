@@ -1,4 +1,4 @@
-"""The folder of a run: what it was asked for, what it found, and how to go on."""
+"""The folder of a run: its settings, its results, and how to resume it."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ class RunFolder:
             self.path.rmdir()
 
     def release(self) -> None:
-        """Let other processes work in the folder."""
+        """Release the lock of the folder."""
         self.lock.release()
 
 

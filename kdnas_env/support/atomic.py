@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes of files, and folders of temporary files."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kdnas_env.errors import RunError
 from kdnas_env.support.untrusted import parse_json
 
 _TEMPORARY = ".kdnas-partial"
-"""How the names of temporary files end."""
+"""Suffix of temporary files."""
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Return a path with a leading ``~`` written out; one of a user that nobody knows stays as it is."""
+    """Return a path with a leading ``~`` expanded; the ``~name`` of an unknown user stays."""
     return Path(os.path.expanduser(path))
 
 
@@ -78,7 +78,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all.
+    """Write a UTF-8 text file atomically.
 
     Raises:
         RunError: If it cannot be written.
@@ -88,7 +88,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], data: Any) -> None:
-    """Write plain data as JSON, whole or not at all.
+    """Write plain data as JSON, atomically.
 
     Raises:
         RunError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""Checks of arguments and settings: each names the value and says what was expected."""
+"""Checks of arguments and settings; their errors name the value and what was expected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdnas_env.support.untrusted import is_integer, is_number, shown
 
 
 class Bounds(TypedDict, total=False):
-    """What a number is compared with."""
+    """Bounds of a number."""
 
     at_least: float
     above: float
@@ -58,7 +58,7 @@ def check_number(name: str, value: Any, *, error: type[KDNASError] = KDNASError,
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any], *, error: type[KDNASError] = KDNASError) -> None:
-    """Refuse a value that is none of some choices.
+    """Raise an error for a value that is not one of the choices.
 
     Raises:
         KDNASError: Naming the choices; of the type that was given.

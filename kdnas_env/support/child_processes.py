@@ -1,4 +1,4 @@
-"""How processes for work are started, and what all of them do."""
+"""How worker processes are started, and their common set-up."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 
 def worker_context(*modules: str) -> SpawnContext | ForkServerContext:
-    """Return how processes for work are started; threads and GPUs of this process are not carried into them.
+    """Return the multiprocessing context of workers; they do not inherit threads or GPU state of this process.
 
     On Linux, they are forked from Python's fork server, which only imports: workers after the first begin at once, and
     share the memory of what is imported. Where there is none, each is a new interpreter. Either way the environment

@@ -1,4 +1,4 @@
-"""What takes long to compute and is kept, in a folder that may be emptied at any time."""
+"""A cache of computed values, in a folder that may be emptied at any time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Living with libraries: mute them while they load, and tell their errors in one line."""
+"""Handling of libraries: silence their output, shorten their errors, check that they are installed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception tells that memory does not suffice."""
+    """Return whether an exception reports that memory is exhausted."""
     import torch
 
     # The allocator of the CPU has no exception of its own.

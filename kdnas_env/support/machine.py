@@ -1,4 +1,4 @@
-"""What measurements were taken on, in words."""
+"""Description of the machine."""
 
 from __future__ import annotations
 

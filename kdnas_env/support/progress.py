@@ -1,4 +1,4 @@
-"""How far long work is: what the library tells, and how a console shows it."""
+"""Progress of long work: the protocol that the library reports to, and its display on a console."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", 
 
 
 class Progress(Protocol):
-    """What long work tells while it goes on. Work follows work; none is nested."""
+    """Receiver of progress reports. Pieces of work follow each other; none is nested."""
 
     def begin(self, name: str) -> None:
-        """Say that work begins, and that the work before it is done."""
+        """Report that a piece of work begins, and that the one before it is done."""
 
     def advance(self, done: int, total: int) -> None:
-        """Say how much of how much is done."""
+        """Report how much of the total is done."""
 
     def note(self, text: str) -> None:
-        """Say something that changes as the work goes on, such as a loss."""
+        """Report a value that changes during the work, such as a loss."""
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Say something that is to be kept, such as a result or a warning."""
+        """Report a line that stays visible, such as a result or a warning."""
 
     def end(self) -> None:
-        """Say that the work is done and none follows yet."""
+        """Report that the work is done and none follows yet."""
 
 
 def checked(progress: Any) -> Progress:
@@ -80,7 +80,7 @@ class _Silence:
 
 
 SILENT: Progress = _Silence()
-"""Shows nothing: the default of the library."""
+"""Ignores all reports; the default of the library."""
 
 
 class Pace:
@@ -226,7 +226,7 @@ def _remind(pace: Pace, ended: threading.Event) -> None:
 
 
 def in_words(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
+    """Return a duration in a suitable unit."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.1f} {unit}"

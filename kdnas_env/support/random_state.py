@@ -1,4 +1,4 @@
-"""Keeping what a library does to global state from whoever called it."""
+"""Protection of the global random state from libraries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Put the global random states of Python, NumPy and PyTorch back at the end of the block."""
+    """Restore the global random states of Python, NumPy and PyTorch at the end of the block."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_available() else []
     try:

@@ -1,4 +1,4 @@
-"""Settings: as people type them on a command line, and as dataclasses whose fields have the types that they declare."""
+"""Settings: parsed from a command line, and dataclasses whose fields are converted to their declared types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands and calls that are printed to be typed: quoted, and with all that they need."""
+"""Commands and calls in messages, quoted so that they can be copied."""
 
 from __future__ import annotations
 

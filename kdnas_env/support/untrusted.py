@@ -1,4 +1,4 @@
-"""Plain data that nobody has checked yet: read from JSON and YAML, and made into dataclasses.
+"""Untrusted plain data: read from JSON and YAML, and validated into dataclasses.
 
 Whatever a text holds, these functions return or raise a ``ValueError``; who calls them says of which file it was.
 """
@@ -138,7 +138,7 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: short, however much it is."""
+    """Return a value shortened for messages."""
     shortener = Repr()
     shortener.maxstring = shortener.maxother = 80
     try:

@@ -80,7 +80,7 @@ class OwnTask(TableLayout, Settings):
     split_seed: int = 0
     """Seed of the splits that are drawn, in which classes keep their proportions."""
     config_name: str | None = None
-    """Configuration of the dataset, where it has several."""
+    """Configuration of the dataset, if it has several."""
 
     def __post_init__(self) -> None:
         Settings.__post_init__(self)
