@@ -1,7 +1,7 @@
-"""Several evaluations at a time on a simulated clock: results are withheld until their second has come.
+"""Parallel evaluations on a simulated clock: a result is available when its simulated time has passed.
 
-The seconds are those of the table, in which every distillation has what it took. Driver and workers are those of a
-search without rounds (:mod:`kdnas_env.searching.asynchronous`, :mod:`kdnas_env.execution.simulated`).
+The seconds of a distillation are those in the table. Driver and workers are those of a search without rounds
+(:mod:`kdnas_env.searching.asynchronous`, :mod:`kdnas_env.execution.simulated`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import is_number
 
 DecisionTime = float | str
-"""Simulated seconds of a decision: a number, ``zero``, or ``measured``: the processor time that the agent took."""
+"""Simulated seconds of a decision: a number, ``zero``, or ``measured``: the CPU time of the agent."""
 
 _METHODS = ("start", "ask", "tell")
 
@@ -51,27 +51,27 @@ def simulate(
     decision_time: DecisionTime = "zero",
     truth: Truth | None = None,
 ) -> Trajectory:
-    """Let an agent search a task with several workers, each of which gets its next student when it is done.
+    """Run a search of a task with several workers; each worker gets its next student when it is idle.
 
-    The agent proposes one student at a time, knows which others are pending, and learns each result when it is
-    finished. A budget of seconds is of the clock, not of the workers' work: no evaluation begins after its end. With
-    one worker that decides in no time, it is a search with rounds of one.
+    The agent proposes one student at a time, knows which students are pending, and learns each result when it is
+    finished. A budget in seconds limits the simulated clock, not the total work of the workers: no evaluation begins
+    after its end. With one worker and a decision time of 0, the search has rounds of one evaluation.
 
     Args:
         agent: An agent with ask and tell.
         task: The task.
         seed: Seed of the run.
-        budget: What may be spent.
-        workers: Evaluations at a time.
-        decision_time: What a decision costs the worker; results are the same on every machine unless it is
+        budget: Budget of the search.
+        workers: Number of parallel evaluations.
+        decision_time: Time of a decision on the clock of a worker; results are the same on every machine unless it is
             ``measured``.
-        truth: The truth of the task, if it is known.
+        truth: The true values of the task; None: computed here.
 
     Returns:
-        What was done, in the order in which it was finished. If the agent raised, until then, and with what.
+        All evaluations, in the order in which they finished. If the agent raised an error: until then, with the error.
 
     Raises:
-        KDNASError: If there is no such agent or table, the agent has no ask and tell, or a number is malformed.
+        KDNASError: If the agent or the table does not exist, the agent has no ask and tell, or a number is malformed.
     """
     check_whole("workers", workers, at_least=1)
     seconds = checked_decision_time(decision_time)
@@ -102,7 +102,7 @@ def askable(agent: AgentSpec) -> Any:
     """Make an agent that has ask and tell.
 
     Raises:
-        KDNASError: If it cannot, there is no such agent, or a setting is wrong.
+        KDNASError: If the agent does not exist or has no ask and tell, or a setting is wrong.
     """
     made = make_agent(agent.name, **agent.settings)
     missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
@@ -115,10 +115,10 @@ def askable(agent: AgentSpec) -> Any:
 
 
 def checked_decision_time(value: DecisionTime) -> float | None:
-    """Return seconds of a decision; None: as measured.
+    """Return the seconds of a decision; None: measured.
 
     Raises:
-        KDNASError: If it is neither ``zero``, ``measured`` nor a number of seconds.
+        KDNASError: If the value is neither ``zero``, ``measured`` nor a number of seconds.
     """
     if value in ("zero", "measured"):
         return 0.0 if value == "zero" else None
@@ -129,19 +129,19 @@ def checked_decision_time(value: DecisionTime) -> float | None:
 
 @dataclass(frozen=True)
 class _Decision:
-    """A proposal, and the processor time that it took the agent: to make it, and to learn what it is based on."""
+    """Times of one proposal: simulated seconds, and the CPU time of the agent for learning and proposing."""
 
     seconds: float
     processor_seconds: float
 
 
 class _Simulated:
-    """An agent whose time is measured, and the workers that evaluate its students.
+    """Measures the CPU time of an agent, and evaluates its students on simulated workers.
 
     Attributes:
         backend: The workers.
-        processor_seconds: What the agent took so far.
-        hear: The method of the agent that stops students, or None.
+        processor_seconds: CPU time of the agent so far.
+        hear: Method of the agent that stops students, or None.
     """
 
     def __init__(self, agent: Any, env: KDNASEnv, recorder: Recorder, decision: float | None) -> None:
@@ -174,7 +174,7 @@ class _Simulated:
         return proposal
 
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Any = None) -> None:
-        """Note the student that is finished, and have the agent learn of it."""
+        """Record the finished student, and pass its result to the agent."""
         evaluation = self._recorder.get_wrapper_attr("history").last.evaluation
         start, decision = self._begun[evaluation.config, evaluation.fidelity].popleft()
         self._recorder.note(decision.processor_seconds, start, self.backend.now())
@@ -188,7 +188,7 @@ class _Simulated:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the workload: that of all workers, which are of one process."""
+        """Identity of the workload, which is the same for all workers of the process."""
         return "simulated"
 
     def evaluate(
@@ -198,7 +198,7 @@ class _Simulated:
         return self.env.evaluate(configs, fidelity, on_epoch)
 
     def _seconds(self, evaluation: Evaluation, worker: int) -> float:
-        """Return the seconds of a student that a worker is handed: of its decision and its evaluation."""
+        """Return the simulated seconds of a student on a worker: of its decision and its evaluation."""
         decision = self._decisions.popleft()
         start = self.backend.now() + decision.seconds
         seconds = evaluation.wall_seconds

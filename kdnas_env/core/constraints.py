@@ -1,4 +1,4 @@
-"""Limits that a student has to keep, and how far it is from keeping them."""
+"""Limits of students, and their violation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from kdnas_env.support.checks import check_choice, check_number, check_whole
 from kdnas_env.support.untrusted import shown
 
 BYTES_PER_PARAMETER: Mapping[str, float] = {"float32": 4.01, "int8": 1.05}
-"""Bytes of the exported ONNX file per parameter, by the format's name, rounded up: students of 128 to 384 in width take
-4.006 to 4.009, and 1.02 to 1.04 (scales of embeddings, graph)."""
+"""Bytes of the exported ONNX file per parameter, by format, rounded up: students with widths of 128 to 384 have 4.006
+to 4.009, and 1.02 to 1.04 (scales of embeddings, graph)."""
 
 AT_LEAST = ("speedup", "keep")
-"""Limits of what has to be large; all others are of what has to be small."""
+"""Lower limits; all others are upper limits."""
 
 LEAST_QUALITY = 1e-3
-"""Lower qualities count as this one, so that their distance from a limit is finite."""
+"""Lower qualities are replaced by this value, so that their violation of a limit is finite."""
 
 HANDLING = ("reward", "cost")
 """Effect of a broken limit: a lower reward, or a cost in the information only."""
@@ -31,15 +31,15 @@ HANDLING = ("reward", "cost")
 class Constraints:
     """Limits of a student; None: no limit.
 
-    Latency, size and parameters are known before distillation, so that a student that breaks their limits need not be
-    distilled. The quality is known after it.
+    Latency, size and parameters are known before distillation, so that a student that breaks such a limit need not be
+    distilled. The quality is known only after distillation.
 
     Attributes:
-        speedup: Least speed, as a multiple of the teacher's; 0 sets no limit.
-        latency_ms: Largest median latency of one pass, in milliseconds.
-        size_mb: Largest exported file, in megabytes (1e6 bytes).
-        parameters: Most parameters, embeddings included.
-        keep: Least quality, as a share of the teacher's, in (0, 1].
+        speedup: Minimum speed, as a multiple of the teacher's; 0 sets no limit.
+        latency_ms: Maximum median latency of one pass, in milliseconds.
+        size_mb: Maximum size of the exported file, in megabytes (1e6 bytes).
+        parameters: Maximum number of parameters, embeddings included.
+        keep: Minimum quality, as a share of the teacher's, in (0, 1].
         format: Format of the exported file, one of ``BYTES_PER_PARAMETER``.
 
     Raises:
@@ -89,17 +89,17 @@ class Constraints:
         return bool(self.names)
 
     def costs(self, evaluation: Evaluation, quality: float | None = None) -> dict[str, float]:
-        """Return by how much each limit is broken, relative to it; 0 where it is kept or not known yet.
+        """Return the relative violation of each limit; 0 if it is kept or its quantity is not known yet.
 
         Args:
-            evaluation: What is known of the student: its parameters, and its latency if it was measured.
+            evaluation: The evaluation of the student: its parameters, and its latency if it was measured.
             quality: Its quality as a share of the teacher's; None if it is not known yet.
         """
         margins = self.margins(evaluation, quality)
         return {name: max(0.0, margins.get(name, 0.0)) for name in self.names}
 
     def margins(self, evaluation: Evaluation, quality: float | None = None) -> dict[str, float]:
-        """Return by how much each limit is broken, relative to it; 0 or less where it is kept.
+        """Return the relative violation of each limit; 0 or less if it is kept.
 
         Limits whose quantity is not known yet are left out. The arguments are those of :meth:`costs`.
         """
@@ -117,11 +117,11 @@ class Constraints:
         return {name: self.excess(name, value) for name, value in values.items() if value is not None}
 
     def excess(self, name: str, value: Any) -> Any:
-        """Return by how much values break a limit that is set; see the function :func:`excess`."""
+        """Return the violation of a limit by values; see the function :func:`excess`."""
         return excess(name, getattr(self, name), value)
 
     def megabytes(self, parameters: Any) -> Any:
-        """Return the sizes of exported files, as numbers of parameters (one, or an array) let expect them."""
+        """Return the estimated sizes of exported files from numbers of parameters (one, or an array)."""
         return parameters * BYTES_PER_PARAMETER[self.format] / 1e6
 
     def breaks(self, evaluation: Evaluation) -> bool:
@@ -129,9 +129,9 @@ class Constraints:
         return any(cost > 0 for cost in self.costs(evaluation).values())
 
     def screened(self, evaluation: Evaluation) -> Evaluation:
-        """Return an evaluation as it would be without distillation if the student breaks a limit, else as it is.
+        """Return the evaluation without distillation results if the student breaks a limit, else unchanged.
 
-        Nothing is screened that has no latency, which includes all that failed.
+        Evaluations without a latency, which include all failures, are not changed.
         """
         costs = self.costs(evaluation)
         measured = evaluation.latency is not None and evaluation.status in (Status.OK, Status.INFEASIBLE)
@@ -152,7 +152,7 @@ class Constraints:
         )
 
     def describe(self, evaluation: Evaluation, quality: float | None = None) -> str:
-        """Return in words which limits a student breaks; the arguments are those of :meth:`costs`."""
+        """Return a description of the broken limits; the arguments are those of :meth:`costs`."""
         costs = self.costs(evaluation, quality)
         return "; ".join(self._words(name, evaluation, quality) for name, cost in costs.items() if cost > 0)
 
@@ -172,9 +172,9 @@ class Constraints:
 
 
 def excess(name: str, limit: float, value: Any) -> Any:
-    """Return by how much values break a limit, relative to it; 0 or less where they keep it.
+    """Return the relative violation of a limit by values; 0 or less if they keep it.
 
-    Of what has to be large the shortfall counts, of what has to be small the excess: each is 1 at a factor of 2.
+    It is the shortfall for lower limits and the excess for upper limits; both are 1 at a factor of 2.
 
     Args:
         name: Name of the limit.
@@ -189,16 +189,16 @@ UNLIMITED = Constraints()
 
 @dataclass(frozen=True)
 class ConstrainedReward(KDReward):
-    """A reward under limits: below that of every student that keeps them, and the higher the closer one comes.
+    """A reward under limits: students that break a limit get less than the floor, and more the smaller the violation.
 
-    A student that breaks a limit is given ``floor - cost / (1 + cost)``, where the cost is the sum of what
+    A student that breaks a limit gets ``floor - cost / (1 + cost)``, where the cost is the sum of what
     :meth:`Constraints.costs` returns. A student that fails or cannot be built gets the lowest reward, ``floor - 1``,
     unless a penalty is set.
 
     Attributes:
         limits: The limits.
-        handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is returned beside
-            it, for algorithms that handle costs themselves.
+        handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is returned
+            separately, for algorithms that handle costs themselves.
     """
 
     limits: Constraints = UNLIMITED
@@ -219,17 +219,17 @@ class ConstrainedReward(KDReward):
         return self.lowest if self.penalty is None else self.penalty
 
     def __call__(self, evaluation: Evaluation) -> RewardComponents:
-        """Return the reward of an evaluation with its components, the cost among them."""
+        """Return the reward of an evaluation with its components, including the cost."""
         return self.with_costs(evaluation)[0]
 
     def with_costs(self, evaluation: Evaluation) -> tuple[RewardComponents, dict[str, float]]:
-        """Return the same, and by how much each limit is broken; see :meth:`Constraints.costs`."""
+        """Return the reward, and the violation of each limit; see :meth:`Constraints.costs`."""
         components = super().__call__(evaluation)
         costs = self.limits.costs(evaluation, components.quality if evaluation.ok else None)
         return self._limited(components, evaluation, sum(costs.values())), costs
 
     def _limited(self, components: RewardComponents, evaluation: Evaluation, cost: float) -> RewardComponents:
-        """Return components under limits that are broken by a cost."""
+        """Return the components of a reward, given the total violation of limits."""
         latency = evaluation.latency
         if latency is None:
             return components

@@ -1,4 +1,4 @@
-"""Pareto fronts of two costs, and the area that they dominate."""
+"""Pareto fronts of two costs, and their hypervolume."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Bools = npt.NDArray[np.bool_]
 
 
 def pareto_front(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return the points that no other point beats in both costs (smaller is better).
+    """Return the points that no other point dominates (smaller is better).
 
-    Of points with equal costs only the earliest is returned.
+    Of points with equal costs, only the earliest is returned.
 
     Args:
         first: One cost per point, finite, shape ``(n,)``.
         second: The other cost, finite, shape ``(n,)``.
 
     Returns:
-        Indices of the front, int64, by rising ``first`` and therefore falling ``second``.
+        Indices of the front, int64, in ascending order of ``first`` and therefore descending order of ``second``.
     """
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
@@ -33,25 +33,25 @@ def pareto_front(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.
 
 
 def hypervolume(points: npt.ArrayLike, reference: tuple[float, float]) -> float:
-    """Return the area that points dominate, of which less is better in both, up to a reference point.
+    """Return the area that points dominate up to a reference point (smaller is better).
 
     Args:
-        points: ``(n, 2)``; those that are not finite or beyond the reference count nothing.
-        reference: Worst value of either, finite.
+        points: ``(n, 2)``; points that are not finite or beyond the reference do not count.
+        reference: Worst value of each cost, finite.
 
     Raises:
-        KDNASError: If points are no ``(n, 2)``, or the reference is not two finite numbers.
+        KDNASError: If the shape is not ``(n, 2)``, or the reference is not two finite numbers.
     """
     array = _checked_points(points, reference)
     return _dominated_area(array[_inside(array, reference)], reference)
 
 
 def hypervolume_curve(points: npt.ArrayLike, reference: tuple[float, float]) -> Floats:
-    """Return the :func:`hypervolume` of all points so far after each one, float64 ``(n,)``, never falling.
+    """Return the :func:`hypervolume` of the first 1, 2, ... points, float64 ``(n,)``, which never decreases.
 
     Args:
-        points: What a search evaluated, in order, ``(n, 2)``; see there.
-        reference: Worst value of either, finite.
+        points: Evaluated points, in order, ``(n, 2)``; see :func:`hypervolume`.
+        reference: Worst value of each cost, finite.
     """
     array = _checked_points(points, reference)
     curve = np.zeros(len(array))

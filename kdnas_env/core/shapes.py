@@ -1,7 +1,7 @@
-"""Shapes of encoders, read off configurations of transformers.
+"""Shapes of encoders, from configurations of transformers.
 
-Of the plain types every field is known by name. Of all others the sizes are found under the names that are customary,
-which :data:`attribute_map` of a configuration translates, and what a student needs beside them has a default.
+For plain types, the name of every field is known. For other types, sizes are found under their usual names, which
+``attribute_map`` of a configuration translates; other fields have defaults.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import Any
 
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
-"""Plain types whose tokens take positions past the padding id."""
+"""Plain types whose position ids start after the padding id."""
 
 LONGEST_INPUT = 512
-"""Longest input in tokens of teachers that are not plain: some take 8,192, and a student has a row for each."""
+"""Maximum input length of other teachers, in tokens: some accept 8,192, but students have a row for each position."""
 
 _ROBERTA_PADDING = 1
 _ACTIVATIONS = {
@@ -28,7 +28,7 @@ _ACTIVATIONS = {
     "silu": "silu",
     "swish": "silu",
 }
-"""Activation of a student by that of its teacher; gates aside, which students have not."""
+"""Activation of a student by that of its teacher; students have no gates."""
 
 
 def plain_shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def plain_shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
         values: The configuration as plain data.
 
     Raises:
-        KeyError: If something is lacking.
+        KeyError: If a field is missing.
     """
     distil = kind == "distilbert"
     hidden = values["dim"] if distil else values["hidden_size"]
@@ -65,8 +65,8 @@ def plain_shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 def foreign_shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of an ``EncoderArchitecture`` from the configuration of any other type, unchecked.
 
-    The number of heads is the largest that divides both the teacher's and the width, since a student's heads share its
-    width; some teachers' are larger.
+    The number of heads is the largest common divisor of the teacher's number of heads and the width, because the heads
+    of a student share its width; the heads of some teachers are wider in total.
 
     Args:
         kind: The ``model_type``.
@@ -101,9 +101,9 @@ def foreign_shape(kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def customary_values(config: Any) -> dict[str, Any]:
-    """Return the configuration of an encoder as plain data, with each size under the customary name too.
+    """Return the configuration of an encoder as plain data, with each size also under its usual name.
 
-    Of an encoder-decoder and of a model of several parts it is that of the encoder of text.
+    For an encoder-decoder and for a model with several parts, it is the configuration of the text encoder.
 
     Args:
         config: Configuration of transformers.
@@ -124,7 +124,7 @@ _REQUIRED = object()
 
 
 def _named(values: Mapping[str, Any], *names: str, default: Any = _REQUIRED) -> Any:
-    """Return the first value that is there under one of some names."""
+    """Return the first existing value under one of several names."""
     for name in names:
         if values.get(name) is not None:
             return values[name]
@@ -134,7 +134,7 @@ def _named(values: Mapping[str, Any], *names: str, default: Any = _REQUIRED) -> 
 
 
 def _first_of(value: Any) -> Any:
-    """Return the first of several values, which some configurations have where others have one."""
+    """Return the first of several values; some configurations have a list instead of one value."""
     return value[0] if isinstance(value, list | tuple) and value else value
 
 
@@ -146,7 +146,7 @@ def _activation(values: Mapping[str, Any]) -> str:
 
 
 def _longest_input(values: Mapping[str, Any], pad: int) -> Any:
-    """Return how many positions a token can have; types whose padding is RoBERTa's reserve positions as that does."""
+    """Return the number of usable positions; types with the padding id of RoBERTa reserve positions as RoBERTa does."""
     positions = _named(values, "max_position_embeddings", "n_positions", default=LONGEST_INPUT)
     reserved = pad + 1 if pad == _ROBERTA_PADDING else 0
     return min(positions - reserved, LONGEST_INPUT)

@@ -1,4 +1,4 @@
-"""What the wrappers share: attributes of the wrapped environment, checked actions, longer observations."""
+"""Shared code of the wrappers: attributes of the wrapped environment, checked actions, extended observations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def env_attribute(env: gym.Env[Any, Any], name: str) -> Any:
 
 
 def action_grid(env: gym.Env[Any, Any]) -> Grid:
-    """Return the grid of an environment's actions; allowed are the points of ``valid_action_indices``, if there is any.
+    """Return the grid of an environment's actions; only points in ``valid_action_indices``, if any, are allowed.
 
     Raises:
         KDNASError: If the actions are not a one-dimensional ``MultiDiscrete`` that starts at 0, or the allowed points
@@ -51,7 +51,7 @@ def wrapped_identity(wrapper: gym.Wrapper[Any, Any, Any, Any], **settings: Any) 
 
     Args:
         wrapper: The wrapper.
-        settings: What the change depends on: plain data.
+        settings: Settings of the wrapper, as plain data.
 
     Returns:
         Plain data; None if the wrapped environment has no identity.

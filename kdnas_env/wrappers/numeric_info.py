@@ -1,4 +1,4 @@
-"""Infos without texts, for readers that store what they are given as arrays or tensors."""
+"""Infos without texts, for libraries that store infos as arrays or tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from kdnas_env.wrappers.common import Step
 
 
 class NumericInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
-    """Tell in infos what is a number, as a NumPy scalar or array, and leave texts out.
+    """Return numbers in infos as NumPy scalars or arrays, and remove texts.
 
     ## Description
 
-    Some libraries, such as TorchRL, copy infos into tensors, which neither Python numbers (they have no `dtype`) nor
-    texts (`config`, `status`, `error`) can become. Wrap last, since other wrappers and the agents of this package read
-    `status`. `NumericVectorInfo` is the same for a vector environment.
+    Some libraries, such as TorchRL, copy infos into tensors. This fails for Python numbers, which have no `dtype`, and
+    for texts (`config`, `status`, `error`). Apply this wrapper last, because other wrappers and the agents of this
+    package read `status`. `NumericVectorInfo` does the same for vector environments.
 
     ## Action Space, Observation Space, Rewards and Episode End
 
@@ -28,11 +28,11 @@ class NumericInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
     ## Information
 
-    As in the wrapped environment, of the same keys in every step, but without texts; where there was a `status`,
+    As in the wrapped environment, with the same keys in every step, but without texts. `status` is replaced by:
 
     | Key  | Type | Meaning                                                          |
     |------|------|------------------------------------------------------------------|
-    | `ok` | bool | the evaluation succeeded; false, too, where nothing is evaluated |
+    | `ok` | bool | the evaluation succeeded; false if nothing was evaluated         |
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
@@ -51,7 +51,7 @@ class NumericInfo(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
 
 
 class NumericVectorInfo(gym.vector.VectorWrapper):
-    """Tell in infos of a vector environment what is a number, and leave texts out; see `NumericInfo`.
+    """Return numbers in infos of a vector environment as arrays, and remove texts; see `NumericInfo`.
 
     `final_info` of the autoreset mode `SameStep` is treated alike. Masks (the keys with a leading `_`) go with what
     they belong to.
@@ -59,7 +59,7 @@ class NumericVectorInfo(gym.vector.VectorWrapper):
 
     @property
     def autoreset_mode(self) -> Any:
-        """What follows the end of an episode, as the wrapped environment has it."""
+        """The autoreset mode of the wrapped environment."""
         return self.metadata["autoreset_mode"]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

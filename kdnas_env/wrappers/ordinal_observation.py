@@ -1,4 +1,4 @@
-"""A short vector of numbers in the place of a dict of choices."""
+"""Observations as a short vector instead of a dict of choices."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Floats = npt.NDArray[np.float32]
 
 
 class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
-    """Observe one flat vector, in which a choice is one number: its place among the choices.
+    """Return observations as a flat vector with one number per choice: its relative index.
 
     ## Description
 
-    `FlattenObservation` of Gymnasium writes every choice one-hot, which on a space with wide dimensions makes a long
-    vector: 15,192 numbers on `kdnas/Surrogate-v0`, where these are 67. The order of the choices is that of the space,
-    in which layers, heads and sizes rise; kinds, such as activations, are in an order, too, that means nothing.
+    `FlattenObservation` of Gymnasium encodes every choice one-hot. With wide dimensions this is a long vector: 15,192
+    numbers on `kdnas/Surrogate-v0`, compared with 67 here. The order of the choices is that of the space: ascending for
+    layers, heads and sizes, and without meaning for categories such as activations.
 
     ## Action Space, Rewards, Episode End and Information
 
@@ -31,11 +31,11 @@ class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
     ## Observation Space
 
     `Box(low, high, (n,), float32)`: the parts of a `Dict` in the order of its keys. A choice `i` of `MultiDiscrete` or
-    `Discrete` becomes `(i - start) / (n - 1)` in [0, 1], so that of `KDNASEnv` 0 stands for "none yet" and 1 for the
-    last choice; a `Box` or `MultiBinary` is taken as it is.
+    `Discrete` becomes `(i - start) / (n - 1)` in [0, 1]; for `KDNASEnv`, 0 means "none yet" and 1 the last choice. A
+    `Box` or `MultiBinary` is not changed.
 
     Raises:
-        KDNASError: If the observation has a part of another kind.
+        KDNASError: If the observation has a part of another type.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
