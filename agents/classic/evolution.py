@@ -42,7 +42,7 @@ class EvolutionConfig(Settings):
 
 
 class EvolutionAgent(AskTellAgent[EvolutionConfig]):
-    """Proposes mutations of the winners of tournaments among the youngest candidates.
+    """Proposes mutations of the winners of tournaments among the newest candidates.
 
     Regularised (aging) evolution (Real et al. 2019, arXiv:1802.01548): the population is the last ``population_size``
     candidates whose evaluation succeeded. A tournament draws some members with replacement; the child of the best one
