@@ -26,6 +26,6 @@ def kept_scores(file: Path, settings: Mapping[str, Any], empty: Any) -> Any:
     if not file.exists():
         return empty
     kept = read_json(file)
-    if kept["settings"] != settings:
-        raise RunError(f"{str(file)!r} has scores with {kept['settings']}, not {settings}; name another file")
+    if kept.get("settings") != settings or "scores" not in kept:
+        raise RunError(f"{str(file)!r} has scores with {kept.get('settings')}, not {settings}; name another file")
     return kept["scores"]

@@ -167,11 +167,7 @@ class SurrogateEvaluator:
             teacher_iqr_ms=0.0,
             ratio=ratio,
             ratio_iqr=0.0,
-            runtime=device.runtime,
-            device=device.device,
-            threads=device.threads,
-            batch_size=device.batch_size,
-            sequence_length=device.sequence_length,
+            **device.probe,
         )
 
 

@@ -351,14 +351,7 @@ class Cells:
     def _latency(self, place: int) -> Latency:
         device = self.table.metadata.devices[self.position]
         measured = dict(zip(LATENCIES, self.latencies[place].tolist(), strict=True))
-        return Latency(
-            **{**measured, "count": int(measured["count"])},
-            runtime=device.runtime,
-            device=device.device,
-            threads=device.threads,
-            batch_size=device.batch_size,
-            sequence_length=device.sequence_length,
-        )
+        return Latency(**{**measured, "count": int(measured["count"]), **device.probe})
 
 
 def _config_of(space: SearchSpace, indices: Ints, place: int) -> StudentConfig:

@@ -216,17 +216,23 @@ class SpaceOptions:
 
 
 @dataclass(frozen=True)
-class LatencyOptions:
-    """How students are timed beside the teacher."""
+class TimedPassOptions:
+    """The forward pass whose latency is measured, of student and teacher."""
 
-    runtime: str = "torch"
-    """torch, onnxruntime, onnxruntime-int8, or analytic (a model of a reference machine: equal runs, equal results)."""
     batch_size: int = 1
     """Sentences per pass."""
     sequence_length: int = 50
     """Tokens per sentence."""
     threads: int = 1
     """Threads of the runtime."""
+
+
+@dataclass(frozen=True)
+class LatencyOptions(TimedPassOptions):
+    """How students are timed beside the teacher."""
+
+    runtime: str = "torch"
+    """torch, onnxruntime, onnxruntime-int8, or analytic (a model of a reference machine: equal runs, equal results)."""
 
 
 @dataclass(frozen=True)

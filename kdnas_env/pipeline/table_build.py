@@ -17,7 +17,15 @@ from kdnas_env.distillation.text.demo import check_demo, teacher_title
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.settings import INT8
-from kdnas_env.pipeline.options import CacheOption, CorpusOptions, DeviceOption, SpaceOptions, options_of, within
+from kdnas_env.pipeline.options import (
+    CacheOption,
+    CorpusOptions,
+    DeviceOption,
+    SpaceOptions,
+    TimedPassOptions,
+    options_of,
+    within,
+)
 from kdnas_env.pipeline.work import Finished, Work, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RunFolder
@@ -69,18 +77,6 @@ Go on with an interrupted build by the same command or call again, and make the 
 """
 
 
-@dataclass(frozen=True)
-class TableLatencyOptions:
-    """How students are timed beside the teacher."""
-
-    batch_size: int = 1
-    """Sentences per pass."""
-    sequence_length: int = 50
-    """Tokens per sentence."""
-    threads: int = 1
-    """Threads of the runtime."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     """Distil every student of a space with several seeds, and time each. Run it again to go on where it stopped."""
@@ -120,7 +116,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
     """default; few-texts, better where the text has few tokens; kd-nas, the recipe of the KD-NAS paper."""
     runtimes: tuple[str, ...] = ("torch", "onnxruntime")
     """Runtimes that students are timed with (torch, onnxruntime, onnxruntime-int8), beside the analytic one."""
-    latency: TableLatencyOptions = field(default_factory=TableLatencyOptions)
+    latency: TimedPassOptions = field(default_factory=TimedPassOptions)
     shard: str = "1/1"
     """I/N: the I-th of N equal parts of the work, each for a machine; kdnas table export joins them."""
     precision: Literal["float32", "bfloat16"] = "float32"

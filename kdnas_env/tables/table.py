@@ -81,6 +81,12 @@ class LatencyDevice:
             if getattr(self, name) < 1:
                 raise TableError(f"{name} of device {self.name!r} is {getattr(self, name)}; expected 1 or more")
 
+    @property
+    def probe(self) -> dict[str, Any]:
+        """The fields of a :class:`kdnas_env.core.evaluation.Latency` that are the same for all students."""
+        names = ("runtime", "device", "threads", "batch_size", "sequence_length")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(frozen=True)
 class TableMetadata:
