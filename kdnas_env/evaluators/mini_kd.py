@@ -12,7 +12,9 @@ from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig, count_parameters, forward_flops
@@ -48,11 +50,13 @@ class Distilled:
         evaluation: The record.
         model: The student as a transformers encoder, on the CPU; None if the evaluation failed.
         projection: State of the student's training objective.
+        kept: Ids of the tokens of its vocabulary; None for all of the teacher's.
     """
 
     evaluation: Evaluation
     model: Any
     projection: dict[str, Tensor] = field(default_factory=dict)
+    kept: NDArray[np.int64] | None = None
 
 
 class MiniKDEvaluator:
@@ -231,7 +235,7 @@ class MiniKDEvaluator:
                     status, latency = Status.STOPPED, None
                 else:
                     model, projection = trained.export(), trained.objective.state_dict()
-                    task = self._on_task(model, config, fidelity)
+                    task = self._on_task(model, config, fidelity, trained.kept)
                     latency = latency or self.probe.measure(model, config)
         except (CacheError, RunError, DependencyError):
             raise
@@ -241,7 +245,8 @@ class MiniKDEvaluator:
         record = self._record(config, fidelity, status, reason, results, latency, began)
         if task is not None and status is Status.OK:
             record = replace(record, task_divergence=task.divergence, task_unexplained=task.unexplained)
-        return Distilled(self._limits.screened(record), model, projection)
+        kept = None if model is None else self.workload.kept_tokens(config.vocabulary)
+        return Distilled(self._limits.screened(record), model, projection, kept)
 
     def _latency_untrained(self, config: StudentConfig) -> Latency:
         """Return the latency of a student with random weights; it equals that of the distilled student."""
@@ -249,12 +254,14 @@ class MiniKDEvaluator:
         model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
         return self.probe.measure(model, config)
 
-    def _on_task(self, model: Any, config: StudentConfig, fidelity: Fidelity) -> Departure | None:
+    def _on_task(
+        self, model: Any, config: StudentConfig, fidelity: Fidelity, kept: NDArray[np.int64] | None
+    ) -> Departure | None:
         """Return the result of the task stage of a distilled student, which stays unchanged; None without a task."""
         if self.stage is None:
             return None
         with self._training():
-            return self.stage.run(model, config, fidelity, precision=self.precision)
+            return self.stage.run(model, config, fidelity, precision=self.precision, kept=kept)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
         """Return the lineage of the student of an evaluation."""
@@ -326,6 +333,7 @@ class MiniKDEvaluator:
         began: float,
     ) -> Evaluation:
         teacher, probe = self.workload.teacher.architecture, self.probe.settings
+        vocabulary = self._vocabulary(config) if status is Status.OK else {}
         return Evaluation(
             config=config,
             fidelity=fidelity,
@@ -337,7 +345,7 @@ class MiniKDEvaluator:
             epoch_seconds=tuple(result.seconds for result in results),
             wall_seconds=time.perf_counter() - began,
             latency=latency,
-            parameters=count_parameters(config, teacher),
+            parameters=count_parameters(config, teacher, tokens=vocabulary.get("tokens")),
             flops=forward_flops(config, teacher, batch=probe.batch_size, length=probe.sequence_length),
             peak_memory_bytes=max((result.peak_memory_bytes for result in results), default=0),
             device=str(self.workload.device),
@@ -348,8 +356,17 @@ class MiniKDEvaluator:
                 "kdnas": version("kdnas"),
                 "torch": version("torch"),
                 "transformers": version("transformers"),
+                **({"vocabulary": vocabulary} if vocabulary else {}),
             },
         )
+
+    def _vocabulary(self, config: StudentConfig) -> dict[str, Any]:
+        """Return the size of a smaller vocabulary and what it does to the held-out text; empty for the whole one."""
+        respelled = self.workload.of_vocabulary(config.vocabulary).respelled
+        if respelled is None:
+            return {}
+        unknown = self.workload.teacher.tokenizer.unk_token_id
+        return {"tokens": len(respelled.kept), **respelled.shares(self.workload.heldout, unknown)}
 
 
 def _status_of(error: Exception) -> Status:

@@ -10,9 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.architecture import FULL, StudentConfig
 from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -263,7 +265,9 @@ class _Distillation:
         options, text, workload = self.options, self.text, self.text.workload
         self.progress.begin(f"preparing student {student.name}: {student.config}")
         start, projection = None, None
-        if options.start == "mini-kd":
+        # The text of the distillation chooses the tokens of a smaller vocabulary, which are others than in the search.
+        closed_form = options.start == "closed-form" or student.config.vocabulary != FULL
+        if not closed_form:
             start, projection = mini_kd_student(expanded(options.run), student.config, self.search, options)
         precision = "bfloat16" if workload.device.type == "cuda" else "float32"
         recipe = self.recipe_of(student.config)
@@ -272,7 +276,7 @@ class _Distillation:
             student.config,
             recipe,
             text.start(self.seed),
-            basis=self._bases.of(recipe.embeddings) if options.start == "closed-form" else None,
+            basis=self._bases.of(recipe.embeddings) if closed_form else None,
             precision=precision,
             start=start,
         )
@@ -304,14 +308,14 @@ class _Distillation:
                 f"another folder (`out`) with a smaller `learning_rate`, it was {recipe.learning_rate:.4g}"
             ) from error
         if is_main_process():
-            self._keep(folder, student, result)
+            self._keep(folder, student, result, kd.kept)
             shutil.rmtree(checkpoints)
 
-    def _keep(self, folder: Path, student: Chosen, result: FullKDResult) -> None:
+    def _keep(self, folder: Path, student: Chosen, result: FullKDResult, kept: NDArray[np.int64] | None) -> None:
         """Write a student's folder, its curve and the picture of it; the record last, which says that all is there."""
         lineage, teacher = self._lineage(student, result), self.text.workload.teacher
         card = distilled_card(lineage, teacher, result.projection, result.best["unexplained"])
-        save_student(folder / STUDENT, result.model, teacher.tokenizer, card, lineage, result.projection)
+        save_student(folder / STUDENT, result.model, teacher.tokenizer, card, lineage, result.projection, kept=kept)
         save_figure(draw_curve(result.curve, title=f"Distilling {student.config}"), folder / CURVE_PICTURE)
         write_json(
             folder / DISTILLED,

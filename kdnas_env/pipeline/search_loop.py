@@ -212,4 +212,5 @@ def _keep_best(run: SearchRun, kept: _Best, mini_kd: MiniKDEvaluator, progress: 
         card,
         mini_kd.lineage(student.evaluation),
         student.projection,
+        kept=student.kept,
     )

@@ -198,6 +198,7 @@ class TaskStage:
         _check_columns(workload.corpus, spec)
         train, heldout = stage_samples(workload.corpus, settings)
         self._texts = replace(workload, train=train, heldout=heldout)
+        self._in_tokens: dict[bytes, Workload] = {}
         self._kind, self._settings = spec.kind, settings
         self.identity = {
             **{"format_version": FORMAT_VERSION, "teacher": teacher.fingerprint, "kind": spec.kind},
@@ -220,7 +221,15 @@ class TaskStage:
         """How many texts are trained on, and judged on."""
         return len(self._texts.train), len(self._texts.heldout)
 
-    def run(self, model: Any, config: StudentConfig, fidelity: Fidelity, *, precision: str = "float32") -> Departure:
+    def run(
+        self,
+        model: Any,
+        config: StudentConfig,
+        fidelity: Fidelity,
+        *,
+        precision: str = "float32",
+        kept: NDArray[np.int64] | None = None,
+    ) -> Departure:
         """Return how far a student is from the task's teacher after the stage.
 
         Args:
@@ -228,18 +237,19 @@ class TaskStage:
             config: Its architecture.
             fidelity: Seed of the order of the texts; nothing else of it counts.
             precision: ``float32`` or ``bfloat16``.
+            kept: Ids of the tokens of the student's vocabulary; None for all. The model has all rows in any case.
 
         Raises:
             FloatingPointError: If a loss is not finite.
             torch.OutOfMemoryError: If the device's memory is too small.
         """
-        texts = self._texts
+        texts = self._texts_in(kept)
         encoder = PackedEncoder(
             copy.deepcopy(model).to(texts.device).requires_grad_(True),
             position_offset=student_position_offset(config, texts.teacher.architecture),
             vocabulary=texts.vocabulary,
         )
-        student = _Student(encoder, precision)
+        student = _Student(encoder, texts, precision)
         head = self._solved_head(student)
         if self._settings.epochs:
             self._train(student, head, config.hidden_size, fidelity.seed)
@@ -248,6 +258,15 @@ class TaskStage:
         with torch.no_grad():
             outputs = [self._outputs(head(student.pooled(texts.packed(batch)))) for batch in plan]
         return departure(self._kind, torch.cat(outputs), self._labels(np.concatenate(plan)))
+
+    def _texts_in(self, kept: NDArray[np.int64] | None) -> Workload:
+        """Return the texts in the tokens of a student; those of each smaller vocabulary are made once."""
+        if kept is None:
+            return self._texts
+        name = kept.tobytes()
+        if name not in self._in_tokens:
+            self._in_tokens[name] = self._texts.in_tokens(kept)
+        return self._in_tokens[name]
 
     def _labels(self, samples: NDArray[np.int64]) -> Tensor:
         return self._soft[torch.from_numpy(self._places[samples])]
@@ -261,9 +280,9 @@ class TaskStage:
 
     def _solved_head(self, student: _Student) -> nn.Linear:
         """Return the linear map from pooled states with the least divergence from the teacher, which is convex."""
-        plan = measuring_batches(self._texts.corpus, self._texts.train)
+        plan = measuring_batches(student.texts.corpus, student.texts.train)
         with torch.no_grad():
-            pooled = torch.cat([student.pooled(self._texts.packed(batch)) for batch in plan]).double()
+            pooled = torch.cat([student.pooled(student.texts.packed(batch)) for batch in plan]).double()
         soft = self._labels(np.concatenate(plan)).double()
         mean, scale = pooled.mean(0), (pooled - pooled.mean(0)).square().mean().sqrt()
         standard = (pooled - mean) / scale
@@ -287,7 +306,7 @@ class TaskStage:
         return head
 
     def _train(self, student: _Student, head: nn.Linear, width: int, seed: int) -> None:
-        settings, texts = self._settings, self._texts
+        settings, texts = self._settings, student.texts
         rng = np.random.default_rng([seed, _ORDER])
         plan = [
             batch
@@ -314,6 +333,7 @@ class TaskStage:
 @dataclass(frozen=True, eq=False)
 class _Student:
     encoder: PackedEncoder
+    texts: Workload
     precision: str
 
     def pooled(self, batch: PackedBatch) -> Tensor:

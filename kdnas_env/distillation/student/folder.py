@@ -9,10 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.checkpoint import load_encoder, read_architecture, read_config
+from kdnas_env.distillation.student.cutting import write_cut
 from kdnas_env.errors import RunError, TeacherError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.identity import check_same
@@ -90,6 +93,8 @@ def save_student(
     card: str,
     lineage: Lineage,
     projection: Mapping[str, Tensor] | None = None,
+    *,
+    kept: NDArray[np.int64] | None = None,
 ) -> None:
     """Write a student's folder atomically, replacing an older one.
 
@@ -101,6 +106,7 @@ def save_student(
         lineage: The student's origin.
         projection: State of the training objective, if it has any: the maps from the student's hidden states to the
             teacher's.
+        kept: Ids of the tokens of the student's vocabulary; None for all. The model's embeddings are cut to them.
 
     Raises:
         RunError: If the folder cannot be written.
@@ -108,9 +114,12 @@ def save_student(
     partial = folder.with_name(f".{folder.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
-        with quiet_transformers():
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
+        if kept is not None:
+            write_cut(model, tokenizer, kept, partial)
+        else:
+            with quiet_transformers():
+                model.save_pretrained(partial)
+                tokenizer.save_pretrained(partial)
         (partial / "README.md").write_text(card, encoding="utf-8")
         write_lineage(lineage, partial)
         if projection:

@@ -8,16 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from kdnas_env.distillation.student.cutting import write_cut
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.distillation.text.vocabulary import cut_tokenizer
 from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import quiet_transformers
 
-_TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
-_OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
 _MODULES = "modules.json"
 _SENTENCE_FILES = (_MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
 """Files with sentence-transformers settings, which do not depend on the vocabulary."""
@@ -39,18 +35,7 @@ def write_cut_teacher(teacher: Teacher, model: Any, source: Path, kept: NDArray[
         CorpusError: If the type of its tokenizer cannot be reduced.
         TeacherError: If the written folder does not load as a teacher, or its tokens differ.
     """
-    state = cut_tokenizer(teacher.tokenizer, kept)
-    _cut_embeddings(model, kept)
-    with quiet_transformers():
-        model.save_pretrained(folder)
-        teacher.tokenizer.save_pretrained(folder)
-    for pattern in _OLD_FILES:
-        for file in folder.glob(pattern):
-            file.unlink()
-    (folder / _TOKENIZER).write_text(json.dumps(state, ensure_ascii=False), encoding="utf-8")
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    settings.pop("added_tokens_decoder", None)
-    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, sort_keys=True), encoding="utf-8")
+    write_cut(model, teacher.tokenizer, kept, folder)
     for name in dict.fromkeys((*_SENTENCE_FILES, *_modules(source))):
         file = source / name
         if file.is_dir():
@@ -75,18 +60,3 @@ def _modules(source: Path) -> list[str]:
     except (OSError, ValueError, KeyError, TypeError):
         return []
     return [path for path in paths if path and Path(path).name == path and path != ".."]
-
-
-@torch.no_grad()
-def _cut_embeddings(model: Any, kept: NDArray[np.int64]) -> None:
-    """Keep only some rows of a model's embedding table, and update its configuration."""
-    places = {int(old): new for new, old in enumerate(kept)}
-    table = model.get_input_embeddings()
-    padding = None if table.padding_idx is None else places.get(table.padding_idx)
-    weight = table.weight[torch.from_numpy(kept)].clone()
-    model.set_input_embeddings(torch.nn.Embedding(len(kept), weight.shape[1], padding_idx=padding, _weight=weight))
-    config = model.config
-    config.vocab_size = len(kept)
-    for name, value in config.to_dict().items():
-        if name.endswith("_token_id") and isinstance(value, int):
-            setattr(config, name, places.get(value))

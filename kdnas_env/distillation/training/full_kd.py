@@ -152,6 +152,12 @@ def distil(
     """
     from kdnas_env.distillation.training.resuming import unwritten
 
+    if kd.kept is not None:
+        if not isinstance(samples, CorpusSamples):
+            raise KDNASError(
+                "the tokens of a smaller vocabulary are chosen by the whole text; distil its student without streaming"
+            )
+        samples = samples.of(kd.workload)
     _check_identity(kd, settings, folder)
     while True:
         try:
@@ -273,7 +279,8 @@ def _check_identity(kd: MiniKD, settings: FullKDSettings, folder: Path) -> None:
     config = kd.encoder.model.config
     shape = ("model_type", "num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "hidden_act")
     now = {
-        "student": {name: getattr(config, name) for name in shape},
+        "student": {name: getattr(config, name) for name in shape}
+        | ({"embedding_size": config.embedding_size} if config.model_type == "electra" else {}),
         "teacher": kd.workload.teacher.fingerprint,
         "corpus": kd.workload.corpus.fingerprint,
         "recipe": kd.recipe.to_dict(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from kdnas_env.distillation.training.workload import TeachingBatch, Workload, tr
 
 _CPU = torch.device("cpu")
 _NO_ROWS = np.empty(0, dtype=np.int64)
-_TAUGHT = "taught_"
+_TAUGHT, _PLACES, _ORIGINAL = "taught_", "places", "original_"
 _ORDER = 0
 
 
@@ -30,11 +30,16 @@ class Sample:
         ids: Token ids, int64 ``(tokens,)``.
         segments: Segments of the tokens, or None for all 0.
         rows: Rows of the tokens in the cache of the teacher's states, or None if the states are not cached.
+        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the one in ``ids``
+            that stands for it, int64 ``(teacher's tokens,)``.
+        original: The teacher's tokens, if the student reads others.
     """
 
     ids: NDArray[np.int64]
     segments: NDArray[np.int64] | None
     rows: NDArray[np.int64] | None = None
+    places: NDArray[np.int64] | None = None
+    original: Sample | None = None
 
 
 class CorpusSamples(Dataset[Sample]):
@@ -53,14 +58,23 @@ class CorpusSamples(Dataset[Sample]):
         return len(self.sample_ids)
 
     def __getitem__(self, index: int) -> Sample:
-        corpus, sample = self.workload.corpus, self.sample_ids[index : index + 1]
-        rows = token_rows(corpus.offsets, sample)
-        types = corpus.token_type_ids
-        return Sample(
-            corpus.input_ids[rows].astype(np.int64),
-            None if types is None else types[rows].astype(np.int64),
-            self.workload.cache.token_rows(sample) if self.cached else None,
+        sample, respelled = self.sample_ids[index : index + 1], self.workload.respelled
+        return replace(
+            _tokens_of(self.workload.corpus, sample),
+            rows=self.workload.cache.token_rows(sample) if self.cached else None,
+            places=None if respelled is None else respelled.rows(sample),
+            original=None if respelled is None else _tokens_of(respelled.original, sample),
         )
+
+    def of(self, workload: Workload) -> CorpusSamples:
+        """Return the same samples in the tokens of another workload of the same corpus."""
+        return CorpusSamples(workload, self.sample_ids, cached=self.cached)
+
+
+def _tokens_of(corpus: Corpus, sample: NDArray[np.int64]) -> Sample:
+    rows = token_rows(corpus.offsets, sample)
+    types = corpus.token_type_ids
+    return Sample(corpus.input_ids[rows].astype(np.int64), None if types is None else types[rows].astype(np.int64))
 
 
 class LengthGroupedOrder(Sampler[int]):
@@ -105,16 +119,14 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Collate."""
-        with_segments = samples[0].segments is not None
-        packed = pack_tokens(
-            np.concatenate([sample.ids for sample in samples]),
-            np.concatenate([sample.segments for sample in samples if sample.segments is not None])
-            if with_segments
-            else None,
-            np.array([len(sample.ids) for sample in samples]),
-            _CPU,
-        )
-        inputs = {field.name: getattr(packed, field.name) for field in fields(packed)}
+        inputs = _packed(samples)
+        places = [sample.places for sample in samples if sample.places is not None]
+        if places:
+            starts = np.cumsum([0, *(len(sample.ids) for sample in samples[:-1])])
+            moved = [start + part for start, part in zip(starts, places, strict=True)]
+            inputs[_PLACES] = torch.from_numpy(np.concatenate(moved))
+            original = _packed([sample.original for sample in samples if sample.original is not None])
+            inputs |= {f"{_ORIGINAL}{name}": value for name, value in original.items()}
         rows = [sample.rows for sample in samples if sample.rows is not None]
         if rows:
             for layer in self.layers:
@@ -122,11 +134,28 @@ class Collator:
         return {name: value for name, value in inputs.items() if value is not None}
 
 
+def _packed(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the fields of a :class:`PackedBatch` of some samples."""
+    segments = [sample.segments for sample in samples if sample.segments is not None]
+    packed = pack_tokens(
+        np.concatenate([sample.ids for sample in samples]),
+        np.concatenate(segments) if segments else None,
+        np.array([len(sample.ids) for sample in samples]),
+        _CPU,
+    )
+    return {field.name: getattr(packed, field.name) for field in fields(packed)}
+
+
 def teaching_batch(inputs: Mapping[str, Any]) -> TeachingBatch:
     """Rebuild a batch from the tensors of a :class:`Collator`, on whichever device they are."""
     taught: dict[int, Tensor] = {
         int(name.removeprefix(_TAUGHT)): value for name, value in inputs.items() if name.startswith(_TAUGHT)
     }
-    values: dict[str, Any] = {field.name: inputs.get(field.name) for field in fields(PackedBatch)}
-    packed = PackedBatch(**values)
-    return TeachingBatch(packed, _NO_ROWS, taught or None)
+    places = inputs.get(_PLACES)
+    original = None if places is None else _unpacked(inputs, _ORIGINAL)
+    return TeachingBatch(_unpacked(inputs), _NO_ROWS, taught or None, places, original)
+
+
+def _unpacked(inputs: Mapping[str, Any], prefix: str = "") -> PackedBatch:
+    values: dict[str, Any] = {field.name: inputs.get(f"{prefix}{field.name}") for field in fields(PackedBatch)}
+    return PackedBatch(**values)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from kdnas_env.distillation.training.in_loop import StatesOf
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distillation.training.mini_kd import MiniKD, schedule
 from kdnas_env.distillation.training.resuming import STATE, ResumableTrainer
-from kdnas_env.distillation.training.workload import TeachingBatch
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing, write_json
 from kdnas_env.support.cpu_lock import training_lock
@@ -59,7 +59,7 @@ class DistillationModel(nn.Module):
         teacher = self._teacher[0]
         if teacher is not None:
             with torch.no_grad():
-                batch = TeachingBatch(batch.packed, batch.rows, dict(enumerate(teacher(batch.packed))))
+                batch = replace(batch, taught=dict(enumerate(teacher(batch.original or batch.packed))))
         error, count = self._kd[0].terms(batch)
         return {"loss": error / count}
 

@@ -101,10 +101,12 @@ class MiniKD:
         self._peak_memory = 0
         teacher = workload.teacher
         pairs = map_layers(recipe.mapping, student.num_hidden_layers, teacher.architecture.num_hidden_layers)
-        self.workload, self.recipe, self.fidelity = workload, recipe, fidelity
+        self.recipe, self.fidelity = recipe, fidelity
+        # The closed forms of the start are those of the whole vocabulary, of which the student keeps a part.
+        self._whole, self.workload = workload, workload.of_vocabulary(student.vocabulary)
         self.train = workload.subset(fidelity.data_fraction, fidelity.seed)
         self.heldout = workload.heldout[: recipe.heldout_samples]
-        self.encoder = self._started(student, basis) if start is None else self._packed(student, start)
+        self.encoder = self._started(student, basis) if start is None else self._packed(student, start, self.workload)
         if not recipe.train_embeddings:
             # Teachers of other types have no position tables to copy.
             _freeze_tables(self.encoder, words_only=not teacher.architecture.plain)
@@ -116,24 +118,24 @@ class MiniKD:
         self._starting_seconds = time.perf_counter() - began
 
     def _started(self, student: StudentConfig, basis: EmbeddingBasis | None) -> PackedEncoder:
-        workload, recipe = self.workload, self.recipe
+        workload, recipe = self._whole, self.recipe
         teacher = workload.teacher
         model = build_student(student, teacher.architecture, seed=self.fidelity.seed, special=special_tokens(teacher))
         if recipe.embeddings != "random":
             copy_embeddings(model, student, workload, basis or embedding_basis(workload, recipe.embeddings))
-        encoder = self._packed(student, model)
+        encoder = self._packed(student, model, workload)
         # No teacher layer suits a layer that is shared by all positions and runs on embeddings that do not span the
         # width. The layers of some teachers have another shape.
         sliced = student.family != "albert" and teacher.architecture.family in SLICED_TYPES
         if recipe.layers == "teacher" and sliced and student.num_hidden_layers:
             slice_layers(encoder, workload, _slicing_samples(workload, self.train))
-        return encoder
+        return encoder if workload is self.workload else self._packed(student, model, self.workload)
 
-    def _packed(self, student: StudentConfig, model: Any) -> PackedEncoder:
+    def _packed(self, student: StudentConfig, model: Any, workload: Workload) -> PackedEncoder:
         return PackedEncoder(
-            model.to(self.workload.device),
-            position_offset=student_position_offset(student, self.workload.teacher.architecture),
-            vocabulary=self.workload.vocabulary if self.workload.trimmed else None,
+            model.to(workload.device),
+            position_offset=student_position_offset(student, workload.teacher.architecture),
+            vocabulary=workload.vocabulary if workload.trimmed else None,
         )
 
     def epochs(self) -> Iterator[EpochResult]:
@@ -169,19 +171,30 @@ class MiniKD:
         return fits
 
     def export(self) -> Any:
-        """Return the student as a transformers encoder with its whole vocabulary, on the CPU, in eval mode.
+        """Return the student as a transformers encoder with the teacher's whole vocabulary, on the CPU, in eval mode.
 
-        This is the trained model itself, not a copy; call it last.
+        This is the trained model itself, not a copy; call it last. Of a smaller vocabulary only the rows of the tokens
+        in :attr:`kept` matter; :func:`kdnas_env.distillation.student.folder.save_student` keeps these.
         """
         model = self.encoder.write_back()
         model.requires_grad_(True)
         return model.to("cpu").eval()
+
+    @property
+    def kept(self) -> NDArray[np.int64] | None:
+        """Ids of the tokens of the student's vocabulary, ascending, int64; None for all of the teacher's."""
+        return None if self.workload.respelled is None else self.workload.respelled.kept
 
     def _make_objective(self, recipe: Recipe, pairs: Sequence[LayerPair], width: int) -> Objective:
         workload = self.workload
         if recipe.objective == "relations":
             if not self.encoder.layers:
                 raise SpaceError("a student of 0 layers has no relations between tokens; use objective 'hidden_states'")
+            if workload.respelled is not None:
+                raise SpaceError(
+                    "a student of a smaller vocabulary has other tokens than its teacher, whose relations it cannot "
+                    "learn; use objective 'hidden_states'"
+                )
             return RelationObjective(workload, self.encoder)
         return HiddenStateObjective(
             workload,

@@ -123,7 +123,7 @@ class HiddenStateObjective(Objective):
         count = 0
         for index, pair in enumerate(self._pairs):
             target = self._workload.taught(pair.teacher, batch)
-            predicted = self.projection(states[pair.student], index)
+            predicted = self.projection(batch.compared(states[pair.student]), index)
             error = error + functional.mse_loss(predicted.float(), target, reduction="sum")
             count += target.numel()
         return error, count
@@ -144,7 +144,7 @@ class HiddenStateObjective(Objective):
         for states, batch in passes:
             for index, pair in enumerate(self._pairs):
                 target = self._workload.taught(pair.teacher, batch)
-                moments[self.projection.map_of(index)].add(states[pair.student].float(), target)
+                moments[self.projection.map_of(index)].add(batch.compared(states[pair.student]).float(), target)
         fits = [moment.solve(self._ridge) for moment in moments]
         self.projection.assign(fits)
         return sum(fit.squared_error for fit in fits), sum(fit.count for fit in fits) * width

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,13 +14,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kdnas_env.core.architecture import CORPUS_TOKENS, FULL
 from kdnas_env.distillation.student.layers import SLICED_TYPES
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache, read_rows
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus, token_rows
+from kdnas_env.distillation.text.respelling import Respelled, respell
+from kdnas_env.distillation.text.vocabulary import choose_tokens
 from kdnas_env.distillation.training.packed import PackedBatch, pack_samples
 from kdnas_env.distillation.training.recipe import Recipe
-from kdnas_env.errors import CorpusError, TeacherError
+from kdnas_env.errors import CorpusError, SpaceError, TeacherError
 from kdnas_env.support.progress import SILENT, Progress
 
 _MEASURING_TOKENS = 2048
@@ -36,11 +39,20 @@ class TeachingBatch:
         packed: The tokens.
         rows: Rows of the tokens in the cache, int64 ``(tokens,)``; ignored if ``taught`` is given.
         taught: States of the teacher by layer, ``(tokens, hidden_size)`` each, if already computed.
+        places: If the student reads other tokens than the teacher: for each of the teacher's tokens, the one in
+            ``packed`` whose state is compared with it, int64 ``(teacher's tokens,)``.
+        original: The teacher's tokens, if the student reads others and the teacher is yet to read them.
     """
 
     packed: PackedBatch
     rows: NDArray[np.int64]
     taught: Mapping[int, Tensor] | None = None
+    places: Tensor | None = None
+    original: PackedBatch | None = None
+
+    def compared(self, states: Tensor) -> Tensor:
+        """Return the student's states that are compared with the teacher's, ``(teacher's tokens, width)``."""
+        return states if self.places is None else states.index_select(0, self.places)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +67,8 @@ class Workload:
         heldout: Held-out samples, int64.
         device: Device on which students are trained.
         trimmed: Whether the vocabulary in training is reduced to the tokens that occur.
+        respelled: The corpus in the tokens of a smaller vocabulary, if students have one; see
+            :meth:`of_vocabulary`.
     """
 
     teacher: Teacher
@@ -64,6 +78,7 @@ class Workload:
     heldout: NDArray[np.int64]
     device: torch.device
     trimmed: bool = True
+    respelled: Respelled | None = None
 
     @cached_property
     def fingerprint(self) -> str:
@@ -92,10 +107,67 @@ class Workload:
             count += len(batch.rows)
         return (total / count).float().to(self.device)
 
+    def kept_tokens(self, vocabulary: int) -> NDArray[np.int64] | None:
+        """Choose the tokens of students, by their count in the training samples.
+
+        Args:
+            vocabulary: :attr:`kdnas_env.core.architecture.StudentConfig.vocabulary`.
+
+        Returns:
+            Ids of the tokens, ascending, int64; None for the whole vocabulary.
+
+        Raises:
+            SpaceError: If the tokenizer cannot be reduced, or there is no room for words.
+        """
+        if vocabulary == FULL:
+            return None
+        if vocabulary not in self._kept:
+            size = max(self.teacher.tokenizer.get_vocab().values()) + 1
+            ids = self.corpus.input_ids[token_rows(self.corpus.offsets, self.train)]
+            counts = np.bincount(ids, minlength=size).astype(np.int64)
+            try:
+                self._kept[vocabulary] = choose_tokens(
+                    self.teacher.tokenizer, counts, None if vocabulary == CORPUS_TOKENS else vocabulary
+                )
+            except CorpusError as error:
+                raise SpaceError(str(error)) from error
+        return self._kept[vocabulary]
+
+    def of_vocabulary(self, vocabulary: int) -> Workload:
+        """Return the workload of students of a smaller vocabulary; of the whole one, this workload.
+
+        Its corpus is in the tokens of the students, with the ids of the whole vocabulary, and its batches say which of
+        these tokens stands for each of the teacher's.
+
+        Raises:
+            SpaceError: See :meth:`kept_tokens`.
+        """
+        kept = self.kept_tokens(vocabulary)
+        if kept is None:
+            return self
+        if vocabulary not in self._respelled:
+            self._respelled[vocabulary] = self.in_tokens(kept)
+        return self._respelled[vocabulary]
+
+    def in_tokens(self, kept: NDArray[np.int64]) -> Workload:
+        """Return the workload of students that know these tokens."""
+        teacher = self.teacher
+        respelled = respell(self.corpus, teacher.tokenizer, kept, longest=teacher.architecture.max_length)
+        return replace(self, corpus=respelled.corpus, respelled=respelled)
+
+    @cached_property
+    def _kept(self) -> dict[int, NDArray[np.int64]]:
+        return {}
+
+    @cached_property
+    def _respelled(self) -> dict[int, Workload]:
+        return {}
+
     def batches(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[TeachingBatch]:
         """Yield the batches of a plan of sample ids; tokens are numbered by their index in ``vocabulary``."""
         for samples in plan:
-            yield TeachingBatch(self.packed(samples), self.cache.token_rows(samples))
+            places = None if self.respelled is None else torch.from_numpy(self.respelled.rows(samples)).to(self.device)
+            yield TeachingBatch(self.packed(samples), self.cache.token_rows(samples), places=places)
 
     def packed(self, samples: NDArray[np.int64]) -> PackedBatch:
         """Return samples as one batch; tokens are numbered by their index in ``vocabulary``."""

@@ -1,0 +1,178 @@
+"""A corpus in the tokens of a smaller vocabulary, aligned with its original tokens.
+
+A teacher reads the original tokens, a student of a smaller vocabulary reads its own. Only words with a token that is
+left out are spelled anew. The student's state at each original token is that of the first own token that reaches as far
+into the word: the very same token where it is kept, and the last piece where it was split. Losses are therefore sums
+over the original tokens, whatever the vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdnas_env.distillation.text.corpus import Corpus, token_fingerprint, token_rows
+from kdnas_env.distillation.text.vocabulary import cut_tokenizer
+from kdnas_env.errors import CorpusError
+
+Ints = NDArray[np.int64]
+
+_SPACES = ("\u2581", "\u0120")
+"""Symbols that begin a word, of SentencePiece and of byte-level tokenizers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Respelled:
+    """A corpus in other tokens.
+
+    Attributes:
+        corpus: The corpus in the kept tokens, by their ids in the whole vocabulary.
+        original: The corpus as the teacher reads it, with the same samples.
+        places: For each original token, the place in its sample of the own token whose state it is compared with,
+            int64 ``(original tokens,)``.
+        kept: Ids of the kept tokens, ascending, int64.
+    """
+
+    corpus: Corpus
+    original: Corpus
+    places: Ints
+    kept: Ints
+
+    def rows(self, sample_ids: Ints) -> Ints:
+        """Return for each original token of some samples, in order, the own token in the concatenated own samples."""
+        lengths = self.corpus.lengths[sample_ids]
+        starts = np.repeat(np.cumsum(lengths) - lengths, self.original.lengths[sample_ids])
+        return starts + self.places[token_rows(self.original.offsets, sample_ids)]
+
+    def shares(self, sample_ids: Ints, unknown: int | None) -> dict[str, float]:
+        """Return what the vocabulary does to some samples.
+
+        Args:
+            sample_ids: The samples, such as those that are held out.
+            unknown: Id of the unknown token, or None.
+
+        Returns:
+            ``covered``: share of the original tokens that are kept; ``longer``: own tokens over original tokens;
+            ``unknown``: share of the own tokens that are unknown.
+        """
+        original = self.original.input_ids[token_rows(self.original.offsets, sample_ids)]
+        own = self.corpus.input_ids[token_rows(self.corpus.offsets, sample_ids)]
+        return {
+            "covered": float(np.isin(original, self.kept).mean()),
+            "longer": len(own) / len(original),
+            "unknown": float((own == unknown).mean()),
+        }
+
+
+def respell(corpus: Corpus, tokenizer: Any, kept: Ints, *, longest: int) -> Respelled:
+    """Spell a corpus in fewer tokens.
+
+    Args:
+        corpus: The corpus, in the tokens of ``tokenizer``.
+        tokenizer: A fast tokenizer of transformers.
+        kept: Ids of the kept tokens, see :func:`kdnas_env.distillation.text.vocabulary.choose_tokens`.
+        longest: Maximum number of tokens of a sample; longer ones lose what is before their last token.
+
+    Raises:
+        CorpusError: If this type of tokenizer cannot be reduced, or a word cannot be spelled.
+    """
+    ids, offsets = corpus.input_ids, corpus.offsets
+    speller = _Speller(tokenizer, kept)
+    begins = speller.begins[ids]
+    begins[offsets[:-1]] = True
+    begins[1:] |= speller.is_special[ids[:-1]]
+    starts = np.flatnonzero(begins)
+    ends = np.append(starts[1:], len(ids))
+    lengths = ends - starts
+    changed = np.unique(np.searchsorted(starts, np.flatnonzero(~speller.is_kept[ids]), side="right") - 1)
+    words = [speller.spell(tuple(ids[starts[word] : ends[word]].tolist())) for word in changed.tolist()]
+    lengths[changed] = [len(own) for own, _ in words]
+    own_starts = np.cumsum(lengths) - lengths
+    first_words = np.searchsorted(starts, offsets[:-1])
+    own_offsets = np.append(own_starts[first_words], lengths.sum())
+    # Where a word is kept, so is the order of its tokens.
+    reached = np.repeat(own_starts, ends - starts) + np.arange(len(ids)) - np.repeat(starts, ends - starts)
+    same = np.ones(len(starts), dtype=np.bool_)
+    same[changed] = False
+    whole = np.repeat(same, ends - starts)
+    own_ids = np.zeros(own_offsets[-1], dtype=ids.dtype)
+    own_ids[reached[whole]] = ids[whole]
+    for word, (own, places) in zip(changed.tolist(), words, strict=True):
+        own_ids[own_starts[word] : own_starts[word] + len(own)] = own
+        reached[starts[word] : ends[word]] = own_starts[word] + places
+    sources = np.repeat(starts, lengths)
+    places = reached - np.repeat(own_offsets[:-1], corpus.lengths)
+    if (np.diff(own_offsets) > longest).any():
+        sizes = np.diff(own_offsets)
+        within = np.arange(len(own_ids)) - np.repeat(own_offsets[:-1], sizes)
+        left = (within < longest - 1) | (within == np.repeat(sizes - 1, sizes))
+        own_ids, sources = own_ids[left], sources[left]
+        own_offsets = np.append(0, np.cumsum(np.minimum(sizes, longest)))
+        places = np.minimum(places, longest - 1)
+    types = None if corpus.token_type_ids is None else corpus.token_type_ids[sources]
+    fingerprint = token_fingerprint(own_ids, types, own_offsets)
+    own_corpus = replace(corpus, input_ids=own_ids, token_type_ids=types, offsets=own_offsets, fingerprint=fingerprint)
+    return Respelled(own_corpus, corpus, places, kept)
+
+
+class _Speller:
+    """Spells words in the kept tokens.
+
+    Attributes:
+        is_special: By token id, whether it is special, and a word by itself.
+        begins: By token id, whether it begins a word wherever it is.
+        is_kept: By token id, whether it is kept.
+    """
+
+    def __init__(self, tokenizer: Any, kept: Ints) -> None:
+        from tokenizers import Tokenizer
+
+        state = cut_tokenizer(tokenizer, kept)
+        self._model = Tokenizer.from_str(json.dumps(state)).model
+        self._kept = kept
+        self._unknown = tokenizer.unk_token_id
+        self._prefix: str = state["model"].get("continuing_subword_prefix") or ""
+        vocabulary: dict[str, int] = tokenizer.get_vocab()
+        size = max(vocabulary.values()) + 1
+        self._tokens = [""] * size
+        for token, number in vocabulary.items():
+            self._tokens[number] = token
+        self.is_special = np.zeros(size, dtype=np.bool_)
+        self.is_special[[*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder]] = True
+        begins = np.array([self._begins(token, state["model"]["type"]) for token in self._tokens])
+        self.begins = self.is_special | begins
+        self.is_kept = np.zeros(size, dtype=np.bool_)
+        self.is_kept[kept] = True
+        self._memo: dict[tuple[int, ...], tuple[list[int], Ints]] = {}
+
+    def _begins(self, token: str, kind: str) -> bool:
+        if self._prefix:
+            return not token.startswith(self._prefix)
+        return kind == "WordLevel" or token.startswith(_SPACES)
+
+    def spell(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
+        """Return the ids of a word's own tokens, and for each of its original tokens the place of the own one."""
+        if word not in self._memo:
+            self._memo[word] = self._spelled(word)
+        return self._memo[word]
+
+    def _spelled(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
+        parts = [self._bare(self._tokens[number], place) for place, number in enumerate(word)]
+        text = "".join(parts)
+        found = self._model.tokenize(text)
+        own = [int(self._kept[token.id]) for token in found]
+        if not own:
+            if self._unknown is None:
+                raise CorpusError(f"the word {text!r} has no tokens in the smaller vocabulary; choose more tokens")
+            own = [self._unknown]
+        ends = np.cumsum([len(self._bare(token.value, place)) for place, token in enumerate(found)])
+        if not len(ends) or ends[-1] != len(text):  # unknown, or spelled in bytes
+            return own, np.full(len(word), len(own) - 1, dtype=np.int64)
+        return own, np.searchsorted(ends, np.cumsum([len(part) for part in parts])).astype(np.int64)
+
+    def _bare(self, token: str, place: int) -> str:
+        return token.removeprefix(self._prefix) if place and self._prefix else token
