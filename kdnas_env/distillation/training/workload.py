@@ -108,7 +108,7 @@ class Workload:
         return (total / count).float().to(self.device)
 
     def kept_tokens(self, vocabulary: int) -> NDArray[np.int64] | None:
-        """Choose the tokens of students, by their count in the training samples.
+        """Choose the tokens of students, by their count in all samples that are not held out.
 
         Args:
             vocabulary: :attr:`kdnas_env.core.architecture.StudentConfig.vocabulary`.
@@ -123,7 +123,7 @@ class Workload:
             return None
         if vocabulary not in self._kept:
             size = max(self.teacher.tokenizer.get_vocab().values()) + 1
-            ids = self.corpus.input_ids[token_rows(self.corpus.offsets, self.train)]
+            ids = self.corpus.input_ids[token_rows(self.corpus.offsets, self.corpus.train_full)]
             counts = np.bincount(ids, minlength=size).astype(np.int64)
             try:
                 self._kept[vocabulary] = choose_tokens(

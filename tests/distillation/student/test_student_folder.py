@@ -6,6 +6,7 @@ from pathlib import Path
 
 import plain_kd
 import pytest
+import tiny_teachers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -49,6 +50,32 @@ def test_all_of_it_can_be_read_back(folder: Path, workload: Workload) -> None:
     made = build_student(plain_kd.tiny_student(), workload.teacher.architecture, seed=3)
     for name, tensor in load_student(folder).state_dict().items():
         assert torch.equal(tensor, made.state_dict()[name])
+
+
+def test_a_student_of_a_smaller_vocabulary_is_written_with_its_tokens(
+    folder: Path, workload: Workload, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer, lineage = workload.teacher.tokenizer, read_lineage(folder)
+    assert lineage is not None
+    respelled = workload.of_vocabulary(workload.teacher.architecture.vocab_size - 15).respelled
+    assert respelled is not None
+    model = build_student(plain_kd.tiny_student(), workload.teacher.architecture, seed=3)
+    words = model.embeddings.word_embeddings.weight.detach().clone()
+    save_student(tmp_path / "cut", model, tokenizer, "card", lineage, kept=respelled.kept)
+    written, own = load_student(tmp_path / "cut"), AutoTokenizer.from_pretrained(tmp_path / "cut")
+    assert torch.equal(written.embeddings.word_embeddings.weight, words[respelled.kept])
+    # The tokenizer reads a text as the student was trained on it.
+    text = tiny_teachers.sentences()[0]
+    (index,) = [
+        place
+        for place in range(len(workload.corpus))
+        if tokenizer(text)["input_ids"]
+        == workload.corpus.input_ids[slice(*workload.corpus.offsets[place:][:2])].tolist()
+    ][:1]
+    ids = respelled.corpus.input_ids[slice(*respelled.corpus.offsets[index:][:2])]
+    assert respelled.kept[own(text)["input_ids"]].tolist() == ids.tolist()
 
 
 def test_a_folder_of_another_model_has_neither_lineage_nor_projection(tiny_teacher_dirs: dict[str, Path]) -> None:

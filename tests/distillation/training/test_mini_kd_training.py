@@ -86,6 +86,26 @@ def test_a_static_student_explains_the_last_layer_by_the_tokens(size: int, mappi
     assert kd.export().config.num_hidden_layers == 0
 
 
+def test_losses_of_a_smaller_vocabulary_are_of_the_teachers_tokens(workload: Workload) -> None:
+    whole = MiniKD(workload, plain_kd.tiny_student(), GENTLE, Fidelity(1))
+    results = list(whole.epochs())
+    # Tokens that are kept are read as before: with all of them nothing changes, bit for bit.
+    everything = workload.in_tokens(np.arange(workload.teacher.architecture.vocab_size))
+    assert curves(list(MiniKD(everything, plain_kd.tiny_student(), GENTLE, Fidelity(1)).epochs())) == curves(results)
+    size = workload.teacher.architecture.vocab_size - 15
+    small = MiniKD(workload, plain_kd.tiny_student(vocabulary=size), GENTLE, Fidelity(1))
+    fewer = list(small.epochs())
+    assert whole.kept is None
+    assert small.kept is not None
+    assert len(small.kept) <= size
+    assert fewer[-1].heldout.reference == pytest.approx(results[-1].heldout.reference)
+    assert fewer[-1].heldout.count == results[-1].heldout.count
+    assert fewer[-1].train.unexplained < fewer[0].train.unexplained < 1
+    assert fewer[-1].heldout.unexplained > results[-1].heldout.unexplained
+    with pytest.raises(SpaceError, match="a student of a smaller vocabulary has other tokens than its teacher"):
+        MiniKD(workload, plain_kd.tiny_student(vocabulary=size), Recipe(objective="relations"), Fidelity(1))
+
+
 def test_a_static_student_has_no_relations(workload: Workload) -> None:
     with pytest.raises(SpaceError, match="a student of 0 layers has no relations"):
         MiniKD(workload, plain_kd.tiny_student(num_hidden_layers=0), Recipe(objective="relations"), Fidelity(1))
