@@ -67,13 +67,13 @@ def test_a_student_of_a_smaller_vocabulary_is_written_with_its_tokens(
     written, own = load_student(tmp_path / "cut"), AutoTokenizer.from_pretrained(tmp_path / "cut")
     assert torch.equal(written.embeddings.word_embeddings.weight, words[respelled.kept])
     # The tokenizer reads a text as the student was trained on it.
-    text = tiny_teachers.sentences()[0]
-    (index,) = [
+    text, corpus = tiny_teachers.sentences()[0], workload.corpus
+    whole = tokenizer(text)["input_ids"]
+    index = next(
         place
-        for place in range(len(workload.corpus))
-        if tokenizer(text)["input_ids"]
-        == workload.corpus.input_ids[slice(*workload.corpus.offsets[place:][:2])].tolist()
-    ][:1]
+        for place in range(len(corpus))
+        if corpus.input_ids[corpus.offsets[place] : corpus.offsets[place + 1]].tolist() == whole
+    )
     ids = respelled.corpus.input_ids[slice(*respelled.corpus.offsets[index:][:2])]
     assert respelled.kept[own(text)["input_ids"]].tolist() == ids.tolist()
 
