@@ -34,7 +34,7 @@ _OK, _INVALID, _FAILED = (STATUSES.index(str(status)) for status in (Status.OK, 
 _SECONDS = CURVES.index("epoch_seconds")
 _MASKED = "masked: the table has no evaluation of it"
 _UNMEASURED = "masked: the table has no latency of it on this device"
-_MOST_KNOWN = 10_000
+_MOST_KNOWN = 5_000
 """Tables of at most this many students are looked up as a whole, larger ones student by student."""
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -156,7 +156,7 @@ class TabularEvaluator:
     def known(self, fidelity: Fidelity) -> KnownCells | None:
         """Return the results of all students of the table, without records; None if the table is large.
 
-        The results at the last fidelity are kept.
+        The results of the last seed are kept, at every number of epochs.
 
         Raises:
             TableError: If the fidelity is not in the table.
@@ -164,7 +164,8 @@ class TabularEvaluator:
         if len(self.table) > _MOST_KNOWN or self.table.sampled:
             return None
         if fidelity not in self._known:
-            self._known.clear()
+            if any(other.seed != fidelity.seed for other in self._known):
+                self._known.clear()
             rows, config_at = np.arange(len(self.table)), partial(_config_of, self.space, self.table.index)
             cells = replace(self, missing="failed")._cells(rows, fidelity, config_at)
             self._known[fidelity] = KnownCells.of(cells, self.table.rows_of(np.arange(self.space.size)))

@@ -228,3 +228,13 @@ def test_fingerprints_tell_tables_and_settings_apart() -> None:
     ]
     assert len({one.fingerprint for one in evaluators}) == 4
     assert TabularEvaluator(planted_table(noise=0.02)).fingerprint == evaluators[0].fingerprint
+
+
+def test_known_results_are_kept_for_all_epochs_of_the_last_seed() -> None:
+    evaluator = TabularEvaluator(planted_table(), seed="sample")
+    first, short = Fidelity(epochs=3, seed=1), Fidelity(epochs=1, seed=1)
+    known = evaluator.known(first)
+    assert evaluator.known(short) is not known
+    assert evaluator.known(first) is known
+    evaluator.known(Fidelity(epochs=3, seed=2))
+    assert evaluator.known(first) is not known
