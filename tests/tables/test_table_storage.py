@@ -229,7 +229,7 @@ def test_a_table_is_an_npz_file(tmp_path: Path) -> None:
         ({"devices": [{"name": "a", "machine": "m", "runtime": "torch", "threads": 0}]}, "threads of device 'a' is 0"),
         ({"architecture": {"family": "bert"}}, "missing"),
         ({"architecture": {**TABLE.metadata.architecture, "hidden_size": "x"}}, "hidden_size is 'x'"),
-        ({"space": {"hidden_size": [384, "x"]}}, "hidden_size choice 'x'"),
+        ({"space": {"hidden_size": [384, "x"]}}, "a choice of hidden_size is 'x'"),
         ({"space": {f"recipe.{letter}": list(range(10)) for letter in ascii_lowercase}}, "its space has 1000"),
         ({"title": ["x"]}, r"title is \['x'\]"),
     ],
