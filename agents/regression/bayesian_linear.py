@@ -89,7 +89,7 @@ class _Prior:
 
     def variances(self, points: Ints) -> Floats:
         """Return the variances of the rewards of points; all are equal, as the feature vectors have equal norms."""
-        return np.full(len(points), self.covariance(points[:1], points[:1])[0, 0])
+        return np.repeat(self.covariance(points[:1], points[:1]).ravel(), len(points))
 
     @property
     def noise_variance(self) -> float:
