@@ -127,11 +127,16 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
         seed: Seed of the output layer.
 
     Raises:
-        KDNASError: If the head of the encoder's family is not known.
+        KDNASError: If the head of the encoder's family is not known, or the encoder has no layers.
     """
     from transformers import AutoModelForSequenceClassification
 
     source: Any = encoder
+    if getattr(source.config, "num_hidden_layers", 1) == 0:
+        raise KDNASError(
+            "a student of 0 layers has no native classifier: the head reads the state of the first token, which is the "
+            f"same for all texts; choose a pooling of {list(POOLINGS)}, or a student of 1 layer or more"
+        )
     layout = _layout(source.config.model_type)
     labels = spec.class_names or (NUMBER,)
     config = copy.deepcopy(source.config)

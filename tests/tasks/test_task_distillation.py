@@ -182,6 +182,14 @@ def test_a_native_head_begins_with_what_the_encoder_says_of_the_first_token(
         assert not torch.allclose(other(**inputs), logits)
 
 
+def test_a_static_student_has_no_native_head() -> None:
+    from transformers import BertConfig, BertModel
+
+    static = BertModel(BertConfig(vocab_size=50, hidden_size=8, num_hidden_layers=0, num_attention_heads=1))
+    with pytest.raises(KDNASError, match="a student of 0 layers has no native classifier"):
+        TUNING.classifier(static, small_tasks.easy_task(), 0)
+
+
 def test_a_family_without_a_head_that_is_known(student: Teacher) -> None:
     import copy
 

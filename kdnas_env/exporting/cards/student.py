@@ -116,7 +116,8 @@ def _student_card(
         (word, getattr(student, name), getattr(shape, name)) for word, name in zip(words, names, strict=True)
     ]
     own = sum(parameter.numel() for parameter in teacher.model.parameters())
-    rows.append(("parameters", f"{count_parameters(student, shape):,}", f"{own:,}"))
+    most = "parameters, at most" if student.vocabulary else "parameters"
+    rows.append((most, f"{count_parameters(student, shape):,}", f"{own:,}"))
     if latency is not None:
         where = f"{latency.runtime} on {latency.device}, {latency.threads} thread(s), {latency.sequence_length} tokens"
         rows.append((f"latency, {where}", f"{latency.median_ms:.2f} ms", f"{latency.teacher_median_ms:.2f} ms"))
