@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for note in getattr(error, "__notes__", ()):
             console.say(note)
         if isinstance(error, Interrupted):
-            console.say(f"\nstopped; go on with\n\n    {error.go_on}\n")
+            console.say(f"\nstopped; resume with\n\n    {error.go_on}\n")
             return 130
         errors = SafeConsole(stderr=True, soft_wrap=True)
         if isinstance(error, KeyboardInterrupt):

@@ -53,7 +53,7 @@ def finished_search(run: Path) -> SearchOptions:
     search = recorded_options(run, SearchOptions)
     if read_run(run).get("state") != "finished":
         raise RunError(
-            f"the search in {str(run)!r} is not finished; go on with it by `kdnas_env.search(resume={str(run)!r})`, "
+            f"the search in {str(run)!r} is not finished; resume it with `kdnas_env.search(resume={str(run)!r})`, "
             "then distil"
         )
     return search

@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, go_on: str) -> None:
-        super().__init__(f"stopped; go on with: {go_on}")
+        super().__init__(f"stopped; resume with: {go_on}")
         self.go_on = go_on
 
 

@@ -130,7 +130,7 @@ class _Search:
                 proposed = student and student[0]
                 if proposed != entry.action:
                     raise RunError(
-                        f"the search of journal {str(journal.path)!r} cannot go on: entry {number} asked for "
+                        f"the search of journal {str(journal.path)!r} cannot be resumed: entry {number} asked for "
                         f"{entry.action}, now the agent proposes {proposed}; it is another agent, seed, space or "
                         "version of kdnas. Start a new run"
                     )

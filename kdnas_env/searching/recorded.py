@@ -83,7 +83,8 @@ class RecordedOptions:
         ]
         if changes:
             raise RunError(
-                f"the run cannot go on with other settings: {'; '.join(changes)}. leave that out, or start a new run"
+                f"the run cannot be resumed with other settings: {'; '.join(changes)}. leave them out, or start a new "
+                "run"
             )
 
 

@@ -73,7 +73,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with `out`") from error
         if taken:
-            again = f"go on with it by `resume={str(path)!r}`"
+            again = f"resume it with `resume={str(path)!r}`"
             hint = again if (path / CONFIG).exists() else "it is not a run of kdnas"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with `out`")
         folder = cls(path, _locked(path), created=True)
@@ -130,7 +130,7 @@ class RunFolder:
             RunError: If something is not what it was, or ``run.json`` is malformed.
         """
         before = self.read_run().get("fingerprints", {})
-        check_same(before, fingerprints, f"the run {str(self.path)!r} cannot go on", "start a new run")
+        check_same(before, fingerprints, f"the run {str(self.path)!r} cannot be resumed", "start a new run")
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
         """Record that the run is running, and what it works with; the first time, or the same as before.

@@ -185,7 +185,7 @@ def record_workload(folder: Path, described: TableMetadata) -> None:
     path = folder / WORKLOAD
     if path.exists():
         before, now = ({"workload": metadata.workload} for metadata in (read_workload(folder), described))
-        check_same(before, now, f"the build {str(folder)!r} cannot go on", "start a new build")
+        check_same(before, now, f"the build {str(folder)!r} cannot be resumed", "start a new build")
         return
     write_json(path, with_places(described.to_dict(), TableMetadata.PATHS, folder))
 

@@ -238,7 +238,7 @@ def test_a_search_that_is_not_finished_is_not_distilled(
         assert main(flags()) == 2
     finally:
         (run / "run.json").write_text(json.dumps(state))
-    assert "is not finished; go on with it by kdnas search --resume" in capsys.readouterr().err
+    assert "is not finished; resume it with kdnas search --resume" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -305,7 +305,7 @@ def test_folders_of_something_else(run: Path, flags: Flags, tmp_path: Path, caps
     assert main(resumed(tmp_path, flags)) == 2
     assert "is not the folder of a run" in capsys.readouterr().err
     assert main(flags(run)) == 2
-    assert f"go on with it by --resume {run}" in capsys.readouterr().err
+    assert f"resume it with --resume {run}" in capsys.readouterr().err
 
 
 def test_several_processes_are_refused(

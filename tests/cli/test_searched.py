@@ -161,7 +161,7 @@ def test_a_distillation_does_not_go_on_with_another_text(
     shutil.rmtree(tmp_path / "distill" / "best")
     rewrite(other)
     assert main(arguments) == 2
-    assert f"the run '{tmp_path / 'distill'}' cannot go on: the corpus is not what it was" in said(capsys)
+    assert f"the run '{tmp_path / 'distill'}' cannot be resumed: the corpus is not what it was" in said(capsys)
     assert json.loads((tmp_path / "distill" / "run.json").read_text())["state"] == "finished"
 
 

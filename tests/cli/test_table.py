@@ -131,7 +131,7 @@ def test_what_is_done_is_not_done_again(
     assert "24 of 24 distillations are there already" in capsys.readouterr().out
     assert rows(build) == before == STUDENTS * SEEDS
     said = complaint([*command, "--epochs", "5"], capsys)
-    assert "the run cannot go on with other settings: --epochs is 5, the run has 2" in said
+    assert "the run cannot be resumed with other settings: --epochs is 5, the run has 2" in said
 
 
 def test_a_sample_grows_but_never_shrinks(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

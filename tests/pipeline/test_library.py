@@ -108,7 +108,7 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: 
 def test_an_interrupted_search_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
     whole = kdnas_env.search(**small)
     part = {**small, "out": str(tmp_path / "part")}
-    with pytest.raises(kdnas_env.Interrupted, match="go on with: kdnas_env") as caught:
+    with pytest.raises(kdnas_env.Interrupted, match="resume with: kdnas_env") as caught:
         kdnas_env.search(progress=Heard(stop_after=2), **part)
     assert caught.value.go_on == f"kdnas_env.search(resume={part['out']!r}, cache_dir={part['cache_dir']!r})"
     assert json.loads((tmp_path / "part" / "run.json").read_text())["state"] == "interrupted"
@@ -132,7 +132,7 @@ def test_a_finished_search_is_opened_again(small: dict[str, Any]) -> None:
     assert kdnas_env.search(resume=run, cache_dir=small["cache_dir"]).path == run.path
     state = json.loads((run.path / "run.json").read_text())
     (run.path / "run.json").write_text(json.dumps({**state, "state": "interrupted"}))
-    with pytest.raises(RunError, match=r"go on with it by `kdnas_env\.search\(resume='.*'\)`, then distil"):
+    with pytest.raises(RunError, match=r"resume it with `kdnas_env\.search\(resume='.*'\)`, then distil"):
         kdnas_env.load_run(run)
 
 

@@ -81,7 +81,7 @@ def test_a_refusal_changes_nothing(finished: Path) -> None:
     before = (finished / RUN).read_bytes()
     with (
         pytest.raises(
-            RunError, match=r"cannot go on: the teacher is not what it was .*teacher: 'cccccccccccc', was 'aaaaaa"
+            RunError, match=r"cannot be resumed: the teacher is not what it was .*teacher: 'cccccccccccc', was 'aaaaaa"
         ),
         working(RunFolder.reopen(finished), "") as work,
     ):

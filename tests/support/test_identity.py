@@ -24,11 +24,11 @@ def test_a_refusal_names_all_that_differs_and_no_64_digits() -> None:
         check_same(
             {"row": f"random of {'a' * 64}", "task": "x"},
             {"row": f"random of {'b' * 64}", "task": "y"},
-            "it cannot go on",
+            "it cannot be resumed",
             "start anew",
         )
     assert str(refused.value) == (
-        "it cannot go on: the row and the task are not what they were when the run was started (another device, "
+        "it cannot be resumed: the row and the task are not what they were when the run was started (another device, "
         "version, or content under the same name: row: 'random of bbbbbbbbbbbb', was 'random of aaaaaaaaaaaa'; task: "
         "'y', was 'x'); start anew"
     )

@@ -200,7 +200,7 @@ def test_a_build_goes_on_with_its_own_workload_only(make: Make) -> None:
     folder = make("build", EVALUATIONS[:1])
     meta = planted_metadata(PLANTED_SPACE)
     record_workload(folder, meta)
-    with pytest.raises(RunError, match=r"cannot go on: the workload is not what it was .*was '000000000000'"):
+    with pytest.raises(RunError, match=r"cannot be resumed: the workload is not what it was .*was '000000000000'"):
         record_workload(folder, replace(meta, workload="2" * 64))
 
 
