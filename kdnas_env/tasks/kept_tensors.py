@@ -61,7 +61,10 @@ def _folder(cache_dir: str | os.PathLike[str] | None) -> Path:
 
 
 def _write(made: tuple[Tensors, Any], path: Path) -> None:
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in made[0].items()}
+    # Copies, since safetensors refuses tensors that share memory, such as the tied embeddings of T5.
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in made[0].items()
+    }
     metadata = {"record": json.dumps(made[1]), "crc32": str(_checksum(tensors))}
     with replacing(path) as file:
         file.write(save(tensors, metadata))

@@ -22,6 +22,7 @@ from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, TaskData
 from kdnas_env.tasks.splits import choosing_splits
 from kdnas_env.tasks.teacher import TeacherSettings, own_head, task_teacher
+from kdnas_env.testing.tiny_encoders import save_tiny_encoder
 
 FAST = TeacherSettings(
     rates=(1.0, 2.0), finetuning=FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8, device="cpu")
@@ -58,6 +59,16 @@ def test_it_is_fine_tuned_once_and_kept(tiny_teacher_dirs: dict[str, Path], tmp_
     other = task_teacher(teacher, small_tasks.easy_task(seed=1), FAST, cache_dir=tmp_path)
     assert other.fingerprint != first.fingerprint
     assert len(counted) == 4
+
+
+def test_one_with_tied_weights_is_kept(tmp_path: Path) -> None:
+    teacher, task = load_teacher(save_tiny_encoder(tmp_path / "t5", "t5")), small_tasks.easy_task()
+    settings = TeacherSettings(
+        rates=(1.0,), finetuning=FinetuneSettings(learning_rate=1e-3, epochs=1, batch_size=8, device="cpu")
+    )
+    first, again = (task_teacher(teacher, task, settings, cache_dir=tmp_path / "cache") for _ in range(2))
+    texts = [task.evaluation[TEST].texts[0][:7]]
+    assert np.array_equal(first.logits(texts), again.logits(texts))
 
 
 def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
