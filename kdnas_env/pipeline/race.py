@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 PAGE = "race.html"
 
+_NAMED = 3
+"""Tasks that a line of progress names; of more it says how many."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchesOptions:
@@ -249,7 +252,7 @@ def race(
             progress.begin("replaying what was submitted")
         guests, submitted = join(options.submissions, wanted, truths, progress.advance)
         reference = _reference(options.reference, [*own, *submitted])
-        tasks = ", ".join(str(task) for task in wanted.tasks)
+        tasks = ", ".join(map(str, wanted.tasks)) if len(wanted.tasks) <= _NAMED else f"{len(wanted.tasks)} tasks"
         progress.begin(f"racing {len(own)} agents on {tasks} with {wanted.seeds} seeds: {folder}")
         trajectories = races.race(wanted, folder, workers=options.workers, on_progress=progress.advance)
         progress.begin("comparing")
