@@ -114,8 +114,15 @@ class ExperiencedAgent(TaskAgent[Any]):
 
         Raises:
             RunError: If the file does not contain experience.
+            KDNASError: If its tasks are described by another number of features.
         """
         path = self.config.experience
         if path is None and not SHIPPED.exists():
             return None
-        return Experience.load(SHIPPED if path is None else path)
+        experience = Experience.load(SHIPPED if path is None else path)
+        if experience.tasks.shape[1] != len(FEATURES):
+            raise KDNASError(
+                f"experience {path!r} describes tasks by {experience.tasks.shape[1]} features, but tasks now have "
+                f"{len(FEATURES)}; gather it again with kdnas bench train"
+            )
+        return experience

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,13 @@ def test_experience_of_another_space_is_refused(tmp_path: Path) -> None:
     agent = kdnas_env.make_agent("transfer-gp", experience=str(tmp_path / "other.safetensors"))
     with pytest.raises(KDNASError, match=r"trained on spaces of \[3, 4\] choices, but this space has \[2, 2\]"):
         agent.reset([2, 2], budget=4, round_size=2)
+
+
+def test_experience_of_other_task_features_is_refused(tmp_path: Path) -> None:
+    replace(small(), tasks=np.zeros((6, 2), dtype=np.float32)).save(tmp_path / "old.safetensors")
+    agent = kdnas_env.make_agent("transfer-gp", experience=str(tmp_path / "old.safetensors"))
+    with pytest.raises(KDNASError, match=f"by 2 features, but tasks now have {len(FEATURES)}"):
+        agent.reset(NVEC, budget=4, round_size=2)
 
 
 def test_a_command_gathers_experience(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
