@@ -246,7 +246,7 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
         assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), output
         if number == signal.SIGTERM:
             assert f"kdnas run --resume {folder} --cache-dir " in output
-            assert output.count("stopped; go on") == 1
+            assert output.count("stopped; resume") == 1
             assert "kdnas search" not in output.split("stopped;")[-1]
             assert "Traceback" not in output
             stage = pattern.split("/")[0]

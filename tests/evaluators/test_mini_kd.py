@@ -283,8 +283,8 @@ def test_divergence_is_recorded(make: Make) -> None:
 
 def test_lack_of_memory_is_recorded(make: Make) -> None:
     evaluator = make()
-    evaluation = evaluate(evaluator, StudentConfig(1, 1, 16, 10**13))
-    assert evaluation.status is Status.OUT_OF_MEMORY
+    evaluation = evaluate(evaluator, StudentConfig(1, 1, 2**20, 2**20))
+    assert evaluation.status is Status.OUT_OF_MEMORY, evaluation.error
     assert evaluate(evaluator).ok
 
 

@@ -385,7 +385,7 @@ def larger_tokenizer(folder: Path) -> None:
         ),
         (
             relative_positions,
-            "position_embedding_type is 'relative_key': .* choose a model whose positions are absolute",
+            "position_embedding_type is 'relative_key'; .* choose a model with absolute positions",
         ),
         (pruned_heads, r"pruned_heads is \{'1': \[0, 2\]\}.*choose the model before pruning"),
         (more_weights, r"does not use: encoder.layer.0.adapter.weight \(and 1 more\); without them"),
