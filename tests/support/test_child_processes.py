@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,10 +53,11 @@ if __name__ == "__main__":
     ("where", "arguments", "method"), [("a", [], "forkserver"), ("a", ["forked"], "spawn"), ("a" * 99, [], "spawn")]
 )
 def test_they_are_new_interpreters_where_none_can_be_forked(
-    where: str, arguments: list[str], method: str, tmp_path: Path
+    where: str, arguments: list[str], method: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    (temporary := tmp_path / where).mkdir()
-    (script := tmp_path / "script.py").write_text(_METHOD)
+    folder = tmp_path_factory.mktemp("s")  # a short name, since sockets take only 107 bytes
+    (temporary := folder / where).mkdir()
+    (script := folder / "script.py").write_text(_METHOD)
     environment: dict[str, Any] = {**os.environ, "TMPDIR": str(temporary)}
     command = [sys.executable, str(script), *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
