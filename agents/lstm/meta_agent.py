@@ -111,7 +111,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
 
     def _start(self) -> None:
         super()._start()
-        trained = self._trained_controller()
+        trained = self._usable(self._stored_controller, self.config.controller)
         self._is_trained = trained is not None
         self._controller = trained or self._untrained_controller()
 
@@ -135,19 +135,6 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
                 f"{len(FEATURES)}; train another one with kdnas bench train"
             )
         return controller
-
-    def _trained_controller(self) -> MetaController | None:
-        """Return the stored controller if it was trained on spaces like this one; else None.
-
-        Raises:
-            KDNASError: If the configured controller was trained on other spaces.
-        """
-        controller, nvec = self._stored_controller, tuple(self.grid.nvec.tolist())
-        if controller is None or controller.nvec == nvec:
-            return controller
-        if self.config.controller is not None:
-            self._check_choices(self.config.controller, controller.nvec)
-        return None
 
     def _untrained_controller(self) -> MetaController:
         import torch

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -18,6 +18,17 @@ from kdnas_env.agents.transfer.experience import SHIPPED, Experience
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.progress import Progress
+
+
+class Stored(Protocol):
+    """What an agent learnt in spaces with given numbers of choices."""
+
+    @property
+    def nvec(self) -> Iterable[Any]:
+        """Choices per dimension."""
+
+
+StoredT = TypeVar("StoredT", bound=Stored)
 
 
 class TaskAgent(AskTellAgent[ConfigT]):
@@ -70,17 +81,25 @@ class TaskAgent(AskTellAgent[ConfigT]):
         super()._start()
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
 
-    def _check_choices(self, file: str, nvec: Sequence[int]) -> None:
-        """Check that a file named by the user fits the space.
+    def _usable(self, stored: StoredT | None, file: str | None) -> StoredT | None:
+        """Return what was learnt if the space has its numbers of choices, else None.
+
+        Args:
+            stored: What was learnt; None if there is nothing.
+            file: The file that the user named; None for that of the package.
 
         Raises:
-            KDNASError: If its space has other numbers of choices.
+            KDNASError: If the user named it, and the space has other numbers of choices.
         """
-        if [*nvec] != self.grid.nvec.tolist():
+        own = self.grid.nvec.tolist()
+        if stored is None or [*map(int, stored.nvec)] == own:
+            return stored
+        if file is not None:
             raise KDNASError(
-                f"{self.trained} {file!r} was trained on spaces of {[*nvec]} choices, but this space has "
-                f"{self.grid.nvec.tolist()}; train another one with kdnas bench train"
+                f"{self.trained} {file!r} was trained on spaces of {[*map(int, stored.nvec)]} choices, but this space "
+                f"has {own}; train another one with kdnas bench train"
             )
+        return None
 
 
 class ExperiencedAgent(TaskAgent[Any]):
@@ -103,10 +122,7 @@ class ExperiencedAgent(TaskAgent[Any]):
 
     def _start(self) -> None:
         super()._start()
-        stored, nvec = self._stored_experience, self.grid.nvec.tolist()
-        if stored is not None and self.config.experience is not None:
-            self._check_choices(self.config.experience, stored.nvec.tolist())
-        self._experience = stored if stored is not None and stored.nvec.tolist() == nvec else None
+        self._experience = self._usable(self._stored_experience, self.config.experience)
 
     @cached_property
     def _stored_experience(self) -> Experience | None:

@@ -118,10 +118,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     def _start(self) -> None:
         super()._start()
-        stored, nvec = self._stored_policy, self.grid.nvec.tolist()
-        if stored is not None and self.config.policy is not None:
-            self._check_choices(self.config.policy, stored.nvec.tolist())
-        self._policy = stored if stored is not None and stored.nvec.tolist() == nvec else None
+        self._policy = self._usable(self._stored_policy, self.config.policy)
 
     @cached_property
     def _stored_policy(self) -> SearchPolicy | None:
