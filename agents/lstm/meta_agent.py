@@ -92,11 +92,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
         """
         from kdnas_env.agents.lstm.meta_training import MetaTraining, examples_of, train
 
-        progress.begin("evaluating the training tasks")
-        examples = []
-        for done, name in enumerate(names):
-            progress.advance(done, len(names))
-            examples += examples_of(env, [name], (seed,))
+        examples = examples_of(env, names, (seed,), progress)
         progress.begin("training the controller")
         last_loss = math.nan
 

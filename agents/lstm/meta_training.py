@@ -18,13 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas_env.agents.environment import action_counts, env_attribute
+from kdnas_env.agents.environment import action_counts, env_attribute, is_usable
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
 from kdnas_env.agents.predicting import Scale
 from kdnas_env.agents.ranking import Ints
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.progress import SILENT, Progress
 
 OnStep = Callable[[int, int, float], object]
 """Called with the number of finished steps, the number of all steps, and the moving average of the loss."""
@@ -76,20 +77,25 @@ class TaskExamples:
     scale: float
 
 
-def examples_of(env: gym.Env[Any, Any], names: Sequence[str], seeds: Sequence[int]) -> list[TaskExamples]:
+def examples_of(
+    env: gym.Env[Any, Any], names: Sequence[str], seeds: Sequence[int], progress: Progress = SILENT
+) -> list[TaskExamples]:
     """Evaluate every valid candidate of some tasks.
 
     Args:
         env: ``kdnas/Tasks-v0``, or a similar environment, with a budget for all candidates of its space.
         names: Names of the tasks.
         seeds: Seeds of the episodes; each gives one set of examples, which differ if the rewards are noisy.
+        progress: Receives the number of finished tasks.
 
     Raises:
         KDNASError: If the environment does not describe its tasks, its space is too large to list, or no student of a
             task keeps its limits.
     """
+    progress.begin("evaluating the training tasks")
     examples = []
-    for name in names:
+    for done, name in enumerate(names):
+        progress.advance(done, len(names))
         for seed in seeds:
             env.reset(seed=seed, options={"task": name})
             task, indices = env_attribute(env, "task_features"), env_attribute(env, "valid_action_indices")
@@ -102,7 +108,7 @@ def examples_of(env: gym.Env[Any, Any], names: Sequence[str], seeds: Sequence[in
             for place, action in enumerate(actions):
                 _, reward, _, _, info = env.step(action)
                 rewards[place] = float(reward)
-                usable[place] = info["status"] == "ok" and info.get("cost", 0.0) <= 0
+                usable[place] = is_usable(info)
             if not usable.any():
                 raise KDNASError(f"no student of task {name!r} keeps its limits; leave the task out")
             scale = Scale.of(rewards, usable)

@@ -35,6 +35,25 @@ _ONE_SHOT = Capabilities(action_space="MultiDiscrete")
 _ONE_BY_ONE = Capabilities(action_space="Discrete, one dimension per step")
 
 
+def check_importable(*names: str) -> None:
+    """Check that what an agent needs of Stable-Baselines3 is installed.
+
+    Args:
+        names: Objects, as ``module:name``.
+
+    Raises:
+        DependencyError: If one cannot be imported.
+    """
+    try:
+        for name in names:
+            resolve_name(name)
+    except ImportError as error:
+        raise DependencyError(
+            f"the agent needs Stable-Baselines3 and sb3-contrib, which cannot be imported: {error}; "
+            "pip install 'kdnas[sb3]'"
+        ) from error
+
+
 class SB3Agent(AskTellAgent[SB3ConfigT]):
     """Proposes candidates from a Stable-Baselines3 policy (Raffin et al. 2021), each point at most once.
 
@@ -66,14 +85,7 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
         super().__init__(config)
         self._learner: Learner | None = None
         self._trained_rounds = 0
-        try:
-            for name in (self.learner, self.algorithm):
-                resolve_name(name)
-        except ImportError as error:
-            raise DependencyError(
-                f"the agent needs Stable-Baselines3 and sb3-contrib, which cannot be imported: {error}; "
-                "pip install 'kdnas[sb3]'"
-            ) from error
+        check_importable(self.learner, self.algorithm)
         folder, writer = self.config.tensorboard_log, resolve_name("stable_baselines3.common.logger:SummaryWriter")
         if folder is not None and writer is None:
             raise DependencyError(

@@ -44,8 +44,7 @@ class TransferEvolutionAgent(ExperiencedAgent, EvolutionAgent):
             return super()._founders(n, seen)
         order = np.argsort(-self._experience.expected(self._task), kind="stable")
         wanted = round(self.config.warm * self.population_size) - self._warm
-        chosen = self.grid.fresh(self._experience.actions[order], seen)[: max(0, min(n, wanted))]
-        return chosen
+        return self.grid.fresh(self._experience.actions[order], seen)[: max(0, min(n, wanted))]
 
     @property
     def _warm(self) -> int:

@@ -65,11 +65,7 @@ class Experience:
         from kdnas_env.agents.environment import action_counts
         from kdnas_env.agents.lstm.meta_training import examples_of
 
-        progress.begin("evaluating the training tasks")
-        examples = []
-        for done, name in enumerate(names):
-            progress.advance(done, len(names))
-            examples += examples_of(env, [name], (seed,))
+        examples = examples_of(env, names, (seed,), progress)
         actions = examples[0].actions.numpy()
         if any(not np.array_equal(example.actions.numpy(), actions) for example in examples):
             raise KDNASError("the tasks have different valid candidates; name tasks of one space")

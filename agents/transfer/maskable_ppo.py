@@ -13,7 +13,6 @@ from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, closed_poi
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, history_width
 from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
-from kdnas_env.core.grid import Seen
 from kdnas_env.support.cpu_lock import pinned_threads
 
 
@@ -81,7 +80,7 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
         return MaskedSearchEnv(experience, evaluations)
 
     @pinned_threads(1)
-    def _sampled(self, n: int, seen: Seen) -> Ints:
+    def _sampled(self, n: int) -> Ints:
         import torch
 
         assert self._policy is not None
@@ -96,4 +95,4 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
             places: Ints = drawn(likelihood, 1, self.rng)[0]
             return places
 
-        return build_candidates(self.grid, n, closed_points(self.grid, seen), choose, at_once=n)
+        return build_candidates(self.grid, n, closed_points(self.grid, self.seen), choose, at_once=n)

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any, ClassVar
 
 import gymnasium as gym
@@ -17,11 +16,11 @@ import numpy.typing as npt
 
 from kdnas_env.agents.ask_tell import Proposal
 from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.agents.sb3.agent import check_importable
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, observe_history
-from kdnas_env.core.grid import Seen
-from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings
 
@@ -73,13 +72,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     def __init__(self, config: TransferPPOConfig | None = None) -> None:
         super().__init__(config)
-        try:
-            resolve_name(f"sb3_contrib:{self.algorithm}")
-        except ImportError as error:
-            raise DependencyError(
-                f"the agent needs Stable-Baselines3 and sb3-contrib, which cannot be imported: {error}; "
-                "pip install 'kdnas[sb3]'"
-            ) from error
+        check_importable(f"sb3_contrib:{self.algorithm}")
 
     @classmethod
     def train_across(
@@ -133,17 +126,11 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
         return load_policy(self.algorithm, self.recorded, shipped if path is None else path)
 
     def _propose(self, n: int) -> Proposal:
-        seen = self.seen
-        chosen = self._evaluated[:0] if self._policy is None else self._sampled(n, seen)
-        drawn = self.grid.draw(self.rng, n - len(chosen), seen.union(self.grid.numbers(chosen)))
-        return Proposal(
-            actions=np.concatenate([chosen, drawn]),
-            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
-        )
+        return self._fill(self._evaluated[:0] if self._policy is None else self._sampled(n), n)
 
     @abstractmethod
-    def _sampled(self, n: int, seen: Seen) -> Ints:
-        """Return up to ``n`` new candidates that the policy samples, int64 ``(m, dims)``."""
+    def _sampled(self, n: int) -> Ints:
+        """Return candidates for a round of ``n`` that the policy samples, int64 ``(m, dims)``."""
 
     def _observed(self, rounds: int) -> npt.NDArray[np.float32]:
         """Return what the policy sees after some rounds, float32 ``(width,)``."""

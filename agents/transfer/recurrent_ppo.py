@@ -8,7 +8,6 @@ from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
 from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
-from kdnas_env.core.grid import Seen
 from kdnas_env.support.cpu_lock import pinned_threads
 
 TRIES = 20
@@ -31,7 +30,7 @@ class TransferRecurrentPPOAgent(TransferPPOAgent):
         return RecordedSearchEnv(experience, evaluations)
 
     @pinned_threads(1)
-    def _sampled(self, n: int, seen: Seen) -> Ints:
+    def _sampled(self, n: int) -> Ints:
         import torch
 
         assert self._policy is not None
@@ -48,4 +47,4 @@ class TransferRecurrentPPOAgent(TransferPPOAgent):
         # Of the last rows, one for each candidate of the round: float64 (n, choices) for each dimension.
         likelihoods = [parts.probs[-n:].double().numpy() for parts in distribution.distribution]
         sampled = np.stack([drawn(likelihood, TRIES, self.rng) for likelihood in likelihoods], axis=2)
-        return self.grid.fresh(sampled.reshape(-1, len(likelihoods)), seen)[:n]
+        return sampled.reshape(-1, len(likelihoods))
