@@ -40,7 +40,7 @@ def flags(
     (command,) = re.findall(r"^kdnas (run --task .*)$", README, re.MULTILINE)
     words = shlex.split(command)
     given = dict(zip(words[1::2], words[2::2], strict=True))
-    assert set(given) == {"--task", "--teacher", "--speedup", "--max-mb", "--keep"}
+    assert set(given) == {"--task", "--teacher", "--speedup", "--max-mb", "--format", "--keep"}
     given |= {
         "--task": str(small_tasks.write_rows(root / "my.csv", made)),
         "--teacher": str(tiny_teacher_dirs["bert"]),
@@ -73,7 +73,7 @@ def flags(
 def run(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run. Do not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert main(flags(folder, format="int8")) == 0
+    assert main(flags(folder)) == 0
     return folder
 
 
@@ -162,7 +162,7 @@ def test_it_is_a_record_in_python(run: Path) -> None:
 def test_the_search_may_go_by_the_task_and_the_teacher_be_of_any_type(flags: Flags, tmp_path: Path) -> None:
     """The teacher has no padding token, pads on the left, and has no layers that a student could copy."""
     teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert"), tmp_path / "run"
-    changes = {"teacher": str(teacher), "speedup": "0.1", "format": "int8", "search__reward__quality": "task"}
+    changes = {"teacher": str(teacher), "speedup": "0.1", "search__reward__quality": "task"}
     assert main(flags(folder, **changes)) == 0
     searched = read(folder / "search" / "results.json")
     assert searched["quality"] == "task"
@@ -186,7 +186,7 @@ def test_a_student_that_breaks_a_limit_gives_way(
 ) -> None:
     """The size that the search goes by leaves the graph out, which is most of so small a file."""
     folder = tmp_path / "run"
-    assert main(flags(folder, max_mb="0.03", candidates="1")) == 1
+    assert main(flags(folder, format="float32", max_mb="0.03", candidates="1")) == 1
     printed = capsys.readouterr().out
     assert "no classifier keeps all limits; of 1 candidate(s) the nearest is 1" in printed
     assert main(resumed(folder, flags, "--candidates", "2")) == 1
@@ -249,7 +249,7 @@ def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    arguments = flags(folder, format="int8")
+    arguments = flags(folder)
     for pattern in (
         "search/evaluations.sqlite",
         "candidates/1/distill/*/checkpoints/checkpoint-*",
