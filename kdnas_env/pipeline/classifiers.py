@@ -177,7 +177,7 @@ def teacher_of(
     settings = TeacherSettings(
         teachers=options.teachers,
         rates=options.teacher_rates,
-        finetuning=_tuning(options, device),
+        finetuning=_tuning(options, device).changed({"epochs": options.teacher_epochs}),
         seed=options.seed_or(seed),
     )
     return task_teacher(teacher, task, settings, cache_dir=cache_dir, progress=progress)

@@ -153,6 +153,8 @@ class TaskOptions(OwnTask):
     teacher_rates: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Learning rates that are tried for the teacher, as multiples of the default; the best on what settings are chosen
     on is taken. One spares two of three fine-tunings."""
+    teacher_epochs: int | None = None
+    """Passes over the labelled text when the teacher is fine-tuned; by default 3, and 5 on mrpc and wnli."""
     unlabelled: str | None = None
     """Text of the domain without labels, which the teacher labels: a file, a folder or a dataset of the hub, or none;
     by default demo:all for the embedded tasks, the text of the student for embedding, and none for others."""
@@ -168,7 +170,7 @@ class TaskOptions(OwnTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("teachers", "unlabelled_samples", "epochs", "max_length", at_least=1)
+        self.check_numbers("teachers", "teacher_epochs", "unlabelled_samples", "epochs", "max_length", at_least=1)
         if self.seed is not None:
             self.check_numbers("seed", at_least=0)
 
@@ -193,7 +195,7 @@ class TaskOptions(OwnTask):
             why |= {field.name: laid_out for field in fields(OwnTask)}
         if self.name == EMBEDDING:
             as_it_is = "on the task embedding: its teacher is the encoder as it is"
-            why |= dict.fromkeys(("teachers", "teacher_rates", "seed"), as_it_is)
+            why |= dict.fromkeys(("teachers", "teacher_rates", "teacher_epochs", "seed"), as_it_is)
         elif unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why

@@ -127,7 +127,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             "teachers": task.teachers,
             "rates": task.teacher_rates,
             "seed": task.seed_or(self.seed),
-            "finetuning": {"max_length": task.max_length},
+            "finetuning": {"max_length": task.max_length, "epochs": task.teacher_epochs},
         }
         places = {"data": task.data, "unlabelled": task.unlabelled}
         return {"name": task.name, **places, "own": own, "teacher": teacher}
@@ -138,10 +138,8 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         for name in ("unlabelled_samples", "epochs"):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name is None:
-            why |= dict.fromkeys(
-                (f"task.{name}" for name in ("data", "unlabelled", "teachers", "teacher_rates", "max_length", "seed")),
-                "without a task; name it with `task`",
-            )
+            names = ("data", "unlabelled", "teachers", "teacher_rates", "teacher_epochs", "max_length", "seed")
+            why |= dict.fromkeys((f"task.{name}" for name in names), "without a task; name it with `task`")
         for group in ("corpus", "space", "limits"):
             why |= within(group, getattr(self, group).ineffective())
         if self.ray is None:

@@ -24,7 +24,7 @@ from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
 from kdnas_env.tasks.encoding import Example, encode, outputs, resolve_device, tokenizer_fingerprint
-from kdnas_env.tasks.finetuning import FinetuneSettings, default_learning_rate, fit, predict
+from kdnas_env.tasks.finetuning import FinetuneSettings, default_epochs, default_learning_rate, fit, predict
 from kdnas_env.tasks.heads import NativeHead, load_classifier
 from kdnas_env.tasks.kept_tensors import Tensors, drop_tensors, kept_tensors, key_of
 from kdnas_env.tasks.scores import OWN_HEAD, TaskScore, score_predictions, task_metric
@@ -344,7 +344,8 @@ def _tuned(
     training, choosing = choosing_splits(task)
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
     progress.begin(f"teacher of {task.name}, learning rate {rate:g}, seed {seed}")
-    record: dict[str, Any] = {"learning_rate": rate, "seed": seed}
+    epochs = settings.epochs or default_epochs(task.name)
+    record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:
         fitted = fit(teacher.model, teacher.tokenizer, training, settings, seed, on_progress=progress.advance)
         with training_lock():

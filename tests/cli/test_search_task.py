@@ -16,7 +16,7 @@ from safetensors import safe_open
 from kdnas_env.cli import main
 
 Flags = Callable[..., list[str]]
-NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "task.seed"))
+NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "task.teacher-epochs", "task.seed"))
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def task_flags(flags: Flags, tmp_path: Path) -> Flags:
     rows = [f"{int('film' in text)},{text}" for text in tiny_teachers.sentences()]
     (tmp_path / "films.csv").write_text("\n".join(["film,sentence", *rows]) + "\n", encoding="utf-8")
     task = {"task": tmp_path / "films.csv", "task.label-column": "film", "task.teacher-rates": 1, "task.seed": 3}
-    task |= {"agent": "random", "threads": 1}
+    task |= {"task.teacher-epochs": 2, "agent": "random", "threads": 1}
     return lambda **changes: flags(**{**task, **changes})
 
 
@@ -54,7 +54,7 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
     (teacher,) = (tmp_path / "cache").glob("task-teacher-*.safetensors")  # one for both searches
     with safe_open(str(teacher), "pt") as file:
         (tried,) = json.loads(file.metadata()["record"])["tried"]
-    assert tried["seed"] == 3
+    assert (tried["seed"], tried["epochs"]) == (3, 2)
     before = (tmp_path / "run" / "results.json").read_bytes()
     (tmp_path / "run" / "results.json").unlink()
     assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]) == 0
