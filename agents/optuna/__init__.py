@@ -1,11 +1,10 @@
 """Optuna as an agent: samplers, pruners and studies of Optuna search an environment.
 
-- ``config``: Hyper-parameters; fast to import.
+- ``config``: Hyper-parameters, and how an evaluation ends a trial; fast to import, without Optuna.
 - ``agent``: The agent.
-- ``study``: An Optuna study whose trials are points of a grid.
-- ``trials``: How an evaluation ends a trial, saved trials, and the trials that samplers see.
-- ``samplers``: Samplers and pruners; ``cmaes``: CMA-ES, whose state is saved as JSON.
-- ``storages``: Storages of studies, heartbeats, and checks before a search joins a study.
+- ``study``: An Optuna study whose trials are points of a grid, and its pruner.
+- ``samplers``: Samplers, CMA-ES among them, and the trials that they see in a long study.
+- ``storage``: Storages of studies, heartbeats of processes, and checks before a search joins a study.
 """
 
 from kdnas_env.agents.optuna.config import OptunaConfig

@@ -15,9 +15,9 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import Capabilities, RoundCallback, SearchResult
 from kdnas_env.agents.environment import Environment, Info, action_counts, env_attribute, prefetch
-from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, Identity, OptunaConfig
+from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, Identity, OptunaConfig, Outcome
 from kdnas_env.agents.ranking import Ints, RoundRecord
-from kdnas_env.core.grid import Seen
+from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError
 
 if TYPE_CHECKING:
@@ -80,14 +80,15 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         super().__init__(config)
         self._identity = Identity()
         try:
-            from kdnas_env.agents.optuna.samplers import make_pruner, sampler_maker
+            from kdnas_env.agents.optuna.samplers import sampler_maker
+            from kdnas_env.agents.optuna.study import make_pruner
         except ImportError as error:
             raise DependencyError(
                 f"the agent needs Optuna, which cannot be imported: {error}; pip install 'kdnas[optuna]'"
             ) from error
         # Check the options now, before anything is loaded or evaluated.
         make_pruner(self.config.pruner, self.config.pruner_options)
-        sampler_maker(self.config.sampler, self.config.sampler_options, {"x": 2}, lambda number: number)(0)
+        sampler_maker(self.config.sampler, self.config.sampler_options, ("x",), Grid.of([2]), lambda number: number)(0)
 
     @property
     def study(self) -> Study:
@@ -264,8 +265,6 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return False
 
     def _learn(self, record: RoundRecord) -> None:
-        from kdnas_env.agents.optuna.trials import Outcome
-
         numbers = self.grid.numbers(record.actions)
         infos = self._infos[len(self._infos) - len(numbers) :]
         for number, action, reward, usable, info in zip(

@@ -1,7 +1,8 @@
-"""Hyper-parameters of the Optuna agent and the identity of its study; fast to import."""
+"""Hyper-parameters of the Optuna agent, the identity of its study, and outcomes of trials; fast to import."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
@@ -16,6 +17,9 @@ Sampler = Literal["tpe", "gp", "cmaes", "nsgaii", "nsgaiii", "qmc", "grid", "ran
 Pruner = Literal["none", "median", "percentile", "successive-halving", "hyperband", "threshold", "patient"]
 SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 PRUNERS: tuple[Pruner, ...] = get_args(Pruner)
+Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
+"""Final state of a trial, by its name in ``optuna.trial.TrialState``."""
+
 CONSTRAINED = ("tpe", "gp", "nsgaii", "nsgaiii")
 """Samplers that support constraints."""
 NON_LEARNING = ("qmc", "grid", "random")
@@ -186,3 +190,55 @@ class Identity:
     study_name: str | None = None
     worker: str | None = None
     content: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a trial.
+
+    Attributes:
+        state: Final state of the trial.
+        values: Objective values, if any.
+        attributes: User attributes.
+        constraints: Violation of each constraint; above 0 if it is broken.
+    """
+
+    state: Ending
+    values: Sequence[float] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: OptunaConfig, reward: float, usable: bool, info: Mapping[str, Any]) -> Outcome:
+        """Return the outcome of an evaluated trial.
+
+        Args:
+            config: Hyper-parameters of the agent.
+            reward: The reward.
+            usable: Whether the evaluation succeeded and broke no limit.
+            info: The environment's info.
+        """
+        attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
+        if math.isfinite(reward):
+            attributes["reward"] = reward
+        if "config" in info:
+            attributes["config"] = str(info["config"])
+        constraints = info.get("costs", {}) if config.limits == "constraints" else {}
+        return cls(*_state_and_values(config, reward, usable, info), attributes, constraints)
+
+
+def _state_and_values(
+    config: OptunaConfig, reward: float, usable: bool, info: Mapping[str, Any]
+) -> tuple[Ending, list[float] | None]:
+    if usable:
+        values = config.values_of(info) if config.objectives else [reward]
+        if all(map(math.isfinite, values)):
+            return "COMPLETE", values
+    elif info.get("status") == "stopped" and not config.objectives:
+        return "PRUNED", None
+    # A broken limit is not a failure: the reward, or the constraints, measure the violation.
+    elif info.get("cost", 0) > 0 and config.objectives and config.limits == "constraints":
+        return "COMPLETE", config.values_of(info)
+    elif config.failures == "reward" or (info.get("cost", 0) > 0 and not config.objectives):
+        return ("COMPLETE", [reward]) if math.isfinite(reward) else ("FAIL", None)
+    return "FAIL", None

@@ -10,17 +10,27 @@ from typing import Any
 
 import numpy as np
 import optuna
+from optuna import pruners
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from kdnas_env.agents.optuna.config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
-from kdnas_env.agents.optuna.samplers import RemainingPoints, TrialSampler, make_pruner, quiet, sampler_maker
-from kdnas_env.agents.optuna.storages import Heartbeat, check_content, check_searched, open_storage
-from kdnas_env.agents.optuna.trials import Outcome, RecentTrials, StudyView, trial_from_dict, trial_to_dict
+from kdnas_env.agents.optuna.config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig, Outcome
+from kdnas_env.agents.optuna.samplers import RecentTrials, StudyView, TrialSampler, built, sampler_maker
+from kdnas_env.agents.optuna.storage import (
+    Heartbeat,
+    check_content,
+    check_searched,
+    open_storage,
+    quiet,
+    trial_from_dict,
+    trial_to_dict,
+)
 from kdnas_env.core.grid import Grid, Ints, Seen
 from kdnas_env.errors import RunError
+from kdnas_env.support.checks import check_choice
 
 _NAME = "kdnas"
 _GENERATIONS = 4
@@ -79,7 +89,7 @@ class GridStudy:
         if names is None or len({*names}) != len(grid.nvec):
             names = tuple(f"dim_{axis}" for axis in range(len(grid.nvec)))
         space = dict(zip(names, grid.nvec.tolist(), strict=True))
-        sampler = TrialSampler(sampler_maker(config.sampler, config.sampler_options, space, seed_of))
+        sampler = TrialSampler(sampler_maker(config.sampler, config.sampler_options, names, grid, seed_of))
         storage = open_storage(config.storage)
         in_memory = config.storage is None
         # The pruner hyperband assigns trials to brackets by the study's name, so the name must not change.
@@ -138,7 +148,7 @@ class GridStudy:
             Flat indices of the points evaluated since the last call, and of the points with running trials.
         """
         for trial in self._heartbeat.stale(self._read_trials()) if self._heartbeat is not None else ():
-            self._end(trial, Outcome(TrialState.FAIL, attributes={DISMISSED: "abandoned"}))
+            self._end(trial, Outcome("FAIL", attributes={DISMISSED: "abandoned"}))
         running = self._read_trials()
         evaluated, self._evaluated = self._evaluated, []
         return evaluated, {
@@ -190,7 +200,7 @@ class GridStudy:
             action: The point, int64 of shape ``(dims,)``; None to sample it.
             taken: Flat indices of the points that are evaluated or pending.
         """
-        self._sampler.remaining = RemainingPoints(self._grid, taken)
+        self._sampler.taken = taken
         self._sampler.fixed = None if action is None else self._parameters(action)
         try:
             for name, distribution in self._distributions.items():
@@ -238,9 +248,9 @@ class GridStudy:
         if with_value:
             self._read_trials()
             known = self._completed.get(self._point(trial.params))
-        outcome = Outcome(TrialState.FAIL, attributes={DISMISSED: reason})
+        outcome = Outcome("FAIL", attributes={DISMISSED: reason})
         if known is not None:
-            outcome = replace(outcome, state=TrialState.COMPLETE, values=known.values, constraints=known.constraints)
+            outcome = replace(outcome, state="COMPLETE", values=known.values, constraints=known.constraints)
         self.finish(trial, outcome)
 
     @quiet()
@@ -248,7 +258,7 @@ class GridStudy:
         """Add an evaluation without a trial."""
         owner = {} if self.worker is None else {WORKER: self.worker}
         trial = create_trial(
-            state=outcome.state,
+            state=TrialState[outcome.state],
             values=outcome.values,
             params=self._parameters(action),
             distributions=self._distributions,
@@ -288,7 +298,7 @@ class GridStudy:
                 Trial(self.study, trial._trial_id).set_constraint(name, value)
         except UpdateFinishedTrialError:
             return
-        self.study.tell(trial.number, outcome.values, outcome.state, skip_if_finished=True)
+        self.study.tell(trial.number, outcome.values, TrialState[outcome.state], skip_if_finished=True)
 
     def _parameters(self, action: Ints) -> dict[str, int]:
         return dict(zip(self._distributions, action.tolist(), strict=True))
@@ -333,3 +343,34 @@ class GridStudy:
 
 def _distribution(count: int, ordinal: bool) -> BaseDistribution:
     return IntDistribution(0, count - 1) if ordinal else CategoricalDistribution(range(count))
+
+
+def _patient(wrapped: str = "none", patience: int = 1, min_delta: float = 0.0, **options: Any) -> BasePruner:
+    inner = None if wrapped == "none" else make_pruner(wrapped, options)
+    return pruners.PatientPruner(inner, patience=patience, min_delta=min_delta)
+
+
+_PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": pruners.NopPruner,
+    "median": pruners.MedianPruner,
+    "percentile": pruners.PercentilePruner,
+    "successive-halving": pruners.SuccessiveHalvingPruner,
+    "hyperband": pruners.HyperbandPruner,
+    "threshold": pruners.ThresholdPruner,
+    "patient": _patient,
+}
+
+
+def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
+    """Create a pruner.
+
+    Args:
+        name: One of :data:`kdnas_env.agents.optuna.config.PRUNERS`.
+        options: Keyword arguments of Optuna's class. ``patient`` takes its own arguments, ``wrapped`` (the name of
+            another pruner; default: none), and the keyword arguments of the wrapped pruner.
+
+    Raises:
+        KDNASError: If the name or an option is unknown or malformed.
+    """
+    check_choice("pruner", name, _PRUNERS)
+    return built("pruner", name, _PRUNERS[name], options)

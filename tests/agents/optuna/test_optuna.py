@@ -36,8 +36,7 @@ from kdnas_env.agents.base import SearchResult
 from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.optuna.agent import OptunaAgent
 from kdnas_env.agents.optuna.config import PRUNERS, SAMPLERS, OptunaConfig
-from kdnas_env.agents.optuna.samplers import quiet
-from kdnas_env.agents.optuna.storages import open_storage
+from kdnas_env.agents.optuna.storage import open_storage, quiet
 from kdnas_env.cli import main
 from kdnas_env.core.evaluation import EpochReport, Fidelity
 from kdnas_env.core.space import SearchSpace
@@ -624,8 +623,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The clock of heartbeats, and how far it is ahead; heartbeats are sent all the time."""
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
-    monkeypatch.setattr("kdnas_env.agents.optuna.storages.time", ahead)
-    monkeypatch.setattr("kdnas_env.agents.optuna.storages._INTERVAL", 0.01)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storage.time", ahead)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storage._INTERVAL", 0.01)
     return ahead
 
 

@@ -20,8 +20,8 @@ from optuna.samplers import CmaEsSampler
 from optuna.trial import FrozenTrial
 
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.cmaes import JSONCmaEsSampler
 from kdnas_env.agents.optuna.config import OptunaConfig
+from kdnas_env.agents.optuna.samplers import JSONCmaEsSampler
 from kdnas_env.errors import RunError
 from kdnas_env.testing.bowl import BowlEnv
 

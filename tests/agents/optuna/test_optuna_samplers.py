@@ -13,8 +13,9 @@ from scipy.stats import wilcoxon
 from kdnas_env.agents.classic.random import RandomAgent
 from kdnas_env.agents.optuna.agent import OptunaAgent
 from kdnas_env.agents.optuna.config import OptunaConfig
-from kdnas_env.agents.optuna.samplers import RemainingGPSampler, RemainingPoints, quiet
-from kdnas_env.core.grid import Grid, Seen
+from kdnas_env.agents.optuna.samplers import RemainingGPSampler
+from kdnas_env.agents.optuna.storage import quiet
+from kdnas_env.core.grid import Grid
 from kdnas_env.testing.bowl import BowlEnv
 
 NVEC = (6, 5, 1, 7)
@@ -59,8 +60,7 @@ def test_the_point_with_the_highest_acquisition_is_chosen() -> None:
             return ours
 
     with quiet():
-        sampler = Compared(names, seed=0, n_startup_trials=5)
-        sampler.remaining = RemainingPoints(Grid.of(NVEC), Seen())
+        sampler = Compared(names, Grid.of(NVEC), seed=0, n_startup_trials=5)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         for _ in range(12):
             trial = study.ask()

@@ -18,9 +18,8 @@ from optuna.storages import BaseStorage
 from optuna.study import Study
 from optuna.trial import Trial
 
-from kdnas_env.agents.optuna.cmaes import optimizer_to_json
-from kdnas_env.agents.optuna.samplers import quiet
-from kdnas_env.agents.optuna.trials import StudyView
+from kdnas_env.agents.optuna.samplers import StudyView
+from kdnas_env.agents.optuna.storage import optimizer_to_json, quiet
 
 
 @pytest.fixture

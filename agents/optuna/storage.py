@@ -1,17 +1,26 @@
-"""Storages of studies: opening them, heartbeats of processes, and checks before a search joins a study."""
+"""Storages of studies.
+
+A storage is opened, trials and the state of CMA-ES are stored as plain data, processes that share a study send
+heartbeats, and a search is checked before it joins a study.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
+import warnings
 import weakref
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any
 
-from optuna.exceptions import OptunaError
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning, OptunaError, StorageInternalError
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import Study
@@ -22,7 +31,7 @@ from kdnas_env.agents.optuna.config import WORKER, OptunaConfig
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.identity import differences
-from kdnas_env.support.untrusted import plain_copy, shown
+from kdnas_env.support.untrusted import is_number, plain_copy, shown
 
 _SEARCHED = "kdnas:searched"
 """User attribute of a study: the searched grid, so that a search of another grid cannot join."""
@@ -39,8 +48,34 @@ _INTERVAL = 30.0
 _MISSED = 5
 """Minimum number of missed heartbeats before a process counts as dead."""
 
+_LEARNT = ("_g", "_sigma", "_Vmean", "_VSigma", "_eta_mean", "_eta_Sigma")
+"""Scalar attributes of an optimizer that change as it learns. Its other scalars follow from the options."""
+
+_GENERATOR = "_rng"
+"""Attribute of an optimizer that is not part of its state, because it is seeded for every trial."""
+
 _CREATION_ATTEMPTS = 20
 _JOURNAL_START = b'{"op_code"'
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Optuna's log messages and its warnings about experimental features inside the block.
+
+    Raises:
+        RunError: If a storage fails.
+    """
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            yield
+    except StorageInternalError as error:
+        raise RunError(f"the storage of the study cannot be used: {error}") from error
+    finally:
+        logger.setLevel(level)
 
 
 class Heartbeat:
@@ -229,3 +264,92 @@ def check_content(study: Study, content: Any) -> None:
     elif different := differences(known, ours):
         changes = "; ".join(f"{name} is {theirs} in the study and {here} here" for name, theirs, here in different)
         raise RunError(f"the study {study.study_name!r} belongs to another search: {changes}. Use another study_name")
+
+
+def trial_to_dict(trial: FrozenTrial) -> dict[str, Any]:
+    """Return a trial as plain data, without its number and distributions."""
+    return {
+        "state": trial.state.name,
+        "values": trial.values,
+        "begun": _time_to_text(trial.datetime_start),
+        "ended": _time_to_text(trial.datetime_complete),
+        "params": trial.params,
+        "user_attrs": trial.user_attrs,
+        "system_attrs": trial.system_attrs,
+        "intermediate_values": [*trial.intermediate_values.items()],
+    }
+
+
+def trial_from_dict(data: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
+    """Restore a trial from :func:`trial_to_dict`.
+
+    Args:
+        data: The trial as plain data.
+        distributions: Distribution of each parameter.
+    """
+    return FrozenTrial(
+        number=-1,
+        trial_id=-1,
+        state=TrialState[data["state"]],
+        value=None,
+        values=data["values"],
+        datetime_start=_time_from_text(data["begun"]),
+        datetime_complete=_time_from_text(data["ended"]),
+        params=data["params"],
+        distributions={name: distributions[name] for name in data["params"]},
+        user_attrs=data["user_attrs"],
+        system_attrs=data["system_attrs"],
+        intermediate_values=dict(data["intermediate_values"]),
+    )
+
+
+def _time_to_text(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _time_from_text(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def optimizer_to_json(value: Any) -> Any:
+    """Return an optimizer, or a part of its state, as JSON values, without its random generator."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return {name: optimizer_to_json(part) for name, part in _optimizer_state(value).items()}
+
+
+def _optimizer_state(optimizer: Any) -> dict[str, Any]:
+    return {name: value for name, value in optimizer.__getstate__().items() if name != _GENERATOR}
+
+
+def restore_optimizer(optimizer: Any, state: Any) -> None:
+    """Set the state of a new optimizer; each part must have the type and shape of the new optimizer's part.
+
+    Raises:
+        ValueError: If a part is missing, or has another type or shape.
+    """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"it is {shown(state)}, expected a mapping")
+    parts = {name: _restored(name, current, state.get(name)) for name, current in _optimizer_state(optimizer).items()}
+    if hasattr(type(optimizer), "__setstate__"):
+        optimizer.__setstate__(parts)
+    else:
+        vars(optimizer).update(parts)
+
+
+def _restored(name: str, current: Any, value: Any) -> Any:
+    """Return the stored value of a learnt part, or the current value of any other part."""
+    if isinstance(current, np.ndarray) and current.size:
+        array = np.array(value if isinstance(value, Sequence) else [], dtype=current.dtype)
+        if array.shape != current.shape:
+            raise ValueError(f"{name} has the shape {array.shape}, expected {current.shape}")
+        return array
+    if name in _LEARNT:
+        if not is_number(value):
+            raise ValueError(f"{name} is {shown(value)}, expected a number")
+        return type(current)(value)
+    if hasattr(current, "__dict__"):  # an optimizer inside another one
+        restore_optimizer(current, value)
+    return current
