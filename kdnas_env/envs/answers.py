@@ -18,7 +18,7 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve, student_info
 
 if TYPE_CHECKING:
-    from kdnas_env.evaluators.tabular import KnownCells
+    from kdnas_env.evaluators.cells import KnownCells
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

@@ -26,7 +26,7 @@ from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.support.checks import check_choice
 
 if TYPE_CHECKING:
-    from kdnas_env.evaluators.tabular import KnownCells
+    from kdnas_env.evaluators.cells import KnownCells
 
 INFEASIBLE = ("free", "charge")
 """Whether the budget is charged for a student that breaks a limit and is not distilled."""

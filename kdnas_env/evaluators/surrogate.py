@@ -19,8 +19,9 @@ from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Laten
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.untrusted import is_integer
+from kdnas_env.tables.surrogates.inputs import Range
 from kdnas_env.tables.surrogates.storage import TableNames, fitted, load_source
-from kdnas_env.tables.surrogates.surrogate import Range, Surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
 
 FFN_STEP = 1

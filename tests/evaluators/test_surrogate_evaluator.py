@@ -21,8 +21,9 @@ from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator, surrogate_space
 from kdnas_env.tables.storage import write_table
+from kdnas_env.tables.surrogates.inputs import Range
 from kdnas_env.tables.surrogates.storage import write_surrogate
-from kdnas_env.tables.surrogates.surrogate import Range, Surrogate
+from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.testing.environments import EnvironmentConformance, MakeEnv
 from kdnas_env.testing.evaluators import EvaluatorConformance
 

@@ -24,8 +24,9 @@ from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tables.archive import read_archive, write_archive
 from kdnas_env.tables.storage import FITS, described_kind, load_table, table_path
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
+from kdnas_env.tables.surrogates.inputs import NAMED, Range
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
-from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, NAMED, Range, Surrogate
+from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, Surrogate
 from kdnas_env.tables.table import Table, TableMetadata
 
 SURROGATE_SCHEMA_VERSION = 1
