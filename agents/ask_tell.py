@@ -18,15 +18,13 @@ from kdnas_env.agents.environment import (
     Environment,
     Info,
     action_counts,
-    check_scalar,
     checked_answers,
     env_attribute,
+    evaluate_round,
     evaluation_limit,
     is_free,
     is_usable,
-    prefetch,
     round_size_of,
-    split_infos,
 )
 from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
 from kdnas_env.agents.state import STATE_VERSION, check_saved_by, read_state, write_state
@@ -282,9 +280,7 @@ class AskTellAgent(Agent[ConfigT]):
             # A vector environment needs candidates for all seats.
             if not len(actions) or (vector and len(actions) < self.round_size):
                 break
-            ended = (
-                self._play_together(env, actions) if isinstance(env, gym.vector.VectorEnv) else self._play(env, actions)
-            )
+            ended = self._evaluate_round(env, actions)
             if on_round is not None:
                 on_round(self.ranking)
         return self.result()
@@ -400,31 +396,9 @@ class AskTellAgent(Agent[ConfigT]):
         """Return an independent random stream per key; agents with equal seeds get equal streams."""
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
 
-    def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
-        """Evaluate a round step by step and learn from it, even if a step raises; return whether the episode ended."""
-        rewards: list[float] = []
-        infos: list[Info] = []
-        prefetch(env, actions)
-        try:
-            for action in actions:
-                _, reward, terminated, truncated, info = env.step(action.copy())
-                check_scalar(reward)
-                rewards.append(float(reward))
-                infos.append(dict(info))
-                if terminated or truncated:
-                    return True
-            return False
-        finally:
-            if rewards:
-                self.tell(actions[: len(infos)], rewards[: len(infos)], infos)
-
-    def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
-        """Evaluate a round in one step of all seats and learn from it; return whether the episode ended."""
-        _, rewards, terminations, truncations, infos = env.step(actions.copy())
-        ended = bool(np.any(terminations) or np.any(truncations))
-        final = infos.get("final_info", infos) if ended else infos
-        self.tell(actions, rewards, split_infos(final, len(actions)))
-        return ended
+    def _evaluate_round(self, env: Environment, actions: Ints) -> bool:
+        """Evaluate a round and learn from it, even if a step raises; return whether the episode ended."""
+        return evaluate_round(env, actions, self.tell)
 
     def _check_started(self) -> None:
         if not hasattr(self, "ranking"):

@@ -1,8 +1,8 @@
-"""What agents read from an environment: its action space, budget, round size and infos."""
+"""How agents use an environment: its action space, budget and round size, and a round of evaluations."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +18,7 @@ from kdnas_env.support.untrusted import is_integer, shown
 
 Environment = gym.Env[Any, Any] | gym.vector.VectorEnv[Any, Any, Any]
 Info = Mapping[str, Any]
+Tell = Callable[[Ints, npt.ArrayLike, Sequence[Info]], None]
 
 DEFAULT_ROUND_SIZE = 8
 """Default number of candidates per round."""
@@ -137,6 +138,42 @@ def prefetch(env: gym.Env[Any, Any], actions: Ints) -> None:
     method = getattr(inner, "prefetch", None)
     if callable(method) and inner.action_space == env.action_space:
         method(actions.copy())
+
+
+def evaluate_round(env: Environment, actions: Ints, tell: Tell) -> bool:
+    """Evaluate a round of candidates and tell their rewards; return whether the episode ended.
+
+    A vector environment evaluates the round in one step. Otherwise each candidate takes a step; if one raises, or ends
+    the episode, the finished ones are told.
+
+    Args:
+        env: A running environment.
+        actions: The candidates, int64 of shape ``(n, dims)``; n is the number of seats of a vector environment.
+        tell: Receives the evaluated actions, their rewards and their infos.
+
+    Raises:
+        KDNASError: If a reward is not a number.
+    """
+    if isinstance(env, gym.vector.VectorEnv):
+        _, batch, terminations, truncations, answers = env.step(actions.copy())
+        ended = bool(np.any(terminations) or np.any(truncations))
+        tell(actions, batch, split_infos(answers.get("final_info", answers) if ended else answers, len(actions)))
+        return ended
+    rewards: list[float] = []
+    infos: list[Info] = []
+    prefetch(env, actions)
+    try:
+        for action in actions:
+            _, reward, terminated, truncated, info = env.step(action.copy())
+            check_scalar(reward)
+            rewards.append(float(reward))
+            infos.append(dict(info))
+            if terminated or truncated:
+                return True
+        return False
+    finally:
+        if rewards:
+            tell(actions[: len(infos)], rewards[: len(infos)], infos)
 
 
 def evaluation_limit(env: Environment, budget: int | None) -> int:

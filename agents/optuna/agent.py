@@ -277,14 +277,13 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             elif (trial := self._trials.pop(number)) is not None:
                 self._grid_study.finish(trial, outcome)
 
-    def _play(self, env: gym.Env[Any, Any], actions: Ints) -> bool:
+    def _evaluate_round(self, env: Environment, actions: Ints) -> bool:
+        if isinstance(env, gym.vector.VectorEnv):
+            with self._reporting(env, actions):
+                return super()._evaluate_round(env, actions)
         with self._reporting(env, actions):
             prefetch(env, actions)
-        return super()._play(_ReportingEnv(env, self._reporting, self._report_info), actions)
-
-    def _play_together(self, env: gym.vector.VectorEnv[Any, Any, Any], actions: Ints) -> bool:
-        with self._reporting(env, actions):
-            return super()._play_together(env, actions)
+        return super()._evaluate_round(_ReportingEnv(env, self._reporting, self._report_info), actions)
 
     @contextmanager
     def _reporting(self, env: Environment, actions: Ints) -> Iterator[None]:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
-from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation
+from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
 from kdnas_env.core.reward import RewardComponents
 from kdnas_env.envs.answers import Answer, Answers, Bools, Ints
 from kdnas_env.envs.budget import Budget
@@ -225,6 +225,16 @@ class Book(Sequence[Record]):
             self._first.setdefault(record.evaluation.config, record)
         self._indexed = self._length
         return self._first.get(config)
+
+    def affordable(self, fidelity: Fidelity, reserved: float = 0) -> Fidelity | None:
+        """Return the affordable fidelity of one more evaluation; None if the budget does not allow one.
+
+        Args:
+            fidelity: The wanted fidelity.
+            reserved: Budget reserved for evaluations in progress; see :meth:`~kdnas_env.envs.budget.Budget.reserved`.
+        """
+        spent = self.spent + reserved
+        return self.budget.affordable(fidelity, spent) if spent < self.budget.amount else None
 
     @property
     def over(self) -> bool:

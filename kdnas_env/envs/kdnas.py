@@ -307,9 +307,7 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
         Args:
             reserved: Budget reserved for evaluations in progress; see :meth:`~kdnas_env.envs.budget.Budget.reserved`.
         """
-        book, budget = self._book, self._book.budget
-        spent = book.spent + reserved
-        return budget.affordable(self._fidelity, spent) if spent < budget.amount else None
+        return self._book.affordable(self._fidelity, reserved)
 
     def prefetch(self, actions: npt.ArrayLike) -> None:
         """Evaluate the actions of coming steps as one batch, if the evaluator works on several students at once.
@@ -343,8 +341,7 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
             return None
         from kdnas_env.envs.render import render_search
 
-        budget = None if self.budget_unit != "evaluations" else int(self._book.budget.amount)
-        return render_search(self._book, self.render_mode, budget=budget, loss=self.reward_function.goes_by)
+        return render_search(self._book, self.render_mode, loss=self.reward_function.goes_by)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "on_epoch": None}

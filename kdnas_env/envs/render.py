@@ -47,8 +47,15 @@ def pareto_records(records: Sequence[Record]) -> list[Record]:
     return [usable[index] for index in front]
 
 
-def render_search(history: Book, mode: str, *, budget: int | None, loss: str) -> str | npt.NDArray[np.uint8]:
-    """Render a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``."""
+def render_search(history: Book, mode: str, *, loss: str) -> str | npt.NDArray[np.uint8]:
+    """Render a search as a text (mode ``ansi``) or a picture (``rgb_array``), uint8 ``(height, width, 3)``.
+
+    Args:
+        history: The records of the search.
+        mode: Render mode of the environment.
+        loss: Name of the loss that the reward goes by.
+    """
+    budget = int(history.budget.amount) if history.budget.unit == "evaluations" else None
     if mode == "ansi":
         return search_text(history, budget=budget)
     return figure_to_rgb(draw_search(history, budget=budget, round_size=history.round_size, loss=loss))

@@ -218,8 +218,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
             return None
         from kdnas_env.envs.render import render_search
 
-        budget = None if self.env.budget_unit != "evaluations" else int(self._book.budget.amount)
-        frame = render_search(self.history, self.render_mode, budget=budget, loss=self.reward_function.goes_by)
+        frame = render_search(self.history, self.render_mode, loss=self.reward_function.goes_by)
         return (frame,) * self.num_envs
 
     def close_extras(self, **kwargs: Any) -> None:
