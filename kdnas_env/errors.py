@@ -18,6 +18,10 @@ class CorpusError(KDNASError):
     """A corpus could not be read, or holds too little usable text."""
 
 
+class TaskDataError(CorpusError):
+    """The labelled texts of a task of one's own could not be read, or are not what a task needs."""
+
+
 class TeacherError(KDNASError):
     """A teacher could not be loaded, or is not a supported encoder."""
 

@@ -14,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 from rich.console import Console
 
-from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError
+from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError, TaskDataError
 from kdnas_env.pipeline.options import task_field
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.searching.recorded import flag
@@ -23,6 +23,7 @@ from kdnas_env.support.shell import command
 
 _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
     CorpusError: ("corpus", "text"),
+    TaskDataError: ("task",),
     SpaceError: ("space",),
     LatencyError: ("latency",),
 }
@@ -166,6 +167,7 @@ def _words(name: str, value: Any) -> list[str]:
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
     """Return the flags that a name stands for: those of the group, those typed, else the least nested."""
     for likely in (
+        [name for name in flags if name.startswith(tuple(f"--{group}." for group in groups))],
         [name for name in flags if any(f"{group}." in name for group in groups)],
         [name for name in flags if name in given],
     ):

@@ -29,7 +29,7 @@ from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.searching.run_folder import CONFIG, STUDENT
 from kdnas_env.support.atomic import read_json, write_json, write_text
-from kdnas_env.support.progress import Progress
+from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.encoding import resolve_device
@@ -202,7 +202,9 @@ def try_candidates(
             with _in_stage("distill"):
                 report(_distilled(path, config, run, options, shared, progress))
             with _in_stage("export"):
+                enter_step(progress, "export")
                 _export(path, config, options, progress, report)
+            enter_step(progress, "measure")
             judged = judged or _task_and_teacher(options, shared, progress)
             latency = LatencySettings(
                 **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}

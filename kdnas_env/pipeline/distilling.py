@@ -56,7 +56,7 @@ from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.libraries import require
-from kdnas_env.support.progress import Progress
+from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.shell import call, default_of, non_defaults
 from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.encoding import resolve_device
@@ -87,6 +87,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
+            enter_step(progress, "distil")
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))
@@ -97,8 +98,10 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             for student in missing:
                 distillation.distil(student)
         if teacher is not None and untaught:
+            enter_step(progress, "task teacher")
             taught = _task_work(options, teacher, search.seed, progress)
             work.begin(taught.fingerprints)
+            enter_step(progress, "classifier")
             for name in untaught:
                 taught.make(options.folder / name / STUDENT, folders[name], progress)
         progress.end()

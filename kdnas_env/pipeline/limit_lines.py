@@ -57,11 +57,10 @@ class Line:
     @property
     def cells(self) -> tuple[str, str, str, str, str]:
         """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
-        name, value, limit = _WORDS[self.limit]
-        bound = "at least" if self.limit in AT_LEAST else "at most"
+        name, value, _ = _WORDS[self.limit]
         return (
             name if self.split is None else f"{name}, {self.split}",
-            "" if self.asked is None else f"{bound} {limit.format(self.asked)}",
+            "" if self.asked is None else _asked(self.limit, self.asked),
             value.format(self.measured),
             "" if self.low is None or self.high is None else f"{self.low:.1%} - {self.high:.1%}",
             {None: "", True: "yes", False: "no"}[self.kept],
@@ -70,6 +69,16 @@ class Line:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields, and whether the limit is kept, as plain data."""
         return {**asdict(self), "kept": self.kept}
+
+
+def asked_in_words(limits: Constraints) -> tuple[str, ...]:
+    """Return the limits that are set, in words."""
+    words = {name: f"{_WORDS[name][0]} {_asked(name, getattr(limits, name))}" for name in limits.names}
+    return tuple(f"{line} ({limits.format})" if name == "size_mb" else line for name, line in words.items())
+
+
+def _asked(limit: str, value: float) -> str:
+    return f"{'at least' if limit in AT_LEAST else 'at most'} {_WORDS[limit][2].format(value)}"
 
 
 def plain_lines(

@@ -16,8 +16,9 @@ from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candid
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.run_opening import open_run
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
+from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress, announced
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
-from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.pipeline.stages import STAGES, PipelineOptions
 from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import REPORT
 from kdnas_env.support.atomic import write_json, write_text
@@ -120,6 +121,9 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
     work_on = open_run(options)
+    steps = StepProgress(progress, STAGES if options.task.name is None else TASK_STEPS)
+    for line in () if work_on.task is None else announced(options, work_on.task):
+        steps.say(line)
     results: list[Result] = []
 
     def report(result: Result) -> None:
@@ -129,7 +133,7 @@ def run(
     with working(work_on.folder, work_on.go_on) as work, pinned_threads(threads):
         work.begin()
         for stage in work_on.stages:
-            do_stage(work_on, stage, progress, report)
+            do_stage(work_on, stage, steps, report)
         candidates = () if options.task.name is None else tuple(read_candidates(work_on.path, options))
         summary = summary_of(work_on) if options.task.name is None else task_summary_of(work_on, candidates)
         write_json(work_on.path / SUMMARY, summary)

@@ -20,7 +20,7 @@ from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData
 
 FINISHED = "finished"
 """State of a stage that is done."""
@@ -80,11 +80,13 @@ class OpenedRun:
         folder: Its folder.
         options: What was asked for.
         go_on: The call that goes on with it.
+        task: The task of a new run, as it was read.
     """
 
     folder: RunFolder
     options: PipelineOptions
     go_on: str
+    task: TaskData | None = None
 
     @property
     def path(self) -> Path:
@@ -139,9 +141,10 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     """
     for task in options.glue.tasks:
         check_task(task)
+    data: TaskData | None = None
     if options.task.name is not None and options.resume is None:
         # Its faults are told now, not after the search.
-        load_task(options.task.name, options.task.data, options.task.own)
+        data = load_task(options.task.name, options.task.data, options.task.own)
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
             raise KDNASError(
@@ -153,7 +156,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
         readme = _README if options.task.name is None else _TASK_README
-        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path))
+        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), data)
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
     again = resuming_call(options, folder.path, () if options.stages == recorded.stages else options.stages)

@@ -15,9 +15,9 @@ from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.run_opening import FINISHED, NEEDS, OpenedRun, resuming_call, search_options
 from kdnas_env.pipeline.score import Scores, score
 from kdnas_env.pipeline.search import SearchRun, search
-from kdnas_env.pipeline.stages import CANDIDATES, STAGES
+from kdnas_env.pipeline.stages import CANDIDATES
 from kdnas_env.pipeline.work import StageProgress, noted
-from kdnas_env.support.progress import Progress
+from kdnas_env.support.progress import Progress, enter_step
 
 Result = SearchRun | DistillRun | Scores | ExportReport | Candidate
 """What came of a stage, of the export of one student, or of a candidate."""
@@ -31,8 +31,8 @@ def do_stage(run: OpenedRun, stage: str, progress: Progress, report: Report) -> 
     if run.states().get(stage) == FINISHED and stage != CANDIDATES:
         progress.say(f"{stage}: done before")
         return
-    stages = STAGES if run.options.task.name is None else run.stages
-    progress.say(f"\n{stage} ({stages.index(stage) + 1} of {len(stages)})")
+    if stage != CANDIDATES:  # whose steps are told one by one
+        enter_step(progress, stage)
     run.record("running", stage)
     try:
         _STAGES[stage](run, progress, report)

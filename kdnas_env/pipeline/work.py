@@ -14,7 +14,7 @@ from typing import Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.run_folder import RunFolder
-from kdnas_env.support.progress import Progress, Tone
+from kdnas_env.support.progress import Progress, Tone, enter_step
 
 
 class Finished:
@@ -107,6 +107,10 @@ class StageProgress:
 
     def __init__(self, progress: Progress, stage: str) -> None:
         self._progress, self._stage = progress, stage
+
+    def step(self, name: str) -> None:
+        """Say that a step begins."""
+        enter_step(self._progress, name)
 
     def begin(self, name: str) -> None:
         """Say that work begins."""

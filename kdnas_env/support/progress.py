@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import rich.progress
 from rich.console import Console
@@ -43,6 +43,20 @@ class Progress(Protocol):
 
     def end(self) -> None:
         """Report that the work is done and none follows yet."""
+
+
+@runtime_checkable
+class Stepped(Protocol):
+    """What also tells of steps, each of which has several pieces of work."""
+
+    def step(self, name: str) -> None:
+        """Report that a step begins."""
+
+
+def enter_step(progress: Progress, name: str) -> None:
+    """Report that a step begins, to progress that tells of steps."""
+    if isinstance(progress, Stepped):
+        progress.step(name)
 
 
 def checked(progress: Any) -> Progress:

@@ -17,7 +17,7 @@ from kdnas_env.distillation.text.columns import Columns, choose_columns
 from kdnas_env.distillation.text.layout import TableLayout, TextLayout
 from kdnas_env.distillation.text.records import Record, Records, open_records
 from kdnas_env.distillation.text.text_files import suffix_of
-from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.errors import CorpusError, KDNASError, TaskDataError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import shown
@@ -120,10 +120,18 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
         settings: How it is laid out.
 
     Raises:
-        CorpusError: If it is not there or cannot be read; a column or split is missing; a text is no text; a label is
+        TaskDataError: If it is not there or cannot be read; a column or split is missing; a text is no text; a label is
             not of the task's kind or, in a later split, not known; or there is but one class.
     """
-    name = os.fspath(source)
+    try:
+        return _loaded(os.fspath(source), settings)
+    except TaskDataError:
+        raise
+    except CorpusError as error:  # of whatever reads files, which does not know that they are of a task
+        raise TaskDataError(re.sub("^corpus (?=file|folder|')", "task ", str(error))) from error
+
+
+def _loaded(name: str, settings: OwnTask) -> TaskData:
     dropped: Counter[str] = Counter()
     with open_records(name, config_name=settings.config_name, layout=settings.layout) as records:
         train = _train_split(name, records, settings)
@@ -141,7 +149,7 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
             if not rows and role != TRAIN and getattr(settings, f"{role}_split") is None:
                 continue  # what the hub tests on may have no labels
             if not rows:
-                raise CorpusError(f"task {name!r}: split {split!r} holds no row with a text and a label")
+                raise TaskDataError(f"task {name!r}: split {split!r} holds no row with a text and a label")
             if labels is None:
                 labels = Labels.read(name, [row[2] for row in rows], label_columns, names, settings.kind)
             splits[role] = _encoded(rows, labels, dropped)
@@ -156,7 +164,7 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
             drawn[role] = {"fraction": fraction, "seed": settings.split_seed, "samples": len(splits[role])}
     evaluated = tuple(role for role in (VALIDATION, TEST) if role in splits)
     if not evaluated:
-        raise CorpusError(f"task {name!r} has nothing to score on; name a split, or leave test_fraction above 0")
+        raise TaskDataError(f"task {name!r} has nothing to score on; name a split, or leave test_fraction above 0")
     for role, later in ((VALIDATION, evaluated[1:]), (TRAIN, evaluated)):
         if role in splits:
             splits[role] = _without(name, role, splits[role], [splits[other] for other in later], dropped)
@@ -171,7 +179,12 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
         splits=evaluated,
         scored=evaluated[-1:],
     )
-    preparation = {"kind": labels.kind, "dropped": dict(sorted(dropped.items())), "drawn": drawn}
+    preparation = {
+        "kind": labels.kind,
+        "label_columns": list(label_columns),
+        "dropped": dict(sorted(dropped.items())),
+        "drawn": drawn,
+    }
     evaluation = {role: splits[role] for role in evaluated}
     return TaskData(spec, splits[TRAIN], evaluation, name, preparation=preparation, reading=asdict(settings))
 
@@ -188,7 +201,7 @@ def _train_split(name: str, records: Records, settings: OwnTask) -> str:
         return settings.train_split
     if len(records.splits) == 1 and settings.train_split == TRAIN:
         return records.splits[0]
-    raise CorpusError(
+    raise TaskDataError(
         f"task {name!r} has no split {settings.train_split!r}; it has {list(records.splits)}; name one with train_split"
     )
 
@@ -202,37 +215,41 @@ def _split_of(
     if split is not None or file is None:
         found = split or asked or (role if role in records.splits else None)
         if found is not None and found not in records.splits:
-            raise CorpusError(f"there is no split {found!r}; the task has {list(records.splits)}; check {role}_split")
+            raise TaskDataError(f"there is no split {found!r}; the task has {list(records.splits)}; check {role}_split")
         yield records, found
         return
     with open_records(file, layout=settings.layout) as opened:
         if len(opened.splits) > 1 and role not in opened.splits:
-            raise CorpusError(f"{file!r} has several splits, {list(opened.splits)}, none of them {role!r}; name a file")
+            raise TaskDataError(
+                f"{file!r} has several splits, {list(opened.splits)}, none of them {role!r}; name a file"
+            )
         yield opened, role if role in opened.splits else opened.splits[0]
 
 
 def _label_columns(name: str, columns: Columns, settings: OwnTask) -> tuple[str, ...]:
     if columns.doubt is not None and not settings.label_column:
-        raise CorpusError(f"task {name!r}: {columns.doubt}")
+        raise TaskDataError(f"task {name!r}: {columns.doubt}")
     wanted = settings.label_column or tuple(column for column in LABEL_NAMES if column in columns.names)[:1]
     if not wanted:
-        raise CorpusError(
+        raise TaskDataError(
             f"cannot tell which column of task {name!r} holds the label: its columns are {shown(list(columns.names))}; "
             "name it with label_column"
         )
     missing = [column for column in wanted if column not in columns.names]
     if missing or len(set(wanted)) < len(wanted):
         what = f"has no column {missing[0]!r}" if missing else f"cannot have a label column twice, in {list(wanted)}"
-        raise CorpusError(f"task {name!r} {what}; its columns are {shown(list(columns.names))}; check label_column")
+        raise TaskDataError(f"task {name!r} {what}; its columns are {shown(list(columns.names))}; check label_column")
     return tuple(wanted)
 
 
 def _text_columns(name: str, columns: Columns, labels: Sequence[str], settings: OwnTask) -> tuple[str, ...]:
     textual = tuple(column for column in columns.textual if column not in labels)
-    chosen = choose_columns(Columns(columns.names, textual, columns.doubt), settings.text_columns or None, name)
+    chosen = choose_columns(
+        Columns(columns.names, textual, columns.doubt), settings.text_columns or None, name, what="task"
+    )
     both = sorted(set(chosen) & set(labels))
     if both:
-        raise CorpusError(f"task {name!r}: column {both[0]!r} is named for the text and for the label; name another")
+        raise TaskDataError(f"task {name!r}: column {both[0]!r} is named for the text and for the label; name another")
     return chosen
 
 
@@ -249,7 +266,7 @@ def _usable(
         else:
             for value in written:
                 if not isinstance(value, str):
-                    raise CorpusError(f"{place}: the text is {shown(value)}; expected text")
+                    raise TaskDataError(f"{place}: the text is {shown(value)}; expected text")
             yield place, written, label
 
 
@@ -268,5 +285,5 @@ def _without(name: str, role: str, split: Split, later: Sequence[Split], dropped
     kept = np.array([index for index, key in enumerate(text_keys(split)) if key not in seen], dtype=np.int64)
     dropped[f"{role}_{_REPEATED}"] += len(split) - len(kept)
     if not len(kept):
-        raise CorpusError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
+        raise TaskDataError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
     return split if len(kept) == len(split) else split.subset(kept)

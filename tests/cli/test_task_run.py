@@ -205,7 +205,18 @@ def test_no_student_of_the_search_keeps_the_limits(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(tmp_path / "run", speedup="900")) == 1
-    assert "no student of the search keeps the limits" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "no student of the search keeps the limits" in printed
+    first, *_ = printed.partition("search (1 of 6)")
+    for told in (
+        "my.csv, text 'text', label 'label'",
+        "classification, 2 classes (samples to train on): 'false' (",
+        "train 96 (the rest), validation 12 (drawn, seed 0), test 12 (drawn, seed 0), which is scored",
+        "left out: nothing",
+        "students are timed in analytic, 1 x 50 tokens a pass, 1 thread(s)",
+        "limits: speed-up at least 900x, size of the file at most 10 MB (int8), teacher's score kept at least 20.0%",
+    ):
+        assert told in first
     summary = read(tmp_path / "run" / "summary.json")
     assert (summary["best"], summary["students"]) == (None, [])
 
@@ -229,6 +240,8 @@ def test_what_chooses(tmp_path: Path) -> None:
     [
         ({"task": "nowhere.csv"}, "'nowhere.csv' is not there"),
         ({"task.label-column": "mood"}, "has no column 'mood'; its columns are"),
+        ({"task.text-columns": "mood"}, "task '{task}' has no column 'mood'; its columns are ['text', 'label']"),
+        ({"task.text-columns": "label"}, "column 'label' is named for the text and for the label"),
         ({"family": "all"}, "--family has no effect with --task"),
         ({"glue.seeds": "3"}, "--glue.seeds has no effect with --task"),
         ({"candidates": "0"}, "--candidates is 0"),
@@ -238,7 +251,10 @@ def test_what_chooses(tmp_path: Path) -> None:
 def test_what_is_refused_before_anything_is_made(
     flags: Flags, tmp_path: Path, changes: dict[str, str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert message in complaint(flags(tmp_path / "run", **changes), capsys)
+    arguments = flags(tmp_path / "run", **changes)
+    told = complaint(arguments, capsys)
+    assert message.format(task=arguments[arguments.index("--task") + 1]) in told
+    assert "corpus" not in told
     assert not (tmp_path / "run").exists()
 
 

@@ -31,11 +31,19 @@ class Columns:
     doubt: str | None = None
 
 
-def choose_columns(columns: Columns, requested: str | Sequence[str] | None, source: str) -> tuple[str, ...]:
+def choose_columns(
+    columns: Columns, requested: str | Sequence[str] | None, source: str, *, what: str = "corpus"
+) -> tuple[str, ...]:
     """Return the one or two columns that hold the text.
 
     With ``requested=None``: the only text column, else the first existing column among ``text``, ``sentence``,
     ``content``, ``document`` and ``review``.
+
+    Args:
+        columns: The columns.
+        requested: Those that are asked for; None to find them.
+        source: Name of the source, for messages.
+        what: What the source is, for messages.
 
     Raises:
         CorpusError: If a requested column is missing, more than two are requested, the text column is ambiguous, or the
@@ -49,18 +57,18 @@ def choose_columns(columns: Columns, requested: str | Sequence[str] | None, sour
         if missing:
             doubt = "" if columns.doubt is None else f"; {columns.doubt}"
             raise CorpusError(
-                f"corpus {source!r} has no column {missing[0]!r}; its columns are {shown(list(columns.names))}{doubt}"
+                f"{what} {source!r} has no column {missing[0]!r}; its columns are {shown(list(columns.names))}{doubt}"
             )
         return names
     if columns.doubt is not None:
-        raise CorpusError(f"corpus {source!r}: {columns.doubt}")
+        raise CorpusError(f"{what} {source!r}: {columns.doubt}")
     if len(columns.textual) == 1:
         return columns.textual
     for name in _TEXT_NAMES:
         if name in columns.names:
             return (name,)
     raise CorpusError(
-        f"cannot tell which column of corpus {source!r} holds the text: its columns are {shown(list(columns.names))}, "
+        f"cannot tell which column of {what} {source!r} holds the text: its columns are {shown(list(columns.names))}, "
         f"of which {shown(list(columns.textual))} hold strings; name one with text_columns, or two for sentence pairs"
     )
 
