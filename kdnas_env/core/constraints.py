@@ -122,7 +122,7 @@ class Constraints:
 
     def megabytes(self, parameters: Any) -> Any:
         """Return the estimated sizes of exported files from numbers of parameters (one, or an array)."""
-        return parameters * BYTES_PER_PARAMETER[self.format] / 1e6
+        return exported_megabytes(parameters, self.format)
 
     def breaks(self, evaluation: Evaluation) -> bool:
         """Whether a student breaks a limit that can be known before distillation."""
@@ -169,6 +169,16 @@ class Constraints:
                 return f"{parameters:,} parameters are more than {limit:,}"
             case _:
                 return f"quality {quality:.3f} is below {limit:g} of the teacher's"
+
+
+def exported_megabytes(parameters: Any, format: str) -> Any:
+    """Return the estimated sizes of exported ONNX files, in megabytes (1e6 bytes).
+
+    Args:
+        parameters: Numbers of parameters: one, or an array.
+        format: One of ``BYTES_PER_PARAMETER``.
+    """
+    return parameters * BYTES_PER_PARAMETER[format] / 1e6
 
 
 def excess(name: str, limit: float, value: Any) -> Any:

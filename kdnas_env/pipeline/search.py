@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from kdnas_env.core.constraints import BYTES_PER_PARAMETER, exported_megabytes
 from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
@@ -202,6 +203,7 @@ def _plain(record: Record) -> dict[str, Any]:
         "latency_ms": None if latency is None else latency.median_ms,
         "teacher_latency_ms": None if latency is None else latency.teacher_median_ms,
         "parameters": evaluation.parameters,
+        **{f"{name}_mb": exported_megabytes(evaluation.parameters, name) for name in BYTES_PER_PARAMETER},
         "seconds": evaluation.wall_seconds,
     }
 

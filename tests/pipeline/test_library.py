@@ -74,6 +74,9 @@ def test_a_search_is_one_call(small: dict[str, Any]) -> None:
     assert len(frame) == 4
     assert frame["reward"].max() == run.best.reward.reward
     assert StudentConfig.parse(str(frame.sort_values("reward")["student"].iloc[-1])) == run.best.evaluation.config
+    assert (frame["float32_mb"] * 1e6 >= 4 * frame["parameters"]).all()
+    assert (frame["parameters"] < frame["int8_mb"] * 1e6).all()
+    assert (frame["int8_mb"] < 0.3 * frame["float32_mb"]).all()
     student = run.student()
     assert student.config.hidden_size == run.best.evaluation.config.hidden_size
     results = json.loads((run.path / "results.json").read_text())
