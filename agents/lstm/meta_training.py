@@ -7,7 +7,6 @@ arXiv:1910.05199).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from kdnas_env.agents.environment import action_counts, env_attribute, is_usable
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
 from kdnas_env.agents.predicting import Scale
 from kdnas_env.agents.ranking import Ints
+from kdnas_env.agents.training import UnfinishedTraining, half_cosine, moving_average
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -149,52 +149,27 @@ def _trained(
     controller = MetaController(nvec, len(examples[0].task), generator=torch.Generator().manual_seed(settings.seed))
     controller.usual.fill_(float(np.mean([task.scale for task in examples])))
     optimizer = torch.optim.Adam(controller.parameters(), lr=settings.learning_rate, fused=True)
-    state, step, average = path.with_name(path.name + ".training"), 0, 0.0
-    if state.exists():
-        kept = torch.load(state, weights_only=True)
-        if kept["settings"] == vars(settings):
-            controller.load_state_dict(kept["controller"])
-            optimizer.load_state_dict(kept["optimizer"])
-            step, average = kept["step"], kept["late"]
-    for step in range(step, settings.steps):  # noqa: B020  (continues at the saved step)
+    tasks = [example.task.tolist() for example in examples]
+    identity = {**vars(settings), "nvec": nvec.tolist(), "training_tasks": tasks}
+    unfinished = UnfinishedTraining(path, identity, controller, optimizer)
+    done, average = unfinished.restore()
+    for step in range(done, settings.steps):
         rng = np.random.default_rng([settings.seed, step])
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * 0.5 * (1 + math.cos(math.pi * step / settings.steps))
+            group["lr"] = settings.learning_rate * half_cosine(step, settings.steps)
         chosen = rng.choice(len(examples), size=min(settings.tasks, len(examples)), replace=False)
         loss = torch.stack([_loss(controller, examples[place], settings, rng) for place in chosen]).mean()
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(controller.parameters(), 1.0)
         optimizer.step()
-        current = float(loss.detach())
-        average = current if not average else 0.95 * average + 0.05 * current
+        average = moving_average(average, float(loss.detach()), share=0.05)
         on_step(step + 1, settings.steps, average)
-        if (step + 1) % _SAVED_EVERY == 0 and step + 1 < settings.steps:
-            _save_state(state, controller, optimizer, settings, step + 1, average)
+        if (step + 1) % _SAVED_EVERY == 0:
+            unfinished.save(step + 1, average)
     save_controller(controller, path)
-    state.unlink(missing_ok=True)
+    unfinished.remove()
     return controller
-
-
-def _save_state(
-    state: Path,
-    controller: MetaController,
-    optimizer: torch.optim.Optimizer,
-    settings: MetaTraining,
-    step: int,
-    average: float,
-) -> None:
-    from kdnas_env.support.atomic import replacing
-
-    kept = {
-        "settings": vars(settings),
-        "controller": controller.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "late": average,
-    }
-    with replacing(state) as file:
-        torch.save(kept, file)
 
 
 def _loss(

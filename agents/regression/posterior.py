@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from kdnas_env.agents.predicting import choose_one_by_one
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import expected_improvement
+
+Inputs = npt.NDArray[Any]
+"""Points as a prior takes them: their choices, int64 ``(n, dims)``, or numbers that describe them, ``(n, inputs)``."""
 
 
 class Prior(Protocol):
@@ -19,10 +23,10 @@ class Prior(Protocol):
     def noise_variance(self) -> float:
         """Variance of the noise of an evaluation."""
 
-    def covariance(self, left: Ints, right: Ints) -> Floats:
+    def covariance(self, left: Inputs, right: Inputs) -> Floats:
         """Return the covariance of the rewards of points, without noise, float64 ``(left, right)``."""
 
-    def variances(self, points: Ints) -> Floats:
+    def variances(self, points: Inputs) -> Floats:
         """Return the diagonal of the covariance of points with themselves, float64 ``(points,)``."""
 
 
@@ -32,27 +36,27 @@ class Posterior:
 
     Attributes:
         prior: The prior.
-        points: int64 ``(points, dims)``.
+        points: The points, as the prior takes them.
         mean: Predictions, float64 ``(points,)``.
         variance: Variances of the predictions, float64 ``(points,)``.
         whitened: Whitened covariances of the known points with the points, float64 ``(known, points)``.
     """
 
     prior: Prior
-    points: Ints
+    points: Inputs
     mean: Floats
     variance: Floats
     whitened: Floats
 
     @classmethod
-    def of(cls, prior: Prior, known: Ints, targets: Floats, points: Ints) -> Posterior:
+    def of(cls, prior: Prior, known: Inputs, targets: Floats, points: Inputs) -> Posterior:
         """Condition a prior on evaluations.
 
         Args:
             prior: The prior.
-            known: Evaluated points, int64 of shape ``(known, dims)``; there may be none.
+            known: Evaluated points, as the prior takes them; there may be none.
             targets: Their rewards minus the prior mean, float64 of shape ``(known,)``.
-            points: Points to predict, int64 of shape ``(points, dims)``.
+            points: Points to predict, as the prior takes them.
         """
         factor = cholesky_factor(prior, known)
         shared = whitened(factor, prior.covariance(known, points))
@@ -105,7 +109,7 @@ def most_promising(
     )
 
 
-def cholesky_factor(prior: Prior, known: Ints) -> Floats:
+def cholesky_factor(prior: Prior, known: Inputs) -> Floats:
     """Return the Cholesky factor of the covariance of noisy rewards, float64 ``(known, known)``."""
     noise = prior.noise_variance * np.eye(len(known))
     return np.asarray(np.linalg.cholesky(prior.covariance(known, known) + noise), dtype=np.float64)

@@ -61,16 +61,27 @@ class TransferGPAgent(ExperiencedAgent):
     """
 
     Config = TransferGPConfig
+    _known_mean: _Mean | None
+
+    def _start(self) -> None:
+        super()._start()
+        self._known_mean = None  # the description of the task is read later
+
+    @property
+    def _mean(self) -> _Mean:
+        """The prior mean; made once in a search."""
+        if self._known_mean is None:
+            self._known_mean = _Mean.of(self._experience, self._task, self.grid.nvec)
+        return self._known_mean
 
     def _propose(self, n: int) -> Proposal:
         seen, best = self.seen, self.ranking.global_best
         if best is None and self._experience is None:
             drawn = self.grid.draw(self.rng, n, seen)
             return Proposal(drawn, random=np.ones(len(drawn), dtype=np.bool_), exploration=1.0)
-        config, nvec = self.config, self.grid.nvec
+        config, mean = self.config, self._mean
         pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
-        points = np.concatenate([pool, self.pending])
-        mean = _Mean.of(self._experience, self._task, nvec)
+        points = mean.described(np.concatenate([pool, self.pending]))
         known, targets, unit = self._evaluated[:0], np.empty(0), _Unit(0.0, 1.0)
         if best is not None:
             positions = remembered(self.ranking, config.replay_size)
@@ -78,12 +89,13 @@ class TransferGPAgent(ExperiencedAgent):
             scale = Scale.of(rewards, usable)
             unit = _Unit(scale.mean, self._experience.usual if self._experience else scale.deviation)
             known, targets = self._evaluated[positions], (scale.clipped(rewards, usable) - scale.mean) / unit.size
-        differences = targets - mean(known)
-        posterior = Posterior.of(_most_likely(nvec, mean, known, differences), known, differences, points)
-        posterior = replace(posterior, mean=posterior.mean + mean(points))
+        inputs = mean.described(known)
+        differences = targets - inputs[:, -1]
+        posterior = Posterior.of(_most_likely(self.grid.nvec, inputs, differences), inputs, differences, points)
+        posterior = replace(posterior, mean=posterior.mean + points[:, -1])
         # Before any evaluation, the improvement is that on the best expected reward.
         to_beat = targets.max() if best is not None else posterior.mean.max()
-        places = most_promising(posterior, pool, known, self.pending, float(to_beat), nvec, n)
+        places = most_promising(posterior, pool, known, self.pending, float(to_beat), self.grid.nvec, n)
         predicted = unit.centre + unit.size * posterior.mean[places]
         return Proposal(pool[places], predicted=None if best is None else predicted)
 
@@ -132,21 +144,25 @@ class _Mean:
         found: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())
         return found
 
+    def described(self, points: Ints) -> Floats:
+        """Return points as :class:`_Prior` takes them: choices and prior mean, float64 ``(points, dims + 1)``."""
+        return np.column_stack([points, self(points)])
+
 
 @dataclass(frozen=True, eq=False)
 class _Prior:
     """Covariance of the difference of rewards from the prior mean, in units of the targets.
 
+    Points are those of :meth:`_Mean.described`.
+
     Attributes:
         nvec: Choices per dimension, int64 ``(dims,)``.
-        mean: The prior mean.
         length: Length scale; a dimension has length 1.
         amplitude: Standard deviation of the difference.
         noise: Standard deviation of the noise.
     """
 
     nvec: Ints
-    mean: _Mean
     length: float
     amplitude: float
     noise: float
@@ -156,22 +172,22 @@ class _Prior:
         """Variance of the noise."""
         return self.noise**2
 
-    def covariance(self, left: Ints, right: Ints) -> Floats:
+    def covariance(self, left: Floats, right: Floats) -> Floats:
         """Return the covariance of points, float64 ``(left, right)``."""
         size = np.maximum(self.nvec - 1, 1) * self.length
-        squares = np.square(left / size).sum(axis=1)[:, None] + np.square(right / size).sum(axis=1)
-        squares = np.maximum(squares - 2 * (left / size) @ (right / size).T, 0)
-        difference = self.amplitude**2 * np.exp(-0.5 * squares)
-        covariance: Floats = OFFSET**2 + SLOPE**2 * np.outer(self.mean(left), self.mean(right)) + difference
+        ours, theirs = left[:, :-1] / size, right[:, :-1] / size
+        squares = np.square(ours).sum(axis=1)[:, None] + np.square(theirs).sum(axis=1)
+        difference = self.amplitude**2 * np.exp(-0.5 * np.maximum(squares - 2 * ours @ theirs.T, 0))
+        covariance: Floats = OFFSET**2 + SLOPE**2 * np.outer(left[:, -1], right[:, -1]) + difference
         return covariance
 
-    def variances(self, points: Ints) -> Floats:
+    def variances(self, points: Floats) -> Floats:
         """Return the variances of points, float64 ``(points,)``."""
-        variances: Floats = OFFSET**2 + np.square(SLOPE * self.mean(points)) + self.amplitude**2
+        variances: Floats = OFFSET**2 + np.square(SLOPE * points[:, -1]) + self.amplitude**2
         return variances
 
 
-def _most_likely(nvec: Ints, mean: _Mean, known: Ints, differences: Floats) -> _Prior:
+def _most_likely(nvec: Ints, known: Floats, differences: Floats) -> _Prior:
     """Return the prior of the highest marginal likelihood; without evaluations, the middle one."""
 
     def likelihood(prior: _Prior) -> float:
@@ -179,5 +195,5 @@ def _most_likely(nvec: Ints, mean: _Mean, known: Ints, differences: Floats) -> _
         return float(-0.5 * np.square(whitened(factor, differences)).sum() - np.log(np.diag(factor)).sum())
 
     if not len(known):
-        return _Prior(nvec, mean, LENGTHS[1], AMPLITUDES[1], NOISES[1])
-    return max((_Prior(nvec, mean, *sizes) for sizes in product(LENGTHS, AMPLITUDES, NOISES)), key=likelihood)
+        return _Prior(nvec, LENGTHS[1], AMPLITUDES[1], NOISES[1])
+    return max((_Prior(nvec, *sizes) for sizes in product(LENGTHS, AMPLITUDES, NOISES)), key=likelihood)

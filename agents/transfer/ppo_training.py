@@ -16,6 +16,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from kdnas_env.agents.sb3.learners import seeded_globals
+from kdnas_env.agents.training import UnfinishedTraining, half_cosine, moving_average
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -94,24 +95,19 @@ def train(
     """
     with pinned_threads(1):
         model = untrained(algorithm, recorded(experience, EVALUATIONS), seed=seed, searches=SEARCHES)
-        updates, state = math.ceil(steps / EVALUATIONS), path.with_name(path.name + ".training")
+        updates = math.ceil(steps / EVALUATIONS)
         identity = {"algorithm": algorithm, "updates": updates, "seed": seed, "tasks": experience.tasks.tobytes()}
-        done, late = 0, math.nan
-        if state.exists():
-            kept = torch.load(state, weights_only=True)
-            if kept["identity"] == identity:
-                model.policy.load_state_dict(kept["policy"])
-                model.policy.optimizer.load_state_dict(kept["optimizer"])
-                done, late = kept["done"], kept["late"]
+        unfinished = UnfinishedTraining(path, identity, model.policy, model.policy.optimizer)
+        done, average = unfinished.restore()
         for update in range(done, updates):
-            rate = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * update / updates))
+            rate = LEARNING_RATE * half_cosine(update, updates)
             gap = _update(model, np.random.default_rng([seed, 1, update]), rate)
-            late = gap if math.isnan(late) else 0.9 * late + 0.1 * gap
-            on_update(update + 1, updates, late)
+            average = moving_average(average, gap, share=0.1)
+            on_update(update + 1, updates, average)
             if (update + 1) % _SAVED_EVERY == 0:
-                _save(state, model, {"identity": identity, "done": update + 1, "late": late})
-        state.unlink(missing_ok=True)
-    return late, model.policy
+                unfinished.save(update + 1, average)
+        unfinished.remove()
+    return average, model.policy
 
 
 def _update(model: Any, rng: np.random.Generator, learning_rate: float) -> float:
@@ -137,12 +133,3 @@ class _Gaps(BaseCallback):
             info["gap"] for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done
         ]
         return True
-
-
-def _save(state: Path, model: Any, facts: dict[str, Any]) -> None:
-    from kdnas_env.support.atomic import replacing
-
-    with replacing(state) as file:
-        torch.save(
-            {**facts, "policy": model.policy.state_dict(), "optimizer": model.policy.optimizer.state_dict()}, file
-        )

@@ -148,21 +148,22 @@ def test_a_process_learns_from_the_search() -> None:
 
 def test_the_marginal_likelihood_finds_noise_and_length() -> None:
     rng, mean = np.random.default_rng(0), _Mean.of(None, np.zeros(1, dtype=np.float32), np.array([40, 40]))
-    points = rng.integers(0, 40, (120, 2))
+    points = mean.described(rng.integers(0, 40, (120, 2)))
     smooth = np.sin(points[:, 0] / 12) + np.cos(points[:, 1] / 12)
-    calm = _most_likely(np.array([40, 40]), mean, points, smooth)
-    noisy = _most_likely(np.array([40, 40]), mean, points, smooth + 0.3 * rng.standard_normal(120))
+    calm = _most_likely(np.array([40, 40]), points, smooth)
+    noisy = _most_likely(np.array([40, 40]), points, smooth + 0.3 * rng.standard_normal(120))
     assert calm.noise < noisy.noise
-    rough = _most_likely(np.array([40, 40]), mean, points, rng.standard_normal(120) * 0.5)
+    rough = _most_likely(np.array([40, 40]), points, rng.standard_normal(120) * 0.5)
     assert (rough.length, rough.noise) != (calm.length, calm.noise)
 
 
 def test_a_covariance_is_that_of_its_formula() -> None:
     mean = _Mean.of(small(), small().tasks[0], NVEC)
-    prior = _Prior(NVEC, mean, length=0.8, amplitude=0.3, noise=0.1)
+    prior = _Prior(NVEC, length=0.8, amplitude=0.3, noise=0.1)
     points = small().actions
-    full = prior.covariance(points, points)
-    np.testing.assert_allclose(np.diag(full), prior.variances(points))
+    described = mean.described(points)
+    full = prior.covariance(described, described)
+    np.testing.assert_allclose(np.diag(full), prior.variances(described))
     one, other = points[3], points[7]
     squares = sum(((one[d] - other[d]) / (NVEC[d] - 1) / 0.8) ** 2 for d in range(2))
     by_hand = 4 + 0.25 * mean(points[[3]])[0] * mean(points[[7]])[0] + 0.09 * np.exp(-squares / 2)
