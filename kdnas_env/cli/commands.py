@@ -24,7 +24,7 @@ from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
 from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
-from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.score import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
@@ -41,7 +41,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "run": (PipelineOptions, "kdnas_env.cli.run:run_all"),
     "search": (SearchOptions, "kdnas_env.cli.search:run_search"),
     "distill": (DistillOptions, "kdnas_env.cli.distill:run_distill"),
-    "score": (GlueOptions, "kdnas_env.cli.glue:run_glue"),
+    "score": (ScoreOptions, "kdnas_env.cli.score:run_score"),
     "export": (ExportOptions, "kdnas_env.cli.export:run_export"),
     "study": (StudyOptions, "kdnas_env.cli.study:run_study"),
     "vocabulary": (VocabularyOptions, "kdnas_env.cli.vocabulary:run_vocabulary"),
@@ -91,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
         # A model that must be given is told from the values of a list before it.
-        missing = None if "--resume" in arguments else GlueOptions(model=tyro.MISSING)
+        missing = None if "--resume" in arguments else ScoreOptions(model=tyro.MISSING)
         options = completed(lambda defaults: _parse(arguments, defaults or missing))
     place = next(place for kind, place in COMMANDS.values() if type(options) is kind)
     return partial(_run, place, options, arguments)
@@ -132,10 +132,15 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _in_full(kind: type[Any], word: str) -> str:
-    """Return the flag that ``--task NAME`` is short for; any other word as it is."""
+    """Return the flag that ``--task NAME`` is short for, or the new name of a renamed flag; any other word as it is."""
     flag, equals, value = word.partition("=")
     name = task_field(kind)
-    return f"--{name}{equals}{value}" if flag == "--task" and name is not None else word
+    if flag == "--task" and name is not None:
+        return f"--{name}{equals}{value}"
+    for earlier, new in getattr(kind, "RENAMED", {}).items():
+        if flag.startswith(f"--{earlier}."):
+            return f"--{new}{word.removeprefix(f'--{earlier}')}"
+    return word
 
 
 def _run(place: str, options: Any, arguments: Sequence[str]) -> int:

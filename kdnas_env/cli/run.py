@@ -8,7 +8,7 @@ from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.cli.export import print_report
 from kdnas_env.cli.flags import FlagProgress
-from kdnas_env.cli.glue import print_scores
+from kdnas_env.cli.score import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting.report import ExportReport

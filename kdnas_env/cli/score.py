@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.exporting.cards.embedder import TITLES
-from kdnas_env.pipeline.score import PICTURE, GlueOptions, Scores, score
+from kdnas_env.pipeline.score import PICTURE, ScoreOptions, Scores, score
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.scores import COSINE, Share
@@ -16,7 +16,7 @@ from kdnas_env.tasks.summary import Statistic
 _TASKS_BESIDE = 2
 
 
-def run_glue(options: GlueOptions) -> int:
+def run_score(options: ScoreOptions) -> int:
     """Score a model and what it is compared with; the exit status of the command: 1 if the model has no score."""
     console = SafeConsole()
     with TaskProgress(console) as progress:

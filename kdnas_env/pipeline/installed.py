@@ -166,7 +166,9 @@ def _findings(cache_dir: str | None) -> Iterator[Finding]:
 
 
 def _extras() -> list[str]:
-    return [name for name in metadata("kdnas").get_all("Provides-Extra", []) if name not in ("all", "test")]
+    """Return the extras, but for that of the tests, and those that only stand for others."""
+    extras = metadata("kdnas").get_all("Provides-Extra", [])
+    return [name for name in extras if name != "test" and any(needed.name != "kdnas" for needed in _declared(name))]
 
 
 def _declared(extra: str | None = None) -> list[Requirement]:

@@ -18,7 +18,7 @@ import tyro
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.errors import KDNASError
-from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.searching.recorded import RecordedOptions, renamed
 from kdnas_env.searching.run_folder import CONFIG, is_model, recorded_options
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
@@ -324,7 +324,8 @@ def options_of(kind: type[OptionsT], settings: Mapping[str, Any], **first: Any) 
         required = next(field for field in fields(kind) if field.name == name)  # type: ignore[arg-type]
         if value is None and name not in settings and required.default is required.default_factory is MISSING:
             raise KDNASError(f"{name} is None; expected a folder, or what made it returned")
-    short, task = task_field(kind), settings.get("task")
+    settings, short = renamed(kind, settings), task_field(kind)
+    task = settings.get("task")
     if isinstance(task, str | os.PathLike) and short is not None:
         others = {name: value for name, value in settings.items() if name != "task"}
         settings = {**others, **({"task": {"name": task}} if short == "task.name" else {short: [task]})}

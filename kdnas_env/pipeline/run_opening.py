@@ -14,7 +14,7 @@ from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.search_options import check_installed
 from kdnas_env.pipeline.searched import choose
-from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder
+from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call
@@ -25,7 +25,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData
 FINISHED = "finished"
 """State of a stage that is done."""
 
-NEEDS: dict[str, str] = {"distill": "search", "glue": "distill", "export": "distill"}
+NEEDS: dict[str, str] = {"distill": "search", "score": "distill", "export": "distill"}
 """The stage that a stage takes its students from."""
 
 _README = """# A run of `kdnas run` or `kdnas_env.run`
@@ -108,7 +108,7 @@ class OpenedRun:
     def states(self) -> dict[str, str]:
         """Return the state of every stage that was begun."""
         states: dict[str, str] = self.folder.read_run().get("stages", {})
-        return states
+        return {stage_named(name): state for name, state in states.items()}
 
     def record(self, state: str, stage: str, stage_state: str | None = None) -> None:
         """Write down the state of the run, and that of a stage."""
@@ -139,7 +139,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     Raises:
         KDNASError: For bad input.
     """
-    for task in options.glue.tasks:
+    for task in options.score.tasks:
         check_task(task)
     data: TaskData | None = None
     if options.task.name is not None and options.resume is None:
@@ -184,7 +184,7 @@ def _check_installed(options: PipelineOptions) -> None:
     """Check now what a stage would fail without, hours later perhaps."""
     if "search" in options.stages:
         check_installed(search_options(options))
-    if "glue" in options.stages:
+    if "score" in options.stages:
         task_metric(TASKS[EMBEDDED_TASK])
     if "export" in options.stages and options.export.to == "onnx":
         require_onnx("the stage export")

@@ -154,7 +154,7 @@ def _scores(run: PipelineRun) -> list[Listing]:
     tasks = run.summary["tasks"]
     if not tasks:
         return []
-    results = read_json(stage_folder(run.path, "glue") / RESULTS)
+    results = read_json(stage_folder(run.path, "score") / RESULTS)
     rows = [
         [
             row["title"],

@@ -79,9 +79,9 @@ def _distill(run: OpenedRun, progress: Progress, report: Report) -> None:
     report(distill(options, progress=StageProgress(progress, "distill")))
 
 
-def _glue(run: OpenedRun, progress: Progress, report: Report) -> None:
+def _score(run: OpenedRun, progress: Progress, report: Report) -> None:
     first, *others = map(str, run.students().values())
-    options = replace(run.options.glue, model=first, models=tuple(others), **run.shared, **run.placed("glue"))
+    options = replace(run.options.score, model=first, models=tuple(others), **run.shared, **run.placed("score"))
     report(score(options, progress=progress))
 
 
@@ -105,7 +105,7 @@ def _candidates(run: OpenedRun, progress: Progress, report: Report) -> None:
 _STAGES: dict[str, Callable[[OpenedRun, Progress, Report], None]] = {
     "search": _search,
     "distill": _distill,
-    "glue": _glue,
+    "score": _score,
     "export": _export,
     CANDIDATES: _candidates,
 }

@@ -19,7 +19,7 @@ def summary_of(run: OpenedRun) -> dict[str, Any]:
     """Return what came of the stages that are done."""
     states = run.states()
     done = [stage for stage in STAGES if states.get(stage) == FINISHED]
-    scores = read_json(run.at("glue") / RESULTS) if "glue" in done else None
+    scores = read_json(run.at("score") / RESULTS) if "score" in done else None
     rows = {} if scores is None else {row["name"]: row for row in scores["rows"]}
     searched = [row for row in read_results(run.at("search"))["students"] if row["status"] == "ok"]
     students = []

@@ -41,7 +41,7 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 
 
 @dataclass(frozen=True)
-class GlueOptions(TrainingOptions, RunOptions, RecordedOptions):
+class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
     A classifier of kdnas distill is scored with its own head, an embedding student by its vectors, and a classifier
@@ -168,7 +168,7 @@ class Scores(Finished):
     """
 
     path: Path
-    options: GlueOptions
+    options: ScoreOptions
     tasks: tuple[str, ...]
     method: str
     seeds: int
@@ -218,7 +218,7 @@ class Scores(Finished):
         return draw_comparison(self.rows, title=title, method=self.method)
 
 
-def score(model: Students | GlueOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
+def score(model: Students | ScoreOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> Scores:
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
     Every score is kept in a run folder as it is found; an interrupted run goes on with ``resume``.
@@ -227,7 +227,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
         model: Folder of a student (or of any encoder in hub layout), or a name on the hub; or what a search or a
             distillation returned, all students of which are scored; or all options.
         progress: Receives what is done.
-        **settings: Options of :class:`GlueOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
+        **settings: Options of :class:`ScoreOptions` by name, such as ``tasks=["rte"]``, ``seeds=1`` or
             ``resume="runs/..."``.
 
     Raises:
@@ -241,12 +241,12 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
 
-    if not (model is None or isinstance(model, GlueOptions)):
+    if not (model is None or isinstance(model, ScoreOptions)):
         model, *others = student_folders(model)
         if others:
             settings["models"] = [*others, *settings.get("models", ())]
     progress = checked(progress)
-    options = options_of(GlueOptions, settings, model=model)
+    options = options_of(ScoreOptions, settings, model=model)
     threads = options.threads or torch.get_num_threads()
     options = replace(options, threads=threads)
     # What is cheap to check is checked before a folder is made.
@@ -298,7 +298,7 @@ def score(model: Students | GlueOptions | None = None, *, progress: Progress = S
     return result
 
 
-def _score_files(options: GlueOptions, model: str, latency: LatencySettings, progress: Progress) -> Scores:
+def _score_files(options: ScoreOptions, model: str, latency: LatencySettings, progress: Progress) -> Scores:
     """Score exported classifiers as they are served."""
     from kdnas_env.pipeline.score_files import Exports
 
@@ -324,7 +324,7 @@ def _score_files(options: GlueOptions, model: str, latency: LatencySettings, pro
     return Scores(folder.path, options, (exports.task.name,), SERVED, 1, (), {}, files=files, means=means)
 
 
-def _comparison(options: GlueOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:
+def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:
     """Return what is compared, and the embedding students in it if they are scored by their vectors."""
     from kdnas_env.exporting.embedder import read_embedder_record
     from kdnas_env.exporting.record import read_classifier_record, recorded_task
@@ -384,7 +384,7 @@ def _comparison(options: GlueOptions, sources: Sequence[str]) -> tuple[Compariso
     return comparison, embedders
 
 
-def _open_folder(options: GlueOptions, method: str) -> RunFolder:
+def _open_folder(options: ScoreOptions, method: str) -> RunFolder:
     if options.resume is not None:
         return RunFolder.reopen(options.resume)
     name = Path(str(options.model)).name or "model"

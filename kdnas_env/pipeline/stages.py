@@ -22,7 +22,7 @@ from kdnas_env.pipeline.options import (
     TrainingOptions,
     within,
 )
-from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.score import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded
@@ -31,10 +31,13 @@ from kdnas_env.support.shell import non_defaults
 
 KindT = TypeVar("KindT")
 
-Stage = Literal["search", "distill", "glue", "export"]
+Stage = Literal["search", "distill", "score", "export"]
 
 STAGES: tuple[Stage, ...] = get_args(Stage)
 """In the order they are done in; each has a group of flags of its name, and a folder (:func:`stage_folder`)."""
+
+_SCORE_FORMERLY = "glue"
+"""Name of the stage ``score`` in earlier versions."""
 
 CANDIDATES = "candidates"
 """What follows the search where there is a task: all other stages, for one student after the other."""
@@ -43,10 +46,17 @@ CANDIDATES = "candidates"
 def stage_folder(run: Path, stage: str) -> Path:
     """Return the folder of a stage in the folder of a run.
 
-    The stage ``glue`` fills ``scores``; a run of an earlier version keeps its folder ``glue``.
+    The stage ``score`` fills ``scores``; a run of an earlier version keeps its folder ``glue``.
     """
-    earlier = run / stage
-    return run / "scores" if stage == "glue" and not earlier.exists() else earlier
+    if stage != "score":
+        return run / stage
+    earlier = run / _SCORE_FORMERLY
+    return earlier if earlier.exists() else run / "scores"
+
+
+def stage_named(name: str) -> str:
+    """Return the name of a stage by a name that this or an earlier version recorded."""
+    return "score" if name == _SCORE_FORMERLY else name
 
 
 def _set_by_run(*names: str, **values: Any) -> Callable[[type[KindT]], type[KindT]]:
@@ -94,10 +104,10 @@ class DistillStage(DistillOptions):
 
 @dataclass(frozen=True)
 @_set_by_run(model=None, models=(), teacher=None, seed=0, **_COMPUTE, out=None, resume=None)
-class GlueStage(GlueOptions):
+class ScoreStage(ScoreOptions):
     """How the distilled students are scored. One seed and no undistilled rows by default, unlike kdnas score."""
 
-    STAGE: ClassVar[Stage] = "glue"
+    STAGE: ClassVar[Stage] = "score"
 
     rows: tuple[str, ...] = ("teacher", "student")
     """teacher, student, closed-forms, embeddings, random. The teacher gives speed-ups and shares of its score; the
@@ -136,10 +146,11 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "search.space.file",
         "distill.corpus.source",
         *TaskOptions.PATHS,
-        *("glue.data", "glue.tasks", "glue.task.validation_file", "glue.task.test_file"),
+        *("score.data", "score.tasks", "score.task.validation_file", "score.task.test_file"),
     )
     NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
+    RENAMED: ClassVar[Mapping[str, str]] = {_SCORE_FORMERLY: "score"}
 
     teacher: str = "demo"
     """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads;
@@ -155,7 +166,7 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Stages to run. Finished stages are not repeated."""
     search: SearchStage = field(default_factory=SearchStage)
     distill: DistillStage = field(default_factory=DistillStage)
-    glue: GlueStage = field(default_factory=GlueStage)
+    score: ScoreStage = field(default_factory=ScoreStage)
     export: ExportStage = field(default_factory=ExportStage)
     resume: str | None = None
     """Run folder to resume; all other settings are read from it. Settings of stages not begun may be changed."""
@@ -177,10 +188,21 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         if self.task.name is None:
             why["candidates"] = "without a task; name it with `task`"
             return why | within("limits", self.limits.ineffective())
-        scored = (f"glue.{field.name}" for field in fields(GlueStage))
+        scored = (f"score.{field.name}" for field in fields(ScoreStage))
         why |= dict.fromkeys(scored, "with `task`: the exported file is scored on it")
         why |= dict.fromkeys(("stages", "family", "export.to"), "with `task`: all is done that leads to its classifier")
         return why
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Restore options of :meth:`to_dict`, also of a run that an earlier version made.
+
+        Raises:
+            RunError: See :meth:`RecordedOptions.from_dict`.
+        """
+        stages = data.get("stages")
+        names = [stage_named(name) for name in stages] if isinstance(stages, list | tuple) else stages
+        return super().from_dict({**data, "stages": names} if "stages" in data else data)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what decides the outcome, as plain data; what the run sets in its stages is left out."""

@@ -28,6 +28,7 @@ class RecordedOptions:
         FORMERLY: Names that the command had in earlier versions, whose runs can be gone on with.
         UNRECORDED: What options stood for in the records of earlier versions, which lack them; the others had their
             defaults.
+        RENAMED: Names of options by those that they had in earlier versions.
     """
 
     COMMAND: ClassVar[str]
@@ -36,6 +37,7 @@ class RecordedOptions:
     NO_PATHS: ClassVar[Collection[str]] = ()
     FORMERLY: ClassVar[tuple[str, ...]] = ()
     UNRECORDED: ClassVar[Mapping[str, Any]] = {}
+    RENAMED: ClassVar[Mapping[str, str]] = {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the options that determine the results, as plain data; places are left out."""
@@ -49,6 +51,7 @@ class RecordedOptions:
             RunError: If they are of another version, malformed, or say where things lie: the folder of a run that
                 comes from elsewhere must not make kdnas write outside of it.
         """
+        data = renamed(cls, data)
         placed = _places(cls, data)
         if placed:
             raise RunError(f"the recorded options name {placed}, which is never recorded; take it out of the file")
@@ -86,6 +89,12 @@ class RecordedOptions:
                 f"the run cannot be resumed with other settings: {'; '.join(changes)}. leave them out, or start a new "
                 "run"
             )
+
+
+def renamed(kind: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options by their names in this version; see :attr:`RecordedOptions.RENAMED`."""
+    names = getattr(kind, "RENAMED", {})
+    return {names.get(name, name): value for name, value in data.items()}
 
 
 def _required_places(kind: Any) -> dict[str, str]:

@@ -102,7 +102,7 @@ def _fit(features: NDArray[Any], labels: NDArray[Any], kind: str, seed: int) -> 
         )
     except ImportError as error:
         raise DependencyError(
-            f"the linear probe needs scikit-learn, which cannot be imported: {error}; pip install 'kdnas[glue]'"
+            f"the linear probe needs scikit-learn, which cannot be imported: {error}; pip install 'kdnas[score]'"
         ) from error
     folds, largest, scoring = model_selection.KFold, len(labels), {REGRESSION: "r2", MULTI_LABEL: "f1_macro"}
     logistic = linear_model.LogisticRegression(max_iter=_MOST_ITERATIONS)

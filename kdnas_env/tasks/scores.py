@@ -101,7 +101,7 @@ def task_metric(spec: TaskSpec) -> TaskMetric:
     except ImportError as error:
         raise DependencyError(
             f"scores need evaluate and scikit-learn, one of which cannot be imported: {error}; "
-            "pip install 'kdnas[glue]'"
+            "pip install 'kdnas[score]'"
         ) from error
     return TaskMetric(spec)
 

@@ -27,11 +27,12 @@ def test_doctor_knows_every_extra_and_what_it_brings(capsys: pytest.CaptureFixtu
     wanted = [Requirement(text) for text in requires("kdnas") or ()]
     brought = {
         extra: [one.name for one in wanted if one.marker and one.marker.evaluate({"extra": extra})]
-        for extra in set(metadata("kdnas").get_all("Provides-Extra", [])) - {"all", "test"}
+        for extra in set(metadata("kdnas").get_all("Provides-Extra", [])) - {"all", "glue", "test"}
     }
     assert {"demo", "onnx", "ray"} <= brought.keys()
     main(["doctor"])
     said = capsys.readouterr().out.splitlines()
+    assert not [line for line in said if "extra glue " in line or "extra all " in line]
     for extra, packages in brought.items():
         (line,) = [line for line in said if f"extra {extra} " in line]
         # Of an extra that is not installed, the line names what is missing.

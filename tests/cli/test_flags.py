@@ -11,12 +11,12 @@ from complaints import complaint
 from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError
-from kdnas_env.pipeline.score import GlueOptions
+from kdnas_env.pipeline.score import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import GlueStage, PipelineOptions
+from kdnas_env.pipeline.stages import PipelineOptions, ScoreStage
 from kdnas_env.pipeline.study import StudyOptions
 
-SEARCH, DISTILL, GLUE, STUDY = ["search"], ["distill", "runs/x"], ["glue", "runs/x"], ["study", "proxy", "runs/x"]
+SEARCH, DISTILL, SCORE, STUDY = ["search"], ["distill", "runs/x"], ["score", "runs/x"], ["study", "proxy", "runs/x"]
 BUILD = ["table", "build", "tiny", "--out", "build"]
 
 
@@ -51,16 +51,19 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
             [*DISTILL, "--corpus.streaming", "--max-steps", "9", "--cache-gib", "2"],
             "--cache-gib has no effect with --corpus.streaming",
         ),
-        ([*GLUE, "--tasks", "rotten_tomatoes", "--data", "glue"], "--data has no effect on the task rotten_tomatoes"),
-        ([*GLUE, "--tasks", "my.csv", "--data", "glue"], "--data has no effect on the task my.csv"),
-        ([*GLUE, "--tasks", "sst2", "--task.label-column", "y"], "--task.label-column has no effect without a task of"),
-        ([*GLUE, "--no-finetune", "--epochs", "2"], "--epochs has no effect with --no-finetune"),
-        ([*GLUE, "--no-finetune", "--learning-rate", "1e-3"], "--learning-rate has no effect with --no-finetune"),
-        ([*GLUE, "--no-finetune", "--batch-size", "8"], "--batch-size has no effect with --no-finetune"),
-        ([*GLUE, "--no-finetune", "--dropout", "0.2"], "--dropout has no effect with --no-finetune"),
-        ([*GLUE, "--no-finetune", "--task-settings", "rte.epochs=2"], "--task-settings has no effect with"),
-        ([*GLUE, "--rows", "student", "--teacher", "x"], "--teacher has no effect with --rows"),
-        ([*GLUE, "--rows", "student", "--latency.threads", "2"], "--latency.threads has no effect with --rows"),
+        ([*SCORE, "--tasks", "rotten_tomatoes", "--data", "glue"], "--data has no effect on the task rotten_tomatoes"),
+        ([*SCORE, "--tasks", "my.csv", "--data", "glue"], "--data has no effect on the task my.csv"),
+        (
+            [*SCORE, "--tasks", "sst2", "--task.label-column", "y"],
+            "--task.label-column has no effect without a task of",
+        ),
+        ([*SCORE, "--no-finetune", "--epochs", "2"], "--epochs has no effect with --no-finetune"),
+        ([*SCORE, "--no-finetune", "--learning-rate", "1e-3"], "--learning-rate has no effect with --no-finetune"),
+        ([*SCORE, "--no-finetune", "--batch-size", "8"], "--batch-size has no effect with --no-finetune"),
+        ([*SCORE, "--no-finetune", "--dropout", "0.2"], "--dropout has no effect with --no-finetune"),
+        ([*SCORE, "--no-finetune", "--task-settings", "rte.epochs=2"], "--task-settings has no effect with"),
+        ([*SCORE, "--rows", "student", "--teacher", "x"], "--teacher has no effect with --rows"),
+        ([*SCORE, "--rows", "student", "--latency.threads", "2"], "--latency.threads has no effect with --rows"),
         ([*STUDY, "--data", "glue"], "--data has no effect on the tasks rotten_tomatoes"),
         (
             ["export", "student", "--no-latency", "--sequence-length", "9"],
@@ -85,7 +88,10 @@ BUILD = ["table", "build", "tiny", "--out", "build"]
             ["run", "--distill.corpus.split", "x"],
             "effect without --distill.corpus.source",
         ),
-        (["run", "--glue.no-finetune", "--glue.epochs", "2"], "--glue.epochs has no effect with --glue.no-finetune"),
+        (
+            ["run", "--score.no-finetune", "--score.epochs", "2"],
+            "--score.epochs has no effect with --score.no-finetune",
+        ),
         (
             ["run", "--export.no-latency", "--export.sequence-length", "9"],
             "--export.sequence-length has no effect with --export.no-latency",
@@ -105,7 +111,7 @@ def test_what_has_no_effect_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
 
 
-@pytest.mark.parametrize("command", ["search", "run", "glue"])
+@pytest.mark.parametrize("command", ["search", "run", "score"])
 def test_a_run_that_goes_on_has_a_folder(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(f'{{"command": "{command}"}}')
     said = complaint([command, "--resume", str(tmp_path), "--out", str(tmp_path / "other")], capsys)
@@ -122,7 +128,7 @@ def test_a_run_that_goes_on_has_a_folder(command: str, tmp_path: Path, capsys: p
         (["run", "--search.round-size", "0"], "error: --search.round-size is 0"),
         (["run", "--distill.batch-size", "0"], "error: --distill.batch-size is 0"),
         (["distill", "x", "--corpus.heldout-samples", "0"], "error: --corpus.heldout-samples is 0"),
-        (["glue", "x", "--seeds", "0"], "error: --seeds is 0"),
+        (["score", "x", "--seeds", "0"], "error: --seeds is 0"),
         (["study", "proxy", "x", "--short-seeds", "0"], "error: --short-seeds is 0"),
         (["study", "proxy", "x", "--students", "2"], "error: --students is 2"),
         (["table", "build", "tiny", "--out", "x", "--seeds", "-1"], "error: --seeds are [-1]"),
@@ -143,10 +149,10 @@ def test_values_out_of_range_name_their_flag(
         (CorpusError("say header=False"), SearchOptions, "say --corpus.header=False"),
         (CorpusError("raise proxy_fraction=0.3"), SearchOptions, "raise --corpus.proxy-fraction=0.3"),
         (CorpusError("max_length is 3"), StudyOptions, "--text.max-length is 3"),
-        (KDNASError("max_length is 3"), GlueOptions, "--max-length is 3"),
-        (LatencyError("batch_size is 0"), GlueOptions, "--latency.batch-size is 0"),
-        (KDNASError("batch_size is 0"), GlueOptions, "--batch-size is 0"),
-        (KDNASError("batch_size is 0"), GlueStage, "--glue.batch-size is 0"),
+        (KDNASError("max_length is 3"), ScoreOptions, "--max-length is 3"),
+        (LatencyError("batch_size is 0"), ScoreOptions, "--latency.batch-size is 0"),
+        (KDNASError("batch_size is 0"), ScoreOptions, "--batch-size is 0"),
+        (KDNASError("batch_size is 0"), ScoreStage, "--score.batch-size is 0"),
         (
             CorpusError("give proxy_fraction"),
             PipelineOptions,
@@ -200,7 +206,7 @@ def test_a_model_is_told_from_the_list_before_it(arguments: list[str]) -> None:
     ("arguments", "said"),
     [
         (
-            ["glue", "--tasks", "sst2", "runs/x", "--seeds", "2"],
+            ["score", "--tasks", "sst2", "runs/x", "--seeds", "2"],
             "no MODEL is named: --tasks takes all of 'sst2",
         ),
         (["distill", "--students", "bert", "runs/x", "--epochs", "2"], "no RUN is named: --students takes all of"),
@@ -222,8 +228,8 @@ def test_what_a_list_took_is_told(arguments: list[str], said: str, capsys: pytes
     [
         ["table", "build", "--out", "x", "tiny", "--seeds", "1", "--bogus"],
         ["table", "build", "--seeds", "1", "tiny"],
-        ["glue", "runs/x", "--tasks", "rte", "--bogus", "1"],
-        ["glue"],
+        ["score", "runs/x", "--tasks", "rte", "--bogus", "1"],
+        ["score"],
     ],
 )
 def test_other_malformed_flags_are_not_blamed_on_lists(
@@ -241,7 +247,7 @@ def test_the_help_of_beta_says_that_it_changes_no_choice(capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["glue", "runs/x", "--task", "my.csv", "--task.split-seed", "3"], ("my.csv",)),
+        (["score", "runs/x", "--task", "my.csv", "--task.split-seed", "3"], ("my.csv",)),
         (["score", "runs/x", "--task=my.csv"], ("my.csv",)),
         (["score", "runs/x", "--tasks", "my.csv", "rte"], ("my.csv", "rte")),
     ],

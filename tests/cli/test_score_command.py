@@ -20,11 +20,11 @@ import tyro
 from processes import Started
 
 from kdnas_env.cli.console import SafeConsole
-from kdnas_env.cli.glue import print_scores, run_glue
+from kdnas_env.cli.score import print_scores, run_score
 from kdnas_env.distillation.student.folder import LINEAGE, read_lineage
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.pipeline.options import LatencyOptions
-from kdnas_env.pipeline.score import GlueOptions, Scores
+from kdnas_env.pipeline.score import ScoreOptions, Scores
 from kdnas_env.searching.run_folder import recorded_options
 from kdnas_env.support import progress as task_progress
 from kdnas_env.tasks.own import OwnTask
@@ -32,7 +32,7 @@ from kdnas_env.tasks.specs import GLUE_TASKS
 from kdnas_env.tasks.summary import Statistic, Summary
 from kdnas_env.testing.clauses import global_states
 
-Options = Callable[..., GlueOptions]
+Options = Callable[..., ScoreOptions]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def options(student_folder: Path, data_folder: Path, tmp_path: Path) -> Options:
     """Return the options of a small comparison; keywords change them."""
-    small = GlueOptions(
+    small = ScoreOptions(
         model=str(student_folder),
         tasks=("rte",),
         data=str(data_folder),
@@ -85,7 +85,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = global_states()
-    assert run_glue(options(tasks=("rte", "mrpc"))) == 0
+    assert run_score(options(tasks=("rte", "mrpc"))) == 0
     assert global_states() == before
     printed = capsys.readouterr().out
     folder = tmp_path / "run"
@@ -136,7 +136,7 @@ def test_the_tables_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> N
         for name, title in (("teacher", "all-MiniLM-L6-v2"), ("student", "bert 2L/192h/6a/768f/gelu"))
     )
     for tasks in (GLUE_TASKS, GLUE_TASKS[:2], GLUE_TASKS[:1]):
-        print_scores(SafeConsole(width=80), Scores(Path(), GlueOptions(), tasks, "fine-tuning", 3, rows, {}))
+        print_scores(SafeConsole(width=80), Scores(Path(), ScoreOptions(), tasks, "fine-tuning", 3, rows, {}))
         printed = capsys.readouterr().out
         assert "\u2026" not in printed, printed
         for expected in ("81.2 ± 1.2", "93.4%", "9.53x", "22.00M", *tasks):
@@ -144,7 +144,7 @@ def test_the_tables_fit_into_80_columns(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_glue(options(finetune=False, rows=("student",), seeds=1)) == 0
+    assert run_score(options(finetune=False, rows=("student",), seeds=1)) == 0
     assert "linear probe" in capsys.readouterr().out
     found = results(tmp_path / "run")
     assert (found["method"], found["finetuned"]) == ("linear probe", False)
@@ -155,14 +155,14 @@ def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest
 def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp_path: Path) -> None:
     few = ("student", "embeddings")
     for name in ("one", "other"):
-        assert run_glue(options(out=str(tmp_path / name), rows=few, seeds=1)) == 0
+        assert run_score(options(out=str(tmp_path / name), rows=few, seeds=1)) == 0
     one, other = tmp_path / "one", tmp_path / "other"
     assert trail(one) == trail(other)
-    assert run_glue(options(out=str(tmp_path / "seeded"), rows=few, seeds=1, seed=5)) == 0
+    assert run_score(options(out=str(tmp_path / "seeded"), rows=few, seeds=1, seed=5)) == 0
     assert trail(tmp_path / "seeded") != trail(one)
     before = (one / "results.json").read_bytes()
     (one / "results.json").unlink()
-    assert run_glue(resumed(one, options)) == 0
+    assert run_score(resumed(one, options)) == 0
     assert (one / "results.json").read_bytes() == before
 
 
@@ -178,7 +178,7 @@ def test_a_task_of_ones_own(
     (tmp_path / "rte").mkdir()
     laid_out = OwnTask(text_columns=("review",), label_column=("stars",))
     asked = options(tasks=("my.csv", "rte"), task=laid_out, rows=("student",), seeds=1)
-    assert run_glue(asked) == 0
+    assert run_score(asked) == 0
     assert "my" in capsys.readouterr().out
     found = results(tmp_path / "run")
     (task, _) = found["tasks"]
@@ -191,7 +191,7 @@ def test_a_task_of_ones_own(
     monkeypatch.chdir(tmp_path.parent)
     again = resumed(tmp_path / "run", options)
     assert again.tasks == (str(tmp_path / "my.csv"), "rte")
-    assert run_glue(again) == 0
+    assert run_score(again) == 0
 
 
 def test_tasks_of_one_name_are_told_apart(options: Options, tmp_path: Path) -> None:
@@ -199,47 +199,47 @@ def test_tasks_of_one_name_are_told_apart(options: Options, tmp_path: Path) -> N
     for folder in ("one", "other"):
         small_tasks.write_rows(tmp_path / folder / "my.csv", made)
     with pytest.raises(KDNASError, match="two tasks are called 'my'"):
-        run_glue(options(tasks=(str(tmp_path / "one" / "my.csv"), str(tmp_path / "other" / "my.csv")), data=None))
+        run_score(options(tasks=(str(tmp_path / "one" / "my.csv"), str(tmp_path / "other" / "my.csv")), data=None))
 
 
 def test_a_run_by_the_former_name_of_the_command_goes_on(options: Options, tmp_path: Path) -> None:
-    assert run_glue(options(rows=("student",), seeds=1)) == 0
+    assert run_score(options(rows=("student",), seeds=1)) == 0
     config = tmp_path / "run" / "config.json"
     config.write_text(config.read_text().replace('"command": "score"', '"command": "glue"'))
-    assert run_glue(resumed(tmp_path / "run", options)) == 0
+    assert run_score(resumed(tmp_path / "run", options)) == 0
 
 
-def resumed(folder: Path, options: Options) -> GlueOptions:
-    return replace(recorded_options(folder, GlueOptions), resume=str(folder), cache_dir=options().cache_dir)
+def resumed(folder: Path, options: Options) -> ScoreOptions:
+    return replace(recorded_options(folder, ScoreOptions), resume=str(folder), cache_dir=options().cache_dir)
 
 
 def test_resuming_with_other_data_is_refused(options: Options, data_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(data_folder, tmp_path / "data")
-    assert run_glue(options(data=str(tmp_path / "data"), rows=("student",))) == 0
+    assert run_score(options(data=str(tmp_path / "data"), rows=("student",))) == 0
     with (tmp_path / "data" / "RTE" / "dev.tsv").open("a", encoding="utf-8") as file:
         file.write("9\tone\tother\tentailment\n")
     with pytest.raises(RunError, match="the task rte is not what it was"):
-        run_glue(resumed(tmp_path / "run", options))
+        run_score(resumed(tmp_path / "run", options))
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
 
 
 def test_resuming_with_another_tokenizer_is_refused(options: Options, student_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(student_folder, tmp_path / "student")
     asked = options(model=str(tmp_path / "student"), rows=("student",), finetune=False, seeds=1)
-    assert run_glue(asked) == 0
+    assert run_score(asked) == 0
     tokenizer = json.loads((tmp_path / "student" / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
     (tmp_path / "student" / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(RunError, match="the tokenizer of row student is not what it was"):
-        run_glue(resumed(tmp_path / "run", options))
+        run_score(resumed(tmp_path / "run", options))
 
 
 def test_a_plain_encoder_and_more_models(
     options: Options, tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain = options(model=str(tiny_teacher_dirs["albert"]), models=(str(tiny_teacher_dirs["roberta"]),), seeds=1)
-    assert run_glue(plain) == 0
+    assert run_score(plain) == 0
     rows = results(tmp_path / "run")["rows"]
     assert [row["name"] for row in rows] == ["student", "student-2", "random", "majority"]
     assert all(row["speedup"] is None and row["average"]["kept"] is None for row in rows)
@@ -247,7 +247,7 @@ def test_a_plain_encoder_and_more_models(
     assert "student-2: roberta" in printed
     assert "name it with --teacher" in printed
     compared = replace(plain, teacher=str(tiny_teacher_dirs["bert"]), out=str(tmp_path / "compared"))
-    assert run_glue(compared) == 0
+    assert run_score(compared) == 0
     rows = results(tmp_path / "compared")["rows"]
     assert [row["name"] for row in rows] == ["teacher", "student", "student-2", "random", "majority"]
     assert all(row["speedup"] for row in rows[:4])
@@ -263,7 +263,7 @@ def test_the_embedded_task_is_the_default_of_students_of_the_embedded_teacher(
     assert lineage is not None
     (folder / LINEAGE).write_text(json.dumps(replace(lineage, teacher="demo").to_dict()))
     changed = options(model=str(folder), tasks=(), data=None, rows=("random",), seeds=1, max_samples=8)
-    assert run_glue(changed) == 0
+    assert run_score(changed) == 0
     found = results(tmp_path / "run")
     assert [task["name"] for task in found["tasks"]] == ["rotten_tomatoes"]
     score = next(score for score in found["scores"] if score["row"] == "random")
@@ -275,7 +275,7 @@ def test_the_embedded_task_is_the_default_of_students_of_the_embedded_teacher(
 def test_a_comparison_without_a_score_of_the_model_came_to_nothing(
     options: Options, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_glue(options(rows=("student",), seeds=1, learning_rate=1e30)) == 1
+    assert run_score(options(rows=("student",), seeds=1, learning_rate=1e30)) == 1
     said = " ".join(capsys.readouterr().out.split())
     assert "the model has no score" in said
     assert "not finite" in said or "loss is" in said
@@ -286,7 +286,7 @@ def test_long_scorings_tell_how_far_they_are(
     options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
-    assert run_glue(options(rows=("random",), seeds=1)) == 0
+    assert run_score(options(rows=("random",), seeds=1)) == 0
     printed = " ".join(capsys.readouterr().out.split())
     # Which of the steps is told depends on the clock.
     assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores are there\): [123] of 3", printed)
@@ -296,7 +296,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
     changed = options(
         tasks=("rte", "cola"), rows=("random",), seeds=1, task_settings=("rte.epochs=2", "cola.learning_rate=2e-5")
     )
-    assert run_glue(changed) == 0
+    assert run_score(changed) == 0
     details = {score["task"]: score["details"] for score in results(tmp_path / "run")["scores"]}
     scores = {score["task"]: score for score in results(tmp_path / "run")["scores"] if score["row"] == "random"}
     assert details
@@ -331,7 +331,7 @@ def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
 )
 def test_bad_input(options: Options, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(KDNASError, match=said.replace("(", r"\(")):
-        run_glue(options(**changes))
+        run_score(options(**changes))
     assert not (tmp_path / "run").exists(), "nothing half-made"
 
 
@@ -342,22 +342,24 @@ def test_options_out_of_range(options: Options, name: str, value: int) -> None:
 
 
 def test_the_flags() -> None:
-    parsed = tyro.cli(GlueOptions, args=["folder", "--tasks", "rte", "cola", "--no-finetune", "--latency.threads", "2"])
+    parsed = tyro.cli(
+        ScoreOptions, args=["folder", "--tasks", "rte", "cola", "--no-finetune", "--latency.threads", "2"]
+    )
     assert (parsed.model, parsed.tasks, parsed.finetune, parsed.latency.threads) == (
         "folder",
         ("rte", "cola"),
         False,
         2,
     )
-    assert tyro.cli(GlueOptions, args=["--resume", "runs/x"]).model is None
-    assert GlueOptions.from_dict(json.loads(json.dumps(parsed.to_dict()))) == parsed
+    assert tyro.cli(ScoreOptions, args=["--resume", "runs/x"]).model is None
+    assert ScoreOptions.from_dict(json.loads(json.dumps(parsed.to_dict()))) == parsed
 
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, moments: Random) -> None:
     rows = ("student", "embeddings", "random")
     whole = options(out=str(tmp_path / "whole"), rows=rows, threads=1, epochs=4)
-    assert run_glue(whole) == 0
+    assert run_score(whole) == 0
     folder = tmp_path / "killed"
     # After so many cells of the six, at any moment of the next.
     for cells in sorted(moments.sample(range(4), 2)):
@@ -371,13 +373,13 @@ def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, 
         process.send_signal(signal.SIGKILL)
         output = process.read(timeout=90)
         assert process.returncode == -signal.SIGKILL, output
-    assert run_glue(resumed(folder, options)) == 0
+    assert run_score(resumed(folder, options)) == 0
     assert trail(folder) == trail(tmp_path / "whole")
     assert results(folder)["rows"] == results(tmp_path / "whole")["rows"]
 
 
-def start(whole: GlueOptions, folder: Path, options: Options) -> Started:
+def start(whole: ScoreOptions, folder: Path, options: Options) -> Started:
     """Run a comparison in another process: a new one, or one that was killed before."""
     made = (folder / "config.json").exists()
     asked = resumed(folder, options) if made else replace(whole, out=str(folder))
-    return Started(run_glue, asked, environment={"COLUMNS": "200"})
+    return Started(run_score, asked, environment={"COLUMNS": "200"})

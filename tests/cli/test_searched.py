@@ -181,7 +181,7 @@ def test_a_student_is_not_scored_beside_another_teacher_under_the_same_name(
     tree: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = small_tasks.write_original_layout(tmp_path / "glue")
-    command = ["glue", str(tree / "run" / "student"), "--data", str(data), "--tasks", "rte", "--seeds", "1"]
+    command = ["score", str(tree / "run" / "student"), "--data", str(data), "--tasks", "rte", "--seeds", "1"]
     command += ["--no-finetune", "--device", "cpu", "--cache-dir", str(tree / "cache"), "--out", str(tmp_path / "out")]
     train_further(tree / "teacher")
     assert main([*command, "--rows", "teacher", "student"]) == 2
@@ -232,9 +232,9 @@ def test_relative_names_are_found_again_from_elsewhere(
         distill = ["distill", str(root / "runs" / "run"), "--max-steps", "2", "--batch-size", "8", "--threads", "1"]
         assert main([*distill, "--cache-dir", str(root / "cache"), "--out", str(root / "runs" / "distilled")]) == 0
         student = root / "runs" / "distilled" / "best" / "student"
-        glue = ["glue", str(student), "--data", str(data), "--tasks", "rte", "--seeds", "1", "--no-finetune"]
-        glue += ["--device", "cpu", "--cache-dir", str(root / "cache"), "--out", str(tmp_path / f"{root.name}-glue")]
-        assert main([*glue, "--rows", "teacher", "student", "closed-forms"]) == 0
+        score = ["score", str(student), "--data", str(data), "--tasks", "rte", "--seeds", "1", "--no-finetune"]
+        score += ["--device", "cpu", "--cache-dir", str(root / "cache"), "--out", str(tmp_path / f"{root.name}-scores")]
+        assert main([*score, "--rows", "teacher", "student", "closed-forms"]) == 0
     (relative / "teacher").rename(relative / "was-teacher")
     shutil.rmtree(moved / "teacher")
     assert main([*distill, "--out", str(tmp_path / "none")]) == 2

@@ -50,8 +50,8 @@ def test_what_was_given_is_what_differs_from_the_defaults() -> None:
     [
         (call("search", resume=Path("a b"), cache_dir="c"), "kdnas search --resume 'a b' --cache-dir c"),
         (
-            call("run", resume="r", stages=("search", "glue"), **{"search.workers": 2}),
-            "kdnas run --resume r --stages search glue --search.workers 2",
+            call("run", resume="r", stages=("search", "score"), **{"search.workers": 2}),
+            "kdnas run --resume r --stages search score --search.workers 2",
         ),
         (call("distill", "r", train_embeddings=False), "kdnas distill r --no-train-embeddings"),
         (call("study", "r", workers=2), "kdnas study proxy r --workers 2"),

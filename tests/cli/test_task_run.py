@@ -243,7 +243,7 @@ def test_what_chooses(tmp_path: Path) -> None:
         ({"task.text-columns": "mood"}, "task '{task}' has no column 'mood'; its columns are ['text', 'label']"),
         ({"task.text-columns": "label"}, "column 'label' is named for the text and for the label"),
         ({"family": "all"}, "--family has no effect with --task"),
-        ({"glue.seeds": "3"}, "--glue.seeds has no effect with --task"),
+        ({"score.seeds": "3"}, "--score.seeds has no effect with --task"),
         ({"candidates": "0"}, "--candidates is 0"),
         ({"keep": "1.5"}, "--keep is 1.5"),
     ],
