@@ -12,7 +12,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.exporting.classifier import save_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.options import TaskOptions
-from kdnas_env.support.progress import Progress
+from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.finetuning import FinetuneSettings
@@ -79,7 +79,10 @@ class TaskWork:
             unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, options.seed_or(seed))
         taught = teacher_of(task, options, teacher, seed=seed, device=device, cache_dir=cache_dir, progress=progress)
         progress.begin(f"scoring the teacher of {task.name}")
-        logits = {name: taught.soft_labels(split.texts, cache_dir) for name, split in task.evaluation.items()}
+        logits = {
+            name: taught.soft_labels(split.texts, cache_dir, on_progress=progress.advance)
+            for name, split in task.evaluation.items()
+        }
         predictions = {name: task.spec.decide(values) for name, values in logits.items()}
         score = TaskScore(task.name, _TAUGHT, seed, **score_predictions(task, predictions))
         student = {"epochs": options.epochs, "pooling": NATIVE}
@@ -116,7 +119,8 @@ class TaskWork:
         made_of = [encoder.fingerprint, self.task.fingerprint, self.teacher.fingerprint, self.seed]
         key = key_of([*made_of, asdict(self.settings), list(map(list, self.unlabelled))])
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
-        progress.begin(f"distilling {self.task.name} into {folder.parent.name}")
+        pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {folder.parent.name}"
+        pieces.begin(distilling)
         distilled = distil_task(
             encoder.model,
             encoder.tokenizer,
@@ -127,7 +131,8 @@ class TaskWork:
             unlabelled=self.unlabelled,
             checkpoints=checkpoints / key[:16],
             cache_dir=self.cache_dir,
-            on_progress=progress.advance,
+            on_labelling=pieces.advancing(f"labelling texts with the teacher of {self.task.name}"),
+            on_progress=pieces.advancing(distilling),
         )
         record = save_classifier(
             folder,

@@ -97,6 +97,32 @@ SILENT: Progress = _Silence()
 """Ignores all reports; the default of the library."""
 
 
+class Pieces:
+    """Pieces of work that take turns: each begins again where another has had its turn.
+
+    Args:
+        progress: Receives what is done.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._current = progress, ""
+
+    def begin(self, name: str) -> None:
+        """Begin a piece, unless it is the one that is under way."""
+        if name != self._current:
+            self._current = name
+            self._progress.begin(name)
+
+    def advancing(self, name: str) -> OnProgress:
+        """Return what tells how far a piece is, and begins it where that is due."""
+
+        def advance(done: int, total: int) -> None:
+            self.begin(name)
+            self._progress.advance(done, total)
+
+        return advance
+
+
 class Pace:
     """Says every half minute how far a piece of work is and what is left, where no terminal shows a bar.
 

@@ -91,6 +91,7 @@ def distil_task(
     unlabelled: Texts = (),
     checkpoints: Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    on_labelling: OnProgress = SILENT.advance,
     on_progress: OnProgress = SILENT.advance,
 ) -> TaskDistillation:
     """Have a copy of an encoder learn a task from its teacher, and score it.
@@ -112,6 +113,7 @@ def distil_task(
         checkpoints: Folder for a checkpoint an epoch, of this distillation alone: when it was killed it goes on from
             there, on the CPU to the same end. None to keep none.
         cache_dir: Where soft labels are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+        on_labelling: Called with the texts that the teacher has labelled, where their labels were not kept.
         on_progress: Called after every step of a stage.
 
     Raises:
@@ -128,12 +130,14 @@ def distil_task(
     new = _new_texts(task, choosing, unlabelled)
     model = settings.finetuning.classifier(encoder, task, seed)
     student = _Student(model, tokenizer, task, teacher, settings, seed, cache_dir)
-    labelled = student.examples(training.train)
+    soft, soft_new, soft_choosing = student.soft_labels([training.train.texts, new, choosing.texts], on_labelling)
+    labelled = student.examples(training.train, soft)
     curve: list[dict[str, Any]] = []
+    unlabelled_examples = student.unlabelled_examples(new, soft_new)
     for stage in student.stages():
-        examples = labelled if stage.objective.label_weight else [*labelled, *student.unlabelled_examples(new)]
+        examples = labelled if stage.objective.label_weight else [*labelled, *unlabelled_examples]
         folder = None if checkpoints is None else checkpoints / stage.name
-        trained = student.train(stage, examples, choosing, folder, on_progress)
+        trained = student.train(stage, examples, choosing, soft_choosing, folder, on_progress)
         curve += [
             {"stage": stage.name, "epoch": epoch, "train_loss": loss, **validation}
             for epoch, (loss, validation) in enumerate(zip(trained.losses, trained.validations, strict=True), start=1)
@@ -189,18 +193,28 @@ class _Student:
             stages.append(_Stage("labels", both, settings.label_epochs, rate * settings.label_rate))
         return stages
 
-    def examples(self, split: Split) -> list[dict[str, Any]]:
+    def soft_labels(self, parts: Sequence[Texts], on_labelling: OnProgress) -> list[NDArray[np.float32]]:
+        """Return the teacher's soft labels of several parts of the text; of a part without texts there are none."""
+        done, total = 0, sum(len(texts[0]) for texts in parts)
+        soft = []
+        for texts in parts:
+            on_progress = _counting_on(on_labelling, done, total)
+            none = np.empty(0, dtype=np.float32)
+            soft.append(self.teacher.soft_labels(texts, self.cache_dir, on_progress=on_progress) if texts[0] else none)
+            done += len(texts[0])
+        return soft
+
+    def examples(self, split: Split, soft: NDArray[np.float32]) -> list[dict[str, Any]]:
         """Return inputs, label and soft label of each sample."""
         examples = labelled_examples(self.tokenizer, split, self.settings.finetuning.max_length)
-        soft = self.teacher.soft_labels(split.texts, self.cache_dir)
         return [{**example, "soft_labels": row.tolist()} for example, row in zip(examples, soft, strict=True)]
 
-    def unlabelled_examples(self, texts: Texts) -> list[dict[str, Any]]:
+    def unlabelled_examples(self, texts: Texts, soft: NDArray[np.float32]) -> list[dict[str, Any]]:
         """Return the same of text without labels, which are 0 and do not count."""
         if not texts[0]:
             return []
         labels = np.zeros((len(texts[0]), *self.task.train.labels.shape[1:]), dtype=self.task.train.labels.dtype)
-        return self.examples(Split(tuple(texts), labels))
+        return self.examples(Split(tuple(texts), labels), soft)
 
     def predict(self, split: Split) -> NDArray[np.float32]:
         self.model.to(self.device)
@@ -211,12 +225,13 @@ class _Student:
         stage: _Stage,
         examples: list[dict[str, Any]],
         choosing: Split,
+        soft_choosing: NDArray[np.float32],
         folder: Path | None,
         on_progress: OnProgress,
     ) -> Trained:
         metric, spec = task_metric(self.task.spec), self.task.spec
         labels = torch.from_numpy(choosing.labels).to(self.device)
-        soft = torch.tensor(self.teacher.soft_labels(choosing.texts, self.cache_dir), device=self.device)
+        soft = torch.tensor(soft_choosing, device=self.device)
 
         def validate() -> dict[str, float]:
             logits = self.predict(choosing)
@@ -227,6 +242,10 @@ class _Student:
         self.model.objective = stage.objective
         plan = replace(self.plan, learning_rate=stage.rate, epochs=stage.epochs)
         return train(self.model, examples, self.tokenizer.pad_token_id, plan, folder, on_progress, validate)
+
+
+def _counting_on(on_progress: OnProgress, before: int, total: int) -> OnProgress:
+    return lambda done, _: on_progress(before + done, total)
 
 
 def _new_texts(task: TaskData, choosing: Split, unlabelled: Texts) -> tuple[list[str], ...]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.core.shapes import customary_values
@@ -122,27 +123,38 @@ class PooledEncoder(nn.Module):
         return (states * real).sum(1) / real.sum(1)
 
 
-@torch.inference_mode()
 def outputs(model: nn.Module, examples: Sequence[Example], pad_token_id: int, device: torch.device) -> Tensor:
     """Return a model's output for every sample, in their order, on the CPU: ``(samples, ...)``.
 
     The model is put into eval mode and run on batches of samples of similar length.
     """
-    model.eval()
-    lengths = np.array([len(example["input_ids"]) for example in examples])
-    results: Tensor | None = None
-    for samples in _batches(lengths):
-        batch = pad([examples[index] for index in samples], pad_token_id)
-        values = model(**{name: tensor.to(device) for name, tensor in batch.items()}).float().cpu()
-        if results is None:
-            results = values.new_empty(len(examples), *values.shape[1:])
-        results[torch.from_numpy(samples)] = values
-    assert results is not None
+    batches = list(batches_of(examples))
+    values = batch_outputs(model, examples, batches, pad_token_id, device)
+    results = torch.empty_like(values)
+    results[torch.from_numpy(np.concatenate(batches))] = values
     return results
 
 
-def _batches(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Iterator[np.ndarray[Any, np.dtype[np.int64]]]:
+@torch.inference_mode()
+def batch_outputs(
+    model: nn.Module,
+    examples: Sequence[Example],
+    batches: Sequence[NDArray[np.int64]],
+    pad_token_id: int,
+    device: torch.device,
+) -> Tensor:
+    """Return a model's output for some batches of samples, one after the other, on the CPU: ``(samples, ...)``."""
+    model.eval()
+    values = []
+    for samples in batches:
+        batch = pad([examples[index] for index in samples], pad_token_id)
+        values.append(model(**{name: tensor.to(device) for name, tensor in batch.items()}).float().cpu())
+    return torch.cat(values)
+
+
+def batches_of(examples: Sequence[Example]) -> Iterator[NDArray[np.int64]]:
     """Yield sample numbers, shortest first, so many that a padded batch has a bounded number of tokens."""
+    lengths = np.array([len(example["input_ids"]) for example in examples])
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -53,7 +54,37 @@ def drop_tensors(prefix: str, cache_dir: str | os.PathLike[str] | None = None) -
     """
     with suppress(OSError):
         for path in _folder(cache_dir).glob(f"{prefix}*"):
-            path.unlink(missing_ok=True)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def unfinished_folder(name: str, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
+    """Return a folder for what is done of long work, with what an earlier process left that was stopped.
+
+    Args:
+        name: What is worked on, with the fingerprint of all that it depends on.
+        cache_dir: See :func:`kept_tensors`.
+
+    Returns:
+        The folder, for :func:`drop_unfinished` once what was made is kept; None where none can be made.
+    """
+    folder = _unfinished(name, cache_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    return folder
+
+
+def drop_unfinished(name: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Remove the folder of work that is finished; the arguments are those of :func:`unfinished_folder`."""
+    shutil.rmtree(_unfinished(name, cache_dir), ignore_errors=True)
+
+
+def _unfinished(name: str, cache_dir: str | os.PathLike[str] | None) -> Path:
+    return _folder(cache_dir) / f"{name}-unfinished"
 
 
 def _folder(cache_dir: str | os.PathLike[str] | None) -> Path:

@@ -22,7 +22,7 @@ from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
 from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, OnProgress, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tasks.data import check_task, load_task
@@ -178,6 +178,7 @@ class TaskStage:
         teacher: The task's teacher, with the tokenizer of the corpus.
         settings: How long, and how.
         cache_dir: Where soft labels are kept.
+        on_progress: Called with the texts that are labelled.
 
     Attributes:
         identity: What decides its results beside the workload, as plain data.
@@ -194,6 +195,8 @@ class TaskStage:
         teacher: TaskTeacher,
         settings: StageSettings,
         cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: OnProgress = SILENT.advance,
     ) -> None:
         _check_columns(workload.corpus, spec)
         train, heldout = stage_samples(workload.corpus, settings)
@@ -205,7 +208,7 @@ class TaskStage:
             **{"stage": asdict(settings), "text": workload.corpus.fingerprint},
         }
         every = np.concatenate([train, heldout])
-        soft = teacher.corpus_soft_labels(workload.corpus, every, cache_dir)
+        soft = teacher.corpus_soft_labels(workload.corpus, every, cache_dir, on_progress=on_progress)
         self._soft = torch.from_numpy(soft.copy()).to(workload.device)
         self._places = np.full(len(workload.corpus), -1, dtype=np.int64)
         self._places[every] = np.arange(len(every))
@@ -360,7 +363,9 @@ def open_stage(
 ) -> TaskStage:
     """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
     data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
-    return TaskStage(task.text(workload), data.spec, teacher, task.stage, cache_dir)
+    text = task.text(workload)
+    progress.begin(f"labelling text with the teacher of {data.name}")
+    return TaskStage(text, data.spec, teacher, task.stage, cache_dir, on_progress=progress.advance)
 
 
 def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

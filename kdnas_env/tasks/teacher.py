@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.progress import SILENT, Progress
+from kdnas_env.support.progress import SILENT, OnProgress, Progress
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier
-from kdnas_env.tasks.encoding import Example, encode, outputs, resolve_device, tokenizer_fingerprint
+from kdnas_env.tasks.encoding import Example, encode, resolve_device, tokenizer_fingerprint
 from kdnas_env.tasks.finetuning import FinetuneSettings, default_epochs, default_learning_rate, fit, predict
 from kdnas_env.tasks.heads import NativeHead, load_classifier
-from kdnas_env.tasks.kept_tensors import Tensors, drop_tensors, kept_tensors, key_of
+from kdnas_env.tasks.kept_tensors import Tensors, drop_tensors, drop_unfinished, kept_tensors, key_of, unfinished_folder
+from kdnas_env.tasks.labelling import corpus_examples, mean_outputs
 from kdnas_env.tasks.scores import OWN_HEAD, TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 from kdnas_env.tasks.splits import choosing_splits
@@ -88,51 +90,66 @@ class TaskTeacher:
         return self._outputs(encode(self.tokenizer, split, self.max_length))
 
     def soft_labels(
-        self, texts: Sequence[Sequence[str]], cache_dir: str | os.PathLike[str] | None = None
+        self,
+        texts: Sequence[Sequence[str]],
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: OnProgress = SILENT.advance,
     ) -> NDArray[np.float32]:
-        """Return :meth:`logits`, computed once: kept by fingerprint, and mapped into memory."""
+        """Return :meth:`logits`, computed once: kept by fingerprint, and mapped into memory.
+
+        A labelling that was killed goes on.
+
+        Args:
+            texts: Texts, one list a column.
+            cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+            on_progress: Called with the texts that are done, if they were not kept.
+        """
         digest = hashlib.sha256()
         for column in texts:
             digest.update(json.dumps(list(column)).encode())
-        return self._kept(digest.hexdigest(), lambda: self.logits(texts), cache_dir)
+        split = Split(tuple(texts), np.zeros(len(texts[0])))
+        return self._kept(
+            digest.hexdigest(), lambda: encode(self.tokenizer, split, self.max_length), cache_dir, on_progress
+        )
 
     def corpus_soft_labels(
-        self, corpus: Corpus, samples: NDArray[np.int64], cache_dir: str | os.PathLike[str] | None = None
+        self,
+        corpus: Corpus,
+        samples: NDArray[np.int64],
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: OnProgress = SILENT.advance,
     ) -> NDArray[np.float32]:
-        """Return the logits or numbers for some samples of a corpus as it is tokenised; kept alike."""
+        """Return the logits or numbers for some samples of a corpus as it is tokenised; see :meth:`soft_labels`."""
         digest = hashlib.sha256(f"{corpus.fingerprint} {samples.tolist()}".encode())
-        return self._kept(digest.hexdigest(), lambda: self._outputs(_examples(corpus, samples)), cache_dir)
+        return self._kept(digest.hexdigest(), lambda: corpus_examples(corpus, samples), cache_dir, on_progress)
 
-    def _outputs(self, examples: Sequence[Example]) -> NDArray[np.float32]:
-        device = next(self.members[0].parameters()).device
-        with training_lock():
-            by_member = [outputs(member, examples, self.tokenizer.pad_token_id, device) for member in self.members]
-        mean: NDArray[np.float32] = np.mean([values.numpy() for values in by_member], axis=0, dtype=np.float32)
-        if not np.isfinite(mean).all():
-            raise FloatingPointError("the outputs of the task's teacher are not finite")
-        return mean
+    def _outputs(
+        self,
+        examples: Sequence[Example],
+        unfinished: Path | None = None,
+        on_progress: OnProgress = SILENT.advance,
+    ) -> NDArray[np.float32]:
+        padding = self.tokenizer.pad_token_id
+        return mean_outputs(self.members, examples, padding, unfinished=unfinished, on_progress=on_progress)
 
     def _kept(
-        self, content: str, make: Callable[[], NDArray[np.float32]], cache_dir: str | os.PathLike[str] | None
+        self,
+        content: str,
+        examples: Callable[[], Sequence[Example]],
+        cache_dir: str | os.PathLike[str] | None,
+        on_progress: OnProgress,
     ) -> NDArray[np.float32]:
-        key = key_of([FORMAT_VERSION, self.fingerprint, content])
-        tensors, _ = kept_tensors(
-            f"soft-labels-{key[:32]}", lambda: ({"logits": torch.from_numpy(make())}, {}), cache_dir
-        )
-        soft: NDArray[np.float32] = tensors["logits"].numpy()
+        name = f"soft-labels-{key_of([FORMAT_VERSION, self.fingerprint, content])[:32]}"
+
+        def make() -> tuple[Tensors, Any]:
+            outputs = self._outputs(examples(), unfinished_folder(name, cache_dir), on_progress)
+            return {"logits": torch.from_numpy(outputs)}, {}
+
+        soft: NDArray[np.float32] = kept_tensors(name, make, cache_dir)[0]["logits"].numpy()
+        drop_unfinished(name, cache_dir)
         return soft
-
-
-def _examples(corpus: Corpus, samples: NDArray[np.int64]) -> list[Example]:
-    """Return samples of a corpus as inputs of a model."""
-    examples = []
-    for sample in samples:
-        rows = slice(int(corpus.offsets[sample]), int(corpus.offsets[sample + 1]))
-        example = {"input_ids": corpus.input_ids[rows].tolist()}
-        if corpus.token_type_ids is not None:
-            example["token_type_ids"] = corpus.token_type_ids[rows].tolist()
-        examples.append({**example, "attention_mask": [1] * len(example["input_ids"])})
-    return examples
 
 
 def task_teacher(
@@ -147,7 +164,8 @@ def task_teacher(
 
     A checkpoint with a classification head whose labels are the task's is used as it is, if one teacher is wanted. Else
     the encoder is fine-tuned, once: what comes of it is kept by fingerprint, and each of several fine-tunings until
-    all are done. Nothing is chosen on what is scored.
+    all are done. One that was killed goes on after its last epoch, on the CPU to the same end.
+    Nothing is chosen on what is scored.
 
     Args:
         teacher: The teacher.
@@ -181,11 +199,13 @@ def task_teacher(
     name = _kept_name(key)
 
     def tuned(rate: float, seed: int) -> tuple[Tensors, dict[str, Any]]:
-        fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(
-            f"{name}-{rate!r}-{seed}",
-            lambda: _tuned(teacher, task, settings.finetuning.changed({"learning_rate": rate}), seed, progress),
-            cache_dir,
-        )
+        fit_name, finetuning = f"{name}-{rate!r}-{seed}", settings.finetuning.changed({"learning_rate": rate})
+
+        def make() -> tuple[Tensors, dict[str, Any]]:
+            return _tuned(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
+
+        fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(fit_name, make, cache_dir)
+        drop_unfinished(fit_name, cache_dir)
         return fitted
 
     kept, record = kept_tensors(name, lambda: _finetuned(teacher, task, settings, tuned), cache_dir)
@@ -338,7 +358,12 @@ def _finetuned(
 
 
 def _tuned(
-    teacher: Teacher, task: TaskData, settings: FinetuneSettings, seed: int, progress: Progress
+    teacher: Teacher,
+    task: TaskData,
+    settings: FinetuneSettings,
+    seed: int,
+    checkpoints: Path | None,
+    progress: Progress,
 ) -> tuple[Tensors, dict[str, Any]]:
     """Fine-tune once; return the weights, and a record with the score. Neither is there if the training diverges."""
     training, choosing = choosing_splits(task)
@@ -347,7 +372,15 @@ def _tuned(
     epochs = settings.epochs or default_epochs(task.name)
     record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:
-        fitted = fit(teacher.model, teacher.tokenizer, training, settings, seed, on_progress=progress.advance)
+        fitted = fit(
+            teacher.model,
+            teacher.tokenizer,
+            training,
+            settings,
+            seed,
+            checkpoints=checkpoints,
+            on_progress=progress.advance,
+        )
         with training_lock():
             logits = predict(fitted.model, teacher.tokenizer, choosing, settings.max_length)
     except FloatingPointError as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 import small_tasks
 import tiny_teachers
 import torch
+from progress_log import ProgressLog
 
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.tasks import finetuning
+from kdnas_env.tasks import encoding, finetuning, labelling
 from kdnas_env.tasks import teacher as module
+from kdnas_env.tasks.encoding import encode, outputs
 from kdnas_env.tasks.finetuning import FinetuneSettings
-from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, TaskData
+from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
 from kdnas_env.tasks.teacher import TeacherSettings, own_head, task_teacher
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder
@@ -83,17 +86,21 @@ def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_
     assert len(counted) == 8
 
 
-def test_a_killed_fine_tuning_loses_one_fit_only(
+def test_a_killed_fine_tuning_goes_on_after_its_last_epoch(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]
 ) -> None:
+    """The second of two is killed in the last of its two epochs of 15 steps."""
     folder, cache = tiny_teacher_dirs["bert"], tmp_path / "cache"
     script = (
         "import os, signal\n"
         "from test_task_teacher import FAST, load_teacher, module, small_tasks, task_teacher\n"
         "real, begun = module.fit, []\n"
+        "def advance(done, total):\n"
+        "    if len(begun) == 2 and done == 20:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "def fit(*given, **named):\n"
         "    begun.append(given)\n"
-        "    return real(*given, **named) if len(begun) < 2 else os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return real(*given, **{**named, 'on_progress': advance})\n"
         "module.fit = fit\n"
         f"task_teacher(load_teacher({str(folder)!r}), small_tasks.easy_task(), FAST, cache_dir={str(cache)!r})\n"
     )
@@ -101,8 +108,11 @@ def test_a_killed_fine_tuning_loses_one_fit_only(
     killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=False)
     assert killed.returncode == -signal.SIGKILL
     teacher, task = load_teacher(folder), small_tasks.easy_task()
-    resumed = task_teacher(teacher, task, FAST, cache_dir=cache)
+    log = ProgressLog()
+    resumed = task_teacher(teacher, task, FAST, cache_dir=cache, progress=log)
     assert counted == [0]
+    assert log.steps == [(step, 30) for step in range(16, 31)]
+    assert [path for path in cache.iterdir() if path.is_dir()] == []
     assert len(list(cache.glob("*.safetensors"))) == 1
     whole = task_teacher(teacher, task, FAST, cache_dir=tmp_path / "other")
     assert (resumed.record, resumed.fingerprint) == (whole.record, whole.fingerprint)
@@ -130,8 +140,49 @@ def test_soft_labels_are_computed_once_and_mapped(
     first = taught.soft_labels(texts, tmp_path)
     assert np.array_equal(first, taught.logits(texts))
     assert first.shape == (9,)
-    monkeypatch.setattr(module.TaskTeacher, "logits", None)
+    monkeypatch.setattr(module.TaskTeacher, "_outputs", None)
     assert np.array_equal(taught.soft_labels(texts, tmp_path), first)
+
+
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_labelling_that_was_stopped_goes_on_with_equal_labels(
+    members: int, tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher, texts = load_teacher(tiny_teacher_dirs["bert"]), [tiny_teachers.sentences()[:90]]
+    fast = TeacherSettings(members, (1.0,), replace(FAST.finetuning, epochs=1))
+    taught = task_teacher(teacher, small_tasks.easy_task(), fast, cache_dir=tmp_path)
+    padding = teacher.tokenizer.pad_token_id
+    monkeypatch.setattr(encoding, "_PREDICTING_TOKENS", 60)
+    monkeypatch.setattr(labelling, "_CHUNK_SAMPLES", 20)
+    examples = encode(teacher.tokenizer, Split(tuple(texts), np.zeros(90)), taught.max_length)
+    together = [outputs(member, examples, padding, torch.device("cpu")).numpy() for member in taught.members]
+
+    def stop(done: int, total: int) -> None:
+        assert total == 90
+        told.append(done)
+        if len(told) == 3:
+            raise KeyboardInterrupt
+
+    told: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        taught.soft_labels(texts, tmp_path, on_progress=stop)
+    (unfinished,) = tmp_path.glob("soft-labels-*-unfinished")
+    assert len(list(unfinished.iterdir())) == 3
+    first = unfinished / "0-0.npy"
+    first.write_bytes(first.read_bytes()[:-7])
+    computed: list[int] = []
+    real = labelling.batch_outputs
+
+    def counting(*given: Any) -> torch.Tensor:
+        computed.append(1)
+        return real(*given)
+
+    monkeypatch.setattr(labelling, "batch_outputs", counting)
+    labels = taught.soft_labels(texts, tmp_path, on_progress=lambda done, total: told.append(done))
+    np.testing.assert_array_equal(labels, np.mean(together, axis=0, dtype=np.float32))
+    chunks = (len(told) - 3) // members
+    assert (told[-1], len(computed)) == (90, members * chunks - 2)
+    assert not unfinished.exists()
 
 
 @pytest.mark.parametrize(
