@@ -78,7 +78,7 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
     if best is not None:
         if best not in done.results[-1:]:  # it was not printed just now
             console.print(_lines(best))
-        for kind, file in best.files.items():
+        for kind, file in done.products.items():
             console.say(f"{kind + ':':<12}{file}")
         console.say(f"{'picture:':<12}{done.path / PICTURE}")
     console.say(f"{'page:':<12}{done.path / REPORT}")

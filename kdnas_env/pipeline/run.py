@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.run_opening import open_run
+from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
 from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress, announced
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
@@ -43,6 +45,8 @@ class PipelineRun(Finished):
         results: What came of the stages that this call did, in order.
         summary: What came of all stages that are done: what ``summary.json`` says.
         candidates: With a task: the students that were tried, in order.
+        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it and
+            ``export`` for ONNX Runtime, by these names; empty where no student was distilled.
     """
 
     path: Path
@@ -50,6 +54,7 @@ class PipelineRun(Finished):
     results: tuple[Result, ...]
     summary: dict[str, Any]
     candidates: tuple[Candidate, ...] = ()
+    products: Mapping[str, Path] = field(default_factory=dict)
 
     def about(self) -> dict[str, object]:
         """Return what is shown of it beside its folder."""
@@ -136,8 +141,9 @@ def run(
             do_stage(work_on, stage, steps, report)
         candidates = () if options.task.name is None else tuple(read_candidates(work_on.path, options))
         summary = summary_of(work_on) if options.task.name is None else task_summary_of(work_on, candidates)
+        products = place_products(work_on.path, best_candidate(candidates)) if candidates else {}
         write_json(work_on.path / SUMMARY, summary)
-        done = PipelineRun(work_on.path, options, tuple(results), summary, candidates)
+        done = PipelineRun(work_on.path, options, tuple(results), summary, candidates, products)
         if candidates:
             save_figure(done.plot(), work_on.path / PICTURE)
         try:

@@ -56,6 +56,8 @@ _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
 |---|---|
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run and of each stage, versions, machine |
+| `classifier/` | the chosen classifier as transformers loads it |
+| `export/` | the same for ONNX Runtime, with a model card |
 | `search/` | the search: a run of `kdnas search` |
 | `candidates/1/` | the best student of the search; `2/` the next best, where the first breaks a limit; and so on |
 | `candidates/1/distill/` | the student, and in `NAME/classifier/` with a head for the task: a run of `kdnas distill` |
@@ -64,6 +66,9 @@ _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
 | `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
 | `candidates.png` | share of the teacher's score against speed-up, in a picture |
 | `report.html` | all of it on a page: open it in a browser |
+
+`classifier/` and `export/` are copies of what lies in the folder of the chosen candidate: the first that keeps the
+limits, or else the one that comes closest.
 
 Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
 

@@ -10,7 +10,6 @@ from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
-from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
 from kdnas_env.pipeline.searched import load_run
@@ -189,12 +188,11 @@ def _commands(run: PipelineRun) -> list[tuple[str, str]]:
         return [*(("Upload a student to the hub", _push(run.path / folder)) for folder in distilled if folder), again]
     wanted = len(run.candidates) + 3
     more = (f"Try up to {wanted} candidates", command("run", "--resume", run.path, "--candidates", wanted))
-    use = [] if run.best is None else _classifier_commands(run.best)
+    use = _classifier_commands(run.products["classifier"]) if run.products else []
     return [*use, again] if run.keeps_limits else [*use, more, again]
 
 
-def _classifier_commands(best: Candidate) -> Sequence[tuple[str, str]]:
-    classifier = best.files["classifier"]
+def _classifier_commands(classifier: Path) -> Sequence[tuple[str, str]]:
     use = f"from transformers import pipeline; print(pipeline('text-classification', {str(classifier)!r})('a text'))"
     return [
         ("Classify a text with transformers", python_command(use)),

@@ -16,7 +16,7 @@ import small_tasks
 import tiny_teachers
 from complaints import complaint
 from processes import start_command
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, pipeline
 
 import kdnas_env
 from kdnas_env.cli import main
@@ -82,6 +82,14 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
+def assert_placed(run: Path, student: dict[str, Any]) -> None:
+    """Check that the folders of a student lie where those of the chosen one do."""
+    for name in ("classifier", "export"):
+        source = run / student["files"][name]
+        files = {path.relative_to(source): path.read_bytes() for path in source.rglob("*") if path.is_file()}
+        assert {path.relative_to(run / name): path.read_bytes() for path in (run / name).rglob("*.*")} == files
+
+
 def resumed(folder: Path, flags: Flags, *more: str) -> list[str]:
     arguments = flags(folder)
     cache = arguments[arguments.index("--cache-dir") + 1]
@@ -91,9 +99,13 @@ def resumed(folder: Path, flags: Flags, *more: str) -> list[str]:
 def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     run: Path, flags: Flags, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (run / "candidates").rglob("*.*")}
+    def times() -> dict[Path, int]:
+        folders = ("candidates", "classifier", "export")
+        return {path: path.stat().st_mtime_ns for name in folders for path in (run / name).rglob("*.*")}
+
+    before = times()
     assert main(resumed(run, flags)) == 0
-    assert {path: path.stat().st_mtime_ns for path in (run / "candidates").rglob("*.*")} == before
+    assert times() == before
     printed = " ".join(capsys.readouterr().out.split())
     summary = read(run / "summary.json")
     assert (summary["best"], summary["keeps_limits"]) == ("1", True)
@@ -115,8 +127,16 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert share["low"] <= share["measured"] <= share["high"]
     assert student["kept"] == share["measured"]
     assert [line["chooses"] for line in student["lines"]] == [True] * 5 + [False]
-    for shown in ("at least 1.2x", "at most 10 MB", "teacher's score kept, test", f"export: {files['export']}"):
+    for shown in (
+        "at least 1.2x",
+        "at most 10 MB",
+        "teacher's score kept, test",
+        f"export: {run / 'export'}",
+        f"classifier: {run / 'classifier'}",
+    ):
         assert shown in printed
+    assert summary["products"] == {"classifier": "classifier", "export": "export"}
+    assert_placed(run, student)
     assert (run / "candidates.png").stat().st_size > 0
     assert f"kdnas run --resume {run} [--candidates N]" in (run / "README.md").read_text()
     card = (files["export"] / "README.md").read_text()
@@ -150,6 +170,8 @@ def test_its_page_says_what_was_asked_for_and_what_was_measured(run: Path, brows
 def test_it_is_a_record_in_python(run: Path) -> None:
     done = kdnas_env.run(resume=run)
     assert done.keeps_limits
+    answers = pipeline("text-classification", model=str(done.products["classifier"]))("this film surprises critics .")
+    assert answers[0]["label"] in ("true", "false")
     assert done.best is not None
     assert done.best.measured.speedups
     (row,) = done.table()
@@ -199,6 +221,7 @@ def test_a_student_that_breaks_a_limit_gives_way(
         assert size["kept"] is False
     sizes = [student["measured"]["size_mb"] for student in summary["students"]]
     assert summary["best"] == str(1 + sizes.index(min(sizes)))
+    assert_placed(folder, summary["students"][sizes.index(min(sizes))])
 
 
 def test_no_student_of_the_search_keeps_the_limits(
@@ -272,6 +295,8 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
         "candidates/1/distill/*/classifier-checkpoints/*/*/checkpoint-*",
         "candidates/1/.export*",
         "candidates/1/export",
+        ".classifier.*",
+        ".export.*",
     ):
         process = start_command(arguments)
         deadline = time.monotonic() + 240
@@ -284,10 +309,10 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
     assert main(arguments) == 0
     files = [path.relative_to(run) for path in run.rglob("*") if path.name == "model.safetensors"]
     files += [path.relative_to(run) for path in run.rglob("*.onnx")]
-    assert len(files) == 6
+    assert len(files) == 11
     for file in files:
         assert (folder / file).read_bytes() == (run / file).read_bytes(), file
-    assert not list((folder / "candidates" / "1").glob(".*"))
+    assert not [*(folder / "candidates" / "1").glob(".*"), *folder.glob(".classifier*"), *folder.glob(".export*")]
     ours, theirs = (read(path / "summary.json")["students"][0] for path in (folder, run))
     for name in ("student", "reward", "unexplained", "score", "kept"):
         assert ours[name] == theirs[name]

@@ -20,7 +20,7 @@ from progress_log import ProgressLog
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.tasks import encoding, finetuning, labelling
 from kdnas_env.tasks import teacher as module
-from kdnas_env.tasks.encoding import encode, outputs
+from kdnas_env.tasks.encoding import batch_outputs, encode, outputs
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
@@ -171,11 +171,10 @@ def test_a_labelling_that_was_stopped_goes_on_with_equal_labels(
     first = unfinished / "0-0.npy"
     first.write_bytes(first.read_bytes()[:-7])
     computed: list[int] = []
-    real = labelling.batch_outputs
 
     def counting(*given: Any) -> torch.Tensor:
         computed.append(1)
-        return real(*given)
+        return batch_outputs(*given)
 
     monkeypatch.setattr(labelling, "batch_outputs", counting)
     labels = taught.soft_labels(texts, tmp_path, on_progress=lambda done, total: told.append(done))

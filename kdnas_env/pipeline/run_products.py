@@ -1,0 +1,56 @@
+"""What a run with a task is made for, in a place of its own: copies of the chosen classifier and of its export.
+
+Copies, since links are lost by archives and by systems that have none; and the folders of the candidates stay whole, so
+that a run can go on with more of them.
+"""
+
+from __future__ import annotations
+
+import shutil
+from filecmp import cmpfiles
+from pathlib import Path
+
+from kdnas_env.exporting.folder import written_whole
+from kdnas_env.pipeline.candidates import Candidate
+
+PRODUCTS = ("classifier", "export")
+"""Names of the folders in that of a run."""
+
+
+def place_products(run: Path, best: Candidate | None) -> dict[str, Path]:
+    """Copy the folders of the chosen candidate into that of the run, each whole or not at all.
+
+    Args:
+        run: Folder of the run, which nobody else works in.
+        best: The candidate; None if there is none.
+
+    Returns:
+        The folders by their names.
+
+    Raises:
+        ExportError: If they cannot be written.
+    """
+    for name in PRODUCTS:
+        for unfinished in run.glob(f".{name}.*"):
+            shutil.rmtree(unfinished)
+    if best is None:
+        return {}
+    placed = {name: run / name for name in PRODUCTS}
+    for name, target in placed.items():
+        source = best.files[name]
+        if not _is_copy(target, source):
+            with written_whole(target) as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+    return placed
+
+
+def _is_copy(target: Path, source: Path) -> bool:
+    files = _files(source)
+    if not target.is_dir() or _files(target) != files:
+        return False
+    same, _, _ = cmpfiles(source, target, files, shallow=False)
+    return len(same) == len(files)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
