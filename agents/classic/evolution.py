@@ -12,7 +12,7 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.ranking import Floats, Ints, RoundRecord
 from kdnas_env.core.grid import Seen
-from kdnas_env.core.wide_dimensions import is_wide, strode
+from kdnas_env.core.wide_dimensions import is_wide, stride
 from kdnas_env.support.settings import Settings
 
 
@@ -111,7 +111,7 @@ def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: flo
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
         rng: Source of randomness for the dimension and the choice.
         adjacent: Probability that the new choice is adjacent to the current one, in [0, 1]; in a wide dimension, that
-            it is a stride away (:func:`kdnas_env.core.wide_dimensions.strode`).
+            it is a stride away (:func:`kdnas_env.core.wide_dimensions.stride`).
     """
     axes = np.flatnonzero(nvec > 1)
     child = action.copy()
@@ -121,7 +121,7 @@ def mutated(action: Ints, nvec: Ints, rng: np.random.Generator, *, adjacent: flo
     others = np.delete(np.arange(nvec[axis]), action[axis])
     if rng.random() < adjacent:
         if is_wide(nvec[axis]):
-            child[axis] = strode(action[axis], int(nvec[axis]), rng)
+            child[axis] = stride(action[axis], int(nvec[axis]), rng)
             return child
         others = others[np.abs(others - action[axis]) == 1]
     child[axis] = rng.choice(others)

@@ -11,7 +11,6 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import ConfigT, NoSettings
 from kdnas_env.agents.ranking import Ints
-from kdnas_env.core.grid import Grid
 
 
 class OrderedAgent(AskTellAgent[ConfigT]):
@@ -51,13 +50,4 @@ class ExhaustiveAgent(OrderedAgent[NoSettings]):
     def _points(self, places: range) -> Ints:
         if self.grid.allowed is not None:
             return self.grid.actions(self.grid.allowed[places.start : places.stop])
-        return np.array([point(self.grid, number) for number in places], dtype=np.int64)
-
-
-def point(grid: Grid, number: int) -> Ints:
-    """Return the action of a flat index, int64 of shape ``(dims,)``, for grids of any size."""
-    action = []
-    for count in reversed(grid.nvec.tolist()):
-        number, value = divmod(number, count)
-        action.append(value)
-    return np.array(action[::-1], dtype=np.int64)
+        return np.array([self.grid.action(number) for number in places], dtype=np.int64)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kdnas_env.agents.lstm.ensemble import evenly
 from kdnas_env.agents.ranking import Ints
-from kdnas_env.errors import RunError
+from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
 
 _NOISE_PRIOR = -1.5
 """Initial logarithm of the noise's deviation, in units of the task."""
@@ -27,7 +27,7 @@ _SCORED_TOGETHER = 4096
 _PRIOR_COUNT, _MOST_SURPRISE = 4.0, 5.0
 """Weight of the prior that a task is like the training tasks, in evaluations; and the upper bound of the surprise."""
 
-_FORMAT = "kdnas meta controller 1"
+_KIND = "meta controller"
 
 
 class MetaController(nn.Module):
@@ -209,17 +209,14 @@ class Unit:
 
 
 def save_controller(controller: MetaController, path: Path) -> None:
-    """Write a controller atomically to a safetensors file."""
-    from safetensors.torch import save
+    """Write a controller to a file.
 
-    from kdnas_env.support.atomic import replacing
-
+    Raises:
+        RunError: If the file cannot be written.
+    """
     description = {"nvec": controller.nvec, "task_features": controller.task.in_features, "sizes": controller.sizes}
-    # A single entry, because the order of several entries differs between files.
-    metadata = {_FORMAT: json.dumps(description)}
-    state = {name: value.detach().contiguous() for name, value in controller.state_dict().items()}
-    with replacing(path) as file:
-        file.write(save(state, metadata))
+    state = {name: values.detach().numpy() for name, values in controller.state_dict().items()}
+    write_learnt(path, _KIND, description, state)
 
 
 def load_controller(path: str | os.PathLike[str]) -> MetaController:
@@ -228,24 +225,12 @@ def load_controller(path: str | os.PathLike[str]) -> MetaController:
     Raises:
         RunError: If the file cannot be read, or does not contain a controller.
     """
-    import numpy as np
-    from safetensors import safe_open
-
-    try:
-        with safe_open(os.fspath(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _FORMAT not in metadata:
-                raise ValueError(f"its metadata lack {_FORMAT!r}")
-            description = json.loads(metadata[_FORMAT])
-            controller = MetaController(
-                np.array(description["nvec"], dtype=np.int64),
-                description["task_features"],
-                **description["sizes"],
-                generator=torch.Generator(),
-            )
-            controller.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except Exception as error:  # a damaged file may raise any error
-        raise RunError(
-            f"{os.fspath(path)!r} is not a controller written by kdnas bench train: {error}; name another file"
-        ) from error
+    with read_learnt(path, _KIND, framework="pt") as (description, weights):
+        controller = MetaController(
+            np.array(description["nvec"], dtype=np.int64),
+            description["task_features"],
+            **description["sizes"],
+            generator=torch.Generator(),
+        )
+        controller.load_state_dict(weights)
     return controller.requires_grad_(False).eval()

@@ -18,6 +18,7 @@ from kdnas_env.agents.lstm.common import random_count
 from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
 from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.transfer.base import TaskAgent
+from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -79,7 +80,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
     """
 
     Config = LSTMMetaConfig
-    trained: ClassVar[str] = "controller"
+    setting: ClassVar[str] = "controller"
 
     @classmethod
     def train_across(
@@ -90,7 +91,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
         Returns:
             Moving average of the loss over the last steps, in nats.
         """
-        from kdnas_env.agents.lstm.meta_training import MetaTraining, examples_of, train
+        from kdnas_env.agents.lstm.meta_training import MetaTraining, train
 
         examples = examples_of(env, names, (seed,), progress)
         progress.begin("training the controller")
@@ -107,7 +108,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
 
     def _start(self) -> None:
         super()._start()
-        trained = self._usable(self._stored_controller, self.config.controller)
+        trained = self._if_of_this_space(self._stored_controller, self.config.controller)
         self._is_trained = trained is not None
         self._controller = trained or self._untrained_controller()
 

@@ -10,22 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from kdnas_env.agents.environment import action_counts, env_attribute, is_usable
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
-from kdnas_env.agents.predicting import Scale
 from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.training import UnfinishedTraining, half_cosine, moving_average
-from kdnas_env.core.grid import Grid
-from kdnas_env.errors import KDNASError
+from kdnas_env.agents.transfer.examples import TaskExamples
 from kdnas_env.support.cpu_lock import pinned_threads
-from kdnas_env.support.progress import SILENT, Progress
 
 OnStep = Callable[[int, int, float], object]
 """Called with the number of finished steps, the number of all steps, and the moving average of the loss."""
@@ -57,70 +51,6 @@ class MetaTraining:
     queries: int = 64
     learning_rate: float = 3e-3
     seed: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class TaskExamples:
-    """All candidates of one task with their rewards, for one seed of its noise.
-
-    Attributes:
-        task: Description of the task, float32 ``(task_features,)``.
-        actions: All valid candidates, int64 ``(n, dims)``.
-        targets: Standardised rewards, float32 ``(n,)``; failures and broken limits get the lower bound of
-            :class:`kdnas_env.agents.predicting.Scale`.
-        scale: Reward difference of one unit of the targets.
-    """
-
-    task: Tensor
-    actions: Tensor
-    targets: Tensor
-    scale: float
-
-
-def examples_of(
-    env: gym.Env[Any, Any], names: Sequence[str], seeds: Sequence[int], progress: Progress = SILENT
-) -> list[TaskExamples]:
-    """Evaluate every valid candidate of some tasks.
-
-    Args:
-        env: ``kdnas/Tasks-v0``, or a similar environment, with a budget for all candidates of its space.
-        names: Names of the tasks.
-        seeds: Seeds of the episodes; each gives one set of examples, which differ if the rewards are noisy.
-        progress: Receives the number of finished tasks.
-
-    Raises:
-        KDNASError: If the environment does not describe its tasks, its space is too large to list, or no student of a
-            task keeps its limits.
-    """
-    progress.begin("evaluating the training tasks")
-    examples = []
-    for done, name in enumerate(names):
-        progress.advance(done, len(names))
-        for seed in seeds:
-            env.reset(seed=seed, options={"task": name})
-            task, indices = env_attribute(env, "task_features"), env_attribute(env, "valid_action_indices")
-            if task is None or indices is None:
-                raise KDNASError(
-                    "the environment has no task_features, or its space is too large to list; train on kdnas/Tasks-v0"
-                )
-            actions = Grid(action_counts(env)).actions(indices)
-            rewards, usable = np.empty(len(actions)), np.empty(len(actions), dtype=np.bool_)
-            for place, action in enumerate(actions):
-                _, reward, _, _, info = env.step(action)
-                rewards[place] = float(reward)
-                usable[place] = is_usable(info)
-            if not usable.any():
-                raise KDNASError(f"no student of task {name!r} keeps its limits; leave the task out")
-            scale = Scale.of(rewards, usable)
-            examples.append(
-                TaskExamples(
-                    torch.from_numpy(np.array(task, dtype=np.float32)),
-                    torch.from_numpy(actions),
-                    torch.from_numpy(scale.standardise(rewards, usable).astype(np.float32)),
-                    scale.deviation,
-                )
-            )
-    return examples
 
 
 def train(
@@ -182,7 +112,7 @@ def _loss(
     n = len(examples.targets)
     count = min(int(settings.history * rng.random() ** 2), n // 2)
     # A search evaluates good candidates more often than bad ones, to a random degree.
-    weights = np.exp(rng.uniform(0, 1.5) * examples.targets.numpy().astype(np.float64))
+    weights = np.exp(rng.uniform(0, 1.5) * examples.targets.astype(np.float64))
     known = rng.choice(n, size=count, replace=False, p=weights / weights.sum())
     others = np.setdiff1d(np.arange(n), known)
     likely = weights[others] + weights.mean()
@@ -190,9 +120,9 @@ def _loss(
     offset, scale = _OFFSET * rng.standard_normal(), np.exp(_LOG_SCALE * rng.standard_normal())
     if not count:
         offset, scale = 0.0, 1.0
-    places = torch.from_numpy(np.concatenate([known, asked]))
-    targets = examples.targets[places] * float(scale) + float(offset)
-    mean, phi = controller(examples.task, examples.actions[places])
+    places = np.concatenate([known, asked])
+    targets = torch.from_numpy(examples.targets[places]) * float(scale) + float(offset)
+    mean, phi = controller(torch.from_numpy(examples.task), torch.from_numpy(examples.actions[places]))
     # A constant feature with a weight of deviation _OFFSET stands for the unknown offset.
     phi = torch.cat([phi, torch.full((len(places), 1), _OFFSET)], dim=1)
     belief = Belief.of(mean[:count], phi[:count], targets[:count], controller.noise)

@@ -34,7 +34,7 @@ StoredT = TypeVar("StoredT", bound=Stored)
 class TaskAgent(AskTellAgent[ConfigT]):
     """Reads the description of the task, if the environment has one (``task_features``, as tables have)."""
 
-    trained: ClassVar[str]
+    setting: ClassVar[str]
     """Name of the setting for the file that training across tasks writes."""
 
     @classmethod
@@ -81,7 +81,7 @@ class TaskAgent(AskTellAgent[ConfigT]):
         super()._start()
         self._task = np.zeros(len(FEATURES), dtype=np.float32)
 
-    def _usable(self, stored: StoredT | None, file: str | None) -> StoredT | None:
+    def _if_of_this_space(self, stored: StoredT | None, file: str | None) -> StoredT | None:
         """Return what was learnt if the space has its numbers of choices, else None.
 
         Args:
@@ -96,7 +96,7 @@ class TaskAgent(AskTellAgent[ConfigT]):
             return stored
         if file is not None:
             raise KDNASError(
-                f"{self.trained} {file!r} was trained on spaces of {[*map(int, stored.nvec)]} choices, but this space "
+                f"{self.setting} {file!r} was trained on spaces of {[*map(int, stored.nvec)]} choices, but this space "
                 f"has {own}; train another one with kdnas bench train"
             )
         return None
@@ -105,7 +105,7 @@ class TaskAgent(AskTellAgent[ConfigT]):
 class ExperiencedAgent(TaskAgent[Any]):
     """Uses :class:`kdnas_env.agents.transfer.experience.Experience`; in a space without experience, it has none."""
 
-    trained = "experience"
+    setting = "experience"
 
     @classmethod
     def train_across(
@@ -122,7 +122,7 @@ class ExperiencedAgent(TaskAgent[Any]):
 
     def _start(self) -> None:
         super()._start()
-        self._experience = self._usable(self._stored_experience, self.config.experience)
+        self._experience = self._if_of_this_space(self._stored_experience, self.config.experience)
 
     @cached_property
     def _stored_experience(self) -> Experience | None:

@@ -6,14 +6,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.ranking import Floats, Ints
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.agents.transfer.examples import examples_of
+from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.progress import Progress
 
 Features = npt.NDArray[np.float32]
@@ -24,7 +27,7 @@ SHIPPED = Path(__file__).parent / "data" / "experience.safetensors"
 BANDWIDTHS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Candidate distances between the features of tasks within which tasks are similar."""
 
-_FORMAT = "kdnas experience 1"
+_KIND = "experience"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,35 +65,30 @@ class Experience:
         Raises:
             KDNASError: If the tasks have different valid candidates, or a task has no student that keeps its limits.
         """
-        from kdnas_env.agents.environment import action_counts
-        from kdnas_env.agents.lstm.meta_training import examples_of
-
         examples = examples_of(env, names, (seed,), progress)
-        actions = examples[0].actions.numpy()
-        if any(not np.array_equal(example.actions.numpy(), actions) for example in examples):
+        actions = examples[0].actions
+        if any(not np.array_equal(example.actions, actions) for example in examples):
             raise KDNASError("the tasks have different valid candidates; name tasks of one space")
-        tasks = np.stack([example.task.numpy() for example in examples])
-        targets = np.stack([example.targets.numpy() for example in examples])
+        tasks = np.stack([example.task for example in examples])
+        targets = np.stack([example.targets for example in examples])
         scales = np.array([example.scale for example in examples], dtype=np.float32)
         errors = [_held_out_error(tasks, targets, bandwidth) for bandwidth in BANDWIDTHS]
         return cls(action_counts(env), actions, tasks, targets, scales, BANDWIDTHS[int(np.argmin(errors))])
 
     def save(self, path: Path) -> None:
-        """Write the experience to a safetensors file; the targets are stored in half precision."""
-        from safetensors.numpy import save
+        """Write the experience to a file; the targets are stored in half precision.
 
-        from kdnas_env.support.atomic import replacing
-
-        arrays = {
+        Raises:
+            RunError: If the file cannot be written.
+        """
+        arrays: dict[str, npt.NDArray[Any]] = {
             "nvec": self.nvec,
             "actions": self.actions.astype(np.int16),
             "tasks": self.tasks,
             "targets": self.targets.astype(np.float16),
             "scales": self.scales,
         }
-        contiguous = {name: np.ascontiguousarray(values) for name, values in arrays.items()}
-        with replacing(path) as file:
-            file.write(save(contiguous, {_FORMAT: repr(self.bandwidth)}))
+        write_learnt(path, _KIND, self.bandwidth, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Experience:
@@ -99,29 +97,18 @@ class Experience:
         Raises:
             RunError: If the file cannot be read, or holds something else.
         """
-        from safetensors import safe_open
-
-        try:
-            with safe_open(os.fspath(path), framework="np") as file:
-                metadata = file.metadata() or {}
-                if _FORMAT not in metadata:
-                    raise ValueError("it holds something else")
-                arrays = {name: cast(Any, file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
-                found = cls(
-                    arrays["nvec"].astype(np.int64),
-                    arrays["actions"].astype(np.int64),
-                    arrays["tasks"].astype(np.float32),
-                    arrays["targets"].astype(np.float32),
-                    arrays["scales"].astype(np.float32),
-                    float(metadata[_FORMAT]),
-                )
-                if found.targets.shape != (len(found.tasks), len(found.actions)):
-                    raise ValueError("its parts disagree in shape")
-        except Exception as error:  # a damaged file may raise any error
-            raise RunError(
-                f"{os.fspath(path)!r} is no experience that kdnas bench train has written: {error}; name another file"
-            ) from error
-        return found
+        with read_learnt(path, _KIND) as (bandwidth, arrays):
+            experience = cls(
+                arrays["nvec"].astype(np.int64),
+                arrays["actions"].astype(np.int64),
+                arrays["tasks"].astype(np.float32),
+                arrays["targets"].astype(np.float32),
+                arrays["scales"].astype(np.float32),
+                float(bandwidth),
+            )
+            if experience.targets.shape != (len(experience.tasks), len(experience.actions)):
+                raise ValueError("its parts disagree in shape")
+        return experience
 
     @property
     def usual(self) -> float:

@@ -12,7 +12,7 @@ from kdnas_env.agents.ranking import Bools, Ints
 from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, closed_points, open_choices
 from kdnas_env.agents.transfer.experience import Experience, Features
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, history_width
-from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
+from kdnas_env.agents.transfer.ppo import TransferPPOAgent, draw_choices
 from kdnas_env.support.cpu_lock import pinned_threads
 
 
@@ -92,7 +92,7 @@ class TransferMaskablePPOAgent(TransferPPOAgent):
             observed = torch.from_numpy(np.concatenate([rows, episodes.observe(actions, step)], axis=1))
             with torch.no_grad():
                 likelihood = network.get_distribution(observed, action_masks=masks).distribution.probs.double().numpy()
-            places: Ints = drawn(likelihood, 1, self.rng)[0]
+            places: Ints = draw_choices(likelihood, 1, self.rng)[0]
             return places
 
         return build_candidates(self.grid, n, closed_points(self.grid, self.seen), choose, at_once=n)

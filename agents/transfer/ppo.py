@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,12 +19,13 @@ from kdnas_env.agents.sb3.agent import check_importable
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, observe_history
-from kdnas_env.errors import RunError
+from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
+from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings
 
 DATA = Path(__file__).parent / "data"
-_FORMAT = "kdnas search policy 1"
+_KIND = "search policy"
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
     """
 
     Config = TransferPPOConfig
-    trained: ClassVar[str] = "policy"
+    setting: ClassVar[str] = "policy"
     algorithm: ClassVar[str]
     """Name of the algorithm in sb3-contrib."""
 
@@ -111,7 +111,7 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
     def _start(self) -> None:
         super()._start()
-        self._policy = self._usable(self._stored_policy, self.config.policy)
+        self._policy = self._if_of_this_space(self._stored_policy, self.config.policy)
 
     @cached_property
     def _stored_policy(self) -> SearchPolicy | None:
@@ -149,15 +149,14 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
 
 
 def save_policy(policy: SearchPolicy, algorithm: str, path: Path) -> None:
-    """Write a policy to a safetensors file."""
-    from safetensors.torch import save
+    """Write a policy to a file.
 
-    from kdnas_env.support.atomic import replacing
-
-    made_of = {"algorithm": algorithm, "nvec": policy.nvec.tolist(), "unit": policy.unit}
-    state = {name: values.detach().contiguous() for name, values in policy.network.state_dict().items()}
-    with replacing(path) as file:
-        file.write(save(state, {_FORMAT: json.dumps(made_of)}))
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    description = {"algorithm": algorithm, "nvec": policy.nvec.tolist(), "unit": policy.unit}
+    state = {name: values.detach().numpy() for name, values in policy.network.state_dict().items()}
+    write_learnt(path, _KIND, description, state)
 
 
 def load_policy(
@@ -173,34 +172,23 @@ def load_policy(
     Raises:
         RunError: If the file cannot be read, or holds something else.
     """
-    from safetensors import safe_open
-
     from kdnas_env.agents.transfer.ppo_training import untrained
-    from kdnas_env.envs.task_features import FEATURES
 
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            if _FORMAT not in metadata:
-                raise ValueError("it holds something else")
-            made_of = json.loads(metadata[_FORMAT])
-            if made_of["algorithm"] != algorithm:
-                raise ValueError(f"it was trained by {made_of['algorithm']}")
-            nvec = np.array(made_of["nvec"], dtype=np.int64)
-            nothing = np.zeros((1, len(FEATURES)), dtype=np.float32)
-            one = np.zeros((1, 1), dtype=np.float32)
-            blank = Experience(nvec, np.zeros((1, len(nvec)), dtype=np.int64), nothing, one, one[0], 1.0)
-            network = untrained(algorithm, recorded(blank, 1), seed=0).policy
-            network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    except Exception as error:  # a damaged file may raise any error
-        raise RunError(
-            f"{str(path)!r} is no policy that kdnas bench train has written: {error}; name another file"
-        ) from error
+    with read_learnt(path, _KIND, framework="pt") as (description, weights):
+        if description["algorithm"] != algorithm:
+            raise ValueError(f"it was trained by {description['algorithm']}")
+        nvec = np.array(description["nvec"], dtype=np.int64)
+        nothing = np.zeros((1, len(FEATURES)), dtype=np.float32)
+        one = np.zeros((1, 1), dtype=np.float32)
+        blank = Experience(nvec, np.zeros((1, len(nvec)), dtype=np.int64), nothing, one, one[0], 1.0)
+        network = untrained(algorithm, recorded(blank, 1), seed=0).policy
+        network.load_state_dict(weights)
+        unit = float(description["unit"])
     network.set_training_mode(False)
-    return SearchPolicy(nvec, float(made_of["unit"]), network)
+    return SearchPolicy(nvec, unit, network)
 
 
-def drawn(likelihood: Floats, tries: int, rng: np.random.Generator) -> Ints:
+def draw_choices(likelihood: Floats, tries: int, rng: np.random.Generator) -> Ints:
     """Draw choices ``tries`` times from each row of a likelihood, int64 of shape ``(tries, n)``."""
     ends = likelihood.cumsum(axis=1)
     places: Ints = (rng.random((tries, len(ends), 1)) * ends[:, -1:] >= ends).sum(axis=2)

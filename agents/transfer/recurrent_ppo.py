@@ -7,7 +7,7 @@ import numpy as np
 from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
-from kdnas_env.agents.transfer.ppo import TransferPPOAgent, drawn
+from kdnas_env.agents.transfer.ppo import TransferPPOAgent, draw_choices
 from kdnas_env.support.cpu_lock import pinned_threads
 
 TRIES = 20
@@ -46,5 +46,5 @@ class TransferRecurrentPPOAgent(TransferPPOAgent):
             distribution, _ = network.get_distribution(observed, (blank, blank), begins)
         # Of the last rows, one for each candidate of the round: float64 (n, choices) for each dimension.
         likelihoods = [parts.probs[-n:].double().numpy() for parts in distribution.distribution]
-        sampled = np.stack([drawn(likelihood, TRIES, self.rng) for likelihood in likelihoods], axis=2)
+        sampled = np.stack([draw_choices(likelihood, TRIES, self.rng) for likelihood in likelihoods], axis=2)
         return sampled.reshape(-1, len(likelihoods))

@@ -55,7 +55,7 @@ def steps_near(choices: int, reach: int | None = None) -> Ints:
     return np.array([*(-step for step in reversed(up)), *up], dtype=np.int64)
 
 
-def strode(places: Ints, choices: int, rng: np.random.Generator) -> Ints:
+def stride(places: Ints, choices: int, rng: np.random.Generator) -> Ints:
     """Move choices of one dimension up or down by log-uniform steps: 1 to 2 is as likely as 100 to 200.
 
     Args:
@@ -81,10 +81,10 @@ def nearby(action: Ints, nvec: Ints, n: int, rng: np.random.Generator) -> Ints:
         action: int64 of shape ``(dims,)``.
         nvec: Choices per dimension, int64 of shape ``(dims,)``.
         n: Number of points; they may repeat, and may include the action.
-        rng: Draws the points. Wide dimensions are changed by :func:`strode`, the others uniformly.
+        rng: Draws the points. Wide dimensions are changed by :func:`stride`, the others uniformly.
     """
     columns = [
-        strode(np.full(n, place), count, rng) if count > WIDE else rng.integers(count, size=n)
+        stride(np.full(n, place), count, rng) if count > WIDE else rng.integers(count, size=n)
         for place, count in zip(action.tolist(), nvec.tolist(), strict=True)
     ]
     moves = rng.random((n, len(nvec))) < 2 / len(nvec)

@@ -87,7 +87,7 @@ def train_controller(to: str | TrainOptions, *, progress: Progress = SILENT, **s
     path = expanded(options.to)
     loss = cls.train_across(env, names, path, steps=options.steps, seed=options.seed, progress=progress)
     progress.end()
-    return TrainedController(path, len(names), loss, {"agent": options.agent, cls.trained: str(path)})
+    return TrainedController(path, len(names), loss, {"agent": options.agent, cls.setting: str(path)})
 
 
 def _loaded(name: str) -> Any:

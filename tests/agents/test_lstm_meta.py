@@ -14,7 +14,8 @@ import kdnas_env
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.meta import MetaController, Unit, load_controller, save_controller
 from kdnas_env.agents.lstm.meta_agent import SHIPPED, LSTMMetaAgent
-from kdnas_env.agents.lstm.meta_training import MetaTraining, TaskExamples, examples_of, train
+from kdnas_env.agents.lstm.meta_training import MetaTraining, train
+from kdnas_env.agents.transfer.examples import TaskExamples, examples_of
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
 from kdnas_env.envs.budget import Budget
@@ -43,18 +44,18 @@ def untrained(task_features: int = 4) -> MetaController:
 
 
 def agreement(controller: MetaController, task: TaskExamples) -> float:
-    mean, _ = controller.read(task.task, task.actions)
-    return kendall_tau(mean.numpy(), task.targets.numpy())
+    mean, _ = controller.read(torch.from_numpy(task.task), torch.from_numpy(task.actions))
+    return kendall_tau(mean.numpy(), task.targets)
 
 
 def test_examples_hold_what_the_environment_answers(env: gym.Env[Any, Any], examples: list[TaskExamples]) -> None:
     assert [len(task.actions) for task in examples] == [660] * 3
     assert all(abs(float(task.targets.mean())) < 1e-3 for task in examples)
-    assert len({task.task.numpy().tobytes() for task in examples}) == 3
+    assert len({task.task.tobytes() for task in examples}) == 3
     env.reset(seed=0, options={"task": LEARNT[0]})
     best = examples[0].actions[int(examples[0].targets.argmax())]
     worst = examples[0].actions[int(examples[0].targets.argmin())]
-    assert float(env.step(best.numpy())[1]) > float(env.step(worst.numpy())[1])
+    assert float(env.step(best)[1]) > float(env.step(worst)[1])
 
 
 def test_what_is_learnt_on_some_tasks_holds_on_another(
@@ -68,7 +69,8 @@ def test_what_is_learnt_on_some_tasks_holds_on_another(
     fresh = MetaController(nvec, len(unseen.task), generator=torch.Generator().manual_seed(0))
     assert agreement(trained, unseen) > 0.4 > agreement(fresh, unseen) + 0.2
     loaded = load_controller(file)
-    assert torch.equal(loaded.read(unseen.task, unseen.actions)[0], trained.read(unseen.task, unseen.actions)[0])
+    read = torch.from_numpy(unseen.task), torch.from_numpy(unseen.actions)
+    assert torch.equal(loaded.read(*read)[0], trained.read(*read)[0])
 
 
 def test_a_training_that_is_stopped_goes_on_to_the_same_controller(
@@ -144,10 +146,10 @@ def test_the_unit_of_rewards_is_found() -> None:
 
 
 def test_what_is_no_controller_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="is not a controller"):
+    with pytest.raises(RunError, match="is no meta controller"):
         load_controller(tmp_path / "nothing.safetensors")
     (tmp_path / "text.safetensors").write_text("text")
-    with pytest.raises(RunError, match="is not a controller"):
+    with pytest.raises(RunError, match="is no meta controller"):
         load_controller(tmp_path / "text.safetensors")
     save_controller(untrained(), tmp_path / "old.safetensors")
     with pytest.raises(KDNASError, match="reads 4 task features, but tasks now have"):

@@ -76,7 +76,7 @@ def test_a_damaged_file_is_refused(content: bytes | None, tmp_path: Path) -> Non
         file.write_bytes(content)
     with pytest.raises(RunError, match="no experience"):
         Experience.load(file)
-    with pytest.raises(RunError, match="no policy"):
+    with pytest.raises(RunError, match="no search policy"):
         load_policy("MaskablePPO", MaskedSearchEnv, file)
 
 

@@ -15,7 +15,7 @@ from kdnas_env.agents.classic.evolution import mutated
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
 from kdnas_env.agents.predicting import spread
 from kdnas_env.core.grid import Grid
-from kdnas_env.core.wide_dimensions import KNOTS, WIDE, Spacing, best_apart, bumps, coarse, nearby, steps_near, strode
+from kdnas_env.core.wide_dimensions import KNOTS, WIDE, Spacing, best_apart, bumps, coarse, nearby, steps_near, stride
 from kdnas_env.testing.bowl import BowlEnv
 
 # Learning -------------------------------------------------------------------------------------------------------
@@ -66,12 +66,12 @@ def hidden_slope(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
 
 @given(place=st.integers(0, 1344), seed=st.integers(0, 2**32))
 def test_a_stride_ends_at_another_choice(place: int, seed: int) -> None:
-    moved = strode(np.full(50, place), CHOICES, np.random.default_rng(seed))
+    moved = stride(np.full(50, place), CHOICES, np.random.default_rng(seed))
     assert ((moved >= 0) & (moved < CHOICES) & (moved != place)).all()
 
 
 def test_strides_are_of_every_length() -> None:
-    strides = np.abs(strode(np.full(4000, 2**11), 2**12, np.random.default_rng(0)) - 2**11)
+    strides = np.abs(stride(np.full(4000, 2**11), 2**12, np.random.default_rng(0)) - 2**11)
     counts, _ = np.histogram(np.log2(strides), bins=np.arange(1, 11))
     assert chisquare(counts).pvalue > 1e-3
 
