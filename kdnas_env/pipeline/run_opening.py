@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdnas_env.core.reward import TASK
+from kdnas_env.core.smallest import check_possible
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
@@ -158,6 +159,9 @@ def open_run(options: PipelineOptions) -> OpenedRun:
         _check_needs(options.stages, {})
         _check_installed(options)
         _check_families(options)
+        if "search" in options.stages:
+            search = search_options(options)
+            check_possible(search.limits, search.settings.search_space)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
         readme = _README if options.task.name is None else _TASK_README

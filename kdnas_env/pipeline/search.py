@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.constraints import BYTES_PER_PARAMETER, exported_megabytes
 from kdnas_env.core.reward import KDReward
+from kdnas_env.core.smallest import check_possible
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.render import draw_search, pareto_records, save_figure
@@ -239,6 +240,8 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     check_installed(options)
     rule = None if options.stop == "none" else StoppingRule(options.stop, options.epochs)
     space, _ = options.settings.search_space, options.settings.mini_kd
+    if options.resume is None:
+        check_possible(options.limits, space)
     agent = make_agent(options.agent, **parse_settings(options.agent_settings))
     folder = _open_folder(options)
     with working(folder, call("search", resume=folder.path, **options.places("out", "resume"))) as work:

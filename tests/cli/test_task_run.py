@@ -269,6 +269,11 @@ def test_what_chooses(tmp_path: Path) -> None:
         ({"score.seeds": "3"}, "--score.seeds has no effect with --task"),
         ({"candidates": "0"}, "--candidates is 0"),
         ({"keep": "1.5"}, "--keep is 1.5"),
+        (
+            {"max_mb": "0.001"},
+            "--size-mb is 0.001, but the smallest students of the space have 0.00506 MB in int8",
+        ),
+        ({"parameters": "500"}, "--parameters is 500, but the smallest students of the space have "),
     ],
 )
 def test_what_is_refused_before_anything_is_made(
