@@ -26,10 +26,11 @@ from kdnas_env.agents.environment import (
     is_usable,
     round_size_of,
 )
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking, RoundRecord
+from kdnas_env.agents.ranking import Ranking, RoundRecord
 from kdnas_env.agents.state import STATE_VERSION, check_saved_by, read_state, write_state
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.checks import check_whole
 
 

@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 import numpy as np
 
 from kdnas_env.agents.environment import Environment, Info
-from kdnas_env.agents.ranking import Best, Floats, Ints, Ranking, RoundRecord
+from kdnas_env.agents.ranking import Best, Ranking, RoundRecord
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 
 ConfigT = TypeVar("ConfigT")

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import is_integer, shown
 

@@ -9,9 +9,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.core.grid import Grid
 from kdnas_env.core.wide_dimensions import Spacing, coarse, coarse_counts, is_wide, nearby
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 PosteriorT = TypeVar("PosteriorT")
 

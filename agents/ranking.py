@@ -10,9 +10,7 @@ from typing import Any, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 _CANDIDATES: dict[str, npt.DTypeLike] = {
     "actions": np.int64,

@@ -29,6 +29,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.pipeline.embedders import draw_text
+from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
 from kdnas_env.support.scratch import scratch_folder
@@ -41,7 +42,7 @@ from kdnas_env.tasks.embedding import (
     split_texts,
     vectors,
 )
-from kdnas_env.tasks.vector_scores import EmbeddingScore, Floats, score_vectors
+from kdnas_env.tasks.vector_scores import EmbeddingScore, score_vectors
 
 SHOWN = ("spearman", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
 IN_TEACHERS = ("cosine", "overlap_in_teachers", "recall_in_teachers")
@@ -90,7 +91,7 @@ class Work:
         scored = split_texts(texts, first.settings, first.seed)[0]
         return cls(arguments, first, encoder, embedding_teacher(encoder, first.settings.max_length), texts, scored)
 
-    def score(self, made: Floats) -> EmbeddingScore:
+    def score(self, made: Floats32) -> EmbeddingScore:
         """Compare vectors of the held-out text with the teacher's."""
         return score_vectors(made, self.teacher.vectors(self.scored), self.record.seed)
 

@@ -33,12 +33,12 @@ from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.searching.registry import make_agent
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.atomic import write_json
 
 POINTS, START_POINTS = 20_000, 400
 """Random points of the thresholds, and those of which the best one begins an ascent."""
 
-Floats = NDArray[np.float64]
 Actions = NDArray[np.int64]
 
 

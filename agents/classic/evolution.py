@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.ranking import Floats, Ints, RoundRecord
+from kdnas_env.agents.ranking import RoundRecord
 from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import is_wide, stride
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import ConfigT, NoSettings
-from kdnas_env.agents.ranking import Ints
+from kdnas_env.support.arrays import Ints
 
 
 class OrderedAgent(AskTellAgent[ConfigT]):

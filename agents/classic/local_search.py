@@ -9,8 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.ranking import Ints, RoundRecord
+from kdnas_env.agents.ranking import RoundRecord
 from kdnas_env.core.grid import REACH
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.settings import Settings
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.lstm.common import NONE, PredictorConfig, context_positions, random_count, settled
 from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import best_apart
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.core.wide_dimensions import bumps, coarse_counts, is_wide
+from kdnas_env.support.arrays import Ints
 
 
 class ChoiceRows(nn.Module):

@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from kdnas_env.agents.environment import DEFAULT_ROUND_SIZE
-from kdnas_env.agents.ranking import Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.settings import Settings
 
 Decay = Literal["linear", "exponential", "step"]

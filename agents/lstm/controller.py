@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
 from kdnas_env.agents.lstm.common import NONE, QUERY, ROLES
-from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 _SCORED_TOGETHER = 16_384

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdnas_env.agents.lstm.agent import LSTMAgent, LSTMConfig
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 _SHUFFLING = 2
 """Key of the random streams that shuffle rewards."""

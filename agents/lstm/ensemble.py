@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
-from kdnas_env.agents.ranking import Ints
+from kdnas_env.support.arrays import Ints
 
 if TYPE_CHECKING:
     from kdnas_env.agents.lstm.ensemble_agent import Features

@@ -10,7 +10,8 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.lstm.common import PredictorConfig, random_count, settled
 from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
+from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from kdnas_env.agents.lstm.ensemble import evenly
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
+from kdnas_env.support.arrays import Ints
 
 _NOISE_PRIOR = -1.5
 """Initial logarithm of the noise's deviation, in units of the task."""

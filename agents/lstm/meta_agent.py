@@ -16,11 +16,11 @@ from kdnas_env.agents.ask_tell import Proposal
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.common import random_count
 from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.envs.task_features import FEATURES
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings

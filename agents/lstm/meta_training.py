@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from kdnas_env.agents.lstm.meta import Belief, MetaController, save_controller
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.training import UnfinishedTraining, half_cosine, moving_average
 from kdnas_env.agents.transfer.examples import TaskExamples
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 OnStep = Callable[[int, int, float], object]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
-from kdnas_env.agents.ranking import Floats, Ints
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 _BOUND = 0.3

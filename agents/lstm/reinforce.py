@@ -11,7 +11,8 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.lstm.common import NetworkConfig
 from kdnas_env.agents.predicting import Scale
-from kdnas_env.agents.ranking import Floats, Ranking, RoundRecord
+from kdnas_env.agents.ranking import Ranking, RoundRecord
+from kdnas_env.support.arrays import Floats
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

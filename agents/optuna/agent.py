@@ -16,9 +16,10 @@ from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import Capabilities, RoundCallback, SearchResult
 from kdnas_env.agents.environment import Environment, Info, action_counts, env_attribute, prefetch
 from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, Identity, OptunaConfig, Outcome
-from kdnas_env.agents.ranking import Ints, RoundRecord
+from kdnas_env.agents.ranking import RoundRecord
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.arrays import Ints
 
 if TYPE_CHECKING:
     from optuna.study import Study

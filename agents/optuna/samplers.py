@@ -35,8 +35,9 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from kdnas_env.agents.optuna.storage import optimizer_to_json, quiet, restore_optimizer
-from kdnas_env.core.grid import LISTABLE, Grid, Ints, Seen
+from kdnas_env.core.grid import LISTABLE, Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError, RunError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.untrusted import parse_json, typed_arguments
 
 SamplerMaker = Callable[[int], BaseSampler]

@@ -28,8 +28,9 @@ from kdnas_env.agents.optuna.storage import (
     trial_from_dict,
     trial_to_dict,
 )
-from kdnas_env.core.grid import Grid, Ints, Seen
+from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import RunError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.checks import check_choice
 
 _NAME = "kdnas"

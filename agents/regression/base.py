@@ -10,8 +10,8 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.core.grid import Seen
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 
 WHOLE_SPACE = 10_000

@@ -7,10 +7,10 @@ from itertools import product
 
 import numpy as np
 
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.core.wide_dimensions import bumps, is_wide
+from kdnas_env.support.arrays import Floats, Ints
 
 PAIR_SHARES = (0.1, 0.3, 0.6)
 """Candidate fractions of the prior variance for pairs."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig
 from kdnas_env.core.wide_dimensions import best_apart
+from kdnas_env.support.arrays import Floats, Ints
 
 
 class LeastSquaresAgent(RegressionAgent[RegressionConfig]):

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.agents.predicting import choose_one_by_one
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import expected_improvement
+from kdnas_env.support.arrays import Floats, Ints
 
 Inputs = npt.NDArray[Any]
 """Points as a prior takes them: their choices, int64 ``(n, dims)``, or numbers that describe them, ``(n, inputs)``."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.ensemble import RandomForestRegressor
 
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import RegressionAgent, RegressionConfig, expected_improvement
 from kdnas_env.core.wide_dimensions import best_apart
+from kdnas_env.support.arrays import Floats, Ints
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from kdnas_env.agents.ranking import Bools, Floats, Ints
 from kdnas_env.core.grid import Grid
+from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.wrappers.sequential import open_completions
 
 Observations = npt.NDArray[np.float32]

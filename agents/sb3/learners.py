@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.utils import configure_logger
 from torch import Tensor
 
-from kdnas_env.agents.ranking import Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.agents.sb3.episodes import (
     Episodes,
     SpacesEnv,
@@ -30,6 +30,7 @@ from kdnas_env.agents.sb3.episodes import (
     closed_points,
 )
 from kdnas_env.core.grid import Grid, Seen
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 _logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import RolloutBuffer
 from torch import Tensor
 
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.agents.sb3.episodes import (
     Episodes,
     OneByOne,
@@ -27,6 +27,7 @@ from kdnas_env.agents.sb3.episodes import (
 )
 from kdnas_env.agents.sb3.learners import Learner, undone_if_diverged
 from kdnas_env.core.grid import Seen
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 _RANKED = 10_000
 """Maximum number of newest evaluations among which rewards are ranked; limits the time of an update."""

@@ -10,10 +10,11 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer
 from torch import Tensor
 
-from kdnas_env.agents.ranking import Bools, Floats, Ints, Ranking
+from kdnas_env.agents.ranking import Ranking
 from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, ranked
 from kdnas_env.agents.sb3.learners import Learner, undone_if_diverged
 from kdnas_env.core.grid import Seen
+from kdnas_env.support.arrays import Bools, Floats, Ints
 
 
 class QLearner(Learner):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent, EvolutionConfig
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.base import ExperiencedAgent
 from kdnas_env.core.grid import Seen
+from kdnas_env.support.arrays import Ints
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from kdnas_env.agents.environment import action_counts, env_attribute, is_usable
 from kdnas_env.agents.predicting import Scale
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.progress import SILENT, Progress
 
 

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.agents.environment import action_counts
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.progress import Progress
 
 Features = npt.NDArray[np.float32]

@@ -9,11 +9,11 @@ import numpy as np
 
 from kdnas_env.agents.ask_tell import Proposal
 from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.regression.base import WHOLE_SPACE
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.agents.transfer.base import ExperiencedAgent
 from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 
 LENGTHS = (0.3, 0.8, 2.0)

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.agents.ask_tell import Proposal
-from kdnas_env.agents.ranking import Floats, Ints
 from kdnas_env.agents.sb3.agent import check_importable
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, observe_history
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
 from kdnas_env.envs.task_features import FEATURES
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.settings import Settings
 

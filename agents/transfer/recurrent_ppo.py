@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from kdnas_env.agents.ranking import Ints
 from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv
 from kdnas_env.agents.transfer.ppo import TransferPPOAgent, draw_choices
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
 TRIES = 20

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.checks import check_number, check_whole
-from kdnas_env.support.statistics import Floats, checked_scores
+from kdnas_env.support.statistics import checked_scores
 
 LEAST_TASKS = 5
 """Tasks without which a critical difference means nothing: they are its unit, not the seeds."""

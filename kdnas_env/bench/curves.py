@@ -15,9 +15,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.pareto import hypervolume_curve
 from kdnas_env.envs.budget import Budget
 from kdnas_env.errors import KDNASError
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from kdnas_env.support.arrays import Bools, Floats
 
 MOST_POINTS = 100
 """Points of a curve; a budget of fewer evaluations has one each."""

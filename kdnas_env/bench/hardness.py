@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.bench.structure import explained_variance
 from kdnas_env.bench.truth import TARGETS, Truth
@@ -18,12 +17,9 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.statistics import expected_hit, median_hit, pearson, top_threshold
 from kdnas_env.tables.table import MISSING, Table
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 
 _LAGS = 10
 _NORMAL_95 = 1.959964

@@ -20,14 +20,12 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig, count_parameters
 from kdnas_env.errors import TableError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.kept import kept
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.archive import check_arrays, read_archive, write_archive
 from kdnas_env.tables.surrogates.surrogate import FIT_VERSION, PREDICTED_LATENCIES
 from kdnas_env.tables.table import CURVES
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 LARGEST_LISTING = 4_000_000
 """Spaces up to this many points are listed."""

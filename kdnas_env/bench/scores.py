@@ -10,15 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.statistics import (
-    Bools,
-    Floats,
-    checked_axis,
-    checked_finite,
-    checked_scores,
-    mean,
-    stratified_bootstrap,
-)
+from kdnas_env.support.arrays import Bools, Floats
+from kdnas_env.support.statistics import checked_axis, checked_finite, checked_scores, mean, stratified_bootstrap
 
 
 def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float) -> Floats:

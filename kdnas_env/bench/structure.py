@@ -7,15 +7,12 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.bench.truth import Truth
 from kdnas_env.core.wide_dimensions import coarse
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.statistics import kendall_tau, top_threshold
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TOP_SHARE = 0.01
 """Share of the points that count as the best when two tasks are compared."""

@@ -26,6 +26,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.external import ExternalEvaluator
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.statistics import random_search_quantile, top_threshold
 from kdnas_env.tables.external import is_external, read_external
@@ -33,9 +34,6 @@ from kdnas_env.tables.storage import checksum, table_path
 from kdnas_env.tables.surrogates.storage import load_source
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import LATENCIES, MISSING, Table
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
 """Shares of the students that a search aims at; 0: the optimum, or what ties with it within the noise of the seeds."""

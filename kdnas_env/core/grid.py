@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from kdnas_env.core.wide_dimensions import steps_near
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
-Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
 
 LISTABLE = 1_000_000

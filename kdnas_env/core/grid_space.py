@@ -16,7 +16,6 @@ from kdnas_env.errors import SpaceError
 from kdnas_env.support.untrusted import as_array, is_whole
 
 Action = npt.NDArray[np.int64]
-Ints = npt.NDArray[np.int64]
 Config = TypeVar("Config")
 
 

@@ -6,9 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import KDNASError
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
+from kdnas_env.support.arrays import Bools, Floats
 
 
 def pareto_front(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.int64]:

@@ -22,8 +22,9 @@ from kdnas_env.core.choices import (
     read_space_file,
 )
 from kdnas_env.core.derived_choices import derived_choices
-from kdnas_env.core.grid_space import Action, GridSpace, Ints
+from kdnas_env.core.grid_space import Action, GridSpace
 from kdnas_env.errors import SpaceError
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.untrusted import shown
 
 LARGEST_ENUMERATION = 100_000

@@ -12,13 +12,13 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.support.arrays import Ints
+
 WIDE = 64
 """Dimensions with more choices are wide."""
 
 KNOTS = 16
 """Degrees of freedom of the smooth function that models the effect of a wide dimension."""
-
-Ints = npt.NDArray[np.int64]
 
 
 def is_wide(nvec: Ints) -> npt.NDArray[np.bool_]:

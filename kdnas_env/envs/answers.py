@@ -16,12 +16,11 @@ from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward, RewardComponents
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.layout import costs_info, evaluation_info, loss_curve, student_info
+from kdnas_env.support.arrays import Bools, Ints
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.cells import KnownCells
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Action = tuple[int, ...]
 Evaluate = Callable[[Sequence[StudentConfig]], Sequence[Evaluation]]
 """Evaluates architectures as one batch."""

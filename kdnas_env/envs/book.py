@@ -14,8 +14,9 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity
 from kdnas_env.core.reward import RewardComponents
-from kdnas_env.envs.answers import Answer, Answers, Bools, Ints
+from kdnas_env.envs.answers import Answer, Answers
 from kdnas_env.envs.budget import Budget
+from kdnas_env.support.arrays import Bools, Ints
 
 DUPLICATES = ("charge", "free", "reject")
 """Policies for the cost of repeated actions."""

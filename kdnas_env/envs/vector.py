@@ -17,16 +17,16 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation
 from kdnas_env.core.grid_space import GridSpace
 from kdnas_env.core.reward import KDReward
-from kdnas_env.envs.answers import FLOATS, INTS, Answers, Bools, Columns, Ints
+from kdnas_env.envs.answers import FLOATS, INTS, Answers, Columns
 from kdnas_env.envs.book import Book
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.layout import checked_count, checked_options, loss_curve
 from kdnas_env.envs.observation import Observation, nothing_yet, observation_space
 from kdnas_env.errors import KDNASError, SpaceError
+from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
-Floats = npt.NDArray[np.float64]
 Infos = dict[str, Any]
 Scalar = TypeVar("Scalar", bound=np.generic)
 

@@ -13,9 +13,8 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Latency, Status, report_epochs
 from kdnas_env.core.reward import KDReward
+from kdnas_env.support.arrays import Ints
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
-
-Ints = npt.NDArray[np.int64]
 
 OK, INVALID, FAILED = (STATUSES.index(str(status)) for status in (Status.OK, Status.INVALID, Status.FAILED))
 """Indices into ``STATUSES``."""

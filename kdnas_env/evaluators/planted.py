@@ -17,10 +17,9 @@ from kdnas_env.core.pareto import pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.checks import check_choice, check_number
 from kdnas_env.support.untrusted import is_number, shown
-
-Floats = npt.NDArray[np.float64]
 
 PLANTED_TEACHER = EncoderArchitecture(
     family="bert",

@@ -19,6 +19,7 @@ from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.cells import FAILED, INVALID, MASKED, OK, UNMEASURED, Cells, KnownCells
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.checks import check_choice
 from kdnas_env.support.untrusted import is_integer
 from kdnas_env.tables.storage import load_table
@@ -27,7 +28,6 @@ from kdnas_env.tables.table import LATENCIES, MISSING, Table
 MISSING_POLICIES = ("error", "failed")
 """Policies for masked cells: raise an error, or return a failed evaluation."""
 
-Ints = npt.NDArray[np.int64]
 
 _MOST_KNOWN = 5_000
 """Tables of at most this many students are looked up as a whole, larger ones student by student."""

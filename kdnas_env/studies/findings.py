@@ -12,7 +12,8 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.reward import TASK, KDReward
 from kdnas_env.studies.proxy import Judgement, Kind
-from kdnas_env.support.statistics import Correlation, Floats, correlate
+from kdnas_env.support.arrays import Floats
+from kdnas_env.support.statistics import Correlation, correlate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

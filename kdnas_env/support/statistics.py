@@ -14,10 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.checks import check_number, check_whole
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 Statistic = Callable[[Floats], Floats]
 """Takes scores ``(..., tasks, seeds)`` and returns one value for each of the leading axes."""
 

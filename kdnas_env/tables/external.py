@@ -9,16 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.core.point_space import PointSpace
 from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tables.archive import check_arrays, read_archive, write_archive
 from kdnas_env.tables.storage import described_kind, table_path
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 
 EXTERNAL_SCHEMA_VERSION = 1
 

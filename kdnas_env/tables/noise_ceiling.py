@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdnas_env.core.evaluation import Status
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.table import STATUSES, Table
-
-Floats = npt.NDArray[np.float64]
 
 
 def noise_ceiling(table: Table, curve: str = "heldout_unexplained") -> dict[str, Any]:

@@ -21,11 +21,8 @@ from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Fidelity, Status
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.arrays import Bools, Floats32, Ints
 from kdnas_env.support.untrusted import restore, shown
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 SCHEMA_VERSION = 1
 
@@ -240,12 +237,12 @@ class Table:
 
     metadata: TableMetadata
     index: Ints
-    curves: Floats
+    curves: Floats32
     valid: Bools
     status: npt.NDArray[np.uint8]
     parameters: Ints
     flops: Ints
-    latencies: Floats
+    latencies: Floats32
 
     def __repr__(self) -> str:
         return f"Table({self.metadata.name!r}, students={len(self.index)})"
@@ -381,7 +378,7 @@ class Table:
         """Return the architectures, by row."""
         return [self.space.decode(self.space.from_index(index)) for index in self.index.tolist()]
 
-    def curve(self, name: str) -> Floats:
+    def curve(self, name: str) -> Floats32:
         """Return one of ``CURVES``, float32 ``(n, seeds, epochs + 1)``."""
         return self.curves[..., CURVES.index(name)]
 

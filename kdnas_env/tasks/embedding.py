@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, OnProgress
@@ -31,7 +32,7 @@ from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.kept_tensors import kept_tensors, key_of
 from kdnas_env.tasks.specs import Split
 from kdnas_env.tasks.training import Plan, train
-from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, Floats, score_vectors, spearman
+from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, score_vectors, spearman
 
 _MODULES = "modules.json"
 _RIDGE = 1e-3
@@ -97,7 +98,7 @@ class EmbeddingTeacher:
         """Length of a vector."""
         return int(self.model.get_embedding_dimension())
 
-    def vectors(self, texts: Sequence[str], cache_dir: str | os.PathLike[str] | None = None) -> Floats:
+    def vectors(self, texts: Sequence[str], cache_dir: str | os.PathLike[str] | None = None) -> Floats32:
         """Return unit vectors of texts, float32 ``(texts, width)``; computed once and kept."""
 
         def make() -> tuple[dict[str, Tensor], None]:
@@ -169,7 +170,7 @@ class SentenceVectors(nn.Module):
         return features["sentence_embedding"], states
 
 
-def vectors(model: Any, texts: Sequence[str]) -> Floats:
+def vectors(model: Any, texts: Sequence[str]) -> Floats32:
     """Return unit vectors of texts by a ``SentenceTransformer``, float32 ``(texts, width)``."""
     made = model.encode(
         list(texts), batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
@@ -341,7 +342,7 @@ def _embedder(student: Teacher, teacher: EmbeddingTeacher, settings: EmbeddingSe
 
 
 @torch.no_grad()
-def _solve_head(model: Any, texts: Sequence[str], taught: Floats) -> None:
+def _solve_head(model: Any, texts: Sequence[str], taught: Floats32) -> None:
     """Solve the linear head by ridge regression of the teacher's vectors on the student's mean states."""
     st, _ = _library()
     pooled = st.SentenceTransformer(modules=list(model)[:2], device=str(model.device)).eval()

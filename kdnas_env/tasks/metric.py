@@ -14,10 +14,9 @@ import evaluate
 import numpy as np
 from numpy.typing import NDArray
 
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.specs import TaskSpec
-
-Floats = NDArray[np.float64]
 
 _DESCRIPTION = "The metrics of a task."
 _INPUTS = """

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.statistics import spearman_rho
-
-Floats = NDArray[np.float32]
 
 NEAREST = 10
 """Neighbours that retrieval is judged by."""
@@ -49,7 +48,7 @@ class EmbeddingScore:
     truncated: dict[str, tuple[float, float, float]]
 
 
-def score_vectors(student: Floats, teacher: Floats, seed: int = 0) -> EmbeddingScore:
+def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> EmbeddingScore:
     """Compare a student's vectors with its teacher's.
 
     Args:
@@ -71,7 +70,7 @@ def score_vectors(student: Floats, teacher: Floats, seed: int = 0) -> EmbeddingS
         resampled = values[rng.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
         return _with_interval(float(values.mean()), resampled)
 
-    def correlated(ours: Floats, theirs: Floats) -> tuple[float, float, float]:
+    def correlated(ours: Floats32, theirs: Floats32) -> tuple[float, float, float]:
         similar, rows, columns = _similarities(ours, theirs)
         resampled = []
         for draw in draws:
@@ -106,27 +105,27 @@ def score_vectors(student: Floats, teacher: Floats, seed: int = 0) -> EmbeddingS
     )
 
 
-def _similarities(ours: Floats, theirs: Floats) -> tuple[list[Floats], NDArray[np.int64], NDArray[np.int64]]:
+def _similarities(ours: Floats32, theirs: Floats32) -> tuple[list[Floats32], NDArray[np.int64], NDArray[np.int64]]:
     """Return the cosines of all pairs of texts by both, each ``(texts, texts)``, and the places of the pairs."""
     rows, columns = np.triu_indices(len(ours), 1)
     return [_unit(values) @ _unit(values).T for values in (ours, theirs)], rows, columns
 
 
-def spearman(ours: Floats, theirs: Floats) -> float:
+def spearman(ours: Floats32, theirs: Floats32) -> float:
     """Return Spearman's correlation of the cosines of all pairs of texts by two models; see :func:`score_vectors`."""
     similar, rows, columns = _similarities(ours, theirs)
     return spearman_rho(similar[0][rows, columns], similar[1][rows, columns])
 
 
-def _nearest(queries: Floats, documents: Floats) -> NDArray[np.int64]:
+def _nearest(queries: Floats32, documents: Floats32) -> NDArray[np.int64]:
     """Return the places of the nearest documents of each query, nearest first, ``(queries, NEAREST)``."""
     order: NDArray[np.int64] = np.argsort(-(queries @ documents.T), axis=1, kind="stable")[:, :NEAREST]
     return order
 
 
-def _unit(values: Floats) -> Floats:
+def _unit(values: Floats32) -> Floats32:
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    unit: Floats = values / np.maximum(norms, np.finfo(np.float32).tiny)
+    unit: Floats32 = values / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
 
 

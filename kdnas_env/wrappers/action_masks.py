@@ -11,7 +11,8 @@ import numpy.typing as npt
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.grid import Grid
-from kdnas_env.wrappers.common import Bools, Ints, Step, action_grid
+from kdnas_env.support.arrays import Bools, Ints
+from kdnas_env.wrappers.common import Step, action_grid
 
 _COUNTLESS = 2**62
 """Replaces larger numbers of points, because a grid may exceed 64 bits; no search evaluates as many."""

@@ -7,15 +7,12 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import numpy.typing as npt
 from gymnasium import spaces
 
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError, SpaceError
 from kdnas_env.support.untrusted import as_array, is_whole, shown
 
-Ints = npt.NDArray[np.int64]
-Bools = npt.NDArray[np.bool_]
 Step = tuple[Any, Any, bool, bool, dict[str, Any]]
 
 

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError, SpaceError
-from kdnas_env.wrappers.common import Bools, Ints, Step, action_grid, checked_choice
+from kdnas_env.support.arrays import Bools, Ints
+from kdnas_env.wrappers.common import Step, action_grid, checked_choice
 
 
 class FlatDiscrete(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):

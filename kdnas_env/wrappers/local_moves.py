@@ -13,9 +13,8 @@ from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.grid import Grid
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.arrays import Bools, Ints
 from kdnas_env.wrappers.common import (
-    Bools,
-    Ints,
     Step,
     action_grid,
     checked_choice,

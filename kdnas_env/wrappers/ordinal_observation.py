@@ -11,8 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.errors import KDNASError
-
-Floats = npt.NDArray[np.float32]
+from kdnas_env.support.arrays import Floats32
 
 
 class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructorArgs):
@@ -45,7 +44,7 @@ class OrdinalObservation(gym.ObservationWrapper[Any, Any, Any], RecordConstructo
         low, high = (np.concatenate(bound).astype(np.float32) for bound in zip(*bounds, strict=True))
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
 
-    def observation(self, observation: Any) -> Floats:
+    def observation(self, observation: Any) -> Floats32:
         """Return an observation of the wrapped environment as a vector, float32 ``(n,)``."""
         return np.concatenate(_scaled(self.env.observation_space, observation), dtype=np.float32)
 

@@ -16,10 +16,9 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import RecordConstructorArgs
 
 from kdnas_env.core.grid import Grid
+from kdnas_env.support.arrays import Bools, Ints
 from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.wrappers.common import (
-    Bools,
-    Ints,
     Step,
     action_grid,
     checked_choice,

@@ -13,13 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.corpus import Corpus, token_fingerprint, token_rows
 from kdnas_env.distillation.text.vocabulary import cut_tokenizer
 from kdnas_env.errors import CorpusError
-
-Ints = NDArray[np.int64]
+from kdnas_env.support.arrays import Ints
 
 _SPACES = ("\u2581", "\u0120")
 """Symbols that begin a word, of SentencePiece and of byte-level tokenizers."""

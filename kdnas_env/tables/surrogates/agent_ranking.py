@@ -7,14 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kdnas_env.support.arrays import Floats
 from kdnas_env.support.statistics import kendall_tau
 from kdnas_env.tables.surrogates.students import ended_well, without
 from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES, Surrogate
 from kdnas_env.tables.table import LATENCIES, Table
-
-Floats = npt.NDArray[np.float64]
 
 
 def surrogate_table(table: Table, rng: np.random.Generator, *, folds: int = 10) -> Table:

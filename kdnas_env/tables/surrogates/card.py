@@ -8,20 +8,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kdnas_env.core.choices import RECIPE
 from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import KDReward
 from kdnas_env.errors import TableError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.statistics import kendall_tau, resolved_tau, spearman_rho
 from kdnas_env.tables.surrogates.inputs import LEAST_STUDENTS, Range, values_of
 from kdnas_env.tables.surrogates.students import capped, ended_well, without
 from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES, Quantities, Surrogate
 from kdnas_env.tables.table import CURVES, LATENCIES, STATUSES, Table
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 RANDOM = "random"
 TOP_DECILE = "best tenth"

@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from kdnas_env.support.arrays import Floats
 from kdnas_env.tables.archive import check_arrays
-
-Floats = npt.NDArray[np.float64]
 
 _STEPS = 60
 _LARGEST_STEP = 0.5

@@ -12,10 +12,9 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import FULL, SCALES, StudentConfig, count_parameters, forward_flops
 from kdnas_env.core.choices import DIMENSIONS, ORDERED, RECIPE
 from kdnas_env.errors import TableError
+from kdnas_env.support.arrays import Floats
 from kdnas_env.tables.surrogates.students import ended_well
 from kdnas_env.tables.table import Table, TableMetadata
-
-Floats = npt.NDArray[np.float64]
 
 NAMED = ("hidden_act", "family")
 """Categorical dimensions of a student: their choices are names. Of a space that has them, those of the embeddings are

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from kdnas_env.support.arrays import Floats
 from kdnas_env.tables.archive import check_arrays
-
-Floats = npt.NDArray[np.float64]
 
 _TINY = 1e-12
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import TableError
-from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Floats, Table, TableMetadata
-
-Bools = npt.NDArray[np.bool_]
+from kdnas_env.support.arrays import Bools, Floats32
+from kdnas_env.tables.table import CURVES, LATENCIES, MISSING, STATUSES, Table, TableMetadata
 
 TOLERANCE = 1e-4
 """Largest relative difference of two evaluations of one cell; machines differ in the last digits."""
@@ -47,9 +46,9 @@ class Students:
     """
 
     configs: tuple[StudentConfig, ...]
-    curves: Floats
+    curves: Floats32
     good: Bools
-    latencies: Floats
+    latencies: Floats32
 
     @classmethod
     def of(cls, tables: Sequence[Table]) -> Students:
@@ -84,7 +83,7 @@ class Students:
         return cls(tuple(places), capped(curves), good, latencies)
 
 
-def capped(curves: Floats) -> Floats:
+def capped(curves: Floats32) -> Floats32:
     """Return curves with unexplained variances of at most ``LARGEST_LOSS``, and raw losses lowered by the same factor.
 
     Args:
@@ -124,7 +123,7 @@ def _check_same(first: TableMetadata, other: TableMetadata) -> None:
 
 
 def _fill_curves(
-    curves: Floats, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], first: Table, table: Table
+    curves: Floats32, rows: npt.NDArray[np.int64], columns: npt.NDArray[np.int64], first: Table, table: Table
 ) -> None:
     known, good, added = curves[rows, columns], ended_well(table), table.curves
     there = np.isfinite(known[..., _LOSSES]).all(axis=(2, 3)) & good
@@ -141,7 +140,7 @@ def _fill_curves(
     curves[rows, columns] = np.where((good & ~there)[..., None, None], added, known)
 
 
-def _fill_latencies(latencies: Floats, rows: npt.NDArray[np.int64], first: Table, table: Table) -> None:
+def _fill_latencies(latencies: Floats32, rows: npt.NDArray[np.int64], first: Table, table: Table) -> None:
     for position, device in enumerate(first.metadata.devices):
         for place, other in enumerate(table.metadata.devices):
             if replace(other, name=device.name) == device:

@@ -22,14 +22,12 @@ import numpy.typing as npt
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.choices import ORDERED
 from kdnas_env.errors import SpaceError, TableError
+from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.tables.surrogates.gaussian_process import GaussianProcess
 from kdnas_env.tables.surrogates.inputs import LEAST_STUDENTS, Range, features
 from kdnas_env.tables.surrogates.seed_deviation import SeedDeviation
 from kdnas_env.tables.surrogates.students import Students, ended_well
 from kdnas_env.tables.table import CURVES, LATENCIES, Table, TableMetadata
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 FIT_VERSION = 1
 """Version of the fitting code. Increase it when :meth:`Surrogate.fit` or its dependencies give a different fit for the
