@@ -73,10 +73,7 @@ class TaskWork:
         """
         assert options.name is not None
         task = load_task(options.name, options.data, options.own)
-        unlabelled: Texts = ()
-        source = unlabelled_source(options.name, options.unlabelled)
-        if source is not None:
-            unlabelled = read_unlabelled(source, task.spec, options.unlabelled_samples, options.seed_or(seed))
+        unlabelled = unlabelled_texts(options, task, seed)
         taught = teacher_of(task, options, teacher, seed=seed, device=device, cache_dir=cache_dir, progress=progress)
         progress.begin(f"scoring the teacher of {task.name}")
         logits = {
@@ -155,6 +152,23 @@ class TaskWork:
             and record.score.seed == self.seed
             and all(details.get(name) == value for name, value in asdict(self.settings).items())
         )
+
+
+def unlabelled_texts(options: TaskOptions, task: TaskData, seed: int) -> Texts:
+    """Read text of the domain of a task without labels; none where none is asked for.
+
+    Args:
+        options: Where it is.
+        task: The task.
+        seed: Seed of everything random.
+
+    Raises:
+        KDNASError: If it cannot be read.
+    """
+    source = unlabelled_source(options.name or "", options.unlabelled)
+    if source is None:
+        return ()
+    return read_unlabelled(source, task.spec, options.unlabelled_samples, options.seed_or(seed))
 
 
 def teacher_of(

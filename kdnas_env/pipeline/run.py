@@ -15,6 +15,7 @@ from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
 from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_opening import open_run
 from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
@@ -126,8 +127,10 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
     work_on = open_run(options)
-    steps = StepProgress(progress, STAGES if options.task.name is None else TASK_STEPS)
-    for line in () if work_on.task is None else announced(options, work_on.task):
+    text = work_on.text
+    effort = None if text is None else Effort.of(options.task, text.task, text.unlabelled)
+    steps = StepProgress(progress, STAGES if options.task.name is None else TASK_STEPS, effort)
+    for line in () if text is None else announced(options, text):
         steps.say(line)
     results: list[Result] = []
 

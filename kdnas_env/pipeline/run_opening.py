@@ -13,6 +13,8 @@ from kdnas_env.core.smallest import check_possible
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
+from kdnas_env.pipeline.classifiers import unlabelled_texts
+from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.search_options import check_installed
 from kdnas_env.pipeline.searched import choose
 from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
@@ -20,6 +22,7 @@ from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_p
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
+from kdnas_env.tasks.distilling import new_texts
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData
 
@@ -78,6 +81,34 @@ Go on with an interrupted or failed run, see the summary of a finished one again
 """
 
 
+@dataclass(frozen=True, eq=False)
+class TaskText:
+    """The text of a task as it was read before a run.
+
+    Attributes:
+        task: The task.
+        unlabelled: Texts without labels that are new.
+        left_out: Those that are not: they stand in the task, or twice.
+    """
+
+    task: TaskData
+    unlabelled: int
+    left_out: int
+
+    @classmethod
+    def read(cls, options: TaskOptions, seed: int) -> TaskText:
+        """Read the text.
+
+        Raises:
+            KDNASError: If it cannot be read.
+        """
+        assert options.name is not None
+        task = load_task(options.name, options.data, options.own)
+        texts = unlabelled_texts(options, task, seed)
+        new = len(new_texts(task, texts)[0])
+        return cls(task, new, (len(texts[0]) if texts else 0) - new)
+
+
 @dataclass(frozen=True)
 class OpenedRun:
     """A run that is worked on.
@@ -86,13 +117,13 @@ class OpenedRun:
         folder: Its folder.
         options: What was asked for.
         go_on: The call that goes on with it.
-        task: The task of a new run, as it was read.
+        text: The text of the task of a new run.
     """
 
     folder: RunFolder
     options: PipelineOptions
     go_on: str
-    task: TaskData | None = None
+    text: TaskText | None = None
 
     @property
     def path(self) -> Path:
@@ -147,10 +178,10 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     """
     for task in options.score.tasks:
         check_task(task)
-    data: TaskData | None = None
+    text: TaskText | None = None
     if options.task.name is not None and options.resume is None:
         # Its faults are told now, not after the search.
-        data = load_task(options.task.name, options.task.data, options.task.own)
+        text = TaskText.read(options.task, options.seed)
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
             raise KDNASError(
@@ -165,7 +196,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
         readme = _README if options.task.name is None else _TASK_README
-        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), data)
+        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), text)
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume)
     again = resuming_call(options, folder.path, () if options.stages == recorded.stages else options.stages)

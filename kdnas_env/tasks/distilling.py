@@ -127,7 +127,7 @@ def distil_task(
     task_metric(task.spec)  # Told now, not after the training.
     began = time.perf_counter()
     training, choosing = choosing_splits(task)
-    new = _new_texts(task, choosing, unlabelled)
+    new = new_texts(task, unlabelled)
     model = settings.finetuning.classifier(encoder, task, seed)
     student = _Student(model, tokenizer, task, teacher, settings, seed, cache_dir)
     soft, soft_new, soft_choosing = student.soft_labels([training.train.texts, new, choosing.texts], on_labelling)
@@ -248,8 +248,12 @@ def _counting_on(on_progress: OnProgress, before: int, total: int) -> OnProgress
     return lambda done, _: on_progress(before + done, total)
 
 
-def _new_texts(task: TaskData, choosing: Split, unlabelled: Texts) -> tuple[list[str], ...]:
+def new_texts(task: TaskData, unlabelled: Texts) -> tuple[list[str], ...]:
     """Return unlabelled texts that are in no split of the task, each once.
+
+    Args:
+        task: The task.
+        unlabelled: The texts, one list a column; none at all, or as many columns as the task has.
 
     Raises:
         KDNASError: If they have other columns than the task.
@@ -262,7 +266,7 @@ def _new_texts(task: TaskData, choosing: Split, unlabelled: Texts) -> tuple[list
             f"the unlabelled text has {len(unlabelled)} columns; the task {task.name!r} has {columns}, "
             f"{list(task.spec.columns)}; name as many"
         )
-    seen = {key for split in (task.train, choosing, *task.evaluation.values()) for key in text_keys(split)}
+    seen = {key for split in (task.train, *task.evaluation.values()) for key in text_keys(split)}
     rows = list(zip(*unlabelled, strict=True))
     keys = text_keys(Split(tuple(unlabelled), np.zeros(len(rows))))
     new = []

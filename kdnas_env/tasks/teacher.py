@@ -35,6 +35,9 @@ from kdnas_env.tasks.splits import choosing_splits
 
 FORMAT_VERSION = 2
 
+FITTING = "fine-tuning the teacher"
+"""How the names of the pieces of work begin in which a teacher is fine-tuned."""
+
 
 @dataclass(frozen=True)
 class TeacherSettings(Settings):
@@ -368,7 +371,7 @@ def _tuned(
     """Fine-tune once; return the weights, and a record with the score. Neither is there if the training diverges."""
     training, choosing = choosing_splits(task)
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
-    progress.begin(f"teacher of {task.name}, learning rate {rate:g}, seed {seed}")
+    progress.begin(f"{FITTING} on {task.name}, learning rate {rate:g}, seed {seed}")
     epochs = settings.epochs or default_epochs(task.name)
     record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:

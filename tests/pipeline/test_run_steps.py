@@ -1,12 +1,30 @@
-"""Steps of a run as they are told."""
+"""Steps of a run as they are told, and the estimate of what is left."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass, field
+
+import pytest
+import small_tasks
 from progress_log import ProgressLog
 
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.support.progress import SILENT, enter_step
+from kdnas_env.tasks.teacher import FITTING
+
+EFFORT = Effort(fits=3, fit_steps=100, labelling=50.0, student_steps=400)
+
+
+@dataclass
+class NotesLog(ProgressLog):
+    notes: list[str] = field(default_factory=list)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_steps_have_their_number_and_the_time_so_far() -> None:
@@ -17,3 +35,47 @@ def test_steps_have_their_number_and_the_time_so_far() -> None:
     enter_step(steps, "another command's")
     enter_step(SILENT, "search")
     assert log.said == ["\nsearch (1 of 6)", "\ndistil (2 of 6), 2.5 min so far"]
+
+
+def test_what_is_left_is_told_once_student_and_teacher_were_timed() -> None:
+    """A step of the student takes 1/2 second, one of the teacher 2 seconds."""
+    now = 0.0
+    log = NotesLog()
+    steps = StepProgress(log, TASK_STEPS, EFFORT, clock=lambda: now)
+    steps.step("distil")
+    steps.begin("distilling")
+    for done in range(61):
+        steps.advance(done, 60)
+        now += 0.5
+    steps.step("task teacher")
+    for fit in range(3):
+        steps.begin(f"{FITTING} on my, seed {fit}")
+        for done in range(101):
+            steps.advance(done, 100)
+            now += 2.0
+    assert log.notes[0] == "about 14.8 min left until the classifier is there"  # 295 + 50 steps, 400 steps
+    assert log.notes[-1] == "about 5.1 min left until the classifier is there"
+    steps.begin("scoring")
+    told = len(log.notes)
+    steps.advance(7, 9)
+    assert len(log.notes) == told
+    steps.step("classifier")
+    assert log.said[-1].endswith("so far, about 5.0 min left until the classifier is there")
+
+
+def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
+    log = NotesLog()
+    steps = StepProgress(log, TASK_STEPS, EFFORT)
+    steps.step("task teacher")
+    steps.begin("teacher of my")
+    steps.step("classifier")
+    assert (log.notes, log.said[-1]) == ([], "\nclassifier (4 of 6)")
+
+
+def test_effort_of_a_task() -> None:
+    task = small_tasks.easy_task(samples=100)
+    effort = Effort.of(TaskOptions(teachers=2, teacher_rates=(1.0,)), task, unlabelled=60)
+    assert (effort.fits, effort.fit_steps) == (2, 4 * 3)
+    assert effort.student_steps == 5 * 3 + 4 * 2
+    assert effort.labelling == pytest.approx((100 + 60 + 2 * 80) / 32 / 3 * 2)
+    assert effort.seconds(math.inf, 1.0, 0.0) == effort.labelling
