@@ -408,6 +408,8 @@ class AskTellAgent(Agent[ConfigT]):
 
 @dataclass(frozen=True, eq=False)
 class _Pending:
+    """A proposed candidate whose reward is not known yet, with what :class:`RoundRecord` records of its proposal."""
+
     action: Ints
     random: bool
     predicted: float

@@ -94,6 +94,9 @@ class Agent(ABC, Generic[ConfigT]):
         Config: Frozen dataclass of the hyper-parameters, all with defaults; an agent without hyper-parameters omits it.
         capabilities: Capabilities of the agent.
         config: The hyper-parameters of this agent.
+
+    Raises:
+        KDNASError: If the configuration is not an instance of ``Config``.
     """
 
     Config: ClassVar[type[Any]] = NoSettings
@@ -129,6 +132,9 @@ class Agent(ABC, Generic[ConfigT]):
             round_size: Candidates per round; by default the environment's, else 8. A vector environment sets it.
             seed: Seeds the agent and the environment's ``reset``.
             on_round: Called after each round with the ranking.
+
+        Returns:
+            Every candidate with its reward and info, the best one, and the rounds.
 
         Raises:
             KDNASError: If the action space has another type, or no budget is given.

@@ -52,22 +52,22 @@ class Scale:
         return cls(float(kept.mean()), 1.0 if all_equal else deviation, least)
 
     def clipped(self, rewards: Floats, usable: Bools) -> Floats:
-        """Return rewards of which none is below the least; failures count as the least."""
+        """Return rewards of which none is below the least, float64 ``(n,)``; failures count as the least."""
         kept: Floats = np.maximum(np.where(usable, rewards, self.least), self.least)
         return kept
 
     def standardise(self, rewards: Floats, usable: Bools) -> Floats:
-        """Return rewards in units of predictions; failures get the lower bound."""
+        """Return rewards in units of predictions, float64 ``(n,)``; failures get the lower bound."""
         standardised: Floats = (self.clipped(rewards, usable) - self.mean) / self.deviation
         return standardised
 
     def restore(self, predictions: Floats) -> Floats:
-        """Return predictions in units of the reward."""
+        """Return predictions in units of the reward, float64 ``(n,)``."""
         return self.mean + self.deviation * predictions
 
 
 def remembered(ranking: Ranking, size: int) -> Ints:
-    """Return the indices of the newest evaluations, preceded by that of the best if it is older; int64."""
+    """Return the indices of the newest evaluations, preceded by that of the best if it is older; int64 ``(n,)``."""
     begin, best = max(0, ranking.evaluations - size), ranking.global_best
     youngest = np.arange(begin, ranking.evaluations)
     return youngest if best is None or best.index >= begin else np.insert(youngest, 0, best.index)

@@ -138,7 +138,7 @@ class Rounds(Sequence[RoundRecord]):
         return int(self.ends[-1]) if self._count else 0
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """Return an array field of :class:`RoundRecord` for the candidates of all rounds."""
+        """Return an array field of :class:`RoundRecord` for the candidates of all rounds, ``(evaluations, ...)``."""
         return self._candidates.view(name, self.evaluations)
 
     def best(self, name: Literal["best", "global_best"], place: int) -> Best | None:
@@ -211,7 +211,7 @@ class Ranking:
     def column(self, name: str) -> npt.NDArray[Any]:
         """Return an array field of :class:`RoundRecord` for all candidates, in the order of evaluation.
 
-        The result is a read-only view.
+        The result is a read-only view of shape ``(evaluations, ...)``.
         """
         return self.rounds.column(name)
 

@@ -202,7 +202,16 @@ def features_of(ensemble: Ensemble, actions: Tensor) -> Tensor:
 
 
 def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:
-    """Return the expected improvement of normal rewards over the best (Jones et al. 1998)."""
+    """Return the expected improvement of normal rewards over the best (Jones et al. 1998).
+
+    Args:
+        mean: Expected rewards, float32 ``(..., n)``.
+        deviation: Their standard deviations, of the same shape.
+        best: Reward to improve on, scalar tensor.
+
+    Returns:
+        Of the same shape as the means.
+    """
     ahead = (mean - best) / deviation
     density = torch.exp(-0.5 * ahead**2) / math.sqrt(2 * math.pi)
     expected: Tensor = deviation * (ahead * torch.special.ndtr(ahead) + density)
@@ -210,5 +219,8 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
 
 
 def evenly(choices: int) -> Tensor:
-    """Return the positions of choices on their scale, evenly spaced, with mean 0 and deviation about 1."""
+    """Return the positions of choices on their scale, evenly spaced, with mean 0 and deviation about 1.
+
+    The result is float32 of shape ``(choices,)``.
+    """
     return torch.linspace(-1.7, 1.7, choices) if choices > 1 else torch.zeros(1)

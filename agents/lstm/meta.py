@@ -115,7 +115,7 @@ class MetaController(nn.Module):
 
     @torch.no_grad()
     def read(self, task: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
-        """Return :meth:`forward` for many candidates of one task, without gradients."""
+        """Return :meth:`forward` for many candidates of one task, without gradients; the shapes are the same."""
         parts = [self(task, part) for part in torch.split(actions, _SCORED_TOGETHER)]
         return torch.cat([mean for mean, _ in parts]), torch.cat([phi for _, phi in parts])
 

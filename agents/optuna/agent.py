@@ -71,6 +71,10 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
     The samplers ``tpe`` and ``gp`` propose only points that are neither evaluated nor pending. Samplers and pruners see
     only the newest and the best trials, which limits the time of a proposal in a long search. However, a stored study
     is read for each proposal, and ``hyperband`` reads all trials.
+
+    Raises:
+        DependencyError: If Optuna, or a package that the sampler needs, is not installed.
+        KDNASError: If an option of the sampler or of the pruner is unknown or malformed.
     """
 
     Config = OptunaConfig
@@ -148,7 +152,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         return result
 
     @property
-    def hear(self) -> Callable[[Ints, Any], bool] | None:
+    def on_epoch(self) -> Callable[[Ints, Any], bool] | None:
         """Function that an asynchronous search calls after each epoch of a candidate; None without a pruner.
 
         It takes the action and the report of the epoch, and returns whether to stop the evaluation.

@@ -88,7 +88,7 @@ class _Prior:
         return covariance
 
     def variances(self, points: Ints) -> Floats:
-        """Return the variances of the rewards of points; all are equal, as the feature vectors have equal norms."""
+        """Return the variances of the rewards of points, float64 ``(points,)``; feature vectors have equal norms."""
         return np.repeat(self.covariance(points[:1], points[:1]).ravel(), len(points))
 
     @property

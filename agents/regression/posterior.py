@@ -116,7 +116,7 @@ def cholesky_factor(prior: Prior, known: Inputs) -> Floats:
 
 
 def whitened(factor: Floats, values: Floats) -> Floats:
-    """Return the solution of ``factor @ x = values`` for a lower triangular factor."""
+    """Return the solution of ``factor @ x = values``, of the shape of the values, for a lower triangular factor."""
     from scipy.linalg import solve_triangular
 
     solved: Floats = solve_triangular(factor, values, lower=True)

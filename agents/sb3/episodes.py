@@ -93,7 +93,7 @@ class OneShot(Episodes):
         return np.ones((len(actions), 1), dtype=np.float32)
 
     def chosen(self, actions: Ints, step: int) -> Ints:
-        """Return the candidates."""
+        """Return the candidates, int64 ``(n, dims)``."""
         return actions
 
 
@@ -125,7 +125,7 @@ class OneByOne(Episodes):
         return observed
 
     def chosen(self, actions: Ints, step: int) -> Ints:
-        """Return the choices of the step's dimension."""
+        """Return the choices of the step's dimension, int64 ``(n,)``."""
         return actions[:, step]
 
 

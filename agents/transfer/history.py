@@ -84,7 +84,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Features, dict[str, Any]]:
-        """Begin a search of a task, which the seed draws."""
+        """Begin a search of a task, which the seed draws; see :func:`observe_history` for the observation."""
         super().reset(seed=seed)
         self.task = int(self.np_random.integers(len(self.experience.tasks)))
         self.actions: list[Ints] = []
@@ -92,7 +92,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
         return self.observe(), {}
 
     def step(self, action: Any) -> tuple[Features, float, bool, bool, dict[str, Any]]:
-        """Look a candidate up."""
+        """Look a candidate up, int64 ``(dims,)``; the info has the remaining ``gap``."""
         before = self.best
         place = self._place.get(self.grid.number(action))
         self.actions.append(np.asarray(action, dtype=np.int64))
@@ -111,7 +111,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
         return float(self.experience.targets[self.task].max()) - self.best
 
     def observe(self) -> Features:
-        """Return the observation of the finished rounds."""
+        """Return the observation of the finished rounds, float32 ``(history_width,)``."""
         known = len(self.actions) // self.round_size * self.round_size
         targets = np.array(self.targets[:known])
         return observe_history(

@@ -44,7 +44,7 @@ class MaskedSearchEnv(RecordedSearchEnv):
         return super().reset(seed=seed, options=options)
 
     def step(self, action: Any) -> tuple[Features, float, bool, bool, dict[str, Any]]:
-        """Choose a dimension; after the last one, look the candidate up."""
+        """Choose one dimension, by the index of the choice; after the last one, look the candidate up."""
         self._chosen[0, self._step] = int(action)
         self._step += 1
         if self._step < self.steps:
@@ -54,7 +54,7 @@ class MaskedSearchEnv(RecordedSearchEnv):
         return super().step(chosen)
 
     def observe(self) -> Features:
-        """Return the observation of the search and of the choices so far."""
+        """Return the observation of the search and of the choices so far, float32 ``(width,)``."""
         return np.concatenate([super().observe(), self._episodes.observe(self._chosen, self._step)[0]])
 
     def action_masks(self) -> Bools:

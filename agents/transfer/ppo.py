@@ -63,6 +63,9 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
     what it proposed and earned, so it learns how to search. It is trained by PPO on recorded tasks
     (:class:`kdnas_env.agents.transfer.history.RecordedSearchEnv`), with the improvement of the best reward as the
     reward of a step.
+
+    Raises:
+        DependencyError: If sb3-contrib is not installed.
     """
 
     Config = TransferPPOConfig

@@ -141,12 +141,12 @@ class _Simulated:
     Attributes:
         backend: The workers.
         processor_seconds: CPU time of the agent so far.
-        hear: Method of the agent that stops students, or None.
+        on_epoch: Method of the agent that stops students, or None.
     """
 
     def __init__(self, agent: Any, env: KDNASEnv, recorder: Recorder, decision: float | None) -> None:
         self.processor_seconds = self._decided = 0.0
-        self.hear = getattr(agent, "hear", None)
+        self.on_epoch = getattr(agent, "on_epoch", None)
         self.env = env
         self.backend = SimulatedBackend(self, self._seconds)
         self._agent = agent

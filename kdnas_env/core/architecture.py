@@ -85,6 +85,9 @@ class StudentConfig:
             which is a BERT with such a map.
         vocabulary: Tokens kept at most, of those that the corpus uses; :data:`FULL` for the teacher's whole vocabulary,
             :data:`CORPUS_TOKENS` for all that the corpus uses.
+
+    Raises:
+        SpaceError: If a change of the recipe is malformed, or a field of the recipe is changed twice.
     """
 
     num_hidden_layers: int

@@ -209,6 +209,9 @@ class ConstrainedReward(KDReward):
         limits: The limits.
         handling: ``reward``, as above, or ``cost``: the reward is that of ``KDReward``, and the cost is returned
             separately, for algorithms that handle costs themselves.
+
+    Raises:
+        KDNASError: Also if the handling is unknown.
     """
 
     limits: Constraints = UNLIMITED

@@ -127,6 +127,9 @@ class Evaluation:
         device: Device that trained.
         error: Reason of a failure, or an empty string.
         details: Further plain data (recipe, step counts, versions).
+
+    Raises:
+        KDNASError: If a loss, a divergence or a number of seconds is not finite.
     """
 
     config: StudentConfig

@@ -154,7 +154,7 @@ class Grid:
         return array.astype(np.int64)
 
     def remaining(self, seen: Collection[int]) -> Ints:
-        """Return the numbers of the allowed points that are not in ``seen``, sorted; for listable grids."""
+        """Return the numbers of the allowed points that are not in ``seen``, sorted int64; for listable grids."""
         return np.delete(*self._left(seen))
 
     def draw(self, rng: np.random.Generator, n: int, seen: Collection[int]) -> Ints:
@@ -181,7 +181,7 @@ class Grid:
         return np.array([*drawn.values()], dtype=np.int64).reshape(n, len(self.nvec))
 
     def fresh(self, actions: Ints, seen: Collection[int]) -> Ints:
-        """Return the actions that are allowed and not in ``seen``, each once, in order of first appearance."""
+        """Return the allowed actions that are not in ``seen``, each once, in order; int64 ``(m, dims)``."""
         first: dict[int, Ints] = {}
         for number, action in compress(
             zip(self.numbers(actions), actions, strict=True), self.are_left(actions, seen).tolist()
@@ -237,7 +237,7 @@ class Grid:
         return tuple(self.nvec.tolist())
 
     def listed(self) -> Ints:
-        """Return the numbers of the allowed points, sorted; for listable grids."""
+        """Return the numbers of the allowed points, sorted int64 ``(size,)``; for listable grids."""
         return np.arange(self.points, dtype=np.int64) if self.allowed is None else self.allowed
 
     def _left(self, seen: Collection[int]) -> tuple[Ints, Ints]:

@@ -85,7 +85,7 @@ class GridSpace(ABC, Generic[Config]):
 
     @abstractmethod
     def encode(self, config: Config) -> Action:
-        """Return the first action that names a configuration.
+        """Return the first action that names a configuration, int64 ``(dims,)``.
 
         Raises:
             SpaceError: If the configuration is not a point of the grid.
@@ -124,7 +124,7 @@ class GridSpace(ABC, Generic[Config]):
             raise
 
     def from_index(self, index: int) -> Action:
-        """Return the action of a flat index.
+        """Return the action of a flat index, int64 ``(dims,)``.
 
         Raises:
             SpaceError: If the index is out of range.
@@ -137,7 +137,7 @@ class GridSpace(ABC, Generic[Config]):
         return self.grid.action(index)
 
     def sample(self, rng: np.random.Generator) -> Action:
-        """Draw a valid action uniformly, by rejection of invalid ones.
+        """Draw a valid action uniformly, by rejection of invalid ones; int64 ``(dims,)``.
 
         Raises:
             SpaceError: If 10,000 draws were all invalid.

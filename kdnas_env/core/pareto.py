@@ -20,10 +20,13 @@ def pareto_front(first: npt.ArrayLike, second: npt.ArrayLike) -> npt.NDArray[np.
 
     Returns:
         Indices of the front, int64, in ascending order of ``first`` and therefore descending order of ``second``.
+
+    Raises:
+        KDNASError: If the costs do not have one shape ``(n,)``.
     """
     x, y = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if x.shape != y.shape or x.ndim != 1:
-        raise ValueError(f"costs have shapes {x.shape} and {y.shape}; expected two of one shape (n,)")
+        raise KDNASError(f"costs have shapes {x.shape} and {y.shape}; expected two of one shape (n,)")
     order = np.lexsort((y, x))  # stable: of equal points the earliest comes first
     lowest_before = np.minimum.accumulate(np.concatenate([[np.inf], y[order]]))[:-1]
     front: npt.NDArray[np.int64] = order[y[order] < lowest_before]
@@ -50,6 +53,9 @@ def hypervolume_curve(points: npt.ArrayLike, reference: tuple[float, float]) -> 
     Args:
         points: Evaluated points, in order, ``(n, 2)``; see :func:`hypervolume`.
         reference: Worst value of each cost, finite.
+
+    Raises:
+        KDNASError: If the shape is not ``(n, 2)``, or the reference is not two finite numbers.
     """
     array = _checked_points(points, reference)
     curve = np.zeros(len(array))
@@ -81,7 +87,7 @@ def _checked_points(points: npt.ArrayLike, reference: tuple[float, float]) -> Fl
     if not array.size:
         array = array.reshape(0, 2)
     if array.ndim != 2 or array.shape[1] != 2:
-        raise KDNASError(f"points have shape {array.shape}; expected (n, 2), a row a point: transpose them if need be")
+        raise KDNASError(f"points have shape {array.shape}; expected (n, 2), one row per point")
     if np.shape(reference) != (2,) or not np.isfinite(reference).all():
         raise KDNASError(f"reference is {reference}; expected two finite numbers, the worst of either cost")
     return array

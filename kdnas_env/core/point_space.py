@@ -78,7 +78,7 @@ class PointSpace(GridSpace[Point]):
         )
 
     def encode(self, config: Point) -> Action:
-        """Return the action that names a candidate.
+        """Return the action that names a candidate, int64 ``(dims,)``.
 
         Raises:
             SpaceError: If the candidate is not on the grid.

@@ -65,6 +65,9 @@ class KDReward:
             ``train_raw`` (training loss of the last epoch, as in the original paper).
         quality: ``imitation`` of the teacher's hidden states, or ``task``: the loss is the unexplained share of the
             task teacher's soft labels after a short task stage; evaluations without a task raise an error.
+
+    Raises:
+        KDNASError: If a number is out of range, a name is unknown, or the loss has no effect on the quality.
     """
 
     alpha: float = -0.06

@@ -122,7 +122,7 @@ class SearchSpace(GridSpace[StudentConfig]):
 
     @cached_property
     def valid_indices(self) -> Action:
-        """Flat indices of the valid points, one per configuration.
+        """Flat indices of the valid points, one per configuration, sorted int64 ``(n,)``.
 
         Raises:
             SpaceError: If the grid is too large to list.
@@ -174,7 +174,7 @@ class SearchSpace(GridSpace[StudentConfig]):
         return self._picked([values[place] for values, place in zip(self.choices.values(), places, strict=True)])
 
     def encode(self, config: StudentConfig) -> Action:
-        """Return the first action that names a configuration.
+        """Return the first action that names a configuration, int64 ``(dims,)``.
 
         Raises:
             SpaceError: If the configuration is not a point of the grid.

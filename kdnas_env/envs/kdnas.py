@@ -176,6 +176,9 @@ class KDNASEnv(SearchProblem, gym.Env[Observation, Action]):
         budget: Budget of an episode, in ``budget_unit``.
         stop: Early stopping; it receives every epoch report and every evaluation.
         on_epoch: Called after every epoch of a running evaluation; a true return value stops it. Not pickled.
+
+    Raises:
+        KDNASError: If an argument is malformed, or the budget can never be spent.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}  # noqa: RUF012

@@ -85,7 +85,11 @@ class SearchSettings:
 
     @property
     def reward(self) -> KDReward:
-        """The reward; for the recipe of the paper by the training loss, as there, unless by the task."""
+        """The reward; for the recipe of the paper by the training loss, as there, unless by the task.
+
+        Raises:
+            KDNASError: If it goes by a task, but no task is given.
+        """
         from kdnas_env.distillation.training.recipe import PAPER
 
         if self.quality == TASK and self.task is None:

@@ -49,6 +49,10 @@ class SurrogateEnv(TableEnv):
     ## Version History
 
     * v0: Initial version
+
+    Raises:
+        TableError: If a table cannot be read, or lacks the seed, the device or the epochs.
+        SpaceError: If the space is malformed, or exceeds the range of the table.
     """
 
     search_space: SearchSpace

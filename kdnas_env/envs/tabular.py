@@ -73,6 +73,9 @@ class TabularEnv(TableEnv):
     ## Version History
 
     * v0: Initial version
+
+    Raises:
+        TableError: If the table cannot be read, or lacks the seed, the device or the epochs.
     """
 
     def __init__(

@@ -20,6 +20,7 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.support.untrusted import shown
 
 TASK = "task"
+"""Key of the task: its description in observations, its name in infos and options."""
 
 
 SPLITS: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -94,6 +95,9 @@ class TasksEnv(gym.Env[Observation, Any]):
     Attributes:
         tasks: The tasks.
         env: The environment of the episode's task; before the first `reset`, that of the first task.
+
+    Raises:
+        KDNASError: If a task is malformed, its table cannot be read, or two tasks have different spaces.
     """
 
     metadata: dict[str, Any] = TableEnv.metadata

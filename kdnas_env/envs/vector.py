@@ -110,7 +110,7 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As in ``KDNASEnv``."""
+        """Plain data that determine the rewards, as in ``KDNASEnv``."""
         return self.env.identity
 
     @property
@@ -131,12 +131,12 @@ class KDNASVectorEnv(gym.vector.VectorEnv[Observation, Ints, npt.NDArray[Any]]):
 
     @property
     def valid_action_indices(self) -> Ints | None:
-        """As in ``KDNASEnv``."""
+        """Flat indices of the valid actions, int64 ``(n,)``, as in ``KDNASEnv``."""
         return self.env.valid_action_indices
 
     @property
     def parameter_counts(self) -> Ints | None:
-        """As in ``KDNASEnv``."""
+        """Parameters of the valid actions, int64 ``(n,)``, as in ``KDNASEnv``."""
         return self.env.parameter_counts
 
     @property

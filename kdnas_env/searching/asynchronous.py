@@ -76,7 +76,7 @@ def search_asynchronously(
         end: Second on the clock of the pool's workers from which on no student is begun.
         journal: The proposals and results so far, in order.
         on_epoch: Called after each epoch of each student; what it returns is ignored. Who stops students is the
-            environment's early stopping, and an agent that has a method ``hear(action, report)``.
+            environment's early stopping, and an agent that has a method ``on_epoch(action, report)``.
         on_answer: Called after each student that the agent has learnt of.
 
     Raises:
@@ -113,7 +113,7 @@ class _Search:
     on_answer: OnAnswer | None
 
     def __post_init__(self) -> None:
-        self._hear = getattr(self.agent, "hear", None)
+        self._on_epoch = getattr(self.agent, "on_epoch", None)
         # In the order in which they were asked for, which is that in which they are begun again.
         self._pending: Counter[Student] = Counter()
         self._reserved = 0  # of the budget, for those that are pending
@@ -188,17 +188,17 @@ class _Search:
             ticket = self.pool.submit(
                 config,
                 fidelity,
-                on_epoch=lambda report: self._hears(action, report),
-                stoppable=self.env.stop is not None or self._hear is not None,
+                on_epoch=lambda report: self._after_epoch(action, report),
+                stoppable=self.env.stop is not None or self._on_epoch is not None,
             )
             self._tickets[config, fidelity] = ticket
             self._running[ticket] = [action]
 
-    def _hears(self, action: Action, report: EpochReport) -> bool:
+    def _after_epoch(self, action: Action, report: EpochReport) -> bool:
         if self.on_epoch is not None:
             self.on_epoch(report)
         stops = bool(self.env.stop and self.env.stop(report))
-        return bool(self._hear and self._hear(np.array(action, dtype=np.int64), report)) or stops
+        return bool(self._on_epoch and self._on_epoch(np.array(action, dtype=np.int64), report)) or stops
 
     def _collect(self) -> None:
         """Wait for students that are finished, and keep them before anything else is done with them."""

@@ -61,6 +61,9 @@ class Settings:
 
     Raises:
         KDNASError: If a setting is of another type.
+
+    Raises:
+        KDNASError: If a value is not of the type that its field declares, or the subclass refuses it.
     """
 
     def __post_init__(self) -> None:
