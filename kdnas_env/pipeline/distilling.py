@@ -30,6 +30,7 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.classifiers import TaskWork
 from kdnas_env.pipeline.distill import (
+    CLASSIFIER,
     CURVE_PICTURE,
     DISTILLED,
     README,
@@ -62,6 +63,9 @@ from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDING, TASKS
+
+DISTILLING = "distilling"
+"""How the names of the pieces of work begin in which students are distilled."""
 
 
 def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
@@ -98,10 +102,9 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             for student in missing:
                 distillation.distil(student)
         if teacher is not None and untaught:
-            enter_step(progress, "task teacher")
+            enter_step(progress, CLASSIFIER)
             taught = _task_work(options, teacher, search.seed, progress)
             work.begin(taught.fingerprints)
-            enter_step(progress, "classifier")
             for name in untaught:
                 taught.make(options.folder / name / STUDENT, folders[name], progress)
         progress.end()
@@ -292,7 +295,7 @@ class _Distillation:
         )
         folder = options.folder / student.name
         checkpoints = folder / "checkpoints"
-        self.progress.begin(f"distilling {student.name}: {student.config}")
+        self.progress.begin(f"{DISTILLING} {student.name}: {student.config}")
         try:
             result = distil(
                 kd,

@@ -17,7 +17,7 @@ _LABELLING = 1 / 3
 
 @dataclass(frozen=True)
 class Effort:
-    """What is left of one candidate after its long distillation, in steps of training of one batch size.
+    """What is to be done for a classifier beside search and long distillation, in steps of one batch size.
 
     Attributes:
         fits: Fine-tunings of the teacher.
@@ -52,16 +52,13 @@ class Effort:
             student_steps=both * epochs + steps * TaskDistillationSettings().label_epochs,
         )
 
-    def seconds(self, fitted: float, teacher_step: float, student_step: float) -> float:
-        """Return the seconds that are left.
+    def fitting(self, done: float) -> float:
+        """Return the steps that are left of the fine-tunings.
 
         Args:
-            fitted: Fine-tunings that are done, with the done share of the one under way.
-            teacher_step: Seconds of a step of the teacher.
-            student_step: Seconds of a step of the student.
+            done: Those that are done, with the done share of the one under way.
         """
-        teacher = max(0.0, self.fits - fitted) * self.fit_steps + self.labelling
-        return teacher * teacher_step + self.student_steps * student_step
+        return max(0.0, self.fits - done) * self.fit_steps
 
 
 @dataclass

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
+from kdnas_env.pipeline.distill import CLASSIFIER
+from kdnas_env.pipeline.distilling import DISTILLING
 from kdnas_env.pipeline.limit_lines import asked_in_words
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.run_estimate import Effort, Timing
@@ -16,8 +17,8 @@ from kdnas_env.tasks.overview import overview
 from kdnas_env.tasks.specs import unlabelled_source
 from kdnas_env.tasks.teacher import FITTING
 
-TASK_STEPS = ("search", "distil", "task teacher", "classifier", "export", "measure")
-"""Steps from labels to a classifier; all but the first are those of one candidate."""
+TASK_STEPS = ("task teacher", "search", "distil", CLASSIFIER, "export", "measure")
+"""Steps from labels to a classifier; from the third on those of one candidate."""
 
 
 _TELLING_SECONDS = 10.0
@@ -54,13 +55,13 @@ def _unlabelled(options: TaskOptions, text: TaskText) -> tuple[str, ...]:
 class StepProgress:
     """Tells of a run: each step with its number, the time since the run began or went on, and what is left.
 
-    What is left of a candidate is told from when its teacher is fine-tuned: both a step of the student and one of the
-    teacher are timed then.
+    While the teacher is fine-tuned, what is left of that is told; from the long distillation on, what is left until the
+    classifier is there, since a step of the student and one of the teacher have been timed by then.
 
     Args:
         progress: Receives what is done.
         steps: Names of all steps.
-        effort: What is to be done after the long distillation; None where that is not known.
+        effort: What is to be done beside search and long distillation; None where that is not known.
         clock: Returns seconds.
     """
 
@@ -73,51 +74,71 @@ class StepProgress:
     ) -> None:
         self._progress, self._steps, self._effort, self._clock = progress, tuple(steps), effort, clock
         self._began = self._told = clock()
-        self._step, self._fits = "", 0
-        self._fitting = False
-        self._timed = {"distil": Timing(), "task teacher": Timing()}
+        self._step = self._work = self._note = self._left = ""
+        self._fits = 0
+        self._timed = {FITTING: Timing(), DISTILLING: Timing()}
 
     def step(self, name: str) -> None:
-        """Say that a step begins, if it is one of them."""
-        if name not in self._steps:
+        """Say that a step begins, if it is one of them and has not begun."""
+        if name not in self._steps or name == self._step:
             return
-        self._step, self._fits = name, 0
+        self._step = name
         used = self._clock() - self._began
         so_far = f", {in_words(used)} so far" if used >= 1 else ""
-        left = self._left(math.inf) if name == "classifier" else ""
-        self._progress.say(
-            f"\n{name} ({self._steps.index(name) + 1} of {len(self._steps)}){so_far}{left and f', {left}'}"
-        )
+        left = self._left_until_classifier(0.0) if name == CLASSIFIER else ""
+        number = f"{self._steps.index(name) + 1} of {len(self._steps)}"
+        self._progress.say(f"\n{name} ({number}){so_far}{left and ', '}{left}")
 
     def begin(self, name: str) -> None:
         """Say that work begins."""
-        self._fitting = self._step == "task teacher" and name.startswith(FITTING)
-        self._fits += self._fitting
-        if self._step in self._timed:
-            self._timed[self._step].begin()
+        self._note = self._left = ""
+        timed = self._timed if self._step == "distil" else [FITTING]
+        self._work = next((work for work in timed if name.startswith(f"{work} ")), "")
+        self._fits += self._work == FITTING
+        if self._work:
+            self._timed[self._work].begin()
         self._progress.begin(name)
 
     def advance(self, done: int, total: int) -> None:
         """Report how much of the total is done."""
         self._progress.advance(done, total)
-        if self._step == "distil" or self._fitting:
-            now = self._clock()
-            self._timed[self._step].add(now, done, _TELLING_SECONDS)
-            left = self._left(self._fits - 1 + done / total) if self._fitting else ""
-            if left and now - self._told >= _TELLING_SECONDS:
-                self._told = now
-                self._progress.note(left)
-
-    def _left(self, fitted: float) -> str:
-        """Return how long the candidate takes yet, in words; nothing where that is not known."""
-        teacher, student = self._timed["task teacher"].seconds, self._timed["distil"].seconds
-        if self._effort is None or teacher is None or student is None:
-            return ""
-        return f"about {in_words(self._effort.seconds(fitted, teacher, student))} left until the classifier is there"
+        if not self._work:
+            return
+        now = self._clock()
+        self._timed[self._work].add(now, done, _TELLING_SECONDS)
+        if now - self._told >= _TELLING_SECONDS:
+            self._told = now
+            fitting = self._work == FITTING
+            left = self._left_of_fits(done / total) if fitting else self._left_until_classifier(total - done)
+            if left:
+                self._left = left
+                self._tell()
 
     def note(self, text: str) -> None:
         """Say something that changes as the work goes on."""
-        self._progress.note(text)
+        self._note = text
+        self._tell()
+
+    def _tell(self) -> None:
+        self._progress.note(", ".join(part for part in (self._note, self._left) if part))
+
+    def _left_of_fits(self, share: float) -> str:
+        step = self._timed[FITTING].seconds
+        if self._effort is None or step is None or self._effort.fits == 1:
+            return ""
+        return f"about {in_words(self._effort.fitting(self._fits - 1 + share) * step)} left for the task's teacher"
+
+    def _left_until_classifier(self, steps: float) -> str:
+        """Return how long it takes until the classifier is there, in words; nothing where that is not known.
+
+        Args:
+            steps: Steps that are left of the long distillation.
+        """
+        teacher, student = self._timed[FITTING].seconds, self._timed[DISTILLING].seconds
+        if self._effort is None or teacher is None or student is None:
+            return ""
+        seconds = self._effort.labelling * teacher + (steps + self._effort.student_steps) * student
+        return f"about {in_words(seconds)} left until the classifier is there"
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         """Say something that is to be kept."""

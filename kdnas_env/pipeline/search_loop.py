@@ -28,7 +28,7 @@ from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.run_folder import JOURNAL, STORE, STUDENT, RunFolder
 from kdnas_env.searching.stopping import StoppingRule
-from kdnas_env.support.progress import Progress, Tone
+from kdnas_env.support.progress import Progress, Tone, enter_step
 
 
 def search_in(
@@ -62,6 +62,7 @@ def search_in(
             progress.begin("preparing embeddings")
             mini_kd.warm_up()
         env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
+        enter_step(progress, "search")
         watch = _Watch(progress, options)
         if pool is not None and options.asynchronous:
             search_asynchronously(

@@ -230,7 +230,7 @@ def test_no_student_of_the_search_keeps_the_limits(
     assert main(flags(tmp_path / "run", speedup="900")) == 1
     printed = capsys.readouterr().out
     assert "no student of the search keeps the limits" in printed
-    first, *_ = printed.partition("search (1 of 6)")
+    first, *_ = printed.partition("task teacher (1 of 6)")
     for told in (
         "my.csv, text 'text', label 'label'",
         "classification, 2 classes (samples to train on): 'false' (",

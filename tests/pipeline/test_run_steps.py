@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import pytest
 import small_tasks
 from progress_log import ProgressLog
 
+from kdnas_env.pipeline.distilling import DISTILLING
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress
@@ -31,34 +31,39 @@ def test_steps_have_their_number_and_the_time_so_far() -> None:
     log, seconds = ProgressLog(), iter([0.0, 0.5, 150.0])
     steps = StepProgress(log, TASK_STEPS, clock=lambda: next(seconds))
     enter_step(steps, "search")
+    enter_step(steps, "search")
     enter_step(StageProgress(steps, "distil"), "distil")
     enter_step(steps, "another command's")
     enter_step(SILENT, "search")
-    assert log.said == ["\nsearch (1 of 6)", "\ndistil (2 of 6), 2.5 min so far"]
+    assert log.said == ["\nsearch (2 of 6)", "\ndistil (3 of 6), 2.5 min so far"]
 
 
-def test_what_is_left_is_told_once_student_and_teacher_were_timed() -> None:
-    """A step of the student takes 1/2 second, one of the teacher 2 seconds."""
+def test_what_is_left_is_told_from_what_was_timed() -> None:
+    """A step of the teacher takes 2 seconds, one of the student 1/2 second."""
     now = 0.0
     log = NotesLog()
     steps = StepProgress(log, TASK_STEPS, EFFORT, clock=lambda: now)
-    steps.step("distil")
-    steps.begin("distilling")
-    for done in range(61):
-        steps.advance(done, 60)
-        now += 0.5
+
+    def work(name: str, count: int, seconds: float) -> list[str]:
+        nonlocal now
+        steps.begin(name)
+        log.notes.clear()
+        for done in range(count + 1):
+            steps.advance(done, count)
+            now += seconds
+        return log.notes
+
     steps.step("task teacher")
-    for fit in range(3):
-        steps.begin(f"{FITTING} on my, seed {fit}")
-        for done in range(101):
-            steps.advance(done, 100)
-            now += 2.0
-    assert log.notes[0] == "about 14.8 min left until the classifier is there"  # 295 + 50 steps, 400 steps
-    assert log.notes[-1] == "about 5.1 min left until the classifier is there"
-    steps.begin("scoring")
-    told = len(log.notes)
-    steps.advance(7, 9)
-    assert len(log.notes) == told
+    assert work(f"{FITTING} on my, seed 0", 100, 2.0)[0] == "about 9.8 min left for the task's teacher"
+    assert work(f"{FITTING} on my, seed 1", 100, 2.0)[-1] == "about 3.4 min left for the task's teacher"
+    assert work("labelling text", 100, 2.0) == []
+    steps.step("search")
+    assert work(f"{DISTILLING} the best student once more", 100, 2.0) == []
+    steps.step("distil")
+    assert work("preparing hidden states", 100, 2.0) == []
+    assert work(f"{DISTILLING} best", 240, 0.5)[0] == "about 6.8 min left until the classifier is there"
+    steps.note("loss 0.2")
+    assert log.notes[-1].startswith("loss 0.2, about 5.")
     steps.step("classifier")
     assert log.said[-1].endswith("so far, about 5.0 min left until the classifier is there")
 
@@ -78,4 +83,4 @@ def test_effort_of_a_task() -> None:
     assert (effort.fits, effort.fit_steps) == (2, 4 * 3)
     assert effort.student_steps == 5 * 3 + 4 * 2
     assert effort.labelling == pytest.approx((100 + 60 + 2 * 80) / 32 / 3 * 2)
-    assert effort.seconds(math.inf, 1.0, 0.0) == effort.labelling
+    assert effort.fitting(0.5) == 1.5 * effort.fit_steps
