@@ -6,7 +6,7 @@ import math
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from typing import Any, cast
 
 import gymnasium as gym
@@ -26,29 +26,15 @@ from kdnas_env.agents.environment import (
     is_usable,
     round_size_of,
 )
+from kdnas_env.agents.proposal import PendingCandidates, Proposal
 from kdnas_env.agents.ranking import Ranking, RoundRecord
 from kdnas_env.agents.state import STATE_VERSION, check_saved_by, read_state, write_state
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.support.arrays import Bools, Floats, Ints
+from kdnas_env.support.arrays import Ints
 from kdnas_env.support.checks import check_whole
 
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """Candidates of one round, with details of the proposal.
-
-    Attributes:
-        actions: int64 of shape ``(n, dims)``.
-        random: Whether each candidate was drawn at random, bool ``(n,)``; None if none was.
-        predicted: Predicted rewards, float64 ``(n,)``; None without predictions.
-        exploration: Intended fraction of random candidates.
-    """
-
-    actions: Ints
-    random: Bools | None = None
-    predicted: Floats | None = None
-    exploration: float = 0.0
+__all__ = ["AskTellAgent", "Proposal"]
 
 
 class AskTellAgent(Agent[ConfigT]):
@@ -104,7 +90,7 @@ class AskTellAgent(Agent[ConfigT]):
         self.seed = check_whole("seed", seed, at_least=0)
         self.rng = self._stream(0)
         self.ranking = Ranking()
-        self._pending: dict[int, _Pending] = {}
+        self._pending = PendingCandidates(self.grid)
         self._seen = Seen()
         self._infos: list[Info] = []
         self._free = 0  # number of candidates that break a limit and were not charged to the budget
@@ -144,8 +130,7 @@ class AskTellAgent(Agent[ConfigT]):
     @property
     def pending(self) -> Ints:
         """Proposed candidates whose rewards are not yet known, oldest first, int64 ``(n, dims)``."""
-        actions = [entry.action for entry in self._pending.values()]
-        return np.array(actions, dtype=np.int64).reshape(-1, len(self.grid.nvec))
+        return self._pending.actions
 
     @property
     def seen(self) -> Seen:
@@ -169,16 +154,9 @@ class AskTellAgent(Agent[ConfigT]):
         # Limit n to the size of the grid, because some agents loop n times.
         proposal = self._propose(min(check_whole("n", n, at_least=1), self.grid.size))
         actions = self.grid.check(proposal.actions)
-        m = len(actions)
-        random = np.zeros(m, dtype=np.bool_) if proposal.random is None else proposal.random
-        predicted = np.full(m, np.nan) if proposal.predicted is None else proposal.predicted
-        known = len(self.ranking.rounds)
-        for number, action, is_random, prediction in zip(
-            self.grid.numbers(actions), actions, random, predicted, strict=True
-        ):
-            self._pending[number] = _Pending(action, bool(is_random), float(prediction), known, proposal.exploration)
-            self._seen.add(number)
-        return actions.copy()
+        self._pending.add(replace(proposal, actions=actions), len(self.ranking.rounds))
+        self._seen.update(self.grid.numbers(actions))
+        return actions
 
     def tell(self, actions: npt.ArrayLike, rewards: npt.ArrayLike, infos: Sequence[Info] | None = None) -> None:
         """Learn the rewards of candidates; this ends a round.
@@ -199,11 +177,7 @@ class AskTellAgent(Agent[ConfigT]):
         candidates = self.grid.check(actions)
         earned, infos = checked_answers(len(candidates), rewards, infos)
         numbers = self.grid.numbers(candidates)
-        known = len(self.ranking.rounds)
-        origins = [
-            self._pending.pop(number, _Pending(action, False, math.nan, known, 0.0))
-            for number, action in zip(numbers, candidates, strict=True)
-        ]
+        origins = self._pending.take(numbers, len(self.ranking.rounds))
         self.ranking = self.ranking.update(
             candidates,
             earned,
@@ -322,11 +296,7 @@ class AskTellAgent(Agent[ConfigT]):
             "seed": self.seed,
             "free": self._free,
             "rng": self.rng.bit_generator.state,
-            "pending": self.pending,
-            "pending_details": [
-                [entry.random, entry.predicted, entry.known_rounds, entry.exploration]
-                for entry in self._pending.values()
-            ],
+            **self._pending.to_state(),
             **self.ranking.to_arrays(),
         }
 
@@ -349,13 +319,7 @@ class AskTellAgent(Agent[ConfigT]):
         self._seen.update(self.grid.numbers(self.grid.check(self._evaluated)))
         self._infos = [{} for _ in range(self.ranking.evaluations)]
         self._free = state.get("free", 0)
-        pending = self.grid.check(state["pending"])
-        self._pending = {
-            number: _Pending(action, *details)
-            for number, action, details in zip(
-                self.grid.numbers(pending), pending, state["pending_details"], strict=True
-            )
-        }
+        self._pending = PendingCandidates.from_state(self.grid, state)
         self._seen.update(self._pending)
 
     @property
@@ -404,14 +368,3 @@ class AskTellAgent(Agent[ConfigT]):
     def _check_started(self) -> None:
         if not hasattr(self, "ranking"):
             raise KDNASError(f"this {type(self).__name__} has no search; call reset(), load() or search() first")
-
-
-@dataclass(frozen=True, eq=False)
-class _Pending:
-    """A proposed candidate whose reward is not known yet, with what :class:`RoundRecord` records of its proposal."""
-
-    action: Ints
-    random: bool
-    predicted: float
-    known_rounds: int
-    exploration: float
