@@ -11,7 +11,6 @@ from kdnas_env.bench.hardness import hardness_rows
 from kdnas_env.bench.structure import comparison_rows, reward_rows
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.core.evaluation import Status
-from kdnas_env.envs.render import save_figure
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
@@ -28,6 +27,7 @@ from kdnas_env.pipeline.tables import (
 )
 from kdnas_env.searching.run_folder import RESULTS
 from kdnas_env.support.atomic import expanded, write_json
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
 from kdnas_env.tables.external import ExternalTable, write_external

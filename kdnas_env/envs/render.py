@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +10,7 @@ import numpy.typing as npt
 
 from kdnas_env.core.pareto import pareto_front
 from kdnas_env.envs.book import Book, Record
-from kdnas_env.errors import RunError
-from kdnas_env.support.atomic import replacing
+from kdnas_env.support.figures import BLUE, GREY, ORANGE, RED, figure_to_rgb
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +30,6 @@ LOSS_LABELS = {
 }
 """Axis labels of the losses of a ``KDReward``."""
 
-_METADATA: dict[str, dict[str, None]] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
-"""Picture formats, and the metadata fields to omit."""
-
-_BLUE, _ORANGE, _GREY, _RED = "#2c6fbb", "#e07b00", "#8a8a8a", "#c0392b"
 _HEADER = f"{'loss':>8} {'latency':>10} {'speed-up':>9} {'parameters':>11} {'reward':>8}  student"
 
 
@@ -131,56 +124,6 @@ def draw_search(
     return figure
 
 
-def draw_curve(curve: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
-    """Plot the learning curve of a distillation: unexplained variance against steps, on held-out and training text.
-
-    Args:
-        curve: Points with ``step``, ``unexplained`` and, if known, ``train_unexplained``.
-        title: Title of the picture.
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
-    axes = figure.add_subplot()
-    steps = [point["step"] for point in curve]
-    for name, label, colour in (("unexplained", "held-out", _BLUE), ("train_unexplained", "training", _GREY)):
-        if all(name in point for point in curve):
-            axes.plot(steps, [point[name] for point in curve], "o-", color=colour, markersize=3, label=label)
-    best = min(curve, key=lambda point: point["unexplained"])
-    axes.plot(best["step"], best["unexplained"], "o", color=_ORANGE, label=f"kept: {best['unexplained']:.4f}")
-    axes.set(xlabel="steps", ylabel="unexplained variance of the teacher's states", title=title)
-    axes.legend(frameon=False)
-    return figure
-
-
-def figure_to_rgb(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Rasterise a figure to uint8 ``(height, width, 3)``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    pixels = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return np.ascontiguousarray(pixels[..., :3])
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure atomically as PNG, SVG or PDF, by the suffix of the name.
-
-    Equal figures give equal files, without dates or random names.
-
-    Raises:
-        RunError: If the suffix is another, or the file cannot be written.
-    """
-    import matplotlib
-
-    kind = Path(path).suffix.removeprefix(".").lower()
-    if kind not in _METADATA:
-        raise RunError(f"{str(path)!r} is not the name of a picture; expected an ending of .png, .svg or .pdf")
-    with replacing(path) as file, matplotlib.rc_context({"svg.hashsalt": "kdnas"}):
-        figure.savefig(file, format=kind, metadata=_METADATA[kind])
-    return Path(path)
-
-
 def _row(record: Record) -> str:
     evaluation, reward = record.evaluation, record.reward
     if not evaluation.ok or evaluation.latency is None:
@@ -199,7 +142,7 @@ def _draw_trade_off(axes: Axes, records: Sequence[Record], loss_label: str) -> N
     axes.set_ylabel(loss_label)
     usable = [record for record in records if record.usable and not record.duplicate]
     if not usable:
-        axes.text(0.5, 0.5, "no student yet", transform=axes.transAxes, ha="center", va="center", color=_GREY)
+        axes.text(0.5, 0.5, "no student yet", transform=axes.transAxes, ha="center", va="center", color=GREY)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         return
     ratio = np.array([record.reward.latency_ratio for record in usable])
@@ -210,9 +153,9 @@ def _draw_trade_off(axes: Axes, records: Sequence[Record], loss_label: str) -> N
     bar.set_label("reward")
     bar.outline.set_visible(False)
     front = pareto_front(ratio, loss)
-    axes.step(ratio[front], loss[front], where="post", color=_ORANGE, linewidth=1.2, zorder=1)
+    axes.step(ratio[front], loss[front], where="post", color=ORANGE, linewidth=1.2, zorder=1)
     axes.scatter(
-        ratio[front], loss[front], s=60, facecolors="none", edgecolors=_ORANGE, linewidths=1.4, label="Pareto front"
+        ratio[front], loss[front], s=60, facecolors="none", edgecolors=ORANGE, linewidths=1.4, label="Pareto front"
     )
     best = int(np.argmax(reward))
     axes.scatter(
@@ -220,7 +163,7 @@ def _draw_trade_off(axes: Axes, records: Sequence[Record], loss_label: str) -> N
         loss[best],
         marker="*",
         s=190,
-        color=_RED,
+        color=RED,
         edgecolors="white",
         linewidths=0.8,
         zorder=4,
@@ -249,12 +192,12 @@ def _draw_progress(
     usable = np.array([record.usable for record in records], dtype=bool)
     if round_size is not None:
         for last in range(round_size, end, round_size):
-            axes.axvline(last + 0.5, color=_GREY, linewidth=0.4, alpha=0.35, zorder=0)
+            axes.axvline(last + 0.5, color=GREY, linewidth=0.4, alpha=0.35, zorder=0)
     if usable.any():
         best = np.maximum.accumulate(np.where(usable, reward, -np.inf))
         first = int(np.argmax(usable))
-        axes.scatter(number[usable], reward[usable], s=14, color=_GREY, alpha=0.7, linewidths=0, label="student")
-        axes.step(number[first:], best[first:], where="post", color=_BLUE, linewidth=2, label="best so far")
+        axes.scatter(number[usable], reward[usable], s=14, color=GREY, alpha=0.7, linewidths=0, label="student")
+        axes.step(number[first:], best[first:], where="post", color=BLUE, linewidth=2, label="best so far")
     if not usable.all():
         # Failures all have the penalty, which would compress the scale, so they are ticks at the lower edge.
         failed = number[~usable]
@@ -262,14 +205,14 @@ def _draw_progress(
             failed,
             np.zeros(len(failed)),
             "x",
-            color=_RED,
+            color=RED,
             markersize=6,
             label="failed",
             transform=axes.get_xaxis_transform(),
             clip_on=False,
         )
     if reference is not None:
-        axes.axhline(reference, color=_ORANGE, linestyle="--", linewidth=1.4, label=reference_label)
+        axes.axhline(reference, color=ORANGE, linestyle="--", linewidth=1.4, label=reference_label)
     if axes.get_legend_handles_labels()[0]:
         _legend_below(axes)
 

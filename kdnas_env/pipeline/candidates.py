@@ -29,6 +29,7 @@ from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.searching.run_folder import CONFIG, STUDENT
 from kdnas_env.support.atomic import read_json, write_json, write_text
+from kdnas_env.support.figures import BLUE, GREY
 from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.data import load_task
@@ -296,8 +297,8 @@ def draw_candidates(candidates: Sequence[Candidate], limits: Constraints) -> Fig
     for candidate in candidates:
         measured = candidate.measured
         for share, colour, label in (
-            (measured.chosen_by, "#8a8a8a", f"{measured.chosen_by.split}, by which candidates are chosen"),
-            (measured.scored[0], "#2c6fbb", f"{measured.scored[0].split}, which chooses nothing"),
+            (measured.chosen_by, GREY, f"{measured.chosen_by.split}, by which candidates are chosen"),
+            (measured.scored[0], BLUE, f"{measured.scored[0].split}, which chooses nothing"),
         ):
             errors = [[max(0.0, share.value - share.low)], [max(0.0, share.high - share.value)]]
             axes.errorbar(

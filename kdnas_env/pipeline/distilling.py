@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,7 +23,6 @@ from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
-from kdnas_env.envs.render import draw_curve, save_figure
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
@@ -56,6 +55,7 @@ from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
+from kdnas_env.support.figures import BLUE, GREY, ORANGE, save_figure
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.shell import call, default_of, non_defaults
@@ -63,6 +63,9 @@ from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDING, TASKS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DISTILLING = "distilling"
 """How the names of the pieces of work begin in which students are distilled."""
@@ -366,3 +369,25 @@ class _Distillation:
             versions=package_versions(),
             corpus_fingerprint=None if text.streaming else corpus.fingerprint,
         )
+
+
+def draw_curve(curve: Sequence[Mapping[str, float]], *, title: str = "") -> Figure:
+    """Plot the learning curve of a distillation: unexplained variance against steps, on held-out and training text.
+
+    Args:
+        curve: Points with ``step``, ``unexplained`` and, if known, ``train_unexplained``.
+        title: Title of the picture.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [point["step"] for point in curve]
+    for name, label, colour in (("unexplained", "held-out", BLUE), ("train_unexplained", "training", GREY)):
+        if all(name in point for point in curve):
+            axes.plot(steps, [point[name] for point in curve], "o-", color=colour, markersize=3, label=label)
+    best = min(curve, key=lambda point: point["unexplained"])
+    axes.plot(best["step"], best["unexplained"], "o", color=ORANGE, label=f"kept: {best['unexplained']:.4f}")
+    axes.set(xlabel="steps", ylabel="unexplained variance of the teacher's states", title=title)
+    axes.legend(frameon=False)
+    return figure

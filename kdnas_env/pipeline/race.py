@@ -19,7 +19,6 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import TARGETS, Truth
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.render import save_figure
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import options_of
@@ -27,6 +26,7 @@ from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import RESULTS, new_run_path
 from kdnas_env.support.atomic import expanded, write_json, write_text
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import call, non_defaults

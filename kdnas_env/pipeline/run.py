@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
 from kdnas_env.pipeline.options import options_of
@@ -26,6 +25,7 @@ from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import REPORT
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:

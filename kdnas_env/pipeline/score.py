@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import tyro
 
-from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
 from kdnas_env.pipeline.distill import Students, student_folders
@@ -20,6 +19,7 @@ from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, check_is_no_run, new_run_path
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task

@@ -14,7 +14,7 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.core.smallest import check_possible
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
-from kdnas_env.envs.render import draw_search, pareto_records, save_figure
+from kdnas_env.envs.render import draw_search, pareto_records
 from kdnas_env.errors import NoStudentError
 from kdnas_env.pipeline.options import (
     options_of,
@@ -25,6 +25,7 @@ from kdnas_env.searching.registry import make_agent
 from kdnas_env.searching.run_folder import PICTURE, REPORT, RESULTS, STUDENT, RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
 from kdnas_env.support.atomic import write_json, write_text
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import call

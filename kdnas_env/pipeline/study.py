@@ -12,7 +12,6 @@ import numpy as np
 import tyro
 
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.envs.render import save_figure
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
 from kdnas_env.pipeline.search import SearchRun
@@ -22,6 +21,7 @@ from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.checks import check_number, check_whole
+from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task, task_name

@@ -9,6 +9,7 @@ import numpy as np
 from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.pareto import pareto_front
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.support.figures import ORANGE
 from kdnas_env.tables.table import Table
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def draw_table(table: Table) -> Figure:
             label=f"{width} wide",
         )
     front = pareto_front(ratio, loss)
-    axes.step(ratio[front], loss[front], where="post", color="#e07b00", linewidth=1.4, label="Pareto front")
+    axes.step(ratio[front], loss[front], where="post", color=ORANGE, linewidth=1.4, label="Pareto front")
     if len(students):
         figure.colorbar(points, ax=axes, pad=0.02, ticks=np.unique(layers)).set_label("layers")
     axes.legend(frameon=False, fontsize=9)

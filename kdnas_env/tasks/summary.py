@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kdnas_env.core.evaluation import Latency
+from kdnas_env.support.figures import BLUE, GREY, ORANGE, RED
 from kdnas_env.tasks.baselines import RANDOM
 from kdnas_env.tasks.comparison import Cell
 from kdnas_env.tasks.rows import MAJORITY, STUDENT, TEACHER, Row
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLOURS = {TEACHER: "#8a8a8a", STUDENT: "#2c6fbb", RANDOM: "#c0392b"}
-_OTHER = "#e07b00"
+_COLOURS = {TEACHER: GREY, STUDENT: BLUE, RANDOM: RED}
+_OTHER = ORANGE
 _LOG_FROM, _LABEL_GAP = 5, 0.045
 
 

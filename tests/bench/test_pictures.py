@@ -15,8 +15,8 @@ from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.bench.summary import standings_tex, summarise
 from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.budget import Budget
-from kdnas_env.envs.render import save_figure
 from kdnas_env.envs.task import Task
+from kdnas_env.support.figures import save_figure
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,12 +13,9 @@ from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.envs.render import (
     FRONT_ROWS,
     draw_search,
-    figure_to_rgb,
     pareto_records,
-    save_figure,
     search_text,
 )
-from kdnas_env.errors import RunError
 
 
 def searched(steps: int, **options: Any) -> KDNASEnv:
@@ -133,33 +129,6 @@ def test_drawing_leaves_no_global_state() -> None:
         "assert 'matplotlib' in sys.modules and 'matplotlib.pyplot' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_save_figure_writes_a_whole_png(tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    history = searched(20).history
-    path = save_figure(draw_search(history), tmp_path / "search.png")
-    picture = imread(path)[..., :3]
-    np.testing.assert_array_equal((picture * 255).round().astype(np.uint8), figure_to_rgb(draw_search(history)))
-    save_figure(draw_search(history), path)
-    assert [file.name for file in tmp_path.iterdir()] == ["search.png"]
-
-
-@pytest.mark.parametrize("name", ["search.jpg", "search"])
-def test_save_figure_refuses_names_of_other_formats(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=rf"{name}' is not the name of a picture.*\.png, \.svg or \.pdf"):
-        save_figure(draw_search([]), tmp_path / name)
-    assert not list(tmp_path.iterdir())
-
-
-def test_save_figure_names_what_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere/search\.png' cannot be written.*name a file in a writable folder"):
-        save_figure(draw_search([]), tmp_path / "nowhere" / "search.png")
-    (tmp_path / "search.png").mkdir()
-    with pytest.raises(RunError, match=r"search\.png' cannot be written"):
-        save_figure(draw_search([]), tmp_path / "search.png")
-    assert [file.name for file in tmp_path.iterdir()] == ["search.png"]
 
 
 def test_render_without_a_mode_says_how() -> None:
