@@ -94,23 +94,9 @@ def _checked_dimension(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
     if not values:
         raise SpaceError(f"dimension {name!r} has no choices; expected at least one")
     for value in values:
-        if name.startswith(RECIPE):
-            if value is not None and not isinstance(value, str | int | float | bool):
-                raise SpaceError(f"a choice of {name} is {shown(value)}; expected a number, name, true, false or null")
-        elif name in ORDERED:
-            if not is_positive(value) and not (name == "num_hidden_layers" and is_integer(value) and value == 0):
-                raise SpaceError(f"a choice of {name} is {shown(value)}; expected a positive whole number")
-            if value > LARGEST_SIZE:
-                raise SpaceError(f"a choice of {name} is {shown(value)}; expected at most {LARGEST_SIZE}")
-        elif name in SCALES:
-            if value not in [*SCALES[name]] and not (is_integer(value) and 0 <= value <= LARGEST_SIZE):
-                raise SpaceError(
-                    f"a choice of {name} is {shown(value)}; expected a whole number, or one of {[*SCALES[name]]}"
-                )
-        elif not isinstance(value, str):
-            raise SpaceError(f"a choice of {name} is {shown(value)}; expected a name")
-        if name == "family" and value not in FAMILIES:
-            raise SpaceError(f"a choice of family is {shown(value)}; expected one of {list(FAMILIES)}")
+        expected = _expected(name, value)
+        if expected is not None:
+            raise SpaceError(f"a choice of {name} is {shown(value)}; expected {expected}")
     duplicates = sorted(json.dumps(value) for value, count in Counter(values).items() if count > 1)
     if duplicates:
         raise SpaceError(f"{name} has the choice(s) {', '.join(duplicates[:5])} more than once; list each once")
@@ -118,6 +104,24 @@ def _checked_dimension(name: str, values: Sequence[Any]) -> tuple[Any, ...]:
         # The full size is the largest, though its number is 0.
         return tuple(sorted(values, key=lambda value: SCALES[name].get(value, value) or LARGEST_SIZE**2))
     return tuple(sorted(values)) if is_ordered(name, values) else tuple(values)
+
+
+def _expected(name: str, value: Any) -> str | None:
+    """Return what was expected of a choice of a dimension; None if the choice is one."""
+    if name.startswith(RECIPE):
+        plain = value is None or isinstance(value, str | int | float | bool)
+        return None if plain else "a number, name, true, false or null"
+    if name in ORDERED:
+        if not is_integer(value) or value < (0 if name == "num_hidden_layers" else 1):
+            return "a positive whole number"
+        return None if value <= LARGEST_SIZE else f"at most {LARGEST_SIZE}"
+    if name in SCALES:
+        words = [*SCALES[name]]
+        fits = value in words or (is_integer(value) and 0 <= value <= LARGEST_SIZE)
+        return None if fits else f"a whole number, or one of {words}"
+    if not isinstance(value, str):
+        return "a name"
+    return f"one of {list(FAMILIES)}" if name == "family" and value not in FAMILIES else None
 
 
 def _shipped(path: str | Path) -> Path:

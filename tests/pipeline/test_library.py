@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
-from kdnas_env.pipeline.options import CorpusOptions
+from kdnas_env.pipeline.options import CorpusOptions, options_of
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Tone
 
 
@@ -258,3 +259,11 @@ def test_a_search_says_where_the_text_has_too_few_tokens(
     )
     assert sum("tokens, which are few for states up to" in line for line in heard.said) == warned
     assert run.best is not None
+
+
+def test_settings_by_their_names_of_earlier_versions() -> None:
+    options = options_of(PipelineOptions, {"glue": {"seeds": 2}})
+    assert options.score.seeds == 2
+    recorded = {**options.to_dict(), "stages": ["search", "glue"]}
+    recorded["glue"] = recorded.pop("score")
+    assert PipelineOptions.from_dict(recorded).to_dict() == replace(options, stages=("search", "score")).to_dict()
