@@ -69,6 +69,8 @@ class TextOptions(SourceOptions):
     """Maximum number of samples, drawn at random."""
     heldout_samples: int = 512
     """Number of samples held out to measure the loss."""
+    without: str | None = None
+    """File with texts to leave out, whatever their case; by default that of the search."""
     streaming: bool = False
     """Stream the text during training, for corpora larger than memory; needs --max-steps."""
 
@@ -90,7 +92,7 @@ class DistillOptions(TrainingOptions, RecordedOptions):
 
     COMMAND: ClassVar[str] = "distill"
     PLACES: ClassVar[tuple[str, ...]] = ("run", "out", "cache_dir")
-    PATHS: ClassVar[tuple[str, ...]] = ("corpus.source", *TaskOptions.PATHS)
+    PATHS: ClassVar[tuple[str, ...]] = ("corpus.source", "corpus.without", *TaskOptions.PATHS)
     NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
 
     run: Annotated[str, tyro.conf.Positional]

@@ -126,6 +126,9 @@ class CorpusOptions(SourceOptions):
     """Share of the sentences that mini-KD uses."""
     heldout_fraction: float = 0.1
     """Share of the sentences held out to measure the loss."""
+    without: str | None = None
+    """File with texts to leave out, whatever their case, such as those that students are tested on; with a task, those
+    that it is validated and tested on, if the text is not the embedded one."""
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

@@ -16,6 +16,7 @@ from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.render import draw_search, pareto_records
 from kdnas_env.errors import NoStudentError
+from kdnas_env.pipeline.evaluated_texts import leaving_out_evaluated
 from kdnas_env.pipeline.options import (
     options_of,
 )
@@ -246,6 +247,7 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
     agent = make_agent(options.agent, **parse_settings(options.agent_settings))
     folder = _open_folder(options)
     with working(folder, call("search", resume=folder.path, **options.places("out", "resume"))) as work:
+        options = leaving_out_evaluated(options, folder)
         progress.say(
             f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {space.size:,} "
             f"possible students, {options.budget} to try; run folder {folder.path}"

@@ -46,7 +46,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
         "gpus_per_worker",
         "timeout",
     )
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file", *TaskOptions.PATHS)
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "corpus.without", "space.file", *TaskOptions.PATHS)
     NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 

@@ -14,6 +14,7 @@ from kdnas_env.core.architecture import FAMILIES, StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.folder import load_student, read_lineage, read_projection
 from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.distillation.text.demo import is_demo
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.distillation.training.workload import as_taught, read_text
@@ -23,7 +24,7 @@ from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.searching.run_folder import RESULTS, STORE, STUDENT, read_run, recorded_options
+from kdnas_env.searching.run_folder import EVALUATED, RESULTS, STORE, STUDENT, read_run, recorded_options
 from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import local_path
@@ -236,11 +237,21 @@ def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, 
     return {
         **text,
         "text_columns": text["text_columns"] or None,
+        "without": _without(options, search),
         "max_length": wanted.max_length,
         "max_samples": wanted.max_samples,
         "pair_fraction": 0.0 if len(text["text_columns"]) == 2 else wanted.pair_fraction,
         "seed": search.seed if options.seed is None else options.seed,
     }
+
+
+def _without(options: DistillOptions, search: SearchOptions) -> str | None:
+    """Return the file with texts to leave out: what was asked for, or what the search left out of its text or would."""
+    given = options.corpus.without or search.corpus.without
+    if given is not None or options.corpus.source is None or is_demo(options.corpus.source):
+        return given
+    file = expanded(options.run) / EVALUATED
+    return str(file) if file.exists() else None
 
 
 def searched_text(search: SearchOptions) -> dict[str, Any]:

@@ -143,8 +143,10 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     PATHS: ClassVar[tuple[str, ...]] = (
         "teacher",
         "search.corpus.source",
+        "search.corpus.without",
         "search.space.file",
         "distill.corpus.source",
+        "distill.corpus.without",
         *TaskOptions.PATHS,
         *("score.data", "score.tasks", "score.task.validation_file", "score.task.test_file"),
     )

@@ -91,7 +91,7 @@ class TableBuildOptions(DeviceOption, CacheOption, RecordedOptions):
         "evaluations",
         "latencies",
     )
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "space.file", "around")
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "corpus.without", "space.file", "around")
 
     name: tyro.conf.Positional[str]
     """Short name of the table, by which environments find it."""

@@ -32,6 +32,9 @@ CONFIG, RUN, RESULTS, PICTURE, REPORT, STORE, JOURNAL, STUDENT = (
     "student",
 )
 
+EVALUATED = "evaluated.jsonl"
+"""Texts that the task of a search is validated and tested on, which its students are not distilled on."""
+
 SEARCH = "search"
 
 _PACKAGES = ("kdnas", "torch", "transformers", "datasets", "gymnasium", "numpy", "onnxruntime")
@@ -175,7 +178,7 @@ class RunFolder:
 
     def discard(self) -> None:
         """Take back a run that was refused before any work: what :meth:`create` made is removed."""
-        for name in (RUN, "README.md", CONFIG, ".lock"):
+        for name in (RUN, "README.md", CONFIG, EVALUATED, ".lock"):
             (self.path / name).unlink(missing_ok=True)
         with suppress(OSError):  # something else is there
             self.path.rmdir()

@@ -150,7 +150,7 @@ class Laboratory:
         prepared = []
         for task in self.study.tasks:
             data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir)
-            stage = TaskStage(task.text(workload), data.spec, teacher, task.stage, cache_dir)
+            stage = TaskStage(task.text(workload, data), data.spec, teacher, task.stage, cache_dir)
             prepared.append(PreparedTask(data, teacher, stage, teacher.soft_labels(self.judged, cache_dir)))
         return prepared
 

@@ -129,7 +129,7 @@ class TableMetadata:
     alike: tuple[str, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
-    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source")
+    PATHS: ClassVar[tuple[str, ...]] = ("teacher", "corpus.source", "corpus.without")
     """Fields that may name a file or folder; its location is recorded beside the table."""
 
     def __post_init__(self) -> None:

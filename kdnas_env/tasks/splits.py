@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kdnas_env.distillation.text.samples import text_key
 from kdnas_env.errors import CorpusError
 from kdnas_env.tasks.specs import VALIDATION, Split, TaskData
 
@@ -59,4 +60,4 @@ def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
 
 def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
     """Yield a key for the texts of each sample, which ignores case and surrounding blanks."""
-    return (tuple(text.strip().lower() for text in texts) for texts in zip(*split.texts, strict=True))
+    return (tuple(map(text_key, texts)) for texts in zip(*split.texts, strict=True))

@@ -18,6 +18,7 @@ from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
+from kdnas_env.distillation.text.demo import is_demo
 from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
 from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
@@ -30,6 +31,7 @@ from kdnas_env.tasks.divergence import Departure, departure, divergences
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import REGRESSION, TaskData, TaskSpec, unlabelled_source
+from kdnas_env.tasks.splits import text_keys
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 FORMAT_VERSION = 2
@@ -141,8 +143,14 @@ class SearchTask(Settings):
         settings = replace(self.teacher, finetuning=replace(self.teacher.finetuning, device=teacher.device.type))
         return data, task_teacher(teacher, data, settings, cache_dir=cache_dir, progress=progress)
 
-    def text(self, workload: Workload) -> Workload:
+    def text(self, workload: Workload, data: TaskData) -> Workload:
         """Return a workload with the text of the stage, in place of the corpus of the search.
+
+        Texts that the task is validated or tested on are left out; of the embedded text they are already.
+
+        Args:
+            workload: The workload of the search.
+            data: The task.
 
         Raises:
             CorpusError: If it cannot be read.
@@ -150,6 +158,7 @@ class SearchTask(Settings):
         source = unlabelled_source(self.name, self.unlabelled)
         if source is None:
             return workload
+        evaluated = {key for split in data.evaluation.values() for keys in text_keys(split) for key in keys}
         wanted, report = self.stage.samples + self.stage.heldout, workload.corpus.report
         corpus = load_corpus(
             source,
@@ -159,6 +168,7 @@ class SearchTask(Settings):
             min_samples=_LEAST_SAMPLES,
             proxy_fraction=1.0,
             heldout_fraction=self.stage.heldout / wanted,
+            without=None if is_demo(source) else evaluated,
             seed=report.seed,
         )
         return replace(workload, corpus=corpus, train=corpus.train, heldout=corpus.heldout)
@@ -363,7 +373,7 @@ def open_stage(
 ) -> TaskStage:
     """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
     data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
-    text = task.text(workload)
+    text = task.text(workload, data)
     progress.begin(f"labelling text with the teacher of {data.name}")
     return TaskStage(text, data.spec, teacher, task.stage, cache_dir, on_progress=progress.advance)
 

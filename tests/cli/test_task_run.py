@@ -135,6 +135,10 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
         f"classifier: {run / 'classifier'}",
     ):
         assert shown in printed
+    # The text holds all that is validated and tested on.
+    assert read(run / "search" / "run.json")["corpus"]["dropped_without"] == 24
+    lineage = read(files["student"] / "kdnas.json")
+    assert lineage["corpus"]["without"] == str(run / "search" / "evaluated.jsonl")
     assert summary["products"] == {"classifier": "classifier", "export": "export"}
     assert_placed(run, student)
     assert (run / "candidates.png").stat().st_size > 0

@@ -23,7 +23,7 @@ from kdnas_env.distillation.training.workload import Workload, open_workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.tasks.divergence import departure
 from kdnas_env.tasks.finetuning import FinetuneSettings
-from kdnas_env.tasks.specs import TASKS, TaskData
+from kdnas_env.tasks.specs import TASKS, Split, TaskData
 from kdnas_env.tasks.stage import SearchTask, StageSettings, TaskStage, stage_samples
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
@@ -109,11 +109,14 @@ def test_a_stage_may_have_text_of_its_own(workload: Workload, tmp_path: Path) ->
     path = tmp_path / "texts.txt"
     path.write_text("\n".join(tiny_teachers.sentences()[:90]), encoding="utf-8")
     stage = {"samples": 40, "heldout": 20}
-    text = SearchTask.of({"name": "rotten_tomatoes", "unlabelled": str(path), "stage": stage}).text(workload)
+    tested = Split((tiny_teachers.sentences()[89:91],), np.zeros(2))
+    task = replace(small_tasks.easy_task(), evaluation={"test": tested})
+    text = SearchTask.of({"name": "rotten_tomatoes", "unlabelled": str(path), "stage": stage}).text(workload, task)
+    assert text.corpus.report.dropped_without == 1
     assert text.corpus.report.source == str(path)
     assert [len(part) for part in stage_samples(text.corpus, StageSettings(**stage))] == [40, 20]
     for unused in ({"name": "rotten_tomatoes", "unlabelled": "none"}, {"name": "cola"}):
-        assert SearchTask.of(unused).text(workload) is workload
+        assert SearchTask.of(unused).text(workload, task) is workload
 
 
 def test_texts_of_pairs_are_for_tasks_of_pairs(workload: Workload, teachers: dict[str, TaskTeacher]) -> None:

@@ -27,7 +27,7 @@ LINEAGE, PROJECTION = "kdnas.json", "projection.safetensors"
 
 _WEIGHT, _BIAS = "projection.weight", "projection.bias"
 
-_PATHS = ("teacher", "corpus.source")
+_PATHS = ("teacher", "corpus.source", "corpus.without")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.corpus_report import CorpusReport, whole_length
 from kdnas_env.distillation.text.layout import TextLayout, Unit
+from kdnas_env.distillation.text.records import read_keys
 from kdnas_env.distillation.text.samples import Samples
 from kdnas_env.distillation.text.sources import TextRows, Texts, open_source, reading
 from kdnas_env.errors import CorpusError
@@ -133,6 +134,7 @@ def load_corpus(
     max_samples: int | None = None,
     min_samples: int = 32,
     pair_fraction: float = 0.0,
+    without: str | os.PathLike[str] | Collection[str] | None = None,
     seed: int = 0,
 ) -> Corpus:
     """Read, clean, tokenise and split a corpus.
@@ -168,6 +170,8 @@ def load_corpus(
         min_samples: Minimum number of samples in ``train`` (one training batch).
         pair_fraction: Fraction of the samples made of two consecutive rows, as sentence pairs, in [0, 1]; for sources
             with one text per row.
+        without: Texts to leave out, such as those that students are tested on, whatever their case: a source that
+            holds them, or what :func:`kdnas_env.distillation.text.records.read_keys` returns for one.
         seed: Seed of the splits, of the draw of ``max_samples`` and of the pairs.
 
     Raises:
@@ -176,13 +180,22 @@ def load_corpus(
         DependencyError: If the source is ``"demo"`` and the extra is not installed.
     """
     sampling = Sampling(max_length, proxy_fraction, heldout_fraction, max_samples, min_samples, pair_fraction, seed)
+    keys = read_keys(without) if isinstance(without, str | os.PathLike) else without or frozenset()
     layout = TextLayout(encoding=encoding, separator=separator, quoted=quoted, header=header, unit=unit)
     with open_source(source, config_name=config_name, split=split, text_columns=text_columns, layout=layout) as rows:
-        return corpus_of_rows(rows, tokenizer, sampling, source=os.fspath(source), config_name=config_name, split=split)
+        named: dict[str, Any] = {"source": os.fspath(source), "config_name": config_name, "split": split}
+        return corpus_of_rows(rows, tokenizer, sampling, **named, without=keys)
 
 
 def corpus_of_rows(
-    rows: TextRows, tokenizer: Any, sampling: Sampling, *, source: str, config_name: str | None, split: str
+    rows: TextRows,
+    tokenizer: Any,
+    sampling: Sampling,
+    *,
+    source: str,
+    config_name: str | None,
+    split: str,
+    without: Collection[str] = frozenset(),
 ) -> Corpus:
     """Clean, tokenise and split the rows of a source.
 
@@ -193,6 +206,7 @@ def corpus_of_rows(
         source: Name of the source, for messages.
         config_name: Configuration of the dataset.
         split: Split of the dataset.
+        without: Keys of texts to leave out.
 
     Raises:
         CorpusError: If the rows cannot be read, or the usable text is too short.
@@ -211,6 +225,7 @@ def corpus_of_rows(
         sampling.max_length,
         len(rows) if sampling.max_samples is None else sampling.max_samples,
         pairs_rows=sampling.pair_fraction > 0,
+        without=without,
     )
     with reading(source):
         for texts in _read_texts(rows, units):
@@ -231,11 +246,13 @@ def corpus_of_rows(
                 "are of another type; name the column that holds the text with text_columns, a field within another "
                 "as 'outer.inner'"
             )
+        dropped = f"{samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text"
+        dropped += f", {samples.left_out} to leave out" if samples.left_out else ""
         share = f", or raise proxy_fraction={sampling.proxy_fraction}" if sampling.proxy_fraction < 1 else ""
         raise CorpusError(
             f"corpus {source!r} is shorter than one batch: {kept} usable samples of {len(rows)} rows "
-            f"({samples.empty} empty, {samples.duplicate} duplicate, {samples.non_string} not text) of column {read} "
-            f"leave {len(train)} for training, {sampling.min_samples} are needed; give more text{share}"
+            f"({dropped}) of column {read} leave {len(train)} for training, {sampling.min_samples} are needed; give "
+            f"more text{share}"
         )
     input_ids = np.concatenate(samples.ids)
     types = np.concatenate(samples.types) if samples.types else None
@@ -253,7 +270,7 @@ def corpus_of_rows(
         dropped_empty=samples.empty,
         dropped_duplicate=samples.duplicate,
         dropped_non_string=samples.non_string,
-        unused=len(rows) - kept - samples.paired - samples.empty - samples.duplicate - samples.non_string,
+        unused=len(rows) - kept - samples.paired - samples.dropped,
         truncated=samples.truncated,
         tokens=len(input_ids),
         max_length=sampling.max_length,
@@ -264,6 +281,7 @@ def corpus_of_rows(
         seed=sampling.seed,
         pair_fraction=sampling.pair_fraction,
         paired=samples.paired,
+        dropped_without=samples.left_out,
         unknown_fraction=float(np.mean(input_ids == tokenizer.unk_token_id)),
         whole_length=whole_length(samples.whole_lengths) if len(samples.whole_lengths) == kept else None,
     )

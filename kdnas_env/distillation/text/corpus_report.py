@@ -27,7 +27,7 @@ _STEP = 8
 class CorpusReport:
     """Report of a corpus preparation, as plain data.
 
-    ``rows`` equals ``kept + paired + dropped_empty + dropped_duplicate + dropped_non_string + unused``.
+    ``rows`` equals ``kept + paired + unused`` and all that is dropped.
 
     Attributes:
         source: The source given to ``load_corpus``.
@@ -53,6 +53,7 @@ class CorpusReport:
         unknown_fraction: Fraction of unknown tokens.
         whole_length: Length in tokens at which 99 % of the samples would not be truncated, special tokens included;
             None for pairs, and for records of earlier versions.
+        dropped_without: Rows whose text was to be left out.
     """
 
     source: str
@@ -77,6 +78,7 @@ class CorpusReport:
     paired: int = 0
     unknown_fraction: float = 0.0
     whole_length: int | None = None
+    dropped_without: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data."""
@@ -103,6 +105,7 @@ class CorpusReport:
             "empty": self.dropped_empty,
             "duplicate": self.dropped_duplicate,
             "not text": self.dropped_non_string,
+            "of the texts to leave out": self.dropped_without,
         }
         notes = []
         if any(dropped.values()):

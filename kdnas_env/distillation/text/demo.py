@@ -65,6 +65,11 @@ def demo_teacher_directory() -> Path:
     return _packaged(*DEMO_TEACHER)
 
 
+def is_demo(source: str) -> bool:
+    """Whether a corpus is an embedded one."""
+    return source.partition(":")[0] == "demo"
+
+
 def check_demo(teacher: str, source: str) -> None:
     """Check that embedded teachers and corpora are installed; others are not checked.
 
@@ -73,7 +78,7 @@ def check_demo(teacher: str, source: str) -> None:
     """
     if teacher == "demo":
         demo_teacher_directory()
-    if source.partition(":")[0] == "demo":
+    if is_demo(source):
         demo_corpus_file()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from kdnas_env.distillation.text.columns import Columns
 from kdnas_env.distillation.text.folders import Files
 from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
+from kdnas_env.distillation.text.samples import text_key
 from kdnas_env.distillation.text.sources import columns_of_features, columns_of_files, locate, reporting
 from kdnas_env.distillation.text.text_files import place_of, read_rows
 from kdnas_env.support.libraries import quiet_datasets
@@ -69,6 +70,20 @@ def open_records(
             found.download_and_prepare()
             found = found.as_dataset()
         yield _DatasetRecords(name, {str(split): dataset for split, dataset in found.items()})
+
+
+def read_keys(source: str | os.PathLike[str]) -> frozenset[str]:
+    """Return the keys (:func:`kdnas_env.distillation.text.samples.text_key`) of all texts of a source, in all splits.
+
+    Raises:
+        CorpusError: If it cannot be read.
+    """
+    keys = set[str]()
+    with open_records(source) as records:
+        for split in records.splits:
+            for _, values in records.rows(split, records.columns(split).textual):
+                keys.update(text_key(value) for value in values if isinstance(value, str) and value.strip())
+    return frozenset(keys)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -11,6 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.distillation.text.sources import Texts
+
+
+def text_key(text: str) -> str:
+    """Return what texts are compared by: case and surrounding blanks do not count."""
+    return text.strip().lower()
+
+
+def is_among(texts: Sequence[str], keys: Collection[str], *, pairs_rows: bool) -> bool:
+    """Whether a row is to be left out; the arguments are those of :class:`Samples`."""
+    found = [text_key(text) in keys for text in texts]
+    return any(found) if pairs_rows else all(found)
 
 
 class Samples:
@@ -21,28 +32,44 @@ class Samples:
         max_length: Longest sample, in tokens.
         limit: Number of samples to keep.
         pairs_rows: Whether the two texts of a pair come from two rows.
+        without: Keys of texts to leave out (:func:`text_key`): a row is left out if all of its texts are among them, a
+            pair of two rows if one is.
 
     Attributes:
         lengths: Number of tokens of each kept sample.
         whole_lengths: Number of tokens of each sample before truncation; only for samples of one text.
         ids: Tokens of the samples; each array concatenates many samples.
         types: Segments, in the same form; empty if the tokenizer makes none.
-        empty, duplicate, non_string: Numbers of dropped rows.
+        empty, duplicate, non_string, left_out: Numbers of dropped rows.
         truncated: Number of truncated samples.
         paired: Number of samples made of two rows.
     """
 
-    def __init__(self, tokenizer: Any, max_length: int, limit: int, *, pairs_rows: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_length: int,
+        limit: int,
+        *,
+        pairs_rows: bool,
+        without: Collection[str] = frozenset(),
+    ) -> None:
         self.lengths: list[int] = []
         self.whole_lengths: list[int] = []
         self.ids: list[NDArray[np.int32]] = []
         self.types: list[NDArray[np.int8]] = []
-        self.empty = self.duplicate = self.non_string = self.truncated = self.paired = 0
+        self.empty = self.duplicate = self.non_string = self.left_out = self.truncated = self.paired = 0
+        self._without = without
         self._tokenizer, self._max_length, self._limit = tokenizer, max_length, limit
         self._special = tokenizer.num_special_tokens_to_add(pair=False)
         self._pairs_rows = pairs_rows
         self._with_types = "token_type_ids" in tokenizer.model_input_names
         self._seen: set[bytes] = set()
+
+    @property
+    def dropped(self) -> int:
+        """All dropped rows."""
+        return self.empty + self.duplicate + self.non_string + self.left_out
 
     def add(self, rows: list[Texts]) -> bool:
         """Add rows of one or two texts; return whether more rows are needed."""
@@ -69,10 +96,12 @@ class Samples:
             texts = tuple(text for text in row if text is not None)
             if not all(text.strip() for text in texts):
                 self.empty += 1
-            elif len(texts) == len(row):
-                usable.append(texts)
-            else:
+            elif len(texts) < len(row):
                 self.non_string += 1
+            elif self._without and is_among(texts, self._without, pairs_rows=self._pairs_rows):
+                self.left_out += 1
+            else:
+                usable.append(texts)
         return usable
 
     def _encode(self, rows: list[tuple[str, ...]]) -> Sequence[Any]:

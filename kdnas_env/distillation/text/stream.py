@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import count, islice
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 
 from kdnas_env.distillation.text.corpus import Corpus, Sampling, corpus_of_rows
 from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
+from kdnas_env.distillation.text.samples import is_among
 from kdnas_env.distillation.text.sources import open_stream, reading
 from kdnas_env.distillation.training.kd_data import Sample
 from kdnas_env.errors import CorpusError
@@ -40,6 +41,7 @@ class StreamedSamples(IterableDataset[Sample]):
         skip: Number of first rows to skip: the rows read by :func:`head_corpus`.
         seed: Seed of the order and of the pairs.
         layout: Layout of local files.
+        without: Keys of texts to leave out; see :class:`kdnas_env.distillation.text.samples.Samples`.
 
     Raises:
         CorpusError: If the source cannot be read, or holds no text.
@@ -59,7 +61,9 @@ class StreamedSamples(IterableDataset[Sample]):
         skip: int = 0,
         seed: int = 0,
         layout: TextLayout = AS_NAMED,
+        without: Collection[str] = frozenset(),
     ) -> None:
+        self._without = without
         self._source, self._tokenizer, self._batch_size = source, tokenizer, batch_size
         self._max_length, self._pair_fraction, self._seed = max_length, pair_fraction, seed
         self._stream = open_stream(
@@ -108,7 +112,8 @@ class StreamedSamples(IterableDataset[Sample]):
     def _texts(self, epoch: int, rng: np.random.Generator) -> Iterator[tuple[str, ...]]:
         rows = self._rows.shuffle(seed=[self._seed, epoch], buffer_size=_SHUFFLED)
         filled = (tuple(text for text in row if text and text.strip()) for row in self._stream.texts(rows))
-        usable = (row for row in filled if len(row) == len(self._stream.columns))
+        whole = (row for row in filled if len(row) == len(self._stream.columns))
+        usable = (row for row in whole if not (self._without and is_among(row, self._without, pairs_rows=False)))
         for row in usable:
             second = next(usable, ()) if self._pair_fraction and rng.random() < self._pair_fraction else ()
             yield row + second
@@ -123,6 +128,7 @@ def head_corpus(
     split: str = "train",
     text_columns: str | Sequence[str] | None = None,
     layout: TextLayout = AS_NAMED,
+    without: Collection[str] = frozenset(),
     **sampling: Any,
 ) -> Corpus:
     """Load the first rows of a stream as a corpus, to initialise a student and to hold out samples.
@@ -135,6 +141,7 @@ def head_corpus(
         split: Split of the dataset.
         text_columns: The column that holds the text, or two for sentence pairs; None to find it.
         layout: Layout of local files.
+        without: Keys of texts to leave out.
         **sampling: Further arguments of :class:`kdnas_env.distillation.text.corpus.Sampling`.
 
     Raises:
@@ -145,4 +152,5 @@ def head_corpus(
         head = stream.head(rows)
     if len(head) == 0:
         raise CorpusError(f"corpus {source!r} is empty: split {split!r} holds no rows")
-    return corpus_of_rows(head, tokenizer, Sampling(**sampling), source=source, config_name=config_name, split=split)
+    named: dict[str, Any] = {"source": source, "config_name": config_name, "split": split}
+    return corpus_of_rows(head, tokenizer, Sampling(**sampling), **named, without=without)

@@ -15,6 +15,7 @@ from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
+from kdnas_env.distillation.text.records import read_keys
 from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.workload import Workload
@@ -105,6 +106,8 @@ def prepare_text(
         "heldout_fraction": _HELDOUT_FRACTION,
         "min_samples": max(batch_size, _LEAST_SAMPLES),
     }
+    without = options.pop("without", None)
+    keys = read_keys(without) if isinstance(without, str | os.PathLike) else without or frozenset()
     samples: Any = None
     if streaming:
         stream = {**options}
@@ -113,10 +116,10 @@ def prepare_text(
             raise KDNASError(f"max_samples is {limit}, but a stream is read to no end; leave it out, or do not stream")
         stream["layout"] = TextLayout(**{name: stream.pop(name) for name in LAYOUT_OPTIONS if name in stream})
         rows = _START_SAMPLES + round(heldout_samples / _HEAD_SHARE)
-        text = head_corpus(source, teacher.tokenizer, rows=rows, **whole, **stream)
-        samples = StreamedSamples(source, teacher.tokenizer, batch_size=batch_size, skip=rows, **stream)
+        text = head_corpus(source, teacher.tokenizer, rows=rows, without=keys, **whole, **stream)
+        samples = StreamedSamples(source, teacher.tokenizer, batch_size=batch_size, skip=rows, without=keys, **stream)
     else:
-        text = load_corpus(options.pop("source"), teacher.tokenizer, **{**options, **whole})
+        text = load_corpus(options.pop("source"), teacher.tokenizer, without=keys, **{**options, **whole})
     rng = np.random.default_rng([seed, 2])
     heldout = np.sort(rng.permutation(text.heldout)[:heldout_samples])
     everything = np.concatenate([text.train_full, heldout])

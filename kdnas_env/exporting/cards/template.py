@@ -71,7 +71,7 @@ def stages(lineage: Lineage) -> list[str]:
 
 def lineage_section(lineage: Lineage) -> str:
     """Return the section of a card about the origin of a student."""
-    reading = in_words({name: value for name, value in lineage.corpus.items() if name != "source"})
+    reading = in_words({name: value for name, value in lineage.corpus.items() if name not in ("source", "without")})
     versions = [f"**Versions**: {versions_in_words(lineage.versions)}"] if lineage.versions else []
     return fill(
         "lineage",

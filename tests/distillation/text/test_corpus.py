@@ -173,6 +173,31 @@ def test_a_changed_file_is_read_anew(tmp_path: Path, tokenizer: Any) -> None:
 # --- cleaning ---
 
 
+def test_texts_to_leave_out_are_counted_whatever_their_case(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", [{"text": text} for text in TEXTS])
+    texts = [TEXTS[3].upper(), f" {TEXTS[5]}", "no"]
+    apart = write_jsonl(tmp_path / "apart.jsonl", [{"text": text} for text in texts])
+    whole, corpus = load_corpus(path, tokenizer), load_corpus(path, tokenizer, without=apart)
+    assert (whole.report.dropped_without, corpus.report.dropped_without) == (0, 2)
+    assert (corpus.report.kept, corpus.report.unused) == (len(TEXTS) - 2, 0)
+    given = load_corpus(path, tokenizer, without=[TEXTS[3].lower(), TEXTS[5].lower()])
+    assert given.fingerprint == corpus.fingerprint != whole.fingerprint
+    assert "2 of the texts to leave out" in corpus.report.notes(40)[0]
+
+
+def test_pairs_to_leave_out(tmp_path: Path, tokenizer: Any) -> None:
+    """Of pairs of columns both texts have to be among them; of pairs of rows one is enough."""
+    rows = [{"first": one, "second": two} for one, two in itertools.pairwise(TEXTS)]
+    path = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    without = [TEXTS[3].lower(), TEXTS[4].lower()]
+    pairs = load_corpus(path, tokenizer, text_columns=["first", "second"], without=without, min_samples=1)
+    assert pairs.report.dropped_without == 1
+    lines = write_jsonl(tmp_path / "lines.jsonl", [{"text": text} for text in TEXTS])
+    joined = load_corpus(lines, tokenizer, pair_fraction=1.0, without=without[:1], min_samples=1)
+    assert joined.report.dropped_without == 1
+    assert not any(TEXTS[3].lower() in decoded(joined, tokenizer, sample) for sample in range(len(joined)))
+
+
 def test_unusable_rows_are_counted_and_dropped(tmp_path: Path, tokenizer: Any) -> None:
     rows: list[Any] = [*TEXTS, "", "  \t ", None, "\u200b\u0000", 5, ["a list"], TEXTS[3], TEXTS[4].upper()]
     corpus = load_corpus(write_jsonl(tmp_path / "c.jsonl", [{"text": row} for row in rows]), tokenizer)

@@ -65,6 +65,12 @@ def test_rows_without_text_are_left_out(tmp_path: Path, tokenizer: Any) -> None:
     assert set(texts(islice(stream(path, tokenizer), 20), tokenizer)) == {"the actor", "critics"}
 
 
+def test_texts_to_leave_out_are_not_streamed(tiny_corpus_file: Path, tokenizer: Any) -> None:
+    rows = tiny_teachers.sentences()
+    seen = texts(islice(stream(tiny_corpus_file, tokenizer, without=[row.lower() for row in rows[9:]]), 60), tokenizer)
+    assert set(seen) == set(rows[:9])
+
+
 def test_a_stream_with_nothing_beyond_its_head_is_an_error(tiny_corpus_file: Path, tokenizer: Any) -> None:
     with pytest.raises(CorpusError, match="holds no text beyond what is held out"):
         next(iter(stream(tiny_corpus_file, tokenizer, skip=210)))

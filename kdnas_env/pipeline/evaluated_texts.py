@@ -1,0 +1,43 @@
+"""Texts that a task is validated and tested on, which students of its search are not distilled on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from kdnas_env.distillation.text.demo import is_demo
+from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.searching.run_folder import EVALUATED, RunFolder
+from kdnas_env.support.atomic import replacing
+from kdnas_env.tasks.data import load_task
+
+
+def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOptions:
+    """Return the options of a search such that its text lacks what its task is validated and tested on.
+
+    These texts are written to the folder of a new search. Its own text is left as it is where it is an embedded one or
+    ``corpus.without`` is given.
+
+    Args:
+        options: What is asked for, or recorded.
+        folder: Folder of the search.
+
+    Raises:
+        KDNASError: If the task cannot be read.
+    """
+    if options.task.name is None:
+        return options
+    file = folder.path / EVALUATED
+    is_new = not folder.read_run().get("fingerprints")  # which are recorded once the text is read
+    if is_new:
+        task = load_task(options.task.name, options.task.data, options.task.own)
+        with replacing(file) as written:
+            for split in task.evaluation.values():
+                for texts in zip(*split.texts, strict=True):
+                    written.write((json.dumps(dict(zip(task.spec.columns, texts, strict=True))) + "\n").encode())
+    if is_demo(options.corpus.source) or options.corpus.without is not None or not file.exists():
+        return options
+    options = replace(options, corpus=replace(options.corpus, without=str(file)))
+    if is_new:
+        folder.write_options(options)
+    return options
