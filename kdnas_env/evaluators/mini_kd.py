@@ -226,6 +226,8 @@ class MiniKDEvaluator:
 
         try:
             if self._limits:
+                # Also where the size alone breaks a limit: the cost is the sum over all limits, by which agents and
+                # reports compare students, and one that was not timed would seem nearer than it is.
                 latency = self._latency_untrained(config)
                 known = self._record(config, fidelity, status, reason, results, latency, began)
                 status = self._limits.screened(known).status

@@ -6,8 +6,9 @@ A cache is a folder with three files:
 - ``index.npz``: ``sample_ids`` and ``offsets``;
 - ``metadata.json``: the origin of the states, and a checksum of every layer.
 
-A folder is built under a temporary name and renamed when complete, so a folder with the final name is complete unless
-it was damaged later. Opening verifies sizes, metadata and all checksums, and rebuilds a damaged folder.
+A folder is built under a temporary name, where a build that was stopped goes on, and renamed when complete, so a folder
+with the final name is complete unless it was damaged later. Opening verifies sizes, metadata and all checksums, and
+rebuilds a damaged folder.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from kdnas_env.support.progress import OnProgress
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
 
-_STATES, _INDEX, _METADATA = "states.bin", "index.npz", "metadata.json"
+_STATES, _INDEX, _METADATA, _PROGRESS = "states.bin", "index.npz", "metadata.json", "progress.json"
 _READ_BYTES = 1 << 22
 _logger = logging.getLogger(__name__)
 
@@ -303,16 +304,19 @@ def _rebuild(
     batch_tokens: int,
     on_progress: OnProgress | None,
 ) -> None:
-    """Build the cache under a temporary name, then rename it; the caller must hold the folder's lock."""
+    """Build the cache under a temporary name, then rename it; the caller must hold the folder's lock.
+
+    What a stopped process left of it is gone on with.
+    """
     if folder.exists():
         _logger.warning("rebuilding the cached states in %s: %s", folder, damage)
         _remove(folder)
     _sweep(folder)
     partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir()
+    partial.mkdir(exist_ok=True)
     try:
         free = shutil.disk_usage(partial).free
-        if free < plan.bytes:
+        if free < plan.bytes and not (partial / _STATES).exists():  # whose space is reserved
             raise CacheError(_no_space(folder.parent, plan, free))
         write_states(
             partial / _STATES,
@@ -321,8 +325,10 @@ def _rebuild(
             plan.sample_ids,
             dtype=plan.dtype,
             batch_tokens=batch_tokens,
+            progress_file=partial / _PROGRESS,
             on_progress=on_progress,
         )
+        (partial / _PROGRESS).unlink(missing_ok=True)
         np.savez(partial / _INDEX, sample_ids=plan.sample_ids, offsets=plan.offsets)
         metadata = {
             "identity": plan.identity,
@@ -332,17 +338,16 @@ def _rebuild(
         }
         (partial / _METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
         os.rename(partial, folder)
-    except BaseException:
+    except Exception:
         shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def _sweep(folder: Path) -> None:
-    """Remove partial folders left by killed processes: those whose lock no process holds."""
+    """Remove other partial folders left by stopped processes: those whose lock no process holds."""
     for partial in folder.parent.glob("states-*.partial"):
         owner = partial.with_suffix("")
         if owner == folder:
-            _remove(partial)
             continue
         try:
             with FileLock(f"{owner}.lock", timeout=0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,10 +15,14 @@ from numpy.typing import NDArray
 
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus
-from kdnas_env.errors import CacheError
+from kdnas_env.errors import CacheError, RunError
+from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.progress import OnProgress
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
+
+SAVING_SECONDS = 10.0
+"""Seconds of computation after which what is written is made safe, so that a stopped process loses no more."""
 
 
 def write_states(
@@ -28,20 +33,23 @@ def write_states(
     *,
     dtype: str,
     batch_tokens: int,
+    progress_file: Path,
     on_progress: OnProgress | None = None,
 ) -> None:
     """Write the raw array ``(layers + 1, tokens, hidden_size)``: real tokens only, in the order of the samples.
 
     Space is reserved before the first forward pass. The file is written with plain writes: with a memory map, a full
-    disk would kill the process instead of raising an error.
+    disk would kill the process instead of raising an error. What a stopped process wrote stays, if it was given equal
+    arguments.
 
     Args:
-        path: File to create.
+        path: File to create, or to go on with.
         teacher: The teacher.
         corpus: The corpus.
         sample_ids: Samples to run, int64.
         dtype: ``"float16"`` or ``"float32"``.
         batch_tokens: Tokens per forward pass, padding included; a longer sample forms its own batch.
+        progress_file: File that says how many batches are written.
         on_progress: Called with ``(done_tokens, total_tokens)`` after every batch.
 
     Raises:
@@ -52,19 +60,41 @@ def write_states(
     starts = np.cumsum(lengths) - lengths
     total = int(lengths.sum())
     row_bytes = teacher.architecture.hidden_size * np.dtype(dtype).itemsize
-    done = 0
-    with path.open("xb") as file:
-        _reserve(file, (teacher.architecture.num_hidden_layers + 1) * total * row_bytes)
-        for batch in length_sorted_batches(lengths, batch_tokens):
+    size = (teacher.architecture.num_hidden_layers + 1) * total * row_bytes
+    written = _written(path, progress_file, size, batch_tokens)
+    done, saved = 0, time.monotonic()
+    with path.open("r+b" if written else "wb") as file:
+        if not written:
+            _reserve(file, size)
+        for number, batch in enumerate(length_sorted_batches(lengths, batch_tokens), start=1):
             ends = np.cumsum(lengths[batch])
+            if number <= written:
+                done += int(ends[-1])
+                continue
             for layer, states in enumerate(_real_states(teacher, corpus, sample_ids[batch])):
                 block = _to_numpy(states, dtype, layer)
                 for start, end, size in zip(starts[batch], ends, lengths[batch], strict=True):
                     file.seek((layer * total + int(start)) * row_bytes)
                     file.write(block[end - size : end].data)
             done += int(ends[-1])
+            if time.monotonic() - saved >= SAVING_SECONDS:
+                file.flush()
+                os.fsync(file.fileno())
+                write_json(progress_file, {"batches": number, "batch_tokens": batch_tokens})
+                saved = time.monotonic()
             if on_progress is not None:
                 on_progress(done, total)
+
+
+def _written(path: Path, progress_file: Path, size: int, batch_tokens: int) -> int:
+    """Return how many batches a stopped process has written; 0 if there is nothing to go on with."""
+    try:
+        progress = read_json(progress_file)
+        if path.stat().st_size == size and progress["batch_tokens"] == batch_tokens:
+            return int(progress["batches"])
+    except (OSError, RunError, KeyError, TypeError, ValueError):
+        pass
+    return 0
 
 
 def length_sorted_batches(lengths: NDArray[np.int64], batch_tokens: int) -> Iterator[NDArray[np.int64]]:

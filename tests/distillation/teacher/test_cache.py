@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from processes import MODULES
 
+from kdnas_env.distillation.teacher import states as writing
 from kdnas_env.distillation.teacher.cache import HiddenStateCache, open_cache
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.teacher.states import length_sorted_batches
@@ -325,12 +326,35 @@ def test_damage_is_found_and_repaired(
 
 
 def test_a_failed_build_leaves_nothing(teacher: Teacher, corpus: Corpus, tmp_path: Path) -> None:
-    def interrupt(done: int, total: int) -> None:
-        raise KeyboardInterrupt
+    def fail(done: int, total: int) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        open_cache(teacher, corpus, tmp_path, on_progress=fail)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("batch_tokens", [64, 80])
+def test_a_stopped_build_goes_on_with_equal_batches(
+    batch_tokens: int, teacher: Teacher, corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "SAVING_SECONDS", 0.0)
+    whole, told = Progress(), Progress()
+    expected = open_cache(teacher, corpus, tmp_path / "whole", batch_tokens=batch_tokens, on_progress=whole)
+
+    def stop(done: int, total: int) -> None:
+        told(done, total)
+        if len(told.calls) == 3:
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        open_cache(teacher, corpus, tmp_path, on_progress=interrupt)
-    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+        open_cache(teacher, corpus, tmp_path, batch_tokens=64, on_progress=stop)
+    rest = Progress()
+    cache = open_cache(teacher, corpus, tmp_path, batch_tokens=batch_tokens, on_progress=rest)
+    assert rest.calls == whole.calls[3 if batch_tokens == 64 else 0 :]
+    for layer in range(cache.num_layers + 1):
+        assert np.array_equal(cache.states(layer), expected.states(layer))
+    assert sorted(path.name for path in cache.directory.iterdir()) == FILES
 
 
 # --- several processes ---
