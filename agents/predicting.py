@@ -66,7 +66,7 @@ class Scale:
         return self.mean + self.deviation * predictions
 
 
-def remembered(ranking: Ranking, size: int) -> Ints:
+def replay_indices(ranking: Ranking, size: int) -> Ints:
     """Return the indices of the newest evaluations, preceded by that of the best if it is older; int64 ``(n,)``."""
     begin, best = max(0, ranking.evaluations - size), ranking.global_best
     youngest = np.arange(begin, ranking.evaluations)
@@ -136,7 +136,7 @@ def choose_one_by_one(
     spacing, free, places = Spacing(pool, known, nvec), np.ones(len(pool), dtype=np.bool_), list[int]()
     for _ in range(min(n, len(pool))):
         values = np.asarray(acquisition(posterior))
-        place = int(np.where(spacing.keeping(free), values, -np.inf).argmax())
+        place = int(np.where(spacing.far_enough(free), values, -np.inf).argmax())
         free[place] = False
         spacing.take(place)
         places.append(place)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import NONE, PredictorConfig, context_positions, random_count, settled
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
+from kdnas_env.agents.lstm.common import NONE, PredictorConfig, context_positions, random_count, until_last_retraining
+from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import best_apart
@@ -83,7 +83,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         except (RuntimeError, AssertionError) as error:  # torch without CUDA raises an AssertionError
             raise KDNASError(f"device is {self.config.device!r}, which cannot be used here: {error}") from error
         self._predict: Callable[[Ints], Floats] | None = None
-        self._taught_rounds = 0
+        self._trained_rounds = 0
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
@@ -106,7 +106,7 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
 
     def _known(self) -> Ints:
         """Return the replayed evaluations and the pending candidates, int64 ``(n, dims)``."""
-        return np.concatenate([self._evaluated[remembered(self.ranking, self.config.replay_size)], self.pending])
+        return np.concatenate([self._evaluated[replay_indices(self.ranking, self.config.replay_size)], self.pending])
 
     def _pool(self, seen: Seen) -> Ints:
         return candidate_pool(
@@ -114,20 +114,20 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
         )
 
     def _predictor(self) -> Callable[[Ints], Floats]:
-        """Return the reward predictor, retrained when enough evaluations are new (:func:`settled`)."""
-        taught = settled(self.ranking, self.round_size)
-        if self._predict is None or self._taught_rounds != len(taught.rounds):
-            self._predict, self._taught_rounds = self._learnt_from(taught), len(taught.rounds)
+        """Return the reward predictor, retrained when enough evaluations are new (:func:`until_last_retraining`)."""
+        known = until_last_retraining(self.ranking, self.round_size)
+        if self._predict is None or self._trained_rounds != len(known.rounds):
+            self._predict, self._trained_rounds = self._train_on(known), len(known.rounds)
         return self._predict
 
-    def _learnt_from(self, ranking: Ranking) -> Callable[[Ints], Floats]:
+    def _train_on(self, ranking: Ranking) -> Callable[[Ints], Floats]:
         """Train on the replay of a search, and return a reward predictor under the search's last context."""
         import torch
 
         from kdnas_env.agents.lstm.controller import Contexts, predict
 
         device = torch.device(self.config.device)
-        replay, now = remembered(ranking, self.config.replay_size), len(ranking.rounds)
+        replay, now = replay_indices(ranking, self.config.replay_size), len(ranking.rounds)
         known, rows = np.unique(np.append(ranking.column("known_rounds")[replay], now), return_inverse=True)
         positions, roles = context_positions(ranking, known, with_candidates=self.config.context == "candidates")
         # The best candidates and those of the previous round may be older than the replay.

@@ -124,7 +124,7 @@ def random_count(ratio: float, n: int, *, least: int = 0) -> int:
     return min(n, max(math.floor(round(ratio * n, 9) + 0.5), least))
 
 
-def settled(ranking: Ranking, round_size: int) -> Ranking:
+def until_last_retraining(ranking: Ranking, round_size: int) -> Ranking:
     """Return the part of a search that a controller learns from: up to its last retraining.
 
     Later evaluations add less information, so retraining becomes less frequent. With rounds of fewer than eight
@@ -137,8 +137,8 @@ def settled(ranking: Ranking, round_size: int) -> Ranking:
     whole = evaluations // step * step
     if not whole:
         return ranking
-    taught = Ranking(ranking.rounds.until(int(np.searchsorted(ranking.rounds.ends, whole)) + 1))
-    return ranking if taught.global_best is None else taught
+    known = Ranking(ranking.rounds.until(int(np.searchsorted(ranking.rounds.ends, whole)) + 1))
+    return ranking if known.global_best is None else known
 
 
 def context_positions(ranking: Ranking, known_rounds: Ints, *, with_candidates: bool) -> tuple[Ints, Ints]:

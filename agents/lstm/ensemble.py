@@ -58,7 +58,7 @@ class Ensemble(nn.Module):
         super().__init__()
         counts = torch.from_numpy(nvec)
         self.register_buffer("offsets", counts.cumsum(0) - counts)
-        self.register_buffer("places", torch.cat([evenly(int(count)) for count in nvec]))
+        self.register_buffer("places", torch.cat([even_positions(int(count)) for count in nvec]))
         self._wide, self._deep = features != "deep", features != "wide"
 
         def normal(*shape: int, deviation: float) -> nn.Parameter:
@@ -218,7 +218,7 @@ def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tenso
     return expected
 
 
-def evenly(choices: int) -> Tensor:
+def even_positions(choices: int) -> Tensor:
     """Return the positions of choices on their scale, evenly spaced, with mean 0 and deviation about 1.
 
     The result is float32 of shape ``(choices,)``.

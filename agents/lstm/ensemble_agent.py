@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import PredictorConfig, random_count, settled
-from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
+from kdnas_env.agents.lstm.common import PredictorConfig, random_count, until_last_retraining
+from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, replay_indices, with_exploring
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -79,7 +79,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
     def _start(self) -> None:
         self._ensemble: Ensemble | None = None
-        self._taught_rounds = 0
+        self._trained_rounds = 0
 
     def _propose(self, n: int) -> Proposal:
         config, seen = self.config, self.seen
@@ -132,14 +132,14 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         return chosen, scale.restore(mean.mean(dim=0).double().numpy())
 
     def _trained_ensemble(self) -> Ensemble:
-        """Return the trained ensemble, retrained when enough evaluations are new (:func:`settled`)."""
+        """Return the trained ensemble, retrained when enough evaluations are new (:func:`until_last_retraining`)."""
         import torch
 
         from kdnas_env.agents.lstm.ensemble import Ensemble, fit
 
-        config, taught = self.config, settled(self.ranking, self.round_size)
-        rounds = len(taught.rounds)
-        if self._ensemble is None or self._taught_rounds != rounds:
+        config, known = self.config, until_last_retraining(self.ranking, self.round_size)
+        rounds = len(known.rounds)
+        if self._ensemble is None or self._trained_rounds != rounds:
             generator = torch.Generator().manual_seed(int(self._stream(_TRAINING, rounds).integers(2**63)))
             self._ensemble = Ensemble(
                 self.grid.nvec,
@@ -149,7 +149,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
                 features=config.features,
                 generator=generator,
             )
-            actions, targets, _ = self._training_data(taught)
+            actions, targets, _ = self._training_data(known)
             fit(
                 self._ensemble,
                 actions,
@@ -159,7 +159,7 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
                 weight_decay=config.weight_decay,
             )
             self._ensemble.requires_grad_(False)
-            self._taught_rounds = rounds
+            self._trained_rounds = rounds
         return self._ensemble
 
     def _training_data(self, ranking: Ranking) -> tuple[Tensor, Tensor, Scale]:
@@ -172,6 +172,6 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
 
     def _replay(self, ranking: Ranking) -> tuple[Ints, Floats, Bools]:
         """Return the replay: actions, int64 ``(n, dims)``, rewards, float64 ``(n,)``, and usability, bool ``(n,)``."""
-        positions = remembered(ranking, self.config.replay_size)
+        positions = replay_indices(ranking, self.config.replay_size)
         actions = ranking.column("actions").reshape(-1, len(self.grid.nvec))
         return actions[positions], ranking.rewards[positions], ranking.usable[positions]

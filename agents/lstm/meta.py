@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnas_env.agents.lstm.ensemble import evenly
+from kdnas_env.agents.lstm.ensemble import even_positions
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
 from kdnas_env.support.arrays import Ints
 
@@ -68,7 +68,7 @@ class MetaController(nn.Module):
         self.sizes = {"embedding_size": embedding_size, "hidden_size": hidden_size, "features": features}
         counts = torch.tensor(self.nvec)
         self.register_buffer("offsets", counts.cumsum(0) - counts, persistent=False)
-        self.register_buffer("places", torch.cat([evenly(count) for count in self.nvec]), persistent=False)
+        self.register_buffer("places", torch.cat([even_positions(count) for count in self.nvec]), persistent=False)
         # Mean, over the training tasks, of the reward difference of one unit.
         self.register_buffer("usual", torch.ones(()))
         # Created without values, so that the layers' initialisation does not use the global generator.

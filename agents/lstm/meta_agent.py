@@ -15,7 +15,7 @@ import numpy as np
 from kdnas_env.agents.ask_tell import Proposal
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.common import random_count
-from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, remembered, with_exploring
+from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, replay_indices, with_exploring
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.envs.task_features import FEATURES
@@ -191,7 +191,7 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
         if not self.config.adapt or self.ranking.global_best is None:
             mean, phi = self._read(self._evaluated[:0])
             return Belief.of(mean, phi, mean, noise), Unit(0.0, usual), None
-        positions = remembered(self.ranking, self.config.replay_size)
+        positions = replay_indices(self.ranking, self.config.replay_size)
         rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
         scale = Scale.of(rewards, usable)
         clipped = torch.from_numpy(scale.clipped(rewards, usable))

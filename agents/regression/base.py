@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
+from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
 from kdnas_env.core.grid import Seen
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
@@ -69,7 +69,7 @@ class RegressionAgent(AskTellAgent[RegressionConfigT]):
 
     def _promising(self, pool: Ints, n: int) -> tuple[Ints, Floats]:
         """Return candidates of the pool, int64 ``(m, dims)``, and their predicted rewards, float64 ``(m,)``."""
-        positions = remembered(self.ranking, self.config.replay_size)
+        positions = replay_indices(self.ranking, self.config.replay_size)
         rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
         scale = Scale.of(rewards, usable)
         places, predicted = self._choose(self._evaluated[positions], scale.standardise(rewards, usable), pool, n)

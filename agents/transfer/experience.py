@@ -75,6 +75,18 @@ class Experience:
         errors = [_held_out_error(tasks, targets, bandwidth) for bandwidth in BANDWIDTHS]
         return cls(action_counts(env), actions, tasks, targets, scales, BANDWIDTHS[int(np.argmin(errors))])
 
+    @classmethod
+    def blank(cls, nvec: Ints, features: int) -> Experience:
+        """Return experience of one candidate on one task, all zeros, where only the shapes matter.
+
+        Args:
+            nvec: Choices per dimension, int64 of shape ``(dims,)``.
+            features: Length of the description of a task.
+        """
+        action, task = np.zeros((1, len(nvec)), dtype=np.int64), np.zeros((1, features), dtype=np.float32)
+        target = np.zeros((1, 1), dtype=np.float32)
+        return cls(nvec, action, task, target, scales=target[0], bandwidth=1.0)
+
     def save(self, path: Path) -> None:
         """Write the experience to a file; the targets are stored in half precision.
 

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from kdnas_env.agents.ask_tell import Proposal
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered
+from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
 from kdnas_env.agents.regression.base import WHOLE_SPACE
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.agents.transfer.base import ExperiencedAgent
@@ -84,7 +84,7 @@ class TransferGPAgent(ExperiencedAgent):
         points = mean.described(np.concatenate([pool, self.pending]))
         known, targets, unit = self._evaluated[:0], np.empty(0), _Unit(0.0, 1.0)
         if best is not None:
-            positions = remembered(self.ranking, config.replay_size)
+            positions = replay_indices(self.ranking, config.replay_size)
             rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
             scale = Scale.of(rewards, usable)
             unit = _Unit(scale.mean, self._experience.usual if self._experience else scale.deviation)
@@ -141,8 +141,8 @@ class _Mean:
             return np.zeros(len(points))
         numbers = np.ravel_multi_index(tuple(points.T), tuple(self.nvec))
         places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
-        found: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())
-        return found
+        means: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())
+        return means
 
     def described(self, points: Ints) -> Floats:
         """Return points as :class:`_Prior` takes them: choices and prior mean, float64 ``(points, dims + 1)``."""

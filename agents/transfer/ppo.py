@@ -181,10 +181,7 @@ def load_policy(
         if description["algorithm"] != algorithm:
             raise ValueError(f"it was trained by {description['algorithm']}")
         nvec = np.array(description["nvec"], dtype=np.int64)
-        nothing = np.zeros((1, len(FEATURES)), dtype=np.float32)
-        one = np.zeros((1, 1), dtype=np.float32)
-        blank = Experience(nvec, np.zeros((1, len(nvec)), dtype=np.int64), nothing, one, one[0], 1.0)
-        network = untrained(algorithm, recorded(blank, 1), seed=0).policy
+        network = untrained(algorithm, recorded(Experience.blank(nvec, len(FEATURES)), 1), seed=0).policy
         network.load_state_dict(weights)
         unit = float(description["unit"])
     network.set_training_mode(False)

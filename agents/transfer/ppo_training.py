@@ -118,7 +118,7 @@ def _update(model: Any, rng: np.random.Generator, learning_rate: float) -> float
     model._last_obs = None  # every update begins with new episodes
     with seeded_globals(rng, torch.device("cpu")):
         model.learn(model.n_steps * model.n_envs, callback=gaps, reset_num_timesteps=False)
-    return float(np.mean(gaps.found))
+    return float(np.mean(gaps.values))
 
 
 class _Gaps(BaseCallback):
@@ -126,10 +126,10 @@ class _Gaps(BaseCallback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[float] = []
+        self.values: list[float] = []
 
     def _on_step(self) -> bool:
-        self.found += [
+        self.values += [
             info["gap"] for info, done in zip(self.locals["infos"], self.locals["dones"], strict=True) if done
         ]
         return True

@@ -122,7 +122,7 @@ class Spacing:
         if self._wide:
             self._add(self._lines[position], self._places[position])
 
-    def keeping(self, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    def far_enough(self, free: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
         """Return which of the free points, bool ``(n,)``, are far enough from evaluated points; all if none is."""
         if not self._wide:
             return free
@@ -154,7 +154,7 @@ def best_apart(pool: Ints, scores: npt.NDArray[np.float64], known: Ints, nvec: I
         return order[:n]
     spacing, free, chosen = Spacing(pool, known, nvec), np.ones(len(pool), dtype=np.bool_), []
     for _ in range(min(n, len(pool))):
-        position = int(order[spacing.keeping(free)[order]][0])
+        position = int(order[spacing.far_enough(free)[order]][0])
         chosen.append(position)
         free[position] = False
         spacing.take(position)

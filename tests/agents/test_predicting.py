@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdnas_env.agents.predicting import Scale, candidate_pool, remembered, spread
+from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices, spread
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.core.grid import Grid
 
@@ -55,13 +55,13 @@ def three_rounds() -> Ranking:
     [(1, [1, 6]), (3, [1, 4, 5, 6]), (6, [1, 2, 3, 4, 5, 6]), (7, [0, 1, 2, 3, 4, 5, 6]), (9, [0, 1, 2, 3, 4, 5, 6])],
 )
 def test_the_youngest_and_the_best_are_remembered(size: int, expected: list[int]) -> None:
-    assert remembered(three_rounds(), size).tolist() == expected
+    assert replay_indices(three_rounds(), size).tolist() == expected
 
 
 def test_without_a_best_the_youngest_are_remembered() -> None:
-    assert remembered(Ranking(), 3).tolist() == []
+    assert replay_indices(Ranking(), 3).tolist() == []
     failed = Ranking().update([[0], [1]], [0.1, 0.2], usable=[False, False])
-    assert remembered(failed, 1).tolist() == [1]
+    assert replay_indices(failed, 1).tolist() == [1]
 
 
 # The scale ------------------------------------------------------------------------------------------------------------

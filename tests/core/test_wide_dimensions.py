@@ -116,7 +116,7 @@ def test_a_design_tries_all_sections_of_a_scale() -> None:
 def test_there_is_always_room_on_a_scale(seed: int, tried: int) -> None:
     rng, pool = np.random.default_rng(seed), np.arange(CHOICES)[:, None]
     spacing = Spacing(pool, pool[rng.integers(CHOICES, size=tried)], np.array([CHOICES]))
-    apart = spacing.keeping(np.ones(CHOICES, dtype=np.bool_))
+    apart = spacing.far_enough(np.ones(CHOICES, dtype=np.bool_))
     assert apart.any()
     assert apart.all() == (tried == 0)
 
@@ -124,9 +124,9 @@ def test_there_is_always_room_on_a_scale(seed: int, tried: int) -> None:
 def test_points_of_other_kinds_are_never_too_near() -> None:
     pool = np.array([[100, 0], [100, 1], [130, 0], [800, 0]])
     spacing = Spacing(pool, np.array([[101, 0]]), np.array([CHOICES, 2]))
-    assert spacing.keeping(np.ones(4, dtype=np.bool_)).tolist() == [False, True, False, True]
+    assert spacing.far_enough(np.ones(4, dtype=np.bool_)).tolist() == [False, True, False, True]
     spacing.take(3)
-    assert spacing.keeping(np.array([True, False, True, True])).tolist() == [True, False, True, True]  # else none
+    assert spacing.far_enough(np.array([True, False, True, True])).tolist() == [True, False, True, True]  # else none
 
 
 def test_without_a_scale_the_best_are_the_best() -> None:

@@ -21,7 +21,7 @@ from kdnas_env.agents.lstm.common import (
     context_positions,
     exploration_ratio,
     random_count,
-    settled,
+    until_last_retraining,
 )
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.errors import KDNASError
@@ -150,7 +150,7 @@ def test_a_context_may_hold_the_bests_alone() -> None:
 )
 def test_what_is_settled_is_as_of_the_last_whole_round(lengths: list[int], round_size: int, failures: int) -> None:
     ranking = told(lengths, failures)
-    taught = settled(ranking, round_size)
+    taught = until_last_retraining(ranking, round_size)
     if taught.evaluations < ranking.evaluations:
         assert taught.global_best is not None
         assert taught.evaluations // round_size == ranking.evaluations // round_size
@@ -163,12 +163,12 @@ def test_what_is_settled_is_as_of_the_last_whole_round(lengths: list[int], round
 def test_a_search_that_goes_by_rounds_is_settled_after_each(round_size: int) -> None:
     for rounds in range(60):
         ranking = told([round_size] * rounds)
-        assert settled(ranking, round_size).rounds == ranking.rounds
+        assert until_last_retraining(ranking, round_size).rounds == ranking.rounds
 
 
 def test_what_is_told_one_by_one_is_learned_from_less_and_less_often() -> None:
     whole = told([1] * 300)
-    learned = {settled(Ranking(whole.rounds.until(count)), 1).evaluations for count in range(301)}
+    learned = {until_last_retraining(Ranking(whole.rounds.until(count)), 1).evaluations for count in range(301)}
     assert sorted(learned) == [*range(64), *range(64, 128, 2), *range(128, 256, 4), *range(256, 301, 8)]
 
 
