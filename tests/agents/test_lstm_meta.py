@@ -94,6 +94,23 @@ def test_a_training_that_is_stopped_goes_on_to_the_same_controller(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.safetensors", "whole.safetensors"]
 
 
+def test_a_training_on_other_tasks_begins_anew(
+    env: gym.Env[Any, Any], examples: list[TaskExamples], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdnas_env.agents.lstm.meta_training._SAVED_EVERY", 2)
+
+    def stop(done: int, total: int, loss: float) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    nvec, settings, file = action_counts(env), MetaTraining(steps=4, tasks=2), tmp_path / "made.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(examples, nvec, settings, file, stop)
+    steps = list[int]()
+    train(examples[1:], nvec, settings, file, lambda done, total, loss: steps.append(done))
+    assert steps == [1, 2, 3, 4]
+
+
 def test_the_controller_of_the_package_knows_an_unseen_task_at_once() -> None:
     assert SHIPPED.stat().st_size < 2_000_000
     truth = Truth.of(Task.parse(UNSEEN))
