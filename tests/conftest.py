@@ -139,6 +139,22 @@ def fork_server() -> None:
     start_server()
 
 
+@pytest.fixture(scope="session")
+def graphs_are_written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A graph of a model that another test has exported, or timed as a teacher, is copied. Use where graphs are not
+    what is tested.
+    """
+    from written_graphs import WrittenGraphs
+
+    from kdnas_env.exporting import measuring, onnx
+
+    written = WrittenGraphs(tmp_path_factory.mktemp("graphs"))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (measuring, onnx):
+            patch.setattr(module, "write_graph", written.write)
+        yield
+
+
 @pytest.fixture
 def bert_base() -> EncoderArchitecture:
     return PLANTED_TEACHER

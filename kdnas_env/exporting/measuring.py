@@ -6,7 +6,8 @@ one within a format only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,49 @@ class Measured:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class TeacherFiles:
+    """Files of the teachers beside which exports are timed; each is written once.
+
+    Attributes:
+        folder: Where they are.
+    """
+
+    folder: Path
+
+    def file(self, teacher: TaskTeacher, format: str, task: TaskData) -> Path:
+        """Return the file of a member of a teacher.
+
+        Args:
+            teacher: The teacher.
+            format: ``float32`` or ``int8``.
+            task: Its task.
+        """
+        path = self.folder / f"{teacher.fingerprint}.onnx"
+        if not path.exists():
+            _write_teacher(teacher, task, path)
+        if format == "float32":
+            return path
+        smaller = path.with_suffix(".int8.onnx")
+        if not smaller.exists():
+            quantise(path, smaller)
+        return smaller
+
+
+@contextmanager
+def teacher_files() -> Iterator[TeacherFiles]:
+    """Make room for the files of teachers for the block."""
+    with scratch_folder("teacher") as folder:
+        yield TeacherFiles(folder)
+
+
 def measure_export(
     export: Path,
     format: str,
     task: TaskData,
     teacher: TaskTeacher,
     latency: LatencySettings,
+    beside: TeacherFiles,
     *,
     decided: Decided | None = None,
     cache_dir: str | None = None,
@@ -105,6 +143,7 @@ def measure_export(
         task: The task.
         teacher: Its teacher; where it has several members, one of them is timed.
         latency: Batch size, sequence length, threads, and how long to measure.
+        beside: Files of teachers, of which one is timed.
         decided: What :func:`decide` returned of the file, if that is known.
         cache_dir: Where the soft labels of the teacher are kept.
         progress: Told what is done.
@@ -114,7 +153,7 @@ def measure_export(
     """
     file = export / FILES[format]
     progress.begin(f"timing {file.name} beside its teacher")
-    student_ms, teacher_ms, speedups = _times(file, format, task, teacher, latency)
+    student_ms, teacher_ms, speedups = _times(file, format, task, teacher, latency, beside)
     if decided is None:
         progress.begin(f"scoring {file.name}")
         decided = decide(export, format, task)
@@ -170,37 +209,31 @@ def _judged(task: TaskData) -> dict[str, Split]:
 
 
 def _times(
-    file: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings
+    file: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings, beside: TeacherFiles
 ) -> tuple[list[float], list[float], list[float]]:
     """Return milliseconds of the student and of the teacher, and their ratio, in each session."""
     students, teachers, speedups = [], [], []
     rounds = max(settings.min_rounds, _LEAST_ROUNDS)
     settings = replace(settings, min_rounds=rounds, max_rounds=max(settings.max_rounds, rounds))
-    with scratch_folder("teacher") as scratch:
-        with training_lock():
-            theirs = _write_teacher(teacher, format, task, scratch)
-        clock = select_clock(settings)
-        for _ in range(_SESSIONS):
-            with probe_lock(), pinned_threads(settings.threads):
-                passes = (_pass(path, teacher.tokenizer, settings) for path in (file, theirs))
-                times = interleave(next(passes), next(passes), settings, clock)
-            students.append(float(np.median(times.student_ns)) / 1e6)
-            teachers.append(float(np.median(times.teacher_ns)) / 1e6)
-            speedups.append(float(np.median(1 / times.ratios)))
+    with training_lock():
+        theirs = beside.file(teacher, format, task)
+    clock = select_clock(settings)
+    for _ in range(_SESSIONS):
+        with probe_lock(), pinned_threads(settings.threads):
+            passes = (_pass(path, teacher.tokenizer, settings) for path in (file, theirs))
+            times = interleave(next(passes), next(passes), settings, clock)
+        students.append(float(np.median(times.student_ns)) / 1e6)
+        teachers.append(float(np.median(times.teacher_ns)) / 1e6)
+        speedups.append(float(np.median(1 / times.ratios)))
     return students, teachers, speedups
 
 
-def _write_teacher(teacher: TaskTeacher, format: str, task: TaskData, folder: Path) -> Path:
-    """Write a member of a teacher as a file of a format."""
+def _write_teacher(teacher: TaskTeacher, task: TaskData, path: Path) -> None:
+    """Write a member of a teacher as a graph."""
     texts = Split(tuple(list(column[:2]) for column in task.train.texts), task.train.labels[:2])
     batch = pad(encode(teacher.tokenizer, texts, teacher.max_length), teacher.tokenizer.pad_token_id)
     example = {name: batch[name] for name in INPUT_NAMES if name in batch}
-    path = folder / "teacher.onnx"
     write_graph(teacher.members[0], example, path, longest=teacher.max_length, outputs={LOGITS: lambda logits: logits})
-    if format == "float32":
-        return path
-    quantise(path, folder / "teacher-int8.onnx")
-    return folder / "teacher-int8.onnx"
 
 
 def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:

@@ -18,7 +18,7 @@ from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
 from kdnas_env.exporting.folder import EXPORT
-from kdnas_env.exporting.measuring import Measured, measure_export
+from kdnas_env.exporting.measuring import Measured, measure_export, teacher_files
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import teacher_of
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
@@ -195,37 +195,39 @@ def try_candidates(
         KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
     """
     judged: tuple[TaskData, TaskTeacher] | None = None
-    for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
-        candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
-        if candidate is None:
-            path, config = run / CANDIDATES / str(place), StudentConfig.from_dict(row["student"])
-            progress.say(f"\ncandidate {place} of at most {options.candidates}: {config}")
-            with _in_stage("distill"):
-                report(_distilled(path, config, run, options, shared, progress))
-            with _in_stage("export"):
-                enter_step(progress, "export")
-                _export(path, config, options, progress, report)
-            enter_step(progress, "measure")
-            judged = judged or _task_and_teacher(options, shared, progress)
-            latency = LatencySettings(
-                **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}
-            )
-            measured = measure_export(
-                path / "export",
-                options.limits.format,
-                *judged,
-                latency,
-                cache_dir=options.cache_dir,
-                progress=progress,
-            )
-            progress.end()
-            _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
-            write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
+    with teacher_files() as beside:
+        for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
             candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
-            assert candidate is not None
-            report(candidate)
-        if candidate.chosen:
-            return
+            if candidate is None:
+                path, config = run / CANDIDATES / str(place), StudentConfig.from_dict(row["student"])
+                progress.say(f"\ncandidate {place} of at most {options.candidates}: {config}")
+                with _in_stage("distill"):
+                    report(_distilled(path, config, run, options, shared, progress))
+                with _in_stage("export"):
+                    enter_step(progress, "export")
+                    _export(path, config, options, progress, report)
+                enter_step(progress, "measure")
+                judged = judged or _task_and_teacher(options, shared, progress)
+                latency = LatencySettings(
+                    **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}
+                )
+                measured = measure_export(
+                    path / "export",
+                    options.limits.format,
+                    *judged,
+                    latency,
+                    beside,
+                    cache_dir=options.cache_dir,
+                    progress=progress,
+                )
+                progress.end()
+                _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
+                write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
+                candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
+                assert candidate is not None
+                report(candidate)
+            if candidate.chosen:
+                return
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import numpy as np
 
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.measuring import FILES, Decided, Measured, decide, measure_export
+from kdnas_env.exporting.measuring import FILES, Decided, Measured, decide, measure_export, teacher_files
 from kdnas_env.exporting.onnx import GRAPH
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record, recorded_task
 from kdnas_env.latency.settings import LatencySettings
@@ -128,26 +128,28 @@ class Exports:
             RunError: If something cannot be written or read.
         """
         found = []
-        for place, (model, teacher) in enumerate(zip(self.models, self.teachers, strict=True), start=1):
-            for format in _files(model):
-                cell = cells / f"{place}-{format}.json"
-                if not cell.exists():
-                    progress.begin(f"scoring {model}, {format}")
-                    decided = decide(expanded(model), format, self.task)
-                    measured = measure_export(
-                        expanded(model),
-                        format,
-                        self.task,
-                        teacher,
-                        latency,
-                        decided=decided,
-                        cache_dir=cache_dir,
-                        progress=progress,
-                    )
-                    cells.mkdir(exist_ok=True)
-                    texts = {split: values.tolist() for split, values in decided.items()}
-                    write_json(cell, {"measured": measured.to_dict(), "decided": texts})
-                found.append(_read(model, read_json(cell)))
+        with teacher_files() as beside:
+            for place, (model, teacher) in enumerate(zip(self.models, self.teachers, strict=True), start=1):
+                for format in _files(model):
+                    cell = cells / f"{place}-{format}.json"
+                    if not cell.exists():
+                        progress.begin(f"scoring {model}, {format}")
+                        decided = decide(expanded(model), format, self.task)
+                        measured = measure_export(
+                            expanded(model),
+                            format,
+                            self.task,
+                            teacher,
+                            latency,
+                            beside,
+                            decided=decided,
+                            cache_dir=cache_dir,
+                            progress=progress,
+                        )
+                        cells.mkdir(exist_ok=True)
+                        texts = {split: values.tolist() for split, values in decided.items()}
+                        write_json(cell, {"measured": measured.to_dict(), "decided": texts})
+                    found.append(_read(model, read_json(cell)))
         return tuple(found)
 
     def means(self, files: Sequence[FileScore], cache_dir: str | None) -> tuple[FormatMean, ...]:

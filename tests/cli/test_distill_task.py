@@ -16,6 +16,8 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.errors import KDNASError
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 Searched = tuple[Path, Path, str]
 
 

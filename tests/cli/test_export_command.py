@@ -11,6 +11,8 @@ from kdnas_env.cli.export import run_export
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.export import ExportOptions
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 
 def test_an_export_is_made_and_reported(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

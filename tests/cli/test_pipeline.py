@@ -19,6 +19,8 @@ from transformers import AutoModel
 
 from kdnas_env.cli import main
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 Flags = Callable[..., list[str]]
 
 

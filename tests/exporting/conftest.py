@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from hashlib import sha256
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_classifiers
@@ -18,10 +15,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.exporting import onnx as export_graphs
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.writing import write_export
-from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, write_graph
 
 
 def make_projection() -> dict[str, torch.Tensor]:
@@ -35,25 +30,8 @@ def make_projection() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def graphs_are_written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A graph of a model that another test has exported is copied: the exporter takes seconds for it."""
-    root = tmp_path_factory.mktemp("graphs")
-
-    def write_once(model: Any, example: dict[str, torch.Tensor], path: Path, **options: Any) -> None:
-        config = {**model.config.to_dict(), "_name_or_path": None} if hasattr(model, "config") else None
-        outputs = [*options.get("outputs", LAST_HIDDEN_STATE)]
-        known = sha256(str([model, config, [*example], options.get("longest"), outputs]).encode())
-        for name, tensor in model.state_dict().items():
-            known.update(name.encode() + tensor.cpu().numpy().tobytes())
-        kept = root / known.hexdigest()
-        if not kept.exists():
-            write_graph(model, example, path, **options)
-            shutil.copyfile(path, kept)
-        shutil.copyfile(kept, path)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(export_graphs, "write_graph", write_once)
-        yield
+def graphs(graphs_are_written_once: None) -> None:
+    """Tests of this folder export the same models again and again."""
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,8 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Tone
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 
 class Heard:
     """A progress that remembers, and may be stopped like a notebook's cell."""

@@ -15,6 +15,8 @@ from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, Distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.score import score
 
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+
 
 def test_a_model_is_scored(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]

@@ -1,0 +1,50 @@
+"""Graphs that are exported once: torch's exporter takes seconds for each."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_graph
+
+
+@dataclass(frozen=True)
+class WrittenGraphs:
+    """Graphs of models of which batch and length are free.
+
+    Attributes:
+        folder: Where they are kept.
+    """
+
+    folder: Path
+
+    def write(
+        self,
+        model: nn.Module,
+        example: Mapping[str, torch.Tensor],
+        path: Path,
+        *,
+        longest: int,
+        outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
+    ) -> None:
+        """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; a graph that is known is copied.
+
+        Two models are the same where modules, settings and weights are. Outputs of one name are taken for the same.
+        """
+        settings = [
+            {**part.config.to_dict(), "_name_or_path": None} for part in model.modules() if hasattr(part, "config")
+        ]
+        known = sha256(str([model, settings, [*example], longest, [*outputs]]).encode())
+        for name, tensor in model.state_dict().items():
+            known.update(name.encode() + tensor.cpu().numpy().tobytes())
+        kept = self.folder / known.hexdigest()
+        if not kept.exists():
+            write_graph(model, example, path, longest=longest, outputs=outputs)
+            shutil.copyfile(path, kept)
+        shutil.copyfile(kept, path)
