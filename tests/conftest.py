@@ -115,6 +115,14 @@ def few_resamples() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
+def few_rounds() -> Iterator[None]:
+    """Latencies after five rounds, where their number is not what is tested: an export is timed for many seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("kdnas_env.latency.interleave._content", lambda student_ns, *others: len(student_ns) >= 5)
+        yield
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window, by selenium; tests of pages are skipped without it."""
     if not shutil.which("chromedriver"):

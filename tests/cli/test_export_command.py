@@ -11,7 +11,7 @@ from kdnas_env.cli.export import run_export
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.export import ExportOptions
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 
 def test_an_export_is_made_and_reported(

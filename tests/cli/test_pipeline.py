@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from kdnas_env.cli import main
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 Flags = Callable[..., list[str]]
 

@@ -28,7 +28,7 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Tone
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 
 class Heard:

@@ -15,7 +15,7 @@ from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, Distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.score import score
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 
 def test_a_model_is_scored(
