@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,9 +38,8 @@ class WrittenGraphs:
 
         Two models are the same where modules, settings and weights are. Outputs of one name are taken for the same.
         """
-        settings = [
-            {**part.config.to_dict(), "_name_or_path": None} for part in model.modules() if hasattr(part, "config")
-        ]
+        configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
+        settings = [{**config.to_dict(), "_name_or_path": None} for config in configs]
         known = sha256(str([model, settings, [*example], longest, [*outputs]]).encode())
         for name, tensor in model.state_dict().items():
             known.update(name.encode() + tensor.cpu().numpy().tobytes())
