@@ -319,7 +319,7 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
     assert main(arguments) == 0
     files = [path.relative_to(run) for path in run.rglob("*") if path.name == "model.safetensors"]
     files += [path.relative_to(run) for path in run.rglob("*.onnx")]
-    assert len(files) == 11
+    assert len(files) == 10
     for file in files:
         assert (folder / file).read_bytes() == (run / file).read_bytes(), file
     assert not [*(folder / "candidates" / "1").glob(".*"), *folder.glob(".classifier*"), *folder.glob(".export*")]
