@@ -45,6 +45,7 @@ _README = """# A search by `kdnas search` or `kdnas_env.search`
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run, versions, machine, fingerprints of teacher and corpus |
 | `evaluations.sqlite` | every evaluation, written as it ended |
+| `evaluated.jsonl` | with a task: what it is validated and tested on, which no student is distilled on |
 | `journal.jsonl` | of an asynchronous search: what was proposed and told, in order |
 | `results.json` | every student with loss, latency and reward, round by round; the best; the baseline |
 | `search.png` | the search in a picture |

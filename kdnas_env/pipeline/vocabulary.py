@@ -249,7 +249,7 @@ def _scored_again(
 def _classifier_again(source: Source, record: ClassifierRecord, folder: Path) -> ClassifierRecord:
     from kdnas_env.distillation.teacher.loading import load_teacher
     from kdnas_env.exporting.record import recorded_task
-    from kdnas_env.tasks.teacher import score_own_head
+    from kdnas_env.tasks.own_heads import score_own_head
 
     score = score_own_head(load_teacher(folder), recorded_task(record))
     parameters = source.model.num_parameters()

@@ -16,7 +16,7 @@ from kdnas_env.distillation.text.demo import demo_task
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.distillation.text.records import open_records
 from kdnas_env.distillation.text.text_files import place_of, read_rows
-from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.errors import CorpusError, KDNASError, TaskDataError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
@@ -117,10 +117,16 @@ def read_unlabelled(
     with open_records(name) as records:
         split = TRAIN if TRAIN in records.splits else records.splits[0]
         columns = records.columns(split)
-        own = set(spec.columns) <= set(columns.names)
-        chosen = choose_columns(columns, spec.columns if own else None, name)
+        try:
+            own = set(spec.columns) <= set(columns.names)
+            chosen = choose_columns(columns, spec.columns if own else None, name)
+        except CorpusError as error:
+            raise TaskDataError(
+                f"cannot tell which column of the text without labels {name!r} holds the text: its columns are "
+                f"{shown(list(columns.names))}; call it {spec.columns[0]!r} there, as in the task"
+            ) from error
         if len(chosen) != len(spec.columns):
-            raise CorpusError(
+            raise TaskDataError(
                 f"the unlabelled text {name!r} has columns {list(columns.names)}; the task {spec.name!r} needs two "
                 f"texts a row, {list(spec.columns)}"
             )

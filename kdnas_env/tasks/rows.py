@@ -18,10 +18,10 @@ from kdnas_env.errors import DependencyError, KDNASError, TeacherError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tasks.baselines import CLOSED_FORMS, EMBEDDINGS, RANDOM, Undistilled, random_encoder
 from kdnas_env.tasks.encoding import tokenizer_fingerprint
+from kdnas_env.tasks.own_heads import score_own_head
 from kdnas_env.tasks.scores import COSINE, OWN_HEAD, TaskScore
 from kdnas_env.tasks.similarity import score_similarity
 from kdnas_env.tasks.specs import EMBEDDED_TASK, GLUE_TASKS, TaskData
-from kdnas_env.tasks.teacher import score_own_head
 
 TEACHER, STUDENT, MAJORITY = "teacher", "student", "majority"
 ROWS = (TEACHER, STUDENT, CLOSED_FORMS, EMBEDDINGS, RANDOM, MAJORITY)

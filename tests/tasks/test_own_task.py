@@ -238,3 +238,6 @@ def test_unlabelled_text_is_drawn_from_the_columns_of_the_task(tmp_path: Path) -
     assert second[0] == TEXTS[1][::-1]
     with pytest.raises(CorpusError, match=r"needs two texts a row, \['a', 'b'\]"):
         read_unlabelled(path, TaskSpec("own", ("a", "b")), 9)
+    several = small_tasks.write_rows(tmp_path / "several.csv", [{"title": "one film", "body": "us all"}] * 3)
+    with pytest.raises(CorpusError, match=r"without labels '.*' holds the text: .*; call it 'mood' there"):
+        read_unlabelled(several, TaskSpec("own", ("mood",)), 9)

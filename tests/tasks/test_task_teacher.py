@@ -22,9 +22,10 @@ from kdnas_env.tasks import encoding, finetuning, labelling
 from kdnas_env.tasks import teacher as module
 from kdnas_env.tasks.encoding import batch_outputs, encode, outputs
 from kdnas_env.tasks.finetuning import FinetuneSettings
+from kdnas_env.tasks.own_heads import own_head
 from kdnas_env.tasks.specs import CLASSIFICATION, TASKS, TEST, TRAIN, VALIDATION, Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
-from kdnas_env.tasks.teacher import TeacherSettings, own_head, task_teacher
+from kdnas_env.tasks.teacher import TeacherSettings, task_teacher
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder
 
 FAST = TeacherSettings(
