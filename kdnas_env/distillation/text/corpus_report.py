@@ -105,7 +105,7 @@ class CorpusReport:
             "empty": self.dropped_empty,
             "duplicate": self.dropped_duplicate,
             "not text": self.dropped_non_string,
-            "of the texts to leave out": self.dropped_without,
+            "kept for scoring": self.dropped_without,
         }
         notes = []
         if any(dropped.values()):

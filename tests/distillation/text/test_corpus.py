@@ -182,7 +182,7 @@ def test_texts_to_leave_out_are_counted_whatever_their_case(tmp_path: Path, toke
     assert (corpus.report.kept, corpus.report.unused) == (len(TEXTS) - 2, 0)
     given = load_corpus(path, tokenizer, without=[TEXTS[3].lower(), TEXTS[5].lower()])
     assert given.fingerprint == corpus.fingerprint != whole.fingerprint
-    assert "2 of the texts to leave out" in corpus.report.notes(40)[0]
+    assert "2 kept for scoring" in corpus.report.notes(40)[0]
 
 
 def test_pairs_to_leave_out(tmp_path: Path, tokenizer: Any) -> None:
