@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
+from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from random import Random
@@ -148,7 +149,17 @@ def fork_server() -> None:
 
 
 @pytest.fixture(scope="session")
-def graphs_are_written_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def operators_are_read_once() -> Iterator[None]:
+    """Torch's exporter reads the source of all operators of ONNX for each graph, which takes a sixth of its time."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
+@pytest.fixture(scope="session")
+def graphs_are_written_once(operators_are_read_once: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A graph of a model that another test has exported, or timed as a teacher, is copied. Use where graphs are not
     what is tested.
     """
