@@ -51,7 +51,7 @@ class Decisions:
         """What an int8 graph may lose, in words."""
         return (
             f"it may lose {LARGEST_SCORE_LOSS:g} of the score, or without labels {1 - LEAST_AGREEMENT:.0%} of the "
-            "decisions"
+            "decisions; of few texts one decision"
         )
 
     @property
@@ -60,9 +60,15 @@ class Decisions:
         if not np.isfinite(self.max_abs_error):
             return False
         if self.score is None or self.model_score is None:
-            return self.agreement >= LEAST_AGREEMENT
+            return self.agreement >= LEAST_AGREEMENT or self._one_differs
         same = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
-        return same and self.model_score - self.score <= LARGEST_SCORE_LOSS
+        return same and (self.model_score - self.score <= LARGEST_SCORE_LOSS or self._one_differs)
+
+    @property
+    def _one_differs(self) -> bool:
+        """Whether one decision differs at most: of few texts that is more than the bounds, and says nothing."""
+        enough = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
+        return enough and self.kind != REGRESSION and round((1 - self.agreement) * self.samples) <= 1
 
     def in_words(self) -> str:
         """Return the comparison as a clause."""

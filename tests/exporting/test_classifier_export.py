@@ -258,6 +258,11 @@ def test_what_is_acceptable() -> None:
     labelled = replace(unlabelled, labels=labels, spec=tiny_classifiers.NAMED)
     worse = compare_decisions(few, logits, "classification", labelled)
     assert (worse.score, worse.model_score, worse.acceptable) == (0.98, 1.0, False)
+    one = np.concatenate([turned[:1], logits[1:]])
+    slightly = compare_decisions(one[:40], logits[:40], "classification", replace(labelled, labels=labels[:40]))
+    assert (slightly.score, slightly.model_score, slightly.acceptable) == (0.975, 1.0, True)
+    assert compare_decisions(one[:40], logits[:40], "classification", unlabelled).acceptable
+    assert not compare_decisions(one[:10], logits[:10], "classification", unlabelled).acceptable
     better = compare_decisions(logits, few, "classification", labelled)
     assert better.acceptable
     half = replace(labelled, labels=np.array([0, 1] * 50))
