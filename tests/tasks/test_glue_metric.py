@@ -187,4 +187,4 @@ def test_a_missing_package_names_the_extra(package: str, tmp_path: Path) -> None
         text=True,
         check=True,
     )
-    assert "pip install 'kdnas[glue]'" in done.stdout
+    assert "pip install 'kdnas[score]'" in done.stdout
