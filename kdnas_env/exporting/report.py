@@ -36,7 +36,7 @@ class ExportReport:
         folder: Where it lies.
         format: ``onnx`` or ``safetensors``.
         model: What was exported, as it was named.
-        parameters: Its parameters, embeddings included, without pooler and heads.
+        parameters: Its parameters, embeddings included, and those of its head where it is exported with one.
         files: Bytes of each weights file, by its path in the folder.
         checks: What was compared with the model that was exported, by the path of the file.
         int8: What quantisation costs an encoder; None without it, and of other models.

@@ -122,7 +122,8 @@ def test_the_code_of_the_card_runs_without_torch(family: str, kind: str, exporte
     code, with_torch = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 15
     assert "pipeline" in with_torch
-    code = code.replace("path/to/this/folder", str(folder))
+    assert f"/{INT8}" in code
+    code = code.replace(INT8, GRAPH).replace("path/to/this/folder", str(folder))
     code = code.replace("The audience leaves long before the end.", "the audience never bores " * 9)
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH.format(code=code)], capture_output=True, text=True, check=False
@@ -163,7 +164,9 @@ def test_the_folder_has_the_layout_that_others_read(classifier: Classifier, tmp_
     assert (data.pipeline_tag, "onnx" in data.tags) == ("text-classification", True)
     card = (out / "README.md").read_text()
     for expected in (
-        "## Scores",
+        "## Scores\n\nOf the float model (safetensors) in PyTorch.",
+        f"| parameters with head | {report.parameters:,} |",
+        "speed against the teacher in torch",
         "| classes | bad, good |",
         "logits deviate by at most",
         "## Task",

@@ -126,6 +126,8 @@ def test_the_code_of_the_card_runs_without_torch(exported: ExportReport) -> None
     code, with_torch = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 15
     assert "SentenceTransformer" in with_torch
+    assert f"/{INT8}" in code
+    code = code.replace(INT8, GRAPH)
     long = "the audience never bores " * 9
     code = code.replace("path/to/this/folder", str(folder)).replace("The audience leaves early.", long)
     done = subprocess.run(

@@ -18,6 +18,7 @@ from tiny_students import STUDENTS
 from kdnas_env.distillation.student.folder import imitated_width, load_student, read_projection
 from kdnas_env.exporting.cards.export import export_card
 from kdnas_env.exporting.cards.template import PLACEHOLDER, torch_code
+from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.source import Source, load_source
 from kdnas_env.exporting.timing import Timing
@@ -35,7 +36,11 @@ def code_blocks(card: str, folder: str) -> list[str]:
 def test_the_code_runs_and_either_way_gives_the_same(exported: Exported, name: str) -> None:
     folder = exported(name).folder
     vectors, imitations = [], []
-    for code in code_blocks((Path(folder) / "README.md").read_text(), folder):
+    shown = code_blocks((Path(folder) / "README.md").read_text(), folder)
+    quantised: dict[str, Any] = {}
+    exec(shown[0], quantised)
+    assert quantised["vectors"].shape == (2, 16)
+    for code in (shown[0].replace(INT8_GRAPH, GRAPH), shown[1]):
         names: dict[str, Any] = {}
         exec(code, names)
         vectors.append(np.asarray(names["vectors"]))
@@ -135,7 +140,19 @@ def test_it_has_a_table_of_latencies(student_dir: StudentDir, exported: Exported
     report = replace(exported("bert of bert"), timings=timings, probe=probe)
     card = export_card(load_source(student_dir("bert of bert")), report)
     assert "Batch 1, 50 tokens, 1 CPU thread(s)" in card
+    assert "| model | runtime | median | IQR | speed against the teacher in torch |" in card
     assert "| student | onnxruntime | 2.00 ms | 0.10 ms | 4.00x |" in card
+
+
+def test_its_code_loads_the_file_that_was_asked_for(student_dir: StudentDir, exported: Exported) -> None:
+    report, source = exported("bert of bert"), load_source(student_dir("bert of bert"))
+    card = export_card(source, report)
+    assert f'InferenceSession(f"{{folder}}/{INT8_GRAPH}"' in card
+    assert f"The float graph is used alike: `{GRAPH}`" in card
+    assert f"| parameters without head | {report.parameters:,} |" in card
+    plain = export_card(source, replace(report, scheme=None))
+    assert f'InferenceSession(f"{{folder}}/{GRAPH}"' in plain
+    assert "is used alike" not in plain
 
 
 def test_what_a_name_holds_is_not_taken_for_a_field(student_dir: StudentDir, exported: Exported) -> None:

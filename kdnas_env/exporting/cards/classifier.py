@@ -10,6 +10,7 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.cards.template import (
+    FLOAT_MODEL,
     PLACEHOLDER,
     STUDENT_TAGS,
     fill,
@@ -58,7 +59,9 @@ def classifier_card(record: ClassifierRecord, config: Any, lineage: Lineage | No
         usage=torch_usage(PLACEHOLDER, kind, len(record.task["columns"])),
         output=output_in_words(kind, record.max_length),
         scores=scores_section(record),
-        shape=shape_table(architecture, record.parameters, [("classes", ", ".join(config.id2label.values()))]),
+        shape=shape_table(
+            architecture, record.parameters, [("classes", ", ".join(config.id2label.values()))], head=True
+        ),
         task=task_section(record),
         lineage="" if lineage is None else lineage_section(lineage),
     )
@@ -117,7 +120,10 @@ def onnx_usage(folder: str, graph: str, kind: str, columns: int, tokenizer: Any)
 
 
 def scores_section(record: ClassifierRecord) -> str:
-    """Return a section with a row for each split and metric: the score, its 95 % interval, and the teacher's score."""
+    """Return a section with a row for each split and metric: the score, its 95 % interval, and the teacher's score.
+
+    They are those of the model that was trained, whatever it was exported to.
+    """
     teacher = record.teacher_score
     header = ("split", "metric", "score", "95 % interval", *(("teacher",) if teacher is not None else ()))
     rows: list[Sequence[str]] = []
@@ -126,7 +132,7 @@ def scores_section(record: ClassifierRecord) -> str:
             low, high = record.score.intervals[split][name]
             row = (split, name.replace("_", " "), f"{value:.4f}", f"{low:.4f} to {high:.4f}")
             rows.append(row if teacher is None else (*row, f"{_metrics(teacher)[split][name]:.4f}"))
-    return f"## Scores\n\n{table(header, rows)}\n"
+    return f"## Scores\n\n{FLOAT_MODEL}\n\n{table(header, rows)}\n"
 
 
 def task_section(record: ClassifierRecord) -> str:

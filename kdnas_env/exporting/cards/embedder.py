@@ -9,6 +9,7 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.cards.template import (
+    FLOAT_MODEL,
     PLACEHOLDER,
     STUDENT_TAGS,
     fill,
@@ -53,7 +54,7 @@ def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -
         folder=PLACEHOLDER,
         length=model.max_seq_length,
         scores=scores_section(record),
-        shape=shape_table(EncoderArchitecture.from_pretrained_config(config), record.parameters),
+        shape=shape_table(EncoderArchitecture.from_pretrained_config(config), record.parameters, head=True),
         settings=in_words(asdict(record.settings)),
         lineage="" if lineage is None else lineage_section(lineage),
     )
@@ -105,6 +106,7 @@ def scores_section(record: EmbedderRecord) -> str:
     return fill(
         "embedder_scores",
         texts=record.score.texts,
+        model=FLOAT_MODEL,
         scores=table(("", "value", "95 % interval"), rows, numbers=True),
     )
 

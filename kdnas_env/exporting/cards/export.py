@@ -118,8 +118,8 @@ def _embedding(source: Source, report: ExportReport, repo_id: str | None) -> str
     )
     if report.format == "onnx":
         words += f" {_inputs(source)} the outputs are `sentence_embedding` and `token_embeddings`."
-        code = embedder.onnx_usage(_folder(repo_id), GRAPH, tokenizer)
-        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_int8_usage(report)]
+        code = embedder.onnx_usage(_folder(repo_id), _graph(report), tokenizer)
+        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_other_graph(report)]
     return "\n".join([words, *parts, "\nWith Sentence Transformers:\n", embedder.torch_usage(repo_id or PLACEHOLDER)])
 
 
@@ -131,7 +131,8 @@ def _encoding(source: Source, report: ExportReport, repo_id: str | None) -> str:
     parts = []
     if report.format == "onnx":
         vectors += f" {_inputs(source)} the output is `last_hidden_state`."
-        parts += ["\nWith ONNX Runtime:\n", onnx_code(folder, GRAPH, shape.hidden_size, imitated), *_int8_usage(report)]
+        code = onnx_code(folder, _graph(report), shape.hidden_size, imitated)
+        parts += ["\nWith ONNX Runtime:\n", code, *_other_graph(report)]
     return "\n".join(
         [vectors, *parts, "\nWith Transformers:\n", torch_code(folder, shape.family, shape.hidden_size, imitated)]
     )
@@ -144,8 +145,8 @@ def _classifying(source: Source, report: ExportReport, repo_id: str | None) -> s
     words, parts = output_in_words(kind, tokenizer.model_max_length), []
     if report.format == "onnx":
         words += f" {_inputs(source)} the output is `logits`."
-        code = onnx_usage(_folder(repo_id), GRAPH, kind, columns, tokenizer)
-        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_int8_usage(report)]
+        code = onnx_usage(_folder(repo_id), _graph(report), kind, columns, tokenizer)
+        parts += ["\nWith ONNX Runtime and Tokenizers alone:\n", code, *_other_graph(report)]
     return "\n".join([words, *parts, "\nWith Transformers:\n", torch_usage(repo_id or PLACEHOLDER, kind, columns)])
 
 
@@ -154,16 +155,25 @@ def _inputs(source: Source) -> str:
     return f"Inputs are {names}, int64 of any batch and up to {source.encoder.architecture.max_length} tokens;"
 
 
-def _int8_usage(report: ExportReport) -> list[str]:
+def _graph(report: ExportReport) -> str:
+    """Return the graph that is shown in use: int8 where there is one, since it was asked for."""
+    return GRAPH if report.scheme is None else INT8_GRAPH
+
+
+def _other_graph(report: ExportReport) -> list[str]:
     if report.scheme is None:
         return []
-    return [f"The int8 graph is used alike: `{INT8_GRAPH}` in place of `{GRAPH}`. Quantised are {report.scheme}."]
+    return [
+        f"This is the int8 graph; quantised are {report.scheme}. The float graph is used alike: `{GRAPH}` in place of "
+        f"`{INT8_GRAPH}`."
+    ]
 
 
 def _shape(source: Source, report: ExportReport) -> str:
     classes = [("classes", ", ".join(source.labels))] if source.labels else []
     sizes = [(f"`{name}`", f"{size / 1e6:.2f} MB") for name, size in report.files.items()]
-    return shape_table(source.encoder.architecture, report.parameters, [*classes, *sizes])
+    head = source.kind is not None or source.embedder is not None
+    return shape_table(source.encoder.architecture, report.parameters, [*classes, *sizes], head=head)
 
 
 def _checks(source: Source, report: ExportReport) -> str:
@@ -199,4 +209,6 @@ def _latencies(report: ExportReport) -> str:
         )
         for timing in report.timings
     ]
-    return fill("latencies", timings=table(("model", "runtime", "median", "IQR", "speed"), rows), **report.probe)
+    reference = report.timings[0]
+    speed = f"speed against the {reference.model} in {reference.runtime}"
+    return fill("latencies", timings=table(("model", "runtime", "median", "IQR", speed), rows), **report.probe)

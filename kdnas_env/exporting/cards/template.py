@@ -19,6 +19,9 @@ PLACEHOLDER = "path/to/this/folder"
 IN_A_FOLDER = f'folder = "{PLACEHOLDER}"'
 """The line of code that names the folder of the model."""
 
+FLOAT_MODEL = "Of the float model (safetensors) in PyTorch."
+"""What the scores of a card are of."""
+
 STUDENT_TAGS = ("knowledge-distillation", "neural-architecture-search", "kdnas")
 
 
@@ -94,13 +97,16 @@ def versions_in_words(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {value}" for name, value in versions.items())
 
 
-def shape_table(shape: EncoderArchitecture, parameters: int, more: Iterable[Sequence[object]] = ()) -> str:
+def shape_table(
+    shape: EncoderArchitecture, parameters: int, more: Iterable[Sequence[object]] = (), *, head: bool
+) -> str:
     """Return a table of what a model is made of.
 
     Args:
         shape: Architecture of its encoder.
         parameters: Number of its parameters.
         more: Further rows.
+        head: Whether a head is counted among the parameters.
     """
     return table(
         ("", ""),
@@ -111,7 +117,7 @@ def shape_table(shape: EncoderArchitecture, parameters: int, more: Iterable[Sequ
             ("attention heads", shape.num_attention_heads),
             ("feed-forward size", shape.intermediate_size),
             ("activation", shape.hidden_act),
-            ("parameters", f"{parameters:,}"),
+            (f"parameters {'with' if head else 'without'} head", f"{parameters:,}"),
             ("longest input", f"{shape.max_length} tokens"),
             *more,
         ],
