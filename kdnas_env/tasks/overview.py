@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from kdnas_env.support.untrusted import shown
+from kdnas_env.tasks.own import REPEATED
 from kdnas_env.tasks.specs import CLASSIFICATION, REGRESSION, TRAIN, Split, TaskData
 
 _MOST_CLASSES = 12
@@ -12,15 +13,17 @@ _MOST_CLASSES = 12
 
 
 def overview(task: TaskData) -> tuple[str, ...]:
-    """Return what was found in the data of a task: columns, kind and classes, splits, and what was left out."""
+    """Return what was found in the data of a task: columns, kind, classes, splits, what was left out and repeated."""
     columns = " and ".join(map(repr, task.spec.columns))
     labels = task.preparation.get("label_columns", ())
+    repeated = task.preparation.get(REPEATED, 0)
     label = f", label {' and '.join(map(repr, labels))}" if labels else ""
     return (
         f"task {task.name}: {task.source}, text {columns}{label}",
         f"  {_kind(task)}",
         f"  splits: {', '.join(_split(task, name, split) for name, split in _splits(task).items())}",
         f"  left out: {_left_out(task)}",
+        *([f"  kept: {repeated:,} {REPEATED.replace('_', ' ')}"] if repeated else []),
     )
 
 

@@ -34,7 +34,7 @@ from kdnas_env.tasks.specs import (
     TaskData,
     TaskSpec,
 )
-from kdnas_env.tasks.splits import draw_share, text_keys
+from kdnas_env.tasks.splits import draw_share, repeats, text_keys
 
 _METRICS = {
     CLASSIFICATION: (("accuracy",), ("f1_macro", "matthews_correlation")),
@@ -44,7 +44,10 @@ _METRICS = {
 """Metrics that make the score of a kind of task, and metrics that are reported beside it."""
 
 _NO_LABEL, _NO_TEXT, _LONE = "rows_without_label", "rows_without_text", "rows_of_classes_with_one_sample"
-_REPEATED = "rows_that_stand_in_a_later_split"
+_STANDS_LATER = "rows_that_stand_in_a_later_split"
+
+REPEATED = "train_rows_that_repeat_an_earlier_one"
+"""What texts are called, in the preparation of a task, that stand twice among those to train on, which are kept."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,7 @@ def load_own(source: str | os.PathLike[str], settings: OwnTask) -> TaskData:
 
     Rows without a label or text are dropped and counted, and so are those of classes with one sample to train on, and
     texts to train on that are validated or tested on (or to validate on that are tested on); letters' case aside.
+    Texts that stand twice among those to train on are kept, and counted.
 
     Args:
         source: A file (CSV, TSV, JSONL, JSON, parquet), a folder with a file a split, or a dataset of the hub.
@@ -184,6 +188,7 @@ def _loaded(name: str, settings: OwnTask) -> TaskData:
         "label_columns": list(label_columns),
         "dropped": dict(sorted(dropped.items())),
         "drawn": drawn,
+        REPEATED: repeats(splits[TRAIN]),
     }
     evaluation = {role: splits[role] for role in evaluated}
     return TaskData(spec, splits[TRAIN], evaluation, name, preparation=preparation, reading=asdict(settings))
@@ -283,7 +288,7 @@ def _without(name: str, role: str, split: Split, later: Sequence[Split], dropped
     """Return a split without the texts that stand in others."""
     seen = {key for other in later for key in text_keys(other)}
     kept = np.array([index for index, key in enumerate(text_keys(split)) if key not in seen], dtype=np.int64)
-    dropped[f"{role}_{_REPEATED}"] += len(split) - len(kept)
+    dropped[f"{role}_{_STANDS_LATER}"] += len(split) - len(kept)
     if not len(kept):
         raise TaskDataError(f"task {name!r}: all texts of split {role!r} stand in a later split; nothing is left of it")
     return split if len(kept) == len(split) else split.subset(kept)

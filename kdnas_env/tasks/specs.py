@@ -215,7 +215,8 @@ class TaskData:
         evaluation: Splits that they are scored on, by name.
         source: Where the data come from.
         skipped: Rows left out because they lack fields.
-        preparation: What else was left out, by reason, and how splits were drawn, as plain data.
+        preparation: What was left out of a task of one's own, by reason, what stands twice, and how splits were drawn,
+            as plain data.
         reading: Fields of the :class:`kdnas_env.tasks.own.OwnTask` that it was read with; None for other tasks.
     """
 
@@ -243,7 +244,9 @@ class TaskData:
     def describe(self) -> dict[str, Any]:
         """Return name, source and sizes, as plain data."""
         sizes = {name: len(split) for name, split in {TRAIN: self.train, **self.evaluation}.items()}
-        return {"name": self.name, "source": self.source, **sizes, "skipped_rows": self.skipped, **self.preparation}
+        # Of one's own tasks all reasons are counted, this one under the names of its own.
+        skipped = {} if "dropped" in self.preparation else {"skipped_rows": self.skipped}
+        return {"name": self.name, "source": self.source, **sizes, **skipped, **self.preparation}
 
     def with_train(self, train: Split) -> TaskData:
         """Return the task with another training split."""

@@ -61,3 +61,8 @@ def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
 def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
     """Yield a key for the texts of each sample, which ignores case and surrounding blanks."""
     return (tuple(map(text_key, texts)) for texts in zip(*split.texts, strict=True))
+
+
+def repeats(split: Split) -> int:
+    """Return how many samples have the texts of an earlier one, by :func:`text_keys`."""
+    return len(split) - len(set(text_keys(split)))

@@ -29,6 +29,14 @@ def test_columns_classes_splits_and_what_was_left_out(tmp_path: Path) -> None:
     )
 
 
+def test_what_stands_twice_is_told(tmp_path: Path) -> None:
+    made = [{"text": TEXTS[at], "label": at % 2} for at in range(40)]
+    small_tasks.write_rows(tmp_path / "own" / "train.csv", [*made, *made[:2]])
+    small_tasks.write_rows(tmp_path / "own" / "test.csv", [{"text": TEXTS[at], "label": at % 2} for at in (50, 51)])
+    told = overview(load_own(tmp_path / "own", OwnTask(validation_fraction=0)))
+    assert told[3:] == ("  left out: nothing", "  kept: 2 train rows that repeat an earlier one")
+
+
 def test_numbers_pairs_and_given_splits() -> None:
     task = small_tasks.easy_task("stsb")
     first, kind, splits, left_out = overview(task)

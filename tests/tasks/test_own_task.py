@@ -166,6 +166,19 @@ def test_what_is_dropped_is_counted(tmp_path: Path) -> None:
     assert task.spec.labels == ("no", "yes")
 
 
+def test_texts_to_train_on_that_stand_twice_are_kept_and_counted(tmp_path: Path) -> None:
+    folder, made = tmp_path / "own", rows(lambda index: index % 2, 40)
+    again = [{**row, "text": row["text"].upper()} for row in made[:3]]
+    small_tasks.write_rows(folder / "train.csv", [*made, *again, made[0], {"text": TEXTS[50], "label": ""}])
+    write(folder / "validation.csv", lambda index: index % 2, 20, 60)
+    task = load_own(folder, OwnTask(test_fraction=0))
+    assert len(task.train) == 44
+    described = task.describe()
+    assert described["train_rows_that_repeat_an_earlier_one"] == 4
+    assert described["dropped"]["rows_without_label"] == 1
+    assert "skipped_rows" not in described  # rows without a label are rows that were skipped
+
+
 def test_a_split_without_labels_is_not_scored(tmp_path: Path) -> None:
     """Some of the hub keep the labels of the test split to themselves."""
     folder = tmp_path / "own"
