@@ -14,7 +14,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.distill import DistillRun
-from kdnas_env.pipeline.limit_lines import HEADINGS
+from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
 from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
 from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
@@ -64,11 +64,13 @@ def _came_to_nothing(result: Result) -> bool:
 
 
 def _lines(candidate: Candidate) -> Table:
-    """Return what was asked for and what was measured of a candidate."""
+    """Return what was asked for and what was measured of a candidate, and the scores of which a share is kept."""
     title = f"\nCandidate {candidate.place}: {candidate.config}"
     lines = grid("", *HEADINGS, title=title, caption=candidate.measured.conditions)
     for line in candidate.lines:
         lines.add_row(*line.cells, style="red" if line.kept is False else None)
+    for row in score_rows(candidate.measured.standings):
+        lines.add_row(*row)
     return lines
 
 
@@ -78,6 +80,8 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
     if best is not None:
         if best not in done.results[-1:]:  # it was not printed just now
             console.print(_lines(best))
+        if best.measured.warning is not None:
+            console.say(best.measured.warning, "warning")
         for kind, file in done.products.items():
             console.say(f"{kind + ':':<12}{file}")
         console.say(f"{'picture:':<12}{done.path / PICTURE}")

@@ -26,7 +26,7 @@ from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
-from kdnas_env.tasks.scores import Share, share_kept
+from kdnas_env.tasks.scores import Share, Standing, share_kept, standing
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
 from kdnas_env.tasks.teacher import TaskTeacher
@@ -59,6 +59,7 @@ class Measured:
         probe: Batch size, sequence length and threads of these.
         chosen_by: Share of the teacher's score on what candidates are chosen by.
         scored: The same on the splits that make the score, which choose nothing.
+        standings: The scores themselves on these splits; empty in records of earlier versions.
     """
 
     file: str
@@ -71,15 +72,32 @@ class Measured:
     probe: dict[str, int]
     chosen_by: Share
     scored: tuple[Share, ...]
+    standings: tuple[Standing, ...] = ()
 
     @property
     def conditions(self) -> str:
         """How it was measured, in words."""
         batch, length, threads = (self.probe[name] for name in _PROBE)
         return (
-            f"{self.file} in ONNX Runtime, beside the teacher's {self.format} file ({self.teacher_latency_ms:.2f} ms): "
-            f"batch {batch}, {length} tokens, {threads} CPU thread(s). Candidates are chosen by "
-            f"{self.chosen_by.split}, never by what is scored"
+            f"Size, speed and score of {self.file} in ONNX Runtime; the speed-up is against the teacher's "
+            f"{self.format} file ({self.teacher_latency_ms:.2f} ms): batch {batch}, {length} tokens, {threads} CPU "
+            f"thread(s). Candidates are chosen by {self.chosen_by.split}, never by what is scored"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """Why the share of the teacher's score says little, in words; None where the teacher knows its task."""
+        weak = [one for one in self.standings if one.teacher_is_weak]
+        if not weak:
+            return None
+        scores = "; ".join(
+            f"{one.split}: {one.teacher[0]:.1%}, 95 % interval {one.teacher[1]:.1%} - {one.teacher[2]:.1%}, beside "
+            f"{one.constant:.1%}"
+            for one in weak
+        )
+        return (
+            f"the teacher hardly beats the {weak[0].answer} ({scores}), so the share of its score that is kept says "
+            "little; give more labels, or another teacher"
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,11 +177,13 @@ def measure_export(
         decided = decide(export, format, task)
     own = decided
 
-    def share(name: str, split: Split) -> Share:
+    def judge(name: str, split: Split) -> tuple[Share, Standing]:
         taught = task.spec.decide(teacher.soft_labels(split.texts, cache_dir))
-        return share_kept(task.spec, name, own[name], taught, split.labels)
+        share = share_kept(task.spec, name, own[name], taught, split.labels)
+        return share, standing(task, name, own[name], taught, split)
 
-    chosen_by, *scored = (share(name, split) for name, split in _judged(task).items())
+    judged = [judge(name, split) for name, split in _judged(task).items()]
+    chosen_by, *scored = (share for share, _ in judged)
     return Measured(
         file=FILES[format],
         format=format,
@@ -175,6 +195,7 @@ def measure_export(
         probe={name: getattr(latency, name) for name in _PROBE},
         chosen_by=chosen_by,
         scored=tuple(scored),
+        standings=tuple(scores for _, scores in judged),
     )
 
 

@@ -23,7 +23,7 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import teacher_of
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
-from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines
+from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines, score_rows
 from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
@@ -275,8 +275,9 @@ def _extend_card(export: Path, lines: Sequence[Line], measured: Measured) -> Non
     """Have the model card of an export say what was asked for and what was measured."""
     card = export / "README.md"
     before, _, _ = card.read_text(encoding="utf-8").partition(_SECTION)
-    rows = table(("", *HEADINGS), [line.cells for line in lines])
-    write_text(card, f"{before}{_SECTION}\n{rows}\n{measured.conditions}.\n")
+    rows = table(("", *HEADINGS), [*(line.cells for line in lines), *score_rows(measured.standings)])
+    warning = "" if measured.warning is None else f"\nNote: {measured.warning}.\n"
+    write_text(card, f"{before}{_SECTION}\n{rows}\n{measured.conditions}.\n{warning}")
 
 
 def _task_and_teacher(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints, excess
+from kdnas_env.tasks.scores import Standing
 
 HEADINGS = ("asked for", "measured", "95 % interval", "kept")
 """Headings of the columns of :attr:`Line.cells` after the first."""
@@ -14,7 +16,7 @@ _WORDS = {
     "speedup": ("speed-up", "{:.2f}x", "{:g}x"),
     "latency_ms": ("latency", "{:.2f} ms", "{:g} ms"),
     "size_mb": ("size of the file", "{:.2f} MB", "{:g} MB"),
-    "parameters": ("parameters", "{:,.0f}", "{:,.0f}"),
+    "parameters": ("parameters of the encoder", "{:,.0f}", "{:,.0f}"),
     "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
 }
 """What a limit is called, and how what was measured and what was asked for are written."""
@@ -79,6 +81,16 @@ def asked_in_words(limits: Constraints) -> tuple[str, ...]:
 
 def _asked(limit: str, value: float) -> str:
     return f"{'at least' if limit in AT_LEAST else 'at most'} {_WORDS[limit][2].format(value)}"
+
+
+def score_rows(standings: Iterable[Standing]) -> list[tuple[str, ...]]:
+    """Return rows like :attr:`Line.cells`: the scores of student, teacher and the one answer to all texts."""
+    rows: list[tuple[str, ...]] = []
+    for one in standings:
+        for whose, (score, low, high) in (("student", one.model), ("teacher", one.teacher)):
+            rows.append((f"score of the {whose}, {one.split}", "", f"{score:.1%}", f"{low:.1%} - {high:.1%}", ""))
+        rows.append((f"{one.answer}, {one.split}", "", f"{one.constant:.1%}", "", ""))
+    return rows
 
 
 def plain_lines(

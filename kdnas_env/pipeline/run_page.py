@@ -68,6 +68,7 @@ def _candidates(run: PipelineRun) -> View:
     )
     split = shares[0].split if shares else "the test split"
     measured = candidates[0].measured.conditions + "." if candidates else ""
+    warning = None if run.best is None else run.best.measured.warning
     lines = [
         [candidate.place, str(candidate.config), *line.cells] for candidate in candidates for line in candidate.lines
     ]
@@ -78,7 +79,7 @@ def _candidates(run: PipelineRun) -> View:
     ]
     return View(
         name="students",
-        about=_verdict(run),
+        about=_verdict(run) if warning is None else f"{_verdict(run)} Note: {warning}.",
         scatters=[
             Scatter("candidates", f"Exported files, on {split}", "speed-up", "share of the teacher's score", [cloud])
         ],

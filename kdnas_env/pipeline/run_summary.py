@@ -67,5 +67,6 @@ def task_summary_of(run: OpenedRun, candidates: Sequence[Candidate]) -> dict[str
         "products": {} if best is None else {name: name for name in PRODUCTS},
         "best": None if best is None else str(best.place),
         "keeps_limits": best is not None and best.keeps_limits,
+        "warning": None if best is None else best.measured.warning,
         "students": students,
     }

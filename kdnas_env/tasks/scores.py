@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import DependencyError, RunError
 from kdnas_env.support.untrusted import restore
-from kdnas_env.tasks.specs import TaskData, TaskSpec
+from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 
 if TYPE_CHECKING:
     from kdnas_env.tasks.metric import TaskMetric
@@ -150,6 +150,58 @@ class Share:
     high: float
 
 
+@dataclass(frozen=True)
+class Standing:
+    """Scores on a split of a model, of its teacher, and of one answer to all texts; plain data.
+
+    Attributes:
+        split: Name of the split.
+        model: Score of the model, the mean of the task's metrics, and the bounds of its 95 % bootstrap interval.
+        teacher: The same of its teacher.
+        constant: Score of the one answer.
+        answer: What that is: ``majority class`` or ``mean of the numbers``.
+    """
+
+    split: str
+    model: tuple[float, float, float]
+    teacher: tuple[float, float, float]
+    constant: float
+    answer: str
+
+    @property
+    def teacher_is_weak(self) -> bool:
+        """Whether the interval of the teacher's score reaches down to the score of the one answer."""
+        return self.teacher[1] <= self.constant
+
+
+def standing(data: TaskData, name: str, predictions: NDArray[Any], teacher: NDArray[Any], split: Split) -> Standing:
+    """Return the scores of a model and its teacher beside that of :func:`majority_class`.
+
+    Args:
+        data: The task, whose training split has the constant answer.
+        name: Name of the split.
+        predictions: What the model decides on it, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it.
+        teacher: What the teacher decides.
+        split: The split.
+
+    Raises:
+        DependencyError: If evaluate or scikit-learn is missing.
+    """
+    from kdnas_env.tasks.metric import interval
+
+    constant = np.repeat(_constant_answer(data)[None], len(split), axis=0)
+    (own, own_draws), (theirs, their_draws), (least, _) = (
+        _score_and_draws(data.spec, decided, split.labels) for decided in (predictions, teacher, constant)
+    )
+    return Standing(
+        split=name,
+        model=(float(own), *interval(own_draws)),
+        teacher=(float(theirs), *interval(their_draws)),
+        constant=float(least),
+        answer="mean of the numbers" if data.spec.regression else CONSTANT,
+    )
+
+
 def share_kept(
     spec: TaskSpec, name: str, predictions: NDArray[Any], teacher: NDArray[Any], references: NDArray[Any]
 ) -> Share:
@@ -230,15 +282,16 @@ def majority_class(data: TaskData) -> TaskScore:
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
     """
-    labels, spec = data.train.labels, data.spec
-    constant: Any = (
-        labels.mean()
-        if spec.regression
-        else (2 * labels.mean(0) > 1).astype(np.int64)
-        if spec.multi_label
-        else np.bincount(labels).argmax()
-    )
+    constant = _constant_answer(data)
     predictions = {name: np.repeat(constant[None], len(split), axis=0) for name, split in data.evaluation.items()}
     return TaskScore(
         data.name, CONSTANT, 0, details={"answer": constant.tolist()}, **score_predictions(data, predictions)
     )
+
+
+def _constant_answer(data: TaskData) -> Any:
+    """Return the most frequent class of the training split, those that more than half of it have, or its mean."""
+    labels, spec = data.train.labels, data.spec
+    if spec.regression:
+        return labels.mean()
+    return (2 * labels.mean(0) > 1).astype(np.int64) if spec.multi_label else np.bincount(labels).argmax()

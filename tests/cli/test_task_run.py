@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -133,6 +134,8 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
         "at least 1.2x",
         "at most 10 MB",
         "teacher's score kept, test",
+        f"score of the teacher, test {100 * student['measured']['scored'][0]['teacher_score']:.1f}%",
+        "majority class, test",
         f"export: {run / 'export'}",
         f"classifier: {run / 'classifier'}",
     ):
@@ -148,6 +151,22 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     card = (files["export"] / "README.md").read_text()
     assert "Asked for and measured" in card
     assert "| speed-up | at least 1.2x |" in card
+    assert "| score of the student, test |" in card
+    assert "Size, speed and score of onnx/model_quantized.onnx" in card
+
+
+def test_a_teacher_that_hardly_beats_the_majority_class_is_told(
+    run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    measured = read(folder / "candidates" / "1" / "measured.json")
+    measured["standings"] = [{**one, "teacher": [0.6, 0.4, 0.7], "constant": 0.5} for one in measured["standings"]]
+    (folder / "candidates" / "1" / "measured.json").write_text(json.dumps(measured))
+    assert main(resumed(folder, flags)) == 0
+    told = "the teacher hardly beats the majority class (validation: 60.0%, 95 % interval 40.0% - 70.0%, beside 50.0%; "
+    assert told in capsys.readouterr().out
+    assert read(folder / "summary.json")["warning"].startswith(told)
+    assert told in (folder / "report.html").read_text()
 
 
 def test_its_page_says_what_was_asked_for_and_what_was_measured(run: Path, browser: Any) -> None:

@@ -102,8 +102,8 @@ def test_limits_are_shown_with_what_keeps_them(small: dict[str, Any]) -> None:
     run = kdnas_env.search(**{**small, "limits": {"speedup": 1.0, "parameters": 5_000}})
     rows = {row["limit"]: row for row in listing(run.report(), "limits")}
     kept = [record for record in run.records if not record.duplicate and record.evaluation.parameters <= 5_000]
-    assert rows["parameters"]["asked for"] == "at most 5,000"
-    assert rows["parameters"]["students that keep it"] == f"{len(kept)} of {len(run.records)}"
+    assert rows["parameters of the encoder"]["asked for"] == "at most 5,000"
+    assert rows["parameters of the encoder"]["students that keep it"] == f"{len(kept)} of {len(run.records)}"
     assert rows["latency"]["students that keep it"] is None
 
 
