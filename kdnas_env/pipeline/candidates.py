@@ -17,7 +17,7 @@ from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
-from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.folder import EXPORT, TASK
 from kdnas_env.exporting.measuring import Measured, measure_export, teacher_files
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import teacher_of
@@ -201,10 +201,11 @@ def try_candidates(
             if candidate is None:
                 path, config = run / CANDIDATES / str(place), StudentConfig.from_dict(row["student"])
                 progress.say(f"\ncandidate {place} of at most {options.candidates}: {config}")
+                for step in _done_before(path, config):
+                    progress.say(f"{step}: done before")
                 with _in_stage("distill"):
                     report(_distilled(path, config, run, options, shared, progress))
                 with _in_stage("export"):
-                    enter_step(progress, "export")
                     _export(path, config, options, progress, report)
                 enter_step(progress, "measure")
                 judged = judged or _task_and_teacher(options, shared, progress)
@@ -226,8 +227,17 @@ def try_candidates(
                 candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
                 assert candidate is not None
                 report(candidate)
+            else:
+                progress.say(f"candidate {place}: done before")
             if candidate.chosen:
                 return
+
+
+def _done_before(path: Path, config: StudentConfig) -> list[str]:
+    """Return the steps of a candidate that an earlier call finished."""
+    student = student_folder(path, config)
+    marks = {"distil": student / DISTILLED, CLASSIFIER: student / CLASSIFIER / TASK, "export": path / "export" / EXPORT}
+    return [step for step, mark in marks.items() if mark.exists()]
 
 
 @contextmanager
@@ -266,6 +276,7 @@ def _export(
 ) -> None:
     out = path / "export"
     if not (out / EXPORT).exists():
+        enter_step(progress, "export")
         model = student_folder(path, config) / CLASSIFIER
         int8 = options.export.int8 or options.limits.format == "int8"
         report(export(replace(options.export, model=str(model), int8=int8, out=str(out)), progress=progress))

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from kdnas_env.distillation.student.folder import read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.distillation.training.resuming import tell_going_on
 from kdnas_env.errors import RunError
 from kdnas_env.exporting.classifier import save_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.tasks.data import load_task, read_unlabelled
-from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
+from kdnas_env.tasks.distilling import STAGES, TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.heads import NATIVE
 from kdnas_env.tasks.kept_tensors import key_of
@@ -118,6 +119,8 @@ class TaskWork:
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
         pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {folder.parent.name}"
         pieces.begin(distilling)
+        for stage in STAGES:
+            tell_going_on(checkpoints / key[:16] / stage, progress, stage)
         distilled = distil_task(
             encoder.model,
             encoder.tokenizer,
@@ -128,7 +131,7 @@ class TaskWork:
             unlabelled=self.unlabelled,
             checkpoints=checkpoints / key[:16],
             cache_dir=self.cache_dir,
-            on_labelling=pieces.advancing(f"labelling texts with the teacher of {self.task.name}"),
+            on_labelling=pieces.advancing(self._labelling),
             on_progress=pieces.advancing(distilling),
         )
         record = save_classifier(
@@ -142,6 +145,12 @@ class TaskWork:
         )
         shutil.rmtree(checkpoints)
         return record
+
+    @property
+    def _labelling(self) -> str:
+        """What the labelling is called: which texts, and by whom."""
+        more = " and those without labels" if self.unlabelled else ""
+        return f"labelling the texts of {self.task.name}{more} with its teacher"
 
     def _made(self, record: ClassifierRecord) -> bool:
         """Whether a classifier was made for this task, from this teacher, with these settings."""

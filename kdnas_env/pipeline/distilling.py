@@ -23,6 +23,7 @@ from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
+from kdnas_env.distillation.training.resuming import tell_going_on
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
@@ -299,6 +300,8 @@ class _Distillation:
         folder = options.folder / student.name
         checkpoints = folder / "checkpoints"
         self.progress.begin(f"{DISTILLING} {student.name}: {student.config}")
+        if is_main_process():
+            tell_going_on(checkpoints, self.progress)
         try:
             result = distil(
                 kd,

@@ -18,7 +18,7 @@ import tyro
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.errors import KDNASError
-from kdnas_env.searching.recorded import RecordedOptions, renamed
+from kdnas_env.searching.recorded import SHORT_FLAGS, RecordedOptions, renamed
 from kdnas_env.searching.run_folder import CONFIG, is_model, recorded_options
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import default_of
@@ -82,9 +82,9 @@ class LimitOptions(Constraints):
 
     speedup: float = 5.0
     """Minimum speed-up of a student over the teacher; 0 for no limit."""
-    latency_ms: Annotated[float | None, tyro.conf.arg(aliases=["--max-ms"])] = None
+    latency_ms: Annotated[float | None, tyro.conf.arg(aliases=[SHORT_FLAGS["limits.latency_ms"]])] = None
     """Maximum latency of a student, in milliseconds."""
-    size_mb: Annotated[float | None, tyro.conf.arg(aliases=["--max-mb"])] = None
+    size_mb: Annotated[float | None, tyro.conf.arg(aliases=[SHORT_FLAGS["limits.size_mb"]])] = None
     """Maximum size of a student's exported ONNX file, in megabytes; see --format."""
     parameters: int | None = None
     """Maximum parameters of a student, embeddings included. --space.max-parameters limits the search space instead."""

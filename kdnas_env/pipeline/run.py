@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_opening import open_run
 from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
-from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress, announced
+from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress, announced, going_on
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
 from kdnas_env.pipeline.stages import STAGES, PipelineOptions
 from kdnas_env.pipeline.work import Finished, working
@@ -129,8 +129,10 @@ def run(
     work_on = open_run(options)
     text = work_on.text
     effort = None if text is None else Effort.of(options.task, text.task, text.unlabelled)
-    steps = StepProgress(progress, STAGES if options.task.name is None else TASK_STEPS, effort)
-    for line in () if text is None else announced(options, text):
+    names: Sequence[str] = STAGES if options.task.name is None else TASK_STEPS
+    resumed = options.resume is not None
+    steps = StepProgress(progress, names, effort, since="since it went on" if resumed else "so far")
+    for line in going_on(options, work_on.path) if text is None else announced(options, text):
         steps.say(line)
     results: list[Result] = []
 

@@ -15,10 +15,11 @@ from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.classifiers import unlabelled_texts
 from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.search import README as SEARCH_README
 from kdnas_env.pipeline.search_options import check_installed
 from kdnas_env.pipeline.searched import choose
 from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
-from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options
+from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options, write_readme
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
@@ -179,6 +180,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     for task in options.score.tasks:
         check_task(task)
     text: TaskText | None = None
+    readme = _README if options.task.name is None else _TASK_README
     if options.task.name is not None and options.resume is None:
         # Its faults are told now, not after the search.
         text = TaskText.read(options.task, options.seed)
@@ -195,14 +197,15 @@ def open_run(options: PipelineOptions) -> OpenedRun:
             check_possible(search.limits, search.settings.search_space)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
-        readme = _README if options.task.name is None else _TASK_README
         return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), text)
     recorded = recorded_options(options.resume, PipelineOptions)
-    folder = RunFolder.reopen(options.resume)
+    folder = RunFolder.reopen(options.resume, readme)
     again = resuming_call(options, folder.path, () if options.stages == recorded.stages else options.stages)
     reopened = OpenedRun(folder, options, again)
     try:
         _check_needs(options.stages, reopened.states())
+        if (reopened.at("search") / CONFIG).exists():
+            write_readme(reopened.at("search"), SEARCH_README)
         # Settings of stages that have not begun may be new.
         folder.write_options(replace(options, stages=recorded.stages))
     except BaseException:

@@ -13,7 +13,6 @@ from kdnas_env.pipeline.candidates import Candidate, try_candidates
 from kdnas_env.pipeline.distill import DistillRun, distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.run_opening import FINISHED, NEEDS, OpenedRun, resuming_call, search_options
-from kdnas_env.pipeline.run_steps import TASK_STEPS
 from kdnas_env.pipeline.score import Scores, score
 from kdnas_env.pipeline.search import SearchRun, search
 from kdnas_env.pipeline.stages import CANDIDATES
@@ -32,8 +31,9 @@ def do_stage(run: OpenedRun, stage: str, progress: Progress, report: Report) -> 
     if run.states().get(stage) == FINISHED and stage != CANDIDATES:
         progress.say(f"{stage}: done before")
         return
-    # Steps from labels to a classifier are told where they begin, but for the first.
-    enter_step(progress, TASK_STEPS[0] if stage == "search" and run.options.task.name is not None else stage)
+    # Steps from labels to a classifier are told where they begin.
+    if run.options.task.name is None:
+        enter_step(progress, stage)
     run.record("running", stage)
     try:
         _STAGES[stage](run, progress, report)

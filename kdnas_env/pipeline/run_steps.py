@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from kdnas_env.pipeline.distill import CLASSIFIER
 from kdnas_env.pipeline.distilling import DISTILLING
@@ -15,9 +16,9 @@ from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress, Tone, in_words
 from kdnas_env.tasks.overview import overview
 from kdnas_env.tasks.specs import unlabelled_source
-from kdnas_env.tasks.teacher import FITTING
+from kdnas_env.tasks.teacher import FITTING, TASK_TEACHER
 
-TASK_STEPS = ("task teacher", "search", "distil", CLASSIFIER, "export", "measure")
+TASK_STEPS = (TASK_TEACHER, "search", "distil", CLASSIFIER, "export", "measure")
 """Steps from labels to a classifier; from the third on those of one candidate."""
 
 
@@ -44,6 +45,19 @@ def announced(options: PipelineOptions, text: TaskText) -> tuple[str, ...]:
     )
 
 
+def going_on(options: PipelineOptions, folder: Path) -> tuple[str, ...]:
+    """Return what a run with a task goes on with, in lines; nothing of a run without one.
+
+    Args:
+        options: What was asked for.
+        folder: Folder of the run.
+    """
+    if options.task.name is None:
+        return ()
+    limits = ", ".join(asked_in_words(options.limits)) or "none"
+    return (f"going on with {folder}: task {options.task.name}; limits: {limits}",)
+
+
 def _unlabelled(options: TaskOptions, text: TaskText) -> tuple[str, ...]:
     source = unlabelled_source(options.name or "", options.unlabelled)
     if source is None:
@@ -62,6 +76,7 @@ class StepProgress:
         progress: Receives what is done.
         steps: Names of all steps.
         effort: What is to be done beside search and long distillation; None where that is not known.
+        since: Words after the time that was taken, which say since when.
         clock: Returns seconds.
     """
 
@@ -70,9 +85,11 @@ class StepProgress:
         progress: Progress,
         steps: Sequence[str],
         effort: Effort | None = None,
+        since: str = "so far",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._progress, self._steps, self._effort, self._clock = progress, tuple(steps), effort, clock
+        self._since = since
         self._began = self._told = clock()
         self._step = self._work = self._note = self._left = ""
         self._fits = 0
@@ -82,9 +99,11 @@ class StepProgress:
         """Say that a step begins, if it is one of them and has not begun."""
         if name not in self._steps or name == self._step:
             return
+        if self._step == TASK_TEACHER and not self._fits:
+            self._progress.say("nothing to fine-tune: the task's teacher was kept from before, or has a head for it")
         self._step = name
         used = self._clock() - self._began
-        so_far = f", {in_words(used)} so far" if used >= 1 else ""
+        so_far = f", {in_words(used)} {self._since}" if used >= 1 else ""
         left = self._left_until_classifier(0.0) if name == CLASSIFIER else ""
         number = f"{self._steps.index(name) + 1} of {len(self._steps)}"
         self._progress.say(f"\n{name} ({number}){so_far}{left and ', '}{left}")

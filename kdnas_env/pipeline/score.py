@@ -385,7 +385,8 @@ def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparis
 
 
 def _open_folder(options: ScoreOptions, method: str) -> RunFolder:
+    readme = _README.format(method=method)
     if options.resume is not None:
-        return RunFolder.reopen(options.resume)
+        return RunFolder.reopen(options.resume, readme)
     name = Path(str(options.model)).name or "model"
-    return RunFolder.create(options.out or new_run_path(name, "score"), options, _README.format(method=method))
+    return RunFolder.create(options.out or new_run_path(name, "score"), options, readme)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kdnas_env.bench.page import Page
 
 
-_README = """# A search by `kdnas search` or `kdnas_env.search`
+README = """# A search by `kdnas search` or `kdnas_env.search`
 
 | File | Content |
 |---|---|
@@ -258,6 +258,6 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
 
 def _open_folder(options: SearchOptions) -> RunFolder:
     if options.resume is not None:
-        return RunFolder.reopen(options.resume)
+        return RunFolder.reopen(options.resume, README)
     name = Path(options.teacher).name or "teacher"
-    return RunFolder.create(options.out or new_run_path(name, options.agent, options.seed), options, _README)
+    return RunFolder.create(options.out or new_run_path(name, options.agent, options.seed), options, README)

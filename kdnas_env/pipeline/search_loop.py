@@ -63,7 +63,7 @@ def search_in(
             mini_kd.warm_up()
         env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
         enter_step(progress, "search")
-        watch = _Watch(progress, options)
+        watch = _Watch(progress, options, answered_before=evaluator.count())
         if pool is not None and options.asynchronous:
             search_asynchronously(
                 agent,
@@ -137,17 +137,28 @@ class _Best:
 
 
 class _Watch:
-    """Reports every epoch and every student of a search to its progress."""
+    """Reports every epoch and every student of a search to its progress.
 
-    def __init__(self, progress: Progress, options: SearchOptions) -> None:
+    Args:
+        progress: Receives what is done.
+        options: What is asked for.
+        answered_before: Students that the store answers at once, which say nothing of the time that others take.
+    """
+
+    def __init__(self, progress: Progress, options: SearchOptions, answered_before: int) -> None:
         self._progress, self._budget, self._limits = progress, options.budget, options.limits
+        self._answered_before = answered_before
+        self._broke = 0
         self._best: Record | None = None
         progress.begin("searching")
+        if not answered_before:
+            # From here on, so that the first student counts, too.
+            progress.advance(0, self._budget)
         progress.say(f"{'#':>4} {'loss':>7} {'speed':>9} {'params':>8} {'reward':>8}  student")
 
     def epoch(self, report: EpochReport) -> None:
         loss = f"loss {report.heldout_unexplained:.4f}"
-        self._progress.note(f"{report.config}  epoch {report.epoch}/{report.epochs}  {loss}")
+        self._note(f"{report.config}  epoch {report.epoch}/{report.epochs}  {loss}")
 
     def answered(self, records: Book) -> None:
         record = records.last
@@ -164,8 +175,14 @@ class _Watch:
         error = evaluation.error or record.broken_limits(self._limits)
         reason = f" ({error})" if error else ""
         self._progress.say(f"{records.evaluations:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
-        self._progress.note("")
-        self._progress.advance(records.evaluations, self._budget)
+        self._broke += record.reward.cost > 0 and not record.duplicate
+        self._note("")
+        if len(records) >= self._answered_before:
+            self._progress.advance(records.evaluations, self._budget)
+
+    def _note(self, text: str) -> None:
+        broke = f"{self._broke} broke a limit" if self._broke else ""
+        self._progress.note(", ".join(part for part in (broke, text) if part))
 
 
 class _Watched(gym.Wrapper[Any, Any, Any, Any]):

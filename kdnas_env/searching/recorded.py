@@ -15,6 +15,9 @@ from kdnas_env.support.untrusted import restore
 UNNAMED_GROUPS = ("limits",)
 """Groups of options whose flags do not begin with the name of the group."""
 
+SHORT_FLAGS = {"limits.latency_ms": "--max-ms", "limits.size_mb": "--max-mb"}
+"""Flags that are named otherwise than their options, as the documentation does; the longer ones work, too."""
+
 
 class RecordedOptions:
     """Base of a dataclass of options, whose fields are plain data, tuples of such, or dataclasses of such.
@@ -135,5 +138,7 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def flag(name: str) -> str:
     """Return the flag of an option: ``--corpus.max-length`` of ``corpus.max_length``, ``--keep`` of ``limits.keep``."""
+    if name in SHORT_FLAGS:
+        return SHORT_FLAGS[name]
     parts = [part for part in name.split(".") if part not in UNNAMED_GROUPS]
     return "--" + ".".join(parts).replace("_", "-")

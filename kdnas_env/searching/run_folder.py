@@ -82,7 +82,7 @@ class RunFolder:
         folder = cls(path, _locked(path), created=True)
         # First, since without it nobody can go on.
         folder.write_options(options)
-        write_text(path / "README.md", readme.format(folder=shlex.quote(str(path)), path=repr(str(path))))
+        write_readme(path, readme)
         return folder
 
     @classmethod
@@ -94,11 +94,16 @@ class RunFolder:
         """
         if is_model(path):
             raise RunError(f"{os.fspath(path)!r} is a model, no run; give another folder with `out`")
-        return cls.reopen(path) if (expanded(path) / CONFIG).exists() else cls.create(path, options, readme)
+        exists = (expanded(path) / CONFIG).exists()
+        return cls.reopen(path, readme) if exists else cls.create(path, options, readme)
 
     @classmethod
-    def reopen(cls, path: str | os.PathLike[str]) -> RunFolder:
+    def reopen(cls, path: str | os.PathLike[str], readme: str | None = None) -> RunFolder:
         """Open the folder of an earlier run.
+
+        Args:
+            path: The folder.
+            readme: What its README says, with the name that the folder has now; see :meth:`create`. None leaves it.
 
         Raises:
             RunError: If another process works in it, it cannot be written, or a link in it leads out of it.
@@ -107,6 +112,8 @@ class RunFolder:
         check_contained(path)
         folder = cls(path, _locked(path))
         sweep_temporary(path, CONFIG)
+        if readme is not None:
+            write_readme(path, readme)
         return folder
 
     def write_options(self, options: RecordedOptions) -> None:
@@ -186,6 +193,21 @@ class RunFolder:
     def release(self) -> None:
         """Release the lock of the folder."""
         self.lock.release()
+
+
+def write_readme(path: Path, readme: str) -> None:
+    """Write the README of a run, unless it says so already; the folder may have been moved since.
+
+    Args:
+        path: Folder of the run.
+        readme: See :meth:`RunFolder.create`.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    file, text = path / "README.md", readme.format(folder=shlex.quote(str(path)), path=repr(str(path)))
+    if not file.exists() or file.read_text(encoding="utf-8", errors="replace") != text:
+        write_text(file, text)
 
 
 def read_run(path: Path) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from kdnas_env.tasks.training import Trained, train
 
 DISTILLED = "task distillation"
 
+STAGES = ("soft-labels", "labels")
+"""Trainings that follow each other: towards the teacher's outputs, then towards the labels too."""
+
 Texts = Sequence[Sequence[str]]
 """One list of texts a column."""
 
@@ -188,9 +191,9 @@ class _Student:
         settings, rate = self.settings, self.plan.learning_rate
         soft = Objective(label_weight=0.0, temperature=settings.temperature)
         both = replace(soft, label_weight=settings.label_weight)
-        stages = [_Stage("soft-labels", soft, self.plan.epochs, rate)]
+        stages = [_Stage(STAGES[0], soft, self.plan.epochs, rate)]
         if settings.label_epochs and settings.label_weight:
-            stages.append(_Stage("labels", both, settings.label_epochs, rate * settings.label_rate))
+            stages.append(_Stage(STAGES[1], both, settings.label_epochs, rate * settings.label_rate))
         return stages
 
     def soft_labels(self, parts: Sequence[Texts], on_labelling: OnProgress) -> list[NDArray[np.float32]]:

@@ -23,7 +23,7 @@ from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
 from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.progress import SILENT, OnProgress, Progress
+from kdnas_env.support.progress import SILENT, OnProgress, Progress, enter_step
 from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tasks.data import check_task, load_task
@@ -32,7 +32,7 @@ from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import REGRESSION, TaskData, TaskSpec, unlabelled_source
 from kdnas_env.tasks.splits import text_keys
-from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher, TeacherSettings, task_teacher
 
 FORMAT_VERSION = 2
 
@@ -372,9 +372,12 @@ def open_stage(
     progress: Progress = SILENT,
 ) -> TaskStage:
     """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
+    enter_step(progress, TASK_TEACHER)
     data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
     text = task.text(workload, data)
-    progress.begin(f"labelling text with the teacher of {data.name}")
+    count = sum(map(len, stage_samples(text.corpus, task.stage)))
+    origin = unlabelled_source(task.name, task.unlabelled) or "the search's corpus"
+    progress.begin(f"labelling {count:,} texts of {origin} with the teacher of {data.name}")
     return TaskStage(text, data.spec, teacher, task.stage, cache_dir, on_progress=progress.advance)
 
 

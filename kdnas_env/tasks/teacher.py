@@ -18,6 +18,7 @@ from torch import nn
 from kdnas_env.core.evaluation import Status
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus
+from kdnas_env.distillation.training.resuming import tell_going_on
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import SILENT, OnProgress, Progress
@@ -33,6 +34,9 @@ from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits
 
 FORMAT_VERSION = 2
+
+TASK_TEACHER = "task teacher"
+"""Name of the step in which the teacher learns a task."""
 
 FITTING = "fine-tuning the teacher"
 """How the names of the pieces of work begin in which a teacher is fine-tuned."""
@@ -300,6 +304,8 @@ def _tuned(
     training, choosing = choosing_splits(task)
     metric, spec, rate = task_metric(task.spec), task.spec, settings.learning_rate
     progress.begin(f"{FITTING} on {task.name}, learning rate {rate:g}, seed {seed}")
+    if checkpoints is not None:
+        tell_going_on(checkpoints, progress)
     epochs = settings.epochs or default_epochs(task.name)
     record: dict[str, Any] = {"learning_rate": rate, "epochs": epochs, "seed": seed}
     try:

@@ -228,9 +228,9 @@ def test_malformed_limits_are_named_as_flags(flags: Flags, tmp_path: Path, capsy
     assert main(flags(speedup=-1, out=tmp_path / "other")) == 2
     assert "--speedup is -1" in capsys.readouterr().err
     assert main(flags(max_mb=0, out=tmp_path / "other")) == 2
-    assert "--size-mb is 0" in capsys.readouterr().err
+    assert "--max-mb is 0" in capsys.readouterr().err
     assert main(flags(format="int8", out=tmp_path / "other")) == 2
-    assert "--format has no effect without --size-mb" in " ".join(capsys.readouterr().err.split())
+    assert "--format has no effect without --max-mb" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_run_of_before_there_were_limits_goes_on_without(finished: Path, tmp_path: Path) -> None:

@@ -110,6 +110,8 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert main(resumed(run, flags)) == 0
     assert times() == before
     printed = " ".join(capsys.readouterr().out.split())
+    for told in (f"going on with {run}: task ", "search: done before", "candidate 1: done before"):
+        assert told in printed
     summary = read(run / "summary.json")
     assert (summary["best"], summary["keeps_limits"]) == ("1", True)
     assert summary["limits"]["size_mb"] == 10
@@ -206,6 +208,14 @@ def test_it_is_a_record_in_python(run: Path) -> None:
     assert len(repr(done)) < 3000
 
 
+def test_a_run_that_was_moved_names_its_new_folder_once_it_goes_on(run: Path, flags: Flags, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    assert main(resumed(moved, flags)) == 0
+    assert f"kdnas run --resume {moved} [" in (moved / "README.md").read_text()
+    assert f"kdnas search --resume {moved / 'search'}\n" in (moved / "search" / "README.md").read_text()
+
+
 def test_the_search_may_go_by_the_task_and_the_teacher_be_of_any_type(flags: Flags, tmp_path: Path) -> None:
     """The teacher has no padding token, pads on the left, and has no layers that a student could copy."""
     teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert"), tmp_path / "run"
@@ -255,8 +265,10 @@ def test_no_student_of_the_search_keeps_the_limits(
     assert main(flags(tmp_path / "run", speedup="900")) == 1
     printed = capsys.readouterr().out
     assert "no student of the search keeps the limits" in printed
-    first, *_ = printed.partition("task teacher (1 of 6)")
+    first, _, then = printed.partition("task teacher (1 of 6)")
+    assert re.search(r"labelling \d+ texts of ", then.partition("search (2 of 6)")[0])
     for told in (
+        "possible students",
         "my.csv, text 'text', label 'label'",
         "classification, 2 classes (samples to train on): 'false' (",
         "train 96 (the rest), validation 12 (drawn, seed 0), test 12 (drawn, seed 0), which is scored",
@@ -297,7 +309,7 @@ def test_what_chooses(tmp_path: Path) -> None:
         ({"keep": "1.5"}, "--keep is 1.5"),
         (
             {"max_mb": "0.001"},
-            "--size-mb is 0.001, but the smallest students of the space have 0.00506 MB in int8",
+            "--max-mb is 0.001, but the smallest students of the space have 0.00506 MB in int8",
         ),
         ({"parameters": "500"}, "--parameters is 500, but the smallest students of the space have "),
     ],
@@ -317,7 +329,9 @@ def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_end(
+    run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run"
     arguments = flags(folder)
     for pattern in (
@@ -336,6 +350,8 @@ def test_a_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path:
         assert process.returncode == -signal.SIGKILL, output
         arguments = resumed(folder, flags)
     assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(f"{step}: done before" in printed for step in ("search", "distil", "classifier"))
     files = [path.relative_to(run) for path in run.rglob("*") if path.name == "model.safetensors"]
     files += [path.relative_to(run) for path in run.rglob("*.onnx")]
     assert len(files) == 10

@@ -37,6 +37,8 @@ class Heard:
     def __init__(self, stop_after: int | None = None) -> None:
         self.begun: list[str] = []
         self.said: list[str] = []
+        self.notes: list[str] = []
+        self.reached: list[tuple[int, int]] = []
         self.done = (0, 0)
         self._stop_after = stop_after
 
@@ -45,11 +47,13 @@ class Heard:
 
     def advance(self, done: int, total: int) -> None:
         self.done = (done, total)
+        if self.begun[-1] == "searching":
+            self.reached.append(self.done)
         if self.begun[-1] == "searching" and done == self._stop_after:
             raise KeyboardInterrupt
 
     def note(self, text: str) -> None:
-        pass
+        self.notes.append(text)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
         self.said.append(text)
@@ -60,6 +64,16 @@ class Heard:
 
 def weights(folder: Path) -> bytes:
     return (folder / "student" / "model.safetensors").read_bytes()
+
+
+def test_a_search_tells_how_many_students_broke_a_limit(small: dict[str, Any]) -> None:
+    """They cost none of its budget; what is left is told from its begin on, by those that do."""
+    heard = Heard()
+    run = kdnas_env.search(progress=heard, **{**small, "limits": {"speedup": 2.0}, "budget": 2})
+    broke = sum(record.reward.cost > 0 for record in run.records if not record.duplicate)
+    assert 0 < broke < len(run.records)
+    assert heard.notes[-1] == f"{broke} broke a limit"
+    assert (heard.reached[0], heard.reached[-1]) == ((0, 2), (2, 2))
 
 
 def test_a_search_is_one_call(small: dict[str, Any]) -> None:

@@ -73,8 +73,19 @@ def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
     steps = StepProgress(log, TASK_STEPS, EFFORT)
     steps.step("task teacher")
     steps.begin("teacher of my")
+    steps.step("search")
+    assert log.said[-2:] == [
+        "nothing to fine-tune: the task's teacher was kept from before, or has a head for it",
+        "\nsearch (2 of 6)",
+    ]
     steps.step("classifier")
     assert (log.notes, log.said[-1]) == ([], "\nclassifier (4 of 6)")
+
+
+def test_the_time_of_a_resumed_run_is_that_since_it_went_on() -> None:
+    log, seconds = ProgressLog(), iter([0.0, 150.0])
+    StepProgress(log, TASK_STEPS, since="since it went on", clock=lambda: next(seconds)).step("distil")
+    assert log.said == ["\ndistil (3 of 6), 2.5 min since it went on"]
 
 
 def test_effort_of_a_task() -> None:

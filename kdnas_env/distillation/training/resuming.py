@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import Trainer
 
 from kdnas_env.errors import RunError
 from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.support.progress import Progress
 from kdnas_env.support.untrusted import parse_json
 
 STATE = "trainer_state.json"
@@ -69,6 +70,24 @@ def last_checkpoint(folder: Path) -> Path | None:
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     found = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
     return found[-1] if found else None
+
+
+def tell_going_on(folder: Path, progress: Progress, part: str = "") -> None:
+    """Say after which step a training goes on, where one was stopped.
+
+    Args:
+        folder: Folder of its checkpoints.
+        progress: Receives it.
+        part: Name of the training, where it is one of several that follow each other.
+    """
+    done = []
+    for path in folder.glob(f"checkpoint-*/{STATE}"):
+        with suppress(OSError, ValueError, KeyError, TypeError):  # half-written by a killed process
+            state: Any = parse_json(path.read_text(encoding="utf-8"))
+            done.append((int(state["global_step"]), int(state["max_steps"])))
+    if done:
+        step, steps = max(done)
+        progress.say(f"goes on after step {step} of {steps}{part and f' ({part})'}")
 
 
 def clear_checkpoints(folder: Path) -> None:
