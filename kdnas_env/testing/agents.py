@@ -176,11 +176,11 @@ class AgentConformance:
             return _points(make_agent().search(gym.make("kdnas/Planted-v0"), budget=24, seed=5))
 
         expected = search()  # imports what it needs
-        before = global_states()
-        search()
-        clause("generators", global_states() == before, "a global random generator is not what it was")
         with shaken_generators():
-            clause("generators", search() == expected, "the proposals depend on a global random generator")
+            before = global_states()
+            proposed = search()
+            clause("generators", global_states() == before, "a global random generator is not what it was")
+        clause("generators", proposed == expected, "the proposals depend on a global random generator")
 
     def test_temporary_files(self, make_agent: MakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Clause *files*: a search that was not asked to write leaves nothing among the temporary files."""

@@ -33,7 +33,10 @@ def global_states() -> tuple[object, ...]:
 
 @contextmanager
 def shaken_generators() -> Iterator[None]:
-    """Put the global random generators into other states in the block, and back after it."""
+    """Put the global random generators into other states in the block, and back after it.
+
+    In states that hardly anybody seeds, seeding cannot go unnoticed.
+    """
     torch = sys.modules.get("torch")
     saved = random.getstate(), np.random.get_state(), torch.get_rng_state() if torch else None  # noqa: NPY002
     try:

@@ -20,7 +20,7 @@ import pytest
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.testing.clauses import clause, global_states
+from kdnas_env.testing.clauses import clause, global_states, shaken_generators
 
 
 class EvaluatorConformance:
@@ -132,9 +132,10 @@ class EvaluatorConformance:
 
     def test_global_generators(self, evaluator: Evaluator, configs: list[StudentConfig], fidelity: Fidelity) -> None:
         """Clause *generators*."""
-        before = global_states()
-        evaluator.evaluate(configs[:1], fidelity)
-        clause("generators", global_states() == before, "a global random generator was read or seeded")
+        with shaken_generators():
+            before = global_states()
+            evaluator.evaluate(configs[:1], fidelity)
+            clause("generators", global_states() == before, "a global random generator was read or seeded")
 
 
 def _timeless(record: Evaluation) -> Evaluation:
