@@ -205,3 +205,16 @@ def small_space() -> dict[str, list[Any]]:
         "hidden_size": [16, 32],
         "intermediate_size": [16, 32, 64],
     }
+
+
+@pytest.fixture(scope="module")
+def student_folder(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of a student that was distilled for a moment. Do not write into it."""
+    import small_tasks
+
+    root = tmp_path_factory.mktemp("student")
+    return small_tasks.save_tiny_student(
+        root / "student", tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path_factory.mktemp("cache")
+    )

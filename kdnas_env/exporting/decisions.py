@@ -59,16 +59,12 @@ class Decisions:
         """Whether an int8 graph may be exported."""
         if not np.isfinite(self.max_abs_error):
             return False
-        if self.score is None or self.model_score is None:
-            return self.agreement >= LEAST_AGREEMENT or self._one_differs
         same = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
-        return same and (self.model_score - self.score <= LARGEST_SCORE_LOSS or self._one_differs)
-
-    @property
-    def _one_differs(self) -> bool:
-        """Whether one decision differs at most: of few texts that is more than the bounds, and says nothing."""
-        enough = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
-        return enough and self.kind != REGRESSION and round((1 - self.agreement) * self.samples) <= 1
+        # Of few texts one decision is more than the bounds, and says nothing.
+        one_differs = self.kind != REGRESSION and round((1 - self.agreement) * self.samples) <= 1
+        if self.score is None or self.model_score is None:
+            return self.agreement >= LEAST_AGREEMENT or (same and one_differs)
+        return same and (self.model_score - self.score <= LARGEST_SCORE_LOSS or one_differs)
 
     def in_words(self) -> str:
         """Return the comparison as a clause."""

@@ -21,7 +21,6 @@ from kdnas_env.tasks.teacher import FITTING, TASK_TEACHER
 TASK_STEPS = (TASK_TEACHER, "search", "distil", CLASSIFIER, "export", "measure")
 """Steps from labels to a classifier; from the third on those of one candidate."""
 
-
 _TELLING_SECONDS = 10.0
 """Seconds between two estimates, and the least that is timed for one."""
 
@@ -36,12 +35,11 @@ def announced(options: PipelineOptions, text: TaskText) -> tuple[str, ...]:
     search = search_options(options)
     latency = search.latency
     passes = f"{latency.batch_size} x {latency.sequence_length} tokens a pass, {latency.threads} thread(s)"
-    limits = ", ".join(asked_in_words(options.limits)) or "none"
     return (
         *overview(text.task),
         *_unlabelled(options.task, text),
         f"  students are timed in {latency.runtime}, {passes}",
-        f"  limits: {limits}",
+        f"  limits: {_limits(options)}",
     )
 
 
@@ -54,8 +52,11 @@ def going_on(options: PipelineOptions, folder: Path) -> tuple[str, ...]:
     """
     if options.task.name is None:
         return ()
-    limits = ", ".join(asked_in_words(options.limits)) or "none"
-    return (f"going on with {folder}: task {options.task.name}; limits: {limits}",)
+    return (f"going on with {folder}: task {options.task.name}; limits: {_limits(options)}",)
+
+
+def _limits(options: PipelineOptions) -> str:
+    return ", ".join(asked_in_words(options.limits)) or "none"
 
 
 def _unlabelled(options: TaskOptions, text: TaskText) -> tuple[str, ...]:

@@ -36,16 +36,6 @@ Options = Callable[..., ScoreOptions]
 
 
 @pytest.fixture(scope="module")
-def student_folder(
-    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    root = tmp_path_factory.mktemp("student")
-    return small_tasks.save_tiny_student(
-        root / "student", tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path_factory.mktemp("cache")
-    )
-
-
-@pytest.fixture(scope="module")
 def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_tasks.write_original_layout(tmp_path_factory.mktemp("glue"))
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import small_tasks
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,16 +27,6 @@ from kdnas_env.tasks.scores import TaskScore
 from kdnas_env.tasks.summary import draw_comparison, spread, summarise
 
 FAST = {"rte": FinetuneSettings(epochs=1, batch_size=8, device="cpu")}
-
-
-@pytest.fixture(scope="module")
-def student_folder(
-    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    root = tmp_path_factory.mktemp("student")
-    return small_tasks.save_tiny_student(
-        root / "student", tiny_teacher_dirs["bert"], tiny_corpus_file, tmp_path_factory.mktemp("cache")
-    )
 
 
 @pytest.fixture(scope="module")
