@@ -41,6 +41,7 @@ from kdnas_env.pipeline.distill import (
     DistillRun,
 )
 from kdnas_env.pipeline.embedders import EmbeddingWork
+from kdnas_env.pipeline.evaluated_texts import write_evaluated
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.searched import (
     Chosen,
@@ -53,7 +54,7 @@ from kdnas_env.pipeline.searched import (
     mini_kd_student,
 )
 from kdnas_env.pipeline.work import working
-from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
+from kdnas_env.searching.run_folder import EVALUATED, STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.figures import BLUE, GREY, ORANGE, save_figure
@@ -96,6 +97,8 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             enter_step(progress, "distil")
+            if task and options.task.name != EMBEDDING:
+                write_evaluated(options.task, options.folder / EVALUATED)
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))

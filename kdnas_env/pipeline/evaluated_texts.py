@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 from kdnas_env.distillation.text.demo import is_demo
+from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED, RunFolder
 from kdnas_env.support.atomic import replacing
@@ -30,14 +32,24 @@ def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOp
     file = folder.path / EVALUATED
     is_new = not folder.read_run().get("fingerprints")  # which are recorded once the text is read
     if is_new:
-        task = load_task(options.task.name, options.task.data, options.task.own)
-        with replacing(file) as written:
-            for split in task.evaluation.values():
-                for texts in zip(*split.texts, strict=True):
-                    written.write((json.dumps(dict(zip(task.spec.columns, texts, strict=True))) + "\n").encode())
+        write_evaluated(options.task, file)
     if is_demo(options.corpus.source) or options.corpus.without is not None or not file.exists():
         return options
     options = replace(options, corpus=replace(options.corpus, without=str(file)))
     if is_new:
         folder.write_options(options)
     return options
+
+
+def write_evaluated(options: TaskOptions, file: Path) -> None:
+    """Write the texts that a task is validated and tested on to a file, a JSON object for each.
+
+    Raises:
+        KDNASError: If the task cannot be read.
+    """
+    assert options.name is not None
+    task = load_task(options.name, options.data, options.own)
+    with replacing(file) as written:
+        for split in task.evaluation.values():
+            for texts in zip(*split.texts, strict=True):
+                written.write((json.dumps(dict(zip(task.spec.columns, texts, strict=True))) + "\n").encode())

@@ -246,12 +246,15 @@ def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, 
 
 
 def _without(options: DistillOptions, search: SearchOptions) -> str | None:
-    """Return the file with texts to leave out: what was asked for, or what the search left out of its text or would."""
+    """Return the file with texts to leave out: what was asked for, or what the search left out of its text or would.
+
+    A task that the search did not have leaves its texts in the folder of the distillation.
+    """
     given = options.corpus.without or search.corpus.without
-    if given is not None or options.corpus.source is None or is_demo(options.corpus.source):
+    if given is not None or is_demo(options.corpus.source or search.corpus.source):
         return given
-    file = expanded(options.run) / EVALUATED
-    return str(file) if file.exists() else None
+    files = (folder / EVALUATED for folder in (expanded(options.run), options.folder))
+    return next((str(file) for file in files if file.exists()), None)
 
 
 def searched_text(search: SearchOptions) -> dict[str, Any]:

@@ -54,6 +54,10 @@ def test_students_of_a_search_learn_a_task(searched: Searched, out: Path, capsys
     assert record["teacher_score"]["scored"] == ["test"]
     lineage = json.loads((classifier / "kdnas.json").read_text())
     assert [stage["stage"] for stage in lineage["stages"]] == ["mini-kd", "full-kd", "task distillation"]
+    # The search knew of no task. The student is distilled on none of the texts that the task is evaluated on.
+    student = json.loads((out / "best" / "student" / "kdnas.json").read_text())
+    assert student["corpus"]["without"] == str(out / "evaluated.jsonl")
+    assert len((out / "evaluated.jsonl").read_text().splitlines()) == 20
     before = files(out / "best")
     assert main(["distill", str(run), "--out", str(out), "--cache-dir", cache]) == 0
     assert files(out / "best") == before
