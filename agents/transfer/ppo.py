@@ -103,9 +103,12 @@ class TransferPPOAgent(TaskAgent[TransferPPOConfig]):
             progress.advance(done, total)
             progress.note(f"gap {gap:.3f}")
 
-        gap, network = train(cls.algorithm, cls.recorded, experience, path, steps=steps, seed=seed, on_update=on_update)
-        save_policy(SearchPolicy(experience.nvec, experience.usual, network), cls.algorithm, path)
-        return gap
+        def save(network: Any) -> None:
+            save_policy(SearchPolicy(experience.nvec, experience.usual, network), cls.algorithm, path)
+
+        return train(
+            cls.algorithm, cls.recorded, experience, path, steps=steps, seed=seed, on_update=on_update, save=save
+        )
 
     @staticmethod
     @abstractmethod

@@ -78,7 +78,8 @@ def train(
     steps: int,
     seed: int,
     on_update: OnUpdate,
-) -> tuple[float, Any]:
+    save: Callable[[Any], None],
+) -> float:
     """Train a policy, or resume an interrupted training; equal calls give equal policies.
 
     Args:
@@ -89,9 +90,10 @@ def train(
         steps: Evaluations of each parallel search, rounded up to whole searches.
         seed: Draws weights, tasks and proposals.
         on_update: Called after every update.
+        save: Called with the trained policy, before the state of the training is removed.
 
     Returns:
-        Mean gap of the last searches, in standard deviations of the rewards, and the policy.
+        Mean gap of the last searches, in standard deviations of the rewards.
     """
     with pinned_threads(1):
         model = untrained(algorithm, recorded(experience, EVALUATIONS), seed=seed, searches=SEARCHES)
@@ -106,8 +108,9 @@ def train(
             on_update(update + 1, updates, average)
             if (update + 1) % _SAVED_EVERY == 0:
                 unfinished.save(update + 1, average)
+        save(model.policy)
         unfinished.remove()
-    return average, model.policy
+    return average
 
 
 def _update(model: Any, rng: np.random.Generator, learning_rate: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -232,6 +233,7 @@ def test_a_policy_learns_to_search(
         steps=120,
         seed=0,
         on_update=lambda done, total, gap: gaps.append(gap),
+        save=lambda network: None,
     )
     assert gaps[-1] < 0.5 * gaps[0]
 
@@ -244,20 +246,29 @@ def test_a_stopped_training_goes_on_to_the_same_policy(
     monkeypatch.setattr("kdnas_env.agents.transfer.ppo_training.SEARCHES", 2)
     monkeypatch.setattr("kdnas_env.agents.transfer.ppo_training.EVALUATIONS", 4)
 
-    def trained(name: str, stop_at: int | None = None) -> dict[str, torch.Tensor]:
+    def trained(name: str, stop_at: int | None = None, full: bool = False) -> dict[str, torch.Tensor]:
         def on_update(done: int, total: int, gap: float) -> None:
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        _, network = train(
-            policy.algorithm, policy.recorded, small(), tmp_path / name, steps=12, seed=0, on_update=on_update
-        )
-        state: dict[str, torch.Tensor] = network.state_dict()
-        return state
+        kept: dict[str, torch.Tensor] = {}
+
+        def save(network: torch.nn.Module) -> None:
+            if full:
+                raise OSError(errno.ENOSPC, "no space left")
+            kept.update(network.state_dict())
+
+        told = {"on_update": on_update, "save": save}
+        train(policy.algorithm, policy.recorded, small(), tmp_path / name, steps=12, seed=0, **told)
+        return kept
 
     whole = trained("whole")
     with pytest.raises(KeyboardInterrupt):
         trained("parts", stop_at=2)
+    # A policy that cannot be written does not cost its training.
+    with pytest.raises(OSError, match="no space"):
+        trained("parts", full=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["parts.training"]
     parts = trained("parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert not [*tmp_path.iterdir()]
