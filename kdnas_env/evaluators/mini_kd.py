@@ -124,7 +124,7 @@ class MiniKDEvaluator:
             )
         self.stage: TaskStage | None = None
         if settings.task is not None:
-            from kdnas_env.tasks.stage import SearchTask, open_stage
+            from kdnas_env.tasks.search_task import SearchTask, open_stage
 
             with pinned_threads(self.threads):
                 task = SearchTask.of(settings.task)

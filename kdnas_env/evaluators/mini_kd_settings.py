@@ -35,8 +35,8 @@ class MiniKDSettings:
             student's latency is measured before distillation, and a student that breaks a limit is not distilled.
             Limits are not part of the fingerprint, because they do not change distilled students.
         task: The target task: the name of a task, or a mapping of fields of
-            :class:`kdnas_env.tasks.stage.SearchTask`. Students then run a short task stage after their distillation,
-            and their records have ``task_divergence`` and ``task_unexplained``. None for no task.
+            :class:`kdnas_env.tasks.search_task.SearchTask`. Students then run a short task stage after their
+            distillation, and their records have ``task_divergence`` and ``task_unexplained``. None for no task.
 
     Raises:
         KDNASError: If the recipe, the precision or the number of threads is malformed.
@@ -58,7 +58,7 @@ class MiniKDSettings:
     def __post_init__(self) -> None:
         Constraints.of(self.limits)
         if self.task is not None:
-            from kdnas_env.tasks.stage import SearchTask
+            from kdnas_env.tasks.search_task import SearchTask
 
             SearchTask.of(self.task)
         resolve_recipe(self.recipe)

@@ -28,6 +28,7 @@ from kdnas_env.pipeline.options import (
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.libraries import require
 from kdnas_env.tasks.own import OwnTask
+from kdnas_env.tasks.specs import EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -134,12 +135,11 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
-        why: dict[str, str] = {}
+        why = within("task", self.task.ineffective())
         for name in ("unlabelled_samples", "epochs"):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
-        if self.task.name is None:
-            names = ("data", "unlabelled", "teachers", "teacher_rates", "teacher_epochs", "max_length", "seed")
-            why |= dict.fromkeys((f"task.{name}" for name in names), "without a task; name it with `task`")
+        if self.task.name == EMBEDDING:
+            why["task.max_length"] = "in a search for the task embedding; `corpus.max_length` is that of its text"
         for group in ("corpus", "space", "limits"):
             why |= within(group, getattr(self, group).ineffective())
         if self.ray is None:

@@ -272,7 +272,7 @@ def _proxy(options: StudyOptions, search: SearchOptions) -> ProxyStudy:
     from kdnas_env.distillation.training.recipe import full_recipe
     from kdnas_env.studies.proxy import ProxyStudy
     from kdnas_env.tasks.distilling import TaskDistillationSettings
-    from kdnas_env.tasks.stage import SearchTask
+    from kdnas_env.tasks.search_task import SearchTask
     from kdnas_env.tasks.teacher import TeacherSettings
 
     teacher = TeacherSettings(rates=options.teacher_rates)

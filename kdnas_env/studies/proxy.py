@@ -38,8 +38,9 @@ from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.divergence import departure
 from kdnas_env.tasks.finetuning import predict
+from kdnas_env.tasks.search_task import SearchTask
 from kdnas_env.tasks.specs import Split, TaskData
-from kdnas_env.tasks.stage import SearchTask, TaskStage
+from kdnas_env.tasks.stage import TaskStage
 from kdnas_env.tasks.teacher import TaskTeacher
 
 Kind = Literal["short", "long"]
@@ -150,7 +151,7 @@ class Laboratory:
         prepared = []
         for task in self.study.tasks:
             data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir)
-            stage = TaskStage(task.text(workload, data), data.spec, teacher, task.stage, cache_dir)
+            stage = TaskStage(task.text(workload, data), data.spec.kind, teacher, task.stage, cache_dir)
             prepared.append(PreparedTask(data, teacher, stage, teacher.soft_labels(self.judged, cache_dir)))
         return prepared
 

@@ -49,7 +49,7 @@ def check_task(name: str) -> None:
         KDNASError: If it is neither.
     """
     if name == EMBEDDING:
-        raise KDNASError(f"the task {name!r} has no labels; it is for `distill`, which leaves an embedding student")
+        raise KDNASError(f"the task {name!r} has no labels; it is for `search` and `distill`")
     if not is_own(name):
         task_spec(name)
 

@@ -1,4 +1,7 @@
-"""How far a student's outputs on a task are from its teacher's: divergence, agreement, unexplained share."""
+"""How far a student's outputs on a task are from its teacher's: divergence, agreement, unexplained share.
+
+Outputs are logits, numbers or, for the task without labels, vectors of texts.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdnas_env.tasks.specs import MULTI_LABEL, REGRESSION
+from kdnas_env.tasks.specs import EMBEDDING, MULTI_LABEL, REGRESSION
+from kdnas_env.tasks.vector_scores import spearman
 
 
 @dataclass(frozen=True)
@@ -18,9 +22,10 @@ class Departure:
 
     Attributes:
         divergence: Mean Kullback-Leibler divergence from the soft labels (nats; summed over the classes where there may
-            be several); of numbers the mean squared error.
+            be several); of numbers the mean squared error; of vectors 1 less the mean cosine.
         reference: The same of a student that knows nothing: it answers with the mean soft label.
-        agreement: Share of the texts on which both decide alike; of numbers Pearson's correlation.
+        agreement: Share of the texts on which both decide alike; of numbers Pearson's correlation; of vectors
+            Spearman's correlation of the cosines of all pairs of texts.
     """
 
     divergence: float
@@ -37,8 +42,8 @@ def departure(kind: str, logits: Tensor, soft_labels: Tensor) -> Departure:
     """Compare outputs with soft labels.
 
     Args:
-        kind: One of :data:`kdnas_env.tasks.specs.KINDS`.
-        logits: The student's, ``(samples, classes)``, or numbers ``(samples,)``.
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
+        logits: The student's, ``(samples, classes)``, numbers ``(samples,)``, or vectors ``(samples, width)``.
         soft_labels: The teacher's, alike.
 
     Raises:
@@ -50,6 +55,8 @@ def departure(kind: str, logits: Tensor, soft_labels: Tensor) -> Departure:
         raise FloatingPointError("the outputs of the student on the task are not finite")
     if kind == REGRESSION:
         agreement = float(torch.corrcoef(torch.stack([own, taught]))[0, 1].nan_to_num())
+    elif kind == EMBEDDING:
+        agreement = spearman(own.float().cpu().numpy(), taught.float().cpu().numpy())
     elif kind == MULTI_LABEL:
         agreement = float(((own > 0) == (taught > 0)).all(1).double().mean())
     else:
@@ -61,12 +68,14 @@ def divergences(kind: str, logits: Tensor, soft_labels: Tensor) -> Tensor:
     """Return the divergence of each sample from its soft label, ``(samples,)``, differentiable; for numbers its square.
 
     Args:
-        kind: One of :data:`kdnas_env.tasks.specs.KINDS`.
-        logits: Logits ``(samples, classes)``, or numbers ``(samples,)``.
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
+        logits: Logits ``(samples, classes)``, numbers ``(samples,)``, or vectors ``(samples, width)``.
         soft_labels: Alike.
     """
     if kind == REGRESSION:
         return (logits - soft_labels).square()
+    if kind == EMBEDDING:
+        return 1 - functional.cosine_similarity(logits, soft_labels)
     if kind == MULTI_LABEL:
         probabilities = soft_labels.sigmoid()
         cross_entropy, entropy = (
@@ -83,6 +92,8 @@ def ignorant(kind: str, soft_labels: Tensor) -> Tensor:
     """Return the outputs of a student that answers with the mean soft label, alike."""
     if kind == REGRESSION:
         return soft_labels.mean().expand_as(soft_labels)
+    if kind == EMBEDDING:
+        return soft_labels.mean(0).expand_as(soft_labels)
     probabilities = soft_labels.sigmoid() if kind == MULTI_LABEL else soft_labels.softmax(-1)
     mean = probabilities.mean(0)
     return (mean.logit() if kind == MULTI_LABEL else mean.log()).expand_as(soft_labels)

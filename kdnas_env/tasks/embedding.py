@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, locate
+from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.errors import DependencyError, KDNASError
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
@@ -31,6 +32,7 @@ from kdnas_env.tasks.encoding import encode, resolve_device
 from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.kept_tensors import kept_tensors, key_of
 from kdnas_env.tasks.specs import Split
+from kdnas_env.tasks.teacher import TaskTeacher
 from kdnas_env.tasks.training import Plan, train
 from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, score_vectors, spearman
 
@@ -136,6 +138,21 @@ def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> Embedd
     return EmbeddingTeacher(model, teacher.name, fingerprint)
 
 
+def vector_teacher(teacher: Teacher) -> TaskTeacher:
+    """Return what makes vectors of a teacher as the teacher of a task, whose soft labels are unit vectors.
+
+    They are those of texts without a prompt, as long as the corpus has them.
+
+    Raises:
+        DependencyError: If sentence-transformers is not installed.
+    """
+    made = embedding_teacher(teacher)
+    members = (_UnitVectors(made.model),)
+    return TaskTeacher(
+        members, teacher.tokenizer, made.model.max_seq_length, made.fingerprint, {"head": "none"}, teacher.name
+    )
+
+
 def open_embedder(folder: str | os.PathLike[str]) -> Any:
     """Load an embedding student as a ``SentenceTransformer`` on the CPU, running no code of its folder.
 
@@ -145,6 +162,19 @@ def open_embedder(folder: str | os.PathLike[str]) -> Any:
     st, _ = _library()
     with quiet_transformers(), preserved_rng():
         return st.SentenceTransformer(os.fspath(folder), device="cpu", local_files_only=True).eval()
+
+
+class _UnitVectors(nn.Module):
+    """A ``SentenceTransformer`` as a function of the inputs of its encoder."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return unit vectors, float32 ``(batch, width)``."""
+        return nn.functional.normalize(self.model(inputs)["sentence_embedding"].float(), dim=1)
 
 
 class SentenceVectors(nn.Module):
@@ -347,17 +377,14 @@ def _solve_head(model: Any, texts: Sequence[str], taught: Floats32) -> None:
     st, _ = _library()
     pooled = st.SentenceTransformer(modules=list(model)[:2], device=str(model.device)).eval()
     states = torch.from_numpy(
-        np.asarray(pooled.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float64)
+        np.asarray(pooled.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float32)
     )
-    wanted = torch.from_numpy(taught.astype(np.float64))
-    mean, middle = states.mean(0), wanted.mean(0)
-    centred = states - mean
-    gram = centred.T @ centred
-    gram += _RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    weight = torch.linalg.solve(gram, centred.T @ (wanted - middle)).T
+    moments = Moments()
+    moments.add(states, torch.from_numpy(taught))
+    fit = moments.solve(_RIDGE)
     head = model[2].linear
-    head.weight.copy_(weight)
-    head.bias.copy_(middle - weight @ mean)
+    head.weight.copy_(fit.weight.T)
+    head.bias.copy_(fit.bias)
 
 
 def _library() -> tuple[Any, Any]:

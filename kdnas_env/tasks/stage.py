@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,29 +15,24 @@ from torch import Tensor, nn
 
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.distillation.text.corpus import Corpus, load_corpus
-from kdnas_env.distillation.text.demo import is_demo
+from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.distillation.training.mini_kd import schedule
 from kdnas_env.distillation.training.packed import PackedBatch, PackedEncoder
+from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.distillation.training.workload import Workload, measuring_batches, training_batches
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.progress import SILENT, OnProgress, Progress, enter_step
+from kdnas_env.support.progress import SILENT, OnProgress
 from kdnas_env.support.settings import Settings
-from kdnas_env.support.untrusted import restore, shown
-from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.divergence import Departure, departure, divergences
 from kdnas_env.tasks.finetuning import default_learning_rate
-from kdnas_env.tasks.own import OwnTask
-from kdnas_env.tasks.specs import REGRESSION, TaskData, TaskSpec, unlabelled_source
-from kdnas_env.tasks.splits import text_keys
-from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.specs import EMBEDDING, REGRESSION
+from kdnas_env.tasks.teacher import TaskTeacher
 
 FORMAT_VERSION = 2
 
 _ORDER, _DRAW = 11, 12
 _SOLVER_STEPS = 100
-_LEAST_SAMPLES = 8
+LEAST_SAMPLES = 8
 _JUDGED_SHARE = 1 / 3
 
 
@@ -56,7 +50,7 @@ class StageSettings(Settings):
             :func:`kdnas_env.tasks.finetuning.default_learning_rate`.
         warmup_fraction: Share of the steps over which it rises.
         penalty: Of the squared weights of the head as it is solved before and after the training, for pooled states of
-            variance 1; the divergences of all texts are summed.
+            variance 1; the divergences of all texts are summed. For vectors their squared errors are.
 
     Raises:
         KDNASError: If a value is out of range.
@@ -72,7 +66,7 @@ class StageSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.check_numbers("samples", "heldout", at_least=_LEAST_SAMPLES)
+        self.check_numbers("samples", "heldout", at_least=LEAST_SAMPLES)
         self.check_numbers("epochs", at_least=0)
         self.check_numbers("batch_size", at_least=1)
         self.check_numbers("learning_rate", above=0)
@@ -80,111 +74,18 @@ class StageSettings(Settings):
         self.check_numbers("penalty", above=0)
 
 
-@dataclass(frozen=True)
-class SearchTask(Settings):
-    """The task of a search, as plain data.
-
-    Attributes:
-        name: Name of a task, or a file, folder or dataset of one's own, as :func:`kdnas_env.tasks.data.load_task` takes
-            it.
-        data: Folder of GLUE.
-        own: How a task of one's own is laid out.
-        unlabelled: Text of the stage: a source of :func:`kdnas_env.distillation.text.corpus.load_corpus`, or ``none``
-            for the corpus of the search; by default ``demo:all`` for the embedded tasks, and the corpus for others.
-            Text that the task's teacher was trained on tells less: it knows the labels by heart.
-        teacher: How the teacher is fine-tuned on it.
-        stage: The stage that students take.
-
-    Raises:
-        KDNASError: If there is no such task.
-    """
-
-    name: str
-    data: str | None = None
-    own: OwnTask = field(default_factory=OwnTask)
-    unlabelled: str | None = None
-    teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    stage: StageSettings = field(default_factory=StageSettings)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_task(self.name)
-
-    @classmethod
-    def of(cls, task: str | Mapping[str, Any]) -> SearchTask:
-        """Return the task from its name, or from a mapping of fields.
-
-        Raises:
-            KDNASError: If it is malformed, or there is no such task.
-        """
-        try:
-            return restore(cls, {"name": task} if isinstance(task, str) else task)
-        except KDNASError:
-            raise
-        except ValueError as error:
-            raise KDNASError(f"task {shown(task)} is malformed: {error}") from error
-
-    def prepared(
-        self, teacher: Teacher, *, cache_dir: str | os.PathLike[str] | None = None, progress: Progress = SILENT
-    ) -> tuple[TaskData, TaskTeacher]:
-        """Return the data of the task, and its teacher, fine-tuned once and kept.
-
-        Args:
-            teacher: The teacher of the search.
-            cache_dir: Where the task's teacher is kept; None for the user's cache folder.
-            progress: Told of the preparations.
-
-        Raises:
-            CorpusError: If the task cannot be read.
-            KDNASError, FloatingPointError, DependencyError: See :func:`kdnas_env.tasks.teacher.task_teacher`.
-        """
-        progress.begin(f"preparing task {self.name}")
-        data = load_task(self.name, self.data, self.own)
-        settings = replace(self.teacher, finetuning=replace(self.teacher.finetuning, device=teacher.device.type))
-        return data, task_teacher(teacher, data, settings, cache_dir=cache_dir, progress=progress)
-
-    def text(self, workload: Workload, data: TaskData) -> Workload:
-        """Return a workload with the text of the stage, in place of the corpus of the search.
-
-        Texts that the task is validated or tested on are left out; of the embedded text they are already.
-
-        Args:
-            workload: The workload of the search.
-            data: The task.
-
-        Raises:
-            CorpusError: If it cannot be read.
-        """
-        source = unlabelled_source(self.name, self.unlabelled)
-        if source is None:
-            return workload
-        evaluated = {key for split in data.evaluation.values() for keys in text_keys(split) for key in keys}
-        wanted, report = self.stage.samples + self.stage.heldout, workload.corpus.report
-        corpus = load_corpus(
-            source,
-            workload.teacher.tokenizer,
-            max_length=report.max_length,
-            max_samples=wanted,
-            min_samples=_LEAST_SAMPLES,
-            proxy_fraction=1.0,
-            heldout_fraction=self.stage.heldout / wanted,
-            without=None if is_demo(source) else evaluated,
-            seed=report.seed,
-        )
-        return replace(workload, corpus=corpus, train=corpus.train, heldout=corpus.heldout)
-
-
 class TaskStage:
     """The short task stage that all students of a search take.
 
     A student is given a head over its mean-pooled states, the linear one that comes closest to the soft labels of the
-    task's teacher. Both are then trained towards them, embeddings apart, and the head is solved once more, so that what
-    is judged is what the states are worth. All students see the same texts in the same order.
+    task's teacher, which are vectors for the task without labels. Both are then trained towards them, embeddings apart,
+    and the head is solved once more, so that what is judged is what the states are worth. All students see the same
+    texts in the same order.
 
     Args:
         workload: Teacher and text. What its corpus holds out is judged on, what mini-KD trains on is trained on; other
             texts of the corpus fill both up.
-        spec: What the task is.
+        kind: One of :data:`kdnas_env.tasks.specs.KINDS`, or ``embedding``.
         teacher: The task's teacher, with the tokenizer of the corpus.
         settings: How long, and how.
         cache_dir: Where soft labels are kept.
@@ -194,27 +95,25 @@ class TaskStage:
         identity: What decides its results beside the workload, as plain data.
 
     Raises:
-        KDNASError: If the corpus holds pairs and the task does not, or the other way round; or the teacher answers all
-            texts alike.
+        KDNASError: If the teacher answers all texts alike.
     """
 
     def __init__(
         self,
         workload: Workload,
-        spec: TaskSpec,
+        kind: str,
         teacher: TaskTeacher,
         settings: StageSettings,
         cache_dir: str | os.PathLike[str] | None = None,
         *,
         on_progress: OnProgress = SILENT.advance,
     ) -> None:
-        _check_columns(workload.corpus, spec)
         train, heldout = stage_samples(workload.corpus, settings)
         self._texts = replace(workload, train=train, heldout=heldout)
         self._in_tokens: dict[bytes, Workload] = {}
-        self._kind, self._settings = spec.kind, settings
+        self._kind, self._settings = kind, settings
         self.identity = {
-            **{"format_version": FORMAT_VERSION, "teacher": teacher.fingerprint, "kind": spec.kind},
+            **{"format_version": FORMAT_VERSION, "teacher": teacher.fingerprint, "kind": kind},
             **{"stage": asdict(settings), "text": workload.corpus.fingerprint},
         }
         every = np.concatenate([train, heldout])
@@ -227,7 +126,7 @@ class TaskStage:
             self._centre, self._scale = float(soft.mean()), float(soft.std()) or 1.0
         judged = self._labels(heldout)
         if departure(self._kind, judged, judged).reference <= 0:
-            raise KDNASError(f"the teacher of {spec.name!r} answers all texts of the corpus alike; give other text")
+            raise KDNASError("the teacher of the task answers all texts of the corpus alike; give other text")
 
     @cached_property
     def samples(self) -> tuple[int, int]:
@@ -292,17 +191,26 @@ class TaskStage:
         return divergences(self._kind, self._outputs(values), soft_labels).mean() / self._scale**2
 
     def _solved_head(self, student: _Student) -> nn.Linear:
-        """Return the linear map from pooled states with the least divergence from the teacher, which is convex."""
+        """Return the best linear map from pooled states to what the teacher says of the texts."""
         plan = measuring_batches(student.texts.corpus, student.texts.train)
         with torch.no_grad():
-            pooled = torch.cat([student.pooled(student.texts.packed(batch)) for batch in plan]).double()
-        soft = self._labels(np.concatenate(plan)).double()
+            pooled = torch.cat([student.pooled(student.texts.packed(batch)) for batch in plan])
+        soft = self._labels(np.concatenate(plan))
+        penalty = self._settings.penalty / len(soft)
+        if self._kind == EMBEDDING:
+            moments = Moments()
+            moments.add(pooled, soft)
+            fit = moments.solve(penalty)
+            return _linear(fit.weight, fit.bias)
+        return _linear(*self._least_divergence(pooled.double(), soft.double(), penalty))
+
+    def _least_divergence(self, pooled: Tensor, soft: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+        """Return weight and bias of the linear map with the least divergence from the teacher, which is convex."""
         mean, scale = pooled.mean(0), (pooled - pooled.mean(0)).square().mean().sqrt()
         standard = (pooled - mean) / scale
         outputs = 1 if soft.ndim == 1 else soft.shape[1]
         weight = pooled.new_zeros(pooled.shape[1], outputs, requires_grad=True)
         bias = pooled.new_zeros(outputs, requires_grad=True)
-        penalty = self._settings.penalty / len(soft)
         solver = torch.optim.LBFGS([weight, bias], max_iter=_SOLVER_STEPS, line_search_fn="strong_wolfe")
 
         def penalised() -> Tensor:
@@ -312,11 +220,8 @@ class TaskStage:
             return loss
 
         solver.step(penalised)  # type: ignore[no-untyped-call]
-        head = nn.Linear(len(weight), outputs, device="meta").to_empty(device=pooled.device)  # draws no weights
-        with torch.no_grad():
-            head.weight.copy_((weight / scale).T)
-            head.bias.copy_(bias - mean @ (weight / scale))
-        return head
+        unscaled = (weight / scale).detach()
+        return unscaled, (bias - mean @ unscaled).detach()
 
     def _train(self, student: _Student, head: nn.Linear, width: int, seed: int) -> None:
         settings, texts = self._settings, student.texts
@@ -364,23 +269,6 @@ class _Student:
         return [parameter for _, parameter in named if parameter.requires_grad]
 
 
-def open_stage(
-    workload: Workload,
-    task: SearchTask,
-    *,
-    cache_dir: str | os.PathLike[str] | None = None,
-    progress: Progress = SILENT,
-) -> TaskStage:
-    """Return the stage of a task; :class:`SearchTask` and :class:`TaskStage` say what may go wrong."""
-    enter_step(progress, TASK_TEACHER)
-    data, teacher = task.prepared(workload.teacher, cache_dir=cache_dir, progress=progress)
-    text = task.text(workload, data)
-    count = sum(map(len, stage_samples(text.corpus, task.stage)))
-    origin = unlabelled_source(task.name, task.unlabelled) or "the search's corpus"
-    progress.begin(f"labelling {count:,} texts of {origin} with the teacher of {data.name}")
-    return TaskStage(text, data.spec, teacher, task.stage, cache_dir, on_progress=progress.advance)
-
-
 def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw the samples of a stage: to train on, and to judge on, each int64 and sorted.
 
@@ -395,10 +283,10 @@ def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.i
     return np.sort(train), np.sort(heldout)
 
 
-def _check_columns(corpus: Corpus, spec: TaskSpec) -> None:
-    columns = 2 if corpus.report.pair_fraction else len(corpus.report.text_columns)
-    if columns != len(spec.columns):
-        raise KDNASError(
-            f"the corpus has texts of {columns} columns, the task {spec.name!r} of {len(spec.columns)}, "
-            f"{list(spec.columns)}; name as many with `corpus.text_columns`"
-        )
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    """Return ``states @ weight + bias`` as a module."""
+    head = nn.Linear(*weight.shape, device="meta").to_empty(device=weight.device)  # draws no weights
+    with torch.no_grad():
+        head.weight.copy_(weight.T)
+        head.bias.copy_(bias)
+    return head

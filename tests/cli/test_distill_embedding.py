@@ -84,11 +84,9 @@ def test_a_student_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: P
     assert "holds an embedding student of another student, text or settings" in str(said.value)
 
 
-def test_it_is_for_distillation_alone(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_whole_run_is_for_labels(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run, _ = searched
-    for words in (["search", "--task", "embedding"], ["run", "--task", "embedding"]):
-        assert "the task 'embedding' has no labels; it is for `distill`" in complaint(
-            [*words, "--out", str(tmp_path / "x")], capsys
-        )
+    said = complaint(["run", "--task", "embedding", "--out", str(tmp_path / "x")], capsys)
+    assert "the task 'embedding' has no labels; it is for `search` and `distill`" in said
     said = complaint(["distill", str(run), "--task", "embedding", "--task.teachers", "2"], capsys)
     assert "--task.teachers has no effect on the task embedding" in said

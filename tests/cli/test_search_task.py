@@ -61,6 +61,16 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
     assert (tmp_path / "run" / "results.json").read_bytes() == before
 
 
+def test_a_search_goes_by_vectors_where_there_are_no_labels(flags: Flags, tmp_path: Path) -> None:
+    asked = {"task": "embedding", "reward.quality": "task", "agent": "random", "budget": 3, "threads": 1}
+    assert main(flags(**asked)) == 0
+    by_vectors = results(tmp_path / "run")
+    assert all(0 < row["loss"] == row["task_unexplained"] < 1 for row in by_vectors["students"])
+    assert len({row["loss"] for row in by_vectors["students"]}) == 3
+    assert not (tmp_path / "run" / "evaluated.jsonl").exists()
+    assert not [*(tmp_path / "cache").glob("task-teacher-*")]
+
+
 @pytest.mark.slow
 def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> None:
     assert main(task_flags(budget=4, round_size=2)) == 0
@@ -77,6 +87,8 @@ def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> Non
         ({"task": "squad", "task.label-column": None}, "unknown task 'squad'"),
         ({"task.epochs": 2}, "--task.epochs has no effect in a search"),
         ({**NO_TASK, "task.teachers": 3}, "--task.teachers has no effect without"),
+        ({**NO_TASK, "task": "embedding", "task.teachers": 3}, "--task.teachers has no effect on the task embedding"),
+        ({**NO_TASK, "task": "embedding", "task.max-length": 9}, "--task.max-length has no effect in a search for the"),
         ({**NO_TASK, "task.seed": 3}, "--task.seed has no effect without"),
         ({"task.label-column": "score"}, "has no column 'score'"),
         ({"reward.quality": "task", "reward.loss": "train_raw"}, "loss is train_raw, which has no effect"),

@@ -22,9 +22,11 @@ from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.distillation.training.workload import Workload, open_workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.tasks.divergence import departure
+from kdnas_env.tasks.embedding import embedding_teacher, vector_teacher
 from kdnas_env.tasks.finetuning import FinetuneSettings
-from kdnas_env.tasks.specs import TASKS, Split, TaskData
-from kdnas_env.tasks.stage import SearchTask, StageSettings, TaskStage, stage_samples
+from kdnas_env.tasks.search_task import SearchTask, open_stage
+from kdnas_env.tasks.specs import EMBEDDING, TASKS, Split, TaskData
+from kdnas_env.tasks.stage import StageSettings, TaskStage, stage_samples
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 STUDENT = StudentConfig(2, 2, 16, 32)
@@ -55,10 +57,11 @@ def student(workload: Workload) -> Any:
 def teachers(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskTeacher]:
     cache = tmp_path_factory.mktemp("teachers")
     settings = TeacherSettings(rates=(1.0,), finetuning=TUNING)
-    return {kind: task_teacher(workload.teacher, task, settings, cache_dir=cache) for kind, task in KINDS.items()}
+    taught = {kind: task_teacher(workload.teacher, task, settings, cache_dir=cache) for kind, task in KINDS.items()}
+    return {**taught, EMBEDDING: vector_teacher(workload.teacher)}
 
 
-@pytest.mark.parametrize("kind", list(KINDS))
+@pytest.mark.parametrize("kind", [*KINDS, EMBEDDING])
 def test_a_student_learns_what_the_teacher_says(
     kind: str, workload: Workload, student: Any, teachers: dict[str, TaskTeacher], tmp_path: Path
 ) -> None:
@@ -66,7 +69,7 @@ def test_a_student_learns_what_the_teacher_says(
     random_state = torch.get_rng_state()
     unexplained = []
     for epochs in (0, 4):
-        stage = TaskStage(workload, KINDS[kind].spec, teachers[kind], replace(SETTINGS, epochs=epochs), tmp_path)
+        stage = TaskStage(workload, kind, teachers[kind], replace(SETTINGS, epochs=epochs), tmp_path)
         first, again = (stage.run(student, STUDENT, Fidelity()) for _ in range(2))
         assert first == again
         assert first.unexplained == first.divergence / first.reference
@@ -119,9 +122,33 @@ def test_a_stage_may_have_text_of_its_own(workload: Workload, tmp_path: Path) ->
         assert SearchTask.of(unused).text(workload, task) is workload
 
 
-def test_texts_of_pairs_are_for_tasks_of_pairs(workload: Workload, teachers: dict[str, TaskTeacher]) -> None:
+def test_texts_of_pairs_are_for_tasks_of_pairs(workload: Workload) -> None:
+    pairs = replace(small_tasks.easy_task(), spec=TASKS["rte"])
     with pytest.raises(KDNASError, match="the corpus has texts of 1 columns, the task 'rte' of 2"):
-        TaskStage(workload, TASKS["rte"], teachers["classification"], SETTINGS)
+        SearchTask.of("rte").text(workload, pairs)
+
+
+def test_the_task_without_labels_asks_for_the_vectors_of_the_teacher(workload: Workload, tmp_path: Path) -> None:
+    taught, made = vector_teacher(workload.teacher), embedding_teacher(workload.teacher)
+    texts = tiny_teachers.sentences()[:5]
+    np.testing.assert_allclose(taught.logits([texts]), made.vectors(texts, tmp_path), atol=1e-6)
+    stage = open_stage(workload, SearchTask.of("embedding"), cache_dir=tmp_path)
+    assert stage.identity["teacher"] == made.fingerprint
+    assert stage.identity["text"] == workload.corpus.fingerprint
+
+
+def test_the_departure_of_vectors_is_that_of_their_directions() -> None:
+    rng = np.random.default_rng(0)
+    own, taught = (torch.from_numpy(rng.normal(0.5, 1, (40, 6))) for _ in range(2))
+    found = departure(EMBEDDING, own, taught)
+    cosines = [
+        np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(own.numpy(), taught.numpy(), strict=True)
+    ]
+    assert found.divergence == pytest.approx(1 - np.mean(cosines))
+    assert departure(EMBEDDING, 3 * own, taught).divergence == pytest.approx(found.divergence)
+    assert departure(EMBEDDING, taught.mean(0).expand_as(taught), taught).unexplained == pytest.approx(1)
+    assert -0.5 < found.agreement < 0.5
+    assert departure(EMBEDDING, 2 * taught, taught).agreement == pytest.approx(1)
 
 
 def test_divergences_are_those_of_distributions() -> None:
