@@ -285,7 +285,8 @@ def stage_samples(corpus: Corpus, settings: StageSettings) -> tuple[NDArray[np.i
 
 def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
     """Return ``states @ weight + bias`` as a module."""
-    head = nn.Linear(*weight.shape, device="meta").to_empty(device=weight.device)  # draws no weights
+    inputs, outputs = weight.shape
+    head = nn.Linear(inputs, outputs, device="meta").to_empty(device=weight.device)  # draws no weights
     with torch.no_grad():
         head.weight.copy_(weight.T)
         head.bias.copy_(bias)

@@ -258,8 +258,8 @@ def test_a_stopped_training_goes_on_to_the_same_policy(
                 raise OSError(errno.ENOSPC, "no space left")
             kept.update(network.state_dict())
 
-        told = {"on_update": on_update, "save": save}
-        train(policy.algorithm, policy.recorded, small(), tmp_path / name, steps=12, seed=0, **told)
+        made = policy.algorithm, policy.recorded, small(), tmp_path / name
+        train(*made, steps=12, seed=0, on_update=on_update, save=save)
         return kept
 
     whole = trained("whole")
