@@ -25,12 +25,16 @@ from kdnas_env.support.atomic import write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.shell import call
+from kdnas_env.tables.external import ExternalTable, write_external
 from kdnas_env.tables.storage import checksum, load_table, table_path, write_table
 from kdnas_env.tables.surrogates.agent_ranking import ranking_agreement, surrogate_table
 from kdnas_env.tables.table import Table
 
 PREDICTED = "predicted-{table}.npz"
 """What surrogates say of a table, named by the table's checksum."""
+
+STUDENTS = "students-{table}.npz"
+"""The students of a sample with their rewards, named by the checksum of what says them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,8 @@ def table_agreement(
 ) -> RankingAgreement:
     """Race agents on a table and on what surrogates say of it, and compare how they rank.
 
+    Of a sample of a larger space, agents search the students of the sample alone.
+
     Args:
         table: Name or npz file of the table; or all options.
         progress: Receives what is done.
@@ -101,7 +107,7 @@ def table_agreement(
                 progress.begin(f"predicting the students of {tabulated.metadata.name}")
                 made_of = checksum(table_path(options.table))[:12]
                 source = _predicted(tabulated, folder / PREDICTED.format(table=made_of))
-            truth = Truth.of(Task(source))
+            truth = Truth.of(Task(_students(source, folder) if tabulated.sampled else source))
             regrets_of(truth.best, truth, budget)
             wanted = Race(agents, (truth.task,), options.seeds, budget)
             progress.begin(f"racing {len(agents)} agents on the {name}: {folder / name}")
@@ -119,4 +125,26 @@ def _predicted(table: Table, path: Path) -> str:
     """Return the file of what surrogates say of a table, made if it is not there: another machine rounds otherwise."""
     if not path.exists():
         write_table(surrogate_table(table, np.random.default_rng(0)), path)
+    return str(path)
+
+
+def _students(source: str, folder: Path) -> str:
+    """Return the file of a sample's students as the only candidates, by their rewards, made if it is not there."""
+    path = folder / STUDENTS.format(table=checksum(table_path(source))[:12])
+    if not path.exists():
+        table = load_table(source)
+        truth = Truth.of_table(Task(source), table)
+        order = np.argsort(truth.index)
+        candidates = ExternalTable(
+            name=table.metadata.name,
+            title=f"Students of {table.metadata.title}",
+            metric="reward",
+            metrics=("reward",),
+            choices=table.space.choices,
+            index=truth.index[order],
+            scores=truth.reward[order, None],
+            seconds=truth.seconds[order],
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_external(candidates, path)
     return str(path)

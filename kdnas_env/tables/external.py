@@ -122,7 +122,7 @@ class _Record:
     title: str
     metric: str
     metrics: tuple[str, ...]
-    choices: Mapping[str, tuple[str | int | float, ...]]
+    choices: Mapping[str, tuple[bool | str | int | float, ...]]
 
 
 def read_external(path: str | os.PathLike[str]) -> ExternalTable:

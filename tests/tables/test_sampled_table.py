@@ -12,16 +12,20 @@ import pytest
 from small_tables import DEVICE, planted_metadata
 
 from kdnas_env.bench.hardness import hardness, hardness_rows
+from kdnas_env.bench.truth import Truth
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.core.space import SearchSpace
+from kdnas_env.envs.task import Task
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
+from kdnas_env.pipeline.agreement import table_agreement
 from kdnas_env.pipeline.inspecting import Inspection, inspect_table
 from kdnas_env.support.statistics import kendall_tau
-from kdnas_env.tables.storage import load_table, write_table
+from kdnas_env.tables.external import read_external
+from kdnas_env.tables.storage import checksum, load_table, write_table
 from kdnas_env.tables.surrogates.card import _splits
 from kdnas_env.tables.surrogates.storage import read_surrogate, write_surrogate
 from kdnas_env.tables.surrogates.students import LARGEST_LOSS, capped
@@ -210,6 +214,22 @@ def test_a_sample_cannot_be_searched_itself(table: Table, tmp_path: Path) -> Non
     write_table(table, tmp_path / "joint.npz")
     with pytest.raises(TableError, match="fit a surrogate"):
         gym.make("kdnas/Tabular-v0", table=str(tmp_path / "joint.npz"))
+
+
+def test_agents_are_raced_on_the_students_of_a_sample_and_on_what_a_surrogate_says_of_them(tmp_path: Path) -> None:
+    path, table = str(tmp_path / "sample.npz"), tabulated(STUDENTS[:60])
+    write_table(table, path)
+    out = tmp_path / "agreement"
+    asked: dict[str, Any] = {"agents": ("random", "least-squares"), "seeds": 4, "budget": 20, "workers": 1}
+    found = table_agreement(path, **asked, out=str(out))
+    assert found.table()[0]["agent"] == "least-squares"
+    (says,) = out.glob("predicted-*.npz")
+    true, predicted = (read_external(out / f"students-{checksum(file)[:12]}.npz") for file in (Path(path), says))
+    assert len(true.space.valid_indices) == 60
+    assert true.score.max() == pytest.approx(Truth.of_table(Task(path), table).best)
+    assert np.array_equal(true.index, predicted.index)
+    assert kendall_tau(true.score, predicted.score) > 0.3
+    assert table_agreement(path, **asked, out=str(out)).scores == found.scores
 
 
 def test_of_a_sample_the_report_of_hardness_says_what_holds_for_the_space(table: Table) -> None:
