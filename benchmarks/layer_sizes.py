@@ -5,8 +5,8 @@
 Distils students of the demo teacher as a search does. The layers of each have the same total feed-forward size, so
 parameters and operations are equal, but share it differently. The first seed chooses the best distribution of each
 base; the other seeds, which had no part in the choice, compare it with equal layers. Beside it stand other choices at
-the same modelled latency: more or fewer layers, and other heads. Their speed-ups are measured at the end. Scores that
-the file has are not made again.
+the same modelled latency: more or fewer layers, and other heads. Their times beside that of equal layers are measured
+at the end. Scores that the file has are not made again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Arguments:
         seeds: Seeds; the first chooses, the others compare.
         epochs: Epochs of each distillation.
         data_fraction: Share of the training samples.
-        rounds: Measurements of each shape's speed-up; their median counts.
+        rounds: Measurements of the time of each shape; their median counts.
     """
 
     json: Path
@@ -196,6 +196,13 @@ def cut_layers(model: Any, sizes: Sequence[int]) -> None:
         inner.out_features = outer.in_features = size
 
 
+def untrained(shape: Shape, teacher: EncoderArchitecture) -> Any:
+    """Return a student of random weights."""
+    model = build_student(shape.built_as, teacher, seed=0)
+    cut_layers(model, shape.sizes)
+    return model
+
+
 def started(work: Work, shape: Shape, fidelity: Fidelity) -> Any:
     """Return a student as mini-KD starts it: reduced embeddings, layers sliced from the teacher's."""
     workload, student = work.workload, shape.built_as
@@ -254,11 +261,11 @@ class Scores:
         """Return the shape that is best with the first seed; none if there are no shapes."""
         return sorted(shapes, key=lambda shape: self.loss(group, shape, 0) or 0.0)[:1]
 
-    def speedup(self, group: Group, shape: Shape) -> float | None:
-        """Return the median speed-up of a shape over the teacher; None if it was not timed."""
+    def time(self, group: Group, shape: Shape) -> float | None:
+        """Return the time of a shape beside that of equal layers, median of the rounds; None if it was not timed."""
         of_shape = (row for row in self.rows if row["base"] == group.base and row["shape"] == shape.name)
-        ratios = [row["ratio"] for row in of_shape if "ratio" in row]
-        return 1 / float(statistics.median(ratios)) if ratios else None
+        times = [row["beside_equal"] for row in of_shape if "beside_equal" in row]
+        return statistics.median(times) if times else None
 
 
 def run(work: Work, scores: Scores, group: Group) -> None:
@@ -276,37 +283,30 @@ def run(work: Work, scores: Scores, group: Group) -> None:
             score(shape, seed)
 
 
-def time_shapes(work: Work, scores: Scores, groups: Sequence[Group]) -> None:
-    """Measure the speed-ups of equal layers, the best distribution and the other choices in turn."""
-    teacher = work.workload.teacher
-    probe = LatencyProbe(teacher.model, teacher.architecture)
-    for round_ in range(work.arguments.rounds):
-        for group in groups:
-            for shape in (group.equal, *scores.best(group, group.distributions), *group.others):
-                key = {"base": group.base, "shape": shape.name, "round": round_}
-                if scores.of(**key) is None:
-                    model = build_student(shape.built_as, teacher.architecture, seed=0)
-                    cut_layers(model, shape.sizes)
-                    scores.add({**key, "ratio": probe.measure(model, shape.student).ratio})
+def time_shapes(scores: Scores, groups: Sequence[Group], teacher: EncoderArchitecture, rounds: int) -> None:
+    """Time the best distribution and the other choices in turn, each interleaved with equal layers."""
+    for group, round_ in ((group, round_) for round_ in range(rounds) for group in groups):
+        probe = LatencyProbe(untrained(group.equal, teacher), teacher)
+        for shape in (*scores.best(group, group.distributions), *group.others):
+            key = {"base": group.base, "shape": shape.name, "round": round_}
+            if scores.of(**key) is None:
+                latency = probe.measure(untrained(shape, teacher), shape.student)
+                scores.add({**key, "beside_equal": latency.ratio})
 
 
 def table_of_bases(scores: Scores, groups: Sequence[Group], unseen: Sequence[int]) -> Table:
     """Return what the best distribution and the other choices gain in each base."""
-    heads = ("base", "choice", "speed-up", "gain, first seed", "gain, other seeds")
+    heads = ("base", "choice", "time", "gain, first seed", "gain, other seeds")
     result = Table(*heads, title="Held-out variance explained beyond that of equal layers")
     for group in groups:
         losses = [scores.loss(group, group.equal, seed) for seed in (0, *unseen)]
-        result.add_row(
-            group.base,
-            f"equal layers: {shown(losses, '.4f')} unexplained",
-            shown([scores.speedup(group, group.equal)], ".2f"),
-        )
+        result.add_row(group.base, f"equal layers: {shown(losses, '.4f')} unexplained", "1")
         for shape in (*scores.best(group, group.distributions), *group.others):
             sizes = sorted(set(shape.sizes))
             result.add_row(
                 "",
                 f"{shape.name}: {sizes[0] if len(sizes) == 1 else shape.sizes}",
-                shown([scores.speedup(group, shape)], ".2f"),
+                shown([scores.time(group, shape)], ".3f"),
                 shown([scores.gain(group, shape, 0)], "+.4f"),
                 shown([scores.gain(group, shape, seed) for seed in unseen], "+.4f"),
             )
@@ -337,12 +337,13 @@ def main(arguments: Arguments) -> None:
     bases = [StudentConfig.parse(base) for base in arguments.bases]
     scores = Scores(arguments.json, {"epochs": arguments.epochs, "data_fraction": arguments.data_fraction})
     recipe = Recipe()
-    workload, _ = open_workload(load_teacher("demo", device="cpu"), "demo", recipe)
+    teacher = load_teacher("demo", device="cpu")
+    workload, _ = open_workload(teacher, "demo", recipe)
     work = Work(workload, embedding_basis(workload, recipe.embeddings), recipe, arguments)
-    groups = [shapes_of(base, workload.teacher.architecture, arguments) for base in bases]
+    groups = [shapes_of(base, teacher.architecture, arguments) for base in bases]
     for group in groups:
         run(work, scores, group)
-    time_shapes(work, scores, groups)
+    time_shapes(scores, groups, teacher.architecture, arguments.rounds)
     console = Console()
     console.print(table_of_bases(scores, groups, range(1, arguments.seeds)))
     console.print(table_of_distributions(scores, groups))
