@@ -38,11 +38,17 @@ def _print_students(console: SafeConsole, run: DistillRun) -> None:
         table.add_row(student.name, *losses, f"{student.seconds / 60:.1f}", str(student.config))
     console.print(table)
     for student in run.students:
+        after = f"{student.curve[-1]['unexplained']:.4g}"
         if student.unexplained >= student.started_at:
-            after = f"{student.curve[-1]['unexplained']:.4g}"
             console.say(
                 f"{student.name}: training made the student no better (its loss ended at {after}), so it is kept as it "
                 "was before; distil it into another folder (--out) with a smaller --learning-rate",
+                "warning",
+            )
+        elif student.unstable:
+            console.say(
+                f"{student.name}: its loss rose again to {after}, so it is kept as it was at "
+                f"{student.unexplained:.4g}; with a smaller --learning-rate the training may get further (--out for another folder)",
                 "warning",
             )
         console.say(f"student: {student.folder}")

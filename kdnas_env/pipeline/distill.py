@@ -204,6 +204,11 @@ class DistilledStudent:
         return self.path.name
 
     @property
+    def unstable(self) -> bool:
+        """Whether the training lost more than half of what it had gained; the student is kept as it was at its best."""
+        return self.curve[-1]["unexplained"] > (self.started_at + self.unexplained) / 2
+
+    @property
     def folder(self) -> Path:
         """Folder of the model: weights, configuration, tokenizer and a model card."""
         return self.path / STUDENT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -20,7 +21,11 @@ from processes import start_command
 from transformers import AutoModel, AutoTokenizer
 
 from kdnas_env.cli import main
+from kdnas_env.cli.console import SafeConsole
+from kdnas_env.cli.distill import print_distilled
+from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import read_lineage, read_projection
+from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, DistillRun
 
 Flags = Callable[..., list[str]]
 
@@ -113,6 +118,15 @@ def test_a_training_that_spoils_the_student_is_told(flags: Flags, capsys: pytest
     assert "training made the student no better" in capsys.readouterr().out
     assert main(flags(learning_rate=0.3)) == 0, "and once more, where it is done"
     assert "smaller --learning-rate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("end", "told"), [(0.68, True), (0.6, False)])
+def test_a_training_that_loses_what_it_had_gained_is_told(end: float, told: bool, tmp_path: Path) -> None:
+    curve = [{"unexplained": loss} for loss in (0.7, 0.59, end)]
+    student = DistilledStudent(tmp_path / "best", StudentConfig(1, 2, 16, 32), 0.7, 0.59, 60.0, curve)
+    written = io.StringIO()
+    print_distilled(SafeConsole(file=written, width=500), DistillRun(tmp_path, DistillOptions("run"), (student,)))
+    assert ("its loss rose again to 0.68, so it is kept as it was at 0.59" in written.getvalue()) is told
 
 
 def test_a_loss_that_is_not_finite_ends_with_advice(
