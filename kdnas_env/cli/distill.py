@@ -48,7 +48,7 @@ def _print_students(console: SafeConsole, run: DistillRun) -> None:
         elif student.unstable:
             console.say(
                 f"{student.name}: its loss rose again to {after}, so it is kept as it was at "
-                f"{student.unexplained:.4g}; with a smaller --learning-rate the training may get further (--out for another folder)",
+                f"{student.unexplained:.4g}; with a smaller --learning-rate, and another --out, it may get further",
                 "warning",
             )
         console.say(f"student: {student.folder}")
