@@ -171,7 +171,7 @@ def measure_export(
     """
     file = export / FILES[format]
     progress.begin(f"timing {file.name} beside its teacher")
-    student_ms, teacher_ms, speedups = _times(file, format, task, teacher, latency, beside)
+    student_ms, teacher_ms, speedups = _times(export, format, task, teacher, latency, beside)
     if decided is None:
         progress.begin(f"scoring {file.name}")
         decided = decide(export, format, task)
@@ -210,15 +210,19 @@ def decide(export: Path, format: str, task: TaskData) -> Decided:
     Raises:
         RunError: If the lock of the cores cannot be used.
     """
-    from transformers import AutoTokenizer
-
-    with quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+    tokenizer = _own_tokenizer(export)
     with training_lock():
         session = open_graph(export / FILES[format], torch.get_num_threads())
         return {
             name: task.spec.decide(_logits(session, tokenizer, split, task)) for name, split in _judged(task).items()
         }
+
+
+def _own_tokenizer(export: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(export, local_files_only=True)
 
 
 def _judged(task: TaskData) -> dict[str, Split]:
@@ -230,7 +234,7 @@ def _judged(task: TaskData) -> dict[str, Split]:
 
 
 def _times(
-    file: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings, beside: TeacherFiles
+    export: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings, beside: TeacherFiles
 ) -> tuple[list[float], list[float], list[float]]:
     """Return milliseconds of the student and of the teacher, and their ratio, in each session."""
     students, teachers, speedups = [], [], []
@@ -238,10 +242,12 @@ def _times(
     settings = replace(settings, min_rounds=rounds, max_rounds=max(settings.max_rounds, rounds))
     with training_lock():
         theirs = beside.file(teacher, format, task)
+    # A student may have fewer tokens than its teacher.
+    timed = (export / FILES[format], _own_tokenizer(export)), (theirs, teacher.tokenizer)
     clock = select_clock(settings)
     for _ in range(_SESSIONS):
         with probe_lock(), pinned_threads(settings.threads):
-            passes = (_pass(path, teacher.tokenizer, settings) for path in (file, theirs))
+            passes = (_pass(path, tokenizer, settings) for path, tokenizer in timed)
             times = interleave(next(passes), next(passes), settings, clock)
         students.append(float(np.median(times.student_ns)) / 1e6)
         teachers.append(float(np.median(times.teacher_ns)) / 1e6)
