@@ -152,7 +152,7 @@ def test_an_exported_classifier_of_fewer_tokens_is_timed_on_its_own(
     """Most of its teacher's tokens are not in its graph."""
     _, _, cache = searched
     cut = kdnas_env.vocabulary(
-        out / "best" / "classifier", size=120, corpus=str(tiny_corpus_file), out=tmp_path / "cut"
+        str(out / "best" / "classifier"), size=120, corpus=str(tiny_corpus_file), out=tmp_path / "cut"
     )
     kdnas_env.export(cut.path, out=tmp_path / "export", latency=False)
     scores = kdnas_env.score(tmp_path / "export", out=tmp_path / "scores", cache_dir=cache, device="cpu")
