@@ -87,7 +87,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def _in_memory() -> bool:
     """Whether there is a file system in memory with room for the files of the tests.
 
-    Every commit of a store waits for the disk, which took a third of the time of the tests.
+    Every commit of a store waits for the disk, some milliseconds, of which the tests have thousands.
     """
     with suppress(OSError, AttributeError):  # which another operating system does not have
         status = os.statvfs(_MEMORY)
