@@ -10,16 +10,14 @@ tokenising left out.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from kept_scores import kept_scores
-from machine import machine_facts
+from command import run_command
+from kept_scores import keep_scores, kept_scores
 from rich.console import Console
 from rich.table import Table
 from teacher_rows import StaticModel, first_layers, static_vectors
@@ -30,8 +28,8 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.pipeline.embedders import draw_text
 from kdnas_env.support.arrays import Floats32
-from kdnas_env.support.atomic import expanded, write_json
-from kdnas_env.support.cpu_lock import pinned_threads, training_lock
+from kdnas_env.support.atomic import expanded
+from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.embedding import (
     EmbeddingSettings,
@@ -183,7 +181,7 @@ def main(arguments: Arguments) -> None:
         speedup = 1 / probe.measure(model, work.encoder.architecture.as_student()).ratio
         values = {name: value for name, value in asdict(score).items() if row.indexed or name not in IN_TEACHERS}
         made[row.name] = {"score": values, "parameters": parameters, "speedup": speedup}
-        write_json(arguments.json, {"machine": machine_facts(), "settings": fixed, "scores": made})
+        keep_scores(arguments.json, fixed, made)
         print(f"{row.name}: {score.spearman[0]:.3f}", flush=True)
     Console(width=200).print(table(work, {name: made[name] for name in named}))
 
@@ -203,8 +201,4 @@ def table(work: Work, made: dict[str, Any]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        with pinned_threads(1):
-            main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments, threads=1)

@@ -10,7 +10,6 @@ are those of random points. Searches that FILE has are not made again.
 from __future__ import annotations
 
 import itertools
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
+from command import run_command
 from kept_scores import kept_scores
 from machine import machine_facts
 from numpy.typing import NDArray
@@ -30,7 +29,6 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
-from kdnas_env.errors import KDNASError
 from kdnas_env.evaluators.surrogate import SurrogateEvaluator
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.arrays import Floats
@@ -156,7 +154,4 @@ def first_in_words(best: Floats, least: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

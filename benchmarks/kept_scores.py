@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from machine import machine_facts
+
 from kdnas_env.errors import RunError
-from kdnas_env.support.atomic import read_json
+from kdnas_env.support.atomic import read_json, write_json
 
 
 def kept_scores(file: Path, settings: Mapping[str, Any], empty: Any) -> Any:
@@ -29,3 +31,12 @@ def kept_scores(file: Path, settings: Mapping[str, Any], empty: Any) -> Any:
     if kept.get("settings") != settings or "scores" not in kept:
         raise RunError(f"{str(file)!r} has scores with {kept.get('settings')}, not {settings}; name another file")
     return kept["scores"]
+
+
+def keep_scores(file: Path, settings: Mapping[str, Any], scores: Any) -> None:
+    """Write scores as :func:`kept_scores` reads them, with what is known of the machine.
+
+    Raises:
+        RunError: If the file cannot be written.
+    """
+    write_json(file, {"machine": machine_facts(), "settings": settings, "scores": scores})

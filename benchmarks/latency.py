@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
-import tyro
+from command import run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -29,7 +29,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Latency
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import write_json
 
@@ -171,7 +171,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

@@ -12,7 +12,6 @@ at the end. Scores that the file has are not made again.
 from __future__ import annotations
 
 import statistics
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
-from kept_scores import kept_scores
-from machine import machine_facts
+from command import run_command
+from kept_scores import keep_scores, kept_scores
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -37,10 +35,7 @@ from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.distillation.training.workload import Workload, open_workload
-from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencyProbe, LatencySettings
-from kdnas_env.support.atomic import write_json
-from kdnas_env.support.cpu_lock import pinned_threads
 
 BASES = (
     StudentConfig(3, 6, 192, 768),
@@ -244,7 +239,7 @@ class Scores:
     def add(self, row: dict[str, Any]) -> None:
         """Append a score and write the file."""
         self.rows.append(row)
-        write_json(self._file, {"machine": machine_facts(), "settings": self._settings, "scores": self.rows})
+        keep_scores(self._file, self._settings, self.rows)
         print(row, flush=True)
 
     def loss(self, group: Group, shape: Shape, seed: int) -> float | None:
@@ -350,8 +345,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        with pinned_threads(1):
-            main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments, threads=1)

@@ -8,12 +8,11 @@ Kendall's tau between runtimes with its 95 % bootstrap interval.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import tyro
+from command import run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -23,7 +22,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.settings import RUNTIMES
 from kdnas_env.support.atomic import write_json
@@ -93,7 +92,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

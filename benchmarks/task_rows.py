@@ -12,16 +12,14 @@ TF-IDF has none.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
-from kept_scores import kept_scores
-from machine import machine_facts
+from command import run_command
+from kept_scores import keep_scores, kept_scores
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -31,10 +29,7 @@ from teacher_rows import StaticModel, first_layers, spread_layers, static_vector
 from torch import nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencyProbe
-from kdnas_env.support.atomic import write_json
-from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune
 from kdnas_env.tasks.specs import TEST, VALIDATION, Split, TaskData
@@ -188,7 +183,7 @@ def main(arguments: Arguments) -> None:
             scores.append(
                 {"row": row.name, "seed": seed, "accuracy": accuracy, "parameters": parameters, "speedup": speedup}
             )
-            write_json(arguments.json, {"machine": machine_facts(), "settings": fixed, "scores": scores})
+            keep_scores(arguments.json, fixed, scores)
             print(f"{row.name}, seed {seed}: {accuracy:.4f}", flush=True)
     Console().print(table(arguments.task, named, scores))
 
@@ -212,8 +207,4 @@ def table(task: str, named: list[str], scores: list[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    try:
-        with pinned_threads(1):
-            main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments, threads=1)

@@ -11,13 +11,12 @@ of a trained one learn.
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
+from command import run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -115,7 +114,4 @@ def main(arguments: Arguments) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Arguments))
-    except KDNASError as error:
-        sys.exit(f"error: {error}")
+    run_command(main, Arguments)

@@ -48,13 +48,14 @@ from kdnas_env.pipeline.searched import (
     check_as_searched,
     choose,
     corpus_options,
+    evaluated_file,
     fingerprints,
     finished_search,
     is_kept,
     mini_kd_student,
 )
 from kdnas_env.pipeline.work import working
-from kdnas_env.searching.run_folder import EVALUATED, STUDENT, RunFolder, package_versions
+from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.figures import BLUE, GREY, ORANGE, save_figure
@@ -97,8 +98,9 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             enter_step(progress, "distil")
-            if task and options.task.name != EMBEDDING:
-                write_evaluated(options.task, options.folder / EVALUATED)
+            evaluated = evaluated_file(options, search)
+            if task and options.task.name != EMBEDDING and evaluated is not None and not evaluated.exists():
+                write_evaluated(options.task, evaluated)
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))

@@ -245,16 +245,24 @@ def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, 
     }
 
 
-def _without(options: DistillOptions, search: SearchOptions) -> str | None:
-    """Return the file with texts to leave out: what was asked for, or what the search left out of its text or would.
+def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | None:
+    """Return the file with what a task is evaluated on: that of the search, else the distillation's own, if it exists.
 
-    A task that the search did not have leaves its texts in the folder of the distillation.
+    None where it has no effect: other texts to leave out were named, or the text is an embedded one, which has none.
     """
-    given = options.corpus.without or search.corpus.without
-    if given is not None or is_demo(options.corpus.source or search.corpus.source):
-        return given
-    files = (folder / EVALUATED for folder in (expanded(options.run), options.folder))
-    return next((str(file) for file in files if file.exists()), None)
+    named = options.corpus.without or search.corpus.without
+    if named is not None or is_demo(options.corpus.source or search.corpus.source):
+        return None
+    of_search = expanded(options.run) / EVALUATED
+    return of_search if of_search.exists() else options.folder / EVALUATED
+
+
+def _without(options: DistillOptions, search: SearchOptions) -> str | None:
+    """Return the file with texts to leave out: what was asked for, or what the task is evaluated on."""
+    file = evaluated_file(options, search)
+    if file is None:
+        return options.corpus.without or search.corpus.without
+    return str(file) if file.exists() else None
 
 
 def searched_text(search: SearchOptions) -> dict[str, Any]:
