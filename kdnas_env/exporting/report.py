@@ -19,7 +19,8 @@ class Attempt:
         scheme: What was quantised, one of :data:`kdnas_env.latency.quantise.SCHEMES`.
         bytes: Its size.
         accepted: Whether it is what was exported.
-        cost: What it loses.
+        cost: What it loses; of a classifier, on what settings are chosen on, while ``decisions`` of the report are
+            those on what is scored.
     """
 
     scheme: str

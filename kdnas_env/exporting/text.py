@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,8 @@ from kdnas_env.exporting.record import recorded_task
 from kdnas_env.exporting.source import Source
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import REGRESSION, Split, TaskData, TaskSpec
+from kdnas_env.tasks.specs import REGRESSION, VALIDATION, Split, TaskData, TaskSpec
+from kdnas_env.tasks.splits import choosing_splits
 
 SENTENCES = 256
 """Sentences that the hidden states of encoders are compared on."""
@@ -71,8 +72,22 @@ def sample_text(source: Source, samples: int = SENTENCES) -> Text:
     return Text(_batches(text, source), CORPUS_TITLES.get(name, name))
 
 
-def task_text(source: Source, task: TaskData | None = None) -> Text:
-    """Return the texts that a classifier is scored on, with their labels; unlabelled ones if they cannot be read.
+@dataclass(frozen=True, eq=False)
+class TaskText:
+    """Texts that graphs of a classifier are compared with it on.
+
+    Attributes:
+        scored: What the classifier is scored on.
+        choosing: What an int8 graph is accepted or refused on: never a split that is scored. Without labels, the same
+            texts as ``scored``.
+    """
+
+    scored: Text
+    choosing: Text
+
+
+def task_text(source: Source, task: TaskData | None = None) -> TaskText:
+    """Return the texts of a classifier's task, with their labels; unlabelled ones if they cannot be read.
 
     Args:
         source: The classifier.
@@ -82,27 +97,36 @@ def task_text(source: Source, task: TaskData | None = None) -> Text:
         ExportError: If the task that is given is not of the classifier's kind, or has other classes.
     """
     if task is None and source.record is None:
-        return sample_text(source, UNLABELLED)
+        return _unlabelled(source)
     try:
         task = recorded_task(source.record) if task is None and source.record is not None else task
         assert task is not None
         task_metric(task.spec)
     except KDNASError as error:
-        text = sample_text(source, UNLABELLED)
-        note = f"no score was measured: {error}"
-        return Text(text.batches, text.origin, note if text.note is None else f"{note}; {text.note}")
+        return _unlabelled(source, f"no score was measured: {error}")
     if task.spec.kind != source.kind or (task.spec.kind != REGRESSION and task.spec.class_names != source.labels):
         raise ExportError(
             f"the task {task.name!r} is {task.spec.kind} with the classes {list(task.spec.class_names)}; the model "
             f"{source.encoder.name!r} is {source.kind} with {list(source.labels)}"
         )
-    return _labelled(source, task)
-
-
-def _labelled(source: Source, task: TaskData) -> Text:
     splits = [task.evaluation[name] for name in task.spec.scored]
     columns = tuple([text for split in splits for text in split.texts[index]] for index in range(len(splits[0].texts)))
-    split = Split(columns, np.concatenate([split.labels for split in splits]))
+    scored = Split(columns, np.concatenate([split.labels for split in splits]))
+    _, choosing = choosing_splits(task)
+    chosen_on = "validation" if choosing is task.evaluation.get(VALIDATION) else "a tenth of the training split"
+    return TaskText(
+        _labelled(source, task, scored, " and ".join(task.spec.scored)), _labelled(source, task, choosing, chosen_on)
+    )
+
+
+def _unlabelled(source: Source, note: str | None = None) -> TaskText:
+    text = sample_text(source, UNLABELLED)
+    notes = [words for words in (note, text.note) if words is not None]
+    text = replace(text, note="; ".join(notes) or None)
+    return TaskText(text, text)
+
+
+def _labelled(source: Source, task: TaskData, split: Split, name: str) -> Text:
     if len(split) > LABELLED:
         split = split.subset(np.sort(np.random.default_rng(0).permutation(len(split))[:LABELLED]))
     tokenizer = source.encoder.tokenizer
@@ -112,8 +136,7 @@ def _labelled(source: Source, task: TaskData) -> Text:
     for start in range(0, len(order), _BATCH_SIZE):
         batch = pad([examples[index] for index in order[start : start + _BATCH_SIZE]], tokenizer.pad_token_id)
         batches.append({name: batch[name].numpy() for name in source.input_names})
-    origin = f"{' and '.join(task.spec.scored)} of {task.name}"
-    return Text(tuple(batches), origin, labels=split.labels[order], spec=task.spec)
+    return Text(tuple(batches), f"{name} of {task.name}", labels=split.labels[order], spec=task.spec)
 
 
 def _batches(corpus: Corpus, source: Source) -> tuple[Batch, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, main_output, write_float
 from kdnas_env.exporting.quantisation_cost import QuantisationCost, VectorCost, quantisation_cost, vector_cost
 from kdnas_env.exporting.report import Attempt, ExportReport
 from kdnas_env.exporting.source import Source, load_source
-from kdnas_env.exporting.text import Text, sample_text, task_text
+from kdnas_env.exporting.text import Text, TaskText, sample_text, task_text
 from kdnas_env.exporting.timing import Timing, time_export
 from kdnas_env.exporting.weights import WEIGHTS, write_weights
 from kdnas_env.latency.onnx_runtime import require_onnx
@@ -69,7 +70,8 @@ def write_export(
     ``last_hidden_state`` of an encoder, ``logits`` of a classifier, ``sentence_embedding`` (the unit vectors) beside
     ``token_embeddings`` of an embedding student. It is checked against the model to 1e-4. With
     ``int8``, ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs. That of a classifier may
-    lose .4 points of score, or 1 % of its decisions where there are no labels, or one decision of few texts; that of an
+    lose .4 points of score on what settings are chosen on (never on what is scored), or 1 % of its decisions where there
+    are no labels, or one decision of few texts; that of an
     encoder may leave 1 % of the variance of its states unexplained; that of an embedding student may turn vectors by a
     cosine, and lower Spearman's correlation of their similarities, by .01. What loses more is quantised in its weights
     alone, then in its embedding tables alone, or not exported.
@@ -168,13 +170,13 @@ class _Export:
 
     def add_graph(self, probabilities: bool) -> None:
         if self.source.kind is not None:
-            self.notes.append(self._text.note)
+            self.notes.append(self._scored.text.note)
         with training_lock():
             session = write_float_graph(self.source, self.folder, self.threads, probabilities=probabilities)
             self.forwards["onnxruntime"] = graph_forward(session, main_output(self.source))
             self._check(GRAPH, "the graph", self.forwards["onnxruntime"])
             if self.source.kind is not None:
-                self.decisions[GRAPH] = self._compared(self.forwards["onnxruntime"])
+                self.decisions[GRAPH] = self._scored.compare(self.forwards["onnxruntime"])
 
     def add_int8_graph(self) -> None:
         """Write the first int8 graph that does not lose too much.
@@ -200,7 +202,7 @@ class _Export:
     def _keep(self, scheme: str, cost: QuantisationCost | VectorCost | Decisions, quantised: Forward) -> None:
         self.scheme, self.forwards["onnxruntime int8"] = scheme, quantised
         if isinstance(cost, Decisions):
-            self.decisions[INT8_GRAPH] = cost
+            self.decisions[INT8_GRAPH] = self._scored.compare(quantised)
         else:
             self.cost = cost
             self.notes.append(self._text.note)
@@ -216,7 +218,7 @@ class _Export:
 
     def _cost(self, quantised: Forward) -> QuantisationCost | VectorCost | Decisions:
         if self.source.kind is not None:
-            return self._compared(quantised)
+            return self._choosing.compare(quantised)
         text = self._text
         if self.source.embedder is not None:
             return vector_cost(quantised, self.forwards["onnxruntime"], text)
@@ -224,17 +226,39 @@ class _Export:
         sizes = ((self.folder / name).stat().st_size for name in (GRAPH, INT8_GRAPH))
         return QuantisationCost(unexplained, cosine, text.sentences, text.origin, *sizes)
 
-    def _compared(self, forward: Forward) -> Decisions:
-        assert self.source.kind is not None
-        return compare_decisions(logits_on(forward, self._text), self._logits, self.source.kind, self._text)
-
     @cached_property
     def _text(self) -> Text:
-        return sample_text(self.source) if self.source.kind is None else task_text(self.source, self.task)
+        return sample_text(self.source)
 
     @cached_property
-    def _logits(self) -> NDArray[np.float32]:
-        return logits_on(self.forwards["torch"], self._text)
+    def _task_text(self) -> TaskText:
+        return task_text(self.source, self.task)
+
+    @cached_property
+    def _scored(self) -> _Reference:
+        return _Reference.of(self.source, self.forwards["torch"], self._task_text.scored)
+
+    @cached_property
+    def _choosing(self) -> _Reference:
+        text = self._task_text.choosing
+        return self._scored if text is self._scored.text else _Reference.of(self.source, self.forwards["torch"], text)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """What a classifier in PyTorch says of texts."""
+
+    kind: str
+    text: Text
+    logits: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, source: Source, forward: Forward, text: Text) -> _Reference:
+        assert source.kind is not None
+        return cls(source.kind, text, logits_on(forward, text))
+
+    def compare(self, forward: Forward) -> Decisions:
+        return compare_decisions(logits_on(forward, self.text), self.logits, self.kind, self.text)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -84,7 +84,8 @@ class TaskWork:
         predictions = {name: task.spec.decide(values) for name, values in logits.items()}
         score = TaskScore(task.name, _TAUGHT, seed, **score_predictions(task, predictions))
         student = {"epochs": options.epochs, "pooling": NATIVE}
-        settings = TaskDistillationSettings(finetuning=_tuning(options, device).changed(student))
+        finetuning = _tuning(options, device).changed(student)
+        settings = TaskDistillationSettings(dropout=options.dropout, finetuning=finetuning)
         return cls(task, taught, score, unlabelled, settings, seed, cache_dir)
 
     @property
@@ -159,7 +160,8 @@ class TaskWork:
             record.task["fingerprint"] == self.task.fingerprint
             and record.teacher["fingerprint"] == self.teacher.fingerprint
             and record.score.seed == self.seed
-            and all(details.get(name) == value for name, value in asdict(self.settings).items())
+            # An older classifier does not know a setting that came later.
+            and all(details.get(name, value) == value for name, value in asdict(self.settings).items())
         )
 
 

@@ -167,6 +167,8 @@ class TaskOptions(OwnTask):
     """Passes over labelled and unlabelled text; by default 3, and 5 on mrpc and wnli."""
     max_length: int = 128
     """Maximum length in tokens; longer sequences are truncated."""
+    dropout: float = 0.0
+    """Dropout of the student while it learns the task."""
     seed: int | None = None
     """Seed of the teacher and of the draw from text without labels; by default that of the student. Name it to have
     students of several seeds learn from one teacher."""
@@ -174,6 +176,7 @@ class TaskOptions(OwnTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_numbers("teachers", "teacher_epochs", "unlabelled_samples", "epochs", "max_length", at_least=1)
+        self.check_numbers("dropout", at_least=0, below=1)
         if self.seed is not None:
             self.check_numbers("seed", at_least=0)
 
@@ -199,6 +202,7 @@ class TaskOptions(OwnTask):
         if self.name == EMBEDDING:
             as_it_is = "on the task embedding: its teacher is the encoder as it is"
             why |= dict.fromkeys(("teachers", "teacher_rates", "teacher_epochs", "seed"), as_it_is)
+            why["dropout"] = "on the task embedding, which is learnt without"
         elif unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why

@@ -136,7 +136,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = within("task", self.task.ineffective())
-        for name in ("unlabelled_samples", "epochs"):
+        for name in ("unlabelled_samples", "epochs", "dropout"):
             why[f"task.{name}"] = "in a search, where students are tried on the task for a short while on its corpus"
         if self.task.name == EMBEDDING:
             why["task.max_length"] = "in a search for the task embedding; `corpus.max_length` is that of its text"

@@ -26,7 +26,7 @@ from kdnas_env.tasks.scores import TaskScore, score_predictions, task_metric
 from kdnas_env.tasks.specs import Split, TaskData
 from kdnas_env.tasks.splits import choosing_splits, text_keys
 from kdnas_env.tasks.teacher import TaskTeacher
-from kdnas_env.tasks.training import Trained, train
+from kdnas_env.tasks.training import Trained, set_dropout, train
 
 DISTILLED = "task distillation"
 
@@ -47,6 +47,8 @@ class TaskDistillationSettings(Settings):
         label_weight: How much they count there; soft labels are the rest.
         label_rate: Peak learning rate there, as a share of the first.
         patience: Epochs without a better validation loss after which a stage ends.
+        dropout: Dropout of encoder and head while they learn; None for what they are configured with. A small student
+            learns what a teacher says of much text rather too little than too well.
         finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone. The head is
             the native one by default, so that transformers loads the student.
 
@@ -59,6 +61,7 @@ class TaskDistillationSettings(Settings):
     label_weight: float = 0.5
     label_rate: float = 0.25
     patience: int = 1
+    dropout: float | None = 0.0
     finetuning: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(pooling=NATIVE))
 
     def __post_init__(self) -> None:
@@ -67,6 +70,8 @@ class TaskDistillationSettings(Settings):
         self.check_numbers("label_epochs", at_least=0)
         self.check_numbers("label_weight", at_least=0, at_most=1)
         self.check_numbers("patience", at_least=1)
+        if self.dropout is not None:
+            self.check_numbers("dropout", at_least=0, below=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +137,8 @@ def distil_task(
     training, choosing = choosing_splits(task)
     new = new_texts(task, unlabelled)
     model = settings.finetuning.classifier(encoder, task, seed)
+    if settings.dropout is not None:
+        set_dropout(model, settings.dropout)
     student = _Student(model, tokenizer, task, teacher, settings, seed, cache_dir)
     soft, soft_new, soft_choosing = student.soft_labels([training.train.texts, new, choosing.texts], on_labelling)
     labelled = student.examples(training.train, soft)

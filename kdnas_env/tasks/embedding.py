@@ -33,7 +33,7 @@ from kdnas_env.tasks.finetuning import default_learning_rate
 from kdnas_env.tasks.kept_tensors import kept_tensors, key_of
 from kdnas_env.tasks.specs import Split
 from kdnas_env.tasks.teacher import TaskTeacher
-from kdnas_env.tasks.training import Plan, train
+from kdnas_env.tasks.training import Plan, set_dropout, train
 from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, score_vectors, spearman
 
 _MODULES = "modules.json"
@@ -341,9 +341,7 @@ class _Imitation(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0  # The teacher's vectors have no noise that the student could overfit to.
+        set_dropout(model, 0.0)  # The teacher's vectors have no noise that the student could overfit to.
 
     def forward(self, soft_labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         made = self.model(inputs)["sentence_embedding"]

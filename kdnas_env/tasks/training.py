@@ -73,6 +73,13 @@ class Trained:
     steps: int
 
 
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set the dropout of all parts of a model; its configuration, which is saved with it, stays as it is."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
 def train(
     model: nn.Module,
     examples: list[dict[str, Any]],
