@@ -12,6 +12,7 @@ import pytest
 import small_tasks
 import tiny_teachers
 import torch
+from torch import nn
 from torch.nn import functional
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -42,7 +43,8 @@ def taught(tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPath
 
 
 def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any) -> TaskDistillation:
-    settings = options.pop("settings", TaskDistillationSettings(finetuning=TUNING, patience=3))
+    # With dropout, a resumed training must draw the same numbers too.
+    settings = options.pop("settings", TaskDistillationSettings(finetuning=TUNING, patience=3, dropout=0.1))
     task = options.pop("task", small_tasks.easy_task())
     return distil_task(student.model, student.tokenizer, task, taught, settings, cache_dir=cache, **options)
 
@@ -68,6 +70,24 @@ def test_a_student_learns_from_labelled_and_unlabelled_text(
     assert (details["unlabelled_samples"], details["unlabelled_left_out"]) == (new, len(unlabelled) - new)
     json.dumps(found.score.to_dict())
     assert json.dumps(found.score.details["teacher"]) == json.dumps(taught.fingerprint)
+
+
+def test_a_student_learns_without_dropout_unless_it_is_asked_for(
+    student: Teacher, taught: TaskTeacher, tmp_path: Path
+) -> None:
+    def learnt(**dropout: float | None) -> tuple[set[float], float]:
+        settings = TaskDistillationSettings(finetuning=TUNING, label_epochs=0, **dropout)
+        found = distilled(student, taught, tmp_path, settings=settings)
+        assert found.model.pretrained().config.hidden_dropout_prob == student.model.config.hidden_dropout_prob == 0.1
+        parts = {part.p for part in found.model.modules() if isinstance(part, nn.Dropout)}
+        return parts, found.score.details["curve"][-1]["train_loss"]
+
+    without, loss = learnt()
+    assert without == {0.0}
+    half, higher = learnt(dropout=0.5)
+    assert half == {0.5}
+    assert higher > 1.2 * loss
+    assert learnt(dropout=None)[0] == {0.1}
 
 
 class Killed(Exception):
@@ -206,4 +226,6 @@ def test_what_is_out_of_range(student: Teacher, taught: TaskTeacher, tmp_path: P
         TaskDistillationSettings(temperature=0)
     with pytest.raises(KDNASError, match=r"label_weight is 1\.5"):
         TaskDistillationSettings(label_weight=1.5)
+    with pytest.raises(KDNASError, match="dropout is 1"):
+        TaskDistillationSettings(dropout=1.0)
     assert TASKS["rotten_tomatoes"].scored == (TEST,)
