@@ -75,19 +75,21 @@ def test_a_student_learns_from_labelled_and_unlabelled_text(
 def test_a_student_learns_without_dropout_unless_it_is_asked_for(
     student: Teacher, taught: TaskTeacher, tmp_path: Path
 ) -> None:
-    def learnt(**dropout: float | None) -> tuple[set[float], float]:
-        settings = TaskDistillationSettings(finetuning=TUNING, label_epochs=0, **dropout)
+    as_it_is = TaskDistillationSettings(finetuning=TUNING, label_epochs=0)
+    config: Any = student.model.config
+
+    def learnt(settings: TaskDistillationSettings) -> tuple[set[float], float]:
         found = distilled(student, taught, tmp_path, settings=settings)
-        assert found.model.pretrained().config.hidden_dropout_prob == student.model.config.hidden_dropout_prob == 0.1
+        assert found.model.pretrained().config.hidden_dropout_prob == config.hidden_dropout_prob == 0.1
         parts = {part.p for part in found.model.modules() if isinstance(part, nn.Dropout)}
         return parts, found.score.details["curve"][-1]["train_loss"]
 
-    without, loss = learnt()
+    without, loss = learnt(as_it_is)
     assert without == {0.0}
-    half, higher = learnt(dropout=0.5)
+    half, higher = learnt(replace(as_it_is, dropout=0.5))
     assert half == {0.5}
     assert higher > 1.2 * loss
-    assert learnt(dropout=None)[0] == {0.1}
+    assert learnt(replace(as_it_is, dropout=None))[0] == {0.1}
 
 
 class Killed(Exception):
