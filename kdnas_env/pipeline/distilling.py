@@ -48,6 +48,7 @@ from kdnas_env.pipeline.searched import (
     check_as_searched,
     choose,
     corpus_options,
+    evaluated_by_search,
     evaluated_file,
     fingerprints,
     finished_search,
@@ -100,7 +101,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             enter_step(progress, "distil")
             evaluated = evaluated_file(options, search)
             if task and options.task.name != EMBEDDING and evaluated is not None and not evaluated.exists():
-                write_evaluated(options.task, evaluated)
+                write_evaluated(options.task, evaluated, evaluated_by_search(options))
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdnas_env.distillation.text.demo import is_demo
+from kdnas_env.distillation.text.records import read_keys
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED, RunFolder
@@ -42,15 +43,21 @@ def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOp
     return options
 
 
-def write_evaluated(options: TaskOptions, file: Path) -> None:
+def write_evaluated(options: TaskOptions, file: Path, others: Path | None = None) -> None:
     """Write the texts that a task is validated and tested on to a file, a JSON object for each.
+
+    Args:
+        options: The task.
+        file: The file.
+        others: Such a file of another task, whose texts are written too.
 
     Raises:
         KDNASError: If the task cannot be read.
     """
     assert options.name is not None
     task = load_task(options.name, options.data, options.own)
+    texts = [text for split in task.evaluation.values() for column in split.texts for text in column]
+    more = [] if others is None else sorted(read_keys(others))
     with replacing(file) as written:
-        for split in task.evaluation.values():
-            for texts in zip(*split.texts, strict=True):
-                written.write((json.dumps(dict(zip(task.spec.columns, texts, strict=True))) + "\n").encode())
+        for text in (*texts, *more):
+            written.write((json.dumps({"text": text}) + "\n").encode())

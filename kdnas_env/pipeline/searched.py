@@ -30,6 +30,7 @@ from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import local_path
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tabulation.build import RecordedEvaluator, read_evaluations
+from kdnas_env.tasks.specs import EMBEDDING
 
 
 @dataclass(frozen=True)
@@ -246,15 +247,26 @@ def corpus_options(options: DistillOptions, search: SearchOptions) -> dict[str, 
 
 
 def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | None:
-    """Return the file with what a task is evaluated on: that of the search, else the distillation's own, if it exists.
+    """Return the file with what a task is evaluated on: that of the search, if it has no other task, or else its own.
 
     None where it has no effect: other texts to leave out were named, or the text is an embedded one, which has none.
     """
     named = options.corpus.without or search.corpus.without
     if named is not None or is_demo(options.corpus.source or search.corpus.source):
         return None
-    of_search = expanded(options.run) / EVALUATED
-    return of_search if of_search.exists() else options.folder / EVALUATED
+    of_search = evaluated_by_search(options)
+    return options.folder / EVALUATED if of_search is None or _has_another_task(options, search) else of_search
+
+
+def evaluated_by_search(options: DistillOptions) -> Path | None:
+    """Return the file with what the task of the search is evaluated on; None if it had none."""
+    file = expanded(options.run) / EVALUATED
+    return file if file.exists() else None
+
+
+def _has_another_task(options: DistillOptions, search: SearchOptions) -> bool:
+    wanted, searched = ((task.name, task.data, task.own) for task in (options.task, search.task))
+    return options.task.name not in (None, EMBEDDING) and wanted != searched
 
 
 def _without(options: DistillOptions, search: SearchOptions) -> str | None:

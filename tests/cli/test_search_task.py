@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import small_tasks
 import tiny_teachers
 from complaints import complaint
 from safetensors import safe_open
 
+import kdnas_env
 from kdnas_env.cli import main
+from kdnas_env.distillation.text.records import read_keys
 
 Flags = Callable[..., list[str]]
 NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "task.teacher-epochs", "task.seed"))
@@ -59,6 +62,20 @@ def test_a_search_goes_by_its_task_where_that_is_wanted(
     (tmp_path / "run" / "results.json").unlink()
     assert main(["search", "--resume", str(tmp_path / "run"), "--cache-dir", str(tmp_path / "cache")]) == 0
     assert (tmp_path / "run" / "results.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_no_text_that_either_of_two_tasks_is_evaluated_on_is_distilled_on(task_flags: Flags, tmp_path: Path) -> None:
+    """The task of a search, and another one that its student then learns."""
+    assert main(task_flags(budget=1, speedup=0)) == 0
+    of_search = read_keys(tmp_path / "run" / "evaluated.jsonl")
+    rows = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:100]]
+    task = {"name": str(small_tasks.write_rows(tmp_path / "other.csv", rows)), "epochs": 1, "teacher_rates": (1.0,)}
+    few: dict[str, Any] = {"epochs": 1, "cache_dir": tmp_path / "cache", "threads": 1, "device": "cpu"}
+    kdnas_env.distill(tmp_path / "run", task=task, out=tmp_path / "out", **few)
+    assert read_keys(tmp_path / "out" / "evaluated.jsonl") > of_search
+    lineage = json.loads((tmp_path / "out" / "best" / "student" / "kdnas.json").read_text())
+    assert lineage["corpus"]["without"] == str(tmp_path / "out" / "evaluated.jsonl")
 
 
 def test_a_search_goes_by_vectors_where_there_are_no_labels(flags: Flags, tmp_path: Path) -> None:
