@@ -251,10 +251,10 @@ def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | Non
 
     None where it has no effect: other texts to leave out were named, or the text is an embedded one, which has none.
     """
-    named = options.corpus.without or search.corpus.without
-    if named is not None or is_demo(options.corpus.source or search.corpus.source):
-        return None
     of_search = evaluated_by_search(options)
+    named = options.corpus.without or search.corpus.without
+    if is_demo(options.corpus.source or search.corpus.source) or not (named is None or _is(of_search, named)):
+        return None
     return options.folder / EVALUATED if of_search is None or _has_another_task(options, search) else of_search
 
 
@@ -262,6 +262,10 @@ def evaluated_by_search(options: DistillOptions) -> Path | None:
     """Return the file with what the task of the search is evaluated on; None if it had none."""
     file = expanded(options.run) / EVALUATED
     return file if file.exists() else None
+
+
+def _is(file: Path | None, name: str) -> bool:
+    return file is not None and os.path.exists(expanded(name)) and file.samefile(expanded(name))
 
 
 def _has_another_task(options: DistillOptions, search: SearchOptions) -> bool:
