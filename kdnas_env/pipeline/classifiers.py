@@ -24,6 +24,7 @@ from kdnas_env.tasks.specs import TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 
 _TAUGHT = "task teacher"
+_STEPS = dict(zip(STAGES, ("steps on soft labels", "steps on labels too"), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,7 +134,8 @@ class TaskWork:
             checkpoints=checkpoints / key[:16],
             cache_dir=self.cache_dir,
             on_labelling=pieces.advancing(self._labelling),
-            on_progress=pieces.advancing(distilling),
+            on_stage=lambda stage: pieces.begin(f"{distilling}, {_STEPS[stage]}"),
+            on_progress=progress.advance,
         )
         record = save_classifier(
             folder,

@@ -155,6 +155,9 @@ class Pace:
             note: More to be said.
         """
         with self._lock:
+            # Another count of the same name, such as that of a second stage, has a pace of its own.
+            if self._reached is not None and done < self._reached[0]:
+                self._began = None
             self._reached, self._note = (done, total), note
             if self._began is None:
                 self._began, self._told = (self._clock(), done), self._clock()

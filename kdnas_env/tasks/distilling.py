@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ def distil_task(
     checkpoints: Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     on_labelling: OnProgress = SILENT.advance,
+    on_stage: Callable[[str], object] = SILENT.begin,
     on_progress: OnProgress = SILENT.advance,
 ) -> TaskDistillation:
     """Have a copy of an encoder learn a task from its teacher, and score it.
@@ -122,6 +123,7 @@ def distil_task(
             there, on the CPU to the same end. None to keep none.
         cache_dir: Where soft labels are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
         on_labelling: Called with the texts that the teacher has labelled, where their labels were not kept.
+        on_stage: Called with the name of a stage, one of :data:`STAGES`, when it begins.
         on_progress: Called after every step of a stage.
 
     Raises:
@@ -147,6 +149,7 @@ def distil_task(
     for stage in student.stages():
         examples = labelled if stage.objective.label_weight else [*labelled, *unlabelled_examples]
         folder = None if checkpoints is None else checkpoints / stage.name
+        on_stage(stage.name)
         trained = student.train(stage, examples, choosing, soft_choosing, folder, on_progress)
         curve += [
             {"stage": stage.name, "epoch": epoch, "train_loss": loss, **validation}

@@ -54,6 +54,17 @@ def test_other_work_has_an_estimate_of_its_own() -> None:
     assert lines[-1] == "fast: 6 of 10, about 20.0 s left"
 
 
+def test_a_count_that_begins_again_has_an_estimate_of_its_own() -> None:
+    """Of a second stage of the same name, which the time of the first says nothing of."""
+    file, clock = io.StringIO(), Clock()
+    pace = Pace(SafeConsole(file=file, width=200), clock)
+    pace.begin("distilling")
+    for step in (*range(1, 101), *range(1, 5)):
+        clock.now += 20
+        pace.tell(step, 100)
+    assert file.getvalue().splitlines()[-1] == "distilling: 3 of 100, about 32.3 min left"
+
+
 def test_a_terminal_has_a_bar_instead() -> None:
     file, clock = io.StringIO(), Clock()
     pace = Pace(SafeConsole(file=file, force_terminal=True), clock)
