@@ -167,8 +167,8 @@ class TaskOptions(OwnTask):
     """Passes over labelled and unlabelled text; by default 3, and 5 on mrpc and wnli."""
     max_length: int = 128
     """Maximum length in tokens; longer sequences are truncated."""
-    dropout: float = 0.0
-    """Dropout of the student while it learns the task."""
+    dropout: float | None = None
+    """Dropout of the student while it learns the task; by default that of its configuration, mostly 0.1."""
     seed: int | None = None
     """Seed of the teacher and of the draw from text without labels; by default that of the student. Name it to have
     students of several seeds learn from one teacher."""

@@ -47,8 +47,7 @@ class TaskDistillationSettings(Settings):
         label_weight: How much they count there; soft labels are the rest.
         label_rate: Peak learning rate there, as a share of the first.
         patience: Epochs without a better validation loss after which a stage ends.
-        dropout: Dropout of encoder and head while they learn; None for what they are configured with. A small student
-            learns what a teacher says of much text rather too little than too well.
+        dropout: Dropout of encoder and head while they learn; None for what they are configured with.
         finetuning: All else; its epochs are passes over labelled and unlabelled text, on soft labels alone. The head is
             the native one by default, so that transformers loads the student.
 
@@ -61,7 +60,7 @@ class TaskDistillationSettings(Settings):
     label_weight: float = 0.5
     label_rate: float = 0.25
     patience: int = 1
-    dropout: float | None = 0.0
+    dropout: float | None = None
     finetuning: FinetuneSettings = field(default_factory=lambda: FinetuneSettings(pooling=NATIVE))
 
     def __post_init__(self) -> None:
@@ -70,8 +69,7 @@ class TaskDistillationSettings(Settings):
         self.check_numbers("label_epochs", at_least=0)
         self.check_numbers("label_weight", at_least=0, at_most=1)
         self.check_numbers("patience", at_least=1)
-        if self.dropout is not None:
-            self.check_numbers("dropout", at_least=0, below=1)
+        self.check_numbers("dropout", at_least=0, below=1)
 
 
 @dataclass(frozen=True, eq=False)
