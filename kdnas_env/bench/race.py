@@ -20,7 +20,7 @@ from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.searching.registry import make_agent
-from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json
+from kdnas_env.support.atomic import check_contained, expanded, read_json, write_json, write_text
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.child_processes import end_with_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -29,6 +29,21 @@ from kdnas_env.support.progress import OnProgress
 from kdnas_env.tables.storage import checksum, table_path
 
 TRAJECTORIES, RACE, PARTS = "trajectories.parquet", "race.json", "parts"
+
+_README = """# A race of agents by `kdnas bench`
+
+| File | Content |
+|---|---|
+| `race.html` | the page: standings, curves, comparisons in pairs |
+| `results.json` | the same as data, with the machine |
+| `standings.tex`, `curves`, `profiles`, `improvement`, `targets` (png, svg, pdf) | a table and pictures for a paper |
+| `trajectories.parquet` | every search: what was proposed, what it earned, and how long it took |
+| `race.json` | budget, tables and their checksums, versions |
+| `parts/` | searches of a race that is not finished |
+
+Repeat the command with `--out` and this folder to go on with a race that was interrupted, or with more agents, tasks
+or seeds to add them. `kdnas_env.race(..., out=FOLDER)` does the same in Python.
+"""
 
 BLOCK = 10
 """Searches that a process is handed at a time: starting one costs more than a search of a table."""
@@ -143,6 +158,7 @@ def race(
         task.make_env(wanted.budget).close()
     path = expanded(folder)
     tables = _opened(path, wanted, tables)
+    write_text(path / "README.md", _README)
     kept = _kept(path)
     missing = _blocks([key for key in wanted.keys if key not in kept], wanted)
     total = len(wanted.keys)

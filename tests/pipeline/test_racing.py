@@ -33,5 +33,8 @@ def test_agents_are_raced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert all(not isinstance(value, (dict, list)) for row in rows for value in row.values())
     assert results.plot().axes
     assert (results.path / "race.html").exists()
+    explained = (results.path / "README.md").read_text()
+    files = {path.name for path in results.path.iterdir()} - {"README.md"}
+    assert [name for name in files if f"`{name}`" not in explained and f"`{name.split('.')[0]}`" not in explained] == []
     with pytest.raises(KDNASError, match="nobody"):
         race(["nobody"], **small)
