@@ -31,16 +31,9 @@ from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.scratch import scratch_folder
-from kdnas_env.tasks.embedding import (
-    EmbeddingSettings,
-    EmbeddingTeacher,
-    distil_embedder,
-    embedding_teacher,
-    open_embedder,
-    split_texts,
-    vectors,
-)
+from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder, split_texts
 from kdnas_env.tasks.vector_scores import EmbeddingScore, score_vectors
+from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher, open_embedder, vectors
 
 SHOWN = ("spearman", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
 IN_TEACHERS = ("cosine", "overlap_in_teachers", "recall_in_teachers")

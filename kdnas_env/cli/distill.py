@@ -80,9 +80,13 @@ def _print_classifiers(console: SafeConsole, run: DistillRun) -> None:
 
 def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
     """Print how far the vectors of students can stand in for the teacher's."""
-    columns = ("Spearman", "95 % interval", "before training", "nearest 10 shared", "in teacher's index", "minutes")
+    columns = ("Spearman", "95 % interval", "before", "shared", "in index", "minutes")
     texts = run.embedders[0].record.score.texts
-    table = grid("", *columns, title=f"Sentence vectors beside the teacher's, {texts} held-out texts")
+    caption = (
+        "before: Spearman's correlation of the head in closed form\n"
+        "shared: of the teacher's 10 nearest texts; in index: the same in an index of the teacher's vectors"
+    )
+    table = grid("", *columns, title=f"Sentence vectors beside the teacher's, {texts} held-out texts", caption=caption)
     for embedder in run.embedders:
         score, before = embedder.record.score, embedder.record.closed_form
         value, low, high = score.spearman
@@ -97,4 +101,10 @@ def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
         )
     console.print(table)
     for embedder in run.embedders:
+        if embedder.record.is_closed_form:
+            console.say(
+                f"{embedder.name}: training made the vectors no better, so that the head in closed form was kept; give "
+                "more text (--task.unlabelled-samples), or more passes (--task.epochs)",
+                "warning",
+            )
         console.say(f"embedding student: {embedder.folder} (README.md says how to use it)")

@@ -17,7 +17,7 @@ from rich.console import Console
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError, SpaceError, TaskDataError
 from kdnas_env.pipeline.options import task_field
 from kdnas_env.pipeline.work import Interrupted
-from kdnas_env.searching.recorded import flag
+from kdnas_env.searching.recorded import flag, flag_words
 from kdnas_env.support.progress import TaskProgress, Tone
 from kdnas_env.support.shell import command
 
@@ -150,18 +150,8 @@ def _command_line(call: str) -> str:
     parsed: Any = ast.parse(call, mode="eval").body
     words = [ast.literal_eval(argument) for argument in parsed.args]
     for keyword in parsed.keywords:
-        words += _words(keyword.arg, ast.literal_eval(keyword.value))
+        words += flag_words(keyword.arg, ast.literal_eval(keyword.value))
     return command(*_COMMANDS.get(parsed.func.id, (parsed.func.id,)), *words)
-
-
-def _words(name: str, value: Any) -> list[str]:
-    """Return an argument as flags; those of a mapping have its name before theirs."""
-    if isinstance(value, Mapping):
-        return [word for part, of_part in value.items() for word in _words(f"{name}.{part}", of_part)]
-    if isinstance(value, bool):
-        group, dot, last = name.rpartition(".")
-        return [flag(name if value else f"{group}{dot}no-{last}")]
-    return [flag(name), *map(str, value if isinstance(value, list | tuple) else [value])]
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:

@@ -12,6 +12,7 @@ from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import SearchRun, search
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search_page import task_command
 from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
 from kdnas_env.support.shell import python_command
 
@@ -45,6 +46,8 @@ def print_search(console: SafeConsole, run: SearchRun) -> None:
     load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
     code = python_command(f"from transformers import AutoModel; print({load})")
     console.say(f"student:    {student}\n\nload it with\n\n    {code}\n")
+    if run.options.task.name is not None:
+        console.say(f"let it learn the task with\n\n    {task_command(run)}\n")
 
 
 def _why_none(run: SearchRun) -> str:
@@ -107,7 +110,7 @@ def _cells(record: Record) -> tuple[str, ...]:
 def _print_troubles(console: SafeConsole, run: SearchRun) -> None:
     curves = [record.evaluation.heldout_unexplained for record in run.records if record.usable]
     harmed = sum(curve[-1] > curve[0] for curve in curves if curve)
-    if harmed:
+    if harmed and run.reward.quality == IMITATION:
         console.say(
             f"{harmed} of {len(curves)} students imitate worse after their training than before it; give more text, or "
             "--epochs 0",

@@ -21,11 +21,11 @@ COMMON: Mapping[str, Sequence[str]] = {
     ),
     "search": (
         *("teacher", "corpus.source", "corpus.max_length", "limits.speedup", "limits.latency_ms", "limits.size_mb"),
-        *("agent", "budget", "epochs", "workers", "out", "resume"),
+        *("task.name", "reward.quality", "agent", "budget", "epochs", "workers", "out", "resume"),
     ),
     "distill": (
-        *("run", "task.name", "family", "students", "corpus.source", "corpus.max_length", "corpus.max_samples"),
-        *("epochs", "batch_size", "learning_rate", "out"),
+        *("run", "task.name", "task.unlabelled", "task.unlabelled_samples", "task.epochs", "family", "students"),
+        *("corpus.source", "corpus.max_length", "corpus.max_samples", "epochs", "batch_size", "learning_rate", "out"),
     ),
     "score": (
         *("model", "tasks", "data", "models", "teacher", "rows", "finetune", "seeds", "epochs", "max_length"),

@@ -19,15 +19,10 @@ from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.libraries import installed_versions, quiet_transformers
 from kdnas_env.support.places import found_again, with_places
 from kdnas_env.support.untrusted import restore
-from kdnas_env.tasks.embedding import (
-    EmbeddingDistillation,
-    EmbeddingSettings,
-    EmbeddingTeacher,
-    open_embedder,
-    vectors,
-)
+from kdnas_env.tasks.embedding import EmbeddingDistillation, EmbeddingSettings
 from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.vector_scores import EmbeddingScore
+from kdnas_env.tasks.vectors import EmbeddingTeacher, open_embedder, vectors
 
 FORMAT_VERSION = 1
 TOLERANCE = 1e-5
@@ -78,6 +73,11 @@ class EmbedderRecord:
     drawn: Mapping[str, Any] = field(default_factory=dict)
     heldout: str = ""
     format: int = FORMAT_VERSION
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether it was trained, to no avail, and is left as it was before."""
+        return bool(self.curve) and self.score == self.closed_form
 
     def write(self, folder: Path, *, absolute: bool = True) -> None:
         """Write the record into the folder of an embedding student.

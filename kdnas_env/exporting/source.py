@@ -30,9 +30,9 @@ from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
-from kdnas_env.tasks.embedding import SentenceVectors, open_embedder
 from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
+from kdnas_env.tasks.vectors import SentenceVectors, open_embedder
 
 _PRETRAINING = (
     "pooler",

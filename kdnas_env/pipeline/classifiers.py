@@ -13,6 +13,7 @@ from kdnas_env.errors import RunError
 from kdnas_env.exporting.classifier import save_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.work import name_of
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.tasks.data import load_task, read_unlabelled
 from kdnas_env.tasks.distilling import STAGES, TaskDistillationSettings, Texts, distil_task
@@ -119,7 +120,7 @@ class TaskWork:
         made_of = [encoder.fingerprint, self.task.fingerprint, self.teacher.fingerprint, self.seed]
         key = key_of([*made_of, asdict(self.settings), list(map(list, self.unlabelled))])
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
-        pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {folder.parent.name}"
+        pieces, distilling = Pieces(progress), f"distilling {self.task.name} into {name_of(folder, student)}"
         pieces.begin(distilling)
         for stage in STAGES:
             tell_going_on(checkpoints / key[:16] / stage, progress, stage)

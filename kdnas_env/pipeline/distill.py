@@ -265,7 +265,7 @@ class DistilledEmbedder:
 
     def model(self) -> Any:
         """Load it, as a ``SentenceTransformer``."""
-        from kdnas_env.tasks.embedding import open_embedder
+        from kdnas_env.tasks.vectors import open_embedder
 
         return open_embedder(self.folder)
 

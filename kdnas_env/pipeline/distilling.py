@@ -63,8 +63,9 @@ from kdnas_env.support.figures import BLUE, GREY, ORANGE, save_figure
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.shell import call, default_of, non_defaults
-from kdnas_env.tasks.data import check_task
+from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.own import is_own
 from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDING, TASKS
 
@@ -176,6 +177,8 @@ def _check_task(options: DistillOptions) -> None:
     else:
         check_task(options.task.name)
         task_metric(TASKS[EMBEDDED_TASK])
+        if is_own(options.task.name):
+            load_task(options.task.name, own=options.task.own)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
             "a task is distilled in one process; distil the students in several without `task`, then the task into "

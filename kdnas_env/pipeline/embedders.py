@@ -15,11 +15,14 @@ from kdnas_env.distillation.text.sources import draw_texts
 from kdnas_env.errors import RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
 from kdnas_env.pipeline.options import TaskOptions
-from kdnas_env.support.progress import Progress
+from kdnas_env.pipeline.work import name_of
+from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.support.untrusted import shown
-from kdnas_env.tasks.embedding import EmbeddingSettings, EmbeddingTeacher, distil_embedder, embedding_teacher
+from kdnas_env.tasks.embedding import STAGES, EmbeddingSettings, distil_embedder
 from kdnas_env.tasks.kept_tensors import key_of
+from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
+_STAGES = dict(zip(STAGES, ("head in closed form", "steps of the training", "scoring"), strict=True))
 _READING = ("config_name", "split", "text_columns")
 
 
@@ -99,7 +102,7 @@ class EmbeddingWork:
                 )
             return record
         checkpoints = folder.with_name(f"{folder.name}-checkpoints")
-        progress.begin(f"distilling vectors into {folder.parent.name}")
+        what, pieces = f"vectors of {name_of(folder, student)}", Pieces(progress)
         distilled = distil_embedder(
             encoder,
             self.teacher,
@@ -109,6 +112,8 @@ class EmbeddingWork:
             device=self.device,
             checkpoints=checkpoints / key[:16],
             cache_dir=self.cache_dir,
+            on_vectors=pieces.advancing("computing the teacher's vectors of texts"),
+            on_stage=lambda stage: pieces.begin(f"{what}: {_STAGES[stage]}"),
             on_progress=progress.advance,
         )
         record = save_embedder(
@@ -130,7 +135,8 @@ class EmbeddingWork:
         corpus = {} if self.options.unlabelled else dict(lineage.corpus)
         names = (*LAYOUT_OPTIONS, *_READING)
         reading = {name: corpus[name] for name in names if corpus.get(name) is not None}
-        return {"count": self.options.unlabelled_samples + 2 * self.settings.heldout, **reading}
+        wanted = self.options.unlabelled_samples
+        return {"count": wanted + 2 * self.settings.held_out(wanted), **reading}
 
 
 def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]:

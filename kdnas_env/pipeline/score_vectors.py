@@ -10,12 +10,13 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.pipeline.embedders import draw_text
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.tasks.embedding import EmbeddingTeacher, embedding_teacher, open_embedder, split_texts, vectors
+from kdnas_env.tasks.embedding import split_texts
 from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.rows import ROWS, STUDENT, TEACHER, Model
 from kdnas_env.tasks.similarity import embedder_fingerprint, is_similarity
 from kdnas_env.tasks.specs import TaskData
 from kdnas_env.tasks.vector_scores import EmbeddingScore, score_vectors
+from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher, open_embedder, vectors
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
@@ -13,8 +14,9 @@ from kdnas_env.envs.book import Record
 from kdnas_env.envs.render import LOSS_LABELS
 from kdnas_env.pipeline.limit_lines import Line, plain_lines
 from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run
-from kdnas_env.support.shell import command, python_command
+from kdnas_env.support.shell import command, non_defaults, python_command
 from kdnas_env.support.statistics import kendall_tau
 
 CHOSEN, DRAWN, BREAKING, FRONT, BEST, EXACT = (
@@ -85,6 +87,14 @@ def search_facts(run: SearchRun) -> list[tuple[str, str]]:
     return facts
 
 
+def task_command(run: SearchRun) -> str:
+    """Return the command that has the best student of a search learn the task of the search."""
+    task = run.options.task
+    given = non_defaults(task, [field.name for field in fields(task) if field.name != "name"])
+    words = [word for name, value in given.items() for word in flag_words(f"task.{name}", value)]
+    return command("distill", run.path, "--task", task.name, *words)
+
+
 def search_commands(run: SearchRun) -> list[tuple[str, str]]:
     """Return what may be done next with a search, in words and as a command."""
     again = ("See the search again, or go on where it was stopped", command("search", "--resume", run.path))
@@ -92,12 +102,15 @@ def search_commands(run: SearchRun) -> list[tuple[str, str]]:
         return [again]
     student = str(run.path / STUDENT)
     load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
+    distil = ("Distil the best student for longer, on all text", command("distill", run.path))
+    if run.options.task.name is not None:
+        distil = ("Distil the best student for longer, then on the task", task_command(run))
     return [
         (
             "Load the student with transformers",
             python_command(f"from transformers import AutoModel; print({load})"),
         ),
-        ("Distil the best student for longer, on all text", command("distill", run.path)),
+        distil,
         ("Score it on a task, beside its teacher", command("score", student)),
         ("Export it to ONNX", command("export", student)),
         again,

@@ -259,8 +259,8 @@ def _classifier_again(source: Source, record: ClassifierRecord, folder: Path) ->
 def _embedder_again(record: EmbedderRecord, origin: str, folder: Path) -> EmbedderRecord:
     from kdnas_env.distillation.teacher.loading import load_teacher
     from kdnas_env.pipeline.score_vectors import Embedders
-    from kdnas_env.tasks.embedding import embedding_teacher, open_embedder
     from kdnas_env.tasks.rows import STUDENT
+    from kdnas_env.tasks.vectors import embedding_teacher, open_embedder
 
     name = record.teacher["name"]
     taught = embedding_teacher(load_teacher(name), record.settings.max_length)
@@ -285,7 +285,7 @@ def _card(record: ClassifierRecord | EmbedderRecord, model: Any, folder: Path) -
     from kdnas_env.exporting.cards.classifier import classifier_card
     from kdnas_env.exporting.cards.embedder import embedder_card
     from kdnas_env.exporting.record import ClassifierRecord
-    from kdnas_env.tasks.embedding import open_embedder
+    from kdnas_env.tasks.vectors import open_embedder
 
     lineage = read_lineage(folder)
     if isinstance(record, ClassifierRecord):

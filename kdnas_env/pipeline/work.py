@@ -17,6 +17,11 @@ from kdnas_env.searching.run_folder import RunFolder
 from kdnas_env.support.progress import Progress, Tone, enter_step
 
 
+def name_of(product: Path, student: Path) -> str:
+    """Return what the folder of a student's product is called: as that of both, if they lie in one."""
+    return (product.parent if product.parent == student.parent else product).name
+
+
 class Finished:
     """Base of what a command returns: it stands for its run folder wherever a folder is named, and is short to read.
 

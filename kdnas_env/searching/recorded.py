@@ -142,3 +142,13 @@ def flag(name: str) -> str:
         return SHORT_FLAGS[name]
     parts = [part for part in name.split(".") if part not in UNNAMED_GROUPS]
     return "--" + ".".join(parts).replace("_", "-")
+
+
+def flag_words(name: str, value: Any) -> list[str]:
+    """Return an option with its value as a command line has it; options of a mapping have its name before theirs."""
+    if isinstance(value, Mapping):
+        return [word for part, of_part in value.items() for word in flag_words(f"{name}.{part}", of_part)]
+    if isinstance(value, bool):
+        group, dot, last = name.rpartition(".")
+        return [flag(name if value else f"{group}{dot}no-{last}")]
+    return [flag(name), *map(str, value if isinstance(value, list | tuple) else [value])]

@@ -76,6 +76,17 @@ def checked(progress: Any) -> Progress:
     return progress  # type: ignore[no-any-return]
 
 
+def counting_on(on_progress: OnProgress, before: int, total: int) -> OnProgress:
+    """Return what tells of a part of some work as of the whole.
+
+    Args:
+        on_progress: Told of the whole.
+        before: What is done when the part begins.
+        total: What there is to do in all.
+    """
+    return lambda done, _: on_progress(before + done, total)
+
+
 class _Silence:
     def begin(self, name: str) -> None:
         pass

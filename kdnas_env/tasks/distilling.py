@@ -16,7 +16,7 @@ from torch import nn
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.support.progress import SILENT, OnProgress
+from kdnas_env.support.progress import SILENT, OnProgress, counting_on
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.classifier import Classifier, Objective
 from kdnas_env.tasks.encoding import resolve_device
@@ -209,7 +209,7 @@ class _Student:
         done, total = 0, sum(len(texts[0]) for texts in parts)
         soft = []
         for texts in parts:
-            on_progress = _counting_on(on_labelling, done, total)
+            on_progress = counting_on(on_labelling, done, total)
             none = np.empty(0, dtype=np.float32)
             soft.append(self.teacher.soft_labels(texts, self.cache_dir, on_progress=on_progress) if texts[0] else none)
             done += len(texts[0])
@@ -253,10 +253,6 @@ class _Student:
         self.model.objective = stage.objective
         plan = replace(self.plan, learning_rate=stage.rate, epochs=stage.epochs)
         return train(self.model, examples, self.tokenizer.pad_token_id, plan, folder, on_progress, validate)
-
-
-def _counting_on(on_progress: OnProgress, before: int, total: int) -> OnProgress:
-    return lambda done, _: on_progress(before + done, total)
 
 
 def new_texts(task: TaskData, unlabelled: Texts) -> tuple[list[str], ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,25 +21,25 @@ from torch import Tensor, nn
 
 from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.distillation.training.projection import Moments
-from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats32
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.libraries import quiet_transformers
-from kdnas_env.support.progress import SILENT, OnProgress
+from kdnas_env.support.progress import SILENT, OnProgress, counting_on
 from kdnas_env.support.random_state import preserved_rng
 from kdnas_env.support.settings import Settings
 from kdnas_env.tasks.encoding import encode, resolve_device
 from kdnas_env.tasks.finetuning import default_learning_rate
-from kdnas_env.tasks.kept_tensors import kept_tensors, key_of
 from kdnas_env.tasks.specs import Split
-from kdnas_env.tasks.teacher import TaskTeacher
 from kdnas_env.tasks.training import Plan, set_dropout, train
 from kdnas_env.tasks.vector_scores import NEAREST, EmbeddingScore, score_vectors, spearman
+from kdnas_env.tasks.vectors import BATCH_SIZE, EmbeddingTeacher, sentence_transformers_library, vectors
 
-_MODULES = "modules.json"
+STAGES = SOLVING, TRAINING, SCORING = "closed form", "training", "scoring"
+"""What follows when the teacher's vectors are there."""
+
 _RIDGE = 1e-3
 _SOLVED_ON = 8192
-_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -80,132 +80,9 @@ class EmbeddingSettings(Settings):
         self.check_numbers("warmup_fraction", at_least=0, below=1)
         self.check_numbers("weight_decay", at_least=0)
 
-
-@dataclass(frozen=True, eq=False)
-class EmbeddingTeacher:
-    """A frozen model that makes vectors of texts.
-
-    Attributes:
-        model: A ``SentenceTransformer``.
-        name: Name of the teacher.
-        fingerprint: SHA-256 (hex) of what decides its vectors.
-    """
-
-    model: Any
-    name: str
-    fingerprint: str
-
-    @property
-    def width(self) -> int:
-        """Length of a vector."""
-        return int(self.model.get_embedding_dimension())
-
-    def vectors(self, texts: Sequence[str], cache_dir: str | os.PathLike[str] | None = None) -> Floats32:
-        """Return unit vectors of texts, float32 ``(texts, width)``; computed once and kept."""
-
-        def make() -> tuple[dict[str, Tensor], None]:
-            with training_lock():
-                return {"vectors": torch.from_numpy(vectors(self.model, texts))}, None
-
-        tensors, _ = kept_tensors(f"vectors-{key_of([self.fingerprint, list(texts)])[:32]}", make, cache_dir)
-        return tensors["vectors"].numpy()
-
-
-def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> EmbeddingTeacher:
-    """Return what makes vectors of a teacher: what its files for Sentence Transformers say, else the mean over tokens.
-
-    Args:
-        teacher: The teacher.
-        max_length: Longest text in tokens; None for what the teacher says.
-
-    Raises:
-        DependencyError: If sentence-transformers is not installed.
-    """
-    st, modules = _library()
-    folder = locate(teacher.name)
-    with quiet_transformers(), preserved_rng():
-        if (folder / _MODULES).exists():
-            model = st.SentenceTransformer(str(folder), device=str(teacher.device), local_files_only=True)
-        else:
-            width = teacher.architecture.hidden_size
-            parts = [modules.Transformer(str(folder)), modules.Pooling(width, "mean"), modules.Normalize()]
-            model = st.SentenceTransformer(modules=parts, device=str(teacher.device))
-    model.requires_grad_(False).eval()
-    own = model.max_seq_length or teacher.tokenizer.model_max_length
-    model.max_seq_length = min(own, max_length or own, teacher.tokenizer.model_max_length)
-    layout = [repr(module) for module in list(model)[1:]]
-    fingerprint = key_of([teacher.fingerprint, layout, model.max_seq_length])
-    return EmbeddingTeacher(model, teacher.name, fingerprint)
-
-
-def vector_teacher(teacher: Teacher) -> TaskTeacher:
-    """Return what makes vectors of a teacher as the teacher of a task, whose soft labels are unit vectors.
-
-    They are those of texts without a prompt, as long as the corpus has them.
-
-    Raises:
-        DependencyError: If sentence-transformers is not installed.
-    """
-    made = embedding_teacher(teacher)
-    members = (_UnitVectors(made.model),)
-    return TaskTeacher(
-        members, teacher.tokenizer, made.model.max_seq_length, made.fingerprint, {"head": "none"}, teacher.name
-    )
-
-
-def open_embedder(folder: str | os.PathLike[str]) -> Any:
-    """Load an embedding student as a ``SentenceTransformer`` on the CPU, running no code of its folder.
-
-    Raises:
-        DependencyError: If sentence-transformers is not installed.
-    """
-    st, _ = _library()
-    with quiet_transformers(), preserved_rng():
-        return st.SentenceTransformer(os.fspath(folder), device="cpu", local_files_only=True).eval()
-
-
-class _UnitVectors(nn.Module):
-    """A ``SentenceTransformer`` as a function of the inputs of its encoder."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    @torch.no_grad()
-    def forward(self, **inputs: Tensor) -> Tensor:
-        """Return unit vectors, float32 ``(batch, width)``."""
-        return nn.functional.normalize(self.model(inputs)["sentence_embedding"].float(), dim=1)
-
-
-class SentenceVectors(nn.Module):
-    """An embedding student as a function of the inputs of its encoder, as graphs have it.
-
-    Args:
-        encoder: Its encoder, as transformers has it.
-        model: The ``SentenceTransformer``.
-    """
-
-    def __init__(self, encoder: nn.Module, model: Any) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.after = nn.ModuleList(list(model)[1:])
-        self.eval()
-
-    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return unit vectors ``(batch, width)``, and the encoder's states ``(batch, length, hidden_size)``."""
-        states: Tensor = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
-        features = {"token_embeddings": states, "attention_mask": attention_mask}
-        for module in self.after:
-            features = module(features)
-        return features["sentence_embedding"], states
-
-
-def vectors(model: Any, texts: Sequence[str]) -> Floats32:
-    """Return unit vectors of texts by a ``SentenceTransformer``, float32 ``(texts, width)``."""
-    made = model.encode(
-        list(texts), batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
-    )
-    return np.asarray(made, dtype=np.float32)
+    def held_out(self, texts: int) -> int:
+        """Return how many of some texts choose the epoch; as many others are scored."""
+        return min(self.heldout, max(4 * NEAREST, texts // 10))
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,6 +120,8 @@ def distil_embedder(
     device: str | None = None,
     checkpoints: Path | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    on_vectors: OnProgress = SILENT.advance,
+    on_stage: Callable[[str], object] = SILENT.begin,
     on_progress: OnProgress = SILENT.advance,
 ) -> EmbeddingDistillation:
     """Have a student imitate the vectors of its teacher.
@@ -257,7 +136,9 @@ def distil_embedder(
         checkpoints: Folder for a checkpoint an epoch, of this training alone: when it was killed it goes on from there.
             None to keep none.
         cache_dir: Where the teacher's vectors are kept; None for the default.
-        on_progress: Called after every step.
+        on_vectors: Called with the texts whose vectors the teacher has computed, where they were not kept.
+        on_stage: Called with the name of a stage, one of :data:`STAGES`, when it begins.
+        on_progress: Called after every step of the training.
 
     Raises:
         FloatingPointError: If the loss is not finite.
@@ -268,8 +149,13 @@ def distil_embedder(
     settings = settings or EmbeddingSettings()
     began = time.perf_counter()
     scored, choosing, training = split_texts(texts, settings, seed)
-    taught, wanted, chosen_by = (teacher.vectors(part, cache_dir) for part in (training, scored, choosing))
+    total, done, parts = len(training) + len(scored) + len(choosing), 0, []
+    for part in (training, scored, choosing):
+        parts.append(teacher.vectors(part, cache_dir, on_progress=counting_on(on_vectors, done, total)))
+        done += len(part)
+    taught, wanted, chosen_by = parts
     where = resolve_device(device)
+    on_stage(SOLVING)
     model = _embedder(student, teacher, settings).to(where)
     with training_lock():
         _solve_head(model, training[:_SOLVED_ON], taught[:_SOLVED_ON])
@@ -298,6 +184,7 @@ def distil_embedder(
         learner, pad_token = _Imitation(model), student.tokenizer.pad_token_id
         with training_lock():
             start, before = copy.deepcopy(model.state_dict()), validate()
+        on_stage(TRAINING)
         trained = train(learner, examples, pad_token, plan, checkpoints, on_progress, validate)
         if before["loss"] <= min(validation["loss"] for validation in trained.validations):
             model.load_state_dict(start)  # Too few texts to train on can only make it worse.
@@ -306,6 +193,7 @@ def distil_embedder(
             for epoch, (loss, validation) in enumerate(zip(trained.losses, trained.validations, strict=True), start=1)
         )
     model.eval().requires_grad_(False).to("cpu")
+    on_stage(SCORING)
     with training_lock():
         score = score_vectors(vectors(model, scored), wanted, seed)
     seconds = time.perf_counter() - began
@@ -324,7 +212,7 @@ def split_texts(texts: Sequence[str], settings: EmbeddingSettings, seed: int) ->
         KDNASError: If there are too few.
     """
     distinct = sorted({text.strip() for text in texts} - {""})
-    held = min(settings.heldout, max(4 * NEAREST, len(distinct) // 10))
+    held = settings.held_out(len(distinct))
     if len(distinct) < 3 * held:
         raise KDNASError(
             f"there are {len(distinct)} distinct texts; expected at least {3 * held}, of which {2 * held} are held "
@@ -350,7 +238,7 @@ class _Imitation(nn.Module):
 
 def _embedder(student: Teacher, teacher: EmbeddingTeacher, settings: EmbeddingSettings) -> Any:
     """Return a student with an untrained head."""
-    st, modules = _library()
+    st, modules = sentence_transformers_library()
     longest = min(settings.max_length, student.tokenizer.model_max_length, teacher.model.max_seq_length)
     width = student.architecture.hidden_size
     with quiet_transformers(), preserved_rng():
@@ -372,10 +260,10 @@ def _embedder(student: Teacher, teacher: EmbeddingTeacher, settings: EmbeddingSe
 @torch.no_grad()
 def _solve_head(model: Any, texts: Sequence[str], taught: Floats32) -> None:
     """Solve the linear head by ridge regression of the teacher's vectors on the student's mean states."""
-    st, _ = _library()
+    st, _ = sentence_transformers_library()
     pooled = st.SentenceTransformer(modules=list(model)[:2], device=str(model.device)).eval()
     states = torch.from_numpy(
-        np.asarray(pooled.encode(list(texts), batch_size=_BATCH, show_progress_bar=False), dtype=np.float32)
+        np.asarray(pooled.encode(list(texts), batch_size=BATCH_SIZE, show_progress_bar=False), dtype=np.float32)
     )
     moments = Moments()
     moments.add(states, torch.from_numpy(taught))
@@ -383,14 +271,3 @@ def _solve_head(model: Any, texts: Sequence[str], taught: Floats32) -> None:
     head = model[2].linear
     head.weight.copy_(fit.weight.T)
     head.bias.copy_(fit.bias)
-
-
-def _library() -> tuple[Any, Any]:
-    try:
-        import sentence_transformers
-        from sentence_transformers.sentence_transformer import modules
-    except ImportError as error:
-        raise DependencyError(
-            f'embedding students need the extra embedding ({error}); install it with pip install "kdnas[embedding]"'
-        ) from error
-    return sentence_transformers, modules

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.encoding import Example, batch_outputs, batches_of
 
-_CHUNK_SAMPLES = 512
+CHUNK_SAMPLES = 512
 """Samples after which what was computed is kept."""
 
 
@@ -52,12 +53,7 @@ def mean_outputs(
         for place, chunk in enumerate(chunks):
             samples = np.concatenate(chunk)
             file = None if unfinished is None else unfinished / f"{number}-{place}.npy"
-            values = None if file is None else _read(file, len(samples))
-            if values is None:
-                values = _computed(member, examples, chunk, pad_token_id)
-                if file is not None:
-                    with replacing(file) as written:
-                        np.save(written, values, allow_pickle=False)
+            values = kept_chunk(file, len(samples), partial(_computed, member, examples, chunk, pad_token_id))
             if outputs is None:
                 outputs = np.empty((len(examples), *values.shape[1:]), dtype=np.float32)
             outputs[samples] = values
@@ -67,6 +63,26 @@ def mean_outputs(
         by_member.append(outputs)
     mean: NDArray[np.float32] = np.mean(by_member, axis=0, dtype=np.float32)
     return mean
+
+
+def kept_chunk(file: Path | None, samples: int, compute: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return what a chunk holds, float32 ``(samples, ...)``; computed and kept if its file is not there, or damaged.
+
+    Args:
+        file: The file; None to keep nothing.
+        samples: Number of its samples.
+        compute: Computes it.
+
+    Raises:
+        RunError: If it cannot be written.
+    """
+    values = None if file is None else _read(file, samples)
+    if values is None:
+        values = compute()
+        if file is not None:
+            with replacing(file) as written:
+                np.save(written, values, allow_pickle=False)
+    return values
 
 
 def corpus_examples(corpus: Corpus, samples: NDArray[np.int64]) -> list[Example]:
@@ -95,9 +111,9 @@ def _computed(
 def _chunks(examples: Sequence[Example]) -> list[list[NDArray[np.int64]]]:
     """Group the batches into chunks of some hundred samples."""
     chunks: list[list[NDArray[np.int64]]] = []
-    held = _CHUNK_SAMPLES
+    held = CHUNK_SAMPLES
     for batch in batches_of(examples):
-        if held >= _CHUNK_SAMPLES:
+        if held >= CHUNK_SAMPLES:
             chunks.append([])
             held = 0
         chunks[-1].append(batch)

@@ -16,12 +16,12 @@ from kdnas_env.support.progress import SILENT, Progress, enter_step
 from kdnas_env.support.settings import Settings
 from kdnas_env.support.untrusted import restore, shown
 from kdnas_env.tasks.data import check_task, load_task, task_name
-from kdnas_env.tasks.embedding import vector_teacher
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import EMBEDDING, TaskData, unlabelled_source
 from kdnas_env.tasks.splits import text_keys
 from kdnas_env.tasks.stage import LEAST_SAMPLES, StageSettings, TaskStage, stage_samples
 from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.vectors import vector_teacher
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,11 @@ def open_stage(
     text = task.text(workload, data)
     count = sum(map(len, stage_samples(text.corpus, task.stage)))
     origin = unlabelled_source(task.name, task.unlabelled) or "the search's corpus"
-    progress.begin(f"labelling {count:,} texts of {origin} with the teacher of {task_name(task.name)}")
+    texts = f"{count:,} texts of {origin}"
+    if task.name == EMBEDDING:
+        progress.begin(f"computing the teacher's vectors of {texts}")
+    else:
+        progress.begin(f"labelling {texts} with the teacher of {task_name(task.name)}")
     return TaskStage(text, kind, teacher, task.stage, cache_dir, on_progress=progress.advance)
 
 

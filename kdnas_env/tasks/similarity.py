@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.tasks.embedding import vectors
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.scores import COSINE, TaskScore, score_predictions
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
+from kdnas_env.tasks.vectors import vectors
 
 ALL = "all"
 """Split of all pairs, where splits were drawn."""

@@ -23,7 +23,8 @@ from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.writing import write_export
 from kdnas_env.latency.quantise import DYNAMIC, SCHEMES
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder, embedding_teacher, open_embedder, vectors
+from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder
+from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
 GRAPH, INT8 = "onnx/model.onnx", "onnx/model_quantized.onnx"
 TEXTS = tiny_teachers.sentences()

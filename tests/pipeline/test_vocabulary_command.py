@@ -20,9 +20,10 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.embedder import read_embedder_record, save_embedder
 from kdnas_env.exporting.record import read_classifier_record
 from kdnas_env.exporting.source import load_source
-from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder, embedding_teacher, open_embedder, vectors
+from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder
 from kdnas_env.tasks.own import OwnTask, load_own
 from kdnas_env.tasks.own_heads import score_own_head
+from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,9 @@ import torch
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.tasks.embedding import (
-    EmbeddingDistillation,
-    EmbeddingSettings,
-    EmbeddingTeacher,
-    distil_embedder,
-    embedding_teacher,
-    vectors,
-)
+from kdnas_env.tasks.embedding import EmbeddingDistillation, EmbeddingSettings, distil_embedder
 from kdnas_env.tasks.vector_scores import score_vectors
+from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher, vectors
 
 TEXTS = tiny_teachers.sentences()
 SETTINGS = EmbeddingSettings(epochs=8, batch_size=16, learning_rate=3e-3, patience=8)

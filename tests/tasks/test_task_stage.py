@@ -22,12 +22,12 @@ from kdnas_env.distillation.training.recipe import Recipe
 from kdnas_env.distillation.training.workload import Workload, open_workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.tasks.divergence import departure
-from kdnas_env.tasks.embedding import embedding_teacher, vector_teacher
 from kdnas_env.tasks.finetuning import FinetuneSettings
 from kdnas_env.tasks.search_task import SearchTask, open_stage
 from kdnas_env.tasks.specs import EMBEDDING, TASKS, Split, TaskData
 from kdnas_env.tasks.stage import StageSettings, TaskStage, stage_samples
 from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
+from kdnas_env.tasks.vectors import embedding_teacher, vector_teacher
 
 STUDENT = StudentConfig(2, 2, 16, 32)
 SETTINGS = StageSettings(samples=120, heldout=60, batch_size=8, learning_rate=2e-3)

@@ -154,7 +154,7 @@ def test_a_labelling_that_was_stopped_goes_on_with_equal_labels(
     taught = task_teacher(teacher, small_tasks.easy_task(), fast, cache_dir=tmp_path)
     padding = teacher.tokenizer.pad_token_id
     monkeypatch.setattr(encoding, "_PREDICTING_TOKENS", 60)
-    monkeypatch.setattr(labelling, "_CHUNK_SAMPLES", 20)
+    monkeypatch.setattr(labelling, "CHUNK_SAMPLES", 20)
     examples = encode(teacher.tokenizer, Split(tuple(texts), np.zeros(90)), taught.max_length)
     together = [outputs(member, examples, padding, torch.device("cpu")).numpy() for member in taught.members]
 

@@ -55,7 +55,8 @@ def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -
         length=model.max_seq_length,
         scores=scores_section(record),
         shape=shape_table(EncoderArchitecture.from_pretrained_config(config), record.parameters, head=True),
-        settings=in_words(asdict(record.settings)),
+        settings=in_words(asdict(record.settings))
+        + ("; no epoch was better than the head in closed form, which was kept" if record.is_closed_form else ""),
         lineage="" if lineage is None else lineage_section(lineage),
     )
 

@@ -1,0 +1,197 @@
+"""Vectors of texts: by a teacher, and by the students that take its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kdnas_env.distillation.teacher.loading import Teacher, locate
+from kdnas_env.errors import DependencyError
+from kdnas_env.support.arrays import Floats32
+from kdnas_env.support.cpu_lock import training_lock
+from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.progress import SILENT, OnProgress
+from kdnas_env.support.random_state import preserved_rng
+from kdnas_env.tasks.kept_tensors import drop_unfinished, kept_tensors, key_of, unfinished_folder
+from kdnas_env.tasks.labelling import CHUNK_SAMPLES, kept_chunk
+from kdnas_env.tasks.teacher import TaskTeacher
+
+_MODULES = "modules.json"
+BATCH_SIZE = 64
+"""Texts of a pass."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTeacher:
+    """A frozen model that makes vectors of texts.
+
+    Attributes:
+        model: A ``SentenceTransformer``.
+        name: Name of the teacher.
+        fingerprint: SHA-256 (hex) of what decides its vectors.
+    """
+
+    model: Any
+    name: str
+    fingerprint: str
+
+    @property
+    def width(self) -> int:
+        """Length of a vector."""
+        return int(self.model.get_embedding_dimension())
+
+    def vectors(
+        self,
+        texts: Sequence[str],
+        cache_dir: str | os.PathLike[str] | None = None,
+        *,
+        on_progress: OnProgress = SILENT.advance,
+    ) -> Floats32:
+        """Return unit vectors of texts, float32 ``(texts, width)``: computed once and kept.
+
+        What was computed when it was killed is not computed again.
+
+        Args:
+            texts: The texts.
+            cache_dir: Where they are kept; None for :func:`kdnas_env.support.atomic.default_cache_directory`.
+            on_progress: Called with the texts that are done, if they were not kept.
+        """
+        name = f"vectors-{key_of([self.fingerprint, list(texts)])[:32]}"
+
+        def make() -> tuple[dict[str, Tensor], None]:
+            unfinished = unfinished_folder(name, cache_dir)
+            parts = []
+            for first in range(0, len(texts), CHUNK_SAMPLES):
+                part = texts[first : first + CHUNK_SAMPLES]
+                file = None if unfinished is None else unfinished / f"{first}.npy"
+                parts.append(kept_chunk(file, len(part), partial(self._computed, part)))
+                on_progress(first + len(part), len(texts))
+            return {"vectors": torch.from_numpy(np.concatenate(parts))}, None
+
+        tensors, _ = kept_tensors(name, make, cache_dir)
+        drop_unfinished(name, cache_dir)
+        return tensors["vectors"].numpy()
+
+    def _computed(self, texts: Sequence[str]) -> Floats32:
+        with training_lock():
+            return vectors(self.model, texts)
+
+
+def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> EmbeddingTeacher:
+    """Return what makes vectors of a teacher: what its files for Sentence Transformers say, else the mean over tokens.
+
+    Args:
+        teacher: The teacher.
+        max_length: Longest text in tokens; None for what the teacher says.
+
+    Raises:
+        DependencyError: If sentence-transformers is not installed.
+    """
+    st, modules = sentence_transformers_library()
+    folder = locate(teacher.name)
+    with quiet_transformers(), preserved_rng():
+        if (folder / _MODULES).exists():
+            model = st.SentenceTransformer(str(folder), device=str(teacher.device), local_files_only=True)
+        else:
+            width = teacher.architecture.hidden_size
+            parts = [modules.Transformer(str(folder)), modules.Pooling(width, "mean"), modules.Normalize()]
+            model = st.SentenceTransformer(modules=parts, device=str(teacher.device))
+    model.requires_grad_(False).eval()
+    own = model.max_seq_length or teacher.tokenizer.model_max_length
+    model.max_seq_length = min(own, max_length or own, teacher.tokenizer.model_max_length)
+    layout = [repr(module) for module in list(model)[1:]]
+    fingerprint = key_of([teacher.fingerprint, layout, model.max_seq_length])
+    return EmbeddingTeacher(model, teacher.name, fingerprint)
+
+
+def vector_teacher(teacher: Teacher) -> TaskTeacher:
+    """Return what makes vectors of a teacher as the teacher of a task, whose soft labels are unit vectors.
+
+    They are those of texts without a prompt, as long as the corpus has them.
+
+    Raises:
+        DependencyError: If sentence-transformers is not installed.
+    """
+    made = embedding_teacher(teacher)
+    members = (_UnitVectors(made.model),)
+    return TaskTeacher(
+        members, teacher.tokenizer, made.model.max_seq_length, made.fingerprint, {"head": "none"}, teacher.name
+    )
+
+
+def open_embedder(folder: str | os.PathLike[str]) -> Any:
+    """Load an embedding student as a ``SentenceTransformer`` on the CPU, running no code of its folder.
+
+    Raises:
+        DependencyError: If sentence-transformers is not installed.
+    """
+    st, _ = sentence_transformers_library()
+    with quiet_transformers(), preserved_rng():
+        return st.SentenceTransformer(os.fspath(folder), device="cpu", local_files_only=True).eval()
+
+
+class _UnitVectors(nn.Module):
+    """A ``SentenceTransformer`` as a function of the inputs of its encoder."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    @torch.no_grad()
+    def forward(self, **inputs: Tensor) -> Tensor:
+        """Return unit vectors, float32 ``(batch, width)``."""
+        return nn.functional.normalize(self.model(inputs)["sentence_embedding"].float(), dim=1)
+
+
+class SentenceVectors(nn.Module):
+    """An embedding student as a function of the inputs of its encoder, as graphs have it.
+
+    Args:
+        encoder: Its encoder, as transformers has it.
+        model: The ``SentenceTransformer``.
+    """
+
+    def __init__(self, encoder: nn.Module, model: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.after = nn.ModuleList(list(model)[1:])
+        self.eval()
+
+    def forward(self, attention_mask: Tensor, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit vectors ``(batch, width)``, and the encoder's states ``(batch, length, hidden_size)``."""
+        states: Tensor = self.encoder(attention_mask=attention_mask, **inputs).last_hidden_state
+        features = {"token_embeddings": states, "attention_mask": attention_mask}
+        for module in self.after:
+            features = module(features)
+        return features["sentence_embedding"], states
+
+
+def vectors(model: Any, texts: Sequence[str]) -> Floats32:
+    """Return unit vectors of texts by a ``SentenceTransformer``, float32 ``(texts, width)``."""
+    made = model.encode(
+        list(texts), batch_size=BATCH_SIZE, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True
+    )
+    return np.asarray(made, dtype=np.float32)
+
+
+def sentence_transformers_library() -> tuple[Any, Any]:
+    """Return the package sentence-transformers, and its modules.
+
+    Raises:
+        DependencyError: If it is not installed.
+    """
+    try:
+        import sentence_transformers
+        from sentence_transformers.sentence_transformer import modules
+    except ImportError as error:
+        raise DependencyError(
+            f'embedding students need the extra embedding ({error}); install it with pip install "kdnas[embedding]"'
+        ) from error
+    return sentence_transformers, modules
