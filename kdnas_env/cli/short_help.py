@@ -20,7 +20,7 @@ COMMON: Mapping[str, Sequence[str]] = {
         *("search.budget", "search.corpus.source", "distill.epochs", "candidates", "out", "resume"),
     ),
     "search": (
-        *("teacher", "corpus.source", "corpus.max_length", "limits.speedup", "limits.latency_ms", "limits.size_mb"),
+        *("teacher", "corpus.source", "limits.speedup", "limits.size_mb"),
         *("task.name", "reward.quality", "agent", "budget", "epochs", "workers", "out", "resume"),
     ),
     "distill": (

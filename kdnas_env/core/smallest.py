@@ -54,7 +54,8 @@ def check_possible(limits: Constraints, space: SearchSpace) -> None:
     if limits.size_mb is not None and megabytes > limits.size_mb:
         if limits.format != "int8":
             quantised = replace(limits, format="int8").megabytes(fewest)
-            advice.insert(0, f"export in int8 (`limits.format=int8`), where it is {quantised:.3g} MB")
+            if quantised <= limits.size_mb:
+                advice.insert(0, f"export in int8 (`limits.format=int8`), where it is {quantised:.3g} MB")
         raise KDNASError(
             f"`limits.size_mb` is {limits.size_mb:g}, but the smallest students of the space {bound} {megabytes:.3g} "
             f"MB in {limits.format}; raise it, or {', or '.join(advice)}"

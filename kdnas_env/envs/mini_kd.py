@@ -93,7 +93,7 @@ class SearchSettings:
         from kdnas_env.distillation.training.recipe import PAPER
 
         if self.quality == TASK and self.task is None:
-            raise KDNASError(f"quality is {TASK}, but no task is given to measure it on; set task")
+            raise KDNASError(f"quality is {TASK}, but there is no task to measure it on; name it with `task`")
         loss = self.loss or ("train_raw" if self.recipe in PAPER and self.quality == IMITATION else "heldout")
         return KDReward(self.alpha, self.beta, loss=loss, penalty=self.penalty, quality=self.quality)
 

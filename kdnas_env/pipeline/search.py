@@ -17,6 +17,7 @@ from kdnas_env.envs.book import Book, Record, best_of
 from kdnas_env.envs.render import draw_search, pareto_records
 from kdnas_env.errors import NoStudentError
 from kdnas_env.pipeline.evaluated_texts import leaving_out_evaluated
+from kdnas_env.pipeline.limit_lines import asked_in_words
 from kdnas_env.pipeline.options import (
     options_of,
 )
@@ -253,7 +254,19 @@ def search(teacher: str | SearchOptions | None = None, *, progress: Progress = S
             f"teacher {options.teacher}, corpus {options.corpus.source}, agent {options.agent}: {space.size:,} "
             f"possible students, {options.budget} to try; run folder {folder.path}"
         )
+        progress.say(_wanted(options))
         return search_in(folder, work, options, agent, rule, progress)
+
+
+def _wanted(options: SearchOptions) -> str:
+    """Return what students are rewarded for, and what they have to keep, in words."""
+    limits = ", ".join(asked_in_words(options.limits)) or "none"
+    task = "" if options.task.name is None else f", task {options.task.name}"
+    latency = f"{options.latency.runtime}, {options.latency.batch_size} x {options.latency.sequence_length} tokens"
+    return (
+        f"{options.epochs} epoch(s) a student; rewarded for {options.reward.quality}{task}, and speed in {latency}; "
+        f"limits: {limits}"
+    )
 
 
 def _open_folder(options: SearchOptions) -> RunFolder:

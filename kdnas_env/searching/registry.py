@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.support.checks import meant
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import restore
 
@@ -36,7 +37,7 @@ def agent_class(name: str) -> type[Any]:
     if not offers:
         raise KDNASError(
             f"unknown agent {name!r}; known are {agent_names()}. Another package can add one under the entry-point "
-            f"group {GROUP!r}"
+            f"group {GROUP!r}{meant(name, agent_names())}"
         )
     if len(offers) > 1:
         raise KDNASError(f"agent {name!r} is offered by {' and by '.join(map(_origin, offers))}; uninstall all but one")

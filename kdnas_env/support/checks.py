@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any, TypedDict, Unpack
 
 from kdnas_env.errors import KDNASError
@@ -83,3 +84,9 @@ def _words(bounds: Bounds) -> str:
         f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:g}'}"
         for name, value in values.items()
     )
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """Return which known name a wrong one may stand for, as the end of a message; empty if none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""

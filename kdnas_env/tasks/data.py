@@ -49,7 +49,10 @@ def check_task(name: str) -> None:
         KDNASError: If it is neither.
     """
     if name == EMBEDDING:
-        raise KDNASError(f"the task {name!r} has no labels; it is for `search` and `distill`")
+        raise KDNASError(
+            f"the task {name!r} has no labels, so that it has no classifier; search with it (kdnas search --task "
+            f"{name}), then distil (kdnas distill RUN --task {name})"
+        )
     if not is_own(name):
         task_spec(name)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import meant
 
 EMBEDDED_TASK, EMBEDDED_REVIEWS = "rotten_tomatoes", "imdb"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -180,7 +181,10 @@ def task_spec(name: str) -> TaskSpec:
         KDNASError: If there is no such task.
     """
     if name not in TASKS:
-        raise KDNASError(f"unknown task {name!r}; choose from {list(TASKS)}, or name a file or folder of your own")
+        known = [*TASKS, EMBEDDING]
+        raise KDNASError(
+            f"unknown task {name!r}; choose from {known}, or name a file or folder of your own{meant(name, known)}"
+        )
     return TASKS[name]
 
 

@@ -87,6 +87,6 @@ def test_a_student_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: P
 def test_a_whole_run_is_for_labels(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run, _ = searched
     said = complaint(["run", "--task", "embedding", "--out", str(tmp_path / "x")], capsys)
-    assert "the task 'embedding' has no labels; it is for `search` and `distill`" in said
+    assert "search with it (kdnas search --task embedding), then distil (kdnas distill RUN --task embedding)" in said
     said = complaint(["distill", str(run), "--task", "embedding", "--task.teachers", "2"], capsys)
     assert "--task.teachers has no effect on the task embedding" in said

@@ -100,7 +100,7 @@ def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({**NO_TASK, "reward.quality": "task"}, "quality is task, but no task is given"),
+        ({**NO_TASK, "reward.quality": "task"}, "quality is task, but there is no task"),
         ({"task": "squad", "task.label-column": None}, "unknown task 'squad'"),
         ({"task.epochs": 2}, "--task.epochs has no effect in a search"),
         ({**NO_TASK, "task.teachers": 3}, "--task.teachers has no effect without"),

@@ -78,6 +78,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
         make_agent("genius")
 
 
+def test_a_name_that_is_nearly_right_is_suggested() -> None:
+    with pytest.raises(KDNASError, match=r"did you mean 'lstm'\?$"):
+        make_agent("lsmt")
+
+
 def test_an_unknown_setting_is_answered_with_the_known_ones() -> None:
     with pytest.raises(KDNASError, match=r"agent 'lstm' has no hyper-parameter\(s\) \['depth'\]; it has \['embedd"):
         make_agent("lstm", depth=3)

@@ -55,6 +55,33 @@ def test_vectors_are_the_mean_over_the_tokens_without_other_instructions(
     assert (teacher.vectors(TEXTS[:2], tmp_path) == made).all()
 
 
+def test_vectors_whose_computing_was_killed_are_not_computed_again(
+    teacher: EmbeddingTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kdnas_env.tasks.vectors.CHUNK_SAMPLES", 20)
+    computed: list[int] = []
+
+    class KilledError(Exception):
+        pass
+
+    def count(model: Any, texts: Any) -> Any:
+        computed.append(len(texts))
+        return vectors(model, texts)
+
+    def kill(done: int, total: int) -> None:
+        assert total == 50
+        if done == 40:
+            raise KilledError
+
+    monkeypatch.setattr("kdnas_env.tasks.vectors.vectors", count)
+    with pytest.raises(KilledError):
+        teacher.vectors(TEXTS[:50], tmp_path, on_progress=kill)
+    made = teacher.vectors(TEXTS[:50], tmp_path)
+    assert computed == [20, 20, 10]
+    np.testing.assert_allclose(made, vectors(teacher.model, TEXTS[:50]), atol=1e-6)
+    assert not [*tmp_path.glob("*unfinished*")]
+
+
 def test_the_teachers_own_instructions_are_read(tiny_teacher_dirs: dict[str, Path], tmp_path: Path) -> None:
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
@@ -83,7 +110,9 @@ def test_a_student_learns_to_embed_like_its_teacher(distilled: EmbeddingDistilla
 
 def test_a_training_that_makes_it_worse_is_undone(student: Teacher, teacher: EmbeddingTeacher, tmp_path: Path) -> None:
     spoiling = EmbeddingSettings(epochs=1, batch_size=16, learning_rate=0.5)
-    made = distil_embedder(student, teacher, TEXTS, spoiling, cache_dir=tmp_path, device="cpu")
+    stages: list[str] = []
+    made = distil_embedder(student, teacher, TEXTS, spoiling, cache_dir=tmp_path, device="cpu", on_stage=stages.append)
+    assert stages == ["closed form", "training", "scoring"]
     assert made.curve[0]["loss"] > 0
     assert made.score == made.closed_form
 

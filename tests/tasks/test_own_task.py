@@ -224,7 +224,7 @@ def test_an_unknown_label_in_a_later_split_is_told(tmp_path: Path) -> None:
 
 
 def test_names_and_settings() -> None:
-    with pytest.raises(KDNASError, match=r"unknown task 'sst-2'; choose from .*or name a file"):
+    with pytest.raises(KDNASError, match=r"unknown task 'sst-2'; choose .*'embedding'.*or name a file.*mean 'sst2'"):
         check_task("sst-2")
     check_task("nowhere.csv")
     with pytest.raises(CorpusError, match=r"'nowhere\.csv' is not there"):
