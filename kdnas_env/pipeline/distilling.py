@@ -369,6 +369,7 @@ class _Distillation:
             "seed": self.seed,
             "seconds": last["seconds"],
             "heldout_unexplained": [point["unexplained"] for point in result.curve],
+            "kept_unexplained": result.best["unexplained"],
         }
         given = {**corpus_options(self.options, search), "max_length": corpus.report.max_length}
         return Lineage(
