@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.distillation.text.columns import choose_columns
-from kdnas_env.distillation.text.demo import demo_task
+from kdnas_env.distillation.text.demo import demo_splits
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.distillation.text.records import open_records
 from kdnas_env.distillation.text.text_files import place_of, read_rows
@@ -145,9 +145,10 @@ def _is_text(value: Any) -> bool:
 
 
 def _embedded(spec: TaskSpec) -> TaskData:
+    embedded = demo_splits(spec.name)
     splits = {}
     for name in (TRAIN, *spec.splits):
-        texts, labels = demo_task(name, spec.name)
+        texts, labels = embedded[name]
         splits[name] = Split((texts,), np.array(labels, dtype=np.int64))
     return TaskData(spec, splits.pop(TRAIN), splits, "embedded")
 

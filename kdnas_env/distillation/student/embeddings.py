@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.distillation.student.layers import embedding_tables
-from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.projection import CrossMoments, Moments
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
 from kdnas_env.errors import KDNASError
 
@@ -175,11 +175,11 @@ def _embedding_moments(workload: Workload, tables: EmbeddingBasis) -> tuple[Tens
 def _state_covariance(workload: Workload, tables: EmbeddingBasis) -> Tensor:
     """Return the covariance of the embeddings with the concatenated states of all layers, float64."""
     layers = range(1, workload.cache.num_layers + 1)
-    moments = [Moments() for _ in layers]
+    moments = [CrossMoments() for _ in layers]
     for tokens in _embedded(workload, tables):
         for layer, moment in zip(layers, moments, strict=True):
             moment.add(tokens.embeddings, workload.states((layer,), tokens.batch.rows))
-    return torch.cat([moment.centred()[1] for moment in moments], dim=1) / moments[0].count
+    return torch.cat([moment.cross() for moment in moments], dim=1) / moments[0].count
 
 
 def _shifts(workload: Workload, reduced: EmbeddingBasis, loadings: Tensor, table: str) -> Tensor:

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdnas_env.errors import CorpusError, DependencyError
@@ -36,6 +37,9 @@ _WHOLE_REVIEW_EVERY = 5
 _LINE_BREAK = re.compile(r"\s*(?:<br\s*/?>\s*)+")
 _SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|{_LINE_BREAK.pattern}")
 _LEAST_WORDS = 3
+
+_Row = tuple[str, int, str]
+"""Text, label and source of one of the packaged reviews."""
 
 
 def teacher_title(name: str) -> str:
@@ -105,30 +109,29 @@ def demo_texts(name: str) -> list[str]:
     """
     if name not in _PARTS:
         raise CorpusError(f"unknown embedded corpus {name!r}; choose one of {sorted(_PARTS)}")
-    part = _PARTS[name]
+    part, rows = _PARTS[name], _rows()
     if part == "reviews":
-        return [text for text, _, source in _rows() if source == _IMDB]
-    sentences, _ = demo_task("train")
+        return [text for text, _, source in rows if source == _IMDB]
+    sentences = _split(rows, _ROTTEN_TOMATOES)
+    texts = [_one_line(text) for _, text, _ in sentences["train"]]
     if part == "task":
-        return sentences
+        return texts
+    reviews = _split(rows, _IMDB)
     kept_out = {
-        text.lower()
-        for task in (_ROTTEN_TOMATOES, _IMDB)
+        _one_line(text).lower()
+        for splits in (sentences, reviews)
         for split in ("validation", "test")
-        for text in demo_task(split, task)[0]
+        for _, text, _ in splits[split]
     }
-    pieces = [piece for index, review, _ in _split(_IMDB, "train") for piece in _pieces(index, review)]
-    return sentences + [piece for piece in pieces if piece.lower() not in kept_out]
+    pieces = [piece for index, review, _ in reviews["train"] for piece in _pieces(index, review)]
+    return texts + [piece for piece in pieces if piece.lower() not in kept_out]
 
 
 def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list[int]]:
-    """Return the texts and labels (0 negative, 1 positive) of a split of an embedded task.
-
-    The splits are fixed: for each label, the texts with the smallest SHA-256 are the test split, the next ones the
-    validation split. All splits are balanced. HTML line breaks in reviews become spaces.
+    """Return the texts and labels (0 negative, 1 positive) of a split of an embedded task; see :func:`demo_splits`.
 
     Args:
-        split: One of ``TASK_SPLITS``: 6,398, 1,066 and 1,066 sentences, or 20,000, 2,500 and 2,500 reviews.
+        split: One of ``TASK_SPLITS``.
         task: ``rotten_tomatoes`` or ``imdb``.
 
     Raises:
@@ -137,33 +140,57 @@ def demo_task(split: str, task: str = _ROTTEN_TOMATOES) -> tuple[list[str], list
     """
     if split not in TASK_SPLITS:
         raise CorpusError(f"the embedded task has no split {split!r}; choose one of {list(TASK_SPLITS)}")
-    rows = _split(task, split)
-    return [_LINE_BREAK.sub(" ", text) for _, text, _ in rows], [label for _, _, label in rows]
+    return _texts_and_labels(_split(_rows(), task)[split])
 
 
-def _split(task: str, split: str) -> list[tuple[int, str, int]]:
-    """Return number, text and label of the rows of a split; rows of equal text have different numbers."""
-    rows = [(text, label) for text, label, source in _rows() if source == task]
+def demo_splits(task: str = _ROTTEN_TOMATOES) -> dict[str, tuple[list[str], list[int]]]:
+    """Return the texts and labels (0 negative, 1 positive) of an embedded task, by split.
+
+    The splits are fixed: for each label, the texts with the smallest SHA-256 are the test split, the next ones the
+    validation split. All splits are balanced. HTML line breaks in reviews become spaces.
+
+    Args:
+        task: ``rotten_tomatoes`` (6,398 sentences to train on, 1,066 to validate and 1,066 to test on) or ``imdb``
+            (20,000, 2,500 and 2,500 reviews).
+
+    Raises:
+        DependencyError: If the extra ``demo`` is not installed.
+    """
+    return {split: _texts_and_labels(rows) for split, rows in _split(_rows(), task).items()}
+
+
+def _split(rows: Sequence[_Row], task: str) -> dict[str, list[tuple[int, str, int]]]:
+    """Return number, text and label of the rows of a task by split; rows of equal text have different numbers."""
+    own = [(text, label) for text, label, source in rows if source == task]
     share = _SPLIT_SIZES[task] // 2
     places = {"test": slice(0, share), "validation": slice(share, 2 * share), "train": slice(2 * share, None)}
-    chosen = set()
-    for label in (0, 1):
-        hashed = sorted((text for text, own in rows if own == label), key=_digest)
-        chosen.update(hashed[places[split]])
-    return [(number, text, label) for number, (text, label) in enumerate(rows) if text in chosen]
+    hashed = [sorted((text for text, label in own if label == each), key=_digest) for each in (0, 1)]
+    splits = {}
+    for split, place in places.items():
+        chosen = {text for texts in hashed for text in texts[place]}
+        splits[split] = [(number, text, label) for number, (text, label) in enumerate(own) if text in chosen]
+    return splits
+
+
+def _texts_and_labels(rows: Sequence[tuple[int, str, int]]) -> tuple[list[str], list[int]]:
+    return [_one_line(text) for _, text, _ in rows], [label for _, _, label in rows]
 
 
 def _pieces(index: int, review: str) -> list[str]:
     if index % _WHOLE_REVIEW_EVERY == 0:
-        return [_LINE_BREAK.sub(" ", review)]
+        return [_one_line(review)]
     return [piece for piece in _SENTENCE_END.split(review) if len(piece.split()) >= _LEAST_WORDS]
+
+
+def _one_line(text: str) -> str:
+    return _LINE_BREAK.sub(" ", text)
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _rows() -> tuple[tuple[str, int, str], ...]:
+def _rows() -> tuple[_Row, ...]:
     """Return text, label and source of every row of the packaged reviews."""
     with demo_corpus_file().open(encoding="utf-8", newline="") as file:
         return tuple((row["text"], int(row["label"]), row["source"]) for row in csv.DictReader(file))

@@ -81,8 +81,8 @@ class LinearFit:
     count: int
 
 
-class Moments:
-    """Sums over tokens that determine the least-squares map from inputs to targets.
+class CrossMoments:
+    """Sums over tokens that determine the covariance of inputs and targets.
 
     Chunks are centred on the mean of the first chunk to avoid cancellation, multiplied in float32, and summed in
     float64.
@@ -101,30 +101,54 @@ class Moments:
         """
         if self._origins is None:
             self._origins = inputs.mean(0), targets.mean(0)
-            wide, tall = inputs.shape[1], targets.shape[1]
-            zeros = partial(torch.zeros, dtype=torch.float64, device=inputs.device)
-            self._input_sum, self._target_sum, self._target_square = zeros(wide), zeros(tall), zeros(())
-            self._input_gram, self._cross_gram = zeros(wide, wide), zeros(wide, tall)
-        inputs, targets = inputs - self._origins[0], targets - self._origins[1]
-        self.count += inputs.shape[0]
-        self._input_sum += inputs.sum(0, dtype=torch.float64)
-        self._target_sum += targets.sum(0, dtype=torch.float64)
-        self._target_square += targets.square().sum(dtype=torch.float64)
-        self._input_gram += inputs.T @ inputs
-        self._cross_gram += inputs.T @ targets
+            self._begin(inputs.shape[1], targets.shape[1], inputs.device)
+        self._sum(inputs - self._origins[0], targets - self._origins[1])
 
-    def centred(self) -> tuple[Tensor, Tensor, float]:
-        """Return the centred input and input-target products (float64), and the targets' centred sum of squares."""
+    def cross(self) -> Tensor:
+        """Return the centred products of inputs and targets, ``(inputs, targets)``, float64."""
         self._check()
-        gram = self._input_gram - torch.outer(self._input_sum, self._input_sum) / self.count
-        cross = self._cross_gram - torch.outer(self._input_sum, self._target_sum) / self.count
-        square = self._target_square - self._target_sum.square().sum() / self.count
-        return gram, cross, max(float(square), 0.0)
+        return self._cross_gram - torch.outer(self._input_sum, self._target_sum) / self.count
 
     def means(self) -> tuple[Tensor, Tensor]:
         """Return the means of inputs and targets, float64."""
         inputs, targets = self._check()
         return inputs + self._input_sum / self.count, targets + self._target_sum / self.count
+
+    def _begin(self, wide: int, tall: int, device: torch.device) -> None:
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self._input_sum, self._target_sum, self._cross_gram = zeros(wide), zeros(tall), zeros(wide, tall)
+
+    def _sum(self, inputs: Tensor, targets: Tensor) -> None:
+        self.count += inputs.shape[0]
+        self._input_sum += inputs.sum(0, dtype=torch.float64)
+        self._target_sum += targets.sum(0, dtype=torch.float64)
+        self._cross_gram += inputs.T @ targets
+
+    def _check(self) -> tuple[Tensor, Tensor]:
+        if self._origins is None:
+            raise KDNASError("no token was added, so there is nothing to fit; add() some first")
+        return self._origins
+
+
+class Moments(CrossMoments):
+    """Sums over tokens that determine the least-squares map from inputs to targets."""
+
+    def _begin(self, wide: int, tall: int, device: torch.device) -> None:
+        super()._begin(wide, tall, device)
+        zeros = partial(torch.zeros, dtype=torch.float64, device=device)
+        self._target_square, self._input_gram = zeros(()), zeros(wide, wide)
+
+    def _sum(self, inputs: Tensor, targets: Tensor) -> None:
+        super()._sum(inputs, targets)
+        self._target_square += targets.square().sum(dtype=torch.float64)
+        self._input_gram += inputs.T @ inputs
+
+    def centred(self) -> tuple[Tensor, Tensor, float]:
+        """Return the centred input and input-target products (float64), and the targets' centred sum of squares."""
+        cross = self.cross()
+        gram = self._input_gram - torch.outer(self._input_sum, self._input_sum) / self.count
+        square = self._target_square - self._target_sum.square().sum() / self.count
+        return gram, cross, max(float(square), 0.0)
 
     def solve(self, ridge: Ridge) -> LinearFit:
         """Solve ``min |inputs weight + bias - targets|^2 + penalty |weight|^2`` by Cholesky factorisation in float64.
@@ -165,11 +189,6 @@ class Moments:
             squared_error=max(square - explained, 0.0),
             count=self.count,
         )
-
-    def _check(self) -> tuple[Tensor, Tensor]:
-        if self._origins is None:
-            raise KDNASError("no token was added, so there is nothing to fit; add() some first")
-        return self._origins
 
 
 def _cross_validated(gram: Tensor, cross: Tensor, square: float, count: int) -> float:

