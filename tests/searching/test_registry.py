@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from import_statements import import_statements
 
 import kdnas_env
 from kdnas_env.errors import DependencyError, KDNASError
@@ -245,7 +246,7 @@ def test_two_packages_may_not_offer_the_same_name(site: Site) -> None:
 def test_the_environments_know_of_no_agent() -> None:
     package = Path(kdnas_env.__file__).parent
     for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in import_statements(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
             assert not [name for name in names if name.split(".")[0] == "agents"], path
