@@ -24,9 +24,10 @@ from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.scratch import scratch_folder
 
-# Test processes share the cores, and threads that wait for one another burn them. Libraries read this when they are
-# loaded, which conftest.py of some folders does before pytest is configured.
+# Test processes share the cores, and threads that wait for one another burn them unless they sleep. Libraries read this
+# when they are loaded, which conftest.py of some folders does before pytest is configured.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _MEMORY, _ROOM = "/dev/shm", 4 * 2**30
 
