@@ -17,7 +17,7 @@ from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_grap
 
 @dataclass(frozen=True)
 class WrittenGraphs:
-    """Graphs of models of which batch and length are free.
+    """Graphs of models.
 
     Attributes:
         folder: Where they are kept.
@@ -31,16 +31,17 @@ class WrittenGraphs:
         example: Mapping[str, torch.Tensor],
         path: Path,
         *,
-        longest: int,
+        longest: int | None = None,
         outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
     ) -> None:
         """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; a graph that is known is copied.
 
         Two models are the same where modules, settings and weights are. Outputs of one name are taken for the same.
         """
+        shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
         settings = [{**config.to_dict(), "_name_or_path": None} for config in configs]
-        known = sha256(str([model, settings, [*example], longest, [*outputs]]).encode())
+        known = sha256(str([model, settings, [*example], shapes, longest, [*outputs]]).encode())
         for name, tensor in model.state_dict().items():
             known.update(name.encode() + tensor.cpu().numpy().tobytes())
         kept = self.folder / known.hexdigest()

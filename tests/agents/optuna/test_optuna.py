@@ -521,14 +521,14 @@ class Logged(gymnasium.Wrapper):
 agent = kdnas_env.make_agent("optuna", **config)
 print("ready", flush=True)
 sys.stdin.readline()
-agent.search(Logged(gymnasium.make("kdnas/Planted-v0", budget=24, round_size=4)), seed=3)
+agent.search(Logged(gymnasium.make("kdnas/Planted-v0", budget=int(sys.argv[4]), round_size=4)), seed=3)
 """
 
 
-def start(config: dict[str, Any], log: Path, pause: float = 0.0) -> subprocess.Popen[str]:
+def start(config: dict[str, Any], log: Path, *, budget: int, pause: float = 0.0) -> subprocess.Popen[str]:
     """Start a search that waits for a line on its input."""
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SHARED, json.dumps(config), str(log), str(pause)],
+        [sys.executable, "-W", "error", "-c", SHARED, json.dumps(config), str(log), str(pause), str(budget)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -547,7 +547,7 @@ def lines(log: Path) -> list[str]:
 def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_path: Path) -> None:
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
     config = {"storage": storage, "study_name": "shared"}
-    processes = [start(config, tmp_path / name) for name in ("a", "b")]
+    processes = [start(config, tmp_path / name, budget=14) for name in ("a", "b")]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -556,12 +556,12 @@ def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_
         process.communicate(timeout=300)
         assert process.returncode == 0
     asked = [*lines(tmp_path / "a"), *lines(tmp_path / "b")]
-    assert len(asked) == len(set(asked)) == 48
+    assert len(asked) == len(set(asked)) == 28
 
     agent = make(**config)
     agent.search(gym.make("kdnas/Planted-v0", budget=8))
     trials = evaluated(agent)
-    assert len(trials) == len({point(trial) for trial in trials}) == 56
+    assert len(trials) == len({point(trial) for trial in trials}) == 36
     assert len({trial.user_attrs["worker"] for trial in trials}) == 3
 
 
@@ -599,7 +599,7 @@ def test_a_killed_process_that_is_started_again_goes_through_its_trials(tmp_path
     expected = whole.search(gym.make("kdnas/Planted-v0", budget=24, round_size=4), seed=3)
 
     log = tmp_path / "killed"
-    process = start(config, log, pause=0.05)
+    process = start(config, log, budget=24, pause=0.05)
     assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()
@@ -769,23 +769,31 @@ def four_students(depths: tuple[int, ...] = (4, 6), **settings: Any) -> gym.Env[
     return gym.make("kdnas/Planted-v0", space=space, budget=4, **settings)
 
 
+OTHER_DEPTHS = (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] in the study and \[3, 6\] here")
+
+
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("place", "other", "said"),
     [
-        (lambda: four_students((3, 6)), r"space num_hidden_layers is \[4, 6\] in the study and \[3, 6\] here"),
-        (lambda: four_students(noise=0.1), r"workload is '\w{12}' in the study and '\w{12}' here"),
-        (lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 in the study and -0.5 here"),
-        (lambda: four_students(epochs=5), r"fidelity epochs is \d in the study and 5 here"),
+        ("study.log", *OTHER_DEPTHS),
+        pytest.param("sqlite:///{}/study.db", *OTHER_DEPTHS, marks=pytest.mark.slow),
+        ("study.log", lambda: four_students(noise=0.1), r"workload is '\w{12}' in the study and '\w{12}' here"),
+        ("study.log", lambda: four_students(alpha=-0.5), r"reward alpha is -0.06 in the study and -0.5 here"),
+        ("study.log", lambda: four_students(epochs=5), r"fidelity epochs is \d in the study and 5 here"),
         (
+            "study.log",
             lambda: ImprovementReward(four_students()),
             r"wrappers ImprovementReward is None in the study and {.start.: -1.0} here",
         ),
-        (lambda: gym.make_vec("kdnas/Planted-v0", num_envs=2, space=SMALLER), r"space .* \[5, 6\] here"),
+        (
+            "study.log",
+            lambda: gym.make_vec("kdnas/Planted-v0", num_envs=2, space=SMALLER),
+            r"space .* \[5, 6\] here",
+        ),
     ],
 )
-@pytest.mark.parametrize("place", ["study.log", pytest.param("sqlite:///{}/study.db", marks=pytest.mark.slow)])
 def test_a_study_is_only_joined_for_the_same_students_and_rewards(
-    other: Callable[[], Any], said: str, place: str, tmp_path: Path
+    place: str, other: Callable[[], Any], said: str, tmp_path: Path
 ) -> None:
     """As many choices in dimensions of the same names are not enough."""
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
