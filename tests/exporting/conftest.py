@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_classifiers
@@ -84,17 +85,31 @@ def exported(
 
 
 @pytest.fixture(scope="session")
+def flat_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny teacher of one layer; to export a layer takes seconds. Do not write into it."""
+    root = tmp_path_factory.mktemp("flat")
+
+    def make(family: str) -> Path:
+        layers: dict[str, Any] = {"n_layers" if family == "distilbert" else "num_hidden_layers": 1}
+        if not (root / family).exists():
+            tiny_teachers.save_teacher(root / family, family, **layers)
+        return root / family
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def classifier(
-    tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    flat_teacher: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, str], TinyClassifier]:
-    """Return a student of a family that has learnt one of ``tiny_classifiers.TASKS``."""
+    """Return a student of a family, of one layer, that has learnt one of ``tiny_classifiers.TASKS``."""
     cache = tmp_path_factory.mktemp("cache")
     made: dict[tuple[str, str], TinyClassifier] = {}
 
     def make(family: str, kind: str) -> TinyClassifier:
         if (family, kind) not in made:
             task = tiny_classifiers.TASKS[kind]()
-            made[family, kind] = tiny_classifiers.distil_classifier(tiny_teacher_dirs[family], task, cache)
+            made[family, kind] = tiny_classifiers.distil_classifier(flat_teacher(family), task, cache)
         return made[family, kind]
 
     return make

@@ -189,9 +189,9 @@ def own_classifier(folder: Path, teacher: Path) -> TinyClassifier:
 
 
 @pytest.mark.slow
-def test_labels_are_read_again_from_where_the_task_lies(tiny_teacher_dirs: dict[str, Path], tmp_path: Path) -> None:
+def test_labels_are_read_again_from_where_the_task_lies(flat_teacher: Callable[[str], Path], tmp_path: Path) -> None:
     """From Python, without being told of the task; the tree was moved in between."""
-    made = own_classifier(tmp_path / "old", tiny_teacher_dirs["bert"])
+    made = own_classifier(tmp_path / "old", flat_teacher("bert"))
     made.save(tmp_path / "old" / "it")
     (tmp_path / "old").rename(tmp_path / "new")
     report = export(tmp_path / "new" / "it", latency=False, int8=True)
@@ -208,7 +208,7 @@ def test_labels_are_read_again_from_where_the_task_lies(tiny_teacher_dirs: dict[
 
 def test_a_classifier_of_somebody_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It has no record: decisions are compared on random tokens."""
-    folder = tiny_teachers.save_classifier(tmp_path / "theirs", ("NEGATIVE", "POSITIVE"))
+    folder = tiny_teachers.save_classifier(tmp_path / "theirs", ("NEGATIVE", "POSITIVE"), num_hidden_layers=1)
     assert run_export(ExportOptions(str(folder), latency=False)) == 0
     printed = capsys.readouterr().out
     assert "100.00% of 1024 decisions (random tokens) are the model's" in re.sub(r"\s+", " ", printed)
