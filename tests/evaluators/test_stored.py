@@ -5,8 +5,6 @@ import os
 import pickle
 import signal
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -20,6 +18,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from processes import Started
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
@@ -242,48 +241,35 @@ class StoreMachine(RuleBasedStateMachine):
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(max_examples=25, stateful_step_count=15, deadline=None)
 
-PROLOGUE = f"""
-import os, sys
-from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.evaluators.stored import StoredEvaluator
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_stored import CONFIGS, Counting, SPACE
-"""
 
-WRITER = (
-    PROLOGUE
-    + """
-with StoredEvaluator(Counting(), sys.argv[1]) as store:
+def write_all(path: Path) -> None:
+    """Evaluate one student after the other, and say how many are stored."""
+    with StoredEvaluator(Counting(), path) as store:
+        print("ready", flush=True)
+        for number, config in enumerate(SPACE):
+            store.evaluate([config], Fidelity())
+            print(number, flush=True)
+
+
+def race(path: Path, number: int, begin: Path) -> None:
+    """Wait for a file, then evaluate students that others evaluate, too, and print the records."""
+    inner = Counting(calls=[[]] * (1000 * number), seconds=0.002)
     print("ready", flush=True)
-    for number, config in enumerate(SPACE):
-        store.evaluate([config], Fidelity())
-        print(number, flush=True)
-"""
-)
-
-RACER = (
-    PROLOGUE
-    + """
-inner = Counting(calls=[[]] * (1000 * int(sys.argv[2])), seconds=0.002)
-print("ready", flush=True)
-sys.stdin.readline()
-with StoredEvaluator(inner, sys.argv[1]) as store:
-    for answer in store.evaluate(CONFIGS, Fidelity()):
-        print(answer.to_json())
-"""
-)
+    while not begin.exists():
+        time.sleep(0.001)
+    with StoredEvaluator(inner, path) as store:
+        for answer in store.evaluate(CONFIGS, Fidelity()):
+            print(answer.to_json())
 
 
 @pytest.mark.parametrize("after", [0, 7, 60])
 def test_a_killed_writer_loses_at_most_the_evaluation_in_flight(tmp_path: Path, after: int) -> None:
     path, configs = tmp_path / "store.sqlite", list(SPACE)
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
-    assert writer.stdout is not None
+    writer = Started(write_all, path)
     for _ in range(after + 1):
         assert writer.stdout.readline()
     writer.send_signal(signal.SIGKILL)
     acknowledged = after + len(writer.stdout.readlines())
-    writer.stdout.close()
     assert writer.wait() == -signal.SIGKILL
     with StoredEvaluator(Counting(), path) as store:
         records = store.records()
@@ -294,25 +280,16 @@ def test_a_killed_writer_loses_at_most_the_evaluation_in_flight(tmp_path: Path, 
 
 
 def test_processes_racing_on_one_new_file_agree_on_every_record(tmp_path: Path) -> None:
-    path, pipe = tmp_path / "store.sqlite", subprocess.PIPE
-    racers = [
-        subprocess.Popen(
-            [sys.executable, "-c", RACER, str(path), str(number)], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-        )
-        for number in range(4)
-    ]
+    path, begin = tmp_path / "store.sqlite", tmp_path / "begin"
+    racers = [Started(race, path, number, begin) for number in range(4)]
     for racer in racers:
-        assert racer.stdout is not None
         assert racer.stdout.readline() == "ready\n"
-    for racer in racers:
-        assert racer.stdin is not None
-        racer.stdin.write("go\n")
-        racer.stdin.flush()
-    outcomes = [(*racer.communicate(timeout=120), racer.returncode) for racer in racers]
-    assert [(errors, code) for _, errors, code in outcomes] == [("", 0)] * 4
-    assert len({output for output, _, _ in outcomes}) == 1
+    begin.touch()
+    outputs = [racer.read(timeout=120) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4
+    assert len(set(outputs)) == 1
     with StoredEvaluator(Counting(), path) as store:
-        assert outcomes[0][0].splitlines() == [record.to_json() for record in store.evaluate(CONFIGS, Fidelity())]
+        assert outputs[0].splitlines() == [record.to_json() for record in store.evaluate(CONFIGS, Fidelity())]
         assert store.count() == len(CONFIGS)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import small_tasks
 import tiny_teachers
 import torch
+from processes import Started
 from progress_log import ProgressLog
 
 from kdnas_env.distillation.teacher.loading import load_teacher
@@ -87,27 +86,30 @@ def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_
     assert len(counted) == 8
 
 
+def fine_tune_until_killed(folder: Path, cache: Path) -> None:
+    """Fine-tune a teacher in a process that is killed in the second of two fine-tunings."""
+    real, begun = finetuning.fit, list[Any]()
+
+    def advance(done: int, total: int) -> None:
+        if len(begun) == 2 and done == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def fit(*given: Any, **named: Any) -> Any:
+        begun.append(given)
+        return real(*given, **{**named, "on_progress": advance})
+
+    pytest.MonkeyPatch().setattr(module, "fit", fit)
+    task_teacher(load_teacher(folder), small_tasks.easy_task(), FAST, cache_dir=cache)
+
+
 def test_a_killed_fine_tuning_goes_on_after_its_last_epoch(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]
 ) -> None:
     """The second of two is killed in the last of its two epochs of 15 steps."""
     folder, cache = tiny_teacher_dirs["bert"], tmp_path / "cache"
-    script = (
-        "import os, signal\n"
-        "from test_task_teacher import FAST, load_teacher, module, small_tasks, task_teacher\n"
-        "real, begun = module.fit, []\n"
-        "def advance(done, total):\n"
-        "    if len(begun) == 2 and done == 20:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "def fit(*given, **named):\n"
-        "    begun.append(given)\n"
-        "    return real(*given, **{**named, 'on_progress': advance})\n"
-        "module.fit = fit\n"
-        f"task_teacher(load_teacher({str(folder)!r}), small_tasks.easy_task(), FAST, cache_dir={str(cache)!r})\n"
-    )
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
-    killed = subprocess.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": path}, check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = Started(fine_tune_until_killed, folder, cache)
+    output = killed.read(timeout=120)
+    assert killed.returncode == -signal.SIGKILL, output
     teacher, task = load_teacher(folder), small_tasks.easy_task()
     log = ProgressLog()
     resumed = task_teacher(teacher, task, FAST, cache_dir=cache, progress=log)
