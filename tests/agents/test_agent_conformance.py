@@ -19,6 +19,8 @@ QUICK: dict[str, dict[str, Any]] = {
     **{"lstm": _LSTM, "lstm-greedy": _LSTM, "lstm-shuffled": _LSTM},
     **{"ppo": _PPO, "maskable-ppo": _PPO, "dqn": _DQN, "qr-dqn": _DQN},
     "lstm-ensemble": {"steps": 2, "members": 2, "pool_size": 200},
+    "a2c": {"net_arch": [16]},
+    "trpo": {"net_arch": [16], "algorithm_kwargs": {"cg_max_steps": 3, "n_critic_updates": 2}},
     "random-forest": {"trees": 3},
     "reinforce": {"hidden_size": 8, "tries": 3},
     "recurrent-ppo": {"n_epochs": 2, "lstm_hidden_size": 8},
