@@ -14,7 +14,7 @@ from kdnas_env.tasks.scores import task_metric
 from kdnas_env.tasks.specs import REGRESSION, decide
 
 LARGEST_SCORE_LOSS = 0.004
-"""How much of its score, a number from 0 to 1, an int8 graph may lose."""
+"""How much of its score, a number from 0 to 1, an int8 graph may lose, beyond the standard error of the loss."""
 
 LEAST_AGREEMENT = 0.99
 """Share of the decisions that an int8 graph must share with the model where there are no labels."""
@@ -50,21 +50,32 @@ class Decisions:
     def allowed(self) -> str:
         """What an int8 graph may lose, in words."""
         return (
-            f"it may lose {LARGEST_SCORE_LOSS:g} of the score, or without labels {1 - LEAST_AGREEMENT:.0%} of the "
-            "decisions; of few texts one decision"
+            f"it may lose {LARGEST_SCORE_LOSS:g} of the score and the standard error of the loss, or without labels "
+            f"{1 - LEAST_AGREEMENT:.0%} of the decisions, of few texts one"
         )
 
     @property
+    def standard_error(self) -> float:
+        """Standard error of the difference between the scores, by the decisions that differ; 0 of numbers.
+
+        Each of ``n`` differing decisions of ``samples`` gains or loses ``1 / samples`` of an accuracy: the standard
+        deviation of their sum is at most ``sqrt(n) / samples`` (the variance that McNemar's test has).
+        """
+        differing = 0 if self.kind == REGRESSION else round((1 - self.agreement) * self.samples)
+        return float(np.sqrt(differing) / self.samples)
+
+    @property
     def acceptable(self) -> bool:
-        """Whether an int8 graph may be exported."""
-        if not np.isfinite(self.max_abs_error):
+        """Whether an int8 graph may be exported.
+
+        A loss that chance explains, such as one decision of few texts, is no reason against it.
+        """
+        if not np.isfinite(self.max_abs_error) or self.agreement < _LEAST_AGREEMENT_WITH_LABELS:
             return False
-        same = self.agreement >= _LEAST_AGREEMENT_WITH_LABELS
-        # Of few texts one decision is more than the bounds, and says nothing.
-        one_differs = self.kind != REGRESSION and round((1 - self.agreement) * self.samples) <= 1
         if self.score is None or self.model_score is None:
-            return self.agreement >= LEAST_AGREEMENT or (same and one_differs)
-        return same and (self.model_score - self.score <= LARGEST_SCORE_LOSS or one_differs)
+            one_differs = self.kind != REGRESSION and round((1 - self.agreement) * self.samples) <= 1
+            return self.agreement >= LEAST_AGREEMENT or one_differs
+        return self.model_score - self.score <= LARGEST_SCORE_LOSS + self.standard_error
 
     def in_words(self) -> str:
         """Return the comparison as a clause."""

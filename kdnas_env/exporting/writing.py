@@ -70,11 +70,11 @@ def write_export(
     ``last_hidden_state`` of an encoder, ``logits`` of a classifier, ``sentence_embedding`` (the unit vectors) beside
     ``token_embeddings`` of an embedding student. It is checked against the model to 1e-4. With
     ``int8``, ``onnx/model_quantized.onnx`` lies beside it, and the report says what it costs. That of a classifier may
-    lose .4 points of score on what settings are chosen on (never on what is scored), or 1 % of its decisions where
-    there are no labels, or one decision of few texts; that of an encoder may leave 1 % of the variance of its states
-    unexplained; that of an embedding student may turn vectors by a cosine, and lower Spearman's correlation of their
-    similarities, by .01. What loses more is quantised in its weights alone, then in its embedding tables alone, or not
-    exported.
+    lose .4 points of score, and the standard error of the loss, on what settings are chosen on (never on what is
+    scored), or 1 % of its decisions where there are no labels, of few texts one; that of an encoder may leave 1 % of
+    the variance of its states unexplained; that of an embedding student may turn vectors by a cosine, and lower
+    Spearman's correlation of their similarities, by .01. What loses more is quantised in its weights alone, then in its
+    embedding tables alone, or not exported.
 
     Args:
         model: Folder of a student, classifier or embedding student, another folder in hub layout, or a hub name, of a

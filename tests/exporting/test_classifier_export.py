@@ -268,6 +268,11 @@ def test_what_is_acceptable() -> None:
     assert (slightly.score, slightly.model_score, slightly.acceptable) == (0.975, 1.0, True)
     assert compare_decisions(one[:40], logits[:40], "classification", unlabelled).acceptable
     assert not compare_decisions(one[:10], logits[:10], "classification", unlabelled).acceptable
+    many = np.tile(np.array([[1.0, 0.0]], np.float32), (1000, 1))
+    for wrong, acceptable in ((5, True), (15, False)):  # .5 points may be chance, 1.5 are not
+        given = replace(labelled, labels=np.zeros(1000, np.int64))
+        changed = np.concatenate([many[:wrong, ::-1], many[wrong:]])
+        assert compare_decisions(changed, many, "classification", given).acceptable is acceptable
     better = compare_decisions(logits, few, "classification", labelled)
     assert better.acceptable
     half = replace(labelled, labels=np.array([0, 1] * 50))
