@@ -28,7 +28,7 @@ from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import Share, Standing, share_kept, standing
 from kdnas_env.tasks.specs import Split, TaskData
-from kdnas_env.tasks.splits import choosing_splits
+from kdnas_env.tasks.splits import choosing_name, choosing_splits
 from kdnas_env.tasks.teacher import TaskTeacher
 
 FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
@@ -228,9 +228,7 @@ def _own_tokenizer(export: Path) -> Any:
 def _judged(task: TaskData) -> dict[str, Split]:
     """Return what candidates are chosen by, then the splits that make the score, by name."""
     _, choosing = choosing_splits(task)
-    names = [name for name, split in task.evaluation.items() if split is choosing]
-    name = names[0] if names else "a tenth of the training split"
-    return {name: choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}
+    return {choosing_name(task, choosing): choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}
 
 
 def _times(

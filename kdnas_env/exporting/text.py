@@ -17,8 +17,8 @@ from kdnas_env.exporting.record import recorded_task
 from kdnas_env.exporting.source import Source
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import REGRESSION, VALIDATION, Split, TaskData, TaskSpec
-from kdnas_env.tasks.splits import choosing_splits
+from kdnas_env.tasks.specs import REGRESSION, Split, TaskData, TaskSpec
+from kdnas_env.tasks.splits import choosing_name, choosing_splits
 
 SENTENCES = 256
 """Sentences that the hidden states of encoders are compared on."""
@@ -113,9 +113,9 @@ def task_text(source: Source, task: TaskData | None = None) -> TaskText:
     columns = tuple([text for split in splits for text in split.texts[index]] for index in range(len(splits[0].texts)))
     scored = Split(columns, np.concatenate([split.labels for split in splits]))
     _, choosing = choosing_splits(task)
-    chosen_on = "validation" if choosing is task.evaluation.get(VALIDATION) else "a tenth of the training split"
     return TaskText(
-        _labelled(source, task, scored, " and ".join(task.spec.scored)), _labelled(source, task, choosing, chosen_on)
+        _labelled(source, task, scored, " and ".join(task.spec.scored)),
+        _labelled(source, task, choosing, choosing_name(task, choosing)),
     )
 
 

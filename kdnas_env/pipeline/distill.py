@@ -43,7 +43,7 @@ README = """# A run of `kdnas distill` or `kdnas_env.distill`
 |---|---|
 | `config.json` | every setting |
 | `run.json` | state of the run, versions, machine |
-| `evaluated.jsonl` | with a task that the search lacked: what both are evaluated on, which no student is distilled on |
+| `evaluated.jsonl` | with another task than the search has: what both are evaluated on; no student is distilled on it |
 | `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
 | `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
 | `NAME/classifier/` | with a task: the student with a head for it, as transformers loads it, and its scores |

@@ -94,6 +94,8 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     folders = {student.name: options.folder / student.name / options.product for student in chosen} if task else {}
     untaught = [name for name, folder in folders.items() if _record(options, folder) is None]
     # What can be refused is refused before a folder is made.
+    if untaught and options.task.name is not None and options.task.name != EMBEDDING and is_own(options.task.name):
+        load_task(options.task.name, own=options.task.own)
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
@@ -177,8 +179,6 @@ def _check_task(options: DistillOptions) -> None:
     else:
         check_task(options.task.name)
         task_metric(TASKS[EMBEDDED_TASK])
-        if is_own(options.task.name):
-            load_task(options.task.name, own=options.task.own)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
             "a task is distilled in one process; distil the students in several without `task`, then the task into "

@@ -58,6 +58,12 @@ def choosing_splits(task: TaskData) -> tuple[TaskData, Split]:
     return task.with_train(train), share
 
 
+def choosing_name(task: TaskData, choosing: Split) -> str:
+    """Return what the second of :func:`choosing_splits` is called."""
+    names = (name for name, split in task.evaluation.items() if split is choosing)
+    return next(names, "a tenth of the training split")
+
+
 def text_keys(split: Split) -> Iterator[tuple[str, ...]]:
     """Yield a key for the texts of each sample, which ignores case and surrounding blanks."""
     return (tuple(map(text_key, texts)) for texts in zip(*split.texts, strict=True))
