@@ -15,6 +15,7 @@ from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.distill import DistillRun
 from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
+from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
 from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
@@ -69,14 +70,15 @@ def _lines(candidate: Candidate) -> Table:
     lines = grid("", *HEADINGS, title=title, caption=candidate.measured.conditions)
     for line in candidate.lines:
         lines.add_row(*line.cells, style="red" if line.kept is False else None)
-    for row in score_rows(candidate.measured.standings):
+    for row in score_rows(candidate.measured):
         lines.add_row(*row)
     return lines
 
 
 def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
-    """Print which candidate is the classifier that was asked for, and where it lies."""
-    best = done.best
+    """Print which candidate is what was asked for, and where it lies."""
+    best, product = done.best, product_of(done.options)
+    assert product is not None
     if best is not None:
         if best not in done.results[-1:]:  # it was not printed just now
             console.print(_lines(best))
@@ -92,13 +94,13 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
         console.say("no student of the search keeps the limits, so that none was distilled; see above", "bad")
     elif not best.chosen:
         console.say(
-            f"no classifier keeps all limits; of {tried} candidate(s) the nearest is {best.place}, "
+            f"no {product.words} keeps all limits; of {tried} candidate(s) the nearest is {best.place}, "
             f"{best.config}. Widen the limits, try more (kdnas run --resume {done.path} --candidates {tried + 3}), or "
             "search more (--search.budget)",
             "bad",
         )
     elif not done.keeps_limits:
-        console.say("the classifier keeps the limits on what it was chosen by, but not on what is scored", "bad")
+        console.say(f"the {product.words} keeps the limits on what it was chosen by, but not on what is scored", "bad")
 
 
 def print_summary(console: SafeConsole, done: PipelineRun) -> None:

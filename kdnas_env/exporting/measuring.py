@@ -1,4 +1,4 @@
-"""What an exported classifier is worth as it is served: size, speed and score, beside its teacher.
+"""Size and speed of exported files as they are served, beside their teacher; and the record of all that is measured.
 
 The teacher is timed as a file of the same format: int8 makes large models faster than small ones, so that a speed-up is
 one within a format only.
@@ -6,7 +6,7 @@ one within a format only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,20 +16,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH, LOGITS
+from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.latency.interleave import Pass, interleave, select_clock
-from kdnas_env.latency.onnx_runtime import INPUT_NAMES, open_graph, write_graph
+from kdnas_env.latency.onnx_runtime import INPUT_NAMES, Output, open_graph, write_graph
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
 from kdnas_env.support.libraries import quiet_transformers
-from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
-from kdnas_env.tasks.scores import Share, Standing, share_kept, standing
-from kdnas_env.tasks.specs import Split, TaskData
-from kdnas_env.tasks.splits import choosing_name, choosing_splits
-from kdnas_env.tasks.teacher import TaskTeacher
+from kdnas_env.tasks.scores import Share, Standing
+from kdnas_env.tasks.specs import Split
+from kdnas_env.tasks.vector_scores import EmbeddingScore
+
+SIMILARITY = "Spearman's correlation of the cosines of all pairs of texts with the teacher's"
+"""Score of an embedding model, in words."""
 
 FILES = {"float32": GRAPH, "int8": INT8_GRAPH}
 """Files of an export by their format."""
@@ -40,13 +41,10 @@ _SESSIONS = 5
 _LEAST_ROUNDS = 20
 """Rounds of a session at least: on a busy machine the time of a probe is up after a few, which tell too little."""
 
-Decided = Mapping[str, NDArray[Any]]
-"""What a classifier decides: of each split, as :meth:`kdnas_env.tasks.specs.TaskSpec.decide` returns it."""
-
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of an exported classifier; plain data.
+    """What was measured of an exported file; plain data.
 
     Attributes:
         file: The file, by its path in the folder of the export.
@@ -59,7 +57,8 @@ class Measured:
         probe: Batch size, sequence length and threads of these.
         chosen_by: Share of the teacher's score on what candidates are chosen by.
         scored: The same on the splits that make the score, which choose nothing.
-        standings: The scores themselves on these splits; empty in records of earlier versions.
+        standings: The scores themselves on these splits; empty in records of earlier versions, and of vectors.
+        vectors: Of an embedding model: all that tells how its vectors compare with the teacher's, on what is scored.
     """
 
     file: str
@@ -73,15 +72,17 @@ class Measured:
     chosen_by: Share
     scored: tuple[Share, ...]
     standings: tuple[Standing, ...] = ()
+    vectors: EmbeddingScore | None = None
 
     @property
     def conditions(self) -> str:
         """How it was measured, in words."""
         batch, length, threads = (self.probe[name] for name in _PROBE)
+        of_vectors = "" if self.vectors is None else f". The score is {SIMILARITY}"
         return (
             f"Size, speed and score of {self.file} in ONNX Runtime; the speed-up is against the teacher's "
             f"{self.format} file ({self.teacher_latency_ms:.2f} ms): batch {batch}, {length} tokens, {threads} CPU "
-            f"thread(s). Candidates are chosen by {self.chosen_by.split}, never by what is scored"
+            f"thread(s). Candidates are chosen by {self.chosen_by.split}, never by what is scored{of_vectors}"
         )
 
     @property
@@ -105,6 +106,33 @@ class Measured:
         return asdict(self)
 
 
+@dataclass(frozen=True, eq=False)
+class TeacherGraph:
+    """A teacher as it is written to a file, beside which exports are timed.
+
+    Attributes:
+        fingerprint: SHA-256 (hex) of what decides it.
+        model: The model, a function of the inputs of its encoder.
+        tokenizer: Its tokenizer.
+        max_length: Longest text in tokens.
+        outputs: Outputs of the graph by name.
+        texts: Two texts, in one or two columns.
+    """
+
+    fingerprint: str
+    model: Any
+    tokenizer: Any
+    max_length: int
+    outputs: Mapping[str, Output]
+    texts: Split
+
+    def write(self, path: Path) -> None:
+        """Write it as a graph."""
+        batch = pad(encode(self.tokenizer, self.texts, self.max_length), self.tokenizer.pad_token_id)
+        example = {name: batch[name] for name in INPUT_NAMES if name in batch}
+        write_graph(self.model, example, path, longest=self.max_length, outputs=self.outputs)
+
+
 @dataclass(frozen=True)
 class TeacherFiles:
     """Files of the teachers beside which exports are timed; each is written once.
@@ -115,17 +143,16 @@ class TeacherFiles:
 
     folder: Path
 
-    def file(self, teacher: TaskTeacher, format: str, task: TaskData) -> Path:
-        """Return the file of a member of a teacher.
+    def file(self, teacher: TeacherGraph, format: str) -> Path:
+        """Return the file of a teacher.
 
         Args:
             teacher: The teacher.
             format: ``float32`` or ``int8``.
-            task: Its task.
         """
         path = self.folder / f"{teacher.fingerprint}.onnx"
         if not path.exists():
-            _write_teacher(teacher, task, path)
+            teacher.write(path)
         if format == "float32":
             return path
         smaller = path.with_suffix(".int8.onnx")
@@ -141,107 +168,28 @@ def teacher_files() -> Iterator[TeacherFiles]:
         yield TeacherFiles(folder)
 
 
-def measure_export(
-    export: Path,
-    format: str,
-    task: TaskData,
-    teacher: TaskTeacher,
-    latency: LatencySettings,
-    beside: TeacherFiles,
-    *,
-    decided: Decided | None = None,
-    cache_dir: str | None = None,
-    progress: Progress = SILENT,
-) -> Measured:
-    """Measure an exported classifier in ONNX Runtime.
+def size_and_speed(
+    export: Path, format: str, teacher: TeacherGraph, settings: LatencySettings, beside: TeacherFiles
+) -> dict[str, Any]:
+    """Return the fields of :class:`Measured` that do not depend on scores.
 
     Args:
         export: Folder of the export.
         format: Which of its files: ``float32`` or ``int8``.
-        task: The task.
-        teacher: Its teacher; where it has several members, one of them is timed.
-        latency: Batch size, sequence length, threads, and how long to measure.
-        beside: Files of teachers, of which one is timed.
-        decided: What :func:`decide` returned of the file, if that is known.
-        cache_dir: Where the soft labels of the teacher are kept.
-        progress: Told what is done.
+        teacher: The teacher that is timed beside it.
+        settings: Batch size, sequence length, threads, and how long to measure.
+        beside: Files of teachers.
 
     Raises:
         RunError: If the lock of the cores cannot be used.
     """
-    file = export / FILES[format]
-    progress.begin(f"timing {file.name} beside its teacher")
-    student_ms, teacher_ms, speedups = _times(export, format, task, teacher, latency, beside)
-    if decided is None:
-        progress.begin(f"scoring {file.name}")
-        decided = decide(export, format, task)
-    own = decided
-
-    def judge(name: str, split: Split) -> tuple[Share, Standing]:
-        taught = task.spec.decide(teacher.soft_labels(split.texts, cache_dir))
-        share = share_kept(task.spec, name, own[name], taught, split.labels)
-        return share, standing(task, name, own[name], taught, split)
-
-    judged = [judge(name, split) for name, split in _judged(task).items()]
-    chosen_by, *scored = (share for share, _ in judged)
-    return Measured(
-        file=FILES[format],
-        format=format,
-        size_mb=file.stat().st_size / 1e6,
-        latency_ms=float(np.median(student_ms)),
-        teacher_latency_ms=float(np.median(teacher_ms)),
-        speedup=float(np.median(speedups)),
-        speedups=tuple(speedups),
-        probe={name: getattr(latency, name) for name in _PROBE},
-        chosen_by=chosen_by,
-        scored=tuple(scored),
-        standings=tuple(scores for _, scores in judged),
-    )
-
-
-def decide(export: Path, format: str, task: TaskData) -> Decided:
-    """Return what an exported classifier decides in ONNX Runtime, text by text, as it is served.
-
-    Args:
-        export: Folder of the export.
-        format: Which of its files: ``float32`` or ``int8``.
-        task: The task.
-
-    Raises:
-        RunError: If the lock of the cores cannot be used.
-    """
-    tokenizer = _own_tokenizer(export)
-    with training_lock():
-        session = open_graph(export / FILES[format], torch.get_num_threads())
-        return {
-            name: task.spec.decide(_logits(session, tokenizer, split, task)) for name, split in _judged(task).items()
-        }
-
-
-def _own_tokenizer(export: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    with quiet_transformers():
-        return AutoTokenizer.from_pretrained(export, local_files_only=True)
-
-
-def _judged(task: TaskData) -> dict[str, Split]:
-    """Return what candidates are chosen by, then the splits that make the score, by name."""
-    _, choosing = choosing_splits(task)
-    return {choosing_name(task, choosing): choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}
-
-
-def _times(
-    export: Path, format: str, task: TaskData, teacher: TaskTeacher, settings: LatencySettings, beside: TeacherFiles
-) -> tuple[list[float], list[float], list[float]]:
-    """Return milliseconds of the student and of the teacher, and their ratio, in each session."""
     students, teachers, speedups = [], [], []
     rounds = max(settings.min_rounds, _LEAST_ROUNDS)
     settings = replace(settings, min_rounds=rounds, max_rounds=max(settings.max_rounds, rounds))
     with training_lock():
-        theirs = beside.file(teacher, format, task)
+        theirs = beside.file(teacher, format)
     # A student may have fewer tokens than its teacher.
-    timed = (export / FILES[format], _own_tokenizer(export)), (theirs, teacher.tokenizer)
+    timed = (export / FILES[format], own_tokenizer(export)), (theirs, teacher.tokenizer)
     clock = select_clock(settings)
     for _ in range(_SESSIONS):
         with probe_lock(), pinned_threads(settings.threads):
@@ -250,15 +198,48 @@ def _times(
         students.append(float(np.median(times.student_ns)) / 1e6)
         teachers.append(float(np.median(times.teacher_ns)) / 1e6)
         speedups.append(float(np.median(1 / times.ratios)))
-    return students, teachers, speedups
+    return {
+        "file": FILES[format],
+        "format": format,
+        "size_mb": (export / FILES[format]).stat().st_size / 1e6,
+        "latency_ms": float(np.median(students)),
+        "teacher_latency_ms": float(np.median(teachers)),
+        "speedup": float(np.median(speedups)),
+        "speedups": tuple(speedups),
+        "probe": {name: getattr(settings, name) for name in _PROBE},
+    }
 
 
-def _write_teacher(teacher: TaskTeacher, task: TaskData, path: Path) -> None:
-    """Write a member of a teacher as a graph."""
-    texts = Split(tuple(list(column[:2]) for column in task.train.texts), task.train.labels[:2])
-    batch = pad(encode(teacher.tokenizer, texts, teacher.max_length), teacher.tokenizer.pad_token_id)
-    example = {name: batch[name] for name in INPUT_NAMES if name in batch}
-    write_graph(teacher.members[0], example, path, longest=teacher.max_length, outputs={LOGITS: lambda logits: logits})
+def own_tokenizer(export: Path) -> Any:
+    """Load the tokenizer of an export."""
+    from transformers import AutoTokenizer
+
+    with quiet_transformers():
+        return AutoTokenizer.from_pretrained(export, local_files_only=True)
+
+
+def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[np.float32]]:
+    """Open a file of an export, and return what gives an output of it, text by text, as it is served.
+
+    Args:
+        export: Folder of the export.
+        format: Which of its files: ``float32`` or ``int8``.
+        output: Name of the output.
+
+    Returns:
+        A function from texts to the output, float32 ``(texts, width)``.
+    """
+    tokenizer, session = own_tokenizer(export), open_graph(export / FILES[format], torch.get_num_threads())
+    names = [wanted.name for wanted in session.get_inputs()]
+
+    def run(texts: Split) -> NDArray[np.float32]:
+        rows = [
+            session.run([output], {name: np.array([example[name]], dtype=np.int64) for name in names})[0][0]
+            for example in encode(tokenizer, texts, tokenizer.model_max_length)
+        ]
+        return np.stack(rows)
+
+    return run
 
 
 def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
@@ -270,14 +251,3 @@ def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
     batch["token_type_ids"] = np.zeros_like(ids)
     feed = {wanted.name: batch[wanted.name] for wanted in session.get_inputs()}
     return lambda: session.run(None, feed)
-
-
-def _logits(session: Any, tokenizer: Any, split: Split, task: TaskData) -> NDArray[np.float32]:
-    """Return logits ``(samples, classes)`` or numbers ``(samples,)``, text by text, as they are served."""
-    names = [wanted.name for wanted in session.get_inputs()]
-    rows = [
-        session.run([LOGITS], {name: np.array([example[name]], dtype=np.int64) for name in names})[0][0]
-        for example in encode(tokenizer, split, tokenizer.model_max_length)
-    ]
-    logits: NDArray[np.float32] = np.stack(rows)
-    return logits[:, 0] if task.spec.regression else logits

@@ -1,4 +1,4 @@
-"""Candidates of a run with a task: its best students become classifiers in turn, until one keeps the limits.
+"""Candidates of a run with a task: its best students become its product in turn, until one keeps the limits.
 
 What the search promised by a probe and by a number of parameters is measured again on the exported file.
 """
@@ -14,16 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
-from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
-from kdnas_env.exporting.folder import EXPORT, TASK
-from kdnas_env.exporting.measuring import Measured, measure_export, teacher_files
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.measuring import Measured, teacher_files
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.classifiers import teacher_of
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines, score_rows
+from kdnas_env.pipeline.products import Product, product_of
 from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
@@ -32,10 +31,6 @@ from kdnas_env.support.atomic import read_json, write_json, write_text
 from kdnas_env.support.figures import BLUE, GREY
 from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.untrusted import restore
-from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.encoding import resolve_device
-from kdnas_env.tasks.specs import TaskData
-from kdnas_env.tasks.teacher import TaskTeacher
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +53,7 @@ class Candidate:
         unexplained: Unexplained variance of the teacher's states after the long distillation.
         measured: What was measured of its export.
         lines: What was asked for and what was measured.
+        product: Name of the folder of what it was made into.
     """
 
     place: int
@@ -69,6 +65,7 @@ class Candidate:
     unexplained: float
     measured: Measured
     lines: tuple[Line, ...]
+    product: str = CLASSIFIER
 
     @property
     def chosen(self) -> bool:
@@ -87,9 +84,9 @@ class Candidate:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Folders of the student, of the classifier as transformers loads it, and of the export."""
+        """Folders of the student, of what it was made into, and of the export."""
         student = student_folder(self.path, self.config)
-        return {"student": student / STUDENT, "classifier": student / CLASSIFIER, "export": self.path / "export"}
+        return {"student": student / STUDENT, self.product: student / self.product, "export": self.path / "export"}
 
     def to_dict(self, root: Path) -> dict[str, Any]:
         """Return what is known as plain data, with folders relative to that of the run."""
@@ -140,7 +137,7 @@ def ranked(search: Path) -> list[dict[str, Any]]:
     return list(best.values())
 
 
-def read_candidate(root: Path, place: int, row: dict[str, Any], limits: Constraints) -> Candidate | None:
+def read_candidate(root: Path, place: int, row: dict[str, Any], options: PipelineOptions) -> Candidate | None:
     """Return a candidate as its folder has it; None if it is not finished.
 
     Raises:
@@ -155,16 +152,16 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], limits: Constrai
     except ValueError as error:
         raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and go on with the run") from error
     unexplained = read_json(student_folder(path, config) / DISTILLED)["unexplained"]
-    lines = lines_of(limits, measured, row["parameters"])
-    return Candidate(
-        place, path, config, row["parameters"], row["speedup"], row["reward"], unexplained, measured, lines
-    )
+    lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options)
+    assert product is not None
+    about = row["parameters"], row["speedup"], row["reward"], unexplained
+    return Candidate(place, path, config, *about, measured, lines, product.folder)
 
 
 def read_candidates(run: Path, options: PipelineOptions) -> list[Candidate]:
     """Return the finished candidates of a run, in their order."""
     rows = enumerate(ranked(run / "search")[: options.candidates], start=1)
-    read = (read_candidate(run / CANDIDATES, place, row, options.limits) for place, row in rows)
+    read = (read_candidate(run / CANDIDATES, place, row, options) for place, row in rows)
     return [candidate for candidate in read if candidate is not None]
 
 
@@ -194,37 +191,31 @@ def try_candidates(
     Raises:
         KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
     """
-    judged: tuple[TaskData, TaskTeacher] | None = None
+    product = product_of(options)
+    assert product is not None
+    measure = product.measuring(options, shared, progress)
     with teacher_files() as beside:
         for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
-            candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
+            candidate = read_candidate(run / CANDIDATES, place, row, options)
             if candidate is None:
                 path, config = run / CANDIDATES / str(place), StudentConfig.from_dict(row["student"])
                 progress.say(f"\ncandidate {place} of at most {options.candidates}: {config}")
-                for step in _done_before(path, config):
+                for step in _done_before(path, config, product):
                     progress.say(f"{step}: done before")
                 with _in_stage("distill"):
                     report(_distilled(path, config, run, options, shared, progress))
                 with _in_stage("export"):
-                    _export(path, config, options, progress, report)
+                    _export(path, config, options, product, progress, report)
                 enter_step(progress, "measure")
-                judged = judged or _task_and_teacher(options, shared, progress)
                 latency = LatencySettings(
                     **{name: value for name, value in asdict(options.search.latency).items() if name != "runtime"}
                 )
-                measured = measure_export(
-                    path / "export",
-                    options.limits.format,
-                    *judged,
-                    latency,
-                    beside,
-                    cache_dir=options.cache_dir,
-                    progress=progress,
-                )
+                model = student_folder(path, config) / product.folder
+                measured = measure(model, path / "export", latency, beside)
                 progress.end()
                 _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
                 write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
-                candidate = read_candidate(run / CANDIDATES, place, row, options.limits)
+                candidate = read_candidate(run / CANDIDATES, place, row, options)
                 assert candidate is not None
                 report(candidate)
             else:
@@ -233,10 +224,11 @@ def try_candidates(
                 return
 
 
-def _done_before(path: Path, config: StudentConfig) -> list[str]:
+def _done_before(path: Path, config: StudentConfig, product: Product) -> list[str]:
     """Return the steps of a candidate that an earlier call finished."""
     student = student_folder(path, config)
-    marks = {"distil": student / DISTILLED, CLASSIFIER: student / CLASSIFIER / TASK, "export": path / "export" / EXPORT}
+    made = student / product.folder / product.marker
+    marks = {"distil": student / DISTILLED, product.folder: made, "export": path / "export" / EXPORT}
     return [step for step, mark in marks.items() if mark.exists()]
 
 
@@ -271,13 +263,14 @@ def _export(
     path: Path,
     config: StudentConfig,
     options: PipelineOptions,
+    product: Product,
     progress: Progress,
     report: Callable[[Any], object],
 ) -> None:
     out = path / "export"
     if not (out / EXPORT).exists():
         enter_step(progress, "export")
-        model = student_folder(path, config) / CLASSIFIER
+        model = student_folder(path, config) / product.folder
         int8 = options.export.int8 or options.limits.format == "int8"
         report(export(replace(options.export, model=str(model), int8=int8, out=str(out)), progress=progress))
 
@@ -286,20 +279,9 @@ def _extend_card(export: Path, lines: Sequence[Line], measured: Measured) -> Non
     """Have the model card of an export say what was asked for and what was measured."""
     card = export / "README.md"
     before, _, _ = card.read_text(encoding="utf-8").partition(_SECTION)
-    rows = table(("", *HEADINGS), [*(line.cells for line in lines), *score_rows(measured.standings)])
+    rows = table(("", *HEADINGS), [*(line.cells for line in lines), *score_rows(measured)])
     warning = "" if measured.warning is None else f"\nNote: {measured.warning}.\n"
     write_text(card, f"{before}{_SECTION}\n{rows}\n{measured.conditions}.\n{warning}")
-
-
-def _task_and_teacher(
-    options: PipelineOptions, shared: dict[str, Any], progress: Progress
-) -> tuple[TaskData, TaskTeacher]:
-    """Return what an export is measured with: the task, and its teacher, whose fine-tuning was kept."""
-    assert options.task.name is not None
-    task = load_task(options.task.name, options.task.data, options.task.own)
-    teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
-    compute = {name: shared[name] for name in ("seed", "device", "cache_dir")}
-    return task, teacher_of(task, options.task, teacher, **compute, progress=progress)
 
 
 def draw_candidates(candidates: Sequence[Candidate], limits: Constraints) -> Figure:

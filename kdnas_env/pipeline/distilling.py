@@ -30,7 +30,6 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.pipeline.classifiers import TaskWork
 from kdnas_env.pipeline.distill import (
-    CLASSIFIER,
     CURVE_PICTURE,
     DISTILLED,
     README,
@@ -115,7 +114,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             for student in missing:
                 distillation.distil(student)
         if teacher is not None and untaught:
-            enter_step(progress, CLASSIFIER)
+            enter_step(progress, options.product)
             taught = _task_work(options, teacher, search.seed, progress)
             work.begin(taught.fingerprints)
             for name in untaught:

@@ -12,13 +12,13 @@ from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import draw_texts
-from kdnas_env.errors import RunError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.work import name_of
 from kdnas_env.support.progress import Pieces, Progress
 from kdnas_env.support.untrusted import shown
-from kdnas_env.tasks.embedding import STAGES, EmbeddingSettings, distil_embedder
+from kdnas_env.tasks.embedding import STAGES, EmbeddingSettings, distil_embedder, split_texts
 from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
@@ -137,6 +137,21 @@ class EmbeddingWork:
         reading = {name: corpus[name] for name in names if corpus.get(name) is not None}
         wanted = self.options.unlabelled_samples
         return {"count": wanted + 2 * self.settings.held_out(wanted), **reading}
+
+
+def held_out_texts(record: EmbedderRecord) -> tuple[list[str], list[str]]:
+    """Return the texts that an embedding student was scored on, and those that chose its epoch.
+
+    Raises:
+        KDNASError: If they cannot be had: the student is of an earlier version, or the text has changed.
+    """
+    if not record.drawn:
+        raise KDNASError("it was made by an earlier version")
+    drawn = draw_text(record.source, record.drawn, record.seed)
+    scored, choosing, _ = split_texts(drawn, record.settings, record.seed)
+    if key_of(scored) != record.heldout:
+        raise KDNASError(f"{record.source!r} has other text than when it was trained on it")
+    return scored, choosing
 
 
 def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.constraints import AT_LEAST, LEAST_QUALITY, Constraints, excess
-from kdnas_env.tasks.scores import Standing
+
+if TYPE_CHECKING:
+    from kdnas_env.exporting.measuring import Measured
 
 HEADINGS = ("asked for", "measured", "95 % interval", "kept")
 """Headings of the columns of :attr:`Line.cells` after the first."""
@@ -20,6 +21,13 @@ _WORDS = {
     "keep": ("teacher's score kept", "{:.1%}", "{:.1%}"),
 }
 """What a limit is called, and how what was measured and what was asked for are written."""
+
+_OF_VECTORS = {
+    "overlap": "same 10 nearest texts",
+    "overlap_in_teachers": "same, in teacher's index",
+    "recall_in_teachers": "nearest, in teacher's index",
+}
+"""Scores of vectors beside the correlation, by their names in :class:`kdnas_env.tasks.vector_scores.EmbeddingScore`."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +91,17 @@ def _asked(limit: str, value: float) -> str:
     return f"{'at least' if limit in AT_LEAST else 'at most'} {_WORDS[limit][2].format(value)}"
 
 
-def score_rows(standings: Iterable[Standing]) -> list[tuple[str, ...]]:
-    """Return rows like :attr:`Line.cells`: the scores of student, teacher and the one answer to all texts."""
+def score_rows(measured: Measured) -> list[tuple[str, ...]]:
+    """Return rows like :attr:`Line.cells`: what else tells how good it is.
+
+    Of a classifier the scores of student, teacher and the one answer to all texts; of an embedding model those of its
+    vectors.
+    """
     rows: list[tuple[str, ...]] = []
-    for one in standings:
+    for name, words in _OF_VECTORS.items() if measured.vectors is not None else ():
+        value, low, high = getattr(measured.vectors, name)
+        rows.append((words, "", f"{value:.1%}", f"{low:.1%} - {high:.1%}", ""))
+    for one in measured.standings:
         for whose, (score, low, high) in (("student", one.model), ("teacher", one.teacher)):
             rows.append((f"score of the {whose}, {one.split}", "", f"{score:.1%}", f"{low:.1%} - {high:.1%}", ""))
         rows.append((f"{one.answer}, {one.split}", "", f"{one.constant:.1%}", "", ""))

@@ -146,8 +146,7 @@ class TaskOptions(OwnTask):
 
     name: str | None = None
     """rotten_tomatoes, imdb, a task of GLUE, or your own: a file (csv, tsv, jsonl, parquet), a folder with a file a
-    split, or a dataset of the hub; or embedding: vectors like the teacher's (search, distill). --task NAME is short for
-    it."""
+    split, or a dataset of the hub; or embedding: vectors like the teacher's. --task NAME is short for it."""
     data: str | None = None
     """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
     teachers: int = 1

@@ -14,11 +14,10 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
 from kdnas_env.pipeline.options import options_of
-from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_opening import open_run
 from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
-from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress, announced, going_on
+from kdnas_env.pipeline.run_steps import StepProgress, announced, going_on
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
 from kdnas_env.pipeline.stages import STAGES, PipelineOptions
 from kdnas_env.pipeline.work import Finished, working
@@ -46,8 +45,9 @@ class PipelineRun(Finished):
         results: What came of the stages that this call did, in order.
         summary: What came of all stages that are done: what ``summary.json`` says.
         candidates: With a task: the students that were tried, in order.
-        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it and
-            ``export`` for ONNX Runtime, by these names; empty where no student was distilled.
+        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it, or of the
+            embedding model, ``embedder`` as Sentence Transformers loads it, and ``export`` for ONNX Runtime, by these
+            names; empty where no student was distilled.
     """
 
     path: Path
@@ -68,7 +68,7 @@ class PipelineRun(Finished):
 
     @property
     def keeps_limits(self) -> bool:
-        """Whether there is a classifier that keeps all that was asked for, also on what is scored."""
+        """Whether there is a candidate that keeps all that was asked for, also on what is scored."""
         return self.best is not None and self.best.keeps_limits
 
     def plot(self) -> Figure:
@@ -104,7 +104,7 @@ def run(
     on_result: Report = lambda result: None,
     **settings: Any,
 ) -> PipelineRun:
-    """Search, distill, score and export in one run folder; with a task, from its labels and limits to a classifier.
+    """Search, distill, score and export in one run folder; with a task, up to a classifier or an embedding model.
 
     What is done already is not done again. An interrupted run (Ctrl-C, SIGTERM, SIGKILL) goes on with ``resume``,
     within the stage where it stopped.
@@ -114,7 +114,7 @@ def run(
         progress: Receives what is done.
         on_result: Called with what came of each stage as it is done.
         **settings: Options of :class:`PipelineOptions` by name, such as ``search={"budget": 32}``, ``task="my.csv"``,
-            ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.
+            ``task="embedding"``, ``limits={"speedup": 8, "size_mb": 10, "keep": 0.97}`` or ``resume``.
 
     Raises:
         KDNASError: For bad input; its ``stage`` is the one where it was raised. What earlier stages finished is kept.
@@ -127,12 +127,13 @@ def run(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError("kdnas run works in one process; distil in several with kdnas distill, on a finished search")
     work_on = open_run(options)
-    text = work_on.text
-    effort = None if text is None else Effort.of(options.task, text.task, text.unlabelled)
-    names: Sequence[str] = STAGES if options.task.name is None else TASK_STEPS
+    opening, product = work_on.opening, work_on.product
+    names: Sequence[str] = STAGES if product is None else product.steps
     resumed = options.resume is not None
-    steps = StepProgress(progress, names, effort, since="since it went on" if resumed else "so far")
-    for line in going_on(options, work_on.path) if text is None else announced(options, text):
+    steps = StepProgress(
+        progress, names, None if opening is None else opening.effort, since="since it went on" if resumed else "so far"
+    )
+    for line in going_on(options, work_on.path) if opening is None else announced(options, opening):
         steps.say(line)
     results: list[Result] = []
 
@@ -144,9 +145,14 @@ def run(
         work.begin()
         for stage in work_on.stages:
             do_stage(work_on, stage, steps, report)
-        candidates = () if options.task.name is None else tuple(read_candidates(work_on.path, options))
-        summary = summary_of(work_on) if options.task.name is None else task_summary_of(work_on, candidates)
-        products = place_products(work_on.path, best_candidate(candidates)) if candidates else {}
+        candidates: tuple[Candidate, ...] = ()
+        products: dict[str, Path] = {}
+        if product is None:
+            summary = summary_of(work_on)
+        else:
+            candidates = tuple(read_candidates(work_on.path, options))
+            summary = task_summary_of(work_on, product, candidates)
+            products = place_products(work_on.path, product, best_candidate(candidates))
         write_json(work_on.path / SUMMARY, summary)
         done = PipelineRun(work_on.path, options, tuple(results), summary, candidates, products)
         if candidates:

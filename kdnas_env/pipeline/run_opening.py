@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Template
 from typing import Any
 
 from kdnas_env.core.reward import TASK
@@ -13,8 +14,7 @@ from kdnas_env.core.smallest import check_possible
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
-from kdnas_env.pipeline.classifiers import unlabelled_texts
-from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.products import Opening, Product, product_of
 from kdnas_env.pipeline.search import README as SEARCH_README
 from kdnas_env.pipeline.search_options import check_installed
 from kdnas_env.pipeline.searched import choose
@@ -22,10 +22,9 @@ from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, Searc
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options, write_readme
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call
-from kdnas_env.tasks.data import check_task, load_task
-from kdnas_env.tasks.distilling import new_texts
+from kdnas_env.tasks.data import check_task
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 FINISHED = "finished"
 """State of a stage that is done."""
@@ -61,18 +60,18 @@ _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
 |---|---|
 | `config.json` | every setting, the seed included |
 | `run.json` | state of the run and of each stage, versions, machine |
-| `classifier/` | the chosen classifier as transformers loads it |
+| `$product/` | the chosen $words as $library loads it |
 | `export/` | the same for ONNX Runtime, with a model card |
 | `search/` | the search: a run of `kdnas search` |
 | `candidates/1/` | the best student of the search; `2/` the next best, where the first breaks a limit; and so on |
-| `candidates/1/distill/` | the student, and in `NAME/classifier/` with a head for the task: a run of `kdnas distill` |
-| `candidates/1/export/` | the classifier for ONNX Runtime, with a model card |
+| `candidates/1/distill/` | the student, and in `NAME/$product/` with a head for the task: a run of `kdnas distill` |
+| `candidates/1/export/` | the $words for ONNX Runtime, with a model card |
 | `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
 | `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
 | `candidates.png` | share of the teacher's score against speed-up, in a picture |
 | `report.html` | all of it on a page: open it in a browser |
 
-`classifier/` and `export/` are copies of what lies in the folder of the chosen candidate: the first that keeps the
+`$product/` and `export/` are copies of what lies in the folder of the chosen candidate: the first that keeps the
 limits, or else the one that comes closest.
 
 Go on with an interrupted or failed run, see the summary of a finished one again, or try more candidates, with
@@ -80,34 +79,6 @@ Go on with an interrupted or failed run, see the summary of a finished one again
     kdnas run --resume {folder} [--candidates N]
     kdnas_env.run(resume={path})  # in Python; with candidates=N for more
 """
-
-
-@dataclass(frozen=True, eq=False)
-class TaskText:
-    """The text of a task as it was read before a run.
-
-    Attributes:
-        task: The task.
-        unlabelled: Texts without labels that are new.
-        left_out: Those that are not: they stand in the task, or twice.
-    """
-
-    task: TaskData
-    unlabelled: int
-    left_out: int
-
-    @classmethod
-    def read(cls, options: TaskOptions, seed: int) -> TaskText:
-        """Read the text.
-
-        Raises:
-            KDNASError: If it cannot be read.
-        """
-        assert options.name is not None
-        task = load_task(options.name, options.data, options.own)
-        texts = unlabelled_texts(options, task, seed)
-        new = len(new_texts(task, texts)[0])
-        return cls(task, new, (len(texts[0]) if texts else 0) - new)
 
 
 @dataclass(frozen=True)
@@ -118,13 +89,18 @@ class OpenedRun:
         folder: Its folder.
         options: What was asked for.
         go_on: The call that goes on with it.
-        text: The text of the task of a new run.
+        opening: What was read for the task of a new run.
     """
 
     folder: RunFolder
     options: PipelineOptions
     go_on: str
-    text: TaskText | None = None
+    opening: Opening | None = None
+
+    @property
+    def product(self) -> Product | None:
+        """What it makes of its students; None without a task."""
+        return product_of(self.options)
 
     @property
     def path(self) -> Path:
@@ -179,11 +155,13 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     """
     for task in options.score.tasks:
         check_task(task)
-    text: TaskText | None = None
-    readme = _README if options.task.name is None else _TASK_README
-    if options.task.name is not None and options.resume is None:
-        # Its faults are told now, not after the search.
-        text = TaskText.read(options.task, options.seed)
+    opening: Opening | None = None
+    product, readme = product_of(options), _README
+    if product is not None:
+        words = {"product": product.folder, "words": product.words, "library": product.library}
+        readme = Template(_TASK_README).substitute(words)
+        if options.resume is None:
+            opening = product.opened(options)  # Its faults are told now, not after the search.
     if options.resume is None:
         if options.search.reward.quality == TASK and options.task.name is None:
             raise KDNASError(
@@ -197,7 +175,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
             check_possible(search.limits, search.settings.search_space)
         name = Path(options.teacher).name or "teacher"
         path = expanded(options.out or new_run_path(name, options.search.agent, options.seed))
-        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), text)
+        return OpenedRun(RunFolder.create(path, options, readme), options, resuming_call(options, path), opening)
     recorded = recorded_options(options.resume, PipelineOptions)
     folder = RunFolder.reopen(options.resume, readme)
     again = resuming_call(options, folder.path, () if options.stages == recorded.stages else options.stages)
@@ -255,9 +233,10 @@ def resuming_call(options: PipelineOptions, path: Path, stages: Sequence[str] = 
 
 def search_options(options: PipelineOptions) -> SearchStage:
     """Return the options of the search: with a task it measures that and times what ships; --keep is for what ships."""
-    limits, latency = options.limits, options.search.latency
-    if options.task.name is not None:
+    limits, latency, product = options.limits, options.search.latency, product_of(options)
+    if product is not None:
         limits = replace(limits, keep=None)
         if latency.runtime == "torch":
             latency = replace(latency, runtime=INT8 if limits.format == "int8" else "onnxruntime")
-    return replace(options.search, teacher=options.teacher, task=options.task, limits=limits, latency=latency)
+    task = options.task if product is None else product.searched(options)
+    return replace(options.search, teacher=options.teacher, task=task, limits=limits, latency=latency)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +10,13 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.pipeline.limit_lines import HEADINGS
+from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
 from kdnas_env.pipeline.searched import load_run
 from kdnas_env.pipeline.stages import stage_folder
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json
-from kdnas_env.support.shell import command, python_command
+from kdnas_env.support.shell import command
 
 if TYPE_CHECKING:
     from kdnas_env.pipeline.run import PipelineRun
@@ -54,7 +54,8 @@ def _subtitle(run: PipelineRun) -> str:
 
 def _candidates(run: PipelineRun) -> View:
     """Return what was measured of the candidates of a run with a task."""
-    candidates = run.candidates
+    candidates, product = run.candidates, product_of(run.options)
+    assert product is not None
     shares = [candidate.measured.scored[0] for candidate in candidates]
     cloud = Cloud(
         CANDIDATE,
@@ -92,7 +93,7 @@ def _candidates(run: PipelineRun) -> View:
                 "Scores",
                 ("candidate", "split", "samples", "score, %", "teacher, %", "kept, %"),
                 scores,
-                about=f"On {run.options.task.name}; score: the mean of the task's metrics.",
+                about=f"On {run.options.task.name}; score: {product.score}.",
             ),
             _files(run),
         ],
@@ -184,21 +185,14 @@ def _files(run: PipelineRun) -> Listing:
 
 def _commands(run: PipelineRun) -> list[tuple[str, str]]:
     again = ("See the run again, or go on where it was stopped", command("run", "--resume", run.path))
-    if run.options.task.name is None:
+    product = product_of(run.options)
+    if product is None:
         distilled = [student["files"].get("student") for student in run.summary["students"]]
         return [*(("Upload a student to the hub", _push(run.path / folder)) for folder in distilled if folder), again]
     wanted = len(run.candidates) + 3
     more = (f"Try up to {wanted} candidates", command("run", "--resume", run.path, "--candidates", wanted))
-    use = _classifier_commands(run.products["classifier"]) if run.products else []
+    use = product.commands(run.products[product.folder]) if run.products else []
     return [*use, again] if run.keeps_limits else [*use, more, again]
-
-
-def _classifier_commands(classifier: Path) -> Sequence[tuple[str, str]]:
-    use = f"from transformers import pipeline; print(pipeline('text-classification', {str(classifier)!r})('a text'))"
-    return [
-        ("Classify a text with transformers", python_command(use)),
-        ("Upload the classifier to the hub", _push(classifier)),
-    ]
 
 
 def _push(model: Path) -> str:

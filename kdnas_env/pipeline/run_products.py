@@ -1,4 +1,4 @@
-"""What a run with a task is made for, in a place of its own: copies of the chosen classifier and of its export.
+"""What a run with a task is made for, in a place of its own: copies of the chosen candidate and of its export.
 
 Copies, since links are lost by archives and by systems that have none; and the folders of the candidates stay whole, so
 that a run can go on with more of them.
@@ -12,16 +12,15 @@ from pathlib import Path
 
 from kdnas_env.exporting.folder import written_whole
 from kdnas_env.pipeline.candidates import Candidate
-
-PRODUCTS = ("classifier", "export")
-"""Names of the folders in that of a run."""
+from kdnas_env.pipeline.products import Product
 
 
-def place_products(run: Path, best: Candidate | None) -> dict[str, Path]:
+def place_products(run: Path, product: Product, best: Candidate | None) -> dict[str, Path]:
     """Copy the folders of the chosen candidate into that of the run, each whole or not at all.
 
     Args:
         run: Folder of the run, which nobody else works in.
+        product: What the candidates are.
         best: The candidate; None if there is none.
 
     Returns:
@@ -30,12 +29,12 @@ def place_products(run: Path, best: Candidate | None) -> dict[str, Path]:
     Raises:
         ExportError: If they cannot be written.
     """
-    for name in PRODUCTS:
+    for name in product.places:
         for unfinished in run.glob(f".{name}.*"):
             shutil.rmtree(unfinished)
     if best is None:
         return {}
-    placed = {name: run / name for name in PRODUCTS}
+    placed = {name: run / name for name in product.places}
     for name, target in placed.items():
         source = best.files[name]
         if not _is_copy(target, source):

@@ -9,35 +9,29 @@ from pathlib import Path
 from kdnas_env.pipeline.distill import CLASSIFIER
 from kdnas_env.pipeline.distilling import DISTILLING
 from kdnas_env.pipeline.limit_lines import asked_in_words
-from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.products import Opening
 from kdnas_env.pipeline.run_estimate import Effort, Timing
-from kdnas_env.pipeline.run_opening import TaskText, search_options
+from kdnas_env.pipeline.run_opening import search_options
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress, Tone, in_words
-from kdnas_env.tasks.overview import overview
-from kdnas_env.tasks.specs import unlabelled_source
 from kdnas_env.tasks.teacher import FITTING, TASK_TEACHER
-
-TASK_STEPS = (TASK_TEACHER, "search", "distil", CLASSIFIER, "export", "measure")
-"""Steps from labels to a classifier; from the third on those of one candidate."""
 
 _TELLING_SECONDS = 10.0
 """Seconds between two estimates, and the least that is timed for one."""
 
 
-def announced(options: PipelineOptions, text: TaskText) -> tuple[str, ...]:
+def announced(options: PipelineOptions, opening: Opening) -> tuple[str, ...]:
     """Return what a run with a task is about to do, in lines.
 
     Args:
         options: What is asked for.
-        text: What was read.
+        opening: What was read.
     """
     search = search_options(options)
     latency = search.latency
     passes = f"{latency.batch_size} x {latency.sequence_length} tokens a pass, {latency.threads} thread(s)"
     return (
-        *overview(text.task),
-        *_unlabelled(options.task, text),
+        *opening.lines,
         f"  students are timed in {latency.runtime}, {passes}",
         f"  limits: {_limits(options)}",
     )
@@ -57,14 +51,6 @@ def going_on(options: PipelineOptions, folder: Path) -> tuple[str, ...]:
 
 def _limits(options: PipelineOptions) -> str:
     return ", ".join(asked_in_words(options.limits)) or "none"
-
-
-def _unlabelled(options: TaskOptions, text: TaskText) -> tuple[str, ...]:
-    source = unlabelled_source(options.name or "", options.unlabelled)
-    if source is None:
-        return ("  text without labels: none; more of your domain helps (`task.unlabelled`)",)
-    left_out = f", {text.left_out:,} left out that stand in the task or twice" if text.left_out else ""
-    return (f"  text without labels: {text.unlabelled:,} of {source}{left_out}",)
 
 
 class StepProgress:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kdnas_env.pipeline.candidates import Candidate, best_candidate
 from kdnas_env.pipeline.distill import DISTILLED
+from kdnas_env.pipeline.products import Product
 from kdnas_env.pipeline.run_opening import FINISHED, OpenedRun
-from kdnas_env.pipeline.run_products import PRODUCTS
 from kdnas_env.pipeline.searched import choose, read_results
 from kdnas_env.pipeline.stages import STAGES
 from kdnas_env.searching.run_folder import RESULTS, STUDENT
@@ -55,7 +55,7 @@ def summary_of(run: OpenedRun) -> dict[str, Any]:
     }
 
 
-def task_summary_of(run: OpenedRun, candidates: Sequence[Candidate]) -> dict[str, Any]:
+def task_summary_of(run: OpenedRun, product: Product, candidates: Sequence[Candidate]) -> dict[str, Any]:
     """Return what was asked for and what was measured, of all candidates."""
     best = best_candidate(candidates)
     students = [candidate.to_dict(run.path) for candidate in candidates]
@@ -64,7 +64,7 @@ def task_summary_of(run: OpenedRun, candidates: Sequence[Candidate]) -> dict[str
         "stages": [stage for stage in run.stages if run.states().get(stage) == FINISHED],
         "tasks": [run.options.task.name],
         "limits": asdict(run.options.limits),
-        "products": {} if best is None else {name: name for name in PRODUCTS},
+        "products": {} if best is None else {name: name for name in product.places},
         "best": None if best is None else str(best.place),
         "keeps_limits": best is not None and best.keeps_limits,
         "warning": None if best is None else best.measured.warning,

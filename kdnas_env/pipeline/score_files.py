@@ -12,7 +12,8 @@ import numpy as np
 
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.measuring import FILES, Decided, Measured, decide, measure_export, teacher_files
+from kdnas_env.exporting.measuring import FILES, Measured, teacher_files
+from kdnas_env.exporting.measuring_classifiers import Decided, decide, measure_classifier
 from kdnas_env.exporting.onnx import GRAPH
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record, recorded_task
 from kdnas_env.latency.settings import LatencySettings
@@ -135,7 +136,7 @@ class Exports:
                     if not cell.exists():
                         progress.begin(f"scoring {model}, {format}")
                         decided = decide(expanded(model), format, self.task)
-                        measured = measure_export(
+                        measured = measure_classifier(
                             expanded(model),
                             format,
                             self.task,

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
-from kdnas_env.pipeline.embedders import draw_text
+from kdnas_env.pipeline.embedders import draw_text, held_out_texts
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock
-from kdnas_env.tasks.embedding import split_texts
-from kdnas_env.tasks.kept_tensors import key_of
 from kdnas_env.tasks.rows import ROWS, STUDENT, TEACHER, Model
 from kdnas_env.tasks.similarity import embedder_fingerprint, is_similarity
 from kdnas_env.tasks.specs import TaskData
@@ -97,14 +95,15 @@ class Embedders:
 
     def _heldout(self) -> list[str]:
         first = self.records[0]
-        hint = "name text to score on with `text`"
-        if not first.drawn or any(record.heldout != first.heldout for record in self.records):
-            why = "they were not trained on the same text" if first.drawn else "it was made by an earlier version"
-            raise KDNASError(f"what was held out from {self.folders[0]!r} cannot be scored on: {why}; {hint}")
-        texts = split_texts(draw_text(first.source, first.drawn, first.seed), first.settings, first.seed)[0]
-        if key_of(texts) != first.heldout:
-            raise KDNASError(f"{first.source!r} has other text than when {self.folders[0]!r} was trained on it; {hint}")
-        return texts
+        try:
+            if any(record.heldout != first.heldout for record in self.records):
+                raise KDNASError("they were not trained on the same text")
+            return held_out_texts(first)[0]
+        except KDNASError as error:
+            raise KDNASError(
+                f"what was held out from {self.folders[0]!r} cannot be scored on: {error}; name text to score on with "
+                "`text`"
+            ) from error
 
     def _drawn(self, text: str, seed: int) -> list[str]:
         count = self.records[0].settings.heldout

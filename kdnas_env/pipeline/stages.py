@@ -130,9 +130,10 @@ class ExportStage(ExportOptions):
 class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Search, distill, score and export in one run folder, which goes on where it stopped.
 
-    With a task: from its labels and your limits to a classifier. The best student of the search is distilled, learns
-    the task from its teacher, and is exported; if the exported file breaks a limit, the next best has its turn. --keep
-    is then a share of the score of the task's teacher.
+    With a task: from its labels and your limits to a classifier; with the task embedding to an embedding model. The
+    best student of the search is distilled, learns the task from its teacher, and is exported; if the exported file
+    breaks a limit, the next best has its turn. --keep is then a share of the score of the task's teacher; of the task
+    embedding, Spearman's correlation of similarities with the teacher's.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched that are at least 5 times as
     fast as the teacher, the best distilled on 12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher

@@ -50,8 +50,8 @@ def check_task(name: str) -> None:
     """
     if name == EMBEDDING:
         raise KDNASError(
-            f"the task {name!r} has no labels, so that it has no classifier; search with it (kdnas search --task "
-            f"{name}), then distil (kdnas distill RUN --task {name})"
+            f"the task {name!r} has no labels that could be scored; it makes embedding models (kdnas run --task "
+            f"{name}, or kdnas distill RUN --task {name})"
         )
     if not is_own(name):
         task_spec(name)

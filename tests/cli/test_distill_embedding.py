@@ -84,9 +84,9 @@ def test_a_student_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: P
     assert "holds an embedding student of another student, text or settings" in str(said.value)
 
 
-def test_a_whole_run_is_for_labels(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_what_is_refused(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run, _ = searched
-    said = complaint(["run", "--task", "embedding", "--out", str(tmp_path / "x")], capsys)
-    assert "search with it (kdnas search --task embedding), then distil (kdnas distill RUN --task embedding)" in said
+    said = complaint(["score", str(run / "student"), "--tasks", "embedding", "--out", str(tmp_path / "x")], capsys)
+    assert "has no labels that could be scored; it makes embedding models (kdnas run --task embedding, or" in said
     said = complaint(["distill", str(run), "--task", "embedding", "--task.teachers", "2"], capsys)
     assert "--task.teachers has no effect on the task embedding" in said

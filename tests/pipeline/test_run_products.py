@@ -11,7 +11,10 @@ import pytest
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting import folder as exporting
 from kdnas_env.pipeline.candidates import Candidate
-from kdnas_env.pipeline.run_products import PRODUCTS, place_products
+from kdnas_env.pipeline.product_classifier import ClassifierProduct
+from kdnas_env.pipeline.run_products import place_products
+
+CLASSIFIERS = ClassifierProduct()
 
 
 def candidate(run: Path, place: int) -> Candidate:
@@ -19,7 +22,7 @@ def candidate(run: Path, place: int) -> Candidate:
     nothing: Any = None
     config = StudentConfig(1, 2, 16, 16 * place, "gelu", "bert")
     made = Candidate(place, run / str(place), config, 1, 1.0, 1.0, 0.1, nothing, ())
-    for name in PRODUCTS:
+    for name in CLASSIFIERS.places:
         (made.files[name] / "onnx").mkdir(parents=True)
         for file in ("README.md", "onnx/model.onnx"):
             (made.files[name] / file).write_text(f"{name} {place}")
@@ -29,34 +32,36 @@ def candidate(run: Path, place: int) -> Candidate:
 def content(run: Path) -> dict[str, str]:
     return {
         str(path.relative_to(run)): path.read_text()
-        for name in PRODUCTS
+        for name in CLASSIFIERS.places
         for path in sorted((run / name).rglob("*"))
         if path.is_file()
     }
 
 
 def placed(place: int) -> dict[str, str]:
-    return {f"{name}/{file}": f"{name} {place}" for name in PRODUCTS for file in ("README.md", "onnx/model.onnx")}
+    return {
+        f"{name}/{file}": f"{name} {place}" for name in CLASSIFIERS.places for file in ("README.md", "onnx/model.onnx")
+    }
 
 
 def test_what_is_chosen_is_copied_and_takes_the_place_of_what_was(tmp_path: Path) -> None:
     first, second = candidate(tmp_path, 1), candidate(tmp_path, 2)
-    assert place_products(tmp_path, None) == {}
-    assert place_products(tmp_path, first) == {name: tmp_path / name for name in PRODUCTS}
+    assert place_products(tmp_path, CLASSIFIERS, None) == {}
+    assert place_products(tmp_path, CLASSIFIERS, first) == {name: tmp_path / name for name in CLASSIFIERS.places}
     assert content(tmp_path) == placed(1)
     written = (tmp_path / "classifier").stat().st_ino
-    place_products(tmp_path, first)
+    place_products(tmp_path, CLASSIFIERS, first)
     assert (tmp_path / "classifier").stat().st_ino == written
-    place_products(tmp_path, second)
+    place_products(tmp_path, CLASSIFIERS, second)
     assert content(tmp_path) == placed(2)
     (tmp_path / "export" / "README.md").write_text("damaged")
-    place_products(tmp_path, second)
+    place_products(tmp_path, CLASSIFIERS, second)
     assert content(tmp_path) == placed(2)
 
 
 def test_what_was_stopped_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = candidate(tmp_path, 1), candidate(tmp_path, 2)
-    place_products(tmp_path, first)
+    place_products(tmp_path, CLASSIFIERS, first)
 
     def killed(new: Path, target: Path) -> None:
         raise KeyboardInterrupt
@@ -64,10 +69,10 @@ def test_what_was_stopped_leaves_nothing_half_written(tmp_path: Path, monkeypatc
     with monkeypatch.context() as patched:
         patched.setattr(exporting, "_take_place", killed)
         with pytest.raises(KeyboardInterrupt):
-            place_products(tmp_path, second)
+            place_products(tmp_path, CLASSIFIERS, second)
     assert content(tmp_path) == placed(1)
     left = tmp_path / ".export.killed"
     shutil.copytree(second.files["export"], left)
-    place_products(tmp_path, second)
+    place_products(tmp_path, CLASSIFIERS, second)
     assert content(tmp_path) == placed(2)
     assert not list(tmp_path.glob(".*"))

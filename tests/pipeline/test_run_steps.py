@@ -10,8 +10,9 @@ from progress_log import ProgressLog
 
 from kdnas_env.pipeline.distilling import DISTILLING
 from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.product_classifier import ClassifierProduct
 from kdnas_env.pipeline.run_estimate import Effort
-from kdnas_env.pipeline.run_steps import TASK_STEPS, StepProgress
+from kdnas_env.pipeline.run_steps import StepProgress
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.support.progress import SILENT, enter_step
 from kdnas_env.tasks.teacher import FITTING
@@ -29,7 +30,7 @@ class NotesLog(ProgressLog):
 
 def test_steps_have_their_number_and_the_time_so_far() -> None:
     log, seconds = ProgressLog(), iter([0.0, 0.5, 150.0])
-    steps = StepProgress(log, TASK_STEPS, clock=lambda: next(seconds))
+    steps = StepProgress(log, ClassifierProduct.steps, clock=lambda: next(seconds))
     enter_step(steps, "search")
     enter_step(steps, "search")
     enter_step(StageProgress(steps, "distil"), "distil")
@@ -42,7 +43,7 @@ def test_what_is_left_is_told_from_what_was_timed() -> None:
     """A step of the teacher takes 2 seconds, one of the student 1/2 second."""
     now = 0.0
     log = NotesLog()
-    steps = StepProgress(log, TASK_STEPS, EFFORT, clock=lambda: now)
+    steps = StepProgress(log, ClassifierProduct.steps, EFFORT, clock=lambda: now)
 
     def work(name: str, count: int, seconds: float) -> list[str]:
         nonlocal now
@@ -70,7 +71,7 @@ def test_what_is_left_is_told_from_what_was_timed() -> None:
 
 def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
     log = NotesLog()
-    steps = StepProgress(log, TASK_STEPS, EFFORT)
+    steps = StepProgress(log, ClassifierProduct.steps, EFFORT)
     steps.step("task teacher")
     steps.begin("teacher of my")
     steps.step("search")
@@ -84,7 +85,7 @@ def test_nothing_is_told_of_what_is_left_where_the_teacher_was_kept() -> None:
 
 def test_the_time_of_a_resumed_run_is_that_since_it_went_on() -> None:
     log, seconds = ProgressLog(), iter([0.0, 150.0])
-    StepProgress(log, TASK_STEPS, since="since it went on", clock=lambda: next(seconds)).step("distil")
+    StepProgress(log, ClassifierProduct.steps, since="since it went on", clock=lambda: next(seconds)).step("distil")
     assert log.said == ["\ndistil (3 of 6), 2.5 min since it went on"]
 
 

@@ -1,0 +1,98 @@
+"""A run whose task has labels: its students become classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.exporting.folder import TASK
+from kdnas_env.exporting.measuring import Measured, TeacherFiles
+from kdnas_env.exporting.measuring_classifiers import measure_classifier
+from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.pipeline.classifiers import teacher_of, unlabelled_texts
+from kdnas_env.pipeline.distill import CLASSIFIER
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.support.progress import Progress
+from kdnas_env.support.shell import command, python_command
+from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.distilling import new_texts
+from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.overview import overview
+from kdnas_env.tasks.specs import TaskData, unlabelled_source
+from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher
+
+
+class ClassifierProduct(Product):
+    """A student with a head for labels."""
+
+    folder: ClassVar[str] = CLASSIFIER
+    marker: ClassVar[str] = TASK
+    words: ClassVar[str] = "classifier"
+    library: ClassVar[str] = "transformers"
+    steps: ClassVar[tuple[str, ...]] = (TASK_TEACHER, "search", "distil", CLASSIFIER, "export", "measure")
+    score: ClassVar[str] = "the mean of the task's metrics"
+
+    def opened(self, options: PipelineOptions) -> Opening:
+        """See :meth:`Product.opened`."""
+        wanted = options.task
+        assert wanted.name is not None
+        task = load_task(wanted.name, wanted.data, wanted.own)
+        texts = unlabelled_texts(wanted, task, options.seed)
+        new = len(new_texts(task, texts)[0])
+        left_out = (len(texts[0]) if texts else 0) - new
+        return Opening((*overview(task), _unlabelled(wanted, new, left_out)), Effort.of(wanted, task, new))
+
+    def searched(self, options: PipelineOptions) -> TaskOptions:
+        """See :meth:`Product.searched`."""
+        return options.task
+
+    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+        """See :meth:`Product.measuring`."""
+        judged: list[tuple[TaskData, TaskTeacher]] = []
+
+        def measure(model: Path, export: Path, latency: LatencySettings, beside: TeacherFiles) -> Measured:
+            if not judged:
+                judged.append(_task_and_teacher(options, shared, progress))
+            return measure_classifier(
+                export,
+                options.limits.format,
+                *judged[0],
+                latency,
+                beside,
+                cache_dir=options.cache_dir,
+                progress=progress,
+            )
+
+        return measure
+
+    def commands(self, folder: Path) -> Sequence[tuple[str, str]]:
+        """See :meth:`Product.commands`."""
+        use = f"from transformers import pipeline; print(pipeline('text-classification', {str(folder)!r})('a text'))"
+        return [
+            ("Classify a text with transformers", python_command(use)),
+            ("Upload the classifier to the hub", command("export", folder, "--push", "OWNER/NAME")),
+        ]
+
+
+def _unlabelled(options: TaskOptions, new: int, left_out: int) -> str:
+    source = unlabelled_source(options.name or "", options.unlabelled)
+    if source is None:
+        return "  text without labels: none; more of your domain helps (`task.unlabelled`)"
+    more = f", {left_out:,} left out that stand in the task or twice" if left_out else ""
+    return f"  text without labels: {new:,} of {source}{more}"
+
+
+def _task_and_teacher(
+    options: PipelineOptions, shared: dict[str, Any], progress: Progress
+) -> tuple[TaskData, TaskTeacher]:
+    """Return what an export is measured with: the task, and its teacher, whose fine-tuning was kept."""
+    assert options.task.name is not None
+    task = load_task(options.task.name, options.task.data, options.task.own)
+    teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
+    compute = {name: shared[name] for name in ("seed", "device", "cache_dir")}
+    return task, teacher_of(task, options.task, teacher, **compute, progress=progress)

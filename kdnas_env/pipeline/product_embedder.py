@@ -1,0 +1,92 @@
+"""A run for the task embedding: its students become embedding models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+from kdnas_env.core.reward import TASK
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
+from kdnas_env.errors import RunError
+from kdnas_env.exporting.embedder import read_embedder_record
+from kdnas_env.exporting.folder import EMBEDDER as MARKER
+from kdnas_env.exporting.measuring import SIMILARITY, Measured, TeacherFiles
+from kdnas_env.exporting.measuring_embedders import measure_embedder
+from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.pipeline.distill import EMBEDDER
+from kdnas_env.pipeline.embedders import draw_text, held_out_texts
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.support.libraries import require
+from kdnas_env.support.progress import Progress
+from kdnas_env.support.shell import command, python_command
+from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
+
+
+class EmbedderProduct(Product):
+    """A student with a head to its teacher's vectors."""
+
+    folder: ClassVar[str] = EMBEDDER
+    marker: ClassVar[str] = MARKER
+    words: ClassVar[str] = "embedding model"
+    library: ClassVar[str] = "Sentence Transformers"
+    steps: ClassVar[tuple[str, ...]] = ("search", "distil", EMBEDDER, "export", "measure")
+    score: ClassVar[str] = SIMILARITY
+
+    def opened(self, options: PipelineOptions) -> Opening:
+        """See :meth:`Product.opened`."""
+        require("the task embedding", "embedding", "sentence_transformers")
+        source, most = options.task.unlabelled, options.task.unlabelled_samples
+        text = "that of the distillation"
+        if source is not None:
+            text = f"{len(draw_text(source, {'count': most}, options.seed)):,} of {source}"
+        return Opening(("task embedding: vectors like those of the teacher", f"  text: {text}, {most:,} at most"))
+
+    def searched(self, options: PipelineOptions) -> TaskOptions:
+        """See :meth:`Product.searched`: none, where it is not what is rewarded, since no student of it is needed."""
+        return options.task if options.search.reward.quality == TASK else TaskOptions()
+
+    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+        """See :meth:`Product.measuring`."""
+
+        @cache
+        def teachers() -> tuple[Teacher, EmbeddingTeacher]:
+            encoder = load_teacher(options.teacher, device=str(resolve_device(options.device)))
+            return encoder, embedding_teacher(encoder, options.task.max_length)
+
+        def measure(model: Path, export: Path, latency: LatencySettings, beside: TeacherFiles) -> Measured:
+            record = read_embedder_record(model)
+            if record is None:
+                raise RunError(
+                    f"{str(model)!r} is no embedding model any more; delete its folder, and go on with the run"
+                )
+            scored, choosing = held_out_texts(record)
+            return measure_embedder(
+                export,
+                options.limits.format,
+                *teachers(),
+                choosing,
+                scored,
+                latency,
+                beside,
+                seed=record.seed,
+                cache_dir=options.cache_dir,
+                progress=progress,
+            )
+
+        return measure
+
+    def commands(self, folder: Path) -> Sequence[tuple[str, str]]:
+        """See :meth:`Product.commands`."""
+        use = (
+            "from sentence_transformers import SentenceTransformer; "
+            f"print(SentenceTransformer({str(folder)!r}).encode('a text'))"
+        )
+        return [
+            ("Make the vector of a text with Sentence Transformers", python_command(use)),
+            ("Compare it with its teacher", command("score", folder)),
+        ]

@@ -1,0 +1,111 @@
+"""What a run with a task makes of a student: a classifier where the task has labels, else an embedding model.
+
+Each kind is a file of its own behind :class:`Product`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from kdnas_env.exporting.measuring import Measured, TeacherFiles
+from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.pipeline.options import TaskOptions
+from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.support.progress import Progress
+from kdnas_env.tasks.specs import EMBEDDING
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What was read before a run.
+
+    Attributes:
+        lines: What the run is for, in lines.
+        effort: What is to be done beside search and long distillation; None where that is not estimated.
+    """
+
+    lines: tuple[str, ...]
+    effort: Effort | None = None
+
+
+class Measuring(Protocol):
+    """Measures an exported product."""
+
+    def __call__(self, model: Path, export: Path, latency: LatencySettings, beside: TeacherFiles) -> Measured:
+        """Measure it.
+
+        Args:
+            model: Folder of the product.
+            export: Folder of its export.
+            latency: How files are timed.
+            beside: Files of teachers.
+        """
+
+
+class Product(ABC):
+    """What a run with a task makes of a student.
+
+    Attributes:
+        folder: Name of its folder beside that of the student, and of the step that makes it.
+        marker: File in this folder that says that it is whole.
+        words: What it is called.
+        library: What loads it.
+        steps: Steps of the run that makes it.
+        score: What its score is, in words.
+    """
+
+    folder: ClassVar[str]
+    marker: ClassVar[str]
+    words: ClassVar[str]
+    library: ClassVar[str]
+    steps: ClassVar[tuple[str, ...]]
+    score: ClassVar[str]
+
+    @property
+    def places(self) -> tuple[str, str]:
+        """Names of the folders that a run leaves of the chosen candidate: the product, and its export."""
+        return self.folder, "export"
+
+    @abstractmethod
+    def opened(self, options: PipelineOptions) -> Opening:
+        """Read what can be refused before a run.
+
+        Raises:
+            KDNASError: If something cannot be had.
+        """
+
+    @abstractmethod
+    def searched(self, options: PipelineOptions) -> TaskOptions:
+        """Return the task that the search tries its students on."""
+
+    @abstractmethod
+    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+        """Return what measures the exports of a run.
+
+        Args:
+            options: What was asked for.
+            shared: What stages that train have in common.
+            progress: Receives what is done.
+        """
+
+    @abstractmethod
+    def commands(self, folder: Path) -> Sequence[tuple[str, str]]:
+        """Return commands that use the product in a folder, each after what it does."""
+
+
+def product_of(options: PipelineOptions) -> Product | None:
+    """Return what a run makes of its students; None without a task."""
+    if options.task.name is None:
+        return None
+    if options.task.name == EMBEDDING:
+        from kdnas_env.pipeline.product_embedder import EmbedderProduct
+
+        return EmbedderProduct()
+    from kdnas_env.pipeline.product_classifier import ClassifierProduct
+
+    return ClassifierProduct()

@@ -1,0 +1,148 @@
+"""From a teacher and limits to an embedding model in one command, with small settings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_teachers
+from complaints import complaint
+
+import kdnas_env
+from kdnas_env.cli import main
+from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.exporting.measuring_embedders import served_vectors
+from kdnas_env.tasks.vector_scores import spearman
+from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
+
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "few_resamples")
+
+Flags = Callable[..., list[str]]
+
+
+@pytest.fixture(scope="module")
+def flags(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Flags:
+    """Return a command line; keywords change flags."""
+    root = tmp_path_factory.mktemp("task")
+    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
+    (root / "space.json").write_text(json.dumps(space))
+    given = {
+        "--task": "embedding",
+        "--teacher": str(tiny_teacher_dirs["bert"]),
+        "--speedup": "0.1",
+        "--max-mb": "10",
+        "--format": "int8",
+        "--keep": "0.2",
+        "--task.epochs": "1",
+        "--search.corpus.source": str(tiny_corpus_file),
+        "--search.space.file": str(root / "space.json"),
+        "--search.agent": "exhaustive",
+        "--search.budget": "2",
+        "--search.round-size": "2",
+        "--search.data-fraction": "1.0",
+        "--search.latency.runtime": "analytic",
+        "--distill.epochs": "2",
+        "--device": "cpu",
+        "--threads": "1",
+        "--cache-dir": str(root / "cache"),
+    }
+
+    def make(out: Path, **changes: str) -> list[str]:
+        changed = {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}
+        values = given | {"--out": str(out)} | changed
+        return ["run", "--export.no-latency", *(word for pair in values.items() for word in pair)]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def run(flags: Flags, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run. Do not write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert main(flags(folder)) == 0
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def test_it_ends_with_what_was_asked_for_and_what_was_measured(
+    run: Path, flags: Flags, tiny_teacher_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = flags(run)[flags(run).index("--cache-dir") + 1]
+    assert main(["run", "--resume", str(run), "--cache-dir", cache]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    summary = read(run / "summary.json")
+    (student,) = summary["students"]
+    assert (summary["best"], summary["keeps_limits"]) == ("1", True)
+    assert summary["products"] == {"embedder": "embedder", "export": "export"}
+    lines = {(line["limit"], line["split"]): line for line in student["lines"]}
+    chosen_by, scored = lines["keep", "validation text"], lines["keep", "held-out text"]
+    assert (chosen_by["chooses"], scored["chooses"]) == (True, False)
+    served = run / "export" / "onnx" / "model_quantized.onnx"
+    assert lines["size_mb", None]["measured"] == served.stat().st_size / 1e6
+    for shown in (
+        "same 10 nearest texts",
+        "The score is Spearman's correlation of the cosines",
+        f"embedder: {run / 'embedder'}",
+    ):
+        assert shown in printed
+    # What was measured is what the file makes of the texts that were held out from the training.
+    record = read(run / "embedder" / "embedder.json")
+    assert student["measured"]["vectors"]["texts"] == record["score"]["texts"]
+    assert scored["measured"] == pytest.approx(record["score"]["spearman"][0], abs=0.02)
+    made = embedding_teacher(load_teacher(tiny_teacher_dirs["bert"]), record["settings"]["max_length"])
+    texts = tiny_teachers.sentences()[:60]
+    wanted = vectors(open_embedder(run / "embedder"), texts)
+    np.testing.assert_allclose(served_vectors(run / "export", "float32", made, texts), wanted, atol=1e-5)
+    assert spearman(served_vectors(run / "export", "int8", made, texts), wanted) > 0.97
+    card = (run / "export" / "README.md").read_text()
+    assert "Asked for and measured" in card
+    assert "| teacher's score kept, held-out text | at least 20.0% |" in card
+    readme = (run / "README.md").read_text()
+    assert "| `embedder/` | the chosen embedding model as Sentence Transformers loads it |" in readme
+    page = (run / "report.html").read_text()
+    assert "from sentence_transformers import SentenceTransformer" in page
+
+
+def test_it_is_a_record_in_python(run: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    done = kdnas_env.run(resume=run)
+    assert done.keeps_limits
+    assert list(done.products) == ["embedder", "export"]
+    model = SentenceTransformer(str(done.products["embedder"]), device="cpu", local_files_only=True)
+    assert model.encode("this film surprises critics .").shape == (tiny_teachers.HIDDEN,)
+    assert done.plot().axes
+
+
+def test_the_search_may_go_by_the_vectors_and_its_student_break_a_limit(
+    flags: Flags, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, text = tmp_path / "run", str(tiny_corpus_file)
+    changes = {"search__reward__quality": "task", "keep": "0.999", "candidates": "1", "task.unlabelled": text}
+    assert main(flags(folder, **changes)) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"text: 210 of {text}, 30,000 at most" in printed
+    assert "no embedding model keeps all limits; of 1 candidate(s) the nearest is 1" in printed
+    assert "task teacher" not in printed
+    searched = read(folder / "search" / "results.json")
+    assert all(row["loss"] == row["task_unexplained"] > 0 for row in searched["students"])
+
+
+def test_what_is_refused_before_anything_is_made(
+    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = complaint(flags(tmp_path / "run", task__unlabelled=str(tmp_path / "nowhere.txt")), capsys)
+    assert "nowhere.txt" in told
+    told = complaint(flags(tmp_path / "run", task__teachers="2"), capsys)
+    assert "--task.teachers has no effect on the task embedding" in told
+    assert not (tmp_path / "run").exists()
