@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.flags import FlagProgress
+from kdnas_env.exporting.cards.embedder import NEIGHBOURS
 from kdnas_env.pipeline.distill import DistillOptions, DistillRun, distill
 from kdnas_env.support.child_processes import is_main_process
 
@@ -82,10 +83,7 @@ def _print_embedders(console: SafeConsole, run: DistillRun) -> None:
     """Print how far the vectors of students can stand in for the teacher's."""
     columns = ("Spearman", "95 % interval", "before", "shared", "in index", "minutes")
     texts = run.embedders[0].record.score.texts
-    caption = (
-        "before: Spearman's correlation of the head in closed form\n"
-        "shared: of the teacher's 10 nearest texts; in index: the same in an index of the teacher's vectors"
-    )
+    caption = f"before: Spearman's correlation of the head in closed form\n{NEIGHBOURS}"
     table = grid("", *columns, title=f"Sentence vectors beside the teacher's, {texts} held-out texts", caption=caption)
     for embedder in run.embedders:
         score, before = embedder.record.score, embedder.record.closed_form

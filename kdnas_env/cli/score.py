@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kdnas_env.cli.console import SafeConsole, grid
-from kdnas_env.exporting.cards.embedder import TITLES
+from kdnas_env.exporting.cards.embedder import NEIGHBOURS, TITLES
+from kdnas_env.exporting.measuring import SIMILARITY, Measured
 from kdnas_env.pipeline.score import PICTURE, ScoreOptions, Scores, score
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
@@ -91,22 +92,32 @@ def print_vectors(console: SafeConsole, scores: Scores) -> None:
 
 
 def print_files(console: SafeConsole, scores: Scores) -> None:
-    """Print what exported classifiers are worth as they are served, and where the files are."""
+    """Print what exports are worth as they are served, and where the files are."""
+    of_vectors = scores.files[0].measured.vectors is not None
+    kept = "kept: share of the score of the task's teacher"
+    if of_vectors:
+        kept = f"kept: {SIMILARITY}; {NEIGHBOURS}"
     splits = [share.split for share in scores.files[0].measured.scored]
     table = grid(
-        *("", "MB", "ms", "speed", *splits, "kept (95 % interval)"),
+        *("", "MB", "ms", "speed", *splits, "kept (95 % interval)", *(("shared", "in index") if of_vectors else ())),
         title="Exported files in ONNX Runtime, beside the teacher's file of the same format",
-        caption="kept: share of the score of the task's teacher. Means: largest size, median speed",
+        caption=f"{kept}. Means: largest size, median speed" if scores.means else kept,
     )
     for file in scores.files:
         measured = file.measured
         sizes = f"{measured.size_mb:.2f}", f"{measured.latency_ms:.2f}", f"{measured.speedup:.2f}x"
-        table.add_row(str(Path(file.model) / measured.file), *sizes, *_kept(measured.scored))
+        table.add_row(str(Path(file.model) / measured.file), *sizes, *_kept(measured.scored), *_shared(measured))
     for mean in scores.means:
         sizes = f"{mean.largest_mb:.2f}", "", f"{mean.speedup:.2f}x"
         table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *_kept(mean.scored), style="bold")
     console.print(table)
     console.say(f"run folder: {scores.path}")
+
+
+def _shared(measured: Measured) -> list[str]:
+    """Return the cells of the neighbours that the vectors of a file share with the teacher's; none of a classifier."""
+    vectors = measured.vectors
+    return [] if vectors is None else [f"{100 * of[0]:.0f} %" for of in (vectors.overlap, vectors.overlap_in_teachers)]
 
 
 def _kept(shares: Sequence[Share]) -> list[str]:

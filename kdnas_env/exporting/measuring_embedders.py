@@ -29,11 +29,11 @@ def measure_embedder(
     format: str,
     encoder: Teacher,
     teacher: EmbeddingTeacher,
-    choosing: Sequence[str],
     scored: Sequence[str],
     latency: LatencySettings,
     beside: TeacherFiles,
     *,
+    choosing: Sequence[str] | None = None,
     seed: int = 0,
     cache_dir: str | None = None,
     progress: Progress = SILENT,
@@ -47,10 +47,10 @@ def measure_embedder(
         format: Which of its files: ``float32`` or ``int8``.
         encoder: The teacher as it was loaded.
         teacher: What makes its vectors.
-        choosing: Texts that candidates are chosen by.
         scored: Texts that are scored.
         latency: Batch size, sequence length, threads, and how long to measure.
         beside: Files of teachers, of which one is timed.
+        choosing: Texts that candidates are chosen by; None where there is nothing to choose, for those that are scored.
         seed: Seed of the bootstrap.
         cache_dir: Where the teacher's vectors are kept.
         progress: Told what is done.
@@ -62,12 +62,15 @@ def measure_embedder(
     progress.begin(f"timing {file.name} beside its teacher")
     fields = size_and_speed(export, format, _graph(encoder, teacher, scored), latency, beside)
     progress.begin(f"scoring {file.name}")
-    compared = {}
-    for name, texts in ((CHOOSING, choosing), (SCORED, scored)):
+
+    def compare(texts: Sequence[str]) -> EmbeddingScore:
         made = served_vectors(export, format, teacher, texts)
-        compared[name] = score_vectors(made, teacher.vectors(texts, cache_dir), seed)
-    shares = {name: _share(name, score) for name, score in compared.items()}
-    return Measured(**fields, chosen_by=shares[CHOOSING], scored=(shares[SCORED],), vectors=compared[SCORED])
+        return score_vectors(made, teacher.vectors(texts, cache_dir), seed)
+
+    score = compare(scored)
+    share = _share(SCORED, score)
+    chosen_by = share if choosing is None else _share(CHOOSING, compare(choosing))
+    return Measured(**fields, chosen_by=chosen_by, scored=(share,), vectors=score)
 
 
 def served_vectors(export: Path, format: str, teacher: EmbeddingTeacher, texts: Sequence[str]) -> Floats32:

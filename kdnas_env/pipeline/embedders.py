@@ -154,6 +154,33 @@ def held_out_texts(record: EmbedderRecord) -> tuple[list[str], list[str]]:
     return scored, choosing
 
 
+def compared_texts(folders: Sequence[str], records: Sequence[EmbedderRecord], text: str | None, seed: int) -> list[str]:
+    """Return the texts on which the vectors of embedding students are compared with their teacher's.
+
+    Args:
+        folders: Their folders, for messages.
+        records: Their records.
+        text: Source of the texts; None for what was held out from the training of all of them.
+        seed: Seed of the draw from a source.
+
+    Raises:
+        KDNASError: If the texts cannot be had.
+    """
+    first = records[0]
+    if text is not None:
+        drawn = draw_text(text, {"count": 2 * first.settings.heldout}, seed)
+        distinct = dict.fromkeys(stripped for value in drawn if (stripped := value.strip()))
+        return list(distinct)[: first.settings.heldout]
+    try:
+        if any(record.heldout != first.heldout for record in records):
+            raise KDNASError("they were not trained on the same text")
+        return held_out_texts(first)[0]
+    except KDNASError as error:
+        raise KDNASError(
+            f"what was held out from {folders[0]!r} cannot be scored on: {error}; name text to score on with `text`"
+        ) from error
+
+
 def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]:
     """Return texts of a source, drawn at random.
 

@@ -30,7 +30,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kdnas_env.pipeline.score_files import FileScore, FormatMean
+    from kdnas_env.pipeline.score_files import Exports, FileScore, FormatMean
     from kdnas_env.pipeline.score_vectors import Embedders
     from kdnas_env.tasks.comparison import Cell, Comparison
     from kdnas_env.tasks.summary import Summary
@@ -163,7 +163,7 @@ class Scores(Finished):
         rows: Models and baselines, with means over seeds.
         scores: Every single score.
         vectors: How the vectors of embedding students compare with the teacher's, by row; empty where tasks are named.
-        files: What was measured of the files of exported classifiers, which have no rows.
+        files: What was measured of the files of exports, which have no rows.
         means: The means of several exported classifiers, a format each.
     """
 
@@ -191,10 +191,9 @@ class Scores(Finished):
     def table(self) -> list[dict[str, Any]]:
         """Return a row a model or baseline: its size and speed, its mean score on each task, and their average.
 
-        Rows of embedding students have their scores without labels too. Of exported classifiers there is a row a file.
+        Rows of embedding students have their scores without labels too. Of exports there is a row a file.
         """
         from kdnas_env.pipeline.score_files import file_columns
-        from kdnas_env.pipeline.score_vectors import vector_columns
 
         if self.files:
             return [file_columns(score) for score in self.files]
@@ -205,7 +204,7 @@ class Scores(Finished):
                 "average": None if row.average is None else row.average.mean,
                 "kept": None if row.average is None else row.average.kept,
                 "failed": row.failed,
-                **({} if row.name not in self.vectors else vector_columns(self.vectors[row.name])),
+                **({} if row.name not in self.vectors else self.vectors[row.name].columns()),
             }
             for row in self.rows
         ]
@@ -236,7 +235,7 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     """
     import torch
 
-    from kdnas_env.pipeline.score_files import is_exported_classifier
+    from kdnas_env.pipeline.score_files import exports_of
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
@@ -256,8 +255,11 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
-    if not (options.tasks or options.rows) and is_exported_classifier(options.model):
-        return _score_files(options, options.model, latency, progress)
+    if not (options.tasks or options.rows):
+        compute = {"device": options.device, "cache_dir": options.cache_dir}
+        exports = exports_of((options.model, *options.models), text=options.text, seed=options.seed, **compute)
+        if exports is not None:
+            return _score_files(options, exports, latency, progress)
     comparison, embedders = _comparison(options, sources)
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
@@ -298,30 +300,28 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     return result
 
 
-def _score_files(options: ScoreOptions, model: str, latency: LatencySettings, progress: Progress) -> Scores:
-    """Score exported classifiers as they are served."""
-    from kdnas_env.pipeline.score_files import Exports
-
-    exports = Exports.of((model, *options.models), options.device, options.cache_dir)
+def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettings, progress: Progress) -> Scores:
+    """Score exports as they are served."""
     folder = _open_folder(options, SERVED)
     again = call("score", resume=folder.path, **options.places("out", "resume"))
     with working(folder, again) as work, pinned_threads(latency.threads):
-        described = exports.task.describe()
-        work.begin(exports.fingerprints, tasks=[described])
-        files = exports.measure(latency, folder.path / CELLS, options.cache_dir, progress)
-        means = exports.means(files, options.cache_dir)
+        described = [task.describe() for task in exports.tasks]
+        work.begin(exports.fingerprints, tasks=described)
+        files = exports.measure(latency, folder.path / CELLS, progress)
+        means = exports.means(files)
         progress.end()
         write_json(
             folder.path / RESULTS,
             {
-                "model": model,
+                "model": options.model,
                 "method": SERVED,
-                "tasks": [described],
+                "tasks": described,
                 "files": [{"model": score.model, **score.measured.to_dict()} for score in files],
                 "means": [asdict(mean) for mean in means],
             },
         )
-    return Scores(folder.path, options, (exports.task.name,), SERVED, 1, (), {}, files=files, means=means)
+    names = tuple(task.name for task in exports.tasks)
+    return Scores(folder.path, options, names, SERVED, 1, (), {}, files=files, means=means)
 
 
 def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:

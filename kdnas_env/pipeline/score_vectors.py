@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
-from kdnas_env.pipeline.embedders import draw_text, held_out_texts
+from kdnas_env.pipeline.embedders import compared_texts
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.tasks.rows import ROWS, STUDENT, TEACHER, Model
@@ -73,7 +73,7 @@ class Embedders:
         """
         if self.teacher is None:
             raise KDNASError("vectors are compared with a teacher's, and none is known; name it with `teacher`")
-        return self._heldout() if text is None else self._drawn(text, seed)
+        return compared_texts(self.folders, self.records, text, seed)
 
     def score(self, texts: Sequence[str], seed: int, cache_dir: str | None) -> dict[str, EmbeddingScore]:
         """Compare the students' vectors with the teacher's, without labels, and return the scores by row.
@@ -92,23 +92,6 @@ class Embedders:
         wanted = self.teacher.vectors(texts, cache_dir)
         names = [STUDENT if place == 1 else f"{STUDENT}-{place}" for place in range(1, len(made) + 1)]
         return {name: score_vectors(own, wanted, seed) for name, own in zip(names, made, strict=True)}
-
-    def _heldout(self) -> list[str]:
-        first = self.records[0]
-        try:
-            if any(record.heldout != first.heldout for record in self.records):
-                raise KDNASError("they were not trained on the same text")
-            return held_out_texts(first)[0]
-        except KDNASError as error:
-            raise KDNASError(
-                f"what was held out from {self.folders[0]!r} cannot be scored on: {error}; name text to score on with "
-                "`text`"
-            ) from error
-
-    def _drawn(self, text: str, seed: int) -> list[str]:
-        count = self.records[0].settings.heldout
-        drawn = draw_text(text, {"count": 2 * count}, seed)
-        return list(dict.fromkeys(stripped for value in drawn if (stripped := value.strip())))[:count]
 
 
 def scored_by_vectors(folder: str, tasks: Sequence[TaskData], named: bool) -> bool:
@@ -131,9 +114,3 @@ def scored_by_vectors(folder: str, tasks: Sequence[TaskData], named: bool) -> bo
             "score them apart"
         )
     return bool(similar) or not named
-
-
-def vector_columns(score: EmbeddingScore) -> Mapping[str, float]:
-    """Return the scores without their intervals, by name."""
-    names = ("spearman", "cosine", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
-    return {name: getattr(score, name)[0] for name in names}

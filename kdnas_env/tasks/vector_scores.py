@@ -47,6 +47,11 @@ class EmbeddingScore:
     recall_in_teachers: tuple[float, float, float]
     truncated: dict[str, tuple[float, float, float]]
 
+    def columns(self) -> dict[str, float]:
+        """Return the scores without their intervals, by name."""
+        names = ("spearman", "cosine", "overlap", "overlap_in_teachers", "recall", "recall_in_teachers")
+        return {name: getattr(self, name)[0] for name in names}
+
 
 def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> EmbeddingScore:
     """Compare a student's vectors with its teacher's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,41 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert "| `embedder/` | the chosen embedding model as Sentence Transformers loads it |" in readme
     page = (run / "report.html").read_text()
     assert "from sentence_transformers import SentenceTransformer" in page
+
+
+def test_its_export_is_scored_file_by_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = read(run / "summary.json")["students"][0]["measured"]
+    out, cache = tmp_path / "scores", str(tmp_path / "cache")
+    given = ["--device", "cpu", "--threads", "1", "--cache-dir", cache, "--out", str(out)]
+    assert main(["score", str(run / "export"), *given]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Exported files in ONNX Runtime, beside the teacher's file of the same format" in printed
+    assert "in index: the same in an index of the teacher's vectors" in printed
+    found = read(out / "results.json")
+    assert [file["format"] for file in found["files"]] == ["float32", "int8"]
+    assert (found["tasks"], found["means"]) == ([], [])
+    assert found["files"][1]["vectors"] == measured["vectors"]
+    rows = kdnas_env.score(resume=out, cache_dir=cache).table()
+    assert rows[1]["spearman"] == measured["scored"][0]["score"]
+
+
+def test_an_export_is_scored_on_other_text_and_beside_its_own_teacher(
+    run: Path, tiny_corpus_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: dict[str, Any] = {"device": "cpu", "threads": 1, "cache_dir": str(tmp_path)}
+    text = tmp_path / "other.txt"
+    text.write_text("\n".join(tiny_teachers.sentences()[:50]))
+    scores = kdnas_env.score(run / "export", text=str(text), out=str(tmp_path / "scores"), **given)
+    assert [file.measured.scored[0].samples for file in scores.files] == [50, 50]
+    other = tmp_path / "other"
+    shutil.copytree(run / "export", other)
+    record = read(other / "embedder.json")
+    record["teacher"]["fingerprint"] = "another"
+    (other / "embedder.json").write_text(json.dumps(record))
+    said = complaint(["score", str(other), "--device", "cpu", "--out", str(tmp_path / "x")], capsys)
+    assert f"{str(other)!r} imitates another teacher than" in said
+    said = complaint(["score", str(run / "export"), "--models", str(run / "search"), "--device", "cpu"], capsys)
+    assert "is no export to ONNX of an embedding student of kdnas" in said
 
 
 def test_it_is_a_record_in_python(run: Path) -> None:

@@ -34,6 +34,9 @@ TITLES = {
 }
 """What the scores are called where people read."""
 
+NEIGHBOURS = "shared: of the teacher's 10 nearest texts; in index: the same in an index of the teacher's vectors"
+"""What columns of that name are, below a table."""
+
 
 def embedder_card(record: EmbedderRecord, model: Any, lineage: Lineage | None) -> str:
     """Return the model card of an embedding student, in Markdown with the front matter of the hub.
