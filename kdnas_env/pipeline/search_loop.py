@@ -174,7 +174,8 @@ class _Watch:
         self._best = records.best
         error = evaluation.error or record.broken_limits(self._limits)
         reason = f" ({error})" if error else ""
-        self._progress.say(f"{records.evaluations:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
+        number = records.evaluations if record.counted else ""  # what costs nothing is no evaluation
+        self._progress.say(f"{number:>4} {numbers}  {evaluation.config}{reason}{mark}", tone)
         self._broke += record.reward.cost > 0 and not record.duplicate
         self._note("")
         if len(records) >= self._answered_before:

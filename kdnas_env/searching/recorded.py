@@ -15,7 +15,7 @@ from kdnas_env.support.untrusted import restore
 UNNAMED_GROUPS = ("limits",)
 """Groups of options whose flags do not begin with the name of the group."""
 
-SHORT_FLAGS = {"limits.latency_ms": "--max-ms", "limits.size_mb": "--max-mb"}
+SHORT_FLAGS = {"limits.latency_ms": "--max-ms", "limits.size_mb": "--max-mb", "task.name": "--task"}
 """Flags that are named otherwise than their options, as the documentation does; the longer ones work, too."""
 
 

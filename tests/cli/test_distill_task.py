@@ -67,7 +67,7 @@ def test_students_of_a_search_learn_a_task(searched: Searched, out: Path, capsys
     assert "Students of the task my" in printed
     assert f"classifier: {classifier}" in printed
     said = complaint(["distill", str(run), "--task", "imdb", "--out", str(out)], capsys)
-    assert "--task.name is 'imdb', the run has" in said
+    assert "--task is 'imdb', the run has" in said
 
 
 def test_a_student_learns_a_task_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: Path) -> None:

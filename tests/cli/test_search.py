@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -203,9 +204,11 @@ def test_students_that_break_a_limit_are_not_distilled(
     assert by_status["infeasible"]
     assert all(student["speedup"] >= limit and student["cost"] == 0 for student in by_status["ok"])
     assert all(student["speedup"] < limit and not student["train_loss"] for student in by_status["infeasible"])
-    assert (
-        f"{len(by_status['infeasible'])} of {len(found['students'])} students break a limit" in capsys.readouterr().out
-    )
+    printed = capsys.readouterr().out
+    assert f"{len(by_status['infeasible'])} of {len(found['students'])} students break a limit" in printed
+    # What costs none of the budget has no number.
+    numbers = re.findall(r"^ {0,3}(\d+) .*bert \dL/", printed.split("reward  student")[1], re.MULTILINE)
+    assert numbers == [str(number) for number in range(1, 7)]
     before = trail(tmp_path / "run")
     assert main(["search", "--resume", str(tmp_path / "run")]) == 0
     assert trail(tmp_path / "run") == before
