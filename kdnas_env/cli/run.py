@@ -77,7 +77,7 @@ def _lines(candidate: Candidate) -> Table:
 
 def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
     """Print which candidate is what was asked for, and where it lies."""
-    best, product = done.best, product_of(done.options)
+    best, product = done.best, product_of(done.options.task)
     assert product is not None
     if best is not None:
         if best not in done.results[-1:]:  # it was not printed just now

@@ -152,7 +152,7 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], options: Pipelin
     except ValueError as error:
         raise RunError(f"{str(file)!r} is malformed: {error}; delete it, and go on with the run") from error
     unexplained = read_json(student_folder(path, config) / DISTILLED)["unexplained"]
-    lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options)
+    lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options.task)
     assert product is not None
     about = row["parameters"], row["speedup"], row["reward"], unexplained
     return Candidate(place, path, config, *about, measured, lines, product.folder)
@@ -191,7 +191,7 @@ def try_candidates(
     Raises:
         KDNASError: For bad input; its ``stage`` is that of the flags that it is about.
     """
-    product = product_of(options)
+    product = product_of(options.task)
     assert product is not None
     measure = product.measuring(options, shared, progress)
     with teacher_files() as beside:

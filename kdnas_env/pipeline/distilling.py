@@ -26,9 +26,8 @@ from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe,
 from kdnas_env.distillation.training.resuming import tell_going_on
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
-from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
-from kdnas_env.pipeline.classifiers import TaskWork
+from kdnas_env.exporting.embedder import EmbedderRecord
+from kdnas_env.exporting.record import ClassifierRecord
 from kdnas_env.pipeline.distill import (
     CURVE_PICTURE,
     DISTILLED,
@@ -39,16 +38,13 @@ from kdnas_env.pipeline.distill import (
     DistillOptions,
     DistillRun,
 )
-from kdnas_env.pipeline.embedders import EmbeddingWork
-from kdnas_env.pipeline.evaluated_texts import write_evaluated
+from kdnas_env.pipeline.products import Product, product_of
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.searched import (
     Chosen,
     check_as_searched,
     choose,
     corpus_options,
-    evaluated_by_search,
-    evaluated_file,
     fingerprints,
     finished_search,
     is_kept,
@@ -59,14 +55,9 @@ from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.child_processes import is_main_process
 from kdnas_env.support.figures import BLUE, GREY, ORANGE, save_figure
-from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress, enter_step
 from kdnas_env.support.shell import call, default_of, non_defaults
-from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.encoding import resolve_device
-from kdnas_env.tasks.own import is_own
-from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDING, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,29 +72,30 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     Raises:
         KDNASError: For bad input.
     """
-    run, task = expanded(options.run), options.task.name is not None
+    run, product = expanded(options.run), product_of(options.task)
     search, chosen = finished_search(run), choose(run, options.family, options.students)
     if len(corpus_options(options, search)["text_columns"] or ()) == 2:
         _check_pairs(options)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    if task:
-        _check_task(options)
+    if product is not None:
+        _check_task(product, options)
     missing = _missing(options, chosen, run)
-    folders = {student.name: options.folder / student.name / options.product for student in chosen} if task else {}
-    untaught = [name for name, folder in folders.items() if _record(options, folder) is None]
-    # What can be refused is refused before a folder is made.
-    if untaught and options.task.name is not None and options.task.name != EMBEDDING and is_own(options.task.name):
-        load_task(options.task.name, own=options.task.own)
+    folders: dict[str, Path] = {}
+    untaught: list[str] = []
+    if product is not None:
+        folders = {student.name: options.folder / student.name / product.folder for student in chosen}
+        untaught = [name for name, folder in folders.items() if product.record(folder) is None]
+        if untaught:
+            product.read(options.task)
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             enter_step(progress, "distil")
-            evaluated = evaluated_file(options, search)
-            if task and options.task.name != EMBEDDING and evaluated is not None and not evaluated.exists():
-                write_evaluated(options.task, evaluated, evaluated_by_search(options))
+            if product is not None:
+                product.leave_out(options, search)
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
             notes = (*teacher.notes, *corpus.report.notes(teacher.tokenizer.model_max_length))
@@ -113,15 +105,16 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             distillation = _Distillation(options, search, text, progress)
             for student in missing:
                 distillation.distil(student)
-        if teacher is not None and untaught:
-            enter_step(progress, options.product)
-            taught = _task_work(options, teacher, search.seed, progress)
-            work.begin(taught.fingerprints)
+        if product is not None and teacher is not None and untaught:
+            enter_step(progress, product.folder)
+            seed = search.seed if options.seed is None else options.seed
+            learning = product.learning(options, teacher, seed, progress)
+            work.begin(learning.fingerprints)
             for name in untaught:
-                taught.make(options.folder / name / STUDENT, folders[name], progress)
+                learning.make(options.folder / name / STUDENT, folders[name], progress)
         progress.end()
         results = {student.name: read_json(options.folder / student.name / DISTILLED) for student in chosen}
-        records = {folder: _record(options, folder) for folder in folders.values()}
+        records = {} if product is None else {folder: product.record(folder) for folder in folders.values()}
     students = tuple(DistilledStudent.of(options.folder / name, result) for name, result in results.items())
     return DistillRun(options.folder, options, students, notes=notes, **_products(records))
 
@@ -132,12 +125,13 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
     Raises:
         KDNASError: For bad input.
     """
-    if options.task.name is None:
+    product = product_of(options.task)
+    if product is None:
         raise KDNASError(
             f"{options.run!r} is a model, no run; name the folder of a search, or the task that it shall learn with "
             "`task`"
         )
-    _check_task(options)
+    _check_task(product, options)
     student = expanded(options.run)
     lineage = read_lineage(student)
     if lineage is None:
@@ -148,14 +142,10 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
     with working(None, call("distill", options.run, **given, **options.places("run"))):
         teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))
         lineage.check_teacher(teacher.fingerprint)
-        record = _task_work(options, teacher, 0, progress).make(student, options.folder, progress)
+        learning = product.learning(options, teacher, options.seed or 0, progress)
+        learning.make(student, options.folder, progress)
         progress.end()
-    return DistillRun(options.folder, options, (), **_products({options.folder: record}))
-
-
-def _record(options: DistillOptions, folder: Path) -> ClassifierRecord | EmbedderRecord | None:
-    """Read what is known of a student with the task; None if there is none yet."""
-    return (read_embedder_record if options.task.name == EMBEDDING else read_classifier_record)(folder)
+    return DistillRun(options.folder, options, (), **_products({options.folder: product.record(options.folder)}))
 
 
 def _products(records: Mapping[Path, ClassifierRecord | EmbedderRecord | None]) -> dict[str, Any]:
@@ -165,32 +155,18 @@ def _products(records: Mapping[Path, ClassifierRecord | EmbedderRecord | None]) 
     return {"classifiers": tuple(classifiers), "embedders": tuple(embedders)}
 
 
-def _check_task(options: DistillOptions) -> None:
-    """Check what is cheap to check of a task.
+def _check_task(product: Product, options: DistillOptions) -> None:
+    """Check whether a task can be had, now and not after the work.
 
     Raises:
         KDNASError: If there is no such task, or several processes distil.
     """
-    assert options.task.name is not None
-    # Whether it can be had, now and not after the work.
-    if options.task.name == EMBEDDING:
-        require("the task embedding", "embedding", "sentence_transformers")
-    else:
-        check_task(options.task.name)
-        task_metric(TASKS[EMBEDDED_TASK])
+    product.check(options.task)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise KDNASError(
             "a task is distilled in one process; distil the students in several without `task`, then the task into "
             "their folders"
         )
-
-
-def _task_work(options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> TaskWork | EmbeddingWork:
-    seed = seed if options.seed is None else options.seed
-    places = {"device": options.device, "cache_dir": options.cache_dir}
-    if options.task.name == EMBEDDING:
-        return EmbeddingWork.of(options.task, teacher, seed=seed, **places)
-    return TaskWork.of(options.task, teacher, seed=seed, progress=progress, **places)
 
 
 def _check_pairs(options: DistillOptions) -> None:

@@ -1,4 +1,4 @@
-"""A run whose task has labels: its students become classifiers."""
+"""Where a task has labels, students become classifiers."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.exporting.folder import TASK
 from kdnas_env.exporting.measuring import Measured, TeacherFiles
 from kdnas_env.exporting.measuring_classifiers import measure_classifier
+from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.classifiers import teacher_of, unlabelled_texts
-from kdnas_env.pipeline.distill import CLASSIFIER
+from kdnas_env.pipeline.classifiers import TaskWork, teacher_of, unlabelled_texts
+from kdnas_env.pipeline.distill import CLASSIFIER, DistillOptions
+from kdnas_env.pipeline.evaluated_texts import write_evaluated
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.products import Measuring, Opening, Product
 from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.searched import evaluated_by_search, evaluated_file
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
-from kdnas_env.tasks.data import load_task
+from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.distilling import new_texts
 from kdnas_env.tasks.encoding import resolve_device
 from kdnas_env.tasks.overview import overview
-from kdnas_env.tasks.specs import TaskData, unlabelled_source
+from kdnas_env.tasks.own import is_own
+from kdnas_env.tasks.scores import task_metric
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData, unlabelled_source
 from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher
 
 
@@ -36,6 +42,32 @@ class ClassifierProduct(Product):
     library: ClassVar[str] = "transformers"
     steps: ClassVar[tuple[str, ...]] = (TASK_TEACHER, "search", "distil", CLASSIFIER, "export", "measure")
     score: ClassVar[str] = "the mean of the task's metrics"
+
+    def check(self, task: TaskOptions) -> None:
+        """See :meth:`Product.check`."""
+        assert task.name is not None
+        check_task(task.name)
+        task_metric(TASKS[EMBEDDED_TASK])
+
+    def read(self, task: TaskOptions) -> None:
+        """See :meth:`Product.read`."""
+        if task.name is not None and is_own(task.name):
+            load_task(task.name, own=task.own)
+
+    def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
+        """See :meth:`Product.leave_out`."""
+        evaluated = evaluated_file(options, search)
+        if evaluated is not None and not evaluated.exists():
+            write_evaluated(options.task, evaluated, evaluated_by_search(options))
+
+    def record(self, folder: Path) -> ClassifierRecord | None:
+        """See :meth:`Product.record`."""
+        return read_classifier_record(folder)
+
+    def learning(self, options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> TaskWork:
+        """See :meth:`Product.learning`."""
+        places = {"device": options.device, "cache_dir": options.cache_dir}
+        return TaskWork.of(options.task, teacher, seed=seed, progress=progress, **places)
 
     def opened(self, options: PipelineOptions) -> Opening:
         """See :meth:`Product.opened`."""

@@ -1,4 +1,4 @@
-"""A run for the task embedding: its students become embedding models."""
+"""With the task embedding, students become embedding models."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any, ClassVar
 from kdnas_env.core.reward import TASK
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import RunError
-from kdnas_env.exporting.embedder import read_embedder_record
+from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.folder import EMBEDDER as MARKER
 from kdnas_env.exporting.measuring import SIMILARITY, Measured, TeacherFiles
 from kdnas_env.exporting.measuring_embedders import measure_embedder
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.distill import EMBEDDER
-from kdnas_env.pipeline.embedders import draw_text, held_out_texts
+from kdnas_env.pipeline.distill import EMBEDDER, DistillOptions
+from kdnas_env.pipeline.embedders import EmbeddingWork, draw_text, held_out_texts
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress
@@ -37,9 +38,28 @@ class EmbedderProduct(Product):
     steps: ClassVar[tuple[str, ...]] = ("search", "distil", EMBEDDER, "export", "measure")
     score: ClassVar[str] = SIMILARITY
 
+    def check(self, task: TaskOptions) -> None:
+        """See :meth:`Product.check`."""
+        require("the task embedding", "embedding", "sentence_transformers")
+
+    def read(self, task: TaskOptions) -> None:
+        """See :meth:`Product.read`: there are no labels that could be malformed."""
+
+    def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
+        """See :meth:`Product.leave_out`: what is held out is drawn from the text itself."""
+
+    def record(self, folder: Path) -> EmbedderRecord | None:
+        """See :meth:`Product.record`."""
+        return read_embedder_record(folder)
+
+    def learning(self, options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> EmbeddingWork:
+        """See :meth:`Product.learning`."""
+        places = {"device": options.device, "cache_dir": options.cache_dir}
+        return EmbeddingWork.of(options.task, teacher, seed=seed, **places)
+
     def opened(self, options: PipelineOptions) -> Opening:
         """See :meth:`Product.opened`."""
-        require("the task embedding", "embedding", "sentence_transformers")
+        self.check(options.task)
         source, most = options.task.unlabelled, options.task.unlabelled_samples
         text = "that of the distillation"
         if source is not None:

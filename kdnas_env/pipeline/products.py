@@ -1,4 +1,4 @@
-"""What a run with a task makes of a student: a classifier where the task has labels, else an embedding model.
+"""What a task makes of a student: a classifier where it has labels, else an embedding model.
 
 Each kind is a file of its own behind :class:`Product`.
 """
@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.exporting.embedder import EmbedderRecord
 from kdnas_env.exporting.measuring import Measured, TeacherFiles
+from kdnas_env.exporting.record import ClassifierRecord
 from kdnas_env.latency.settings import LatencySettings
+from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.specs import EMBEDDING
@@ -33,6 +38,23 @@ class Opening:
     effort: Effort | None = None
 
 
+class Learning(Protocol):
+    """What students of one distillation need in order to learn a task: its teacher, its text and its settings."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What the students depend on, as a run records it."""
+
+    def make(self, student: Path, folder: Path, progress: Progress) -> object:
+        """Have a student learn the task, unless it did before, and return its record.
+
+        Args:
+            student: Folder of the student.
+            folder: Folder of the product.
+            progress: Receives what is done.
+        """
+
+
 class Measuring(Protocol):
     """Measures an exported product."""
 
@@ -48,7 +70,7 @@ class Measuring(Protocol):
 
 
 class Product(ABC):
-    """What a run with a task makes of a student.
+    """What a task makes of a student.
 
     Attributes:
         folder: Name of its folder beside that of the student, and of the step that makes it.
@@ -70,6 +92,52 @@ class Product(ABC):
     def places(self) -> tuple[str, str]:
         """Names of the folders that a run leaves of the chosen candidate: the product, and its export."""
         return self.folder, "export"
+
+    @abstractmethod
+    def check(self, task: TaskOptions) -> None:
+        """Check what is cheap to check.
+
+        Raises:
+            KDNASError: If there is no such task, or something is not installed.
+        """
+
+    @abstractmethod
+    def read(self, task: TaskOptions) -> None:
+        """Read what of a task may be malformed, before a folder is made.
+
+        Raises:
+            KDNASError: If it is.
+        """
+
+    @abstractmethod
+    def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
+        """Write down the texts that are evaluated, so that students are not distilled on them.
+
+        Args:
+            options: The distillation.
+            search: The search whose students are distilled.
+
+        Raises:
+            KDNASError: If the task cannot be read.
+        """
+
+    @abstractmethod
+    def record(self, folder: Path) -> ClassifierRecord | EmbedderRecord | None:
+        """Return what is known of the product in a folder; None if there is none yet."""
+
+    @abstractmethod
+    def learning(self, options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> Learning:
+        """Make ready what students need in order to learn the task.
+
+        Args:
+            options: The distillation.
+            teacher: Teacher of the students.
+            seed: Seed of everything random.
+            progress: Receives what is done.
+
+        Raises:
+            KDNASError: If the task or its text cannot be read.
+        """
 
     @abstractmethod
     def opened(self, options: PipelineOptions) -> Opening:
@@ -98,11 +166,11 @@ class Product(ABC):
         """Return commands that use the product in a folder, each after what it does."""
 
 
-def product_of(options: PipelineOptions) -> Product | None:
-    """Return what a run makes of its students; None without a task."""
-    if options.task.name is None:
+def product_of(task: TaskOptions) -> Product | None:
+    """Return what a task makes of students; None without a task."""
+    if task.name is None:
         return None
-    if options.task.name == EMBEDDING:
+    if task.name == EMBEDDING:
         from kdnas_env.pipeline.product_embedder import EmbedderProduct
 
         return EmbedderProduct()

@@ -100,7 +100,7 @@ class OpenedRun:
     @property
     def product(self) -> Product | None:
         """What it makes of its students; None without a task."""
-        return product_of(self.options)
+        return product_of(self.options.task)
 
     @property
     def path(self) -> Path:
@@ -156,7 +156,7 @@ def open_run(options: PipelineOptions) -> OpenedRun:
     for task in options.score.tasks:
         check_task(task)
     opening: Opening | None = None
-    product, readme = product_of(options), _README
+    product, readme = product_of(options.task), _README
     if product is not None:
         words = {"product": product.folder, "words": product.words, "library": product.library}
         readme = Template(_TASK_README).substitute(words)
@@ -233,7 +233,7 @@ def resuming_call(options: PipelineOptions, path: Path, stages: Sequence[str] = 
 
 def search_options(options: PipelineOptions) -> SearchStage:
     """Return the options of the search: with a task it measures that and times what ships; --keep is for what ships."""
-    limits, latency, product = options.limits, options.search.latency, product_of(options)
+    limits, latency, product = options.limits, options.search.latency, product_of(options.task)
     if product is not None:
         limits = replace(limits, keep=None)
         if latency.runtime == "torch":

@@ -54,7 +54,7 @@ def _subtitle(run: PipelineRun) -> str:
 
 def _candidates(run: PipelineRun) -> View:
     """Return what was measured of the candidates of a run with a task."""
-    candidates, product = run.candidates, product_of(run.options)
+    candidates, product = run.candidates, product_of(run.options.task)
     assert product is not None
     shares = [candidate.measured.scored[0] for candidate in candidates]
     cloud = Cloud(
@@ -185,7 +185,7 @@ def _files(run: PipelineRun) -> Listing:
 
 def _commands(run: PipelineRun) -> list[tuple[str, str]]:
     again = ("See the run again, or go on where it was stopped", command("run", "--resume", run.path))
-    product = product_of(run.options)
+    product = product_of(run.options.task)
     if product is None:
         distilled = [student["files"].get("student") for student in run.summary["students"]]
         return [*(("Upload a student to the hub", _push(run.path / folder)) for folder in distilled if folder), again]
