@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_teachers
 from complaints import complaint
+from small_runs import Flags, flags_of, small_settings
 
 import kdnas_env
 from kdnas_env.cli import main
@@ -22,8 +22,6 @@ from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
 pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "few_resamples")
 
-Flags = Callable[..., list[str]]
-
 
 @pytest.fixture(scope="module")
 def flags(
@@ -31,35 +29,11 @@ def flags(
 ) -> Flags:
     """Return a command line; keywords change flags."""
     root = tmp_path_factory.mktemp("task")
-    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
-    (root / "space.json").write_text(json.dumps(space))
     given = {
-        "--task": "embedding",
-        "--teacher": str(tiny_teacher_dirs["bert"]),
-        "--speedup": "0.1",
-        "--max-mb": "10",
-        "--format": "int8",
-        "--keep": "0.2",
-        "--task.epochs": "1",
-        "--search.corpus.source": str(tiny_corpus_file),
-        "--search.space.file": str(root / "space.json"),
-        "--search.agent": "exhaustive",
-        "--search.budget": "2",
-        "--search.round-size": "2",
-        "--search.data-fraction": "1.0",
-        "--search.latency.runtime": "analytic",
-        "--distill.epochs": "2",
-        "--device": "cpu",
-        "--threads": "1",
-        "--cache-dir": str(root / "cache"),
+        **small_settings(root, tiny_teacher_dirs["bert"], tiny_corpus_file),
+        **{"--task": "embedding", "--speedup": "0.1", "--max-mb": "10", "--format": "int8"},
     }
-
-    def make(out: Path, **changes: str) -> list[str]:
-        changed = {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}
-        values = given | {"--out": str(out)} | changed
-        return ["run", "--export.no-latency", *(word for pair in values.items() for word in pair)]
-
-    return make
+    return flags_of(given)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import small_tasks
 import tiny_teachers
 from complaints import complaint
 from processes import start_command
+from small_runs import Flags, flags_of, small_settings
 from transformers import AutoTokenizer, pipeline
 
 import kdnas_env
@@ -28,7 +28,6 @@ from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-Flags = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +36,6 @@ def flags(
 ) -> Flags:
     """Return the command line of the README with small settings; keywords change flags."""
     root = tmp_path_factory.mktemp("task")
-    space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
-    (root / "space.json").write_text(json.dumps(space))
     made = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:120]]
     (command,) = re.findall(r"^kdnas (run --task .*)$", README, re.MULTILINE)
     words = shlex.split(command)
@@ -46,30 +43,11 @@ def flags(
     assert set(given) == {"--task", "--teacher", "--speedup", "--max-mb", "--format", "--keep"}
     given |= {
         "--task": str(small_tasks.write_rows(root / "my.csv", made)),
-        "--teacher": str(tiny_teacher_dirs["bert"]),
         "--speedup": "1.2",
-        "--keep": "0.2",
-        "--task.epochs": "1",
         "--task.unlabelled": str(tiny_corpus_file),
-        "--search.corpus.source": str(tiny_corpus_file),
-        "--search.space.file": str(root / "space.json"),
-        "--search.agent": "exhaustive",
-        "--search.budget": "2",
-        "--search.round-size": "2",
-        "--search.data-fraction": "1.0",
-        "--search.latency.runtime": "analytic",
-        "--distill.epochs": "2",
-        "--device": "cpu",
-        "--threads": "1",
-        "--cache-dir": str(root / "cache"),
+        **small_settings(root, tiny_teacher_dirs["bert"], tiny_corpus_file),
     }
-
-    def make(out: Path, **changes: str) -> list[str]:
-        changed = {f"--{name.replace('__', '.').replace('_', '-')}": value for name, value in changes.items()}
-        values = given | {"--out": str(out)} | changed
-        return ["run", "--export.no-latency", *(word for pair in values.items() for word in pair)]
-
-    return make
+    return flags_of(given)
 
 
 @pytest.fixture(scope="module")
