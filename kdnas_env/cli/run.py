@@ -45,7 +45,7 @@ def _print_result(console: SafeConsole, result: Result) -> None:
         case Candidate():
             console.print(_lines(result))
         case SearchRun():
-            print_search(console, result)
+            print_search(console, result, hints=False)  # the run does what follows
         case DistillRun():
             print_distilled(console, result)
         case Scores():

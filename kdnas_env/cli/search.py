@@ -12,9 +12,8 @@ from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
 from kdnas_env.pipeline.search import SearchRun, search
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.search_page import task_command
+from kdnas_env.pipeline.search_page import load_command, task_command
 from kdnas_env.searching.run_folder import PICTURE, REPORT, STUDENT
-from kdnas_env.support.shell import python_command
 
 _SHOWN = 5
 
@@ -32,8 +31,14 @@ def run_search(options: SearchOptions) -> int:
     return int(run.best is None)
 
 
-def print_search(console: SafeConsole, run: SearchRun) -> None:
-    """Print the best students of a search, and where its files are."""
+def print_search(console: SafeConsole, run: SearchRun, *, hints: bool = True) -> None:
+    """Print the best students of a search, and where its files are.
+
+    Args:
+        console: Where it is printed.
+        run: The search.
+        hints: Whether to say what may be done with the best student.
+    """
     console.print(_best_students(run))
     _print_troubles(console, run)
     console.say(f"run folder: {run.path}")
@@ -43,9 +48,10 @@ def print_search(console: SafeConsole, run: SearchRun) -> None:
         console.say(_why_none(run), "bad")
         return
     student = str(run.path / STUDENT)
-    load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
-    code = python_command(f"from transformers import AutoModel; print({load})")
-    console.say(f"student:    {student}\n\nload it with\n\n    {code}\n")
+    console.say(f"student:    {student}")
+    if not hints:
+        return
+    console.say(f"\nload it with\n\n    {load_command(student)}\n")
     if run.options.task.name is not None:
         console.say(f"let it learn the task with\n\n    {task_command(run)}\n")
 

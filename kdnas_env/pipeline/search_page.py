@@ -87,6 +87,12 @@ def search_facts(run: SearchRun) -> list[tuple[str, str]]:
     return facts
 
 
+def load_command(student: str) -> str:
+    """Return the command that loads the student of a folder with transformers."""
+    load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
+    return python_command(f"from transformers import AutoModel; print({load})")
+
+
 def task_command(run: SearchRun) -> str:
     """Return the command that has the best student of a search learn the task of the search."""
     task = run.options.task
@@ -101,15 +107,11 @@ def search_commands(run: SearchRun) -> list[tuple[str, str]]:
     if run.best is None:
         return [again]
     student = str(run.path / STUDENT)
-    load = f"AutoModel.from_pretrained({student!r}, add_pooling_layer=False)"
     distil = ("Distil the best student for longer, on all text", command("distill", run.path))
     if run.options.task.name is not None:
         distil = ("Distil the best student for longer, then on the task", task_command(run))
     return [
-        (
-            "Load the student with transformers",
-            python_command(f"from transformers import AutoModel; print({load})"),
-        ),
+        ("Load the student with transformers", load_command(student)),
         distil,
         ("Score it on a task, beside its teacher", command("score", student)),
         ("Export it to ONNX", command("export", student)),
