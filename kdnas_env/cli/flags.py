@@ -56,9 +56,8 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
         yield
     except KDNASError as error:
         _name_in_notes(error, kind)
-        if error.stage is not None:
-            kind = get_type_hints(kind)[error.stage]
-        error.args = (typed(str(error), kind, _GROUPS.get(type(error), ()), given),)
+        stage = kind if error.stage is None else get_type_hints(kind)[error.stage]
+        error.args = (typed(str(error), stage, _GROUPS.get(type(error), ()), given, whole=kind),)
         raise
     except Interrupted as error:
         _name_in_notes(error, kind)
@@ -87,7 +86,14 @@ class FlagProgress(TaskProgress):
         super().say(typed(text, self._kind, _GROUPS[CorpusError]) if "`" in text else text, tone)
 
 
-def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequence[str] = ()) -> str:
+def typed(
+    message: str,
+    kind: type[Any],
+    groups: Sequence[str] = (),
+    given: Sequence[str] = (),
+    *,
+    whole: type[Any] | None = None,
+) -> str:
     """Return a message with flags in the place of the names of arguments; what it quotes stays.
 
     A name between backquotes is known as such, with a value after an equals sign or without. Elsewhere, a name of
@@ -99,8 +105,13 @@ def typed(message: str, kind: type[Any], groups: Sequence[str] = (), given: Sequ
         kind: Options of the command.
         groups: Groups of flags that it is about.
         given: What was typed.
+        whole: Options of the whole command, where the others are those of a stage: a name that was typed as one of
+            them, or that the stage does not have, is one of them.
     """
     flags = _flags(kind)
+    for name, others in ({} if whole is None else _flags(whole)).items():
+        meant = tuple(other for other in others if other in given) or flags.get(name) or others
+        flags[name] = meant
 
     def replaced(match: re.Match[str]) -> str:
         if match["call"]:
@@ -185,9 +196,11 @@ def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
         hint = hints[field.name]
         marks = getattr(hint, "__metadata__", ())
         hint = get_args(hint)[0] if marks else hint
+        if tyro.conf.Suppress in marks or tyro.conf.Positional in marks:
+            continue
         if is_dataclass(hint):
             types |= _settable(hint, f"{prefix}{field.name}.")  # type: ignore[arg-type]
-        elif tyro.conf.Suppress not in marks and tyro.conf.Positional not in marks:
+        else:
             types[prefix + field.name] = hint
     return types
 

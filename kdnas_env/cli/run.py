@@ -17,6 +17,7 @@ from kdnas_env.pipeline.distill import DistillRun
 from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
 from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
+from kdnas_env.pipeline.run_page import more_candidates
 from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
@@ -93,10 +94,11 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
     if best is None:
         console.say("no student of the search keeps the limits, so that none was distilled; see above", "bad")
     elif not best.chosen:
+        more = more_candidates(done)
+        try_more = "" if more is None else f"try more ({more}), "
         console.say(
             f"no {product.words} keeps all limits; of {tried} candidate(s) the nearest is {best.place}, "
-            f"{best.config}. Widen the limits, try more (kdnas run --resume {done.path} --candidates {tried + 3}), or "
-            "search more (--search.budget)",
+            f"{best.config}. Widen the limits, {try_more}or search more (--search.budget)",
             "bad",
         )
     elif not done.keeps_limits:

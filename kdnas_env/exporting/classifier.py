@@ -40,6 +40,7 @@ def save_classifier(
     *,
     lineage: Lineage | None = None,
     teacher_score: TaskScore | None = None,
+    unlabelled: str = "",
 ) -> ClassifierRecord:
     """Write a distilled student with its head to a folder that transformers loads; complete or not at all.
 
@@ -56,6 +57,7 @@ def save_classifier(
         teacher: The task's teacher.
         lineage: Origin of the student's encoder; None if it is not known.
         teacher_score: Score of the task's teacher, for the card; None if it is not known.
+        unlabelled: Fingerprint of the text without labels that it learnt from; empty if that is not known.
 
     Returns:
         The record that was written.
@@ -76,6 +78,7 @@ def save_classifier(
         max_length=limited.model_max_length,
         parameters=model.num_parameters(),
         versions=installed_versions(*_PACKAGES),
+        unlabelled=unlabelled,
     )
 
     def write(partial: Path) -> None:

@@ -34,6 +34,7 @@ def measure_embedder(
     beside: TeacherFiles,
     *,
     choosing: Sequence[str] | None = None,
+    name: str = SCORED,
     seed: int = 0,
     cache_dir: str | None = None,
     progress: Progress = SILENT,
@@ -50,7 +51,8 @@ def measure_embedder(
         scored: Texts that are scored.
         latency: Batch size, sequence length, threads, and how long to measure.
         beside: Files of teachers, of which one is timed.
-        choosing: Texts that candidates are chosen by; None where there is nothing to choose, for those that are scored.
+        choosing: Texts that candidates are chosen by; None to use the scored texts.
+        name: What the scored texts are called.
         seed: Seed of the bootstrap.
         cache_dir: Where the teacher's vectors are kept.
         progress: Told what is done.
@@ -68,7 +70,7 @@ def measure_embedder(
         return score_vectors(made, teacher.vectors(texts, cache_dir), seed)
 
     score = compare(scored)
-    share = _share(SCORED, score)
+    share = _share(name, score)
     chosen_by = share if choosing is None else _share(CHOOSING, compare(choosing))
     return Measured(**fields, chosen_by=chosen_by, scored=(share,), vectors=score)
 

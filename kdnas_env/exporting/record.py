@@ -20,7 +20,7 @@ from kdnas_env.tasks.specs import EMBEDDED_TASKS, Split, TaskData
 
 FORMAT_VERSION = 1
 
-_PATHS = ("task.source", "task.reading.validation_file", "task.reading.test_file")
+_PATHS = ("teacher.name", "task.source", "task.reading.validation_file", "task.reading.test_file")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class ClassifierRecord:
         max_length: Longest sequence in tokens that the classifier was trained with.
         parameters: Number of parameters, including the head.
         versions: Versions of kdnas and its libraries.
+        unlabelled: Fingerprint of the text without labels; empty if that is not known.
         format: Version of this record.
     """
 
@@ -45,6 +46,7 @@ class ClassifierRecord:
     max_length: int
     parameters: int
     versions: Mapping[str, str]
+    unlabelled: str = ""
     format: int = FORMAT_VERSION
 
     def write(self, folder: Path, *, absolute: bool = True) -> None:

@@ -113,7 +113,7 @@ class TaskWork:
             stages = None if lineage is None or origin is None else origin.stages[:-1]
             if not self._made(record) or (lineage is not None and lineage.stages != stages):
                 raise RunError(
-                    f"{str(folder)!r} holds a classifier of another student or task, or of other settings; give "
+                    f"{str(folder)!r} holds a classifier of another student, task or text, or of other settings; give "
                     "another folder with `out`"
                 )
             return record
@@ -146,9 +146,15 @@ class TaskWork:
             self.teacher,
             lineage=lineage,
             teacher_score=self.teacher_score,
+            unlabelled=self._text,
         )
         shutil.rmtree(checkpoints)
         return record
+
+    @property
+    def _text(self) -> str:
+        """Fingerprint of the text without labels."""
+        return key_of(list(map(list, self.unlabelled)))
 
     @property
     def _labelling(self) -> str:
@@ -163,6 +169,7 @@ class TaskWork:
             record.task["fingerprint"] == self.task.fingerprint
             and record.teacher["fingerprint"] == self.teacher.fingerprint
             and record.score.seed == self.seed
+            and record.unlabelled in ("", self._text)
             # An older classifier does not know a setting that came later.
             and all(details.get(name, value) == value for name, value in asdict(self.settings).items())
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -25,6 +26,7 @@ from kdnas_env.pipeline.work import Finished
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import STUDENT, is_model
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.specs import EMBEDDING
@@ -317,7 +319,8 @@ def distill(
     first = run.path if isinstance(run, SearchRun) else run.folder if isinstance(run, DistilledStudent) else run
     progress = checked(progress)
     options = options_of(DistillOptions, settings, run=first)
-    return (distil_task_alone if options.of_student else distil_chosen)(options, progress)
+    with nullcontext() if options.threads is None else pinned_threads(options.threads):
+        return (distil_task_alone if options.of_student else distil_chosen)(options, progress)
 
 
 Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistilledClassifier | DistilledEmbedder | DistillRun

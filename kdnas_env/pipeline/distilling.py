@@ -76,8 +76,6 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     search, chosen = finished_search(run), choose(run, options.family, options.students)
     if len(corpus_options(options, search)["text_columns"] or ()) == 2:
         _check_pairs(options)
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     if product is not None:
         _check_task(product, options)
     missing = _missing(options, chosen, run)
@@ -136,8 +134,6 @@ def distil_task_alone(options: DistillOptions, progress: Progress) -> DistillRun
     lineage = read_lineage(student)
     if lineage is None:
         raise RunError(f"{options.run!r} does not say which teacher it has; name the folder of a student of kdnas")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
     given = non_defaults(options, ("seed", *(f"task.{field.name}" for field in fields(options.task))))
     with working(None, call("distill", options.run, **given, **options.places("run"))):
         teacher = load_teacher(lineage.teacher, device=str(resolve_device(options.device)))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kdnas_env.distillation.student.folder import Lineage, read_lineage
+from kdnas_env.distillation.student.folder import read_lineage
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import draw_texts
@@ -62,11 +62,8 @@ class EmbeddingWork:
         Raises:
             DependencyError: If sentence-transformers is not installed.
         """
-        settings = EmbeddingSettings(max_length=options.max_length)
-        if options.epochs is not None:
-            settings = replace(settings, epochs=options.epochs)
         taught = embedding_teacher(teacher, options.max_length)
-        return cls(taught, options, settings, seed, device, cache_dir)
+        return cls(taught, options, settings_of(options), seed, device, cache_dir)
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -88,9 +85,8 @@ class EmbeddingWork:
         encoder, lineage = load_teacher(student), read_lineage(student)
         if lineage is None:
             raise RunError(f"{str(student)!r} does not say where it comes from; name the folder of a student of kdnas")
-        source = self.options.unlabelled or str(lineage.corpus["source"])
+        source, drawn = text_of(self.options, lineage.corpus)
         progress.begin(f"reading the text {source}")
-        drawn = self._drawn(lineage)
         texts = draw_text(source, drawn, self.seed)
         made_of = [encoder.fingerprint, self.teacher.fingerprint, asdict(self.settings), self.seed, list(texts)]
         key, record = key_of(made_of), read_embedder_record(folder)
@@ -130,27 +126,46 @@ class EmbeddingWork:
         shutil.rmtree(checkpoints, ignore_errors=True)
         return record
 
-    def _drawn(self, lineage: Lineage) -> dict[str, Any]:
-        """Return how the text is drawn, from the student's corpus or the source that is asked for."""
-        corpus = {} if self.options.unlabelled else dict(lineage.corpus)
-        names = (*LAYOUT_OPTIONS, *_READING)
-        reading = {name: corpus[name] for name in names if corpus.get(name) is not None}
-        wanted = self.options.unlabelled_samples
-        return {"count": wanted + 2 * self.settings.held_out(wanted), **reading}
+
+def settings_of(options: TaskOptions) -> EmbeddingSettings:
+    """Return how embedding students are trained."""
+    settings = EmbeddingSettings(max_length=options.max_length)
+    return settings if options.epochs is None else replace(settings, epochs=options.epochs)
 
 
-def held_out_texts(record: EmbedderRecord) -> tuple[list[str], list[str]]:
+def text_of(options: TaskOptions, corpus: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the source of the text, and how it is drawn, as :func:`draw_text` takes it.
+
+    Args:
+        options: The task.
+        corpus: Arguments of the corpus that the student was distilled on, where no text is named.
+    """
+    corpus = {} if options.unlabelled else corpus
+    reading = {name: corpus[name] for name in (*LAYOUT_OPTIONS, *_READING) if corpus.get(name) is not None}
+    wanted = options.unlabelled_samples
+    drawn = {"count": wanted + 2 * settings_of(options).held_out(wanted), **reading}
+    return options.unlabelled or str(corpus["source"]), drawn
+
+
+def held_out_texts(record: EmbedderRecord, model: str) -> tuple[list[str], list[str]]:
     """Return the texts that an embedding student was scored on, and those that chose its epoch.
+
+    Args:
+        record: Its record.
+        model: Its folder, for messages.
 
     Raises:
         KDNASError: If they cannot be had: the student is of an earlier version, or the text has changed.
     """
     if not record.drawn:
-        raise KDNASError("it was made by an earlier version")
+        raise KDNASError(f"what was held out from {model!r} is not known: it was made by an earlier version")
     drawn = draw_text(record.source, record.drawn, record.seed)
     scored, choosing, _ = split_texts(drawn, record.settings, record.seed)
     if key_of(scored) != record.heldout:
-        raise KDNASError(f"{record.source!r} has other text than when it was trained on it")
+        raise KDNASError(
+            f"what was held out from {model!r} cannot be had: {record.source!r} has other text than when it was "
+            "trained on it"
+        )
     return scored, choosing
 
 
@@ -173,12 +188,10 @@ def compared_texts(folders: Sequence[str], records: Sequence[EmbedderRecord], te
         return list(distinct)[: first.settings.heldout]
     try:
         if any(record.heldout != first.heldout for record in records):
-            raise KDNASError("they were not trained on the same text")
-        return held_out_texts(first)[0]
+            raise KDNASError(f"what was held out from {folders[0]!r} is not what was from others: their texts differ")
+        return held_out_texts(first, folders[0])[0]
     except KDNASError as error:
-        raise KDNASError(
-            f"what was held out from {folders[0]!r} cannot be scored on: {error}; name text to score on with `text`"
-        ) from error
+        raise KDNASError(f"{error}; name text to score on with `text`") from error
 
 
 def draw_text(source: str, drawn: Mapping[str, Any], seed: int) -> Sequence[str]:

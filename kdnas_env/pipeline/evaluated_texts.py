@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from kdnas_env.tasks.specs import EMBEDDING
 
 
 def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOptions:
-    """Return the options of a search such that its text lacks what its task is validated and tested on.
+    """Return the options of a search with the validation and test texts of its task excluded from the corpus.
 
     These texts are written to the folder of a new search. Its own text is left as it is where it is an embedded one or
     ``corpus.without`` is given.
@@ -56,7 +57,20 @@ def write_evaluated(options: TaskOptions, file: Path, others: Path | None = None
     """
     assert options.name is not None
     task = load_task(options.name, options.data, options.own)
-    texts = [text for split in task.evaluation.values() for column in split.texts for text in column]
+    write_texts(file, [text for split in task.evaluation.values() for column in split.texts for text in column], others)
+
+
+def write_texts(file: Path, texts: Sequence[str], others: Path | None = None) -> None:
+    """Write texts to leave out to a file, a JSON object for each.
+
+    Args:
+        file: The file.
+        texts: The texts.
+        others: Another such file, whose texts are written too.
+
+    Raises:
+        CorpusError: If the other file cannot be read.
+    """
     more = [] if others is None else sorted(read_keys(others))
     with replacing(file) as written:
         for text in (*texts, *more):

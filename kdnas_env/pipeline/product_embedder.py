@@ -9,22 +9,28 @@ from typing import Any, ClassVar
 
 from kdnas_env.core.reward import TASK
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import RunError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.folder import EMBEDDER as MARKER
 from kdnas_env.exporting.measuring import SIMILARITY, Measured, TeacherFiles
 from kdnas_env.exporting.measuring_embedders import measure_embedder
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill import EMBEDDER, DistillOptions
-from kdnas_env.pipeline.embedders import EmbeddingWork, draw_text, held_out_texts
+from kdnas_env.pipeline.embedders import EmbeddingWork, draw_text, held_out_texts, settings_of, text_of
+from kdnas_env.pipeline.evaluated_texts import write_texts
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.products import Measuring, Opening, Product
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.searched import corpus_options
 from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.searching.run_folder import EVALUATED
+from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
+from kdnas_env.tasks.embedding import split_texts
 from kdnas_env.tasks.encoding import resolve_device
+from kdnas_env.tasks.specs import NO_TEXT
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher
 
 
@@ -41,12 +47,25 @@ class EmbedderProduct(Product):
     def check(self, task: TaskOptions) -> None:
         """See :meth:`Product.check`."""
         require("the task embedding", "embedding", "sentence_transformers")
+        if task.unlabelled == NO_TEXT:
+            raise KDNASError("`task.unlabelled` is none, but an embedding model learns from text; leave it out")
 
     def read(self, task: TaskOptions) -> None:
-        """See :meth:`Product.read`: there are no labels that could be malformed."""
+        """See :meth:`Product.read`: of a text that is named, whether there is enough."""
+        if task.unlabelled is not None:
+            _count(task, 0)
 
     def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
-        """See :meth:`Product.leave_out`: what is held out is drawn from the text itself."""
+        """See :meth:`Product.leave_out`: what the vectors are compared on, and what chooses the epoch."""
+        file = options.folder / EVALUATED
+        if file.exists():
+            return
+        text = corpus_options(options, search)
+        seed = search.seed if options.seed is None else options.seed
+        drawn = draw_text(*text_of(options.task, text), seed)
+        scored, choosing, _ = split_texts(drawn, settings_of(options.task), seed)
+        named = options.corpus.without or search.corpus.without
+        write_texts(file, (*scored, *choosing), None if named is None else expanded(named))
 
     def record(self, folder: Path) -> EmbedderRecord | None:
         """See :meth:`Product.record`."""
@@ -63,7 +82,7 @@ class EmbedderProduct(Product):
         source, most = options.task.unlabelled, options.task.unlabelled_samples
         text = "that of the distillation"
         if source is not None:
-            text = f"{len(draw_text(source, {'count': most}, options.seed)):,} of {source}"
+            text = f"{_count(options.task, options.seed):,} of {source}"
         return Opening(("task embedding: vectors like those of the teacher", f"  text: {text}, {most:,} at most"))
 
     def searched(self, options: PipelineOptions) -> TaskOptions:
@@ -84,7 +103,7 @@ class EmbedderProduct(Product):
                 raise RunError(
                     f"{str(model)!r} is no embedding model any more; delete its folder, and go on with the run"
                 )
-            scored, choosing = held_out_texts(record)
+            scored, choosing = held_out_texts(record, str(model))
             return measure_embedder(
                 export,
                 options.limits.format,
@@ -110,3 +129,12 @@ class EmbedderProduct(Product):
             ("Make the vector of a text with Sentence Transformers", python_command(use)),
             ("Compare it with its teacher", command("score", folder)),
         ]
+
+
+def _count(task: TaskOptions, seed: int) -> int:
+    """Return how many different texts of the source that is named a student is trained on.
+
+    Raises:
+        KDNASError: If it cannot be read, or has too few.
+    """
+    return len(split_texts(draw_text(*text_of(task, {}), seed), settings_of(task), seed)[2])

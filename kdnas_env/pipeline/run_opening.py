@@ -205,7 +205,10 @@ def _check_installed(options: PipelineOptions) -> None:
     """Check now what a stage would fail without, hours later perhaps."""
     if "search" in options.stages:
         check_installed(search_options(options))
-    if "score" in options.stages:
+    product = product_of(options.task)
+    if product is not None:
+        product.check(options.task)
+    elif "score" in options.stages:
         task_metric(TASKS[EMBEDDED_TASK])
     if "export" in options.stages and options.export.to == "onnx":
         require_onnx("the stage export")
@@ -232,7 +235,11 @@ def resuming_call(options: PipelineOptions, path: Path, stages: Sequence[str] = 
 
 
 def search_options(options: PipelineOptions) -> SearchStage:
-    """Return the options of the search: with a task it measures that and times what ships; --keep is for what ships."""
+    """Return the options of the search.
+
+    With a task, students are timed in the runtime of the exported file, and --keep applies to that file, not to the
+    search.
+    """
     limits, latency, product = options.limits, options.search.latency, product_of(options.task)
     if product is not None:
         limits = replace(limits, keep=None)

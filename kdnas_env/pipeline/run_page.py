@@ -9,11 +9,13 @@ from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.pipeline.candidates import ranked
 from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
 from kdnas_env.pipeline.searched import load_run
 from kdnas_env.pipeline.stages import stage_folder
+from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json
 from kdnas_env.support.shell import command
@@ -93,7 +95,7 @@ def _candidates(run: PipelineRun) -> View:
                 "Scores",
                 ("candidate", "split", "samples", "score, %", "teacher, %", "kept, %"),
                 scores,
-                about=f"On {run.options.task.name}; score: {product.score}.",
+                about=f"Task {run.options.task.name}. Score: {product.score}.",
             ),
             _files(run),
         ],
@@ -189,10 +191,18 @@ def _commands(run: PipelineRun) -> list[tuple[str, str]]:
     if product is None:
         distilled = [student["files"].get("student") for student in run.summary["students"]]
         return [*(("Upload a student to the hub", _push(run.path / folder)) for folder in distilled if folder), again]
-    wanted = len(run.candidates) + 3
-    more = (f"Try up to {wanted} candidates", command("run", "--resume", run.path, "--candidates", wanted))
-    use = product.commands(run.products[product.folder]) if run.products else []
-    return [*use, again] if run.keeps_limits else [*use, more, again]
+    use, more = product.commands(run.products[product.folder]) if run.products else [], more_candidates(run)
+    return [*use, again] if run.keeps_limits or more is None else [*use, ("Try more candidates", more), again]
+
+
+def more_candidates(run: PipelineRun) -> str | None:
+    """Return the command that tries more students of a run; None where there are no more that keep its limits."""
+    tried = run.options.candidates
+    if len(ranked(run.path / "search")) <= tried:
+        return None
+    places = run.options.places("out", "resume").items()
+    words = [word for name, value in places for word in flag_words(name, value)]
+    return command("run", "--resume", run.path, *words, "--candidates", tried + 3)
 
 
 def _push(model: Path) -> str:

@@ -87,9 +87,9 @@ def _score(run: OpenedRun, progress: Progress, report: Report) -> None:
 
 
 def _export(run: OpenedRun, progress: Progress, report: Report) -> None:
-    for unfinished in run.at("export").glob(".*"):
-        shutil.rmtree(unfinished)
     for name, student in run.students().items():
+        for unfinished in run.at("export").glob(f".{name}.*"):
+            shutil.rmtree(unfinished)
         out = run.at("export") / name
         if not (out / EXPORT).exists():
             out.parent.mkdir(exist_ok=True)
@@ -98,7 +98,7 @@ def _export(run: OpenedRun, progress: Progress, report: Report) -> None:
 
 
 def _candidates(run: OpenedRun, progress: Progress, report: Report) -> None:
-    for unfinished in run.at(CANDIDATES).glob("*/.*"):
+    for unfinished in run.at(CANDIDATES).glob("*/.export.*"):
         shutil.rmtree(unfinished)
     try_candidates(run.path, run.options, run.shared, progress, report)
 

@@ -44,8 +44,8 @@ _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", 
 class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
     """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
 
-    A classifier of kdnas distill is scored with its own head, an embedding student by its vectors, and a classifier
-    that was exported to ONNX file by file beside its teacher's file, as they are; all else is trained on the task.
+    Classifiers of kdnas distill are scored with their own head, embedding models by their vectors. ONNX exports of both
+    are scored file by file, beside the teacher's file. Any other model is trained on the task first.
     """
 
     COMMAND: ClassVar[str] = "score"
@@ -121,11 +121,24 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
         if self.rows and "teacher" not in self.rows:
             untaught = "with `rows` that leave the teacher out, beside whom models are compared and timed"
             why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
+        if self._of_files:
+            unused = ("teacher", "data", "finetune", "seeds", "learning_rate", "batch_size", "epochs", "max_length")
+            served = "on exported files, which are scored as they are served"
+            why |= dict.fromkeys((*unused, "pooling", "dropout", "max_samples", "latency.runtime"), served)
         if self.tasks:
             why["text"] = "with `tasks`, on whose labels vectors are scored"
         if self.resume is not None:
             why["out"] = IN_PLACE
         return why
+
+    @property
+    def _of_files(self) -> bool:
+        """Whether the model is an export, whose files are scored."""
+        if self.model is None or self.tasks or self.rows:
+            return False
+        from kdnas_env.pipeline.score_files import MARKERS, is_export
+
+        return any(is_export(self.model, marker) for marker in MARKERS)
 
 
 CELLS, PICTURE = "cells", "scores.png"
@@ -252,7 +265,6 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     if options.model is None:
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
     sources = tuple(dict.fromkeys(options.tasks))
-    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     resolve_device(options.device)
     latency = LatencySettings(**asdict(options.latency))
     if not (options.tasks or options.rows):
@@ -260,6 +272,7 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
         exports = exports_of((options.model, *options.models), text=options.text, seed=options.seed, **compute)
         if exports is not None:
             return _score_files(options, exports, latency, progress)
+    task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     comparison, embedders = _comparison(options, sources)
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
@@ -304,7 +317,7 @@ def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettin
     """Score exports as they are served."""
     folder = _open_folder(options, SERVED)
     again = call("score", resume=folder.path, **options.places("out", "resume"))
-    with working(folder, again) as work, pinned_threads(latency.threads):
+    with working(folder, again) as work, pinned_threads(options.threads or 1):
         described = [task.describe() for task in exports.tasks]
         work.begin(exports.fingerprints, tasks=described)
         files = exports.measure(latency, folder.path / CELLS, progress)

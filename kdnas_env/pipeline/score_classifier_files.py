@@ -18,7 +18,7 @@ from kdnas_env.pipeline.score_files import Exports, FileScore, FormatMean, is_ex
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.encoding import resolve_device
-from kdnas_env.tasks.scores import mean_share
+from kdnas_env.tasks.scores import mean_share, task_metric
 from kdnas_env.tasks.specs import TaskData
 from kdnas_env.tasks.teacher import TaskTeacher, kept_task_teacher
 
@@ -48,6 +48,7 @@ class ClassifierExports(Exports):
         """
         records = [_record(model) for model in models]
         task = recorded_task(records[0])
+        task_metric(task.spec)  # Whether it can be had, now and not after the work.
         compared = records[0].task["evaluation_fingerprint"]
         other = next(
             (
@@ -77,10 +78,10 @@ class ClassifierExports(Exports):
     @property
     def decisive(self) -> dict[str, str]:
         """What decides the scores beside the files, by name."""
-        teachers = zip(self.models, self._teachers, strict=True)
+        teachers = enumerate(self._teachers, start=1)
         return {
             f"task {self._task.name}": self._task.fingerprint,
-            **{f"teacher of {model}": teacher.fingerprint for model, teacher in teachers},
+            **{f"teacher of model {place}": teacher.fingerprint for place, teacher in teachers},
         }
 
     def measured(

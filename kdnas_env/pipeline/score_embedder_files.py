@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -11,7 +12,7 @@ from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.folder import EMBEDDER
 from kdnas_env.exporting.measuring import Measured, TeacherFiles
 from kdnas_env.exporting.measuring_classifiers import Decided
-from kdnas_env.exporting.measuring_embedders import measure_embedder
+from kdnas_env.exporting.measuring_embedders import SCORED, measure_embedder
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.embedders import compared_texts
 from kdnas_env.pipeline.score_files import Exports, is_export
@@ -31,6 +32,7 @@ class EmbedderExports(Exports):
         encoder: The teacher as it was loaded.
         teacher: What makes its vectors.
         texts: Texts that are scored.
+        name: What these texts are called.
         seed: Seed of the bootstrap.
         cache_dir: Where the teacher's vectors are kept.
     """
@@ -41,11 +43,12 @@ class EmbedderExports(Exports):
         encoder: Teacher,
         teacher: EmbeddingTeacher,
         texts: Sequence[str],
+        name: str,
         seed: int,
         cache_dir: str | None,
     ) -> None:
         super().__init__(models)
-        self._encoder, self._teacher, self._texts = encoder, teacher, texts
+        self._encoder, self._teacher, self._texts, self._name = encoder, teacher, texts, name
         self._seed, self._cache_dir = seed, cache_dir
 
     @classmethod
@@ -75,7 +78,8 @@ class EmbedderExports(Exports):
                     f"{model!r} imitates another teacher than {about['name']!r} as it is now; score it by itself, or "
                     "give that teacher's folder back its files"
                 )
-        return cls(models, encoder, teacher, compared_texts(models, records, text, seed), seed, cache_dir)
+        texts, name = compared_texts(models, records, text, seed), SCORED if text is None else Path(text).name
+        return cls(models, encoder, teacher, texts, name, seed, cache_dir)
 
     @property
     def tasks(self) -> tuple[TaskData, ...]:
@@ -99,6 +103,7 @@ class EmbedderExports(Exports):
             self._texts,
             latency,
             beside,
+            name=self._name,
             seed=self._seed,
             cache_dir=self._cache_dir,
             progress=progress,

@@ -23,6 +23,9 @@ from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.scores import Share
 from kdnas_env.tasks.specs import TaskData
 
+MARKERS = (EMBEDDER, TASK)
+"""Files of the records of what is scored by its exported files."""
+
 
 @dataclass(frozen=True, eq=False)
 class FileScore:
@@ -99,7 +102,7 @@ class Exports(ABC):
         """
 
     def means(self, files: Sequence[FileScore]) -> tuple[FormatMean, ...]:
-        """Return the means of the files of each format that all of them have; none of a single export, nor of vectors.
+        """Return a mean for each format that all exports have; empty for a single export, and for embedding models.
 
         Args:
             files: The files.
@@ -109,8 +112,12 @@ class Exports(ABC):
     @property
     def fingerprints(self) -> dict[str, str]:
         """What decides the scores, by name."""
-        paths = (path for model in self.models for path in files_of(model).values())
-        files = {f"file {path}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+        # By place and not by path, which changes where a folder is moved or named from elsewhere.
+        files = {
+            f"{format} file {place}": hashlib.sha256(path.read_bytes()).hexdigest()
+            for place, model in enumerate(self.models, start=1)
+            for format, path in files_of(model).items()
+        }
         return {**self.decisive, **files}
 
     def measure(self, latency: LatencySettings, cells: Path, progress: Progress) -> tuple[FileScore, ...]:
@@ -142,7 +149,7 @@ class Exports(ABC):
 def exports_of(
     models: Sequence[str], *, text: str | None, seed: int, device: str | None, cache_dir: str | None
 ) -> Exports | None:
-    """Return exports with what they are scored by; None if the first is none that is scored by its files.
+    """Open exports to ONNX for scoring; None if the first folder is no export with a record.
 
     Args:
         models: Folders.

@@ -250,7 +250,10 @@ def evaluated_file(options: DistillOptions, search: SearchOptions) -> Path | Non
     """Return the file with what a task is evaluated on: that of the search, if it has no other task, or else its own.
 
     None where it has no effect: other texts to leave out were named, or the text is an embedded one, which has none.
+    With the task embedding it is a file of its own, which holds what was named too.
     """
+    if options.task.name == EMBEDDING:
+        return options.folder / EVALUATED
     of_search = evaluated_by_search(options)
     named = options.corpus.without or search.corpus.without
     if is_demo(options.corpus.source or search.corpus.source) or not (named is None or _is(of_search, named)):

@@ -132,8 +132,8 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
 
     With a task: from its labels and your limits to a classifier; with the task embedding to an embedding model. The
     best student of the search is distilled, learns the task from its teacher, and is exported; if the exported file
-    breaks a limit, the next best has its turn. --keep is then a share of the score of the task's teacher; of the task
-    embedding, Spearman's correlation of similarities with the teacher's.
+    breaks a limit, the next best has its turn. --keep is the minimum share of the teacher's score; with the task
+    embedding, the minimum of Spearman's correlation with the teacher's similarities.
 
     Without flags: the embedded teacher (all-MiniLM-L6-v2) and corpus, 16 students searched that are at least 5 times as
     fast as the teacher, the best distilled on 12,000 samples for 3 epochs, scored on rotten_tomatoes beside the teacher
@@ -193,7 +193,9 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             return why | within("limits", self.limits.ineffective())
         scored = (f"score.{field.name}" for field in fields(ScoreStage))
         why |= dict.fromkeys(scored, "with `task`: the exported file is scored on it")
-        why |= dict.fromkeys(("stages", "family", "export.to"), "with `task`: all is done that leads to its classifier")
+        why |= dict.fromkeys(
+            ("stages", "family", "export.to"), "with `task`: the run does every step up to the exported file"
+        )
         return why
 
     @classmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.searching.run_folder import RunFolder
 from kdnas_env.support.progress import Progress, Tone, enter_step
 
@@ -160,6 +160,7 @@ def working(folder: RunFolder | None, go_on: str) -> Iterator[Work]:
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM.
+        RunError: If a training diverges.
     """
     work = None
     try:
@@ -170,6 +171,8 @@ def working(folder: RunFolder | None, go_on: str) -> Iterator[Work]:
     except BaseException as error:
         if work is not None:
             work.stop(error)
+        if isinstance(error, FloatingPointError):
+            raise RunError(f"{error}; what was finished before is kept") from error
         if not isinstance(error, KeyboardInterrupt):
             raise
         interrupted = Interrupted(go_on)

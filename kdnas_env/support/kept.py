@@ -39,14 +39,21 @@ def kept(
     value = read_whole(path, read)
     if value is not None:
         return value
+    failed: BaseException | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{path}.lock"):
             value = read_whole(path, read)
             if value is None:
-                value = make()
+                try:
+                    value = make()
+                except BaseException as error:
+                    failed = error
+                    raise
                 write(value, path)
     except (OSError, RunError) as error:
+        if error is failed:
+            raise
         warnings.warn(
             f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that "
             "you may write",

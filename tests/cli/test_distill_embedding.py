@@ -15,6 +15,8 @@ from complaints import complaint
 import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.exporting.embedder import read_embedder_record
+from kdnas_env.pipeline.embedders import held_out_texts
 
 Searched = tuple[Path, str]
 
@@ -50,6 +52,12 @@ def test_the_folder_is_a_model_of_sentence_transformers(searched: Searched, out:
     record = json.loads((folder / "embedder.json").read_text())
     assert record["texts"] + 2 * record["score"]["texts"] <= len(tiny_teachers.sentences())
     assert record["score"]["spearman"][0] > 0.3
+    # The student is not distilled on what its vectors are compared on, nor on what chooses the epoch.
+    left_out = [json.loads(line)["text"] for line in (out / "evaluated.jsonl").read_text().splitlines()]
+    assert len(left_out) == 2 * record["score"]["texts"]
+    assert json.loads((folder / "kdnas.json").read_text())["corpus"]["without"] == str(out / "evaluated.jsonl")
+    scored, choosing = held_out_texts(read_embedder_record(folder), str(folder))  # type: ignore[arg-type]
+    assert sorted(left_out) == sorted((*scored, *choosing))
     stages = json.loads((folder / "kdnas.json").read_text())["stages"]
     assert [stage["stage"] for stage in stages] == ["mini-kd", "full-kd", "embedding distillation"]
     card = (folder / "README.md").read_text()
@@ -88,5 +96,13 @@ def test_what_is_refused(searched: Searched, capsys: pytest.CaptureFixture[str],
     run, _ = searched
     said = complaint(["score", str(run / "student"), "--tasks", "embedding", "--out", str(tmp_path / "x")], capsys)
     assert "has no labels that could be scored; it makes embedding models (kdnas run --task embedding, or" in said
+    said = complaint(["distill", str(run), "--task", "embedding", "--task.unlabelled", "none"], capsys)
+    assert "--task.unlabelled is none, but an embedding model learns from text" in said
+    few = tmp_path / "few.txt"
+    few.write_text("one text .\nanother text .")
+    out = str(tmp_path / "few")
+    said = complaint(["distill", str(run), "--task", "embedding", "--task.unlabelled", str(few), "--out", out], capsys)
+    assert "there are 2 distinct texts; expected at least 120" in said
+    assert not Path(out).exists()
     said = complaint(["distill", str(run), "--task", "embedding", "--task.teachers", "2"], capsys)
     assert "--task.teachers has no effect on the task embedding" in said

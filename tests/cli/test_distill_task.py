@@ -87,6 +87,8 @@ def test_a_student_learns_a_task_alone(searched: Searched, tiny_corpus_file: Pat
     assert files(tmp_path) == before
     with pytest.raises(KDNASError, match="of other settings; give another folder with `out`"):
         kdnas_env.distill(run / "student", task={**given, "epochs": 2}, **compute)
+    with pytest.raises(KDNASError, match="holds a classifier of another student, task or text"):
+        kdnas_env.distill(run / "student", task={**given, "epochs": 1, "unlabelled_samples": 50}, **compute)
 
 
 def test_a_task_of_glue_may_be_in_a_folder(searched: Searched, tmp_path: Path) -> None:

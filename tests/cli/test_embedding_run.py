@@ -53,7 +53,10 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     run: Path, flags: Flags, tiny_teacher_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = flags(run)[flags(run).index("--cache-dir") + 1]
+    others = run / "candidates" / "1" / ".others"  # what systems and people put there is left alone
+    others.touch()
     assert main(["run", "--resume", str(run), "--cache-dir", cache]) == 0
+    assert others.exists()
     printed = " ".join(capsys.readouterr().out.split())
     summary = read(run / "summary.json")
     (student,) = summary["students"]
@@ -111,7 +114,10 @@ def test_an_export_is_scored_on_other_text_and_beside_its_own_teacher(
     text = tmp_path / "other.txt"
     text.write_text("\n".join(tiny_teachers.sentences()[:50]))
     scores = kdnas_env.score(run / "export", text=str(text), out=str(tmp_path / "scores"), **given)
-    assert [file.measured.scored[0].samples for file in scores.files] == [50, 50]
+    shares = [file.measured.scored[0] for file in scores.files]
+    assert [(share.split, share.samples) for share in shares] == [("other.txt", 50), ("other.txt", 50)]
+    said = complaint(["score", str(run / "export"), "--seeds", "2"], capsys)
+    assert "--seeds has no effect on exported files" in said
     other = tmp_path / "other"
     shutil.copytree(run / "export", other)
     record = read(other / "embedder.json")
@@ -141,7 +147,7 @@ def test_the_search_may_go_by_the_vectors_and_its_student_break_a_limit(
     changes = {"search__reward__quality": "task", "keep": "0.999", "candidates": "1", "task.unlabelled": text}
     assert main(flags(folder, **changes)) == 1
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"text: 210 of {text}, 30,000 at most" in printed
+    assert f"text: 130 of {text}, 30,000 at most" in printed
     assert "no embedding model keeps all limits; of 1 candidate(s) the nearest is 1" in printed
     assert "task teacher" not in printed
     searched = read(folder / "search" / "results.json")
@@ -153,6 +159,10 @@ def test_what_is_refused_before_anything_is_made(
 ) -> None:
     told = complaint(flags(tmp_path / "run", task__unlabelled=str(tmp_path / "nowhere.txt")), capsys)
     assert "nowhere.txt" in told
+    few = tmp_path / "few.txt"
+    few.write_text("one text .\nanother text .")
+    told = complaint(flags(tmp_path / "run", task__unlabelled=str(few)), capsys)
+    assert "there are 2 distinct texts; expected at least 120" in told
     told = complaint(flags(tmp_path / "run", task__teachers="2"), capsys)
     assert "--task.teachers has no effect on the task embedding" in told
     assert not (tmp_path / "run").exists()

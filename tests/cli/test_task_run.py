@@ -128,6 +128,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert_placed(run, student)
     assert (run / "candidates.png").stat().st_size > 0
     assert f"kdnas run --resume {run} [--candidates N]" in (run / "README.md").read_text()
+    assert "teacher.name" in read(files["export"] / "task.json")["places"]  # found again from other folders
     card = (files["export"] / "README.md").read_text()
     assert "Asked for and measured" in card
     assert "| speed-up | at least 1.2x |" in card
