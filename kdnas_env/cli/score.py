@@ -94,22 +94,29 @@ def print_vectors(console: SafeConsole, scores: Scores) -> None:
 def print_files(console: SafeConsole, scores: Scores) -> None:
     """Print what exports are worth as they are served, and where the files are."""
     of_vectors = scores.files[0].measured.vectors is not None
+    splits = [share.split for share in scores.files[0].measured.scored]
     kept = "kept: share of the score of the task's teacher"
     if of_vectors:
-        kept = f"kept: {SIMILARITY}; {NEIGHBOURS}"
-    splits = [share.split for share in scores.files[0].measured.scored]
+        kept = f"{splits[0]}: {SIMILARITY}; {NEIGHBOURS}"
+    several = len({file.model for file in scores.files}) > 1
     table = grid(
-        *("", "MB", "ms", "speed", *splits, "kept (95 % interval)", *(("shared", "in index") if of_vectors else ())),
+        *("", "MB", "ms", "speed"),
+        *(splits if not of_vectors else ()),
+        *(f"{split} (95 % interval)" for split in (splits if of_vectors else ["kept"])),
+        *(("shared", "in index") if of_vectors else ()),
         title="Exported files in ONNX Runtime, beside the teacher's file of the same format",
         caption=f"{kept}. Means: largest size, median speed" if scores.means else kept,
     )
     for file in scores.files:
         measured = file.measured
         sizes = f"{measured.size_mb:.2f}", f"{measured.latency_ms:.2f}", f"{measured.speedup:.2f}x"
-        table.add_row(str(Path(file.model) / measured.file), *sizes, *_kept(measured.scored), *_shared(measured))
+        name = f"{Path(file.model).name} {measured.format}" if several else measured.format
+        scored = [] if of_vectors else _scored(measured.scored)
+        table.add_row(name, *sizes, *scored, _kept(measured.scored), *_shared(measured))
     for mean in scores.means:
         sizes = f"{mean.largest_mb:.2f}", "", f"{mean.speedup:.2f}x"
-        table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *_kept(mean.scored), style="bold")
+        shares = (*_scored(mean.scored), _kept(mean.scored))
+        table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *shares, style="bold")
     console.print(table)
     console.say(f"run folder: {scores.path}")
 
@@ -120,10 +127,14 @@ def _shared(measured: Measured) -> list[str]:
     return [] if vectors is None else [f"{100 * of[0]:.0f} %" for of in (vectors.overlap, vectors.overlap_in_teachers)]
 
 
-def _kept(shares: Sequence[Share]) -> list[str]:
-    """Return the cells of the scores of some splits, and that of the shares of the teacher's."""
-    kept = [f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})" for share in shares]
-    return [*(f"{100 * share.score:.1f}" for share in shares), "\n".join(kept)]
+def _scored(shares: Sequence[Share]) -> list[str]:
+    """Return the cells of the scores of some splits."""
+    return [f"{100 * share.score:.1f}" for share in shares]
+
+
+def _kept(shares: Sequence[Share]) -> str:
+    """Return the cell of the shares of the teacher's scores."""
+    return "\n".join(f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})" for share in shares)
 
 
 def print_intervals(console: SafeConsole, scores: Scores) -> None:

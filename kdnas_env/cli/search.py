@@ -40,7 +40,7 @@ def print_search(console: SafeConsole, run: SearchRun, *, hints: bool = True) ->
         hints: Whether to say what may be done with the best student.
     """
     console.print(_best_students(run))
-    _print_troubles(console, run)
+    _print_troubles(console, run, "" if hints else "search.")
     console.say(f"run folder: {run.path}")
     console.say(f"picture:    {run.path / PICTURE}")
     console.say(f"page:       {run.path / REPORT}")
@@ -113,13 +113,13 @@ def _cells(record: Record) -> tuple[str, ...]:
     )
 
 
-def _print_troubles(console: SafeConsole, run: SearchRun) -> None:
+def _print_troubles(console: SafeConsole, run: SearchRun, stage: str) -> None:
     curves = [record.evaluation.heldout_unexplained for record in run.records if record.usable]
     harmed = sum(curve[-1] > curve[0] for curve in curves if curve)
     if harmed and run.reward.quality == IMITATION:
         console.say(
             f"{harmed} of {len(curves)} students imitate worse after their training than before it; give more text, or "
-            "--epochs 0",
+            f"--{stage}epochs 0",
             "warning",
         )
     statuses = [record.evaluation.status for record in run.records if not record.usable]

@@ -50,7 +50,7 @@ class EmbedderRecord:
         texts: Texts that it was trained on.
         seed: Seed of everything random.
         seconds: Seconds of the training.
-        parameters: Number of parameters, including the head.
+        parameters: Number of parameters, including the head, without a pooler that no vector depends on.
         versions: Versions of kdnas and its libraries.
         drawn: How the texts were drawn from their source, as :func:`kdnas_env.pipeline.embedders.draw_text` takes it;
             empty if that is not known.
@@ -152,7 +152,9 @@ def save_embedder(
         texts=distilled.texts,
         seed=seed,
         seconds=distilled.seconds,
-        parameters=sum(parameter.numel() for parameter in distilled.model.parameters()),
+        parameters=sum(
+            parameter.numel() for name, parameter in distilled.model.named_parameters() if ".pooler." not in name
+        ),
         versions=installed_versions(*_PACKAGES),
         drawn={} if drawn is None else drawn,
         heldout=key_of(list(distilled.heldout)),

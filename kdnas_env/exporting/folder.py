@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -130,3 +131,13 @@ def _cannot_be_written(target: Path, error: Exception) -> ExportError:
     return ExportError(
         f"the export cannot be written to {str(target)!r}: {one_line(error)}; give a writable folder with `out`"
     )
+
+
+def files_in(folder: Path) -> list[str]:
+    """Return the files of a folder, by their paths in it."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 (hex) of every file of a folder, by its path in it."""
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files_in(folder)}

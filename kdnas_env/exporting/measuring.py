@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kdnas_env.errors import ExportError
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.latency.interleave import Pass, interleave, select_clock
 from kdnas_env.latency.onnx_runtime import INPUT_NAMES, Output, open_graph, write_graph
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
-from kdnas_env.support.libraries import quiet_transformers
+from kdnas_env.support.libraries import one_line, quiet_transformers
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import Share, Standing
@@ -229,7 +230,7 @@ def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[
     Returns:
         A function from texts to the output, float32 ``(texts, width)``.
     """
-    tokenizer, session = own_tokenizer(export), open_graph(export / FILES[format], torch.get_num_threads())
+    tokenizer, session = own_tokenizer(export), _opened(export / FILES[format], torch.get_num_threads())
     names = [wanted.name for wanted in session.get_inputs()]
 
     def run(texts: Split) -> NDArray[np.float32]:
@@ -242,9 +243,18 @@ def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[
     return run
 
 
+def _opened(file: Path, threads: int) -> Any:
+    try:
+        return open_graph(file, threads)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever ONNX Runtime raises for a file that is damaged
+        raise ExportError(f"{str(file)!r} cannot be opened: {one_line(error)}; export the model again") from error
+
+
 def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
     """Return a pass of a file in a new session, on random tokens without padding."""
-    session = open_graph(file, settings.threads)
+    session = _opened(file, settings.threads)
     shape = settings.batch_size, settings.sequence_length
     ids = np.random.default_rng(settings.seed).integers(tokenizer.vocab_size - 1, size=shape)
     batch = {"input_ids": ids + (ids >= tokenizer.pad_token_id), "attention_mask": np.ones_like(ids)}

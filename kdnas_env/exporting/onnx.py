@@ -97,7 +97,7 @@ def write_int8_graph(source: Source, folder: Path, threads: int, scheme: str = D
     """
     path = folder / INT8_GRAPH
     try:
-        quantise(folder / GRAPH, path, scheme)
+        quantise(folder / GRAPH, path, scheme, exact_head=source.embedder is not None)
         return open_graph(path, threads)
     except (MemoryError, OSError):
         raise

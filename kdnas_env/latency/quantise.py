@@ -15,6 +15,8 @@ DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY = "weights and activations", "weights alone",
 SCHEMES = (DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY)
 """What is quantised, from the fastest to the most exact."""
 
+_PRODUCTS = ("MatMul", "Gemm")
+"""Operators that multiply by a weight."""
 _LARGEST = 127
 _WARNINGS, _ONLY_ERRORS = 2, 3
 """Severities of ONNX Runtime's logger; it logs warnings unless told otherwise, and cannot be asked."""
@@ -22,7 +24,7 @@ _FEW_ROWS = 64
 """Tables of fewer rows (segments) are not worth it."""
 
 
-def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
+def quantise(graph: Path, out: Path, scheme: str = DYNAMIC, *, exact_head: bool = False) -> None:
     """Quantise a graph: weights of matrix products per channel, embeddings per row.
 
     With ``DYNAMIC`` activations are quantised too, in the range that each batch has, and products are computed in int8.
@@ -35,6 +37,8 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
         graph: File of the float graph.
         out: File of the int8 graph.
         scheme: One of :data:`SCHEMES`.
+        exact_head: Leave the last product with a weight in float32: a linear head whose weights are large, as closed
+            forms have them, would multiply the error of its rounded inputs.
     """
     import onnx
     from onnxruntime.quantization import quantize_dynamic
@@ -47,12 +51,20 @@ def quantise(graph: Path, out: Path, scheme: str = DYNAMIC) -> None:
             quant_pre_process(str(graph), str(folded), skip_symbolic_shape=True)
             model = onnx.load(folded)
             _quantise_tables(model)
+            exact = _last_product(model) if exact_head else None
             if scheme == DYNAMIC:
-                products = ["MatMul", "Gemm"]
-                quantize_dynamic(model, out, op_types_to_quantize=products, per_channel=True, reduce_range=True)
+                quantize_dynamic(
+                    model,
+                    out,
+                    op_types_to_quantize=list(_PRODUCTS),
+                    per_channel=True,
+                    reduce_range=True,
+                    # A Gemm is replaced by a MatMul of that name first.
+                    nodes_to_exclude=[] if exact is None else [exact.name, f"{exact.name}_MatMul"],
+                )
             else:
                 if scheme == WEIGHTS_ONLY:
-                    _quantise_weights(model)
+                    _quantise_weights(model, exact)
                 onnx.save(model, out)
     finally:
         folded.unlink(missing_ok=True)
@@ -85,8 +97,21 @@ def _quantise_tables(model: Any) -> None:
     model.graph.initializer.extend(kept)
 
 
-def _quantise_weights(model: Any) -> None:
-    """Replace the float weights of matrix products by int8 weights that the graph multiplies by a scale per channel."""
+def _last_product(model: Any) -> Any:
+    """Return the last matrix product with a weight; it gets a name if it has none."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    last = next(node for node in reversed(model.graph.node) if node.op_type in _PRODUCTS and node.input[1] in weights)
+    last.name = last.name or "head"
+    return last
+
+
+def _quantise_weights(model: Any, exact: Any = None) -> None:
+    """Replace the float weights of matrix products by int8 weights that the graph multiplies by a scale per channel.
+
+    Args:
+        model: The graph.
+        exact: A product that stays as it is.
+    """
     from onnx import TensorProto, helper, numpy_helper
 
     weights = {
@@ -97,7 +122,7 @@ def _quantise_weights(model: Any) -> None:
     channel_axes = {
         node.input[1]: 0 if any(field.name == "transB" and field.i for field in node.attribute) else 1
         for node in model.graph.node
-        if node.op_type in ("MatMul", "Gemm") and node.input[1] in weights
+        if node.op_type in _PRODUCTS and node.input[1] in weights and node is not exact
     }
     restored = []
     for name, channels in channel_axes.items():

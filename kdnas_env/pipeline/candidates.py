@@ -6,9 +6,9 @@ What the search promised by a probe and by a number of parameters is measured ag
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
-from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.exporting.folder import EXPORT, digests
 from kdnas_env.exporting.measuring import Measured, teacher_files
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
@@ -35,7 +35,7 @@ from kdnas_env.support.untrusted import restore
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEASURED = "measured.json"
+MEASURED, CONTENTS = "measured.json", "contents.json"
 _SECTION = "\n## Asked for and measured\n"
 
 
@@ -54,6 +54,8 @@ class Candidate:
         measured: What was measured of its export.
         lines: What was asked for and what was measured.
         product: Name of the folder of what it was made into.
+        contents: SHA-256 (hex) of the files of product and export when they were measured, by folder and path; empty if
+            that is not known.
     """
 
     place: int
@@ -66,6 +68,7 @@ class Candidate:
     measured: Measured
     lines: tuple[Line, ...]
     product: str = CLASSIFIER
+    contents: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property
     def chosen(self) -> bool:
@@ -122,8 +125,10 @@ def lines_of(limits: Constraints, measured: Measured, parameters: int) -> tuple[
     """
     plain = plain_lines(limits, measured.speedup, measured.latency_ms, measured.size_mb, parameters)
     shares = [(measured.chosen_by, True), *((share, False) for share in measured.scored)]
+    called = None if measured.vectors is None else "Spearman's correlation"
     kept = [
-        Line("keep", limits.keep, share.value, share.low, share.high, share.split, chooses) for share, chooses in shares
+        Line("keep", limits.keep, share.value, share.low, share.high, share.split, chooses, called)
+        for share, chooses in shares
     ]
     return (*plain, *kept)
 
@@ -155,12 +160,13 @@ def read_candidate(root: Path, place: int, row: dict[str, Any], options: Pipelin
     lines, product = lines_of(options.limits, measured, row["parameters"]), product_of(options.task)
     assert product is not None
     about = row["parameters"], row["speedup"], row["reward"], unexplained
-    return Candidate(place, path, config, *about, measured, lines, product.folder)
+    contents = read_json(path / CONTENTS) if (path / CONTENTS).exists() else {}
+    return Candidate(place, path, config, *about, measured, lines, product.folder, contents)
 
 
 def read_candidates(run: Path, options: PipelineOptions) -> list[Candidate]:
-    """Return the finished candidates of a run, in their order."""
-    rows = enumerate(ranked(run / "search")[: options.candidates], start=1)
+    """Return the finished candidates of a run, in their order, also where fewer are wanted now."""
+    rows = enumerate(ranked(run / "search"), start=1)
     read = (read_candidate(run / CANDIDATES, place, row, options) for place, row in rows)
     return [candidate for candidate in read if candidate is not None]
 
@@ -214,6 +220,8 @@ def try_candidates(
                 measured = measure(model, path / "export", latency, beside)
                 progress.end()
                 _extend_card(path / "export", lines_of(options.limits, measured, row["parameters"]), measured)
+                made = {product.folder: model, "export": path / "export"}
+                write_json(path / CONTENTS, {name: digests(folder) for name, folder in made.items()})
                 write_json(path / MEASURED, measured.to_dict())  # last, since it says that all is there
                 candidate = read_candidate(run / CANDIDATES, place, row, options)
                 assert candidate is not None
@@ -313,6 +321,7 @@ def draw_candidates(candidates: Sequence[Candidate], limits: Constraints) -> Fig
     if limits.keep:
         axes.axhline(limits.keep, color="#c0392b", linewidth=1, label=None if limits.speedup else "limits")
     axes.set_xlabel(f"speed-up of the exported file ({limits.format}) in ONNX Runtime")
-    axes.set_ylabel("share of the teacher's score")
+    of_vectors = any(candidate.measured.vectors is not None for candidate in candidates)
+    axes.set_ylabel("Spearman's correlation with the teacher" if of_vectors else "share of the teacher's score")
     axes.legend(fontsize=8)
     return figure

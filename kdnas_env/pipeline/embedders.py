@@ -142,6 +142,8 @@ def text_of(options: TaskOptions, corpus: Mapping[str, Any]) -> tuple[str, dict[
     """
     corpus = {} if options.unlabelled else corpus
     reading = {name: corpus[name] for name in (*LAYOUT_OPTIONS, *_READING) if corpus.get(name) is not None}
+    if options.text_columns:
+        reading["text_columns"] = options.text_columns
     wanted = options.unlabelled_samples
     drawn = {"count": wanted + 2 * settings_of(options).held_out(wanted), **reading}
     return options.unlabelled or str(corpus["source"]), drawn

@@ -42,6 +42,7 @@ class Line:
         high: The upper bound.
         split: Split that it was measured on; None for what does not depend on text.
         chooses: Whether candidates give way to others by it. What is scored chooses nothing.
+        called: What is measured, in words; None for what the limit is called.
     """
 
     limit: str
@@ -51,6 +52,7 @@ class Line:
     high: float | None = None
     split: str | None = None
     chooses: bool = True
+    called: str | None = None
 
     @property
     def excess(self) -> float:
@@ -68,6 +70,7 @@ class Line:
     def cells(self) -> tuple[str, str, str, str, str]:
         """What is measured, what was asked for, what was measured, its interval, and whether it is kept, in words."""
         name, value, _ = _WORDS[self.limit]
+        name = self.called or name
         return (
             name if self.split is None else f"{name}, {self.split}",
             "" if self.asked is None else _asked(self.limit, self.asked),

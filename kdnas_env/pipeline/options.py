@@ -202,6 +202,10 @@ class TaskOptions(OwnTask):
             as_it_is = "on the task embedding: its teacher is the encoder as it is"
             why |= dict.fromkeys(("teachers", "teacher_rates", "teacher_epochs", "seed"), as_it_is)
             why["dropout"] = "on the task embedding, which is learnt without"
+            if self.unlabelled is None:
+                why["text_columns"] = "without `task.unlabelled`: the text is laid out as that of the student"
+            else:
+                del why["text_columns"]
         elif unlabelled_source(self.name, self.unlabelled) is None:
             why["unlabelled_samples"] = "without text that has no labels; name it with `task.unlabelled`"
         return why

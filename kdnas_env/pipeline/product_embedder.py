@@ -80,7 +80,7 @@ class EmbedderProduct(Product):
         """See :meth:`Product.opened`."""
         self.check(options.task)
         source, most = options.task.unlabelled, options.task.unlabelled_samples
-        text = "that of the distillation"
+        text = "of the source that the student is distilled on"
         if source is not None:
             text = f"{_count(options.task, options.seed):,} of {source}"
         return Opening(("task embedding: vectors like those of the teacher", f"  text: {text}, {most:,} at most"))

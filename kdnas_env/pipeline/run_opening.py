@@ -67,6 +67,7 @@ _TASK_README = """# A run of `kdnas run --task` or `kdnas_env.run(task=...)`
 | `candidates/1/distill/` | the student, and in `NAME/$product/` with a head for the task: a run of `kdnas distill` |
 | `candidates/1/export/` | the $words for ONNX Runtime, with a model card |
 | `candidates/1/measured.json` | size, speed and score of the exported file, beside the teacher's |
+| `candidates/1/contents.json` | SHA-256 of the files that were measured |
 | `summary.json` | what was asked for and what was measured, line by line, of all candidates; the one that is chosen |
 | `candidates.png` | share of the teacher's score against speed-up, in a picture |
 | `report.html` | all of it on a page: open it in a browser |

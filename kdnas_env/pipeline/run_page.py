@@ -197,7 +197,7 @@ def _commands(run: PipelineRun) -> list[tuple[str, str]]:
 
 def more_candidates(run: PipelineRun) -> str | None:
     """Return the command that tries more students of a run; None where there are no more that keep its limits."""
-    tried = run.options.candidates
+    tried = len(run.candidates)
     if len(ranked(run.path / "search")) <= tried:
         return None
     places = run.options.places("out", "resume").items()

@@ -248,7 +248,7 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     """
     import torch
 
-    from kdnas_env.pipeline.score_files import exports_of
+    from kdnas_env.pipeline.score_files import MARKERS, exports_of, is_export
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
@@ -274,6 +274,8 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
             return _score_files(options, exports, latency, progress)
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     comparison, embedders = _comparison(options, sources)
+    if any(is_export(options.model, marker) for marker in MARKERS):
+        progress.say("the weights in PyTorch are scored, not the exported files; leave tasks and rows out for those")
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
     folder = _open_folder(options, comparison.method)
@@ -352,6 +354,10 @@ def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparis
         check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
     named = (options.model, *options.models)
+    if options.text is not None and read_embedder_record(expanded(options.model)) is None:
+        raise KDNASError(
+            f"{options.model!r} is no embedding student; `text` is for their vectors (kdnas distill --task embedding)"
+        )
     for model in (*named, *([] if options.teacher is None else [options.teacher])):
         check_is_no_run(model)
     records = [read_classifier_record(expanded(name)) for name in named]
@@ -373,8 +379,6 @@ def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparis
     if scored_by_vectors(options.model, read, bool(sources)):
         embedders, models, teacher = Embedders.of(named, models, teacher, options.rows)
         read = [similarity_task(task) for task in read]
-    elif options.text is not None:
-        raise KDNASError("`text` is for the vectors of an embedding student; leave it out")
     tasks = [task.limited(options.max_samples, options.seed) for task in read]
     names = [task.name for task in tasks]
     twice = next((name for name in names if names.count(name) > 1), None)

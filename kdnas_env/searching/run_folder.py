@@ -77,7 +77,7 @@ class RunFolder:
             raise RunError(f"the run folder {str(path)!r} cannot be made: {error}; give another with `out`") from error
         if taken:
             again = f"resume it with `resume={str(path)!r}`"
-            hint = again if (path / CONFIG).exists() else "it is not a run of kdnas"
+            hint = again if (path / CONFIG).exists() else "it holds something else than a run"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with `out`")
         folder = cls(path, _locked(path), created=True)
         # First, since without it nobody can go on.
@@ -268,8 +268,9 @@ def check_is_no_run(model: str | os.PathLike[str]) -> None:
     folder = expanded(model)
     if not (os.path.isfile(folder / RUN) and os.path.isfile(folder / CONFIG)):
         return
+    products = [str(folder / name) for name in ("classifier", "embedder", "export") if (folder / name).is_dir()]
     students = sorted(str(path.parent) for path in folder.glob(f"**/{STUDENT}/config.json"))
-    advice = f"name the folder of a student in it, {' or '.join(map(repr, students[:3]))}"
+    advice = f"name the folder of a model in it, {' or '.join(map(repr, (products or students)[:3]))}"
     raise RunError(
         f"{os.fspath(model)!r} is the folder of a run, no model; "
         + (advice if students else "it has no student yet, so finish the run, or name the folder of a model")

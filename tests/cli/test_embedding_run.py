@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import small_tasks
 import tiny_teachers
 from complaints import complaint
 from small_runs import Flags, flags_of, small_settings
@@ -84,11 +85,33 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert spearman(served_vectors(run / "export", "int8", made, texts), wanted) > 0.97
     card = (run / "export" / "README.md").read_text()
     assert "Asked for and measured" in card
-    assert "| teacher's score kept, held-out text | at least 20.0% |" in card
+    assert "| Spearman's correlation, held-out text | at least 20.0% |" in card
     readme = (run / "README.md").read_text()
     assert "| `embedder/` | the chosen embedding model as Sentence Transformers loads it |" in readme
     page = (run / "report.html").read_text()
     assert "from sentence_transformers import SentenceTransformer" in page
+
+
+def test_what_is_damaged_is_no_product(
+    run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(run, tmp_path / "run"))
+    cache = flags(run)[flags(run).index("--cache-dir") + 1]
+    again = ["run", "--resume", str(folder), "--cache-dir", cache]
+    (student,) = read(folder / "summary.json")["students"]
+    weights = folder / student["files"]["embedder"] / "model.safetensors"
+    whole, placed = weights.read_bytes(), folder / "embedder" / "model.safetensors"
+    weights.write_bytes(whole[:1000])
+    assert "is not what was measured: 'model.safetensors' is missing or has changed" in complaint(again, capsys)
+    assert placed.read_bytes() == whole
+    weights.write_bytes(whole)
+    placed.write_bytes(whole[:1000])
+    assert main(again) == 0
+    assert placed.read_bytes() == whole
+    graph = folder / "export" / "onnx" / "model.onnx"
+    graph.write_bytes(graph.read_bytes()[:1000])
+    said = complaint(["score", str(folder / "export"), "--device", "cpu", "--out", str(tmp_path / "scores")], capsys)
+    assert "model.onnx' cannot be opened" in said
 
 
 def test_its_export_is_scored_file_by_file(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -152,6 +175,16 @@ def test_the_search_may_go_by_the_vectors_and_its_student_break_a_limit(
     assert "task teacher" not in printed
     searched = read(folder / "search" / "results.json")
     assert all(row["loss"] == row["task_unexplained"] > 0 for row in searched["students"])
+
+
+def test_the_text_may_have_several_columns(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"number": str(place), "words": text} for place, text in enumerate(tiny_teachers.sentences())]
+    text = str(small_tasks.write_rows(tmp_path / "text.csv", rows))
+    words = flags(tmp_path / "run", task__unlabelled=text, speedup="900")  # which no student of the search keeps
+    assert main([*words, "--task.text-columns", "words"]) == 1
+    assert f"text: 130 of {text}" in " ".join(capsys.readouterr().out.split())
+    words = flags(tmp_path / "other")
+    assert "has no effect without --task.unlabelled" in complaint([*words, "--task.text-columns", "words"], capsys)
 
 
 def test_what_is_refused_before_anything_is_made(

@@ -236,6 +236,9 @@ def test_a_student_that_breaks_a_limit_gives_way(
     sizes = [student["measured"]["size_mb"] for student in summary["students"]]
     assert summary["best"] == str(1 + sizes.index(min(sizes)))
     assert_placed(folder, summary["students"][sizes.index(min(sizes))])
+    # What was tried counts, also where fewer are asked for later.
+    assert main(resumed(folder, flags, "--candidates", "1")) == 1
+    assert read(folder / "summary.json") == summary
 
 
 def test_no_student_of_the_search_keeps_the_limits(

@@ -21,7 +21,7 @@ from kdnas_env.exporting import quantisation_cost
 from kdnas_env.exporting.embedder import read_embedder_record, save_embedder
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.writing import write_export
-from kdnas_env.latency.quantise import DYNAMIC, SCHEMES
+from kdnas_env.latency.quantise import DYNAMIC, SCHEMES, quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder
 from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
@@ -140,6 +140,21 @@ def test_the_code_of_the_card_runs_without_torch(exported: ExportReport) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("scheme", SCHEMES[:2])
+def test_the_head_in_float32_keeps_vectors_nearer(
+    embedder: Path, exported: ExportReport, tmp_path: Path, scheme: str
+) -> None:
+    graph, model = Path(exported.folder) / GRAPH, open_embedder(embedder)
+    inputs = model.tokenizer(TEXTS[:64], padding=True, return_tensors="np")
+    wanted = run_graph(graph.parent, graph.name, inputs)["sentence_embedding"]
+    cosines = []
+    for exact_head in (False, True):
+        quantise(graph, tmp_path / "int8.onnx", scheme, exact_head=exact_head)
+        made = run_graph(tmp_path, "int8.onnx", inputs)["sentence_embedding"]
+        cosines.append((made * wanted).sum(axis=1).mean())
+    assert 1 - cosines[1] < 0.7 * (1 - cosines[0])
+
+
 def test_int8_that_turns_vectors_too_much_is_refused(
     embedder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
