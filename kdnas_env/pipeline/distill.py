@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import tyro
 
@@ -323,7 +323,25 @@ def distill(
         return (distil_task_alone if options.of_student else distil_chosen)(options, progress)
 
 
-Students = str | os.PathLike[str] | SearchRun | DistilledStudent | DistilledClassifier | DistilledEmbedder | DistillRun
+@runtime_checkable
+class HasProducts(Protocol):
+    """A finished run with a task, see :class:`kdnas_env.pipeline.run.PipelineRun`."""
+
+    @property
+    def products(self) -> Mapping[str, Path]:
+        """Folders of what it made, the model of the task first."""
+
+
+Students = (
+    HasProducts
+    | str
+    | os.PathLike[str]
+    | SearchRun
+    | DistilledStudent
+    | DistilledClassifier
+    | DistilledEmbedder
+    | DistillRun
+)
 """What students can be named by: a folder or a name on the hub, or what a search or a distillation returned."""
 
 
@@ -338,6 +356,8 @@ def student_folders(students: Students) -> tuple[str, ...]:
             return tuple(
                 str(student.folder) for student in students.embedders or students.classifiers or students.students
             )
+        case HasProducts(products=products) if products:
+            return (str(next(iter(products.values()))),)
         case str() | os.PathLike():
             return (os.fspath(students),)
         case _:

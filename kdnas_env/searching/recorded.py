@@ -89,7 +89,7 @@ class RecordedOptions:
         ]
         if changes:
             raise RunError(
-                f"the run cannot be resumed with other settings: {'; '.join(changes)}. leave them out, or start a new "
+                f"the run cannot be resumed with other settings: {'; '.join(changes)}. Leave them out, or start a new "
                 "run"
             )
 

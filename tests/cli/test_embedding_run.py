@@ -18,6 +18,7 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.exporting.measuring_embedders import served_vectors
+from kdnas_env.pipeline.distill import student_folders
 from kdnas_env.tasks.vector_scores import spearman
 from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
@@ -161,6 +162,7 @@ def test_it_is_a_record_in_python(run: Path) -> None:
     model = SentenceTransformer(str(done.products["embedder"]), device="cpu", local_files_only=True)
     assert model.encode("this film surprises critics .").shape == (tiny_teachers.HIDDEN,)
     assert done.plot().axes
+    assert student_folders(done) == (str(run / "embedder"),)
 
 
 def test_the_search_may_go_by_the_vectors_and_its_student_break_a_limit(

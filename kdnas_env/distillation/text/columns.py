@@ -67,9 +67,12 @@ def choose_columns(
     for name in _TEXT_NAMES:
         if name in columns.names:
             return (name,)
+    strings = (
+        f"of which {shown(list(columns.textual))} hold strings" if columns.textual else "none of which holds strings"
+    )
     raise CorpusError(
         f"cannot tell which column of {what} {source!r} holds the text: its columns are {shown(list(columns.names))}, "
-        f"of which {shown(list(columns.textual))} hold strings; name one with text_columns, or two for sentence pairs"
+        f"{strings}; name one with text_columns, or two for sentence pairs"
     )
 
 
