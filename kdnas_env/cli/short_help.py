@@ -16,8 +16,9 @@ HELP = ("-h", "--help")
 
 COMMON: Mapping[str, Sequence[str]] = {
     "run": (
-        *("task.name", "teacher", "limits.speedup", "limits.latency_ms", "limits.size_mb", "limits.keep"),
-        *("search.budget", "search.corpus.source", "distill.epochs", "candidates", "out", "resume"),
+        *("task.name", "task.unlabelled", "teacher"),
+        *("limits.speedup", "limits.latency_ms", "limits.size_mb", "limits.format", "limits.keep"),
+        *("search.budget", "search.corpus.source", "distill.epochs", "candidates", "threads", "out", "resume"),
     ),
     "search": (
         *("teacher", "corpus.source", "limits.speedup", "limits.size_mb"),

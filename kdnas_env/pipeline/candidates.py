@@ -181,7 +181,6 @@ def best_candidate(candidates: Sequence[Candidate]) -> Candidate | None:
 def try_candidates(
     run: Path,
     options: PipelineOptions,
-    shared: dict[str, Any],
     progress: Progress,
     report: Callable[[Any], object],
 ) -> None:
@@ -190,7 +189,6 @@ def try_candidates(
     Args:
         run: Folder of the run.
         options: What was asked for.
-        shared: What stages that train have in common.
         progress: Receives what is done.
         report: Called with what came of each step.
 
@@ -199,7 +197,7 @@ def try_candidates(
     """
     product = product_of(options.task)
     assert product is not None
-    measure = product.measuring(options, shared, progress)
+    measure = product.measuring(options, progress)
     with teacher_files() as beside:
         for place, row in enumerate(ranked(run / "search")[: options.candidates], start=1):
             candidate = read_candidate(run / CANDIDATES, place, row, options)
@@ -209,7 +207,7 @@ def try_candidates(
                 for step in _done_before(path, config, product):
                     progress.say(f"{step}: done before")
                 with _in_stage("distill"):
-                    report(_distilled(path, config, run, options, shared, progress))
+                    report(_distilled(path, config, run, options, progress))
                 with _in_stage("export"):
                     _export(path, config, options, product, progress, report)
                 enter_step(progress, "measure")
@@ -250,7 +248,7 @@ def _in_stage(stage: Stage) -> Iterator[None]:
 
 
 def _distilled(
-    path: Path, config: StudentConfig, run: Path, options: PipelineOptions, shared: dict[str, Any], progress: Progress
+    path: Path, config: StudentConfig, run: Path, options: PipelineOptions, progress: Progress
 ) -> DistillRun:
     folder = path / "distill"
     if not (folder / CONFIG).exists():
@@ -262,7 +260,7 @@ def _distilled(
         family=(),
         task=options.task,
         out=str(folder),
-        **shared,
+        **options.shared,
     )
     return distill(wanted, progress=StageProgress(progress, "distill"))
 

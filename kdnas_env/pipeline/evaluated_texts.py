@@ -14,7 +14,6 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED, RunFolder
 from kdnas_env.support.atomic import replacing
 from kdnas_env.tasks.data import load_task
-from kdnas_env.tasks.specs import EMBEDDING
 
 
 def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOptions:
@@ -30,7 +29,7 @@ def leaving_out_evaluated(options: SearchOptions, folder: RunFolder) -> SearchOp
     Raises:
         KDNASError: If the task cannot be read.
     """
-    if options.task.name in (None, EMBEDDING):
+    if not options.task.has_labels:
         return options
     file = folder.path / EVALUATED
     is_new = not folder.read_run().get("fingerprints")  # which are recorded once the text is read

@@ -89,7 +89,8 @@ class LimitOptions(Constraints):
     parameters: int | None = None
     """Maximum parameters of a student, embeddings included. --space.max-parameters limits the search space instead."""
     keep: float | None = None
-    """Minimum quality of a student, as a share of the teacher's: 0.8 leaves 20 % of the variance unexplained."""
+    """Minimum quality of a student, as a share of the teacher's: 0.8 leaves 20 % of the variance unexplained. With a
+    task, kdnas run judges the exported file: by its share of the score, or by Spearman's correlation."""
     format: Literal["float32", "int8"] = "float32"
     """Format of the exported file that --max-mb limits."""
 
@@ -183,6 +184,11 @@ class TaskOptions(OwnTask):
     def own(self) -> OwnTask:
         """How it is laid out, if it is one of your own."""
         return OwnTask(**{field.name: getattr(self, field.name) for field in fields(OwnTask)})
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there is a task, and it has labels."""
+        return self.name not in (None, EMBEDDING)
 
     def seed_or(self, seed: int) -> int:
         """Return the seed of teacher and drawn text: its own, or that of the student."""

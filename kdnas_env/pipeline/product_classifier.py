@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.exporting.folder import TASK
@@ -83,13 +83,13 @@ class ClassifierProduct(Product):
         """See :meth:`Product.searched`."""
         return options.task
 
-    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+    def measuring(self, options: PipelineOptions, progress: Progress) -> Measuring:
         """See :meth:`Product.measuring`."""
         judged: list[tuple[TaskData, TaskTeacher]] = []
 
         def measure(model: Path, export: Path, latency: LatencySettings, beside: TeacherFiles) -> Measured:
             if not judged:
-                judged.append(_task_and_teacher(options, shared, progress))
+                judged.append(_task_and_teacher(options, progress))
             return measure_classifier(
                 export,
                 options.limits.format,
@@ -119,12 +119,10 @@ def _unlabelled(options: TaskOptions, new: int, left_out: int) -> str:
     return f"  text without labels: {new:,} of {source}{more}"
 
 
-def _task_and_teacher(
-    options: PipelineOptions, shared: dict[str, Any], progress: Progress
-) -> tuple[TaskData, TaskTeacher]:
+def _task_and_teacher(options: PipelineOptions, progress: Progress) -> tuple[TaskData, TaskTeacher]:
     """Return what an export is measured with: the task, and its teacher, whose fine-tuning was kept."""
     assert options.task.name is not None
     task = load_task(options.task.name, options.task.data, options.task.own)
     teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
-    compute = {name: shared[name] for name in ("seed", "device", "cache_dir")}
+    compute = {"seed": options.seed, "device": options.device, "cache_dir": options.cache_dir}
     return task, teacher_of(task, options.task, teacher, **compute, progress=progress)

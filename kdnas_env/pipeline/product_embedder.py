@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from kdnas_env.core.reward import TASK
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
@@ -89,7 +89,7 @@ class EmbedderProduct(Product):
         """See :meth:`Product.searched`: none, where it is not what is rewarded, since no student of it is needed."""
         return options.task if options.search.reward.quality == TASK else TaskOptions()
 
-    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+    def measuring(self, options: PipelineOptions, progress: Progress) -> Measuring:
         """See :meth:`Product.measuring`."""
 
         @cache

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.exporting.embedder import EmbedderRecord
@@ -152,12 +152,11 @@ class Product(ABC):
         """Return the task that the search tries its students on."""
 
     @abstractmethod
-    def measuring(self, options: PipelineOptions, shared: dict[str, Any], progress: Progress) -> Measuring:
+    def measuring(self, options: PipelineOptions, progress: Progress) -> Measuring:
         """Return what measures the exports of a run.
 
         Args:
             options: What was asked for.
-            shared: What stages that train have in common.
             progress: Receives what is done.
         """
 

@@ -109,11 +109,6 @@ class OpenedRun:
         return self.folder.path
 
     @property
-    def shared(self) -> dict[str, Any]:
-        """What all stages that train have in common."""
-        return {name: getattr(self.options, name) for name in ("seed", "device", "threads", "cache_dir")}
-
-    @property
     def stages(self) -> tuple[str, ...]:
         """The stages that are wanted, in their order."""
         if self.options.task.name is not None:

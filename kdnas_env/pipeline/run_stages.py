@@ -62,7 +62,7 @@ def _how_to_go_on(run: OpenedRun, stage: str) -> str:
 
 
 def _search(run: OpenedRun, progress: Progress, report: Report) -> None:
-    options = replace(search_options(run.options), **run.shared, **run.placed("search"))
+    options = replace(search_options(run.options), **run.options.shared, **run.placed("search"))
     if not options.in_this_process:
         options = replace(options, threads=None)  # the cores are shared out among the workers
     report(search(options, progress=StageProgress(progress, "search")))
@@ -75,14 +75,14 @@ def _distill(run: OpenedRun, progress: Progress, report: Report) -> None:
         run=str(run.at("search")),
         family=run.options.family,
         out=str(run.at("distill")),
-        **run.shared,
+        **run.options.shared,
     )
     report(distill(options, progress=StageProgress(progress, "distill")))
 
 
 def _score(run: OpenedRun, progress: Progress, report: Report) -> None:
     first, *others = map(str, run.students().values())
-    options = replace(run.options.score, model=first, models=tuple(others), **run.shared, **run.placed("score"))
+    options = replace(run.options.score, model=first, models=tuple(others), **run.options.shared, **run.placed("score"))
     report(score(options, progress=progress))
 
 
@@ -100,7 +100,7 @@ def _export(run: OpenedRun, progress: Progress, report: Report) -> None:
 def _candidates(run: OpenedRun, progress: Progress, report: Report) -> None:
     for unfinished in run.at(CANDIDATES).glob("*/.export.*"):
         shutil.rmtree(unfinished)
-    try_candidates(run.path, run.options, run.shared, progress, report)
+    try_candidates(run.path, run.options, progress, report)
 
 
 _STAGES: dict[str, Callable[[OpenedRun, Progress, Report], None]] = {

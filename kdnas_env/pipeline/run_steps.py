@@ -56,8 +56,9 @@ def _limits(options: PipelineOptions) -> str:
 class StepProgress:
     """Tells of a run: each step with its number, the time since the run began or went on, and what is left.
 
-    While the teacher is fine-tuned, what is left of that is told; from the long distillation on, what is left until the
-    classifier is there, since a step of the student and one of the teacher have been timed by then.
+    Of a classifier, what is left of the fine-tuning of its teacher; from the long distillation on, what is left until
+    the classifier is there, since a step of the student and one of the teacher have been timed by then. Of an embedding
+    model each step tells its own time left.
 
     Args:
         progress: Receives what is done.

@@ -273,7 +273,7 @@ def _is(file: Path | None, name: str) -> bool:
 
 def _has_another_task(options: DistillOptions, search: SearchOptions) -> bool:
     wanted, searched = ((task.name, task.data, task.own) for task in (options.task, search.task))
-    return options.task.name not in (None, EMBEDDING) and wanted != searched
+    return options.task.has_labels and wanted != searched
 
 
 def _without(options: DistillOptions, search: SearchOptions) -> str | None:

@@ -181,6 +181,11 @@ class PipelineOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
             raise KDNASError("no family is named; give best, all, or families, such as `family=['bert', 'albert']`")
         check_whole("candidates", self.candidates, at_least=1)
 
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all stages that train have in common."""
+        return {name: getattr(self, name) for name in ("seed", "device", "threads", "cache_dir")}
+
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""
         why = {"out": IN_PLACE} if self.resume is not None else {}
