@@ -93,6 +93,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
         if teacher is not None and missing:
             enter_step(progress, "distil")
             if product is not None:
+                progress.begin("leaving out texts that are evaluated")
                 product.leave_out(options, search)
             text = _text(options, search, teacher, progress)
             corpus = text.workload.corpus
