@@ -82,9 +82,13 @@ def test_the_folder_of_a_run_is_no_model(tmp_path: Path) -> None:
     for name in ("config.json", "run.json", "student/config.json"):
         (tmp_path / name).write_text("{}")
     with pytest.raises(
-        KDNASError, match=r"the folder of a run, no model; name the folder of a student in it, '.*/student'"
+        KDNASError, match=r"the folder of a run, no model; name the folder of a model in it, '.*/student'"
     ):
         run_export(ExportOptions(str(tmp_path)))
+    (tmp_path / "embedder").mkdir()
+    with pytest.raises(KDNASError, match=r"name the folder of a model in it, '[^']*/embedder'$"):
+        run_export(ExportOptions(str(tmp_path)))
+    (tmp_path / "embedder").rmdir()
     (tmp_path / "student" / "config.json").unlink()
     with pytest.raises(KDNASError, match="it has no student yet"):
         run_export(ExportOptions(str(tmp_path)))
