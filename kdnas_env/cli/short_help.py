@@ -18,7 +18,7 @@ COMMON: Mapping[str, Sequence[str]] = {
     "run": (
         *("task.name", "task.unlabelled", "teacher"),
         *("limits.speedup", "limits.latency_ms", "limits.size_mb", "limits.format", "limits.keep"),
-        *("search.budget", "search.corpus.source", "out", "resume"),
+        *("search.budget", "distill.epochs", "out", "resume"),
     ),
     "search": (
         *("teacher", "corpus.source", "limits.speedup", "limits.size_mb"),

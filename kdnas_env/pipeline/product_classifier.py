@@ -124,5 +124,13 @@ def _task_and_teacher(options: PipelineOptions, progress: Progress) -> tuple[Tas
     assert options.task.name is not None
     task = load_task(options.task.name, options.task.data, options.task.own)
     teacher = load_teacher(options.teacher, device=str(resolve_device(options.device)))
-    compute = {"seed": options.seed, "device": options.device, "cache_dir": options.cache_dir}
-    return task, teacher_of(task, options.task, teacher, **compute, progress=progress)
+    taught = teacher_of(
+        task,
+        options.task,
+        teacher,
+        seed=options.seed,
+        device=options.device,
+        cache_dir=options.cache_dir,
+        progress=progress,
+    )
+    return task, taught
