@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,16 +60,16 @@ def write_evaluated(options: TaskOptions, file: Path, others: Path | None = None
     write_texts(file, [text for split in task.evaluation.values() for column in split.texts for text in column], others)
 
 
-def write_texts(file: Path, texts: Sequence[str], others: Path | None = None) -> None:
+def write_texts(file: Path, texts: Sequence[str], others: str | os.PathLike[str] | None = None) -> None:
     """Write texts to leave out to a file, a JSON object for each.
 
     Args:
         file: The file.
         texts: The texts.
-        others: Another such file, whose texts are written too.
+        others: A source of more of them, such as another such file.
 
     Raises:
-        CorpusError: If the other file cannot be read.
+        CorpusError: If the source cannot be read.
     """
     more = [] if others is None else sorted(read_keys(others))
     with replacing(file) as written:

@@ -24,7 +24,6 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.searched import corpus_options
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.run_folder import EVALUATED
-from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
@@ -64,8 +63,7 @@ class EmbedderProduct(Product):
         seed = search.seed if options.seed is None else options.seed
         drawn = draw_text(*text_of(options.task, text), seed)
         scored, choosing, _ = split_texts(drawn, settings_of(options.task), seed)
-        named = options.corpus.without or search.corpus.without
-        write_texts(file, (*scored, *choosing), None if named is None else expanded(named))
+        write_texts(file, (*scored, *choosing), options.corpus.without or search.corpus.without)
 
     def record(self, folder: Path) -> EmbedderRecord | None:
         """See :meth:`Product.record`."""

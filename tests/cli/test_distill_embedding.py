@@ -92,6 +92,16 @@ def test_a_student_alone(searched: Searched, tiny_corpus_file: Path, tmp_path: P
     assert "holds an embedding student of another student, text or settings" in str(said.value)
 
 
+def test_what_is_named_is_left_out_too(searched: Searched, tmp_path: Path) -> None:
+    run, cache = searched
+    named = tmp_path / "named.txt"
+    named.write_text("\n".join(tiny_teachers.sentences()[:5]))
+    compute: dict[str, Any] = {"cache_dir": cache, "threads": 1, "device": "cpu", "out": str(tmp_path / "out")}
+    kdnas_env.distill(run, task={"name": "embedding", "epochs": 1}, corpus={"without": str(named)}, epochs=1, **compute)
+    left_out = (tmp_path / "out" / "evaluated.jsonl").read_text().splitlines()
+    assert len(left_out) == 80 + 5
+
+
 def test_what_is_refused(searched: Searched, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     run, _ = searched
     said = complaint(["score", str(run / "student"), "--tasks", "embedding", "--out", str(tmp_path / "x")], capsys)
