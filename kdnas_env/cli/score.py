@@ -8,7 +8,8 @@ from pathlib import Path
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.exporting.cards.embedder import NEIGHBOURS, TITLES
 from kdnas_env.exporting.measuring import SIMILARITY, Measured
-from kdnas_env.pipeline.score import PICTURE, ScoreOptions, Scores, score
+from kdnas_env.pipeline.score import PICTURE, Scores, score
+from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.tasks.rows import TEACHER
 from kdnas_env.tasks.scores import COSINE, Share

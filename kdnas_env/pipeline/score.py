@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
 from kdnas_env.pipeline.distill import Students, student_folders
-from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions, options_of
+from kdnas_env.pipeline.options import options_of
+from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.work import Finished, working
-from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, check_is_no_run, new_run_path
 from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -23,9 +21,8 @@ from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.shell import call
 from kdnas_env.tasks.data import check_task, load_task
-from kdnas_env.tasks.own import OwnTask, is_own
 from kdnas_env.tasks.scores import TaskScore, task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, EMBEDDED_TASKS, TASKS
+from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,107 +35,6 @@ if TYPE_CHECKING:
 
 _FINETUNED = ("learning_rate", "batch_size", "epochs", "max_length", "pooling", "dropout", "device")
 """Options that are settings of fine-tuning."""
-
-
-@dataclass(frozen=True)
-class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
-    """Score a model on tasks beside its teacher, what it would be without distillation, and the majority class.
-
-    Classifiers of kdnas distill are scored with their own head, embedding models by their vectors. ONNX exports of both
-    are scored file by file, beside the teacher's file. Any other model is trained on the task first.
-    """
-
-    COMMAND: ClassVar[str] = "score"
-    FORMERLY: ClassVar[tuple[str, ...]] = ("glue",)
-    PATHS: ClassVar[tuple[str, ...]] = (
-        *("model", "models", "teacher", "data"),
-        *("tasks", "task.validation_file", "task.test_file", "text"),
-    )
-    NO_PATHS: ClassVar[Collection[str]] = tuple(TASKS)
-
-    model: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = None
-    """Folder of a student (or of any encoder in hub layout), or a name on the hub."""
-    tasks: tuple[str, ...] = ()
-    """cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, wnli, the embedded rotten_tomatoes and imdb, or your own: a file
-    (csv, tsv, jsonl, parquet), a folder with a file a split, or a dataset of the hub. By default that of a classifier;
-    none for an embedding student, whose vectors are compared with the teacher's; rotten_tomatoes for a student of the
-    embedded teacher where no data are named, else the nine of GLUE."""
-    text: str | None = None
-    """Text on which the vectors of an embedding student are compared with the teacher's; by default what was held out
-    from its training."""
-    data: str | None = None
-    """Folder that holds GLUE, in the layout of the hub or the original one; by default the hub."""
-    models: tuple[str, ...] = ()
-    """Further models to score."""
-    teacher: str | None = None
-    """Teacher to compare with; by default the one that the model was distilled from."""
-    rows: tuple[str, ...] = ()
-    """teacher, student, closed-forms, embeddings, random; by default all there can be, and of a classifier the first
-    two. Speed-ups and shares of the
-    teacher's score need the teacher; the majority class is always there."""
-    finetune: bool = True
-    """Fine-tune every model; otherwise a linear probe is fitted on its frozen, pooled states."""
-    seeds: int = 3
-    """Number of seeds per score."""
-    seed: int = 0
-    """The first seed."""
-    learning_rate: float | None = None
-    """Peak learning rate; by default it depends on the model's width."""
-    batch_size: int = 32
-    """Batch size."""
-    epochs: int | None = None
-    """Passes over the training split; by default 3, and 5 on mrpc and wnli."""
-    max_length: int = 128
-    """Maximum length in tokens; longer sequences are truncated."""
-    pooling: str = "mean"
-    """mean over the real tokens, or cls."""
-    dropout: float = 0.1
-    """Dropout of the pooled vector."""
-    task_settings: tuple[str, ...] = ()
-    """Other settings of fine-tuning for a single task, as TASK.NAME=VALUE, such as rte.epochs=10."""
-    max_samples: int | None = None
-    """Maximum number of training samples of a task, drawn at random."""
-    task: OwnTask = field(default_factory=OwnTask)
-    latency: LatencyOptions = field(default_factory=LatencyOptions)
-
-    def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
-        if self.seed < 0:
-            raise KDNASError(f"seed is {self.seed}; expected 0 or more")
-
-    def ineffective(self) -> dict[str, str]:
-        """Return the options that have no effect beside others, and why."""
-        why: dict[str, str] = {}
-        if not self.finetune:
-            trained = ("learning_rate", "batch_size", "epochs", "dropout", "task_settings")
-            why |= dict.fromkeys(trained, "with `finetune=False`: nothing is trained but a linear probe")
-        if self.tasks and all(name in EMBEDDED_TASKS or is_own(name) for name in self.tasks):
-            why["data"] = f"on the task {self.tasks[0]}, which is none of GLUE; name other `tasks`"
-        if not any(map(is_own, self.tasks)):
-            laid_out = (f"task.{field.name}" for field in fields(OwnTask))
-            why |= dict.fromkeys(laid_out, "without a task of your own; name its file, folder or dataset with `tasks`")
-        if self.rows and "teacher" not in self.rows:
-            untaught = "with `rows` that leave the teacher out, beside whom models are compared and timed"
-            why |= dict.fromkeys(("teacher", *(f"latency.{field.name}" for field in fields(LatencyOptions))), untaught)
-        if self._of_files:
-            unused = ("teacher", "data", "finetune", "seeds", "learning_rate", "batch_size", "epochs", "max_length")
-            served = "on exported files, which are scored as they are served"
-            why |= dict.fromkeys((*unused, "pooling", "dropout", "max_samples", "latency.runtime"), served)
-        if self.tasks:
-            why["text"] = "with `tasks`, on whose labels vectors are scored"
-        if self.resume is not None:
-            why["out"] = IN_PLACE
-        return why
-
-    @property
-    def _of_files(self) -> bool:
-        """Whether the model is an export, whose files are scored."""
-        if self.model is None or self.tasks or self.rows:
-            return False
-        from kdnas_env.pipeline.score_files import MARKERS, is_export
-
-        return any(is_export(self.model, marker) for marker in MARKERS)
 
 
 CELLS, PICTURE = "cells", "scores.png"

@@ -22,7 +22,7 @@ from kdnas_env.pipeline.options import (
     TrainingOptions,
     within,
 )
-from kdnas_env.pipeline.score import ScoreOptions
+from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.support.atomic import expanded

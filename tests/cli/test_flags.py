@@ -11,7 +11,7 @@ from complaints import complaint
 from kdnas_env.cli.commands import parse
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import CorpusError, KDNASError, LatencyError
-from kdnas_env.pipeline.score import ScoreOptions
+from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions, ScoreStage
 from kdnas_env.pipeline.study import StudyOptions
