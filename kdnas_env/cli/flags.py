@@ -56,8 +56,8 @@ def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
         yield
     except KDNASError as error:
         _name_in_notes(error, kind)
-        stage = kind if error.stage is None else get_type_hints(kind)[error.stage]
-        error.args = (typed(str(error), stage, _GROUPS.get(type(error), ()), given, whole=kind),)
+        stage, whole = (kind, None) if error.stage is None else (get_type_hints(kind)[error.stage], kind)
+        error.args = (typed(str(error), stage, _GROUPS.get(type(error), ()), given, whole=whole),)
         raise
     except Interrupted as error:
         _name_in_notes(error, kind)
@@ -110,8 +110,7 @@ def typed(
     """
     flags = _flags(kind)
     for name, others in ({} if whole is None else _flags(whole)).items():
-        meant = tuple(other for other in others if other in given) or flags.get(name) or others
-        flags[name] = meant
+        flags[name] = tuple(other for other in others if other in given) or flags.get(name) or others
 
     def replaced(match: re.Match[str]) -> str:
         if match["call"]:

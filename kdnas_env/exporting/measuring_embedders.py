@@ -64,14 +64,12 @@ def measure_embedder(
     progress.begin(f"timing {file.name} beside its teacher")
     fields = size_and_speed(export, format, _graph(encoder, teacher, scored), latency, beside)
     progress.begin(f"scoring {file.name}")
-
-    def compare(texts: Sequence[str]) -> EmbeddingScore:
-        made = served_vectors(export, format, teacher, texts)
-        return score_vectors(made, teacher.vectors(texts, cache_dir), seed)
-
-    score = compare(scored)
-    share = _share(name, score)
-    chosen_by = share if choosing is None else _share(CHOOSING, compare(choosing))
+    made = served_vectors(export, format, teacher, [*scored, *(choosing or ())])
+    score = score_vectors(made[: len(scored)], teacher.vectors(scored, cache_dir), seed)
+    share = chosen_by = _share(name, score)
+    if choosing is not None:
+        compared = score_vectors(made[len(scored) :], teacher.vectors(choosing, cache_dir), seed)
+        chosen_by = _share(CHOOSING, compared)
     return Measured(**fields, chosen_by=chosen_by, scored=(share,), vectors=score)
 
 

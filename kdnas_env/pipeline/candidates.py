@@ -19,7 +19,7 @@ from kdnas_env.exporting.cards.template import table
 from kdnas_env.exporting.folder import EXPORT, digests
 from kdnas_env.exporting.measuring import Measured, teacher_files
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.distill import CLASSIFIER, DISTILLED, DistillRun, distill
+from kdnas_env.pipeline.distill import DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines, score_rows
 from kdnas_env.pipeline.products import Product, product_of
@@ -67,7 +67,7 @@ class Candidate:
     unexplained: float
     measured: Measured
     lines: tuple[Line, ...]
-    product: str = CLASSIFIER
+    product: str
     contents: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
     @property

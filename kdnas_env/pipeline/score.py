@@ -144,7 +144,8 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     """
     import torch
 
-    from kdnas_env.pipeline.score_files import MARKERS, exports_of, is_export
+    from kdnas_env.exporting.embedder import read_embedder_record
+    from kdnas_env.pipeline.score_files import exports_of, is_scored_by_files
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
@@ -162,6 +163,10 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
         raise KDNASError("no model is named; give the folder of a student, such as runs/.../student, or a hub name")
     sources = tuple(dict.fromkeys(options.tasks))
     resolve_device(options.device)
+    if options.text is not None and read_embedder_record(expanded(options.model)) is None:
+        raise KDNASError(
+            f"{options.model!r} is no embedding student; `text` is for their vectors (kdnas distill --task embedding)"
+        )
     latency = LatencySettings(**asdict(options.latency))
     if not (options.tasks or options.rows):
         compute = {"device": options.device, "cache_dir": options.cache_dir}
@@ -170,7 +175,7 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
             return _score_files(options, exports, latency, progress)
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
     comparison, embedders = _comparison(options, sources)
-    if any(is_export(options.model, marker) for marker in MARKERS):
+    if is_scored_by_files(options.model):
         progress.say("the weights in PyTorch are scored, not the exported files; leave tasks and rows out for those")
     names = tuple(task.name for task in comparison.tasks)
     texts = [] if embedders is None or names else embedders.texts(options.text, options.seed)
@@ -250,10 +255,6 @@ def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparis
         check_task(name)
     common = FinetuneSettings(**{name: getattr(options, name) for name in _FINETUNED})
     named = (options.model, *options.models)
-    if options.text is not None and read_embedder_record(expanded(options.model)) is None:
-        raise KDNASError(
-            f"{options.model!r} is no embedding student; `text` is for their vectors (kdnas distill --task embedding)"
-        )
     for model in (*named, *([] if options.teacher is None else [options.teacher])):
         check_is_no_run(model)
     records = [read_classifier_record(expanded(name)) for name in named]

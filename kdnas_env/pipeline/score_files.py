@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EMBEDDER, TASK
 from kdnas_env.exporting.measuring import FILES, Measured, TeacherFiles, teacher_files
 from kdnas_env.exporting.measuring_classifiers import Decided
@@ -22,9 +21,6 @@ from kdnas_env.support.progress import Progress
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.scores import Share
 from kdnas_env.tasks.specs import TaskData
-
-MARKERS = (EMBEDDER, TASK)
-"""Files of the records of what is scored by its exported files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,8 +165,6 @@ def exports_of(
         return None
     from kdnas_env.pipeline.score_classifier_files import ClassifierExports
 
-    if text is not None:
-        raise KDNASError("`text` is for the vectors of an embedding student; leave it out")
     return ClassifierExports.of(models, device, cache_dir)
 
 
@@ -183,6 +177,11 @@ def is_export(model: str, marker: str) -> bool:
     """
     folder = expanded(model)
     return (folder / GRAPH).is_file() and (folder / marker).is_file()
+
+
+def is_scored_by_files(model: str) -> bool:
+    """Whether a folder is an export whose files can be scored: of a classifier, or of an embedding student."""
+    return any(is_export(model, marker) for marker in (EMBEDDER, TASK))
 
 
 def file_columns(score: FileScore) -> dict[str, Any]:

@@ -111,6 +111,6 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
         """Whether the model is an export, whose files are scored."""
         if self.model is None or self.tasks or self.rows:
             return False
-        from kdnas_env.pipeline.score_files import MARKERS, is_export
+        from kdnas_env.pipeline.score_files import is_scored_by_files
 
-        return any(is_export(self.model, marker) for marker in MARKERS)
+        return is_scored_by_files(self.model)

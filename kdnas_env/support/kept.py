@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,28 +39,30 @@ def kept(
     value = read_whole(path, read)
     if value is not None:
         return value
-    failed: BaseException | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            value = read_whole(path, read)
-            if value is None:
-                try:
-                    value = make()
-                except BaseException as error:
-                    failed = error
-                    raise
+    with ExitStack() as locked:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            locked.enter_context(FileLock(f"{path}.lock"))
+        except OSError as error:
+            _tell(error)
+            return make()
+        value = read_whole(path, read)
+        if value is None:
+            value = make()
+            try:
                 write(value, path)
-    except (OSError, RunError) as error:
-        if error is failed:
-            raise
-        warnings.warn(
-            f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that "
-            "you may write",
-            RuntimeWarning,
-            stacklevel=2,
-        )
-    return make() if value is None else value
+            except (OSError, RunError) as error:
+                _tell(error)
+    return value
+
+
+def _tell(error: Exception) -> None:
+    warnings.warn(
+        f"what took long to compute cannot be kept for other processes: {error}. Set KDNAS_CACHE to a folder that you "
+        "may write",
+        RuntimeWarning,
+        stacklevel=3,
+    )
 
 
 def read_whole(path: Path, read: Callable[[Path], T]) -> T | None:

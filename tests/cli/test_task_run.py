@@ -267,7 +267,7 @@ def test_no_student_of_the_search_keeps_the_limits(
 def test_what_chooses(tmp_path: Path) -> None:
     def candidate(place: int, *lines: Line) -> Candidate:
         nothing: Any = None
-        return Candidate(place, tmp_path, nothing, 1, 1.0, 1.0, 0.1, nothing, lines)
+        return Candidate(place, tmp_path, nothing, 1, 1.0, 1.0, 0.1, nothing, lines, "classifier")
 
     slow = candidate(1, Line("speedup", 8.0, 4.0))
     nearer = candidate(2, Line("speedup", 8.0, 7.9), Line("keep", 0.9, 0.5, split="test", chooses=False))

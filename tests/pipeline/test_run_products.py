@@ -21,7 +21,7 @@ def candidate(run: Path, place: int) -> Candidate:
     """Make the folders of a candidate, whose files hold its place."""
     nothing: Any = None
     config = StudentConfig(1, 2, 16, 16 * place, "gelu", "bert")
-    made = Candidate(place, run / str(place), config, 1, 1.0, 1.0, 0.1, nothing, ())
+    made = Candidate(place, run / str(place), config, 1, 1.0, 1.0, 0.1, nothing, (), CLASSIFIERS.folder)
     for name in CLASSIFIERS.places:
         (made.files[name] / "onnx").mkdir(parents=True)
         for file in ("README.md", "onnx/model.onnx"):
