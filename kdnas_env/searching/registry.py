@@ -6,8 +6,10 @@ a dataclass of its hyper-parameters and whose constructor takes one, as :class:`
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields, is_dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
 from kdnas_env.errors import DependencyError, KDNASError
@@ -23,6 +25,20 @@ def agent_names() -> list[str]:
     return sorted(entry_points(group=GROUP).names)
 
 
+@lru_cache(maxsize=1)
+def _offered(path: tuple[str, ...]) -> EntryPoints:
+    """Return the agents that packages on a path offer. To read them takes as long as many an evaluation."""
+    return entry_points(group=GROUP)
+
+
+def _offers(name: str) -> tuple[EntryPoint, ...]:
+    """Return who offers an agent."""
+    path = tuple(sys.path)
+    if name not in _offered(path).names:  # it may have been installed since
+        _offered.cache_clear()
+    return tuple(_offered(path).select(name=name))
+
+
 def agent_class(name: str) -> type[Any]:
     """Load the class of an agent.
 
@@ -33,7 +49,7 @@ def agent_class(name: str) -> type[Any]:
         KDNASError: If no agent has the name.
         DependencyError: If the agent, or a package that it needs, cannot be imported.
     """
-    offers = tuple(entry_points(group=GROUP, name=name))
+    offers = _offers(name)
     if not offers:
         raise KDNASError(
             f"unknown agent {name!r}; known are {agent_names()}. Another package can add one under the entry-point "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,10 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
     """Offer the agents ``raises``, ``resets``, ``ponders`` and ``repeats``."""
     places = {name: f"misbehaving:{name.capitalize()}" for name in ("raises", "resets", "ponders", "repeats")}
 
-    def offered(*, group: str, name: str) -> Any:
-        place = places.get(name)
-        return entry_points(group=group, name=name) if place is None else [EntryPoint(name, place, group)]
+    installed = kdnas_env.searching.registry._offers
 
-    monkeypatch.setattr(kdnas_env.searching.registry, "entry_points", offered)
+    def offers(name: str) -> tuple[EntryPoint, ...]:
+        place = places.get(name)
+        return installed(name) if place is None else (EntryPoint(name, place, "kdnas.agents"),)
+
+    monkeypatch.setattr(kdnas_env.searching.registry, "_offers", offers)

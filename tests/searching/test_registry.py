@@ -179,6 +179,13 @@ def test_any_package_can_add_an_agent(site: Site) -> None:
     assert make_agent("greedy", width=5).config.width == 5
 
 
+def test_an_agent_that_is_installed_meanwhile_is_found(site: Site) -> None:
+    with pytest.raises(KDNASError, match="unknown agent 'greedy'"):
+        make_agent("greedy")
+    site.install("greedy-search", {"greedy": "greedy_search:Greedy"}, {"greedy_search": AGENT})
+    assert make_agent("greedy", width=5).config.width == 5
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [
