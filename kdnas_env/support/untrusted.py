@@ -195,7 +195,9 @@ def typed_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
     hints: dict[str, Any] = {}
     for maker in [vars(base)["__init__"] for base in bases if "__init__" in vars(base)] or [function]:
         maker = unwrap(maker)
-        hints |= _resolved(getattr(maker, "__annotations__", {}), getattr(maker, "__globals__", {}))
+        annotations = getattr(maker, "__annotations__", {})
+        given = {name: annotation for name, annotation in annotations.items() if name in arguments}
+        hints |= _resolved(given, getattr(maker, "__globals__", {}))
     return {name: _field(name, hints.get(name, Any), value) for name, value in arguments.items()}
 
 
