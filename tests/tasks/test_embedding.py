@@ -16,7 +16,7 @@ from kdnas_env.tasks.vector_scores import score_vectors
 from kdnas_env.tasks.vectors import EmbeddingTeacher, embedding_teacher, vectors
 
 TEXTS = tiny_teachers.sentences()
-SETTINGS = EmbeddingSettings(epochs=8, batch_size=16, learning_rate=3e-3, patience=8)
+SETTINGS = EmbeddingSettings(epochs=4, batch_size=16, learning_rate=3e-3, patience=4)
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 
@@ -104,7 +104,7 @@ def test_a_student_learns_to_embed_like_its_teacher(distilled: EmbeddingDistilla
     assert after > 0.8
     assert after > before
     assert distilled.score.recall_in_teachers[0] > 0.5
-    assert [point["epoch"] for point in distilled.curve] == list(range(1, 9))
+    assert [point["epoch"] for point in distilled.curve] == list(range(1, 5))
     assert distilled.texts == len(TEXTS) - 2 * 40
 
 

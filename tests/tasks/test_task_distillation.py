@@ -52,10 +52,10 @@ def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any
 def test_a_student_learns_from_labelled_and_unlabelled_text(
     pooling: str, student: Teacher, taught: TaskTeacher, tmp_path: Path
 ) -> None:
-    task = small_tasks.easy_task()
+    task = small_tasks.easy_task(samples=64)
     unlabelled = [*tiny_teachers.sentences()[:40], task.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
     settings = TaskDistillationSettings(finetuning=replace(TUNING, pooling=pooling), patience=3)
-    found = distilled(student, taught, tmp_path, unlabelled=[unlabelled], settings=settings)
+    found = distilled(student, taught, tmp_path, task=task, unlabelled=[unlabelled], settings=settings)
     details = found.score.details
     assert found.score.score > 0.9 > majority_class(task).score
     assert [(point["stage"], point["epoch"]) for point in details["curve"]] == [
@@ -98,15 +98,15 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def whole(student: Teacher, taught: TaskTeacher, tmp_path_factory: pytest.TempPathFactory) -> TaskDistillation:
     """A distillation that nothing interrupts."""
-    return distilled(student, taught, tmp_path_factory.mktemp("whole"))
+    return distilled(student, taught, tmp_path_factory.mktemp("whole"), task=small_tasks.easy_task(samples=40))
 
 
-@pytest.mark.parametrize("killed", [(1, 7), (1, 44), (2, 1), (2, 29)])
+@pytest.mark.parametrize("killed", [(1, 3), (1, 14), (2, 1), (2, 9)])
 def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
     killed: tuple[int, int], student: Teacher, taught: TaskTeacher, whole: TaskDistillation, tmp_path: Path
 ) -> None:
-    """120 samples in batches of 8: 15 steps an epoch; it goes on where its folder was moved to, too."""
-    stages = [0]
+    """40 samples in batches of 8: 5 steps an epoch; it goes on where its folder was moved to, too."""
+    task, stages = small_tasks.easy_task(samples=40), [0]
 
     def kill(done: int, total: int) -> None:
         stages[0] += done == 1
@@ -114,10 +114,10 @@ def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
             raise Killed
 
     with pytest.raises(Killed):
-        distilled(student, taught, tmp_path, checkpoints=tmp_path / "it", on_progress=kill)
+        distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "it", on_progress=kill)
     shutil.move(tmp_path / "it", tmp_path / "moved")
-    resumed = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
-    again = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
+    resumed = distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "moved")
+    again = distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "moved")
     for found in (resumed, again):
         assert found.score.details == whole.score.details
         assert found.score.metrics == whole.score.metrics
@@ -153,9 +153,9 @@ def test_numbers_and_several_classes(
     task = small_tasks.easy_task("stsb") if kind == "stsb" else small_tasks.multi_label_task()
     teacher = load_teacher(tiny_teacher_dirs["bert"])
     taught = task_teacher(
-        teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=5)), cache_dir=tmp_path
+        teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=2)), cache_dir=tmp_path
     )
-    settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=replace(TUNING, epochs=6))
+    settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=TUNING)
     found = distilled(student, taught, tmp_path, task=task, settings=settings)
     assert found.score.score > max(0.6, majority_class(task).score)
 

