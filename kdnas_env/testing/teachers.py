@@ -36,8 +36,8 @@ _SAMPLES = 6
 class TeacherConformance:
     """What is asked of a teacher, clause by clause: that a student can learn from it, and takes its place.
 
-    A subclass provides the fixture ``folder``, and may change ``texts`` and ``student``. No test changes the teacher, so
-    that ``teacher`` may return the same one to all of them.
+    A subclass provides the fixture ``folder``, and may change ``texts`` and ``student``. No test changes the teacher:
+    ``teacher`` may return the same one to all of them.
     """
 
     @pytest.fixture

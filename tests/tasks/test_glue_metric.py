@@ -40,6 +40,8 @@ def test_by_hand(task: str, predictions: list[int], references: list[int], expec
     assert found == pytest.approx(expected)
 
 
+MRPC, COLA, STSB = (task_metric(TASKS[name]) for name in ("mrpc", "cola", "stsb"))
+
 classes = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=40)
 
 
@@ -49,11 +51,11 @@ def test_classification_follows_the_formulas(pairs: list[tuple[int, int]]) -> No
     predicted, annotated = np.array(pairs).T
     tp, tn = int(np.sum(predicted & annotated)), int(np.sum((1 - predicted) & (1 - annotated)))
     fp, fn = int(np.sum(predicted & (1 - annotated))), int(np.sum((1 - predicted) & annotated))
-    found = task_metric(TASKS["mrpc"]).compute(predictions=predicted, references=annotated)
+    found = MRPC.compute(predictions=predicted, references=annotated)
     assert found["accuracy"] == pytest.approx((tp + tn) / len(pairs))
     assert found["f1"] == pytest.approx(2 * tp / (2 * tp + fp + fn) if tp else 0.0)
     assert found["f1"] == pytest.approx(f1_score(annotated, predicted, zero_division=0.0))
-    matthews = task_metric(TASKS["cola"]).compute(predictions=predicted, references=annotated)["matthews_correlation"]
+    matthews = COLA.compute(predictions=predicted, references=annotated)["matthews_correlation"]
     area = np.sqrt(float((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)))
     assert matthews == pytest.approx((tp * tn - fp * fn) / area if area else 0.0, abs=1e-9)
 
@@ -65,12 +67,12 @@ scores = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2,
 @settings(max_examples=40)
 def test_correlations_are_bounded_and_follow_the_formula(pairs: list[tuple[int, int]]) -> None:
     predicted, annotated = np.array(pairs, dtype=float).T / 10
-    found = task_metric(TASKS["stsb"]).compute(predictions=predicted, references=annotated)
+    found = STSB.compute(predictions=predicted, references=annotated)
     assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in found.values())
     if np.ptp(predicted) and np.ptp(annotated):
         assert found["pearson"] == pytest.approx(np.corrcoef(predicted, annotated)[0, 1], abs=1e-9)
         # A monotone change of the predictions leaves their ranks alone.
-        changed = task_metric(TASKS["stsb"]).compute(predictions=predicted**3, references=annotated)
+        changed = STSB.compute(predictions=predicted**3, references=annotated)
         assert changed["spearman"] == pytest.approx(found["spearman"], abs=1e-9)
     else:
         assert found == {"pearson": 0.0, "spearman": 0.0}

@@ -27,6 +27,7 @@ from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 from kdnas_env.tasks.training import Plan, train
 
 TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, pooling=NATIVE, device="cpu")
+TASK = small_tasks.easy_task(samples=64)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
 def taught(tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> TaskTeacher:
     settings = TeacherSettings(rates=(1.0,), finetuning=replace(TUNING, epochs=4))
     teacher = load_teacher(tiny_teacher_dirs["bert"])
-    return task_teacher(teacher, small_tasks.easy_task(), settings, cache_dir=tmp_path_factory.mktemp("cache"))
+    return task_teacher(teacher, TASK, settings, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any) -> TaskDistillation:
     settings = options.pop("settings", TaskDistillationSettings(finetuning=TUNING, patience=3))
-    task = options.pop("task", small_tasks.easy_task())
+    task = options.pop("task", TASK)
     return distil_task(student.model, student.tokenizer, task, taught, settings, cache_dir=cache, **options)
 
 
@@ -52,19 +53,18 @@ def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any
 def test_a_student_learns_from_labelled_and_unlabelled_text(
     pooling: str, student: Teacher, taught: TaskTeacher, tmp_path: Path
 ) -> None:
-    task = small_tasks.easy_task(samples=64)
-    unlabelled = [*tiny_teachers.sentences()[:40], task.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
+    unlabelled = [*tiny_teachers.sentences()[:40], TASK.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
     settings = TaskDistillationSettings(finetuning=replace(TUNING, pooling=pooling), patience=3)
-    found = distilled(student, taught, tmp_path, task=task, unlabelled=[unlabelled], settings=settings)
+    found = distilled(student, taught, tmp_path, unlabelled=[unlabelled], settings=settings)
     details = found.score.details
-    assert found.score.score > 0.9 > majority_class(task).score
+    assert found.score.score > 0.9 > majority_class(TASK).score
     assert [(point["stage"], point["epoch"]) for point in details["curve"]] == [
         *(("soft-labels", epoch) for epoch in (1, 2, 3)),
         *(("labels", epoch) for epoch in (1, 2)),
     ]
     assert all(set(point) == {"stage", "epoch", "train_loss", "loss", "score"} for point in details["curve"])
     assert details["curve"][2]["loss"] < details["curve"][0]["loss"]
-    known = {text for split in (task.train, *task.evaluation.values()) for text in split.texts[0]}
+    known = {text for split in (TASK.train, *TASK.evaluation.values()) for text in split.texts[0]}
     new = len({*unlabelled} - known) - 1  # one is known in other letters
     assert (details["unlabelled_samples"], details["unlabelled_left_out"]) == (new, len(unlabelled) - new)
     json.dumps(found.score.to_dict())

@@ -124,9 +124,7 @@ MEASURED = {
 
 
 @pytest.mark.parametrize(("name", "shared", "fraction"), all_pairs([*MEASURED], [False, True], [0.25, 1.0]))
-def test_losses_are_those_of_a_direct_measurement(
-    name: str, shared: bool, fraction: float, workload: Workload
-) -> None:
+def test_losses_are_those_of_a_direct_measurement(name: str, shared: bool, fraction: float, workload: Workload) -> None:
     recipe = replace(MEASURED[name], share_projection=shared)
     kd = MiniKD(workload, plain_kd.tiny_student(), recipe, Fidelity(1, fraction))
     assert len(kd.train) == round(fraction * len(workload.train))
