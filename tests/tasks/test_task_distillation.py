@@ -146,9 +146,10 @@ def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> 
     assert torch.equal(resumed.network.output.weight, seen[1])
 
 
-@pytest.mark.parametrize("kind", ["stsb", "multi-label"])
+# An untrained student reaches 0.83 and 0; who always says the most frequent classes, 0 and 0.60.
+@pytest.mark.parametrize(("kind", "least"), [("stsb", 0.9), ("multi-label", 0.65)])
 def test_numbers_and_several_classes(
-    kind: str, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
+    kind: str, least: float, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
 ) -> None:
     task = small_tasks.easy_task("stsb") if kind == "stsb" else small_tasks.multi_label_task()
     teacher = load_teacher(tiny_teacher_dirs["bert"])
@@ -157,7 +158,7 @@ def test_numbers_and_several_classes(
     )
     settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=TUNING)
     found = distilled(student, taught, tmp_path, task=task, settings=settings)
-    assert found.score.score > max(0.6, majority_class(task).score)
+    assert found.score.score > least > majority_class(task).score
 
 
 def model_of(task: TaskData, student: Teacher, objective: Objective) -> Classifier:
