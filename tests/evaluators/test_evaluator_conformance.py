@@ -48,20 +48,28 @@ class TestTabular(EvaluatorConformance):
         return planted_table().configs()[:3]
 
 
-class TestMiniKD(EvaluatorConformance):
-    @pytest.fixture(params=["analytic", "torch"])
-    def evaluator(
-        self, request: pytest.FixtureRequest, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
-    ) -> Evaluator:
-        return MiniKDEvaluator(
-            MiniKDSettings(
-                teacher=str(tiny_teacher_dirs["bert"]),
-                corpus=str(tiny_corpus_file),
-                latency={"runtime": request.param, "max_seconds": 0.02},
-                cache_dir=tmp_path,
-                device="cpu",
-            )
+@pytest.fixture(scope="module", params=["analytic", "torch"])
+def mini_kd(
+    request: pytest.FixtureRequest,
+    tiny_teacher_dirs: dict[str, Path],
+    tiny_corpus_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> MiniKDEvaluator:
+    return MiniKDEvaluator(
+        MiniKDSettings(
+            teacher=str(tiny_teacher_dirs["bert"]),
+            corpus=str(tiny_corpus_file),
+            latency={"runtime": request.param, "max_seconds": 0.02},
+            cache_dir=tmp_path_factory.mktemp("cache"),
+            device="cpu",
         )
+    )
+
+
+class TestMiniKD(EvaluatorConformance):
+    @pytest.fixture
+    def evaluator(self, mini_kd: MiniKDEvaluator) -> Evaluator:
+        return mini_kd
 
     @pytest.fixture
     def configs(self) -> list[StudentConfig]:

@@ -26,7 +26,7 @@ LARGE = SearchSpace.from_dict(
         "num_hidden_layers": list(range(1, 13)),
         "num_attention_heads": [1, 2, 3, 4, 6, 12],
         "hidden_size": [96 * n for n in range(1, 9)],
-        "intermediate_size": [64 * n for n in range(1, 49)],
+        "intermediate_size": [64 * n for n in range(1, 31)],
         "hidden_act": ["gelu", "relu", "silu"],
         "family": ["bert", "albert"],
     },

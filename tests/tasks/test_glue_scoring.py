@@ -30,24 +30,33 @@ def teacher(tiny_teacher_dirs: dict[str, Path]) -> Teacher:
     return load_teacher(tiny_teacher_dirs["bert"])
 
 
-@pytest.mark.parametrize("layout", ["hub_layout", "original_layout"])
 @pytest.mark.parametrize("name", GLUE_TASKS)
-def test_all_tasks_are_scored(name: str, layout: str, teacher: Teacher, request: pytest.FixtureRequest) -> None:
-    task = load_task(name, request.getfixturevalue(layout))
-    score = finetune(teacher.model, teacher.tokenizer, task, FAST) if layout == "hub_layout" else None
-    probed = linear_probe(teacher.model, teacher.tokenizer, task, device="cpu")
-    for found in (majority_class(task), probed, *((score,) if score else ())):
-        assert set(found.metrics) == set(TASKS[name].splits)
-        assert all(set(metrics) == set(TASKS[name].metrics) for metrics in found.metrics.values())
-        assert -1 <= found.score <= 1
-    if score:
-        assert score.details["steps"] == 3
-        assert len(score.details["train_loss"]) == 1
+def test_all_tasks_are_scored(name: str, teacher: Teacher, hub_layout: Path) -> None:
+    task = load_task(name, hub_layout)
+    tuned = finetune(teacher.model, teacher.tokenizer, task, FAST)
+    for score in (majority_class(task), tuned):
+        check_metrics(score, name)
+    assert tuned.details["steps"] == 3
+    assert len(tuned.details["train_loss"]) == 1
+
+
+@pytest.mark.parametrize("name", ["cola", "mnli", "stsb"])
+def test_probes_of_two_and_three_classes_and_of_numbers_are_scored(
+    name: str, teacher: Teacher, hub_layout: Path
+) -> None:
+    task = load_task(name, hub_layout)
+    check_metrics(linear_probe(teacher.model, teacher.tokenizer, task, device="cpu"), name)
+
+
+def check_metrics(score: TaskScore, name: str) -> None:
+    assert set(score.metrics) == set(TASKS[name].splits)
+    assert all(set(metrics) == set(TASKS[name].metrics) for metrics in score.metrics.values())
+    assert -1 <= score.score <= 1
 
 
 @pytest.mark.parametrize("name", ["sst2", "mrpc", "stsb"])
 def test_what_can_be_learnt_is_learnt(name: str, teacher: Teacher) -> None:
-    task = small_tasks.easy_task(name)
+    task = small_tasks.easy_task(name, samples=48)
     floor = majority_class(task).score
     settings = FinetuneSettings(learning_rate=3e-3, epochs=4, batch_size=8, device="cpu")
     tuned = finetune(teacher.model, teacher.tokenizer, task, settings)
@@ -67,14 +76,13 @@ def test_every_family(family: str, tiny_teacher_dirs: dict[str, Path]) -> None:
     model = load_teacher(tiny_teacher_dirs[family])
     task = small_tasks.easy_task("mrpc", samples=16)
     assert 0 <= finetune(model.model, model.tokenizer, task, FAST).score <= 1
-    assert 0 <= linear_probe(model.model, model.tokenizer, task, device="cpu").score <= 1
 
 
 def test_a_seed_decides_everything_and_nothing_global_changes(teacher: Teacher) -> None:
-    task = small_tasks.easy_task("sst2", samples=48)
+    task = small_tasks.easy_task("sst2", samples=24)
     weights = copy.deepcopy(teacher.model.state_dict())
     before = global_states()
-    settings = FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8, device="cpu")
+    settings = FinetuneSettings(learning_rate=1e-3, epochs=1, batch_size=8, device="cpu")
     first = finetune(teacher.model, teacher.tokenizer, task, settings, 1)
     probed = linear_probe(teacher.model, teacher.tokenizer, task, 1, device="cpu")
     assert global_states() == before
@@ -124,7 +132,7 @@ def whole(teacher: Teacher) -> TaskScore:
     return finetune(teacher.model, teacher.tokenizer, small_tasks.easy_task("sst2", samples=24), SIX, 3)
 
 
-@pytest.mark.parametrize("last", [1, 7, 9, 16])
+@pytest.mark.parametrize("last", [1, 9, 16])
 def test_a_training_that_was_killed_goes_on_to_the_same_end(
     last: int, teacher: Teacher, whole: TaskScore, tmp_path: Path
 ) -> None:

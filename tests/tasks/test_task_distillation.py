@@ -27,6 +27,7 @@ from kdnas_env.tasks.teacher import TaskTeacher, TeacherSettings, task_teacher
 from kdnas_env.tasks.training import Plan, train
 
 TUNING = FinetuneSettings(learning_rate=2e-3, epochs=3, batch_size=8, pooling=NATIVE, device="cpu")
+TASK = small_tasks.easy_task(samples=64)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
 def taught(tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> TaskTeacher:
     settings = TeacherSettings(rates=(1.0,), finetuning=replace(TUNING, epochs=4))
     teacher = load_teacher(tiny_teacher_dirs["bert"])
-    return task_teacher(teacher, small_tasks.easy_task(), settings, cache_dir=tmp_path_factory.mktemp("cache"))
+    return task_teacher(teacher, TASK, settings, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any) -> TaskDistillation:
     settings = options.pop("settings", TaskDistillationSettings(finetuning=TUNING, patience=3))
-    task = options.pop("task", small_tasks.easy_task())
+    task = options.pop("task", TASK)
     return distil_task(student.model, student.tokenizer, task, taught, settings, cache_dir=cache, **options)
 
 
@@ -52,19 +53,18 @@ def distilled(student: Teacher, taught: TaskTeacher, cache: Path, **options: Any
 def test_a_student_learns_from_labelled_and_unlabelled_text(
     pooling: str, student: Teacher, taught: TaskTeacher, tmp_path: Path
 ) -> None:
-    task = small_tasks.easy_task()
-    unlabelled = [*tiny_teachers.sentences()[:40], task.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
+    unlabelled = [*tiny_teachers.sentences()[:40], TASK.evaluation[TEST].texts[0][0].upper(), "us all .", "us all ."]
     settings = TaskDistillationSettings(finetuning=replace(TUNING, pooling=pooling), patience=3)
     found = distilled(student, taught, tmp_path, unlabelled=[unlabelled], settings=settings)
     details = found.score.details
-    assert found.score.score > 0.9 > majority_class(task).score
+    assert found.score.score > 0.9 > majority_class(TASK).score
     assert [(point["stage"], point["epoch"]) for point in details["curve"]] == [
         *(("soft-labels", epoch) for epoch in (1, 2, 3)),
         *(("labels", epoch) for epoch in (1, 2)),
     ]
     assert all(set(point) == {"stage", "epoch", "train_loss", "loss", "score"} for point in details["curve"])
     assert details["curve"][2]["loss"] < details["curve"][0]["loss"]
-    known = {text for split in (task.train, *task.evaluation.values()) for text in split.texts[0]}
+    known = {text for split in (TASK.train, *TASK.evaluation.values()) for text in split.texts[0]}
     new = len({*unlabelled} - known) - 1  # one is known in other letters
     assert (details["unlabelled_samples"], details["unlabelled_left_out"]) == (new, len(unlabelled) - new)
     json.dumps(found.score.to_dict())
@@ -98,15 +98,15 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def whole(student: Teacher, taught: TaskTeacher, tmp_path_factory: pytest.TempPathFactory) -> TaskDistillation:
     """A distillation that nothing interrupts."""
-    return distilled(student, taught, tmp_path_factory.mktemp("whole"))
+    return distilled(student, taught, tmp_path_factory.mktemp("whole"), task=small_tasks.easy_task(samples=40))
 
 
-@pytest.mark.parametrize("killed", [(1, 7), (1, 44), (2, 1), (2, 29)])
+@pytest.mark.parametrize("killed", [(1, 3), (1, 14), (2, 1), (2, 9)])
 def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
     killed: tuple[int, int], student: Teacher, taught: TaskTeacher, whole: TaskDistillation, tmp_path: Path
 ) -> None:
-    """120 samples in batches of 8: 15 steps an epoch; it goes on where its folder was moved to, too."""
-    stages = [0]
+    """40 samples in batches of 8: 5 steps an epoch; it goes on where its folder was moved to, too."""
+    task, stages = small_tasks.easy_task(samples=40), [0]
 
     def kill(done: int, total: int) -> None:
         stages[0] += done == 1
@@ -114,10 +114,10 @@ def test_a_distillation_that_was_killed_goes_on_to_the_same_end(
             raise Killed
 
     with pytest.raises(Killed):
-        distilled(student, taught, tmp_path, checkpoints=tmp_path / "it", on_progress=kill)
+        distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "it", on_progress=kill)
     shutil.move(tmp_path / "it", tmp_path / "moved")
-    resumed = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
-    again = distilled(student, taught, tmp_path, checkpoints=tmp_path / "moved")
+    resumed = distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "moved")
+    again = distilled(student, taught, tmp_path, task=task, checkpoints=tmp_path / "moved")
     for found in (resumed, again):
         assert found.score.details == whole.score.details
         assert found.score.metrics == whole.score.metrics
@@ -146,18 +146,19 @@ def test_training_ends_with_the_best_epoch(student: Teacher, tmp_path: Path) -> 
     assert torch.equal(resumed.network.output.weight, seen[1])
 
 
-@pytest.mark.parametrize("kind", ["stsb", "multi-label"])
+# An untrained student reaches 0.83 and 0; who always says the most frequent classes, 0 and 0.60.
+@pytest.mark.parametrize(("kind", "least"), [("stsb", 0.9), ("multi-label", 0.65)])
 def test_numbers_and_several_classes(
-    kind: str, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
+    kind: str, least: float, student: Teacher, tiny_teacher_dirs: dict[str, Path], tmp_path: Path
 ) -> None:
     task = small_tasks.easy_task("stsb") if kind == "stsb" else small_tasks.multi_label_task()
     teacher = load_teacher(tiny_teacher_dirs["bert"])
     taught = task_teacher(
-        teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=5)), cache_dir=tmp_path
+        teacher, task, TeacherSettings(rates=(2.0,), finetuning=replace(TUNING, epochs=2)), cache_dir=tmp_path
     )
-    settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=replace(TUNING, epochs=6))
+    settings = TaskDistillationSettings(temperature=2.0, patience=3, finetuning=TUNING)
     found = distilled(student, taught, tmp_path, task=task, settings=settings)
-    assert found.score.score > max(0.6, majority_class(task).score)
+    assert found.score.score > least > majority_class(task).score
 
 
 def model_of(task: TaskData, student: Teacher, objective: Objective) -> Classifier:

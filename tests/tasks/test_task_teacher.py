@@ -30,6 +30,11 @@ from kdnas_env.testing.tiny_encoders import save_tiny_encoder
 FAST = TeacherSettings(
     rates=(1.0, 2.0), finetuning=FinetuneSettings(learning_rate=1e-3, epochs=2, batch_size=8, device="cpu")
 )
+ONCE = TeacherSettings(rates=(1.0,), finetuning=replace(FAST.finetuning, epochs=1))
+
+
+def small_task(seed: int = 0) -> TaskData:
+    return small_tasks.easy_task(samples=40, seed=seed)
 
 
 @pytest.fixture
@@ -47,7 +52,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_it_is_fine_tuned_once_and_kept(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
-    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_task()
     first = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
     assert counted == [0, 0]
     assert [tried["learning_rate"] for tried in first.record["tried"]] == [1e-3, 2e-3]
@@ -59,31 +64,28 @@ def test_it_is_fine_tuned_once_and_kept(tiny_teacher_dirs: dict[str, Path], tmp_
     assert first.logits(texts).shape == (7, 2)
     assert (again.fingerprint, again.record) == (first.fingerprint, first.record)
     assert {path.suffix for path in tmp_path.iterdir()} <= {".safetensors", ".lock"}
-    other = task_teacher(teacher, small_tasks.easy_task(seed=1), FAST, cache_dir=tmp_path)
+    other = task_teacher(teacher, small_task(seed=1), FAST, cache_dir=tmp_path)
     assert other.fingerprint != first.fingerprint
     assert len(counted) == 4
 
 
 def test_one_with_tied_weights_is_kept(tmp_path: Path) -> None:
-    teacher, task = load_teacher(save_tiny_encoder(tmp_path / "t5", "t5")), small_tasks.easy_task()
-    settings = TeacherSettings(
-        rates=(1.0,), finetuning=FinetuneSettings(learning_rate=1e-3, epochs=1, batch_size=8, device="cpu")
-    )
-    first, again = (task_teacher(teacher, task, settings, cache_dir=tmp_path / "cache") for _ in range(2))
+    teacher, task = load_teacher(save_tiny_encoder(tmp_path / "t5", "t5")), small_task()
+    first, again = (task_teacher(teacher, task, ONCE, cache_dir=tmp_path / "cache") for _ in range(2))
     texts = [task.evaluation[TEST].texts[0][:7]]
     assert np.array_equal(first.logits(texts), again.logits(texts))
 
 
 def test_a_damaged_teacher_is_made_anew(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
-    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_task()
     texts = [task.evaluation[TEST].texts[0][:7]]
-    before = task_teacher(teacher, task, FAST, cache_dir=tmp_path).logits(texts)
+    before = task_teacher(teacher, task, ONCE, cache_dir=tmp_path).logits(texts)
     (file,) = tmp_path.glob("*.safetensors")
     whole = file.read_bytes()
     for damaged in (whole[:100], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         file.write_bytes(damaged)
-        assert np.array_equal(task_teacher(teacher, task, FAST, cache_dir=tmp_path).logits(texts), before)
-    assert len(counted) == 8
+        assert np.array_equal(task_teacher(teacher, task, ONCE, cache_dir=tmp_path).logits(texts), before)
+    assert len(counted) == 4
 
 
 def fine_tune_until_killed(folder: Path, cache: Path) -> None:
@@ -91,7 +93,7 @@ def fine_tune_until_killed(folder: Path, cache: Path) -> None:
     real, begun = finetuning.fit, list[Any]()
 
     def advance(done: int, total: int) -> None:
-        if len(begun) == 2 and done == 20:
+        if len(begun) == 2 and done == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def fit(*given: Any, **named: Any) -> Any:
@@ -99,22 +101,22 @@ def fine_tune_until_killed(folder: Path, cache: Path) -> None:
         return real(*given, **{**named, "on_progress": advance})
 
     pytest.MonkeyPatch().setattr(module, "fit", fit)
-    task_teacher(load_teacher(folder), small_tasks.easy_task(), FAST, cache_dir=cache)
+    task_teacher(load_teacher(folder), small_task(), FAST, cache_dir=cache)
 
 
 def test_a_killed_fine_tuning_goes_on_after_its_last_epoch(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]
 ) -> None:
-    """The second of two is killed in the last of its two epochs of 15 steps."""
+    """The second of two is killed in the last of its two epochs of 5 steps."""
     folder, cache = tiny_teacher_dirs["bert"], tmp_path / "cache"
     killed = Started(fine_tune_until_killed, folder, cache)
     output = killed.read(timeout=120)
     assert killed.returncode == -signal.SIGKILL, output
-    teacher, task = load_teacher(folder), small_tasks.easy_task()
+    teacher, task = load_teacher(folder), small_task()
     log = ProgressLog()
     resumed = task_teacher(teacher, task, FAST, cache_dir=cache, progress=log)
     assert counted == [0]
-    assert log.steps == [(step, 30) for step in range(16, 31)]
+    assert log.steps == [(step, 10) for step in range(6, 11)]
     assert [path for path in cache.iterdir() if path.is_dir()] == []
     assert len(list(cache.glob("*.safetensors"))) == 1
     whole = task_teacher(teacher, task, FAST, cache_dir=tmp_path / "other")
@@ -124,8 +126,8 @@ def test_a_killed_fine_tuning_goes_on_after_its_last_epoch(
 
 
 def test_three_teachers_are_averaged(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, counted: list[int]) -> None:
-    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task()
-    three = task_teacher(teacher, task, TeacherSettings(3, (1.0,), FAST.finetuning), cache_dir=tmp_path)
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_task()
+    three = task_teacher(teacher, task, replace(ONCE, teachers=3), cache_dir=tmp_path)
     assert counted == [0, 1, 2]
     inputs = teacher.tokenizer(["us all ."], return_tensors="pt")
     with torch.no_grad():
@@ -137,8 +139,8 @@ def test_three_teachers_are_averaged(tiny_teacher_dirs: dict[str, Path], tmp_pat
 def test_soft_labels_are_computed_once_and_mapped(
     tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task("stsb")
-    taught = task_teacher(teacher, task, FAST, cache_dir=tmp_path)
+    teacher, task = load_teacher(tiny_teacher_dirs["bert"]), small_tasks.easy_task("stsb", samples=40)
+    taught = task_teacher(teacher, task, ONCE, cache_dir=tmp_path)
     texts = [column[:9] for column in task.evaluation[VALIDATION].texts]
     first = taught.soft_labels(texts, tmp_path)
     assert np.array_equal(first, taught.logits(texts))
@@ -152,8 +154,7 @@ def test_a_labelling_that_was_stopped_goes_on_with_equal_labels(
     members: int, tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     teacher, texts = load_teacher(tiny_teacher_dirs["bert"]), [tiny_teachers.sentences()[:90]]
-    fast = TeacherSettings(members, (1.0,), replace(FAST.finetuning, epochs=1))
-    taught = task_teacher(teacher, small_tasks.easy_task(), fast, cache_dir=tmp_path)
+    taught = task_teacher(teacher, small_task(), replace(ONCE, teachers=members), cache_dir=tmp_path)
     padding = teacher.tokenizer.pad_token_id
     monkeypatch.setattr(encoding, "_PREDICTING_TOKENS", 60)
     monkeypatch.setattr(labelling, "CHUNK_SAMPLES", 20)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import plain_kd
 import pytest
 import tiny_teachers
 import torch
-from products import all_pairs
 
 from kdnas_env.core.architecture import FAMILIES, PLAIN_TYPES, StudentConfig, student_position_offset
 from kdnas_env.distillation.student.building import build_student
@@ -164,13 +164,13 @@ def test_it_beats_random_layers(teacher: str, width: int, make_workload: Callabl
     assert unexplained(sliced(student, workload, basis), workload, layers) < unexplained(random, workload, layers)
 
 
+SHAPES = ((3, 4, 32, 64), (2, 2, 24, 40), (3, 8, 16, 16), (1, 1, 40, 128), (2, 4, 32, 200))
+
+
+# Every family of students has every shape.
 @pytest.mark.parametrize(
     ("family", "teacher", "shape"),
-    all_pairs(
-        FAMILIES,
-        tiny_teachers.FAMILIES,
-        [(3, 4, 32, 64), (2, 2, 24, 40), (3, 8, 16, 16), (1, 1, 40, 128), (2, 4, 32, 200)],
-    ),
+    [(*families, SHAPES[n % 5]) for n, families in enumerate(product(FAMILIES, tiny_teachers.FAMILIES))],
 )
 def test_any_student_takes_after_any_teacher(
     family: str, teacher: str, shape: tuple[int, int, int, int], make_workload: Callable[..., Workload]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFolders:
     return TinyFolders(tmp_path_factory.mktemp("tiny"))
 
 
+@pytest.fixture(scope="module")
+def loaded() -> Callable[[Path], Teacher]:
+    """Load teachers, each once."""
+    return cache(load_teacher)
+
+
 class TestTeachers(TeacherConformance):
     @pytest.fixture(params=[kind for kind in TINY_ENCODERS if kind not in REFUSED])
     def folder(self, request: pytest.FixtureRequest, tiny: TinyFolders) -> Path:
         return tiny[request.param]
+
+    @pytest.fixture
+    def teacher(self, folder: Path, loaded: Callable[[Path], Teacher]) -> Teacher:
+        return loaded(folder)
 
 
 @pytest.mark.parametrize("kind", REFUSED)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from functools import cache
 
 import pytest
@@ -52,7 +51,7 @@ def test_no_corpus_holds_a_text_that_is_tested_or_validated_on() -> None:
         for text in texts
     }
     for name in ("demo", "demo:rotten_tomatoes", "demo:all"):
-        assert not kept_out & {re.sub(r"\s*(?:<br\s*/?>\s*)+", " ", text.lower()) for text in corpus(name)}
+        assert not kept_out & {text.lower() for text in corpus(name)}
 
 
 def test_all_reviews_are_those_that_the_shipped_table_was_made_of() -> None:

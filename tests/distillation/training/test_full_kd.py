@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import json
 import os
@@ -34,7 +35,8 @@ from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError, RunError
 
 RECIPE = Recipe(learning_rate=8e-4, train_embeddings=True)
-LONG = FullKDSettings(epochs=6, evaluations=6)
+LONG = FullKDSettings(epochs=4, evaluations=4)
+BRIEF = FullKDSettings(epochs=1, evaluations=1)
 
 
 def start(workload: Workload, recipe: Recipe = RECIPE, **student: Any) -> MiniKD:
@@ -52,6 +54,11 @@ def run(
 def whole(workload: Workload, tmp_path_factory: pytest.TempPathFactory) -> FullKDResult:
     """A training of ``LONG`` that nothing interrupts."""
     return run(start(workload), tmp_path_factory.mktemp("whole"))
+
+
+def go_on(workload: Workload, result: FullKDResult) -> MiniKD:
+    student, model = plain_kd.tiny_student(), copy.deepcopy(result.model)
+    return MiniKD(replace(workload, trimmed=False), student, RECIPE, Fidelity(0), start=model)
 
 
 def losses(result: FullKDResult) -> list[float]:
@@ -110,27 +117,27 @@ def test_the_loss_of_a_batch_is_that_of_mini_kd_with_the_teacher_cached_or_in_th
 
 @pytest.mark.parametrize("in_loop", [False, True], ids=["cached", "in the loop"])
 def test_a_student_is_distilled_well_past_its_start(in_loop: bool, workload: Workload, tmp_path: Path) -> None:
-    result = run(start(workload), tmp_path, replace(LONG, epochs=15), in_loop=in_loop)
-    assert len(result.curve) == 7
+    result = run(start(workload), tmp_path, replace(LONG, epochs=8), in_loop=in_loop)
+    assert len(result.curve) == 5
     assert min(losses(result)) < 0.8 * losses(result)[0]
     assert result.best["unexplained"] == min(losses(result))
-    assert result.curve[-1]["step"] == 15 * -(-len(workload.train) // RECIPE.batch_size)
+    assert result.curve[-1]["step"] == 8 * -(-len(workload.train) // RECIPE.batch_size)
     assert not result.stopped_early
 
 
-def test_what_comes_back_is_the_student_of_the_best_evaluation(workload: Workload, tmp_path: Path) -> None:
-    result = run(start(workload), tmp_path)
-    again = MiniKD(replace(workload, trimmed=False), plain_kd.tiny_student(), RECIPE, Fidelity(0), start=result.model)
-    assert again.carry_over(result.projection)
-    assert again.heldout_score().unexplained == pytest.approx(result.best["unexplained"], rel=1e-5)
+def test_what_comes_back_is_the_student_of_the_best_evaluation(workload: Workload, whole: FullKDResult) -> None:
+    again = go_on(workload, whole)
+    assert again.carry_over(whole.projection)
+    assert again.heldout_score().unexplained == pytest.approx(whole.best["unexplained"], rel=1e-5)
 
 
-def test_a_carried_projection_is_not_solved_anew_before_the_first_step(workload: Workload, tmp_path: Path) -> None:
-    first = run(start(workload), tmp_path / "first")
-    kd = MiniKD(replace(workload, trimmed=False), plain_kd.tiny_student(), RECIPE, Fidelity(0), start=first.model)
-    assert kd.carry_over(first.projection)
-    second = run(kd, tmp_path / "second", carried=True)
-    assert second.curve[0]["unexplained"] == pytest.approx(first.best["unexplained"], rel=1e-5)
+def test_a_carried_projection_is_not_solved_anew_before_the_first_step(
+    workload: Workload, whole: FullKDResult, tmp_path: Path
+) -> None:
+    kd = go_on(workload, whole)
+    assert kd.carry_over(whole.projection)
+    second = run(kd, tmp_path, BRIEF, carried=True)
+    assert second.curve[0]["unexplained"] == pytest.approx(whole.best["unexplained"], rel=1e-5)
     assert not kd.carry_over({"projection.weight": torch.zeros(1, 2, 3)})
 
 
@@ -168,7 +175,7 @@ def test_a_student_that_training_spoils_is_kept_as_it_was(workload: Workload, tm
     kd = start(workload, recipe)
     kd.fit()
     before = {name: tensor.clone() for name, tensor in kd.encoder.model.state_dict().items()}
-    result = run(kd, tmp_path)
+    result = run(kd, tmp_path, BRIEF)
     assert result.best["step"] == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in result.model.state_dict().items())
 
@@ -179,7 +186,7 @@ def test_a_student_that_training_spoils_is_kept_as_it_was(workload: Workload, tm
 def test_an_interrupted_training_goes_on_to_the_same_student(
     workload: Workload, whole: FullKDResult, tmp_path: Path
 ) -> None:
-    for stop in (13, 30):
+    for stop in (13, 22):
 
         def interrupt(done: int, total: int, stop: int = stop) -> None:
             if done == stop:
@@ -248,7 +255,7 @@ def train_long(teacher_folder: Path, corpus_file: Path, cache: Path, folder: Pat
     torch.set_num_threads(1)
     teacher = load_teacher(teacher_folder)
     workload = plain_kd.workload_of(teacher, load_corpus(corpus_file, teacher.tokenizer), cache)
-    settings = replace(LONG, epochs=20, evaluations=20, patience=None)
+    settings = replace(LONG, epochs=10, evaluations=10, patience=None)
     result = run(start(workload), folder, settings, on_progress=lambda done, total: print(done, flush=True))
     torch.save(result.model.state_dict(), folder / "student.pt")
 
@@ -265,7 +272,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
     for _ in range(2):
         process = training("parts")
         # Wait for some steps, then kill at any moment: in a step, an evaluation, or a checkpoint.
-        for _ in range(moments.randint(1, 40)):
+        for _ in range(moments.randint(1, 25)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.05))
         process.kill()
@@ -296,7 +303,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_last_checkpoi
 
 
 def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(
-    workload: Workload, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    workload: Workload, whole: FullKDResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     kd = start(workload)
@@ -308,11 +315,11 @@ def test_memory_that_does_not_suffice_for_a_batch_does_for_its_parts(
         return terms(batch, *arguments)
 
     monkeypatch.setattr(kd, "terms", little_memory)
-    result = run(kd, tmp_path, say=said.append)
+    result = run(kd, tmp_path, FullKDSettings(epochs=2, evaluations=2), say=said.append)
     assert result.accumulation == 4
     assert said == [f"out of memory: going on with every batch in {parts} parts" for parts in (2, 4)]
     assert losses(result)[-1] < losses(result)[0]
-    assert losses(result)[0] == losses(run(start(workload), tmp_path / "whole"))[0]
+    assert losses(result)[0] == losses(whole)[0]
 
 
 def test_memory_for_not_a_single_sample_is_an_error(
@@ -340,7 +347,7 @@ def test_memory_for_not_a_single_sample_is_an_error(
 def test_checkpoints_of_something_else_are_refused(
     changes: dict[str, Any], what: str, workload: Workload, tmp_path: Path
 ) -> None:
-    run(start(workload), tmp_path, FullKDSettings(epochs=1, evaluations=1))
+    run(start(workload), tmp_path, BRIEF)
     (tmp_path / "identity.json").write_text(
         json.dumps({**json.loads((tmp_path / "identity.json").read_text()), "settings": _plain(LONG)})
     )

@@ -55,8 +55,12 @@ def direct(kd: MiniKD, samples: np.ndarray[Any, Any]) -> tuple[float, float]:
 # --- results ---
 
 
-@pytest.mark.parametrize("recipe", [*RECIPES.values(), Recipe(objective="relations")], ids=[*RECIPES, "relations"])
-@pytest.mark.parametrize("epochs", [0, 1, 3])
+@pytest.mark.parametrize(
+    "recipe",
+    [RECIPES["default"], RECIPES["few-texts"], RECIPES["seed"], Recipe(objective="relations")],
+    ids=["default", "few-texts", "seed", "relations"],
+)
+@pytest.mark.parametrize("epochs", [0, 2])
 def test_one_result_before_training_and_one_an_epoch(epochs: int, recipe: Recipe, workload: Workload) -> None:
     kd = MiniKD(workload, plain_kd.tiny_student(), recipe, Fidelity(epochs))
     results = list(kd.epochs())
@@ -111,22 +115,18 @@ def test_a_static_student_has_no_relations(workload: Workload) -> None:
         MiniKD(workload, plain_kd.tiny_student(num_hidden_layers=0), Recipe(objective="relations"), Fidelity(1))
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["own maps", "shared map"])
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        GENTLE,
-        replace(GENTLE, projection="gradient"),
-        replace(GENTLE, objective="relations"),
-        replace(GENTLE, ridge=0.1),
-    ],
-    ids=["ridge", "gradient", "relations", "strong ridge"],
-)
-@pytest.mark.parametrize("fraction", [0.5, 1.0])
-def test_losses_are_those_of_a_direct_measurement(
-    recipe: Recipe, shared: bool, fraction: float, workload: Workload
-) -> None:
-    kd = MiniKD(workload, plain_kd.tiny_student(), replace(recipe, share_projection=shared), Fidelity(1, fraction))
+MEASURED = {
+    "ridge": GENTLE,
+    "gradient": replace(GENTLE, projection="gradient"),
+    "relations": replace(GENTLE, objective="relations"),
+    "strong ridge": replace(GENTLE, ridge=0.1),
+}
+
+
+@pytest.mark.parametrize(("name", "shared", "fraction"), all_pairs([*MEASURED], [False, True], [0.25, 1.0]))
+def test_losses_are_those_of_a_direct_measurement(name: str, shared: bool, fraction: float, workload: Workload) -> None:
+    recipe = replace(MEASURED[name], share_projection=shared)
+    kd = MiniKD(workload, plain_kd.tiny_student(), recipe, Fidelity(1, fraction))
     assert len(kd.train) == round(fraction * len(workload.train))
     for result in kd.epochs():
         assert (result.heldout.loss, result.heldout.unexplained) == pytest.approx(direct(kd, kd.heldout), rel=1e-4)
@@ -147,7 +147,7 @@ def test_heldout_samples_are_the_first_of_those_held_out(workload: Workload) -> 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("recipe", [GENTLE, RECIPES["seed"], replace(GENTLE, objective="relations")])
 def test_training_helps(recipe: Recipe, family: str, workload: Workload) -> None:
-    results = list(MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(4)).epochs())
+    results = list(MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(1)).epochs())
     assert results[-1].train.loss < results[0].train.loss
     assert results[-1].heldout.loss < results[0].heldout.loss
 
@@ -164,15 +164,16 @@ def test_a_student_that_starts_near_its_teacher_is_not_trained_away(workload: Wo
     assert ends(Recipe(learning_rate=2e-3, distance_scaling=False))[1] > before
 
 
-@pytest.mark.parametrize("teacher", ["bert", "roberta", "distilbert", "albert"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "teacher"), [("bert", "albert"), ("roberta", "bert"), ("albert", "roberta"), ("bert", "distilbert")]
+)
 def test_default_beats_the_original_recipe_in_equal_epochs(
     family: str, teacher: str, make_workload: Callable[..., Workload]
 ) -> None:
     results = {}
-    for name, recipe in RECIPES.items():
+    for name in ("default", "seed"):
         student = StudentConfig(2, 4, 16, 32, family=family)
-        *_, results[name] = MiniKD(make_workload(teacher), student, recipe, Fidelity(2)).epochs()
+        *_, results[name] = MiniKD(make_workload(teacher), student, RECIPES[name], Fidelity(2)).epochs()
     assert results["default"].heldout.unexplained < 0.8 * min(1.0, results["seed"].heldout.unexplained)
 
 
@@ -187,7 +188,7 @@ def test_it_trains_like_a_plain_loop(family: str, workload: Workload) -> None:
         weight_decay=0.1,
         max_grad_norm=0.5,
     )
-    kd = MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(5))
+    kd = MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(3))
     model = copy.deepcopy(kd.encoder.model).eval()
     projection: Any = copy.deepcopy(kd.objective.projection)
     losses = [result.train.loss for result in kd.epochs()][1:]
@@ -201,7 +202,7 @@ def test_it_trains_like_a_plain_loop(family: str, workload: Workload) -> None:
     layers = map_layers(recipe.mapping, 2, tiny_teachers.LAYERS)
     for step, expected in enumerate(losses):
         for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * schedule(step, 5, recipe.warmup_fraction)
+            group["lr"] = 1e-3 * schedule(step, 3, recipe.warmup_fraction)
         loss = plain_kd.hidden_state_loss(model, workload, kd.train, layers, projection)
         assert loss.item() == pytest.approx(expected, rel=1e-5)
         optimiser.zero_grad()
@@ -290,23 +291,26 @@ def test_every_start_and_objective_runs(
     )
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("teacher", tiny_teachers.FAMILIES)
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_teacher_teaches(family: str, teacher: str, pairs: bool, make_workload: Callable[..., Workload]) -> None:
-    for objective in ("hidden_states", "relations"):
-        runs(make_workload(teacher, pairs), plain_kd.tiny_student(family), replace(GENTLE, objective=objective))
+@pytest.mark.parametrize(
+    ("family", "teacher", "pairs", "objective"),
+    all_pairs(FAMILIES, tiny_teachers.FAMILIES, [False, True], ["hidden_states", "relations"]),
+)
+def test_every_teacher_teaches(
+    family: str, teacher: str, pairs: bool, objective: str, make_workload: Callable[..., Workload]
+) -> None:
+    runs(make_workload(teacher, pairs), plain_kd.tiny_student(family), replace(GENTLE, objective=objective))
 
 
 # --- randomness ---
 
 
-@pytest.mark.parametrize("recipe", [Recipe(dropout=0.1), RECIPES["seed"]], ids=["default", "seed"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "recipe"), [*((family, Recipe(dropout=0.1)) for family in FAMILIES), ("bert", RECIPES["seed"])]
+)
 def test_equal_seeds_give_equal_bits_and_others_do_not(family: str, recipe: Recipe, workload: Workload) -> None:
     outcomes = []
     for seed in (0, 0, 1):
-        kd = MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(2, 0.7, seed))
+        kd = MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(1, 0.5, seed))
         outcomes.append((curves(list(kd.epochs())), weights(kd)))
     (first, ours), (second, theirs), (other, _) = outcomes
     assert first == second
@@ -366,7 +370,7 @@ def test_bfloat16_stays_near_float32(
     recipe = replace(GENTLE, objective=objective)
     workload = replace(workload, cache=open_cache(workload.teacher, workload.corpus, tmp_path, dtype=dtype))
     full, half = (
-        list(MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(2), precision=precision).epochs())
+        list(MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(1, 0.5), precision=precision).epochs())
         for precision in ("float32", "bfloat16")
     )
     assert curves(full) != curves(half)
@@ -380,11 +384,15 @@ def test_parameters_stay_float32_in_bfloat16(workload: Workload) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{}, {"projection": "gradient"}, {"objective": "relations"}, {"batch_size": 1}, {"max_grad_norm": None}],
-    ids=str,
+    ("family", "changes"),
+    [
+        ("bert", {}),
+        ("roberta", {"projection": "gradient"}),
+        ("albert", {"objective": "relations"}),
+        ("albert", {"batch_size": 1}),
+        ("roberta", {"max_grad_norm": None}),
+    ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
 def test_divergence_is_an_error(family: str, changes: dict[str, Any], workload: Workload) -> None:
     recipe = replace(Recipe(learning_rate=1e30), **changes)
     epochs = MiniKD(workload, plain_kd.tiny_student(family), recipe, Fidelity(2)).epochs()
@@ -402,14 +410,23 @@ def test_divergence_is_found_before_the_epoch_is_over(workload: Workload) -> Non
 # --- export ---
 
 
-@pytest.mark.parametrize("teacher", ["bert", "roberta", "distilbert", "albert"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "teacher"),
+    [
+        ("bert", "bert"),
+        ("bert", "roberta"),
+        ("roberta", "distilbert"),
+        ("roberta", "roberta"),
+        ("albert", "albert"),
+        ("albert", "roberta"),
+    ],
+)
 def test_the_exported_student_is_the_trained_one(
     family: str, teacher: str, make_workload: Callable[..., Workload], tmp_path: Path
 ) -> None:
     workload = make_workload(teacher, pairs=True)
     student = plain_kd.tiny_student(family)
-    kd = MiniKD(workload, student, replace(GENTLE, train_embeddings=True), Fidelity(1))
+    kd = MiniKD(workload, student, replace(GENTLE, train_embeddings=True), Fidelity(1, 0.2))
     list(kd.epochs())
     (batch,) = workload.batches([workload.heldout])
     with torch.no_grad():

@@ -9,6 +9,7 @@ import plain_kd
 import pytest
 import tiny_teachers
 import torch
+from products import all_pairs
 
 from kdnas_env.core.architecture import FAMILIES, student_position_offset
 from kdnas_env.distillation.student.building import build_student
@@ -17,6 +18,8 @@ from kdnas_env.distillation.training.objective import HiddenStateObjective, Obje
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.recipe import MAPPINGS
 from kdnas_env.distillation.training.workload import Workload
+
+TEACHERS = ["bert", "roberta", "distilbert", "albert"]
 
 Gradients = dict[str, torch.Tensor]
 
@@ -97,11 +100,10 @@ def compare(workload: Workload, ours: tuple[float, Gradients], loss: torch.Tenso
 # --- the fast path is exact ---
 
 
-@pytest.mark.parametrize("shared", [False, True], ids=["own maps", "shared map"])
-@pytest.mark.parametrize("equal", [False, True], ids=["mixed lengths", "equal lengths"])
-@pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
-@pytest.mark.parametrize("teacher", ["bert", "roberta", "distilbert", "albert"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "teacher", "pairs", "equal", "shared"),
+    all_pairs(FAMILIES, TEACHERS, [False, True], [False, True], [False, True]),
+)
 def test_hidden_states_equal_the_plain_loss_and_gradients(
     family: str, teacher: str, pairs: bool, equal: bool, shared: bool, make_workload: Callable[..., Workload]
 ) -> None:
@@ -131,10 +133,9 @@ def test_every_mapping_equals_the_plain_loss(mapping: str, workload: Workload) -
     compare(workload, ours, loss, plain_model)
 
 
-@pytest.mark.parametrize("equal", [False, True], ids=["mixed lengths", "equal lengths"])
-@pytest.mark.parametrize("pairs", [False, True], ids=["sentences", "pairs"])
-@pytest.mark.parametrize("teacher", ["bert", "roberta", "distilbert", "albert"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "teacher", "pairs", "equal"), all_pairs(FAMILIES, TEACHERS, [False, True], [False, True])
+)
 def test_relations_equal_the_plain_loss_and_gradients(
     family: str, teacher: str, pairs: bool, equal: bool, make_workload: Callable[..., Workload]
 ) -> None:
