@@ -97,7 +97,7 @@ def test_a_study_that_is_not_long_is_learnt_from_whole(
 
     def proposals() -> Any:
         agent = OptunaAgent(OptunaConfig(sampler=name, sampler_options=options))
-        return agent.search(BowlEnv([6, 6, 6]), budget=40, seed=3).actions.tolist()
+        return agent.search(BowlEnv([6, 6, 6]), budget=24, seed=3).actions.tolist()
 
     ours = proposals()
     monkeypatch.setattr("kdnas_env.agents.optuna.samplers._shortened", lambda study, trials: study)
@@ -113,11 +113,11 @@ def test_parents_that_are_older_than_what_is_shown_are_found(
     def proposals() -> Any:
         agent = OptunaAgent(
             OptunaConfig(
-                sampler="nsgaii", sampler_options={"population_size": 4}, replay_size=16, objectives=objectives
+                sampler="nsgaii", sampler_options={"population_size": 4}, replay_size=8, objectives=objectives
             )
         )
-        agent.reset([20, 20], budget=80, round_size=2, seed=0)
-        for made in range(0, 80, 2):
+        agent.reset([20, 20], budget=48, round_size=2, seed=0)
+        for made in range(0, 48, 2):
             infos = [{"loss": made + one, "latency_ratio": made + one} for one in range(2)]
             agent.tell(agent.ask(2), [-float(info["loss"]) for info in infos], infos)
         return agent.evaluated.tolist()
