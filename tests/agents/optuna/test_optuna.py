@@ -25,7 +25,6 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from large_space import environment
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from processes import start_command
@@ -72,20 +71,20 @@ def point(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
 # Learning -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choices", ["ordinal", pytest.param("categorical", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_tpe_learns(choices: Any) -> None:
     found = [
-        [agent.search(environment(), budget=100, seed=seed).best_reward for seed in range(6)]
+        [agent.search(BowlEnv([9] * 4), budget=60, seed=seed).best_reward for seed in range(8)]
         for agent in (make(choices=choices), RandomAgent())
     ]
-    assert wilcoxon(*found, alternative="greater").pvalue < 0.05
+    assert wilcoxon(*found, alternative="greater").pvalue < 0.02
 
 
 def test_several_objectives_are_learned() -> None:
     """The hypervolume of the front, beyond a loss of 1 and the teacher's latency, is larger than chance makes it."""
 
     def hypervolume(agent: Any, seed: int) -> float:
-        infos = agent.search(environment(), budget=160, seed=seed).infos
+        infos = agent.search(gym.make("kdnas/Planted-v0", budget=80), seed=seed).infos
         volume, least = 0.0, 1.0
         for ratio, loss in sorted((info["latency_ratio"], info["loss"]) for info in infos):
             if loss < least and ratio < 1:
@@ -93,7 +92,7 @@ def test_several_objectives_are_learned() -> None:
                 least = loss
         return volume
 
-    agent = make(sampler="nsgaii", sampler_options={"population_size": 16}, objectives=["loss", "latency_ratio"])
+    agent = make(sampler="nsgaii", sampler_options={"population_size": 8}, objectives=["loss", "latency_ratio"])
     found = [[hypervolume(one, seed) for seed in range(6)] for one in (agent, RandomAgent())]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
@@ -630,7 +629,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
     monkeypatch.setattr("kdnas_env.agents.optuna.storage.time", ahead)
-    monkeypatch.setattr("kdnas_env.agents.optuna.storage._INTERVAL", 0.01)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storage._INTERVAL", 0.05)
     return ahead
 
 

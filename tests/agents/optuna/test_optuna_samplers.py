@@ -41,7 +41,7 @@ def test_nothing_is_proposed_that_is_known_or_not_allowed(choices: Any) -> None:
 
 def test_it_learns() -> None:
     found = [
-        [agent.search(BowlEnv([9, 9, 9, 9]), budget=25, seed=seed).best_reward for seed in range(5)]
+        [agent.search(BowlEnv([9, 9, 9]), budget=20, seed=seed).best_reward for seed in range(8)]
         for agent in (OptunaAgent(OptunaConfig(sampler="gp")), RandomAgent())
     ]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
