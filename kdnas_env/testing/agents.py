@@ -41,7 +41,7 @@ SPACES: dict[str, list[int]] = {
     "two points": [2],
     "one dimension": [13],
     "with idle dimensions": [1, 5, 1, 4],
-    "not a multiple of the round": [7, 3],
+    "not a multiple of the round": [6, 3],
     "listed to draw from, not scored whole": [11] * 5,
     "drawn from by rejection": [40] * 4,
     "more points than 64 bits": [10] * 20,
