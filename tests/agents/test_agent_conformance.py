@@ -12,18 +12,18 @@ from kdnas_env.agents.ask_tell import AskTellAgent
 from kdnas_env.searching.registry import agent_class
 from kdnas_env.testing.agents import AskTellConformance, MakeAgent
 
-_LSTM: dict[str, Any] = {"epochs": 2, "pool_size": 200}
-_PPO: dict[str, Any] = {"n_epochs": 2, "net_arch": [16]}
-_DQN: dict[str, Any] = {"gradient_steps": 2, "net_arch": [16]}
+_LSTM: dict[str, Any] = {"epochs": 1, "pool_size": 100, "hidden_size": 16}
+_PPO: dict[str, Any] = {"n_epochs": 1, "net_arch": [16]}
+_DQN: dict[str, Any] = {"gradient_steps": 1, "net_arch": [16]}
 QUICK: dict[str, dict[str, Any]] = {
     **{"lstm": _LSTM, "lstm-greedy": _LSTM, "lstm-shuffled": _LSTM},
     **{"ppo": _PPO, "maskable-ppo": _PPO, "dqn": _DQN, "qr-dqn": _DQN},
-    "lstm-ensemble": {"steps": 2, "members": 2, "pool_size": 200},
+    "lstm-ensemble": {"steps": 1, "members": 2, "pool_size": 100},
     "a2c": {"net_arch": [16]},
-    "trpo": {"net_arch": [16], "algorithm_kwargs": {"cg_max_steps": 3, "n_critic_updates": 2}},
+    "trpo": {"net_arch": [16], "algorithm_kwargs": {"cg_max_steps": 2, "n_critic_updates": 1}},
     "random-forest": {"trees": 3},
     "reinforce": {"hidden_size": 8, "tries": 3},
-    "recurrent-ppo": {"n_epochs": 2, "lstm_hidden_size": 8},
+    "recurrent-ppo": {"n_epochs": 1, "lstm_hidden_size": 8},
 }
 """Settings that make an agent fast where it need not be good."""
 
@@ -42,6 +42,9 @@ WORK_OF_THE_BASE_CLASS = (
     "test_a_finished_search",
     "test_the_end_of_an_episode",
     "test_the_environment_gets_the_seed",
+    "test_budget_and_rounds_of_the_environment",
+    "test_a_vector_environment",
+    "test_rounds_are_reported",
 )
 """Clauses that an agent cannot break without beginning a search in a way of its own."""
 
@@ -80,6 +83,10 @@ def test_every_agent_of_ours_can_be_asked_and_told() -> None:
     assert all(issubclass(agent_class(name), AskTellAgent) for name in kdnas_env.agent_names())
 
 
-def test_only_these_begin_a_search_in_a_way_of_their_own() -> None:
-    tried = {(agent_class(name).start, agent_class(name).search) for name in ("random", *WITH_A_START_OF_THEIR_OWN)}
-    assert {(agent_class(name).start, agent_class(name).search) for name in kdnas_env.agent_names()} == tried
+def test_only_these_begin_or_drive_a_search_in_a_way_of_their_own() -> None:
+    def driving(name: str) -> tuple[Any, ...]:
+        cls = agent_class(name)
+        return cls.capabilities.vector, cls.start, cls.search, cls.resume, cls._evaluate_round, cls.tell, cls.result
+
+    tried = {driving(name) for name in ("random", *WITH_A_START_OF_THEIR_OWN)}
+    assert {driving(name) for name in kdnas_env.agent_names()} == tried

@@ -19,7 +19,7 @@ CHEAP: dict[str, dict[str, Any]] = {
     "random": {},
     "evolution": {},
     "exhaustive": {},
-    "local-search": {},
+    "local-search": {"starts": 4},
     "parameter-count": {},
     "reinforce": {"hidden_size": 4, "tries": 3},
     "lstm": {
@@ -37,7 +37,7 @@ CHEAP: dict[str, dict[str, Any]] = {
 }
 """Agents that differ in what they keep, with settings that make them fast and what they keep of a long search short."""
 
-SPACES = {"listed": [7] * 5, "drawn from by rejection": [50] * 5}
+SPACES = {"listed": [5] * 5, "drawn from by rejection": [50] * 5}
 FEW, MANY = 75, 300
 """Between powers of two, at which arrays grow."""
 KEPT = 600
@@ -92,7 +92,7 @@ def bytes_of(call: Callable[[], Any]) -> int:
     return tracemalloc.get_traced_memory()[1] - before
 
 
-def work(agent: AskTellAgent[Any], steps: int = 16) -> tuple[float, float]:
+def work(agent: AskTellAgent[Any], steps: int = 8) -> tuple[float, float]:
     """Return how many functions are called, and bytes allocated, for a proposal and its answer; means over some."""
 
     def step() -> None:

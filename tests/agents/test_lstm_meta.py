@@ -62,7 +62,7 @@ def test_what_is_learnt_on_some_tasks_holds_on_another(
     env: gym.Env[Any, Any], examples: list[TaskExamples], tmp_path: Path
 ) -> None:
     nvec, losses = action_counts(env), list[float]()
-    settings, file = MetaTraining(steps=250, tasks=3, learning_rate=5e-3), tmp_path / "made.safetensors"
+    settings, file = MetaTraining(steps=150, tasks=3, learning_rate=5e-3), tmp_path / "made.safetensors"
     trained = train(examples, nvec, settings, file, lambda done, total, loss: losses.append(loss))
     assert losses[-1] < losses[5]
     [unseen] = examples_of(env, [UNSEEN], (0,))
@@ -123,14 +123,14 @@ def test_the_controller_of_the_package_knows_an_unseen_task_at_once() -> None:
 
 def test_without_training_it_learns_from_the_search() -> None:
     def best(name: str, seed: int) -> float:
-        env = gym.make("kdnas/Planted-v0", budget=64)
+        env = gym.make("kdnas/Planted-v0", budget=48, round_size=12)
         reward = kdnas_env.make_agent(name).search(env, seed=seed).best_reward
         assert reward is not None
         return float(reward)
 
-    ahead = [best("lstm-meta", seed) - best("random", seed) for seed in range(8)]
+    ahead = [best("lstm-meta", seed) - best("random", seed) for seed in range(6)]
     assert np.mean(ahead) > 0
-    assert sum(difference > 0 for difference in ahead) >= 7
+    assert sum(difference > 0 for difference in ahead) >= 5
 
 
 def test_a_control_does_not_learn_from_the_search() -> None:

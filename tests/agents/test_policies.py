@@ -52,7 +52,7 @@ def test_failures_are_learned_to_be_avoided(cls: Any) -> None:
     def answer(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
         return (np.nan, {"status": "out_of_memory"}) if action[0] >= 4 else (float(action[1]), {"status": "ok"})
 
-    result = cls().search(BowlEnv([8, 8, 8, 8], answer), budget=240)
+    result = cls().search(BowlEnv([8, 8, 8, 8], answer), budget=120)
     failed = result.actions[:, 0] >= 4
     assert failed[:24].mean() > 0.25
     assert failed[-40:].mean() < 0.2
@@ -87,9 +87,9 @@ def test_random_points_teach_a_policy_nothing(cls: Any) -> None:
 
 @every
 def test_loading_learns_the_same_again(cls: Any) -> None:
-    agent, loaded, env = cls(), cls(), BowlEnv([9, 9, 9])
-    agent.reset([9, 9, 9], budget=200, round_size=8, seed=3)
-    for _ in range(4):
+    agent, loaded, env = cls(), cls(), BowlEnv([7, 7])
+    agent.reset([7, 7], budget=49, round_size=8, seed=3)
+    for _ in range(2):
         batches = [agent.ask(5), agent.ask(3)]
         for actions in batches[::-1]:
             agent.tell(actions, [env.reward(action) for action in actions])

@@ -219,9 +219,9 @@ def test_rewards_of_an_episode_add_up_to_the_best_target(env_class: type[Recorde
 
 
 @pytest.mark.slow
-@policies
+@pytest.mark.parametrize(("policy", "steps"), [(TransferMaskablePPOAgent, 60), (TransferRecurrentPPOAgent, 120)])
 def test_a_policy_learns_to_search(
-    policy: type[TransferPPOAgent], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    policy: type[TransferPPOAgent], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kdnas_env.agents.transfer.ppo_training.EVALUATIONS", 4)
     gaps, file = list[float](), tmp_path / "made.safetensors"
@@ -230,7 +230,7 @@ def test_a_policy_learns_to_search(
         policy.recorded,
         small(40),
         file,
-        steps=120,
+        steps=steps,
         seed=0,
         on_update=lambda done, total, gap: gaps.append(gap),
         save=lambda network: None,

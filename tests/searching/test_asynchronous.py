@@ -155,7 +155,7 @@ def test_a_space_that_is_exhausted_ends_the_search(tmp_path: Path) -> None:
 @given(
     cut_after=st.integers(0, BUDGET - 1), workers=st.integers(1, 5), torn=st.integers(0, 400), lost=st.integers(0, 3)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_a_search_goes_on_where_it_was_cut(
     tmp_path_factory: pytest.TempPathFactory, cut_after: int, workers: int, torn: int, lost: int
 ) -> None:

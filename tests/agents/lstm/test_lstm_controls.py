@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -16,11 +17,10 @@ from kdnas_env.testing.bowl import BowlEnv
 SEEDS = range(4)
 
 
-def median_best(agent: Any, answer: Any = None) -> float:
-    bests = []
-    for seed in SEEDS:
-        env = BowlEnv([8, 8, 8], answer) if answer else gym.make("kdnas/Planted-v0", seed=seed)
-        bests.append(agent.search(env, budget=64, seed=seed).best_reward)
+def median_best(agent: Any, make_env: Callable[[int], Any], budget: int, round_size: int) -> float:
+    bests = [
+        agent.search(make_env(seed), budget=budget, round_size=round_size, seed=seed).best_reward for seed in SEEDS
+    ]
     return float(np.median(bests))
 
 
@@ -36,8 +36,10 @@ def hidden_hill(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
 
 @pytest.mark.slow
 def test_the_controller_beats_both_controls() -> None:
+    config = LSTMConfig(epochs=12)
     controller, greedy, shuffled = (
-        median_best(agent, hidden_hill) for agent in (LSTMAgent(), GreedyLSTMAgent(), ShuffledLSTMAgent())
+        median_best(agent, lambda seed: BowlEnv([8, 8, 8], hidden_hill), budget=64, round_size=8)
+        for agent in (LSTMAgent(config), GreedyLSTMAgent(GreedyLSTMConfig(epochs=12)), ShuffledLSTMAgent(config))
     )
     assert controller > 1.5 > greedy
     assert controller > shuffled
@@ -45,7 +47,10 @@ def test_the_controller_beats_both_controls() -> None:
 
 @pytest.mark.slow
 def test_shuffled_rewards_teach_nothing() -> None:
-    chance, shuffled, controller = (median_best(agent) for agent in (RandomAgent(), ShuffledLSTMAgent(), LSTMAgent()))
+    chance, shuffled, controller = (
+        median_best(agent, lambda seed: gym.make("kdnas/Planted-v0", seed=seed), budget=48, round_size=12)
+        for agent in (RandomAgent(), ShuffledLSTMAgent(), LSTMAgent())
+    )
     assert shuffled < controller
     assert shuffled - chance < 0.5 * (controller - chance)
 

@@ -25,7 +25,6 @@ import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from large_space import environment
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from processes import start_command
@@ -72,20 +71,20 @@ def point(trial: optuna.trial.FrozenTrial) -> tuple[int, ...]:
 # Learning -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("choices", ["ordinal", pytest.param("categorical", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_tpe_learns(choices: Any) -> None:
     found = [
-        [agent.search(environment(), budget=100, seed=seed).best_reward for seed in range(6)]
+        [agent.search(BowlEnv([9] * 4), budget=60, seed=seed).best_reward for seed in range(8)]
         for agent in (make(choices=choices), RandomAgent())
     ]
-    assert wilcoxon(*found, alternative="greater").pvalue < 0.05
+    assert wilcoxon(*found, alternative="greater").pvalue < 0.02
 
 
 def test_several_objectives_are_learned() -> None:
     """The hypervolume of the front, beyond a loss of 1 and the teacher's latency, is larger than chance makes it."""
 
     def hypervolume(agent: Any, seed: int) -> float:
-        infos = agent.search(environment(), budget=160, seed=seed).infos
+        infos = agent.search(gym.make("kdnas/Planted-v0", budget=80), seed=seed).infos
         volume, least = 0.0, 1.0
         for ratio, loss in sorted((info["latency_ratio"], info["loss"]) for info in infos):
             if loss < least and ratio < 1:
@@ -93,7 +92,7 @@ def test_several_objectives_are_learned() -> None:
                 least = loss
         return volume
 
-    agent = make(sampler="nsgaii", sampler_options={"population_size": 16}, objectives=["loss", "latency_ratio"])
+    agent = make(sampler="nsgaii", sampler_options={"population_size": 8}, objectives=["loss", "latency_ratio"])
     found = [[hypervolume(one, seed) for seed in range(6)] for one in (agent, RandomAgent())]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
@@ -102,9 +101,9 @@ def test_several_objectives_are_learned() -> None:
 
 
 @pytest.mark.parametrize("name", HERE)
-@pytest.mark.parametrize("nvec", [[2], [1, 5, 1, 4], [6, 5, 3]], ids=str)
+@pytest.mark.parametrize("nvec", [[2], [1, 5, 1, 4], [4, 3, 3]], ids=str)
 def test_every_sampler_searches_a_space_to_its_end(name: str, nvec: list[int]) -> None:
-    budget = 15 if name == "gp" else 90
+    budget = 15 if name == "gp" else 36
     options = {"sampler_options": POPULATION.get(name, {}), "retries": 2}
     result = make(sampler=name, **options).search(BowlEnv(nvec), budget=budget, seed=2)
     assert len(set(points(result))) == len(result.actions) == min(budget, np.prod(nvec))
@@ -243,7 +242,7 @@ def test_rewards_that_are_not_finite_are_failures() -> None:
 
 @pytest.mark.parametrize("name", ["tpe", "nsgaii", "nsgaiii", "gp", "random", "qmc", "grid"])
 def test_the_front_is_what_none_beats(name: str) -> None:
-    budget = 16 if name == "gp" else 48
+    budget = 16 if name == "gp" else 32
     agent = make(sampler=name, sampler_options=POPULATION.get(name, {}), objectives=["loss", "-speedup"])
     result = agent.search(gym.make("kdnas/Planted-v0", failures=0.1, budget=budget), seed=1)
     assert [direction.name for direction in agent.study.directions] == ["MINIMIZE", "MAXIMIZE"]
@@ -414,7 +413,7 @@ def test_a_pruned_search_that_is_started_again_on_its_store_ends_the_same(name: 
     """As ``kdnas search --resume`` does it: the store answers what was evaluated, and says nothing of epochs."""
 
     class Interrupted(gym.Wrapper[Any, Any, Any, Any]):
-        left = 21
+        left = 14
 
         def step(self, action: Any) -> Any:
             self.left -= 1
@@ -425,7 +424,7 @@ def test_a_pruned_search_that_is_started_again_on_its_store_ends_the_same(name: 
     def env(store: str) -> KDNASEnv:
         space = SearchSpace.from_teacher(PLANTED_TEACHER)
         evaluator = StoredEvaluator(PlantedEvaluator(space), tmp_path / store)
-        return KDNASEnv(space, evaluator, fidelity=Fidelity(epochs=EPOCHS), budget=36)
+        return KDNASEnv(space, evaluator, fidelity=Fidelity(epochs=EPOCHS), budget=24)
 
     whole, first, second = (make(pruner=name, pruner_options=PRUNING.get(name, {})) for _ in range(3))
     expected = whole.search(env("whole"), seed=4)
@@ -443,10 +442,10 @@ def test_a_pruned_search_that_is_started_again_on_its_store_ends_the_same(name: 
 def test_a_hyperband_search_goes_on_from_a_saved_state(tmp_path: Path) -> None:
     options = {"pruner": "hyperband", "pruner_options": PRUNING["hyperband"]}
     whole, agent, loaded = (make(**options) for _ in range(3))
-    expected = whole.search(planted(budget=40), seed=3)
-    agent.search(planted(budget=40), seed=3, on_round=lambda ranking: agent.save(tmp_path / f"{ranking.evaluations}"))
-    loaded.load(tmp_path / "24")
-    assert points(loaded.resume(planted(budget=40))) == points(expected)
+    expected = whole.search(planted(budget=24), seed=3)
+    agent.search(planted(budget=24), seed=3, on_round=lambda ranking: agent.save(tmp_path / f"{ranking.evaluations}"))
+    loaded.load(tmp_path / "16")
+    assert points(loaded.resume(planted(budget=24))) == points(expected)
 
 
 @pytest.mark.slow
@@ -463,7 +462,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
             "space.file": tmp_path / "space.json",
             "agent": "optuna",
             "speedup": 0,
-            "budget": 14,
+            "budget": 9,
             "round-size": 3,
             "epochs": 3,
             "data-fraction": 1.0,
@@ -490,7 +489,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
     process = start_command(arguments("killed"), output=tmp_path / "output.txt")
     store = tmp_path / "killed" / "evaluations.sqlite"
     deadline, rows = time.monotonic() + 120, 0
-    while rows < 5 and process.poll() is None and time.monotonic() < deadline:
+    while rows < 4 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
         if store.exists():
             with closing(sqlite3.connect(store)) as connection, suppress(sqlite3.OperationalError):
@@ -500,7 +499,7 @@ def test_a_killed_search_of_the_command_line_is_resumed_to_the_same_end(
     assert not (tmp_path / "killed" / "results.json").exists()
     assert main(["search", "--resume", str(tmp_path / "killed"), "--cache-dir", str(tmp_path / "cache")]) == 0
     assert trail("killed") == trail("whole")
-    assert len(trail("whole")) == 14
+    assert len(trail("whole")) == 9
 
 
 # Shared studies -------------------------------------------------------------------------------------------------
@@ -519,16 +518,22 @@ class Logged(gymnasium.Wrapper):
         return super().step(action)
 
 agent = kdnas_env.make_agent("optuna", **config)
+env = gymnasium.make("kdnas/Planted-v0", space=json.loads(sys.argv[5]), budget=int(sys.argv[4]), round_size=4)
 print("ready", flush=True)
 sys.stdin.readline()
-agent.search(Logged(gymnasium.make("kdnas/Planted-v0", budget=int(sys.argv[4]), round_size=4)), seed=3)
+agent.search(Logged(env), seed=3)
 """
+FEW_STUDENTS = {"num_hidden_layers": [3, 4, 6, 12], "intermediate_size": [384, 512, 768, 1024, 1536, 3072]}
+"""So few that two processes often choose the same."""
 
 
-def start(config: dict[str, Any], log: Path, *, budget: int, pause: float = 0.0) -> subprocess.Popen[str]:
+def start(
+    config: dict[str, Any], log: Path, *, budget: int, pause: float = 0.0, space: dict[str, list[int]] | None = None
+) -> subprocess.Popen[str]:
     """Start a search that waits for a line on its input."""
+    arguments = [json.dumps(config), str(log), str(pause), str(budget), json.dumps(space)]
     process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", SHARED, json.dumps(config), str(log), str(pause), str(budget)],
+        [sys.executable, "-W", "error", "-c", SHARED, *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -547,7 +552,7 @@ def lines(log: Path) -> list[str]:
 def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_path: Path) -> None:
     storage = place.format(tmp_path) if "://" in place else str(tmp_path / place)
     config = {"storage": storage, "study_name": "shared"}
-    processes = [start(config, tmp_path / name, budget=14) for name in ("a", "b")]
+    processes = [start(config, tmp_path / name, budget=8, space=FEW_STUDENTS) for name in ("a", "b")]
     for process in processes:
         assert process.stdin is not None
         process.stdin.write("go\n")
@@ -556,12 +561,12 @@ def test_two_processes_share_a_study_and_evaluate_nothing_twice(place: str, tmp_
         process.communicate(timeout=300)
         assert process.returncode == 0
     asked = [*lines(tmp_path / "a"), *lines(tmp_path / "b")]
-    assert len(asked) == len(set(asked)) == 28
+    assert len(asked) == len(set(asked)) == 16
 
     agent = make(**config)
-    agent.search(gym.make("kdnas/Planted-v0", budget=8))
+    agent.search(gym.make("kdnas/Planted-v0", space=FEW_STUDENTS, budget=4))
     trials = evaluated(agent)
-    assert len(trials) == len({point(trial) for trial in trials}) == 36
+    assert len(trials) == len({point(trial) for trial in trials}) == 20
     assert len({trial.user_attrs["worker"] for trial in trials}) == 3
 
 
@@ -624,7 +629,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     ahead = SimpleNamespace(seconds=0.0)
     ahead.time = lambda: time.time() + ahead.seconds
     monkeypatch.setattr("kdnas_env.agents.optuna.storage.time", ahead)
-    monkeypatch.setattr("kdnas_env.agents.optuna.storage._INTERVAL", 0.01)
+    monkeypatch.setattr("kdnas_env.agents.optuna.storage._INTERVAL", 0.05)
     return ahead
 
 

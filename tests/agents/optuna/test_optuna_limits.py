@@ -20,7 +20,7 @@ LIMITS = {"speedup": 8.0, "size_mb": 30.0}
 
 
 def table(**changes: Any) -> gym.Env[Any, Any]:
-    return gym.make("kdnas/Tabular-v0", **{"limits": LIMITS, "budget": 16, **changes})
+    return gym.make("kdnas/Tabular-v0", **{"limits": LIMITS, "budget": 12, **changes})
 
 
 def agent(sampler: Any, **changes: Any) -> OptunaAgent:

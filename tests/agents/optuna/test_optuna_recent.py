@@ -97,7 +97,7 @@ def test_a_study_that_is_not_long_is_learnt_from_whole(
 
     def proposals() -> Any:
         agent = OptunaAgent(OptunaConfig(sampler=name, sampler_options=options))
-        return agent.search(BowlEnv([6, 6, 6]), budget=40, seed=3).actions.tolist()
+        return agent.search(BowlEnv([6, 6, 6]), budget=24, seed=3).actions.tolist()
 
     ours = proposals()
     monkeypatch.setattr("kdnas_env.agents.optuna.samplers._shortened", lambda study, trials: study)
@@ -112,12 +112,10 @@ def test_parents_that_are_older_than_what_is_shown_are_found(
 
     def proposals() -> Any:
         agent = OptunaAgent(
-            OptunaConfig(
-                sampler="nsgaii", sampler_options={"population_size": 4}, replay_size=16, objectives=objectives
-            )
+            OptunaConfig(sampler="nsgaii", sampler_options={"population_size": 4}, replay_size=8, objectives=objectives)
         )
-        agent.reset([20, 20], budget=80, round_size=2, seed=0)
-        for made in range(0, 80, 2):
+        agent.reset([20, 20], budget=48, round_size=2, seed=0)
+        for made in range(0, 48, 2):
             infos = [{"loss": made + one, "latency_ratio": made + one} for one in range(2)]
             agent.tell(agent.ask(2), [-float(info["loss"]) for info in infos], infos)
         return agent.evaluated.tolist()
@@ -127,7 +125,6 @@ def test_parents_that_are_older_than_what_is_shown_are_found(
     assert proposals() == ours
 
 
-@pytest.mark.slow
 def test_a_long_search_learns_from_a_part_of_itself() -> None:
     seen: list[int] = []
 
@@ -138,12 +135,11 @@ def test_a_long_search_learns_from_a_part_of_itself() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(optuna_samplers._SAMPLERS, "tpe", Watched)
-        agents = OptunaAgent(OptunaConfig(replay_size=40)), RandomAgent()
+        agents = OptunaAgent(OptunaConfig(replay_size=20)), RandomAgent()
         found = [
-            [agent.search(BowlEnv([20] * 5), budget=150, seed=seed).best_reward for seed in range(6)]
-            for agent in agents
+            [agent.search(BowlEnv([20] * 4), budget=80, seed=seed).best_reward for seed in range(5)] for agent in agents
         ]
-    assert 80 < np.max(seen) < 130  # 40 youngest, 40 to 80 of the best, and a round
+    assert 40 < np.max(seen) < 70  # 20 youngest, 20 to 40 of the best, and a round
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
 
 

@@ -24,9 +24,9 @@ NVEC = (6, 5, 1, 7)
 @pytest.mark.parametrize("choices", ["ordinal", "categorical"])
 def test_nothing_is_proposed_that_is_known_or_not_allowed(choices: Any) -> None:
     """By the Gaussian process; it was, eight times of ten, and its place was taken by points drawn at random."""
-    allowed = np.random.default_rng(0).choice(np.prod(NVEC), size=40, replace=False).tolist()
+    allowed = np.random.default_rng(0).choice(np.prod(NVEC), size=24, replace=False).tolist()
     env, agent = BowlEnv([*NVEC]), OptunaAgent(OptunaConfig(sampler="gp", choices=choices))
-    agent.reset([*NVEC], budget=40, round_size=4, seed=1, candidates=allowed)
+    agent.reset([*NVEC], budget=24, round_size=4, seed=1, candidates=allowed)
     begun = []
     while len(actions := agent.ask(4)):
         agent.tell(actions, [env.reward(action) for action in actions])
@@ -35,13 +35,13 @@ def test_nothing_is_proposed_that_is_known_or_not_allowed(choices: Any) -> None:
     # The first ten are drawn at random by Optuna, which does not know what is allowed: that takes three rounds.
     first, later = agent.study.trials[: begun[2]], agent.study.trials[begun[2] :]
     assert any("dismissed" in trial.user_attrs for trial in first)
-    assert len(later) == 28
+    assert len(later) == 12
     assert not any({"dismissed", "drawn"} & trial.user_attrs.keys() for trial in later)
 
 
 def test_it_learns() -> None:
     found = [
-        [agent.search(BowlEnv([9, 9, 9, 9]), budget=25, seed=seed).best_reward for seed in range(5)]
+        [agent.search(BowlEnv([9, 9, 9]), budget=20, seed=seed).best_reward for seed in range(8)]
         for agent in (OptunaAgent(OptunaConfig(sampler="gp")), RandomAgent())
     ]
     assert wilcoxon(*found, alternative="greater").pvalue < 0.05
@@ -78,9 +78,9 @@ def test_tpe_takes_the_best_of_its_candidates_that_is_left(options: dict[str, An
     nvec = [9, 9, 1, 9]
     allowed = np.random.default_rng(0).choice(729, size=300, replace=False)
     env, agent = BowlEnv(nvec), OptunaAgent(OptunaConfig(**options))
-    agent.reset(nvec, budget=60, round_size=4, seed=1, candidates=allowed)
+    agent.reset(nvec, budget=40, round_size=4, seed=1, candidates=allowed)
     begun = []
-    for _ in range(15):
+    for _ in range(10):
         actions = agent.ask(4)
         agent.tell(actions, [env.reward(action) for action in actions])
         begun.append(len(agent.study.trials))

@@ -232,19 +232,19 @@ def test_an_algorithm_learns_on_it() -> None:
         rewards: list[float] = []
         env: Any = model.get_env()
         observations = env.reset()
-        for _ in range(20):
+        for _ in range(10):
             actions, _ = model.predict(observations)
             observations, step, *_ = env.step(actions)
             rewards.extend(step)
         return float(np.mean(rewards))
 
     env = VecMonitor(BatchVecEnv(gym.make_vec("kdnas/Planted-v0", num_envs=8, budget=64)))
-    model = PPO("MultiInputPolicy", env, n_steps=4, batch_size=32, gamma=0.0, learning_rate=3e-3, seed=0, device="cpu")
+    model = PPO("MultiInputPolicy", env, n_steps=4, batch_size=32, gamma=0.0, learning_rate=6e-3, seed=0, device="cpu")
     before = earned(model)
-    model.learn(1600)
-    assert model.num_timesteps == 1600
+    model.learn(800)
+    assert model.num_timesteps == 800
     assert model.ep_info_buffer is not None
-    assert len(model.ep_info_buffer) == 100
+    assert len(model.ep_info_buffer) == 800 // 64 * 8
     assert before < 0.45
     assert earned(model) > 0.47
 
