@@ -26,9 +26,10 @@ import numpy.typing as npt
 T = TypeVar("T")
 
 _SHOWN = 300
-_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
+_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
 """Numbers that YAML 1.1 takes for texts: with an exponent that lacks a sign or a point before it, or with a sign and
-no digit before the point."""
+no digit before the point. No digit can match in two places, or a long number would take time that grows with its
+square."""
 
 _TOO_DEEP = "it is nested too deeply"
 _LARGEST_BITS = 1024
