@@ -32,6 +32,9 @@ no digit before the point. No digit can match in two places, or a long number wo
 square."""
 
 _TOO_DEEP = "it is nested too deeply"
+_DEEPEST = 200
+"""Brackets around a value of YAML, somewhat fewer than make Python refuse to go deeper."""
+
 _LARGEST_BITS = 1024
 """Numbers of more digits are no quantity; Python refuses to print those of some thousand."""
 
@@ -358,6 +361,11 @@ def _loader() -> Any:
 
     class PlainLoader(yaml.SafeLoader):
         """Reads no aliases and no key twice."""
+
+        def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+            if self.flow_level >= _DEEPEST:  # here, because PyYAML takes seconds to look ahead in many brackets
+                raise RecursionError
+            super().fetch_flow_collection_start(TokenClass)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):
