@@ -77,6 +77,11 @@ def table() -> Table:
     return tabulated(STUDENTS)
 
 
+@pytest.fixture(scope="module")
+def surrogate(table: Table) -> Surrogate:
+    return Surrogate.fit(table)
+
+
 def test_a_sample_has_a_hardness_and_is_compared_with_other_tasks(table: Table, tmp_path: Path) -> None:
     """Among the students that it holds, though no agent can search it."""
     write_table(table, tmp_path / "sample.npz")
@@ -140,8 +145,7 @@ def test_it_is_read_as_it_was_written(table: Table, tmp_path: Path) -> None:
     assert found.space == JOINT
 
 
-def test_a_surrogate_knows_how_recipe_and_size_go_together(table: Table) -> None:
-    surrogate = Surrogate.fit(table)
+def test_a_surrogate_knows_how_recipe_and_size_go_together(surrogate: Surrogate) -> None:
     others = planned_students(JOINT, 400)[300:]
     mean, _, _ = surrogate.predict(others)
     predicted = mean.curves[:, -1, 3]
@@ -171,8 +175,7 @@ def test_a_student_that_diverges_does_not_disturb_what_is_said_of_others(table: 
     assert kept[0, 0, 1, 0] == pytest.approx(curves[0, 0, 1, 0] * LARGEST_LOSS / curves[0, 0, 1, 2])
 
 
-def test_the_losses_before_training_have_a_process_of_their_own(table: Table, tmp_path: Path) -> None:
-    surrogate = Surrogate.fit(table)
+def test_the_losses_before_training_have_a_process_of_their_own(surrogate: Surrogate, tmp_path: Path) -> None:
     assert surrogate.staged
     assert [len(part) for part in surrogate.columns[:3]] == [4, 12, 4]
     write_surrogate(surrogate, tmp_path / "staged.npz")
@@ -195,8 +198,8 @@ def test_students_around_the_best_are_better_than_a_fair_sample(table: Table, tm
     assert around == students_around(JOINT, str(tmp_path / "joint.npz"), 20)
 
 
-def test_an_environment_answers_for_the_whole_space(table: Table, tmp_path: Path) -> None:
-    write_surrogate(Surrogate.fit(table), tmp_path / "joint-surrogate.npz")
+def test_an_environment_answers_for_the_whole_space(surrogate: Surrogate, tmp_path: Path) -> None:
+    write_surrogate(surrogate, tmp_path / "joint-surrogate.npz")
     env = gym.make("kdnas/Surrogate-v0", table=str(tmp_path / "joint-surrogate.npz"), budget=8)
     space = env.get_wrapper_attr("search_space")
     assert space == JOINT
@@ -246,7 +249,7 @@ def test_a_surrogate_is_judged_by_recipes_it_has_not_seen(table: Table) -> None:
     assert "without recipe.batch_size 4" in splits
 
 
-def test_a_space_without_the_recipe_is_refused(table: Table) -> None:
+def test_a_space_without_the_recipe_is_refused(surrogate: Surrogate) -> None:
     plain = SearchSpace.from_dict({"num_hidden_layers": [1, 2]}, PLANTED_TEACHER)
     with pytest.raises(SpaceError, match="of the recipe"):
-        SurrogateEvaluator(Surrogate.fit(table), search_space=plain)
+        SurrogateEvaluator(surrogate, search_space=plain)
