@@ -50,6 +50,8 @@ def options_of(
 class TestRegistered(EnvironmentConformance):
     """Every id, with the tiny teacher where there is one."""
 
+    BUDGET = 4
+
     @pytest.fixture(params=IDS)
     def make_env(self, request: pytest.FixtureRequest, options_of: dict[str, dict[str, Any]]) -> MakeEnv:
         options = options_of.get(request.param, {})

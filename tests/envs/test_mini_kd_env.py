@@ -55,8 +55,9 @@ def test_making_it_reads_the_configuration_only(options: dict[str, Any]) -> None
 
 
 def test_making_it_does_not_import_the_evaluator(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("kdnas_env.envs.mini_kd", "kdnas_env.evaluators.mini_kd"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
+    for package in ("kdnas_env.envs", "kdnas_env.evaluators"):
+        monkeypatch.delattr(f"{package}.mini_kd", raising=False)
+        monkeypatch.delitem(sys.modules, f"{package}.mini_kd", raising=False)
     gym.make("kdnas/MiniKD-v0", teacher=options["teacher"])
     assert "kdnas_env.envs.mini_kd" in sys.modules
     assert "kdnas_env.evaluators.mini_kd" not in sys.modules
