@@ -107,15 +107,16 @@ def test_a_sample_is_drawn_once_and_grows() -> None:
 
 
 def test_the_rows_are_what_was_evaluated(table: Table) -> None:
+    configs = table.configs()
     assert table.sampled
     assert table.complete == 1
-    assert set(table.configs()) == set(STUDENTS)
+    assert set(configs) == set(STUDENTS)
     assert find_faults(table) == []
     evaluator = TabularEvaluator(table)
     for student in STUDENTS[:20]:
         assert evaluator.query(student).heldout_unexplained == pytest.approx(evaluated(student).heldout_unexplained)
     indices = np.array([JOINT.index(JOINT.encode(student)) for student in STUDENTS])
-    assert [table.configs()[row] for row in table.rows_of(indices)] == STUDENTS
+    assert [configs[row] for row in table.rows_of(indices)] == STUDENTS
     assert (table.rows_of(np.arange(50)) == -1).all()
 
 
@@ -167,7 +168,7 @@ def test_a_student_that_diverges_does_not_disturb_what_is_said_of_others(table: 
     diverged = Surrogate.fit(replace(table, curves=curves))
     predicted = diverged.predict(others)[0].curves[:, -1, unexplained]
     assert kendall_tau(predicted, np.array([loss(student) for student in others])) > 0.6
-    again = diverged.predict([table.configs()[row] for row in rows.tolist()])[0].curves[:, -1]
+    again = diverged.predict(table.configs()[::30])[0].curves[:, -1]
     assert (again[:, :4] < 1.5 * LARGEST_LOSS).all()
     kept = capped(curves)
     assert kept[..., unexplained].max() == LARGEST_LOSS
