@@ -26,11 +26,15 @@ import numpy.typing as npt
 T = TypeVar("T")
 
 _SHOWN = 300
-_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
+_NUMBER = re.compile(r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)[eE][-+]?[0-9]+$|[-+]\.[0-9][0-9_]*$")
 """Numbers that YAML 1.1 takes for texts: with an exponent that lacks a sign or a point before it, or with a sign and
-no digit before the point."""
+no digit before the point. No digit can match in two places, or a long number would take time that grows with its
+square."""
 
 _TOO_DEEP = "it is nested too deeply"
+_DEEPEST = 200
+"""Brackets around a value of YAML, somewhat fewer than make Python refuse to go deeper."""
+
 _LARGEST_BITS = 1024
 """Numbers of more digits are no quantity; Python refuses to print those of some thousand."""
 
@@ -359,6 +363,11 @@ def _loader() -> Any:
 
     class PlainLoader(yaml.SafeLoader):
         """Reads no aliases and no key twice."""
+
+        def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+            if self.flow_level >= _DEEPEST:  # here, because PyYAML takes seconds to look ahead in many brackets
+                raise RecursionError
+            super().fetch_flow_collection_start(TokenClass)
 
         def compose_node(self, parent: Any, index: Any) -> Any:
             if self.check_event(yaml.AliasEvent):

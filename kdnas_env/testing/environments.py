@@ -105,7 +105,7 @@ class EnvironmentConformance:
         for mode in make_env(budget=self.BUDGET).metadata["render_modes"]:
             env = make_env(budget=self.BUDGET, render_mode=mode)
             env.reset(seed=0)
-            for action in [None, *_actions(env, 2)]:
+            for action in [None, *_actions(env, 1)]:
                 if action is not None:
                     env.step(action)
                 frame: Any = env.render()

@@ -34,16 +34,16 @@ pytestmark = pytest.mark.usefixtures("fork_server")
 @pytest.fixture
 def wanted(task: Task) -> Race:
     agents = (AgentSpec("random"), AgentSpec("evolution"))
-    return Race(agents, (task, replace(task, seed="mean")), 12, Budget(15))
+    return Race(agents, (task, replace(task, seed="mean")), 4, Budget(15))
 
 
 def test_a_race_has_every_search_once(wanted: Race, tmp_path: Path) -> None:
     heard: list[tuple[int, int]] = []
     found = race(wanted, tmp_path, on_progress=lambda *told: heard.append(told))
     assert [one.key for one in found] == wanted.keys
-    assert len({one.key for one in found}) == len(found) == 2 * 2 * 12
-    assert heard[0] == (0, 48)
-    assert heard[-1] == (48, 48)
+    assert len({one.key for one in found}) == len(found) == 2 * 2 * 4
+    assert heard[0] == (0, 16)
+    assert heard[-1] == (16, 16)
     assert heard == sorted(heard)
     kept, metadata = read_trajectories(tmp_path / TRAJECTORIES)
     assert {one.key: one for one in kept} == {one.key: one for one in found}
@@ -169,7 +169,7 @@ def race_with_workers(wanted: Race, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path) -> None:
-    wanted = Race((AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), (task,), 30, Budget(16))
+    wanted = Race((AgentSpec("random"), AgentSpec("lstm", {"epochs": 4})), (task,), 20, Budget(16))
     folder = tmp_path / "killed"
     process = Started(race_with_workers, wanted, folder, output=tmp_path / "output.txt")
     deadline = time.monotonic() + 120
@@ -183,11 +183,11 @@ def test_a_killed_race_goes_on_as_if_it_had_not_been(task: Task, tmp_path: Path)
         assert time.monotonic() < deadline, "the workers outlive the race"
         time.sleep(0.1)
     kept = len(read_race(folder))
-    assert 0 < kept < 60
+    assert 0 < kept < 40
     assert json.loads((folder / RACE).read_text())["budget"] == 16
     heard: list[tuple[int, int]] = []
     resumed = race(wanted, folder, on_progress=lambda *told: heard.append(told))
-    assert heard[0] == (kept, 60)
+    assert heard[0] == (kept, 40)
     assert resumed == race(wanted, tmp_path / "whole")
 
 

@@ -31,9 +31,9 @@ def one_by_one(agent: str, task: Task, truth: Truth, seed: int, budget: Budget) 
 
 @pytest.mark.parametrize("agent", ["random", "local-search", "evolution", "lstm", "optuna"])
 def test_one_worker_is_a_plain_search(task: Task, truth: Truth, agent: str) -> None:
-    found = simulate(AgentSpec(agent), task, 3, Budget(20), 1, truth=truth)
+    found = simulate(AgentSpec(agent), task, 3, Budget(12), 1, truth=truth)
     assert found.error == ""
-    assert found == one_by_one(agent, task, truth, 3, Budget(20))
+    assert found == one_by_one(agent, task, truth, 3, Budget(12))
 
 
 @pytest.mark.parametrize("unit", ["epochs", "seconds"])

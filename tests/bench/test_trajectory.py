@@ -45,7 +45,7 @@ def trajectories(draw: st.DrawFn) -> Trajectory:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(st.lists(trajectories(), max_size=4), st.dictionaries(st.text(), plain, max_size=2))
 def test_what_is_read_is_what_was_written(tmp_path: Path, written: list[Trajectory], metadata: dict[str, Any]) -> None:

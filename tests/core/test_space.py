@@ -56,7 +56,7 @@ def test_bert_base_derives_the_1200_architectures_of_kdnas(space: SearchSpace) -
 
 
 @given(teacher=teachers(), families=st.none() | st.sets(st.sampled_from(FAMILIES), min_size=1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_point_of_a_derived_space_is_valid(teacher: EncoderArchitecture, families: set[str] | None) -> None:
     space = SearchSpace.from_teacher(teacher, families=sorted(families) if families else None)
     assert [space.violation(config) for config in space] == [None] * space.size

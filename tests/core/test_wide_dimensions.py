@@ -33,7 +33,7 @@ def hidden_peak(step: int, action: list[int]) -> tuple[float, dict[str, Any]]:
 @cache
 def best_rewards(agent: str, **settings: Any) -> np.ndarray:
     env = BowlEnv([CHOICES, 4, 3], hidden_peak)
-    searches = (kdnas_env.make_agent(agent, **settings).search(env, budget=48, seed=seed) for seed in range(10))
+    searches = (kdnas_env.make_agent(agent, **settings).search(env, budget=32, seed=seed) for seed in range(10))
     return np.array([search.best_reward for search in searches])
 
 

@@ -19,32 +19,40 @@ from kdnas_env.testing.environments import EnvironmentConformance, MakeEnv
 IDS = sorted(spec.id for spec in gym.registry.values() if spec.namespace == "kdnas")
 
 
+@pytest.fixture(scope="module")
+def options_of(
+    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """What makes the environments small, by id."""
+    folder = tmp_path_factory.mktemp("sources")
+    table, external = str(folder / "planted.npz"), str(folder / "external.npz")
+    write_table(planted_table(), table)
+    write_external(import_nas_bench_bert(write_bench_bert(folder / "file.json")), external)
+    distilling = {
+        "teacher": str(tiny_teacher_dirs["bert"]),
+        "corpus": str(tiny_corpus_file),
+        "cache_dir": str(folder / "cache"),
+        "device": "cpu",
+        "epochs": 1,
+        "data_fraction": 0.2,
+    }
+    return {
+        "kdnas/MiniKD-v0": {**distilling, "latency": {"runtime": "torch", "max_seconds": 0.05}},
+        "kdnas/MiniKDAnalytic-v0": distilling,
+        "kdnas/Tabular-v0": {"table": table},
+        "kdnas/Surrogate-v0": {"table": table},
+        "kdnas/External-v0": {"table": external},
+        # Tasks that break no limit: a clause wants a best student after six random ones.
+        "kdnas/Tasks-v0": {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]},
+    }
+
+
 class TestRegistered(EnvironmentConformance):
     """Every id, with the tiny teacher where there is one."""
 
+    BUDGET = 4
+
     @pytest.fixture(params=IDS)
-    def make_env(
-        self, request: pytest.FixtureRequest, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path: Path
-    ) -> MakeEnv:
-        options: dict[str, Any] = {}
-        if "MiniKD" in request.param:
-            options = {
-                "teacher": str(tiny_teacher_dirs["bert"]),
-                "corpus": str(tiny_corpus_file),
-                "cache_dir": str(tmp_path / "cache"),
-                "device": "cpu",
-                "epochs": 1,
-                "data_fraction": 0.2,
-            }
-        if request.param in ("kdnas/Tabular-v0", "kdnas/Surrogate-v0"):
-            options = {"table": str(tmp_path / "planted.npz")}
-            write_table(planted_table(), options["table"])
-        if request.param == "kdnas/Tasks-v0":
-            # One that breaks no limit: a clause wants a best student after six random ones.
-            options = {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]}
-        if request.param == "kdnas/External-v0":
-            options = {"table": str(tmp_path / "external.npz")}
-            write_external(import_nas_bench_bert(write_bench_bert(tmp_path / "file.json")), options["table"])
-        if request.param == "kdnas/MiniKD-v0":
-            options["latency"] = {"runtime": "torch", "max_seconds": 0.05}
+    def make_env(self, request: pytest.FixtureRequest, options_of: dict[str, dict[str, Any]]) -> MakeEnv:
+        options = options_of.get(request.param, {})
         return lambda **changes: gym.make(request.param, **options, **changes)

@@ -81,10 +81,8 @@ def test_pareto_records_are_undominated_and_fastest_first() -> None:
     [
         (0, {}),
         (1, {}),
-        (40, {}),
-        (40, {"failures": 0.5}),
+        (40, {"failures": 0.5, "duplicates": "free"}),
         (5, {"failures": 0.99, "seed": 2}),
-        (30, {"duplicates": "free"}),
     ],
 )
 def test_picture_of_any_search(steps: int, options: dict[str, Any]) -> None:

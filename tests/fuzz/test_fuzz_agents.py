@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from random import Random
@@ -32,26 +31,33 @@ def searched(kind: type[AskTellAgent[Any]]) -> AskTellAgent[Any]:
     return agent
 
 
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> dict[type[AskTellAgent[Any]], Path]:
+    """Whole states, each in a folder of its own."""
+    paths = {agent: tmp_path_factory.mktemp("states") / "whole.npz" for agent in AGENTS}
+    for agent, path in paths.items():
+        searched(agent).save(path)
+    return paths
+
+
 @fuzz("state file")
-def test_files_of_states(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "state.npz"
-    agent = rng.choice(AGENTS)
-    searched(agent).save(path)
-    whole = path.read_bytes()
+def test_files_of_states(rng: Random, states: dict[type[AskTellAgent[Any]], Path]) -> None:
+    path = states[rng.choice(AGENTS)]
+    spoilt, whole = path.with_name("spoilt.npz"), path.read_bytes()
+    with np.load(path) as file:
+        arrays = dict(file)
     for _ in range(BATCH):
-        _spoil_file(rng, path, whole)
-        survive(read_state, path, told=rng)
+        _spoil_file(rng, spoilt, whole, arrays)
+        survive(read_state, spoilt, told=rng)
 
 
 @fuzz("state")
-def test_states(rng: Random, tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = tmp_path_factory.getbasetemp() / "state.npz"
+def test_states(rng: Random, states: dict[type[AskTellAgent[Any]], Path]) -> None:
     agent = rng.choice(AGENTS)
-    searched(agent).save(path)
-    whole = read_state(path)
+    spoilt, whole = states[agent].with_name("spoilt.npz"), read_state(states[agent])
     for _ in range(BATCH):
-        _write_spoilt(rng, path, whole)
-        survive(agent().load, path, told=rng)
+        _write_spoilt(rng, spoilt, whole)
+        survive(agent().load, spoilt, told=rng)
 
 
 @fuzz("ask and tell")
@@ -116,14 +122,12 @@ def _odd(rng: Random) -> Any:
     )
 
 
-def _spoil_file(rng: Random, path: Path, whole: bytes) -> None:
+def _spoil_file(rng: Random, path: Path, whole: bytes, arrays: dict[str, Any]) -> None:
     if rng.random() < 0.5:
         path.write_bytes(spoilt_bytes(rng, whole))
         return
-    with np.load(io.BytesIO(whole)) as file:
-        arrays = {name: file[name] for name in file.files}
-    arrays["json"] = np.frombuffer(spoilt_json(rng, json.loads(arrays["json"].tobytes())), dtype=np.uint8)
-    np.savez(path, **arrays)
+    spoilt = np.frombuffer(spoilt_json(rng, json.loads(arrays["json"].tobytes())), dtype=np.uint8)
+    np.savez(path, **{**arrays, "json": spoilt})
 
 
 def _write_spoilt(rng: Random, path: Path, whole: dict[str, Any]) -> None:

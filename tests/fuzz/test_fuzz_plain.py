@@ -31,6 +31,7 @@ RECORD = Evaluation(
     parameters=10,
     details={"recipe": {"epochs": [1, 2]}, "note": None},
 )
+RECORD_TEXT = RECORD.to_json()
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 6, 12],
     "num_attention_heads": [4, 12],
@@ -53,24 +54,24 @@ def test_there_are_enough_inputs() -> None:
 
 @fuzz("evaluation text")
 def test_text_of_an_evaluation(rng: Random) -> None:
-    whole = RECORD.to_json().encode()
+    whole = RECORD_TEXT.encode()
     for _ in range(BATCH):
         survive(Evaluation.from_json, spoilt_bytes(rng, whole).decode("utf-8", "replace"))
 
 
 @fuzz("evaluation tree")
 def test_what_is_read_of_an_evaluation_can_be_used(rng: Random) -> None:
-    reward = KDReward()
+    reward, whole = KDReward(), json.loads(RECORD_TEXT)
     for _ in range(BATCH):
-        text = spoilt_json(rng, json.loads(RECORD.to_json())).decode("utf-8", "replace")
+        text = spoilt_json(rng, whole).decode("utf-8", "replace")
         survive(lambda text=text: reward(Evaluation.from_json(text)), told=text)
 
 
 @fuzz("student")
 def test_students(rng: Random) -> None:
-    space = SearchSpace.from_teacher(PLANTED_TEACHER)
+    space, whole = SearchSpace.from_teacher(PLANTED_TEACHER), STUDENT.to_dict()
     for _ in range(BATCH // 2):
-        told = spoilt_tree(rng, STUDENT.to_dict())
+        told = spoilt_tree(rng, whole)
         survive(lambda told=told: space.is_valid(StudentConfig.from_dict(told)), told=told)
         words = spoilt_bytes(rng, str(STUDENT).encode()).decode("utf-8", "replace")
         survive(lambda words=words: space.is_valid(StudentConfig.parse(words)), told=words)
@@ -94,10 +95,10 @@ def test_files_of_spaces(rng: Random, tmp_path_factory: pytest.TempPathFactory) 
 
 @fuzz("specification")
 def test_specifications(rng: Random) -> None:
-    for _ in range(BATCH // 2):
+    for _ in range(BATCH):
         text = spoilt_bytes(rng, rng.choice(SPECIFICATIONS).encode()).decode("utf-8", "replace")
-        survive(lambda text=text: AgentSpec.parse(str(AgentSpec.parse(text))), told=text)
-        survive(Task.parse, text)
+        read = rng.choice((Task.parse, lambda text: AgentSpec.parse(str(AgentSpec.parse(text)))))
+        survive(read, text)
 
 
 def _explored(told: Any, teacher: EncoderArchitecture) -> None:

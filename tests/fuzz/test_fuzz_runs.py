@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from fuzzing import BATCH, fuzz, spoilt_json, survive
 from small_tables import planted_metadata
-from test_fuzz_plain import PROBE, RECORD, STUDENT
+from test_fuzz_plain import PROBE, RECORD_TEXT, STUDENT
 
 from kdnas_env.bench.race import RACE
 from kdnas_env.bench.race import _opened as opened_race
@@ -42,6 +42,8 @@ OPTIONS: tuple[Any, ...] = (
     TableBuildOptions(name="small", out="x"),
 )
 
+CONFIGURATIONS = [{"command": options.COMMAND, **options.to_dict()} for options in OPTIONS]
+
 LINEAGE_OF_A_STUDENT = Lineage(
     STUDENT,
     "demo",
@@ -67,8 +69,8 @@ def test_options_and_states(rng: Random, folder: Path) -> None:
     run = RunFolder(folder, FileLock(folder / ".lock"))
     state = {"state": "running", "fingerprints": {"teacher": "0"}, "stages": {"search": "finished"}}
     for _ in range(BATCH // 2):
-        options = rng.choice(OPTIONS)
-        data = spoilt_json(rng, {"command": options.COMMAND, **options.to_dict()})
+        options, configuration = rng.choice(list(zip(OPTIONS, CONFIGURATIONS, strict=True)))
+        data = spoilt_json(rng, configuration)
         (folder / CONFIG).write_bytes(data)
         survive(_gone_on, folder, options, told=data)
         data = spoilt_json(rng, state)
@@ -79,7 +81,7 @@ def test_options_and_states(rng: Random, folder: Path) -> None:
 @fuzz("journal")
 def test_journals(rng: Random, folder: Path) -> None:
     path = folder / "journal.jsonl"
-    entries = [{"asked": [0, 3, 1]}, {"told": [0, 3, 1], "evaluation": json.loads(RECORD.to_json())}]
+    entries = [{"asked": [0, 3, 1]}, {"told": [0, 3, 1], "evaluation": json.loads(RECORD_TEXT)}]
     for _ in range(BATCH):
         data = spoilt_json(rng, rng.choice(entries))
         path.write_bytes(json.dumps(entries[0]).encode() + b"\n" + data + b"\n")
@@ -90,6 +92,8 @@ def test_journals(rng: Random, folder: Path) -> None:
 def test_results(rng: Random, folder: Path) -> None:
     race = {**_Wanted().settings(), "tables": {"a": "0"}}
     (folder / "race").mkdir(exist_ok=True)
+    space = SearchSpace.from_dict({"num_hidden_layers": [3, 6]}, PLANTED_TEACHER)
+    metadata = planted_metadata(space).to_dict()
     for _ in range(BATCH // 4):
         data = spoilt_json(rng, {"students": ROWS, "best": ROWS[0]})
         (folder / RESULTS).write_bytes(data)
@@ -97,8 +101,7 @@ def test_results(rng: Random, folder: Path) -> None:
         data = spoilt_json(rng, race)
         (folder / "race" / RACE).write_bytes(data)
         survive(opened_race, folder / "race", _Wanted(), {"a": "0"}, told=data)
-        space = SearchSpace.from_dict({"num_hidden_layers": [3, 6]}, PLANTED_TEACHER)
-        data = spoilt_json(rng, planted_metadata(space).to_dict())
+        data = spoilt_json(rng, metadata)
         (folder / WORKLOAD).write_bytes(data)
         survive(lambda: read_workload(folder).search_space, told=data)
         data = spoilt_json(rng, [{"step": step, "seconds": 1.0, "unexplained": 0.5} for step in range(2)])
@@ -108,8 +111,9 @@ def test_results(rng: Random, folder: Path) -> None:
 
 @fuzz("lineage")
 def test_lineages(rng: Random, folder: Path) -> None:
+    whole = LINEAGE_OF_A_STUDENT.to_dict()
     for _ in range(BATCH):
-        data = spoilt_json(rng, LINEAGE_OF_A_STUDENT.to_dict())
+        data = spoilt_json(rng, whole)
         (folder / LINEAGE).write_bytes(data)
         survive(_told, folder, told=data)
 
@@ -128,11 +132,12 @@ def test_scores(rng: Random, folder: Path) -> None:
     )
     store.put(cell, score)
     store.put_latency("student", PROBE)
+    scored, timed = score.to_dict(), asdict(PROBE)
     for _ in range(BATCH // 2):
-        data = spoilt_json(rng, score.to_dict())
+        data = spoilt_json(rng, scored)
         (folder / "cells" / "student-rte-0.json").write_bytes(data)
         survive(store.get, cell, told=data)
-        data = spoilt_json(rng, asdict(PROBE))
+        data = spoilt_json(rng, timed)
         (folder / "cells" / "latency-student.json").write_bytes(data)
         survive(store.get_latency, "student", told=data)
 

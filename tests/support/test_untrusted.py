@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -99,6 +100,13 @@ def test_numbers_are_read_as_people_write_them(text: str, number: float) -> None
 @pytest.mark.parametrize("text", ["nan", "1e", "e5", "1e5x", "_1e5", "one"])
 def test_what_only_looks_like_a_number_stays_a_text(text: str) -> None:
     assert parse_yaml(text) == text
+
+
+@pytest.mark.parametrize("text", ["9" * 40_000 + "x", "9" * 20_000 + "." + "9" * 20_000 + "x"])
+def test_a_long_number_is_read_in_time_that_grows_with_its_length(text: str) -> None:
+    started = time.process_time()
+    assert parse_yaml(text) == text
+    assert time.process_time() - started < 5  # its square takes half a minute
 
 
 @pytest.mark.parametrize("read", [parse_json, parse_yaml])

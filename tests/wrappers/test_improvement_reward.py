@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from grid_envs import GridEnv, planted
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdnas_env.errors import KDNASError
@@ -35,6 +35,7 @@ def test_a_failure_is_no_improvement_where_it_costs_little() -> None:
     assert episode(env, [[0, 0]]) == [0.0]
 
 
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 1199), min_size=1, max_size=20), st.none() | st.floats(-1, 0.5), st.integers(0, 3))
 def test_the_rewards_of_an_episode_sum_to_the_best_less_the_start(
     indices: list[int], start: float | None, seed: int
