@@ -15,6 +15,8 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.recorded import RecordedOptions
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Flags = Callable[..., list[str]]
 
 
@@ -103,14 +105,21 @@ def test_resume_of_what_is_no_run(flags: Flags, tmp_path: Path, capsys: pytest.C
     assert "is not the folder of a run" in complaint(["search", "--resume", str(tmp_path)], capsys)
 
 
-def test_resume_with_other_settings(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(flags(budget=2, round_size=1)) == 0
-    before = (tmp_path / "run" / "results.json").read_bytes()
-    resume = ["search", "--resume", str(tmp_path / "run"), "--budget", "3", "--latency.threads", "2"]
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
+) -> Path:
+    """A finished search."""
+    return finish_search(tmp_path_factory.mktemp("finished"), small_space, budget=2, round_size=1)
+
+
+def test_resume_with_other_settings(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (finished / "results.json").read_bytes()
+    resume = ["search", "--resume", str(finished), "--budget", "3", "--latency.threads", "2"]
     said = complaint(resume, capsys)
     assert "--budget is 3, the run has 2" in said
     assert "--latency.threads is 2, the run has 1" in said
-    assert (tmp_path / "run" / "results.json").read_bytes() == before
+    assert (finished / "results.json").read_bytes() == before
 
 
 def test_resume_with_another_corpus_under_the_same_name(
@@ -125,13 +134,11 @@ def test_resume_with_another_corpus_under_the_same_name(
     assert "the corpus and the workload are not what they were" in said
 
 
-def test_two_processes_in_one_run(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_processes_in_one_run(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from filelock import FileLock
 
-    assert main(flags(budget=2, round_size=1)) == 0
-    capsys.readouterr()
-    with FileLock(tmp_path / "run" / ".lock"):
-        assert "another process works on the run" in complaint(["search", "--resume", str(tmp_path / "run")], capsys)
+    with FileLock(finished / ".lock"):
+        assert "another process works on the run" in complaint(["search", "--resume", str(finished)], capsys)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_a_race_is_run_told_and_kept(
     assert json.loads((tmp_path / "race" / "results.json").read_text()) == before
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None:
     tasks = (table, f"{table}:alpha=-0.2,seed=mean")
     more = ("--agents", "random", "evolution", "--simulated-workers", "2", "--decision-time", "0.5")
@@ -70,6 +71,7 @@ def test_several_tasks_and_simulated_workers(table: str, tmp_path: Path) -> None
     assert (tmp_path / "race" / "standings-2.tex").exists()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_what_others_submit_stands_beside_ones_own(
     table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_inspecting_a_table_of_a_stranger(tmp_path: Path, capsys: pytest.Capture
     assert said.count(r"\x1b[2J\x9b31m\u202ereversed\u2066\r[red]:bomb:[/]\x00") >= 4
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_going_on_with_a_run_of_a_stranger(
     flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +134,7 @@ def test_a_reader_that_has_read_enough_ends_nothing() -> None:
         "from kdnas_env.cli.console import SafeConsole\n"
         "import os, sys\n"
         "console = SafeConsole()\n"
-        "for line in range(20_000):\n"
+        "for line in range(10_000):\n"
         "    console.say(f'line {line}')\n"
         "print('more')\n"
         "os.write(2, b'done')\n"

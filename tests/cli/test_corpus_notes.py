@@ -17,6 +17,8 @@ from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.work import StageProgress
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Flags = Callable[..., list[str]]
 
 

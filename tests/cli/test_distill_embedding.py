@@ -20,7 +20,7 @@ from kdnas_env.pipeline.embedders import held_out_texts
 
 Searched = tuple[Path, str]
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_pictures")
 
 
 @pytest.fixture(scope="module")

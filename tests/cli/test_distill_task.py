@@ -16,7 +16,7 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.errors import KDNASError
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "blank_pictures")
 
 Searched = tuple[Path, Path, str]
 

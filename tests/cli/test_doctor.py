@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import io
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -13,28 +15,34 @@ from kdnas_env.cli import main
 from kdnas_env.pipeline import installed
 
 
-def test_doctor_names_versions_devices_and_the_default(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture(scope="module")
+def said() -> str:
+    """What is said of this installation."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["doctor"]) == 0
+    return printed.getvalue()
+
+
+def test_doctor_names_versions_devices_and_the_default(said: str) -> None:
     import torch
 
-    assert main(["doctor"]) == 0
-    said = capsys.readouterr().out
     agents = ", ".join(kdnas_env.agent_names())
     for expected in (torch.__version__, "transformers", agents, "core(s)", "all-MiniLM-L6-v2"):
         assert expected in said
 
 
-def test_doctor_knows_every_extra_and_what_it_brings(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_knows_every_extra_and_what_it_brings(said: str) -> None:
     wanted = [Requirement(text) for text in requires("kdnas") or ()]
     brought = {
         extra: [one.name for one in wanted if one.marker and one.marker.evaluate({"extra": extra})]
         for extra in set(metadata("kdnas").get_all("Provides-Extra", [])) - {"all", "glue", "test"}
     }
     assert {"demo", "onnx", "ray"} <= brought.keys()
-    main(["doctor"])
-    said = capsys.readouterr().out.splitlines()
-    assert not [line for line in said if "extra glue " in line or "extra all " in line]
+    lines = said.splitlines()
+    assert not [line for line in lines if "extra glue " in line or "extra all " in line]
     for extra, packages in brought.items():
-        (line,) = [line for line in said if f"extra {extra} " in line]
+        (line,) = [line for line in lines if f"extra {extra} " in line]
         # Of an extra that is not installed, the line names what is missing.
         named = [package for package in packages if not line.startswith("missing") or not is_installed(package)]
         assert named

@@ -19,7 +19,7 @@ from transformers import AutoModel
 
 from kdnas_env.cli import main
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "blank_pictures")
 
 Flags = Callable[..., list[str]]
 
@@ -52,7 +52,7 @@ def flags(
             "search.budget": 4,
             "search.data-fraction": 1.0,
             "search.latency.runtime": "analytic",
-            "distill.epochs": 6,
+            "distill.epochs": 4,
             "distill.batch-size": 8,
             "distill.patience": "None",
             "score.data": data,
@@ -224,7 +224,7 @@ def test_some_stages_then_the_others(
 
     # What has not begun may be changed, and nothing else.
     assert main(resumed(folder, flags, **{"distill.epochs": 7})) == 2
-    assert "--distill.epochs is 7, the run has 6" in capsys.readouterr().err
+    assert "--distill.epochs is 7, the run has 4" in capsys.readouterr().err
     assert main(resumed(folder, flags, seed=1)) == 2
     assert "--seed is 1, the run has 0" in capsys.readouterr().err
     assert main(resumed(folder, flags, stages="score", **{"score.data": data})) == 0

@@ -111,6 +111,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_progress, "SECONDS_BETWEEN_LINES", 0.01)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_search_and_distillation_tell_how_far_they_are(
     often: None, flags: Callable[..., list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

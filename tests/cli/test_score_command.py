@@ -143,6 +143,7 @@ def test_a_linear_probe_says_so(options: Options, tmp_path: Path, capsys: pytest
     assert "linear probe" in (tmp_path / "run" / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp_path: Path) -> None:
     few = ("student", "embeddings")
     for name in ("one", "other"):
@@ -157,6 +158,7 @@ def test_equal_runs_are_equal_and_resuming_changes_nothing(options: Options, tmp
     assert (one / "results.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_task_of_ones_own(
     options: Options, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -193,6 +195,7 @@ def test_tasks_of_one_name_are_told_apart(options: Options, tmp_path: Path) -> N
         run_score(options(tasks=(str(tmp_path / "one" / "my.csv"), str(tmp_path / "other" / "my.csv")), data=None))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_by_the_former_name_of_the_command_goes_on(options: Options, tmp_path: Path) -> None:
     assert run_score(options(rows=("student",), seeds=1)) == 0
     config = tmp_path / "run" / "config.json"
@@ -204,6 +207,7 @@ def resumed(folder: Path, options: Options) -> ScoreOptions:
     return replace(recorded_options(folder, ScoreOptions), resume=str(folder), cache_dir=options().cache_dir)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_resuming_with_other_data_is_refused(options: Options, data_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(data_folder, tmp_path / "data")
     assert run_score(options(data=str(tmp_path / "data"), rows=("student",))) == 0
@@ -214,6 +218,7 @@ def test_resuming_with_other_data_is_refused(options: Options, data_folder: Path
     assert json.loads((tmp_path / "run" / "run.json").read_text())["state"] == "finished"
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_resuming_with_another_tokenizer_is_refused(options: Options, student_folder: Path, tmp_path: Path) -> None:
     shutil.copytree(student_folder, tmp_path / "student")
     asked = options(model=str(tmp_path / "student"), rows=("student",), finetune=False, seeds=1)
@@ -226,6 +231,7 @@ def test_resuming_with_another_tokenizer_is_refused(options: Options, student_fo
         run_score(resumed(tmp_path / "run", options))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_plain_encoder_and_more_models(
     options: Options, tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +251,7 @@ def test_a_plain_encoder_and_more_models(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_embedded_task_is_the_default_of_students_of_the_embedded_teacher(
     options: Options, student_folder: Path, tmp_path: Path
 ) -> None:
@@ -283,6 +290,7 @@ def test_long_scorings_tell_how_far_they_are(
     assert re.search(r"random weights, rte, seed 0 \(0 of 2 scores are there\): [123] of 3", printed)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_settings_of_a_single_task(options: Options, tmp_path: Path) -> None:
     changed = options(
         tasks=("rte", "cola"), rows=("random",), seeds=1, task_settings=("rte.epochs=2", "cola.learning_rate=2e-5")
@@ -347,6 +355,7 @@ def test_the_flags() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, moments: Random) -> None:
     rows = ("student", "embeddings", "random")
     whole = options(out=str(tmp_path / "whole"), rows=rows, threads=1, epochs=4)

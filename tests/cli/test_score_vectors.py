@@ -23,7 +23,7 @@ from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 TEXTS = tiny_teachers.sentences()
 Score = Callable[..., kdnas_env.Scores]
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("few_resamples", "blank_pictures")
 
 
 @pytest.fixture(scope="module")

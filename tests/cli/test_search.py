@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import re
 import shutil
@@ -23,6 +25,9 @@ from kdnas_env.support.cpu_lock import pinned_threads
 
 Flags = Callable[..., list[str]]
 
+# Module fixtures draw theirs.
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 WIDE = {"COLUMNS": "200"}
 
 
@@ -39,14 +44,27 @@ def trail(folder: Path) -> list[tuple[Any, ...]]:
     ]
 
 
-def test_a_search_leaves_a_folder_that_explains_itself(
-    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture(scope="module")
+def searched(
+    tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
+) -> tuple[Path, str]:
+    """A finished search, and what was printed. Do not write into it."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        folder = finish_search(tmp_path_factory.mktemp("finished"), small_space, budget=6, round_size=3)
+    return folder, printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def finished(searched: tuple[Path, str]) -> Path:
+    """The folder of that search."""
+    return searched[0]
+
+
+def test_a_search_leaves_a_folder_that_explains_itself(searched: tuple[Path, str]) -> None:
     from transformers import AutoModel, AutoTokenizer
 
-    assert main(flags()) == 0
-    folder = tmp_path / "run"
-    printed = capsys.readouterr().out
+    folder, printed = searched
     for expected in ("loss", "speed", "params", "reward", "teacher", "random", "run folder", "search.png"):
         assert expected in printed
     assert f"AutoModel.from_pretrained('{folder / 'student'}', add_pooling_layer=False)" in printed
@@ -83,14 +101,6 @@ def test_a_search_leaves_a_folder_that_explains_itself(
     assert names["imitation"].shape == (2, tiny_teachers.HIDDEN)
 
 
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
-) -> Path:
-    """A finished search. Do not write into it."""
-    return finish_search(tmp_path_factory.mktemp("finished"), small_space, budget=6, round_size=3)
-
-
 def test_equal_runs_are_equal(finished: Path, flags: Flags, tmp_path: Path) -> None:
     assert main(flags(threads=1)) == 0
     assert trail(tmp_path / "run") == trail(finished)
@@ -98,10 +108,10 @@ def test_equal_runs_are_equal(finished: Path, flags: Flags, tmp_path: Path) -> N
     assert weights[0] == weights[1]
 
 
-def test_another_seed_searches_otherwise(flags: Flags, tmp_path: Path) -> None:
-    for seed in (0, 1):
-        assert main(flags(seed=seed, out=tmp_path / str(seed), agent="random", budget=4)) == 0
-    assert trail(tmp_path / "0") != trail(tmp_path / "1")
+def test_another_seed_searches_otherwise(finished: Path, flags: Flags, tmp_path: Path) -> None:
+    assert main(flags(seed=1, budget=3)) == 0
+    ours, theirs = ([student for student, *_ in trail(folder)] for folder in (tmp_path / "run", finished))
+    assert ours != theirs[:3]
 
 
 def test_the_kept_student_is_the_evaluated_one(
@@ -127,11 +137,10 @@ def test_the_kept_student_is_the_evaluated_one(
     assert unexplained < found["loss"] + 0.2
 
 
-@pytest.mark.parametrize("families", [("albert", "roberta"), ("bert", "albert", "roberta")])
-def test_mixed_families(flags: Flags, tmp_path: Path, families: tuple[str, ...]) -> None:
-    arguments = flags(space__file=None, agent="random", budget=5)
-    assert main([*arguments, "--space.families", *families]) == 0
-    assert {student["student"]["family"] for student in results(tmp_path / "run")["students"]} <= set(families)
+def test_mixed_families(flags: Flags, tmp_path: Path) -> None:
+    families = ("albert", "roberta")
+    assert main([*flags(space__file=None, agent="random", budget=5), "--space.families", *families]) == 0
+    assert {student["student"]["family"] for student in results(tmp_path / "run")["students"]} == {*families}
 
 
 def test_agent_settings_reach_the_agent(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,10 +157,9 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, moments: Random) -> None:
-    assert main(flags(out=tmp_path / "whole", budget=6, threads=1)) == 0
+def test_a_killed_search_goes_on_to_the_same_end(finished: Path, flags: Flags, tmp_path: Path, moments: Random) -> None:
     folder = tmp_path / "killed"
-    arguments = flags(out=folder, budget=6, threads=1)
+    arguments = flags(out=folder, threads=1)
     for student in sorted(moments.sample(range(6), 2)):
         process = start_command(arguments, environment=WIDE)
         # After so many students, which are told one a line, at any moment of the next.
@@ -165,36 +173,35 @@ def test_a_killed_search_goes_on_to_the_same_end(flags: Flags, tmp_path: Path, m
         arguments = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache"), "--device", "cpu"]
     with pinned_threads(2):  # which would round differently: it goes on with the number that it began with
         assert main(arguments) == 0
-    assert trail(folder) == trail(tmp_path / "whole")
-    weights = [(path / "student" / "model.safetensors").read_bytes() for path in (folder, tmp_path / "whole")]
+    assert trail(folder) == trail(finished)
+    weights = [(path / "student" / "model.safetensors").read_bytes() for path in (folder, finished)]
     assert weights[0] == weights[1]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start_command(flags(budget=12), environment=WIDE)
-    for line in process.stdout:
-        if line.strip().startswith("2 "):
-            break
-    process.send_signal(number)
-    output = process.read(timeout=60)
-    assert process.returncode == 130, output
-    assert f"kdnas search --resume {folder}" in output
-    assert "Traceback" not in output
-    assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
-    assert main(["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache")]) == 0
+    resume = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache")]
+    for number, student, arguments in ((signal.SIGINT, 1, flags(budget=12)), (signal.SIGTERM, 4, resume)):
+        process = start_command(arguments, environment=WIDE)
+        for line in process.stdout:
+            if line.strip().startswith(f"{student} "):
+                break
+        process.send_signal(number)
+        output = process.read(timeout=60)
+        assert process.returncode == 130, output
+        assert f"kdnas search --resume {folder}" in output
+        assert "Traceback" not in output
+        assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
+    assert main(resume) == 0
     assert results(folder)["evaluations"] == 12
 
 
 def test_students_that_break_a_limit_are_not_distilled(
-    flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(flags(out=tmp_path / "free")) == 0
-    speedups = sorted(student["speedup"] for student in results(tmp_path / "free")["students"])
+    speedups = sorted(student["speedup"] for student in results(finished)["students"])
     limit = speedups[3]
-    capsys.readouterr()
     assert main(flags(speedup=limit, size_mb=100, workers=2)) == 0
     found = results(tmp_path / "run")
     by_status = {

@@ -18,6 +18,8 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.text.records import read_keys
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 Flags = Callable[..., list[str]]
 NO_TASK = dict.fromkeys(("task", "task.label-column", "task.teacher-rates", "task.teacher-epochs", "task.seed"))
 

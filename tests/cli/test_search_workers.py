@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +16,8 @@ from processes import Started, start_command, workers_of
 
 from kdnas_env.cli import main
 from kdnas_env.searching.journal import TOLD, read_entries
+
+pytestmark = pytest.mark.usefixtures("blank_pictures", "fork_server")
 
 Flags = Callable[..., list[str]]
 
@@ -150,10 +150,11 @@ def test_settings_that_make_no_sense_are_refused(
 @pytest.mark.slow
 def test_on_ray_it_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray")
+    # In a process of its own: Ray keeps global state.
     more = ["--ray", "local", "--workers", "2"]
-    command = [sys.executable, "-m", "kdnas_env", *flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    driver = start_command([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), *more])
+    output = driver.read(timeout=300)
+    assert driver.returncode == 0, output
     assert trail(tmp_path / "run") == trail(whole)
 
 

@@ -71,10 +71,10 @@ def test_a_surrogate_is_fitted_to_a_file_and_searched(
     assert "num_hidden_layers: 3 to 12" in printed
     assert "is a surrogate" in complaint(["table", "inspect", path, "--surrogate"], capsys)
     figures = tmp_path / "hardness.json"
-    asked = ["table", "inspect", f"{path}:speedup=2", "--against", path, "--points", "100", "--json", str(figures)]
+    asked = ["table", "inspect", f"{path}:speedup=2", "--against", path, "--points", "40", "--json", str(figures)]
     assert main(asked) == 0
     printed = capsys.readouterr().out
-    assert "how hard it is to search, by 100 random points" in printed
+    assert "how hard it is to search, by 40 random points" in printed
     assert "Kendall's tau of the rewards" in printed
     assert 0 < json.loads(figures.read_text())["feasible"] <= 1
     assert "holds" in complaint(["table", "fit", path, "--to", str(tmp_path / "x.npz")], capsys)
@@ -86,13 +86,13 @@ def test_agents_are_ranked_by_a_table_and_by_its_surrogate(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     folder = tmp_path / "agreement"
-    small = ["--budget", "6", "--seeds", "4", "--workers", "1", "--out", str(folder)]
+    small = ["--budget", "6", "--seeds", "2", "--workers", "1", "--out", str(folder)]
     command = ["table", "agreement", planted, *small]
     assert main([*command, "--agents", "random", "evolution"]) == 0
     printed = capsys.readouterr().out
     assert "ranking agreement: tau" in printed
     told = json.loads((folder / "results.json").read_text())
-    assert {name: len(one) for name, one in told["scores"]["surrogate"].items()} == {"random": 4, "evolution": 4}
+    assert {name: len(one) for name, one in told["scores"]["surrogate"].items()} == {"random": 2, "evolution": 2}
     assert told["low"] <= told["tau"] <= told["high"]
     assert told["scores"]["table"] != told["scores"]["surrogate"]
     # What is there is not run again, and agents can be added.

@@ -25,7 +25,7 @@ from kdnas_env.pipeline.candidates import Candidate, best_candidate
 from kdnas_env.pipeline.limit_lines import Line
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "blank_pictures")
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
