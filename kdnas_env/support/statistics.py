@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,9 +27,6 @@ _LEAST = 4
 """Fewest pairs of which a correlation is worth an interval."""
 
 _CHUNK = 1 << 22
-
-_FEW = 64
-"""Numbers of which all pairs are compared sooner than SciPy has checked its arguments, which takes a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -58,17 +54,9 @@ def kendall_tau(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.na
         y: Numbers ``(n,)``.
         constant: What is returned where one of them is constant, for which no correlation is defined.
     """
-    if _constant(x, y):
-        return constant
-    first, other = np.asarray(x), np.asarray(y)
-    if first.ndim != 1 or first.shape != other.shape or len(first) > _FEW or np.isnan([first, other]).any():
-        from scipy.stats import kendalltau
+    from scipy.stats import kendalltau
 
-        return float(kendalltau(x, y).statistic)
-    signs, others = _signs_of_pairs(first), _signs_of_pairs(other)
-    # Divided one after the other as in SciPy, so that the last digit is the same.
-    tau = (signs @ others) / np.sqrt(np.count_nonzero(signs)) / np.sqrt(np.count_nonzero(others))
-    return float(np.clip(tau, -1, 1))
+    return constant if _constant(x, y) else float(kendalltau(x, y).statistic)
 
 
 def spearman_rho(x: npt.ArrayLike, y: npt.ArrayLike, *, constant: float = math.nan) -> float:
@@ -311,12 +299,6 @@ def checked_axis(values: npt.ArrayLike, name: str) -> Floats:
 
 def _constant(*sequences: npt.ArrayLike) -> bool:
     return any(np.ptp(np.asarray(values)) == 0 for values in sequences)
-
-
-def _signs_of_pairs(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return how each value compares with each later one, -1, 0 or 1, int64 ``(n (n - 1) / 2,)``."""
-    one, later = (values[places] for places in np.triu_indices(len(values), 1))
-    return np.subtract(one > later, one < later, dtype=np.int64)
 
 
 def _tails(repetitions: int, confidence: float) -> list[float]:
