@@ -134,8 +134,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 def _in_full(kind: type[Any], word: str) -> str:
     """Return the flag that ``--task NAME`` is short for, or the new name of a renamed flag; any other word as it is."""
     flag, equals, value = word.partition("=")
-    name = task_field(kind)
-    if flag == "--task" and name is not None:
+    if flag == "--task" and (name := task_field(kind)) is not None:
         return f"--{name}{equals}{value}"
     for earlier, new in getattr(kind, "RENAMED", {}).items():
         if flag.startswith(f"--{earlier}."):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass, replace
-from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
@@ -285,7 +284,6 @@ def unconfigured(source: str | None) -> dict[str, str]:
     return {"config_name": f"on {source!r}, which has no configurations"}
 
 
-@cache
 def task_field(kind: type[Any]) -> str | None:
     """Return the option of a command that ``task`` alone stands for: the name of the task; None if it has no tasks."""
     hints = get_type_hints(kind)
