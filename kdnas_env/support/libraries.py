@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
@@ -27,13 +28,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of packages, as far as they are installed."""
-    versions = {}
-    for package in packages:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions
+    found = {package: _version(package) for package in packages}
+    return {package: its for package, its in found.items() if its is not None}
+
+
+@cache  # The metadata of a package is read and parsed as a whole, for every record of every run.
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def require(purpose: str, extra: str, *modules: str) -> None:

@@ -25,7 +25,7 @@ from kdnas_env.pipeline.candidates import Candidate, best_candidate
 from kdnas_env.pipeline.limit_lines import Line
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder, tiny_texts
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "blank_pictures")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
@@ -136,6 +136,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     assert "Size, speed and score of onnx/model_quantized.onnx" in card
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_teacher_that_hardly_beats_the_majority_class_is_told(
     run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +188,7 @@ def test_it_is_a_record_in_python(run: Path) -> None:
     assert len(repr(done)) < 3000
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_that_was_moved_names_its_new_folder_once_it_goes_on(run: Path, flags: Flags, tmp_path: Path) -> None:
     moved = tmp_path / "moved"
     shutil.copytree(run, moved)
@@ -195,6 +197,7 @@ def test_a_run_that_was_moved_names_its_new_folder_once_it_goes_on(run: Path, fl
     assert f"kdnas search --resume {moved / 'search'}\n" in (moved / "search" / "README.md").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_search_may_go_by_the_task_and_the_teacher_be_of_any_type(flags: Flags, tmp_path: Path) -> None:
     """The teacher has no padding token, pads on the left, and has no layers that a student could copy."""
     teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert"), tmp_path / "run"
@@ -217,6 +220,7 @@ def test_quality_on_a_task_needs_a_task(tmp_path: Path, capsys: pytest.CaptureFi
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_student_that_breaks_a_limit_gives_way(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -241,6 +245,7 @@ def test_a_student_that_breaks_a_limit_gives_way(
     assert read(folder / "summary.json") == summary
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_no_student_of_the_search_keeps_the_limits(
     flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +316,7 @@ def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_killed_run_goes_on_to_the_same_end(
     run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
