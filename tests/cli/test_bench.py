@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,34 +30,46 @@ def flags(table: str, folder: Path, *more: str) -> list[str]:
     return ["bench", *tasks, *small, *more]
 
 
-def test_a_race_is_run_told_and_kept(
-    table: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
-    command = flags(table, tmp_path / "race", "--agents", "random", "optuna:sampler=random", "evolution")
-    assert main(command) == 0
-    printed = capsys.readouterr().out
+AGENTS = ["random", "optuna:sampler=random", "evolution"]
+
+
+@pytest.fixture(scope="module")
+def race(table: str) -> tuple[Path, str]:
+    """The folder of a finished race, and what was printed."""
+    printed, folder = io.StringIO(), Path(table).parent / "race"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("COLUMNS", "80")
+        assert main(flags(table, folder, "--agents", *AGENTS)) == 0
+    return folder, printed.getvalue()
+
+
+def test_a_race_is_run_told_and_kept(race: tuple[Path, str]) -> None:
+    folder, printed = race
     for expected in ("optuna:sampler=random", "evolution", "95% interval", "p (Holm)", "optimum", "results.json"):
         assert expected in printed
     grids = [line for line in printed.splitlines() if line.startswith((" agent ", " optuna", " random", " evolution"))]
     assert len(grids) == 2 * 4  # on one line each
     assert max(map(len, grids)) <= 80
     assert "agents took" in printed
-    results = json.loads((tmp_path / "race" / "results.json").read_text())
-    assert results["agents"] == ["random", "optuna:sampler=random", "evolution"]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["agents"] == AGENTS
     assert (results["budget"], results["seeds"], results["unit"]) == (6, 3, "evaluations")
     assert 0 < results["timing"]["agent_seconds"] < results["timing"]["wall_seconds"]
     assert results["timing"]["share"] == results["timing"]["agent_seconds"] / results["timing"]["wall_seconds"]
-    trajectories, _ = read_trajectories(tmp_path / "race" / "trajectories.parquet")
+    trajectories, _ = read_trajectories(folder / "trajectories.parquet")
     assert len(trajectories) == 9
     for picture in ("curves", "profiles", "improvement", "targets"):
-        assert (tmp_path / "race" / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
-        assert (tmp_path / "race" / f"{picture}.pdf").read_bytes().startswith(b"%PDF")
-        assert (tmp_path / "race" / f"{picture}.svg").exists()
-    # Again, it is told from what is there.
-    before = results
-    assert main(command) == 0
-    assert json.loads((tmp_path / "race" / "results.json").read_text()) == before
+        assert (folder / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / f"{picture}.pdf").read_bytes().startswith(b"%PDF")
+        assert (folder / f"{picture}.svg").exists()
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_again_it_is_told_from_what_is_there(table: str, race: tuple[Path, str], tmp_path: Path) -> None:
+    folder = shutil.copytree(race[0], tmp_path / "race")
+    before = (folder / "results.json").read_text()
+    assert main(flags(table, folder, "--agents", *AGENTS)) == 0
+    assert json.loads((folder / "results.json").read_text()) == json.loads(before)
 
 
 @pytest.mark.usefixtures("blank_pictures")

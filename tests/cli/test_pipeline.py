@@ -205,7 +205,8 @@ def test_some_stages_then_the_others(
 ) -> None:
     folder = tmp_path / "run"
     data = flags(folder)[flags(folder).index("--score.data") + 1]
-    assert main(flags(folder, stages=("search", "distill"), score__data="/nowhere/glue")) == 0
+    asked = flags(folder, family="bert", stages=("search", "distill"), score__data="/nowhere/glue")
+    assert main(asked) == 0
     assert not (folder / "scores").exists()
     assert not (folder / "export").exists()
     summary = read(folder / "summary.json")
@@ -230,8 +231,9 @@ def test_some_stages_then_the_others(
     assert main(resumed(folder, flags, stages="score", **{"score.data": data})) == 0
     assert main(resumed(folder, flags, stages="export")) == 0
     assert read(folder / "config.json")["score"]["data"] == data
-    assert weights(folder) == weights(run)
-    assert scores(folder) == scores(run)
+    assert len(weights(folder)) == 3
+    assert weights(folder).items() <= weights(run).items()
+    assert scores(folder) == [row for row in scores(run) if row[0] != "student-2"]
 
 
 @pytest.mark.slow
@@ -248,7 +250,7 @@ def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flag
         process = start_command(arguments, environment={"COLUMNS": "200"})
         deadline = time.monotonic() + 90
         while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
-            time.sleep(0.005)
+            time.sleep(0.02)
         process.send_signal(number)
         output = process.read(timeout=60)
         assert process.returncode == (130 if number == signal.SIGTERM else -signal.SIGKILL), output

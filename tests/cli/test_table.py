@@ -201,7 +201,7 @@ def test_killed_at_any_moment_it_goes_on_with_any_number_of_workers(
         deadline = time.monotonic() + 120
         while rows(folder) < distillations and time.monotonic() < deadline:
             assert process.poll() is None, "the build ended before it was killed"
-            time.sleep(0.001)
+            time.sleep(0.02)
         children = psutil.Process(process.pid).children(recursive=True)
         process.kill()
         assert process.wait(timeout=60) == -signal.SIGKILL
@@ -219,7 +219,7 @@ def test_an_interrupted_build_says_how_to_go_on(flags: Flags, tmp_path: Path) ->
     process = start_command(flags(folder, "--skip-latencies"))
     deadline = time.monotonic() + 120
     while rows(folder) < 2 and time.monotonic() < deadline:
-        time.sleep(0.001)
+        time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     printed = process.read(timeout=60)
     assert process.returncode == 130

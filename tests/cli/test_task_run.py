@@ -332,7 +332,7 @@ def test_a_killed_run_goes_on_to_the_same_end(
         process = start_command(arguments)
         deadline = time.monotonic() + 240
         while process.poll() is None and not list(folder.glob(pattern)) and time.monotonic() < deadline:
-            time.sleep(0.005)
+            time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         output = process.read(timeout=60)
         assert process.returncode == -signal.SIGKILL, output
