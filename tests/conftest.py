@@ -178,8 +178,8 @@ def operators_are_read_once() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def graphs_are_written_once(operators_are_read_once: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A graph of a model that another test has exported, or timed as a teacher, is copied. Use where graphs are not
-    what is tested.
+    """A graph of a model that another test has exported, or timed, is copied, with other weights in their place. Use
+    where graphs are not what is tested.
     """
     from written_graphs import WrittenGraphs
 

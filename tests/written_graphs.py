@@ -1,4 +1,4 @@
-"""Graphs that are exported once: torch's exporter takes seconds for each."""
+"""Graphs that are exported once a structure: torch's exporter takes seconds for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
+from onnx.numpy_helper import from_array, to_array
 from torch import nn
 
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_graph
@@ -34,18 +36,25 @@ class WrittenGraphs:
         longest: int | None = None,
         outputs: Mapping[str, Output] = LAST_HIDDEN_STATE,
     ) -> None:
-        """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; a graph that is known is copied.
+        """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
 
-        Two models are the same where modules, settings and weights are. Outputs of one name are taken for the same.
+        Two models have the same graph where modules and settings are the same. Outputs of one name are taken for the
+        same.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
         settings = [{**config.to_dict(), "_name_or_path": None} for config in configs]
         known = sha256(str([model, settings, [*example], shapes, longest, [*outputs]]).encode())
-        for name, tensor in model.state_dict().items():
-            known.update(name.encode() + tensor.cpu().numpy().tobytes())
         kept = self.folder / known.hexdigest()
         if not kept.exists():
             write_graph(model, example, path, longest=longest, outputs=outputs)
             shutil.copyfile(path, kept)
-        shutil.copyfile(kept, path)
+            return
+        graph = onnx.load(kept)
+        # The exporter names weights as the model does, which is the attribute "model" of what is exported.
+        weights = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+        for constant in graph.graph.initializer:
+            if constant.name in weights:
+                array = weights[constant.name].cpu().numpy().astype(to_array(constant).dtype)
+                constant.CopyFrom(from_array(array, constant.name))
+        onnx.save(graph, path)
