@@ -34,8 +34,8 @@ _PARTS = {"demo": "task", "demo:rotten_tomatoes": "task", "demo:imdb": "reviews"
 _SPLIT_SIZES = {_ROTTEN_TOMATOES: 1066, _IMDB: 2500}
 """Number of texts in the validation split, and in the test split; Rotten Tomatoes has the same sizes on the hub."""
 _WHOLE_REVIEW_EVERY = 5
-_LINE_BREAK = re.compile(r"\s*(?:<br\s*/?>\s*)+")
-_SENTENCE_END = re.compile(rf"(?<=[.!?])\s+|{_LINE_BREAK.pattern}")
+_LINE_BREAK = re.compile(r"<br\s*/?>\s*(?:<br\s*/?>\s*)*")
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _LEAST_WORDS = 3
 
 _Row = tuple[str, int, str]
@@ -179,11 +179,18 @@ def _texts_and_labels(rows: Sequence[tuple[int, str, int]]) -> tuple[list[str], 
 def _pieces(index: int, review: str) -> list[str]:
     if index % _WHOLE_REVIEW_EVERY == 0:
         return [_one_line(review)]
-    return [piece for piece in _SENTENCE_END.split(review) if len(piece.split()) >= _LEAST_WORDS]
+    pieces = [piece for line in _lines(review) for piece in _SENTENCE_END.split(line)]
+    return [piece for piece in pieces if len(piece.split()) >= _LEAST_WORDS]
 
 
 def _one_line(text: str) -> str:
-    return _LINE_BREAK.sub(" ", text)
+    return " ".join(_lines(text))
+
+
+def _lines(text: str) -> list[str]:
+    """Split a text at its HTML line breaks, with the white space around them."""
+    *lines, last = _LINE_BREAK.split(text)
+    return [*(line.rstrip() for line in lines), last]
 
 
 def _digest(text: str) -> str:
