@@ -8,9 +8,11 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from processes import Started
 
 from kdnas_env.cli.commands import COMMANDS, parse_words
 from kdnas_env.cli.short_help import asks_for_help
@@ -28,12 +30,18 @@ def block(part: str) -> str:
     return text
 
 
-def run(code: str, folder: Path, path: str = "") -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    command = [sys.executable, "-W", "error", "-c", code]
-    finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stderr
-    return finished.stdout
+def run(code: str, folder: Path) -> str:
+    """Run code in a process of its own and return its output."""
+    started = Started(_run_code, code, folder)
+    printed = started.read()
+    assert started.returncode == 0, printed
+    return printed
+
+
+def _run_code(code: str, folder: Path) -> None:
+    os.chdir(folder)
+    warnings.simplefilter("error")
+    exec(code, {"__name__": "__main__"})
 
 
 def lines(code: str) -> int:
@@ -43,7 +51,7 @@ def lines(code: str) -> int:
 @pytest.mark.slow
 def test_the_environment(tmp_path: Path) -> None:
     printed = run(block('gym.make("kdnas/MiniKD-v0"'), tmp_path)
-    assert re.match(r"bert \d+L/\d+h", printed)
+    assert re.match(r"bert \d+L/\d+h\S* 0\.\d+ \d+\.\d+ ", printed)
 
 
 @pytest.mark.slow
@@ -88,8 +96,13 @@ def test_an_agent_of_ones_own_is_found_by_name(tmp_path: Path) -> None:
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_package\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text("[{}]\n{}".format(*toml.groups()).replace('"', ""))
-    search = "import kdnas_env; print(type(kdnas_env.make_agent('neighbours', share=0.25)).__name__)"
-    assert run(search, tmp_path, str(tmp_path)).strip() == "NeighbourAgent"
+    search = """
+import sys
+sys.path.insert(0, ".")
+import kdnas_env
+print(type(kdnas_env.make_agent("neighbours", share=0.25)).__name__)
+"""
+    assert run(search, tmp_path).strip() == "NeighbourAgent"
 
     suite = code[: code.index("print(")] + block("class TestNeighbours")
     (tmp_path / "test_mine.py").write_text(suite)
@@ -143,6 +156,13 @@ def test_an_environment_of_many_tasks(tmp_path: Path) -> None:
 
 def test_every_block_is_tried() -> None:
     assert len(BLOCKS) == 15
+
+
+def test_what_registers_the_environments_is_imported() -> None:
+    """Examples run where it has been imported already."""
+    made = [code for code in BLOCKS if re.search(r"gym\.make\w*\(", code)]
+    assert made
+    assert [code for code in made if "import kdnas_env" not in code] == []
 
 
 def commands() -> list[str]:

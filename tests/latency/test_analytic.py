@@ -90,7 +90,11 @@ def test_the_model_ranks_students_as_the_clock_does() -> None:
     measured = LatencyProbe(teacher.model, teacher.architecture, LatencySettings(max_seconds=0.2))
     modelled = LatencyProbe(None, teacher.architecture, SETTINGS)
     shapes = [(1, 96), (2, 96), (1, 192), (2, 192), (1, 384), (3, 192), (2, 384), (6, 192), (3, 384), (6, 384)]
-    configs = [StudentConfig(layers, 4, hidden, factor * hidden) for layers, hidden in shapes for factor in (1, 4)]
+    factors = (1, 4) * (len(shapes) // 2)
+    configs = [
+        StudentConfig(layers, 4, hidden, factor * hidden)
+        for (layers, hidden), factor in zip(shapes, factors, strict=True)
+    ]
     ratios = [
         (
             modelled.measure(None, config).ratio,
