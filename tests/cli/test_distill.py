@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -231,10 +234,18 @@ def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "kdnas_env", *flags()]
     processes = [
-        start_command(flags(), environment={**together, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")
+        subprocess.Popen(
+            command,
+            env={**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
     ]
-    printed = [process.read(timeout=120) for process in processes]
+    printed = [process.communicate(timeout=240)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], printed
     assert [one.count("Distilled students") for one in printed] == [1, 0]
     assert main(flags(out=tmp_path / "one")) == 0
