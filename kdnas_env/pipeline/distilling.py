@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 
 from kdnas_env.core.architecture import FULL, StudentConfig
@@ -303,8 +304,7 @@ class _Distillation:
         if is_main_process():
             self._keep(folder, student, result, kd.kept)
             shutil.rmtree(checkpoints)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.barrier()  # the other processes read what the first one keeps
+        PartialState().wait_for_everyone()  # the other processes read what the first one keeps
 
     def _keep(self, folder: Path, student: Chosen, result: FullKDResult, kept: NDArray[np.int64] | None) -> None:
         """Write a student's folder, its curve and the picture of it; the record last, which says that all is there."""

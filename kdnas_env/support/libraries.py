@@ -28,11 +28,12 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of packages, as far as they are installed."""
-    found = {package: _version(package) for package in packages}
-    return {package: its for package, its in found.items() if its is not None}
+    versions = {package: _version(package) for package in packages}
+    return {package: version for package, version in versions.items() if version is not None}
 
 
-@cache  # The metadata of a package is read and parsed as a whole, for every record of every run.
+# The whole metadata of a package is read and parsed for its version, which every record of a run has.
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)

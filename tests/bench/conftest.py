@@ -12,6 +12,7 @@ from small_tables import planted_table
 import kdnas_env.searching.registry
 from kdnas_env.bench.truth import Truth
 from kdnas_env.envs.task import Task
+from kdnas_env.searching.registry import GROUP
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.surrogates.storage import write_surrogate
 from kdnas_env.tables.surrogates.surrogate import Surrogate
@@ -61,6 +62,6 @@ def misbehaving(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def offers(name: str) -> tuple[EntryPoint, ...]:
         place = places.get(name)
-        return installed(name) if place is None else (EntryPoint(name, place, "kdnas.agents"),)
+        return installed(name) if place is None else (EntryPoint(name, place, GROUP),)
 
     monkeypatch.setattr(kdnas_env.searching.registry, "_offers", offers)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 from complaints import complaint
+from printed import with_output
 from small_tables import planted_table
 
 from kdnas_env.bench.trajectory import read_trajectories
@@ -36,11 +35,12 @@ AGENTS = ["random", "optuna:sampler=random", "evolution"]
 @pytest.fixture(scope="module")
 def race(table: str) -> tuple[Path, str]:
     """The folder of a finished race, and what was printed."""
-    printed, folder = io.StringIO(), Path(table).parent / "race"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    folder = Path(table).parent / "race"
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
-        assert main(flags(table, folder, "--agents", *AGENTS)) == 0
-    return folder, printed.getvalue()
+        status, printed = with_output(lambda: main(flags(table, folder, "--agents", *AGENTS)))
+    assert status == 0
+    return folder, printed
 
 
 def test_a_race_is_run_told_and_kept(race: tuple[Path, str]) -> None:

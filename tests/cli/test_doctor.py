@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
@@ -9,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from printed import with_output
 
 import kdnas_env
 from kdnas_env.cli import main
@@ -18,10 +17,9 @@ from kdnas_env.pipeline import installed
 @pytest.fixture(scope="module")
 def said() -> str:
     """What is said of this installation."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert main(["doctor"]) == 0
-    return printed.getvalue()
+    status, printed = with_output(lambda: main(["doctor"]))
+    assert status == 0
+    return printed
 
 
 def test_doctor_names_versions_devices_and_the_default(said: str) -> None:

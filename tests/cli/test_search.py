@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import re
 import shutil
@@ -18,6 +16,7 @@ import numpy as np
 import pytest
 import tiny_teachers
 import torch
+from printed import with_output
 from processes import start_command
 
 from kdnas_env.cli import main
@@ -49,10 +48,8 @@ def searched(
     tmp_path_factory: pytest.TempPathFactory, small_space: dict[str, list[Any]], finish_search: Callable[..., Path]
 ) -> tuple[Path, str]:
     """A finished search, and what was printed. Do not write into it."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        folder = finish_search(tmp_path_factory.mktemp("finished"), small_space, budget=6, round_size=3)
-    return folder, printed.getvalue()
+    root = tmp_path_factory.mktemp("finished")
+    return with_output(lambda: finish_search(root, small_space, budget=6, round_size=3))
 
 
 @pytest.fixture(scope="module")

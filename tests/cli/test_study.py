@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import json
 import shutil
 from collections.abc import Callable
@@ -16,6 +14,7 @@ import pytest
 import small_tasks
 import tiny_teachers
 from complaints import complaint
+from printed import with_output
 
 from kdnas_env.cli import main
 from kdnas_env.pipeline.study import StudyOptions
@@ -74,11 +73,11 @@ def flags(study_flags: Flags, tmp_path: Path) -> Flags:
 @pytest.fixture(scope="module")
 def study(study_flags: Flags, run: Path) -> tuple[Path, str]:
     """The folder of a finished study, and what was printed."""
-    printed = io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "200")
-        assert main(study_flags()) == 0
-    return run.parent / "study", printed.getvalue()
+        status, printed = with_output(lambda: main(study_flags()))
+    assert status == 0
+    return run.parent / "study", printed
 
 
 def test_a_study_judges_students_of_all_sizes_and_tells_what_agrees(study: tuple[Path, str]) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import signal
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 from complaints import complaint, instead
+from printed import with_output
 from processes import start_command
 
 import kdnas_env  # noqa: F401  (registers the environments)
@@ -66,10 +66,9 @@ def flags(root: Path, tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path
 @pytest.fixture(scope="module")
 def built(root: Path, flags: Flags) -> tuple[Path, str]:
     """The folder of a finished build, and what was printed."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        assert main(flags(root / "build", "--skip-latencies")) == 0
-    return root / "build", printed.getvalue()
+    status, printed = with_output(lambda: main(flags(root / "build", "--skip-latencies")))
+    assert status == 0
+    return root / "build", printed
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +95,7 @@ def assert_same_cells(one: Table, other: Table) -> None:
 def rows(folder: Path) -> int:
     if not (folder / STORE).exists():
         return 0
-    with contextlib.closing(sqlite3.connect(f"file:{folder / STORE}?mode=ro", uri=True)) as connection:
+    with closing(sqlite3.connect(f"file:{folder / STORE}?mode=ro", uri=True)) as connection:
         try:
             return int(connection.execute("SELECT COUNT(*) FROM evaluations").fetchone()[0])
         except sqlite3.OperationalError:

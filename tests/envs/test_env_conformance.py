@@ -42,7 +42,7 @@ def options_of(
         "kdnas/Tabular-v0": {"table": table},
         "kdnas/Surrogate-v0": {"table": table},
         "kdnas/External-v0": {"table": external},
-        # Tasks that break no limit: a clause wants a best student after six random ones.
+        # Tasks that break no limit: a clause wants a best student after a few random ones.
         "kdnas/Tasks-v0": {"tasks": ["rotten-tomatoes", "imdb:alpha=-0.2"]},
     }
 

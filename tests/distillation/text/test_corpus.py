@@ -540,6 +540,9 @@ def test_demo_is_the_training_split_of_the_task(tokenizer: Any) -> None:
     assert corpus.report.source == "demo"
     assert len(corpus.heldout) == round(0.1 * len(corpus))
     assert load_corpus("demo:rotten_tomatoes", tokenizer, split="train[:10%]").report.rows == 640
+    imdb = load_corpus("demo:imdb", tokenizer, max_samples=200, seed=1)
+    assert imdb.report.rows == 25_000
+    assert imdb.report.truncated > 150
 
 
 def test_an_embedded_corpus_has_no_other_split(tokenizer: Any) -> None:
