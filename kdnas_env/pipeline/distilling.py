@@ -90,6 +90,8 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
     folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
+    # The others write into it as well; what the first one finds there must be of an earlier run.
+    PartialState(cpu=options.device == "cpu").wait_for_everyone()
     with working(folder, call("distill", options.run, **options.places("run"))) as work:
         if teacher is not None and missing:
             enter_step(progress, "distil")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -230,24 +228,24 @@ def test_a_killed_distillation_goes_on_to_the_same_student(flags: Flags, tmp_pat
 @pytest.mark.slow
 @pytest.mark.usefixtures("blank_pictures")
 def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
-    """They are started as torchrun does, which accelerate uses: its own launcher starts only one on CPUs."""
+    """They are started as torchrun does, which accelerate uses: its own launcher starts only one on CPUs.
+
+    The second is first to start: it wrote into the folder before the first one looked whether that is empty.
+    """
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, "-m", "kdnas_env", *flags()]
-    processes = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **together, "RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in ("0", "1")
-    ]
-    printed = [process.communicate(timeout=240)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
-    assert [one.count("Distilled students") for one in printed] == [1, 0]
+    second = start_command(flags(), environment={**together, "RANK": "1", "LOCAL_RANK": "1"})
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.wait(timeout=3)
+    first = start_command(flags(), environment={**together, "RANK": "0", "LOCAL_RANK": "0"})
+    printed = first.read()
+    if first.returncode != 0:
+        second.kill()  # it would wait for the first
+    assert first.returncode == 0, printed
+    assert "Distilled students" in printed
+    assert "Distilled students" not in second.read()
+    assert second.returncode == 0
     assert main(flags(out=tmp_path / "one")) == 0
     two, one = (json.loads((tmp_path / name / "best" / "distilled.json").read_text()) for name in ("distill", "one"))
     assert two["curve"][-1]["step"] == one["curve"][-1]["step"]
