@@ -111,7 +111,8 @@ print(type(kdnas_env.make_agent("neighbours", share=0.25)).__name__)
 
     suite = code[: code.index("print(")] + block("class TestNeighbours")
     (tmp_path / "test_mine.py").write_text(suite)
-    assert "passed" in _printed(Started(pytest.main, ["-q", "-x", "-p", "no:cacheprovider", f"{tmp_path}/test_mine.py"]))
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", str(tmp_path / "test_mine.py")]
+    assert "passed" in _printed(Started(pytest.main, arguments))
 
 
 def test_an_optimiser_from_elsewhere(tmp_path: Path) -> None:

@@ -73,10 +73,9 @@ from troubled import notes
 
 
 def first_driver(address):
-    store = StoredEvaluator(
-        RayEvaluator(Troubled(0.02, FOLDER, held=tuple(CONFIGS[5:])), 2, address=address, environment=HERE), STORE
-    )
-    store.evaluate(CONFIGS, FIDELITY)
+    trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[5:]))
+    evaluator = RayEvaluator(trouble, 2, address=address, environment=HERE)
+    StoredEvaluator(evaluator, STORE).evaluate(CONFIGS, FIDELITY)
 
 
 def second_driver():
@@ -88,7 +87,8 @@ def second_driver():
     while any(map(alive, left)):
         time.sleep(0.05)
     kept = StoredEvaluator(PlantedEvaluator(SPACE), STORE).records()
-    evaluator = RayEvaluator(Troubled(0.02, FOLDER, held=tuple(CONFIGS[12:])), 2, address=cluster.address, environment=HERE)
+    trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[12:]))
+    evaluator = RayEvaluator(trouble, 2, address=cluster.address, environment=HERE)
     store = StoredEvaluator(evaluator, STORE)
 
     def lose_a_node():
