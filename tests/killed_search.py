@@ -30,7 +30,7 @@ class Logged(gymnasium.Wrapper[Any, Any, Any, Any]):
 def search(name: str, config: dict[str, Any], folder: Path, pause: float) -> None:
     """Begin a search in a folder, or go on with it."""
     state = folder / "state.npz"
-    env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=60), folder / "log", pause)
+    env = Logged(gymnasium.make("kdnas/Planted-v0", failures=0.1, budget=40), folder / "log", pause)
     agent = kdnas_env.make_agent(name, **config)
     if state.exists():
         agent.load(state)

@@ -1,7 +1,8 @@
 """Processes that tests watch, interrupt and kill.
 
 They are real ones, with a session, output and environment of their own, but forked from Python's fork server, which has
-imported what they need: a new interpreter takes seconds for that. Tests of how an interpreter starts do not use them.
+imported what they need: a new interpreter takes seconds for that. So is the fork server of each, which is that of its
+workers. Tests of how an interpreter starts do not use them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 
@@ -21,8 +25,13 @@ from kdnas_env.support.child_processes import worker_context
 MODULES = (
     "accelerate",
     "datasets",
+    "hypothesis",
+    "kdnas_env.bench.race",
     "kdnas_env.cli",
     "kdnas_env.evaluators.mini_kd",
+    "kdnas_env.searching.asynchronous",
+    "optuna",
+    "pytest",
     "transformers.models.auto.tokenization_auto",
     *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "roberta", "albert")),
 )
@@ -128,7 +137,22 @@ def _work(
     # As in a new interpreter: the output is buffered, what goes wrong is not.
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", 1, closefd=False)
     os.environ.update(environment)
+    if sys.platform == "linux":
+        with patch.object(util, "spawnv_passfds", _fork):
+            worker_context()
     sys.exit(target(*arguments))
+
+
+def _fork(path: bytes, arguments: Sequence[str], kept: Sequence[int]) -> int:
+    """Run in a fork what a new interpreter would be started for; return its number."""
+    if process := os.fork():
+        return process
+    try:
+        for before, after in pairwise([2, *sorted(kept), os.sysconf("SC_OPEN_MAX")]):
+            os.closerange(before + 1, after)
+        exec(arguments[-1])
+    finally:
+        os._exit(0)
 
 
 def _command(arguments: list[str]) -> int:

@@ -6,10 +6,10 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from processes import Started
@@ -31,17 +31,25 @@ def block(part: str) -> str:
 
 
 def run(code: str, folder: Path) -> str:
-    """Run code in a process of its own and return its output."""
-    started = Started(_run_code, code, folder)
+    """Run code as a script, in a process of its own and in a folder, and return its output."""
+    script = folder / "script.py"
+    script.write_text(code)
+    return _printed(Started(_run_script, script))
+
+
+def _run_script(script: Path) -> None:
+    os.chdir(script.parent)
+    warnings.simplefilter("error")
+    main = ModuleType("__main__")
+    main.__file__ = str(script)  # which its workers import
+    sys.modules["__main__"] = main
+    exec(compile(script.read_text(), script, "exec"), vars(main))
+
+
+def _printed(started: Started) -> str:
     printed = started.read()
     assert started.returncode == 0, printed
     return printed
-
-
-def _run_code(code: str, folder: Path) -> None:
-    os.chdir(folder)
-    warnings.simplefilter("error")
-    exec(code, {"__name__": "__main__"})
 
 
 def lines(code: str) -> int:
@@ -63,11 +71,8 @@ def test_a_search_from_python(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_workers(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(block("workers=2"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert re.match(r"\['bert \d+L/\d+h.*' 'bert \d+L/\d+h.*'\] \[[-\d. ]+\]", done.stdout), done.stdout + done.stderr
+    printed = run(block("workers=2"), tmp_path)
+    assert re.match(r"\['bert \d+L/\d+h.*' 'bert \d+L/\d+h.*'\] \[[-\d. ]+\]", printed)
 
 
 def test_an_agent(tmp_path: Path) -> None:
@@ -106,10 +111,8 @@ print(type(kdnas_env.make_agent("neighbours", share=0.25)).__name__)
 
     suite = code[: code.index("print(")] + block("class TestNeighbours")
     (tmp_path / "test_mine.py").write_text(suite)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "test_mine.py"]
-    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert finished.returncode == 0, finished.stdout
-    assert "passed" in finished.stdout
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", str(tmp_path / "test_mine.py")]
+    assert "passed" in _printed(Started(pytest.main, arguments))
 
 
 def test_an_optimiser_from_elsewhere(tmp_path: Path) -> None:

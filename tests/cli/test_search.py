@@ -179,7 +179,7 @@ def test_a_killed_search_goes_on_to_the_same_end(finished: Path, flags: Flags, t
 def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     resume = ["search", "--resume", str(folder), "--cache-dir", str(tmp_path / "cache")]
-    for number, student, arguments in ((signal.SIGINT, 1, flags(budget=12)), (signal.SIGTERM, 4, resume)):
+    for number, student, arguments in ((signal.SIGINT, 1, flags(budget=9)), (signal.SIGTERM, 4, resume)):
         process = start_command(arguments, environment=WIDE)
         for line in process.stdout:
             if line.strip().startswith(f"{student} "):
@@ -191,7 +191,7 @@ def test_an_interrupted_search_stops_cleanly(flags: Flags, tmp_path: Path) -> No
         assert "Traceback" not in output
         assert json.loads((folder / "run.json").read_text())["state"] == "interrupted"
     assert main(resume) == 0
-    assert results(folder)["evaluations"] == 12
+    assert results(folder)["evaluations"] == 9
 
 
 def test_students_that_break_a_limit_are_not_distilled(

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("blank_pictures", "fork_server")
 
 Flags = Callable[..., list[str]]
 
-EPOCHS = 10
+EPOCHS = 5
 """So many that a process can be killed in between."""
 
 

@@ -228,7 +228,7 @@ def test_an_interrupted_build_says_how_to_go_on(flags: Flags, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_latencies_are_measured_once(
-    build: Path, flags: Flags, tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+    build: Path, flags: Flags, tmp_path: Path, root: Path, few_rounds: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "timed"
     (root / "few.json").write_text(json.dumps({"num_hidden_layers": [1, 3]}))

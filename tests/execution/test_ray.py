@@ -16,9 +16,9 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 _HEAD = """
-import json, os, sys, threading, time
+import json, os, signal, subprocess, sys, threading, time
 from pathlib import Path
-from kdnas_env.core.evaluation import Fidelity, Status
+from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.evaluators.parallel import RayEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.evaluators.planted import PlantedEvaluator
@@ -28,6 +28,7 @@ FOLDER = sys.argv[1]
 FIDELITY = Fidelity(epochs=2)
 HERE = {"PYTHONPATH": os.environ["PYTHONPATH"]}
 EXPECTED = PlantedEvaluator(SPACE).evaluate(CONFIGS, FIDELITY)
+STORE = FOLDER + ".sqlite"
 """
 
 _ONE_NODE = (
@@ -37,7 +38,7 @@ import psutil
 
 trouble = Troubled(0.02, FOLDER, deadly=CONFIGS[3], hanging=CONFIGS[5])
 heard = []
-with RayEvaluator(trouble, 2, cpus=0.5, timeout=10, environment=HERE) as evaluator:
+with RayEvaluator(trouble, 2, cpus=0.5, timeout=5, environment=HERE) as evaluator:
     note = lambda report: heard.append((report.candidate, report.epoch))
     found = evaluator.evaluate(CONFIGS, FIDELITY, on_epoch=note)
     (stopped,) = evaluator.evaluate(CONFIGS[:1], FIDELITY, on_epoch=lambda report: report.epoch == 1)
@@ -48,11 +49,7 @@ with RayEvaluator(trouble, 2, cpus=0.5, timeout=10, environment=HERE) as evaluat
         for socket in process.net_connections("inet")
         if socket.status == psutil.CONN_LISTEN
     }
-    started = sorted(process.name() for process in here.children())
-    evaluator.close()
-    again = evaluator.evaluate(CONFIGS[6:8], FIDELITY)
     print(json.dumps({
-        "again": again == EXPECTED[6:8],
         "same": found[:3] + found[4:] == EXPECTED[:3] + EXPECTED[4:],
         "failed": [found[3].status, found[3].error],
         "stopped": stopped.status,
@@ -60,12 +57,13 @@ with RayEvaluator(trouble, 2, cpus=0.5, timeout=10, environment=HERE) as evaluat
         "replaced": evaluator.pool.replaced,
         "deterministic": evaluator.deterministic,
         "listening": sorted(listening),
-        "started": started,
+        "started": sorted(process.name() for process in here.children()),
         "fingerprint": evaluator.fingerprint == PlantedEvaluator(SPACE).fingerprint,
     }))
 """
 )
 
+# The first driver is killed while both nodes evaluate a student, the second loses a node.
 _TWO_NODES = (
     _HEAD
     + """
@@ -73,78 +71,78 @@ import psutil
 from ray.cluster_utils import Cluster
 from troubled import notes
 
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-second = cluster.add_node(num_cpus=1)
-trouble = Troubled(0.1, FOLDER, held=tuple(CONFIGS[6:]))
-evaluator = RayEvaluator(trouble, 2, address=cluster.address, cpus=1, environment=HERE)
-store = StoredEvaluator(evaluator, FOLDER + ".sqlite")
-reader = StoredEvaluator(PlantedEvaluator(SPACE), FOLDER + ".sqlite")
+
+def first_driver(address):
+    trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[5:]))
+    evaluator = RayEvaluator(trouble, 2, address=address, environment=HERE)
+    StoredEvaluator(evaluator, STORE).evaluate(CONFIGS, FIDELITY)
 
 
-def lose_a_node():
-    # Each node evaluates a student, and goes no further, until one node and all its processes are gone.
-    while len(at_work := processes()) < 2 or reader.count() < 6:
+def second_driver():
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    first = subprocess.Popen([sys.executable, __file__, FOLDER, cluster.address])
+    left = at_work(CONFIGS[5:])
+    first.kill()
+    while any(map(alive, left)):
         time.sleep(0.05)
-    cluster.remove_node(second, allow_graceful=False)
-    while all(map(alive, at_work)):
-        time.sleep(0.05)
-    Path(FOLDER, "go").touch()
-    while reader.count() < 14:
-        time.sleep(0.05)
-    cluster.add_node(num_cpus=1)
+    kept = StoredEvaluator(PlantedEvaluator(SPACE), STORE).records()
+    trouble = Troubled(0.02, FOLDER, held=tuple(CONFIGS[12:]))
+    evaluator = RayEvaluator(trouble, 2, address=cluster.address, environment=HERE)
+    store = StoredEvaluator(evaluator, STORE)
+
+    def lose_a_node():
+        busy = at_work(CONFIGS[12:])
+        cluster.remove_node(second, allow_graceful=False)
+        while all(map(alive, busy)):
+            time.sleep(0.05)
+        Path(FOLDER, "go").touch()
+
+    thread = threading.Thread(target=lose_a_node)
+    thread.start()
+    found = store.evaluate(CONFIGS, FIDELITY)
+    thread.join()
+    replaced = evaluator.pool.replaced
+    evaluator.close()
+    print(json.dumps({
+        "killed": first.wait(),
+        "kept": len(kept),
+        "unchanged": store.records()[: len(kept)] == kept,
+        "same": found == EXPECTED,
+        "stored": store.count(),
+        "replaced": replaced,
+        "again": evaluator.evaluate(CONFIGS[:1], FIDELITY) == EXPECTED[:1],
+    }))
+    evaluator.close()
+    cluster.shutdown()
 
 
-def processes():
-    # Those that evaluate students that are held.
-    return {int(path.name.split()[-2]) for held in CONFIGS[6:] for path in notes(Path(FOLDER), held)}
+def at_work(held):
+    # Wait until both nodes evaluate a student that is held; return their processes.
+    while len(busy := {int(path.name.split()[-2]) for one in held for path in notes(Path(FOLDER), one)}) < 2:
+        time.sleep(0.05)
+    return busy
 
 
 def alive(process):
     return psutil.pid_exists(process) and psutil.Process(process).status() != psutil.STATUS_ZOMBIE
 
 
-thread = threading.Thread(target=lose_a_node)
-thread.start()
-found = store.evaluate(CONFIGS, FIDELITY)
-thread.join()
-print(json.dumps({"same": found == EXPECTED, "stored": store.count(), "replaced": evaluator.pool.replaced}))
-evaluator.close()
-cluster.shutdown()
-"""
-)
-
-_KILLED_DRIVER = (
-    _HEAD
-    + """
-import signal
-
-evaluator = RayEvaluator(Troubled(0.2, FOLDER), 2, cpus=0.5, environment=HERE)
-store = StoredEvaluator(evaluator, FOLDER + ".sqlite")
-reader = StoredEvaluator(PlantedEvaluator(SPACE), FOLDER + ".sqlite")
-
-
-def kill():
-    while reader.count() < 5:
-        time.sleep(0.05)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-if len(sys.argv) > 2:
-    threading.Thread(target=kill, daemon=True).start()
-found = store.evaluate(CONFIGS, FIDELITY)
-print(json.dumps({"same": found == EXPECTED, "stored": store.count()}))
-evaluator.close()
+if sys.argv[2:]:
+    first_driver(sys.argv[2])
+else:
+    second_driver()
 """
 )
 
 
-def run(code: str, folder: Path, *more: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def run(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     folder.mkdir(exist_ok=True)
     script = folder.with_suffix(".py")
     script.write_text(code)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", **variables}
     return subprocess.run(
-        [sys.executable, str(script), str(folder), *more],
+        [sys.executable, str(script), str(folder)],
         capture_output=True,
         text=True,
         env=environment,
@@ -173,30 +171,21 @@ def test_actors_that_die_or_hang_are_replaced_and_epochs_heard(one_node: tuple[P
     assert status == "failed"
     assert error.startswith("given up after 3 attempts: the worker's actor is gone (ActorDiedError")
     assert found.pop("replaced") >= 4
-    assert found.pop("again")
     assert found == {"same": True, "stopped": "stopped", "heard": True, "deterministic": True, "fingerprint": True}
     tries = [begun(folder, config) for config in CONFIGS]
-    assert tries == [2, 1, 1, 3, 1, 2, 2, 2, *[1] * (len(CONFIGS) - 8)]
+    assert tries == [2, 1, 1, 3, 1, 2, *[1] * (len(CONFIGS) - 6)]
 
 
-def test_a_node_that_is_killed_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    found = answer(run(_TWO_NODES, tmp_path / "begun"))
-    assert found["replaced"] >= 1
-    assert (found["same"], found["stored"]) == (True, len(CONFIGS))
-    # What ran on the node was begun twice, all else once.
-    tries = [begun(tmp_path / "begun", config) for config in CONFIGS]
-    assert sorted(tries) == [*[1] * (len(CONFIGS) - 1), 2]
-
-
-def test_a_killed_driver_takes_its_actors_along_and_goes_on(tmp_path: Path) -> None:
+def test_killed_drivers_and_nodes_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """The actors of a killed driver end with it, or the second would have no core on its cluster."""
     folder = tmp_path / "begun"
-    killed = run(_KILLED_DRIVER, folder, "kill")
-    assert killed.returncode == -9
-    before = sum(begun(folder, config) for config in CONFIGS)
-    found = answer(run(_KILLED_DRIVER, folder))
-    assert found == {"same": True, "stored": len(CONFIGS)}
-    assert sum(begun(folder, config) for config in CONFIGS) <= len(CONFIGS) + 2 + 2
-    assert before >= 5
+    found = answer(run(_TWO_NODES, folder))
+    assert found.pop("replaced") >= 1
+    assert found == {"killed": -9, "kept": 5, "unchanged": True, "same": True, "stored": len(CONFIGS), "again": True}
+    # What was at work on either occasion was begun twice, all else once; the first is evaluated again at the end.
+    tries = [begun(folder, config) for config in CONFIGS]
+    assert tries == [2, 1, 1, 1, 1, 2, 2, 1, 1, 1, 1, 1, *tries[12:]]
+    assert sorted(tries[12:]) == [*[1] * (len(CONFIGS) - 13), 2]
 
 
 def test_a_cluster_of_ones_own_is_not_reached_from_elsewhere(one_node: tuple[Path, dict[str, Any]]) -> None:

@@ -306,7 +306,7 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
     (tmp_path / "begun").mkdir()
     kept: list[tuple[str, tuple[int, ...]]] = []
     records: list[Evaluation] = []
-    for _ in range(3):
+    for _ in range(2):
         driver = _start(tmp_path)
         progress = len(kept) + moments.randint(3, 9)
         end = time.monotonic() + 60
@@ -323,7 +323,7 @@ def test_killed_at_random_instants_it_loses_and_repeats_nothing(victims: str, tm
             _, alive = psutil.wait_procs(workers, timeout=20)
             assert not alive
         else:
-            time.sleep(0.3)
+            time.sleep(0.1)
             driver.send_signal(signal.SIGKILL)
             driver.wait()
         after = Search(tmp_path).journal()

@@ -255,7 +255,7 @@ def train_long(teacher_folder: Path, corpus_file: Path, cache: Path, folder: Pat
     torch.set_num_threads(1)
     teacher = load_teacher(teacher_folder)
     workload = plain_kd.workload_of(teacher, load_corpus(corpus_file, teacher.tokenizer), cache)
-    settings = replace(LONG, epochs=10, evaluations=10, patience=None)
+    settings = replace(LONG, epochs=5, evaluations=5, patience=None)
     result = run(start(workload), folder, settings, on_progress=lambda done, total: print(done, flush=True))
     torch.save(result.model.state_dict(), folder / "student.pt")
 
@@ -272,7 +272,7 @@ def test_a_killed_training_goes_on_to_the_same_student(
     for _ in range(2):
         process = training("parts")
         # Wait for some steps, then kill at any moment: in a step, an evaluation, or a checkpoint.
-        for _ in range(moments.randint(1, 25)):
+        for _ in range(moments.randint(1, 15)):
             process.stdout.readline()
         time.sleep(moments.uniform(0, 0.05))
         process.kill()
