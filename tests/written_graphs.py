@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +14,15 @@ from onnx.numpy_helper import from_array, to_array
 from torch import nn
 
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_graph
+from kdnas_env.support.atomic import replacing
+
+_IN_NO_GRAPH = dict.fromkeys(
+    (
+        *("_name_or_path", "architectures", "id2label", "label2id"),
+        *("classifier_dropout", "dtype", "initializer_range", "problem_type"),
+    )
+)
+"""Settings of a model that only name something, or are of its training. Modules tell the number of labels."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +30,7 @@ class WrittenGraphs:
     """Graphs of models.
 
     Attributes:
-        folder: Where they are kept.
+        folder: Where they are kept; it is made.
     """
 
     folder: Path
@@ -43,12 +51,15 @@ class WrittenGraphs:
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
-        settings = [{**config.to_dict(), "_name_or_path": None} for config in configs]
-        known = sha256(str([model, settings, [*example], shapes, longest, [*outputs]]).encode())
+        settings = [{**config.to_dict(), **_IN_NO_GRAPH} for config in configs]
+        types = {parameter.dtype for parameter in model.parameters()}
+        known = sha256(str([model, settings, types, [*example], shapes, longest, [*outputs]]).encode())
         kept = self.folder / known.hexdigest()
         if not kept.exists():
             write_graph(model, example, path, longest=longest, outputs=outputs)
-            shutil.copyfile(path, kept)
+            self.folder.mkdir(exist_ok=True)
+            with replacing(kept) as file:  # other processes read it
+                file.write(path.read_bytes())
             return
         graph = onnx.load(kept)
         # The exporter names weights as the model does, which is the attribute "model" of what is exported.

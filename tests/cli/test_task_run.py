@@ -200,7 +200,7 @@ def test_a_run_that_was_moved_names_its_new_folder_once_it_goes_on(run: Path, fl
 @pytest.mark.usefixtures("blank_pictures")
 def test_the_search_may_go_by_the_task_and_the_teacher_be_of_any_type(flags: Flags, tmp_path: Path) -> None:
     """The teacher has no padding token, pads on the left, and has no layers that a student could copy."""
-    teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert"), tmp_path / "run"
+    teacher, folder = save_tiny_encoder(tmp_path / "teacher", "modernbert", num_hidden_layers=1), tmp_path / "run"
     changes = {"teacher": str(teacher), "speedup": "0.1", "search__reward__quality": "task"}
     assert main(flags(folder, **changes)) == 0
     searched = read(folder / "search" / "results.json")

@@ -86,14 +86,14 @@ def test_weights_are_quantised(exported: Exported, name: str) -> None:
 
 @pytest.mark.slow
 def test_int8_that_costs_an_encoder_too_much_gives_way_to_what_costs_less(
-    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flat_teacher: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each scheme is refused at a limit that lies just below what it costs; none is left in the end."""
     limit = 1.0
     for place, scheme in enumerate(SCHEMES):
         monkeypatch.setattr(quantisation_cost, "LARGEST_UNEXPLAINED", limit)
         out = tmp_path / str(place)
-        report = write_export(tiny_teacher_dirs["bert"], out, int8=True, latency=None, format="onnx")
+        report = write_export(flat_teacher("bert"), out, int8=True, latency=None, format="onnx")
         assert report.scheme == scheme
         assert [tried.scheme for tried in report.tried] == list(SCHEMES[: place + 1])
         assert [tried.accepted for tried in report.tried] == [*[False] * place, True]
@@ -108,7 +108,7 @@ def test_int8_that_costs_an_encoder_too_much_gives_way_to_what_costs_less(
         limit = 0.99 * report.int8.unexplained
     monkeypatch.setattr(quantisation_cost, "LARGEST_UNEXPLAINED", limit)
     with pytest.raises(ExportError, match=rf"may leave 0% of the variance.*{SCHEMES[-1]} was refused: unexplained"):
-        write_export(tiny_teacher_dirs["bert"], tmp_path / "none", int8=True, latency=None, format="onnx")
+        write_export(flat_teacher("bert"), tmp_path / "none", int8=True, latency=None, format="onnx")
     assert not (tmp_path / "none").exists()
 
 
@@ -133,8 +133,8 @@ def test_the_folder_tells_what_was_found(exported: Exported) -> None:
 
 
 @pytest.mark.parametrize("family", ["distilbert", "electra"])
-def test_other_encoders_are_exported_too(tiny_teacher_dirs: dict[str, Path], tmp_path: Path, family: str) -> None:
-    report = write_export(tiny_teacher_dirs[family], tmp_path / "out", int8=True, latency=SHORT, format="onnx")
+def test_other_encoders_are_exported_too(flat_teacher: Callable[[str], Path], tmp_path: Path, family: str) -> None:
+    report = write_export(flat_teacher(family), tmp_path / "out", int8=True, latency=SHORT, format="onnx")
     assert [(timing.model, timing.runtime) for timing in report.timings] == [
         ("model", "torch"),
         ("model", "onnxruntime"),
@@ -179,7 +179,8 @@ def test_a_graph_that_computes_something_else_is_refused(
     student_dir: StudentDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from kdnas_env.exporting import onnx as export_graphs
-    from kdnas_env.latency.onnx_runtime import write_graph
+
+    write_graph = export_graphs.write_graph
 
     def write_another(model: Any, *arguments: Any, **options: Any) -> None:
         other = copy.deepcopy(model)
