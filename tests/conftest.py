@@ -144,6 +144,26 @@ def few_rounds() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files for pictures, where those are not what is tested: to draw one takes a third of a small search."""
+    _draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def only_blank_pictures() -> Iterator[None]:
+    """The same for a whole file, whose own fixtures draw as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    patch.setattr(Figure, "savefig", lambda figure, file, **settings: None)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window, by selenium; tests of pages are skipped without it."""
@@ -184,15 +204,10 @@ def graphs_are_written_once(operators_are_read_once: None) -> Iterator[WrittenGr
     """A graph of a model that another test has exported, or timed, is copied, with other weights in their place. Use
     where graphs are not what is tested.
     """
-    from written_graphs import WrittenGraphs
+    from written_graphs import share_graphs
 
-    from kdnas_env.exporting import measuring, onnx
-
-    written = WrittenGraphs(Path(os.environ["TMPDIR"]) / "graphs")  # of all test processes
     with pytest.MonkeyPatch.context() as patch:
-        for module in (measuring, onnx):
-            patch.setattr(module, "write_graph", written.write)
-        yield written
+        yield share_graphs(patch)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -9,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 import torch
 from onnx.numpy_helper import from_array, to_array
 from torch import nn
 
+from kdnas_env.cli import main
+from kdnas_env.exporting import measuring
+from kdnas_env.exporting import onnx as exporting
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_graph
 from kdnas_env.support.atomic import replacing
 
@@ -69,3 +74,18 @@ class WrittenGraphs:
                 array = weights[constant.name].cpu().numpy().astype(to_array(constant).dtype)
                 constant.CopyFrom(from_array(array, constant.name))
         onnx.save(graph, path)
+
+
+def share_graphs(patch: pytest.MonkeyPatch) -> WrittenGraphs:
+    """Have exports and their measurements write graphs once in all test processes."""
+    written = WrittenGraphs(Path(os.environ["TMPDIR"]) / "graphs")
+    for module in (measuring, exporting):
+        patch.setattr(module, "write_graph", written.write)
+    return written
+
+
+def command_with_shared_graphs(arguments: list[str]) -> int:
+    """Run ``kdnas``, for a process that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_graphs(patch)
+        return main(arguments)
