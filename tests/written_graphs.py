@@ -51,14 +51,14 @@ class WrittenGraphs:
     ) -> None:
         """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
 
-        Two models have the same graph where modules and settings are the same. Outputs of one name are taken for the
-        same.
+        Two models have the same graph where modules and settings are the same, whatever sequence is the longest. Outputs
+        of one name are taken for the same.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
         settings = [{**config.to_dict(), **_IN_NO_GRAPH} for config in configs]
         types = {parameter.dtype for parameter in model.parameters()}
-        known = sha256(str([model, settings, types, [*example], shapes, longest, [*outputs]]).encode())
+        known = sha256(str([model, settings, types, [*example], shapes, [*outputs]]).encode())
         kept = self.folder / known.hexdigest()
         if not kept.exists():
             write_graph(model, example, path, longest=longest, outputs=outputs)

@@ -290,7 +290,7 @@ def test_what_is_acceptable() -> None:
 
 
 def test_what_does_not_fit(classifier: Classifier, tiny_teacher_dirs: dict[str, Path], tmp_path: Path) -> None:
-    made = classifier("bert", "regression")
+    made = classifier("albert", "regression")
     made.save(tmp_path / "it")
     options: dict[str, Any] = {"format": "onnx", "latency": None}
     with pytest.raises(ExportError, match="predicts no classes; leave probabilities out"):
