@@ -21,8 +21,11 @@ from kdnas_env.support.child_processes import worker_context
 MODULES = (
     "accelerate",
     "datasets",
-    "kdnas_env.cli",
+    "evaluate",
+    "kdnas_env.cli.commands",
+    "kdnas_env.cli.run",
     "kdnas_env.evaluators.mini_kd",
+    "matplotlib.backends.backend_agg",
     "transformers.models.auto.tokenization_auto",
     *(f"transformers.models.{family}.modeling_{family}" for family in ("bert", "roberta", "albert")),
 )
