@@ -51,8 +51,8 @@ class WrittenGraphs:
     ) -> None:
         """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
 
-        Two models have the same graph where modules and settings are the same, whatever sequence is the longest. Outputs
-        of one name are taken for the same.
+        Two models have the same graph where modules and settings are the same; the longest sequence does not matter.
+        Outputs of one name are taken for the same.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]

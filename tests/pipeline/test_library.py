@@ -68,9 +68,7 @@ def weights(folder: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def asked(
-    small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
+def asked(small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Arguments of ``searched``."""
     return small_in(tmp_path_factory.mktemp("searched"))
 
@@ -145,9 +143,7 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: 
     assert weights(run.path) == kept
 
 
-def test_an_interrupted_search_goes_on(
-    asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path
-) -> None:
+def test_an_interrupted_search_goes_on(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:
     part = {**asked, "out": str(tmp_path / "part")}
     with pytest.raises(kdnas_env.Interrupted, match="resume with: kdnas_env") as caught:
         kdnas_env.search(progress=Heard(stop_after=2), **part)
@@ -180,9 +176,7 @@ def test_a_finished_search_is_opened_again(
         kdnas_env.load_run(other)
 
 
-def test_a_search_is_distilled_from(
-    asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path
-) -> None:
+def test_a_search_is_distilled_from(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:
     run = kdnas_env.load_run(Path(shutil.copytree(searched.path, tmp_path / "run")))
     more: dict[str, Any] = {"epochs": 1, "corpus": {"max_length": 24, "heldout_samples": 16}, "threads": 1}
     made = kdnas_env.distill(run, cache_dir=asked["cache_dir"], **more)
@@ -253,9 +247,7 @@ def test_wrong_settings_are_refused_and_leave_no_folder(
     assert not Path(small["out"]).exists()
 
 
-def test_environment_and_command_are_put_together_alike(
-    asked: dict[str, Any], searched: kdnas_env.SearchRun
-) -> None:
+def test_environment_and_command_are_put_together_alike(asked: dict[str, Any], searched: kdnas_env.SearchRun) -> None:
     usual, made = SearchOptions().settings, SearchSettings()
     assert Constraints.of(usual.limits) == Constraints(speedup=5)
     assert not Constraints.of(made.limits)

@@ -13,14 +13,11 @@ import pytest
 import kdnas_env
 from kdnas_env.bench.page import Cloud, Listing, Page, Scatter
 
-
 pytestmark = pytest.mark.usefixtures("only_blank_pictures")
 
 
 @pytest.fixture(scope="module")
-def run(
-    small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> kdnas_env.SearchRun:
+def run(small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> kdnas_env.SearchRun:
     """A finished search. Do not write into its folder."""
     small = small_in(tmp_path_factory.mktemp("searched"))
     return kdnas_env.search(**{**small, "budget": 6, "agent": "lstm"})
