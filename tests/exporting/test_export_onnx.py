@@ -15,6 +15,7 @@ import tiny_teachers
 import torch
 from tiny_students import STUDENTS
 from transformers import AutoModel, AutoTokenizer
+from written_graphs import WrittenGraphs
 
 from kdnas_env.errors import DependencyError, ExportError
 from kdnas_env.exporting import quantisation_cost
@@ -176,16 +177,17 @@ def test_another_teacher_is_not_timed(student_dir: StudentDir, tmp_path: Path) -
 
 
 def test_a_graph_that_computes_something_else_is_refused(
-    student_dir: StudentDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    student_dir: StudentDir,
+    graphs_are_written_once: WrittenGraphs,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from kdnas_env.exporting import onnx as export_graphs
-
-    write_graph = export_graphs.write_graph
 
     def write_another(model: Any, *arguments: Any, **options: Any) -> None:
         other = copy.deepcopy(model)
         other.encoder.layer[1].output.dense.bias[0] += 0.01
-        write_graph(other, *arguments, **options)
+        graphs_are_written_once.write(other, *arguments, **options)
 
     monkeypatch.setattr(export_graphs, "write_graph", write_another)
     with pytest.raises(ExportError, match=r"the graph does not compute what the model computes.*off by up to 0\.0"):
