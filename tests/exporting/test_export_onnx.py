@@ -133,9 +133,8 @@ def test_the_folder_tells_what_was_found(exported: Exported) -> None:
     assert b"site-packages" not in (folder / "onnx/model.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("family", ["distilbert", "electra"])
-def test_other_encoders_are_exported_too(flat_teacher: Callable[[str], Path], tmp_path: Path, family: str) -> None:
-    report = write_export(flat_teacher(family), tmp_path / "out", int8=True, latency=SHORT, format="onnx")
+def test_an_encoder_that_was_not_distilled_is_exported_too(flat_teacher: Callable[[str], Path], tmp_path: Path) -> None:
+    report = write_export(flat_teacher("bert"), tmp_path / "out", int8=True, latency=SHORT, format="onnx")
     assert [(timing.model, timing.runtime) for timing in report.timings] == [
         ("model", "torch"),
         ("model", "onnxruntime"),
