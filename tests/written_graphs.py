@@ -22,10 +22,7 @@ from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_grap
 from kdnas_env.support.atomic import replacing
 
 _IN_NO_GRAPH = dict.fromkeys(
-    (
-        *("_name_or_path", "architectures", "id2label", "label2id"),
-        *("classifier_dropout", "dtype", "initializer_range", "problem_type"),
-    )
+    ("_name_or_path", "architectures", "id2label", "label2id", "classifier_dropout", "dtype", "initializer_range")
 )
 """Settings of a model that only name something, or are of its training. Modules tell the number of labels."""
 
