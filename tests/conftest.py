@@ -8,13 +8,13 @@ import shutil
 import signal
 import tempfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, suppress
 from functools import cache
 from multiprocessing.util import Finalize
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import tiny_teachers
@@ -23,6 +23,9 @@ from hypothesis import settings
 from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
 from kdnas_env.support.scratch import scratch_folder
+
+if TYPE_CHECKING:
+    from written_graphs import WrittenGraphs
 
 # Test processes share the cores, and threads that wait for one another burn them unless they sleep. Libraries read this
 # when they are loaded, which conftest.py of some folders does before pytest is configured.
@@ -141,6 +144,26 @@ def few_rounds() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty files for pictures, where those are not what is tested: to draw one takes a third of a small search."""
+    _draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def only_blank_pictures() -> Iterator[None]:
+    """The same for a whole file, whose own fixtures draw as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        _draw_nothing(patch)
+        yield
+
+
+def _draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    patch.setattr(Figure, "savefig", lambda figure, file, **settings: None)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium without a window, by selenium; tests of pages are skipped without it."""
@@ -177,19 +200,14 @@ def operators_are_read_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def graphs_are_written_once(operators_are_read_once: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def graphs_are_written_once(operators_are_read_once: None) -> Iterator[WrittenGraphs]:
     """A graph of a model that another test has exported, or timed, is copied, with other weights in their place. Use
     where graphs are not what is tested.
     """
-    from written_graphs import WrittenGraphs
+    from written_graphs import share_graphs
 
-    from kdnas_env.exporting import measuring, onnx
-
-    written = WrittenGraphs(tmp_path_factory.mktemp("graphs"))
     with pytest.MonkeyPatch.context() as patch:
-        for module in (measuring, onnx):
-            patch.setattr(module, "write_graph", written.write)
-        yield
+        yield share_graphs(patch)
 
 
 @pytest.fixture
@@ -206,6 +224,20 @@ def tiny_teacher_dirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     """
     root = tmp_path_factory.mktemp("teachers")
     return {family: tiny_teachers.save_teacher(root / family, family) for family in tiny_teachers.FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def flat_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return the folder of a tiny teacher of one layer; to export a layer takes long. Do not write into it."""
+    root = tmp_path_factory.mktemp("flat")
+
+    def make(family: str) -> Path:
+        layers: dict[str, Any] = {"n_layers" if family == "distilbert" else "num_hidden_layers": 1}
+        if not (root / family).exists():
+            tiny_teachers.save_teacher(root / family, family, **layers)
+        return root / family
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 import torch
 from onnx.numpy_helper import from_array, to_array
 from torch import nn
 
+from kdnas_env.cli import main
+from kdnas_env.exporting import measuring
+from kdnas_env.exporting import onnx as exporting
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, write_graph
+from kdnas_env.support.atomic import replacing
+
+_IN_NO_GRAPH = dict.fromkeys(
+    ("_name_or_path", "architectures", "id2label", "label2id", "classifier_dropout", "dtype", "initializer_range")
+)
+"""Settings of a model that only name something, or are of its training. Modules tell the number of labels."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class WrittenGraphs:
     """Graphs of models.
 
     Attributes:
-        folder: Where they are kept.
+        folder: Where they are kept; it is made.
     """
 
     folder: Path
@@ -38,17 +48,20 @@ class WrittenGraphs:
     ) -> None:
         """Do as :func:`~kdnas_env.latency.onnx_runtime.write_graph`; of a known graph only the weights are replaced.
 
-        Two models have the same graph where modules and settings are the same. Outputs of one name are taken for the
-        same.
+        Two models have the same graph where modules and settings are the same; the longest sequence does not matter.
+        Outputs of one name are taken for the same.
         """
         shapes = None if longest else [tuple(tensor.shape) for tensor in example.values()]
         configs: list[Any] = [part.config for part in model.modules() if hasattr(part, "config")]
-        settings = [{**config.to_dict(), "_name_or_path": None} for config in configs]
-        known = sha256(str([model, settings, [*example], shapes, longest, [*outputs]]).encode())
+        settings = [{**config.to_dict(), **_IN_NO_GRAPH} for config in configs]
+        types = {parameter.dtype for parameter in model.parameters()}
+        known = sha256(str([model, settings, types, [*example], shapes, [*outputs]]).encode())
         kept = self.folder / known.hexdigest()
         if not kept.exists():
             write_graph(model, example, path, longest=longest, outputs=outputs)
-            shutil.copyfile(path, kept)
+            self.folder.mkdir(exist_ok=True)
+            with replacing(kept) as file:  # other processes read it
+                file.write(path.read_bytes())
             return
         graph = onnx.load(kept)
         # The exporter names weights as the model does, which is the attribute "model" of what is exported.
@@ -58,3 +71,18 @@ class WrittenGraphs:
                 array = weights[constant.name].cpu().numpy().astype(to_array(constant).dtype)
                 constant.CopyFrom(from_array(array, constant.name))
         onnx.save(graph, path)
+
+
+def share_graphs(patch: pytest.MonkeyPatch) -> WrittenGraphs:
+    """Have exports and their measurements write graphs once in all test processes."""
+    written = WrittenGraphs(Path(os.environ["TMPDIR"]) / "graphs")
+    for module in (measuring, exporting):
+        patch.setattr(module, "write_graph", written.write)
+    return written
+
+
+def command_with_shared_graphs(arguments: list[str]) -> int:
+    """Run ``kdnas``, for a process that a test starts."""
+    with pytest.MonkeyPatch.context() as patch:
+        share_graphs(patch)
+        return main(arguments)

@@ -8,15 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from matplotlib.figure import Figure
 
 from kdnas_env.cli import main
-
-
-@pytest.fixture
-def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty files for pictures, where those are not what is tested: to draw one takes a third of a small search."""
-    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **settings: None)
 
 
 @pytest.fixture

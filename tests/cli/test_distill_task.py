@@ -16,17 +16,19 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.errors import KDNASError
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "blank_pictures")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "only_blank_pictures")
 
 Searched = tuple[Path, Path, str]
 
 
 @pytest.fixture(scope="module")
-def searched(finish_search: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(
+    finish_search: Callable[..., Path], flat_teacher: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
+) -> Searched:
     """A small search, the file of a task that words decide, and the cache."""
     root = tmp_path_factory.mktemp("searched")
     space = {"num_hidden_layers": [1], "num_attention_heads": [2], "hidden_size": [16], "intermediate_size": [16, 32]}
-    run = finish_search(root, space, budget=2, round_size=2, speedup=0)
+    run = finish_search(root, space, teacher=flat_teacher("bert"), budget=2, round_size=2, speedup=0)
     made = [{"text": text, "label": "critics" in text} for text in tiny_teachers.sentences()[:100]]
     return run, small_tasks.write_rows(root / "my.csv", made), str(root / "cache")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,17 @@ from kdnas_env.pipeline.distill import student_folders
 from kdnas_env.tasks.vector_scores import spearman
 from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "few_resamples")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "few_resamples", "only_blank_pictures")
 
 
 @pytest.fixture(scope="module")
 def flags(
-    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+    flat_teacher: Callable[[str], Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Flags:
     """Return a command line; keywords change flags."""
     root = tmp_path_factory.mktemp("task")
     given = {
-        **small_settings(root, tiny_teacher_dirs["bert"], tiny_corpus_file),
+        **small_settings(root, flat_teacher("bert"), tiny_corpus_file),
         **{"--task": "embedding", "--speedup": "0.1", "--max-mb": "10", "--format": "int8"},
     }
     return flags_of(given)
@@ -52,7 +53,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def test_it_ends_with_what_was_asked_for_and_what_was_measured(
-    run: Path, flags: Flags, tiny_teacher_dirs: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    run: Path, flags: Flags, flat_teacher: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = flags(run)[flags(run).index("--cache-dir") + 1]
     others = run / "candidates" / "1" / ".others"  # what systems and people put there is left alone
@@ -79,7 +80,7 @@ def test_it_ends_with_what_was_asked_for_and_what_was_measured(
     record = read(run / "embedder" / "embedder.json")
     assert student["measured"]["vectors"]["texts"] == record["score"]["texts"]
     assert scored["measured"] == pytest.approx(record["score"]["spearman"][0], abs=0.02)
-    made = embedding_teacher(load_teacher(tiny_teacher_dirs["bert"]), record["settings"]["max_length"])
+    made = embedding_teacher(load_teacher(flat_teacher("bert")), record["settings"]["max_length"])
     texts = tiny_teachers.sentences()[:60]
     wanted = vectors(open_embedder(run / "embedder"), texts)
     np.testing.assert_allclose(served_vectors(run / "export", "float32", made, texts), wanted, atol=1e-5)

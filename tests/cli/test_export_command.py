@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
 
 
 def test_an_export_is_made_and_reported(
-    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flat_teacher: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    options = ExportOptions(str(tiny_teacher_dirs["bert"]), int8=True, out=str(out), sequence_length=12)
+    options = ExportOptions(str(flat_teacher("bert")), int8=True, out=str(out), sequence_length=12)
     assert run_export(options) == 0
     printed = capsys.readouterr().out
     for expected in ("onnx/model.onnx", "onnx/model_quantized.onnx", "largest error", "unexplained variance"):

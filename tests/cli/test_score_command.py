@@ -358,7 +358,7 @@ def test_the_flags() -> None:
 @pytest.mark.usefixtures("blank_pictures")
 def test_a_killed_run_goes_on_to_the_same_end(options: Options, tmp_path: Path, moments: Random) -> None:
     rows = ("student", "embeddings", "random")
-    whole = options(out=str(tmp_path / "whole"), rows=rows, threads=1, epochs=4)
+    whole = options(out=str(tmp_path / "whole"), rows=rows, threads=1, epochs=2)
     assert run_score(whole) == 0
     folder = tmp_path / "killed"
     # After so many cells of the six, at any moment of the next.

@@ -42,12 +42,12 @@ def results(folder: Path) -> dict[str, Any]:
 def test_a_search_goes_by_its_task_where_that_is_wanted(
     task_flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(task_flags(budget=3, reward__quality="task")) == 0
+    assert main(task_flags(budget=2, reward__quality="task")) == 0
     assert "Best students by quality task" in capsys.readouterr().out
     by_task = results(tmp_path / "run")
     assert by_task["quality"] == "task"
     assert all(row["loss"] == row["task_unexplained"] > 0 for row in by_task["students"])
-    assert main(task_flags(budget=3, out=tmp_path / "other")) == 0
+    assert main(task_flags(budget=2, out=tmp_path / "other")) == 0
     assert "Best students by quality imitation" in capsys.readouterr().out
     other = results(tmp_path / "other")
     assert other["quality"] == "imitation"
@@ -92,10 +92,10 @@ def test_a_search_goes_by_vectors_where_there_are_no_labels(flags: Flags, tmp_pa
 
 @pytest.mark.slow
 def test_workers_measure_the_same_task(task_flags: Flags, tmp_path: Path) -> None:
-    assert main(task_flags(budget=4, round_size=2)) == 0
+    assert main(task_flags(budget=2, round_size=2)) == 0
     alone = [row["task_unexplained"] for row in results(tmp_path / "run")["students"]]
     shutil.rmtree(tmp_path / "run")
-    assert main(task_flags(budget=4, round_size=2, workers=2)) == 0
+    assert main(task_flags(budget=2, round_size=2, workers=2)) == 0
     assert [row["task_unexplained"] for row in results(tmp_path / "run")["students"]] == alone
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny_classifiers
@@ -37,7 +36,7 @@ def graphs(graphs_are_written_once: None) -> None:
 
 @pytest.fixture(scope="session")
 def student_dir(
-    tiny_teacher_dirs: dict[str, Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+    flat_teacher: Callable[[str], Path], tiny_corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
     """Return the folder of one of ``STUDENTS``: 2 layers, 16 wide. Do not write into it."""
     root = tmp_path_factory.mktemp("students")
@@ -46,11 +45,12 @@ def student_dir(
         folder = root / name.replace(" ", "-")
         if not folder.exists():
             family, teacher_family = name.split(" of ")
-            teacher = load_teacher(tiny_teacher_dirs[teacher_family])
+            teacher_folder = flat_teacher(teacher_family)
+            teacher = load_teacher(teacher_folder)
             student = StudentConfig(2, 4, 16, 32, "gelu", family)
             lineage = Lineage(
                 student=student,
-                teacher=str(tiny_teacher_dirs[teacher_family]),
+                teacher=str(teacher_folder),
                 teacher_fingerprint=teacher.fingerprint,
                 corpus={"source": str(tiny_corpus_file), "max_length": 20},
                 recipe={"mapping": "uniform+last", "learning_rate": 0.0026},
@@ -80,20 +80,6 @@ def exported(
             out = root / name.replace(" ", "-")
             reports[name] = write_export(student_dir(name), out, int8=True, latency=None, format="onnx")
         return reports[name]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def flat_teacher(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return the folder of a tiny teacher of one layer; to export a layer takes seconds. Do not write into it."""
-    root = tmp_path_factory.mktemp("flat")
-
-    def make(family: str) -> Path:
-        layers: dict[str, Any] = {"n_layers" if family == "distilbert" else "num_hidden_layers": 1}
-        if not (root / family).exists():
-            tiny_teachers.save_teacher(root / family, family, **layers)
-        return root / family
 
     return make
 

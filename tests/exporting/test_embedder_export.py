@@ -40,11 +40,11 @@ print(json.dumps(vectors.tolist()))
 
 @pytest.fixture(scope="module")
 def embedder(
-    student_dir: Callable[[str], Path], tiny_teacher_dirs: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+    student_dir: Callable[[str], Path], flat_teacher: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     """The folder of an embedding student whose head is solved in closed form. Do not write into it."""
     root = tmp_path_factory.mktemp("embedder")
-    teacher = embedding_teacher(load_teacher(tiny_teacher_dirs["bert"]))
+    teacher = embedding_teacher(load_teacher(flat_teacher("bert")))
     settings = EmbeddingSettings(epochs=0, max_length=12)
     student = student_dir("bert of bert")
     made = distil_embedder(load_teacher(student), teacher, TEXTS, settings, cache_dir=root, device="cpu")

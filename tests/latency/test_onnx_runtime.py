@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from tiny_teachers import FAMILIES
-from written_graphs import WrittenGraphs
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
@@ -37,36 +37,23 @@ def check_session(model: Any, settings: LatencySettings) -> None:
         np.testing.assert_allclose(states, expected.numpy(), atol=1e-5, rtol=1e-4)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> WrittenGraphs:
-    return WrittenGraphs(tmp_path_factory.mktemp("graphs"))
-
-
-@pytest.fixture
-def graphs_are_written_once(written: WrittenGraphs, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For tests of what is done with graphs, not of the graphs."""
-    monkeypatch.setattr("kdnas_env.latency.onnx_runtime.write_graph", written.write)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_graph_of_a_teacher_computes_what_the_teacher_computes(
-    tiny_teacher_dirs: dict[str, Path], family: str
+    flat_teacher: Callable[[str], Path], family: str
 ) -> None:
-    check_session(load_teacher(tiny_teacher_dirs[family]).model, SETTINGS)
+    check_session(load_teacher(flat_teacher(family)).model, SETTINGS)
 
 
-@pytest.mark.parametrize(("family", "activation"), [("bert", "gelu"), ("albert", "silu"), ("roberta", "gelu")])
-def test_the_graph_of_a_student_computes_what_the_student_computes(
-    tiny_teacher_dirs: dict[str, Path], family: str, activation: str
-) -> None:
-    architecture = load_teacher(tiny_teacher_dirs["roberta"]).architecture
-    student = StudentConfig(2, 4, 16, 32, activation, family)
+def test_the_graph_of_a_student_computes_what_the_student_computes(flat_teacher: Callable[[str], Path]) -> None:
+    """Of several layers, with another activation and of another family than its teacher."""
+    architecture = load_teacher(flat_teacher("roberta")).architecture
+    student = StudentConfig(2, 4, 16, 32, "silu", "albert")
     check_session(build_student(student, architecture, seed=0).eval(), SETTINGS)
 
 
-@pytest.mark.usefixtures("graphs_are_written_once")
-def test_an_int8_graph_is_timed_as_it_would_be_exported(tiny_teacher_dirs: dict[str, Path]) -> None:
-    teacher = load_teacher(tiny_teacher_dirs["bert"])
+@pytest.mark.usefixtures("timed_graphs_are_written_once")
+def test_an_int8_graph_is_timed_as_it_would_be_exported(flat_teacher: Callable[[str], Path]) -> None:
+    teacher = load_teacher(flat_teacher("bert"))
     settings = replace(SETTINGS, runtime=INT8)
     session, exact = (open_session(teacher.model, each) for each in (settings, SETTINGS))
     ids = random_ids(teacher.model, settings).numpy()
@@ -74,7 +61,7 @@ def test_an_int8_graph_is_timed_as_it_would_be_exported(tiny_teacher_dirs: dict[
     error = np.square(states - expected).sum() / np.square(expected - expected.mean()).sum()
     assert 0 < error < 0.01
 
-    student = StudentConfig(1, 4, 16, 32)
+    student = StudentConfig(1, 4, 32, 64)
     probe = LatencyProbe(teacher.model, teacher.architecture, settings)
     latency = probe.measure(build_student(student, teacher.architecture, seed=0), student)
     assert (latency.runtime, latency.count > 0, 0 < latency.ratio < 10) == (INT8, True, True)
@@ -83,17 +70,17 @@ def test_an_int8_graph_is_timed_as_it_would_be_exported(tiny_teacher_dirs: dict[
 @pytest.mark.parametrize("runtime", ["onnxruntime", INT8])
 def test_nothing_is_printed_and_no_file_remains(
     runtime: str,
-    tiny_teacher_dirs: dict[str, Path],
+    flat_teacher: Callable[[str], Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
     request: pytest.FixtureRequest,
 ) -> None:
     if runtime == INT8:  # what quantising prints; the exporter is heard in the other case
-        request.getfixturevalue("graphs_are_written_once")
+        request.getfixturevalue("timed_graphs_are_written_once")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    teacher = load_teacher(tiny_teacher_dirs["bert"])
-    student = StudentConfig(1, 4, 16, 32)
+    teacher = load_teacher(flat_teacher("bert"))
+    student = StudentConfig(1, 4, 32, 64)
     probe = LatencyProbe(teacher.model, teacher.architecture, replace(SETTINGS, runtime=runtime))
     probe.measure(build_student(student, teacher.architecture, seed=0), student)
     assert list(tmp_path.iterdir()) == []
@@ -115,10 +102,10 @@ class _Unexportable(torch.nn.Module):
 
 
 def test_an_export_that_fails_is_explained(
-    tiny_teacher_dirs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    flat_teacher: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    teacher = load_teacher(flat_teacher("bert"))
     with pytest.raises(LatencyError, match=r"_Unexportable cannot be run by ONNX Runtime: .*runtime 'torch'"):
         LatencyProbe(_Unexportable(teacher.model), teacher.architecture, SETTINGS)
     assert list(tmp_path.iterdir()) == []
@@ -126,9 +113,9 @@ def test_an_export_that_fails_is_explained(
 
 @pytest.mark.parametrize("package", ["onnxruntime", "onnxscript"])
 def test_a_missing_extra_is_named(
-    tiny_teacher_dirs: dict[str, Path], monkeypatch: pytest.MonkeyPatch, package: str
+    flat_teacher: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    teacher = load_teacher(tiny_teacher_dirs["bert"])
+    teacher = load_teacher(flat_teacher("bert"))
     with pytest.raises(DependencyError, match=r'pip install "kdnas\[onnx\]"'):
         LatencyProbe(teacher.model, teacher.architecture, SETTINGS)

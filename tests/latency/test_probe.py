@@ -24,12 +24,12 @@ from kdnas_env.latency.torch_runtime import random_ids
 from kdnas_env.support.cpu_lock import probe_lock, training_lock
 
 BRIEF = LatencySettings(max_rounds=5)
-STUDENT = StudentConfig(2, 4, 32, 64)
+STUDENT = StudentConfig(1, 4, 32, 64)
 
 
 @pytest.fixture(scope="module")
-def teacher(tiny_teacher_dirs: dict[str, Path]) -> Teacher:
-    return load_teacher(tiny_teacher_dirs["bert"])
+def teacher(flat_teacher: Callable[[str], Path]) -> Teacher:
+    return load_teacher(flat_teacher("bert"))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def model(teacher: Teacher) -> Any:
 
 @pytest.fixture(params=["torch", "onnxruntime"])
 def settings(request: pytest.FixtureRequest) -> LatencySettings:
-    return replace(BRIEF, runtime=request.param)
+    return replace(BRIEF, runtime=request.param, batch_size=2, sequence_length=12)
 
 
 @pytest.fixture
@@ -55,11 +55,12 @@ def watch(model: torch.nn.Module, look: Callable[[dict[str, Any]], None]) -> Non
     model.register_forward_pre_hook(lambda module, args, kwargs: look(kwargs), with_kwargs=True)
 
 
+@pytest.mark.usefixtures("timed_graphs_are_written_once")
 def test_a_measurement_says_what_was_measured(teacher: Teacher, model: Any, settings: LatencySettings) -> None:
-    settings = replace(settings, batch_size=2, sequence_length=7, threads=2)
+    settings = replace(settings, threads=2)
     latency = LatencyProbe(teacher.model, teacher.architecture, settings).measure(model, STUDENT)
     assert (latency.runtime, latency.device, latency.threads) == (settings.runtime, "cpu", 2)
-    assert (latency.batch_size, latency.sequence_length) == (2, 7)
+    assert (latency.batch_size, latency.sequence_length) == (2, 12)
     assert latency.count >= 2 * settings.min_rounds
     assert min(latency.median_ms, latency.teacher_median_ms, latency.ratio) > 0
     assert min(latency.iqr_ms, latency.teacher_iqr_ms, latency.ratio_iqr) >= 0
@@ -182,6 +183,7 @@ def test_sequences_too_long_for_the_teacher_are_refused(teacher: Teacher, settin
         LatencyProbe(teacher.model, teacher.architecture, replace(settings, sequence_length=67))
 
 
+@pytest.mark.usefixtures("timed_graphs_are_written_once")
 def test_models_cannot_be_left_out(teacher: Teacher, settings: LatencySettings) -> None:
     with pytest.raises(LatencyError, match=f"runtime '{settings.runtime}' runs models.*teacher is None"):
         LatencyProbe(None, teacher.architecture, settings)

@@ -68,8 +68,8 @@ def test_a_file_may_have_a_name_that_no_task_can_have(table: Path) -> None:
 def test_a_surrogate_has_a_hardness_by_random_points(table: Path, tmp_path: Path) -> None:
     fit = fit_surrogate([table], tmp_path / "surrogate.npz")
     name = str(fit.path)
-    found = sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
+    found = sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=40)
     assert 0 < found["feasible"] < 1
     assert [comparison["points"] for comparison in found["against"]] == [found["points"]] * 2
     assert found["against"][0]["tau"] < found["against"][1]["tau"] == pytest.approx(1)
-    assert found == sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=200)
+    assert found == sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=40)

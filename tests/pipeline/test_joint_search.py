@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_the_best_student_is_distilled_by_its_own_recipe(small: dict[str, Any], tmp_path: Path) -> None:
     file = tmp_path / "joint.yaml"
     file.write_text(

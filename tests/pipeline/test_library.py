@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Tone
 
-pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds")
+pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "only_blank_pictures")
 
 
 class Heard:
@@ -66,6 +67,24 @@ def weights(folder: Path) -> bytes:
     return (folder / "student" / "model.safetensors").read_bytes()
 
 
+@pytest.fixture(scope="module")
+def asked(small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Arguments of ``searched``."""
+    return small_in(tmp_path_factory.mktemp("searched"))
+
+
+@pytest.fixture(scope="module")
+def heard() -> Heard:
+    """The progress of ``searched``."""
+    return Heard()
+
+
+@pytest.fixture(scope="module")
+def searched(asked: dict[str, Any], heard: Heard) -> kdnas_env.SearchRun:
+    """A finished search. Do not write into its folder."""
+    return kdnas_env.search(progress=heard, **asked)
+
+
 def test_a_search_tells_how_many_students_broke_a_limit(small: dict[str, Any]) -> None:
     """They cost none of its budget; what is left is told from its begin on, by those that do."""
     heard = Heard()
@@ -76,10 +95,9 @@ def test_a_search_tells_how_many_students_broke_a_limit(small: dict[str, Any]) -
     assert (heard.reached[0], heard.reached[-1]) == ((0, 2), (2, 2))
 
 
-def test_a_search_is_one_call(small: dict[str, Any]) -> None:
-    heard = Heard()
-    run = kdnas_env.search(progress=heard, **small)
-    assert run.path == Path(small["out"])
+def test_a_search_is_one_call(asked: dict[str, Any], searched: kdnas_env.SearchRun, heard: Heard) -> None:
+    run = searched
+    assert run.path == Path(asked["out"])
     assert heard.begun[:3] == ["preparing teacher", "preparing corpus", "preparing hidden states"]
     assert heard.done == (4, 4)
     assert sum("bert" in line for line in heard.said) >= 4
@@ -125,41 +143,43 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: 
     assert weights(run.path) == kept
 
 
-def test_an_interrupted_search_goes_on(small: dict[str, Any], tmp_path: Path) -> None:
-    whole = kdnas_env.search(**small)
-    part = {**small, "out": str(tmp_path / "part")}
+def test_an_interrupted_search_goes_on(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:
+    part = {**asked, "out": str(tmp_path / "part")}
     with pytest.raises(kdnas_env.Interrupted, match="resume with: kdnas_env") as caught:
         kdnas_env.search(progress=Heard(stop_after=2), **part)
     assert caught.value.go_on == f"kdnas_env.search(resume={part['out']!r}, cache_dir={part['cache_dir']!r})"
     assert json.loads((tmp_path / "part" / "run.json").read_text())["state"] == "interrupted"
     run = eval(caught.value.go_on)
-    assert [record.action for record in run.records] == [record.action for record in whole.records]
-    assert weights(run.path) == weights(whole.path)
+    assert [record.action for record in run.records] == [record.action for record in searched.records]
+    assert weights(run.path) == weights(searched.path)
     with pytest.raises(RunError, match="`budget` is 9, the run has 4"):
         kdnas_env.search(resume=run.path, budget=9)
 
 
-def test_a_finished_search_is_opened_again(small: dict[str, Any]) -> None:
-    run = kdnas_env.search(**small)
+def test_a_finished_search_is_opened_again(
+    asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path
+) -> None:
+    run = searched
     assert run.best is not None
     again = kdnas_env.load_run(run.path)
     assert again.table() == run.table()
     assert again.best == run.best
     assert again.drawn == run.drawn
     assert again.options.to_dict() == run.options.to_dict()
-    assert repr(again) == f"SearchRun({small['out']!r}, students=4, best='{run.best.evaluation.config}')"
+    assert repr(again) == f"SearchRun({asked['out']!r}, students=4, best='{run.best.evaluation.config}')"
     assert kdnas_env.load_run(run).table() == run.table()
-    assert kdnas_env.search(resume=run, cache_dir=small["cache_dir"]).path == run.path
-    state = json.loads((run.path / "run.json").read_text())
-    (run.path / "run.json").write_text(json.dumps({**state, "state": "interrupted"}))
+    assert kdnas_env.search(resume=run, cache_dir=asked["cache_dir"]).path == run.path
+    other = Path(shutil.copytree(run.path, tmp_path / "run"))
+    state = json.loads((other / "run.json").read_text())
+    (other / "run.json").write_text(json.dumps({**state, "state": "interrupted"}))
     with pytest.raises(RunError, match=r"resume it with `kdnas_env\.search\(resume='.*'\)`, then distil"):
-        kdnas_env.load_run(run)
+        kdnas_env.load_run(other)
 
 
-def test_a_search_is_distilled_from(small: dict[str, Any]) -> None:
-    run = kdnas_env.search(**small)
+def test_a_search_is_distilled_from(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:
+    run = kdnas_env.load_run(Path(shutil.copytree(searched.path, tmp_path / "run")))
     more: dict[str, Any] = {"epochs": 1, "corpus": {"max_length": 24, "heldout_samples": 16}, "threads": 1}
-    made = kdnas_env.distill(run, cache_dir=small["cache_dir"], **more)
+    made = kdnas_env.distill(run, cache_dir=asked["cache_dir"], **more)
     (student,) = made.students
     assert run.best is not None
     assert student.name == "best"
@@ -167,7 +187,7 @@ def test_a_search_is_distilled_from(small: dict[str, Any]) -> None:
     assert student.unexplained <= student.started_at
     assert student.model().config.hidden_size == student.config.hidden_size
     heard = Heard()
-    again = kdnas_env.distill(str(run.path), cache_dir=small["cache_dir"], progress=heard)
+    again = kdnas_env.distill(str(run.path), cache_dir=asked["cache_dir"], progress=heard)
     assert again.students == made.students
     assert not heard.begun, "it is distilled already"
 
@@ -227,18 +247,17 @@ def test_wrong_settings_are_refused_and_leave_no_folder(
     assert not Path(small["out"]).exists()
 
 
-def test_environment_and_command_are_put_together_alike(small: dict[str, Any]) -> None:
-    asked, made = SearchOptions().settings, SearchSettings()
-    assert Constraints.of(asked.limits) == Constraints(speedup=5)
+def test_environment_and_command_are_put_together_alike(asked: dict[str, Any], searched: kdnas_env.SearchRun) -> None:
+    usual, made = SearchOptions().settings, SearchSettings()
+    assert Constraints.of(usual.limits) == Constraints(speedup=5)
     assert not Constraints.of(made.limits)
     plain = {field.name for field in fields(SearchSettings)} - {"corpus", "latency", "limits"}
-    assert {name: getattr(asked, name) for name in plain} == {name: getattr(made, name) for name in plain}
-    run = kdnas_env.search(**small)
-    shared = {name: small[name] for name in ("teacher", "corpus", "budget", "round_size", "data_fraction", "cache_dir")}
-    env = gym.make("kdnas/MiniKDAnalytic-v0", space=small["space"]["file"], device="cpu", threads=1, **shared).unwrapped
+    assert {name: getattr(usual, name) for name in plain} == {name: getattr(made, name) for name in plain}
+    shared = {name: asked[name] for name in ("teacher", "corpus", "budget", "round_size", "data_fraction", "cache_dir")}
+    env = gym.make("kdnas/MiniKDAnalytic-v0", space=asked["space"]["file"], device="cpu", threads=1, **shared).unwrapped
     assert isinstance(env, MiniKDEnv)
     env.reset()
-    for record in run.records:
+    for record in searched.records:
         _, reward, _, _, _ = env.step(np.array(record.action))
         assert reward == record.reward.reward
     env.close()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,13 @@ import pytest
 import kdnas_env
 from kdnas_env.bench.page import Cloud, Listing, Page, Scatter
 
+pytestmark = pytest.mark.usefixtures("only_blank_pictures")
 
-@pytest.fixture
-def run(small: dict[str, Any]) -> kdnas_env.SearchRun:
+
+@pytest.fixture(scope="module")
+def run(small_in: Callable[[Path], dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> kdnas_env.SearchRun:
+    """A finished search. Do not write into its folder."""
+    small = small_in(tmp_path_factory.mktemp("searched"))
     return kdnas_env.search(**{**small, "budget": 6, "agent": "lstm"})
 
 
@@ -107,19 +113,19 @@ def test_limits_are_shown_with_what_keeps_them(small: dict[str, Any]) -> None:
     assert rows["latency"]["students that keep it"] is None
 
 
-def test_a_search_of_an_earlier_version_has_a_page(run: kdnas_env.SearchRun) -> None:
-    results = json.loads((run.path / "results.json").read_text())
+def test_a_search_of_an_earlier_version_has_a_page(run: kdnas_env.SearchRun, tmp_path: Path) -> None:
+    earlier = Path(shutil.copytree(run.path, tmp_path / "run"))
+    results = json.loads((earlier / "results.json").read_text())
     for round_ in results["rounds"]:
         del round_["predicted"]
-    (run.path / "results.json").write_text(json.dumps(results))
-    page = kdnas_env.load_run(run.path).report()
+    (earlier / "results.json").write_text(json.dumps(results))
+    page = kdnas_env.load_run(earlier).report()
     assert [chart.name for chart in page.views[0].scatters] == ["front", "rewards"]
 
 
-def test_the_page_is_written_again_when_a_search_is_resumed(small: dict[str, Any]) -> None:
-    run = kdnas_env.search(**small)
-    before = (run.path / "report.html").read_text()
-    (run.path / "report.html").write_text("an older page")
-    kdnas_env.search(resume=run.path, cache_dir=small["cache_dir"])
-    assert (run.path / "report.html").read_text() == before
-    assert not [*Path(run.path).glob(".report*")]
+def test_the_page_is_written_again_when_a_search_is_resumed(run: kdnas_env.SearchRun, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(run.path, tmp_path / "run"))
+    (moved / "report.html").write_text("an older page")
+    kdnas_env.search(resume=moved, cache_dir=run.path.with_name("cache"))
+    assert (moved / "report.html").read_text() == kdnas_env.load_run(moved).report().to_html()
+    assert not [*moved.glob(".report*")]

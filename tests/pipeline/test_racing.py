@@ -14,6 +14,7 @@ from kdnas_env.pipeline.race import race
 from kdnas_env.tables.storage import write_table
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_agents_are_raced(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     write_table(planted_table(), tmp_path / "small.npz")
     small: dict[str, Any] = {

@@ -49,6 +49,7 @@ def test_the_teacher_computes_what_it_did(
         torch.testing.assert_close(states, expected)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_search_among_its_students(tiny_teacher_dirs: dict[str, Path], texts: Path, tmp_path: Path) -> None:
     space = tmp_path / "space.yaml"
     space.write_text("num_hidden_layers: [1, 2]\nhidden_size: [16]\nnum_attention_heads: [2]\nintermediate_size: [16]")
