@@ -92,7 +92,7 @@ def bytes_of(call: Callable[[], Any]) -> int:
     return tracemalloc.get_traced_memory()[1] - before
 
 
-def work(agent: AskTellAgent[Any], steps: int = 8) -> tuple[float, float]:
+def work(agent: AskTellAgent[Any], steps: int = 5) -> tuple[float, float]:
     """Return how many functions are called, and bytes allocated, for a proposal and its answer; means over some."""
 
     def step() -> None:
