@@ -1,4 +1,4 @@
-"""``python -m kdnas_env`` is ``kdnas``; what starts modules, such as ``accelerate launch``, needs it."""
+"""``python -m kdnas_env`` is ``kdnas``; what starts modules, such as ``torchrun``, needs it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Full knowledge distillation: long training of a student with transformers' Trainer.
 
 It uses the student, objective, optimiser and schedule of :class:`kdnas_env.distillation.training.mini_kd.MiniKD`, on a
-whole corpus. Training can be interrupted at any time, and runs in one process or in several (``accelerate launch``).
+whole corpus. Training can be interrupted at any time, and runs in one process or in several (``torchrun``).
 """
 
 from __future__ import annotations
