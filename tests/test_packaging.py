@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -112,6 +113,7 @@ def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
     places = {f"kdnas_env/{name}" if name.startswith("agents/") else name for name in files} - {"kdnas_env/agents"}
     assert {name for name in places if not name.startswith(".")} <= held
     with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
         shipped = set(archive.namelist())
         about = archive.read(next(name for name in shipped if name.endswith("/METADATA"))).decode()
     assert {name for name in places if name.startswith("kdnas_env/")} == {
@@ -125,6 +127,15 @@ def test_what_is_distributed_is_whole(tmp_path: Path) -> None:
         "Requires-Python: >=3.11",
     ):
         assert f"\n{line}\n" in about
+    # Another distribution, such as openai-agents, may install a package that is called agents.
+    (tmp_path / "site" / "agents").mkdir()
+    (tmp_path / "site" / "agents" / "__init__.py").write_text("")
+    code = "import agents, kdnas_env; print(agents.__file__, type(kdnas_env.make_agent('random')).__module__)"
+    code += "; print(kdnas_env.__file__)"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    found = [str(tmp_path / "site" / name / "__init__.py") for name in ("agents", "kdnas_env")]
+    assert done.stdout.split() == [found[0], "kdnas_env.agents.classic.random", found[1]], done.stderr
 
 
 def test_one_version_stands_everywhere() -> None:
