@@ -21,7 +21,8 @@ import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
+from kdnas_env.envs.assemble import SearchSettings
+from kdnas_env.envs.mini_kd import MiniKDEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.pipeline.options import CorpusOptions, options_of
