@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 import tyro
 
 from kdnas_env.core.constraints import Constraints
+from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import SHORT_FLAGS, RecordedOptions, renamed
@@ -257,9 +258,9 @@ class LatencyOptions(TimedPassOptions):
 class RewardOptions:
     """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
 
-    alpha: float = -0.06
+    alpha: float = KDReward.alpha
     """Exponent of the latency in the reward; 0 ignores the latency."""
-    beta: float = 0.6**6
+    beta: float = KDReward.beta
     """Target latency as a share of the teacher's. As in the paper's formula, it multiplies all positive rewards by one
     constant and changes no choice; use alpha for that."""
     loss: str | None = None
