@@ -23,11 +23,12 @@ from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
-from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
+from kdnas_env.pipeline.race import BenchOptions
 from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
+from kdnas_env.pipeline.submissions import BenchExportOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import (
     ImportNasBenchBertOptions,
