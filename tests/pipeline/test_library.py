@@ -104,6 +104,9 @@ def test_a_search_is_one_call(asked: dict[str, Any], searched: kdnas_env.SearchR
     assert sum("bert" in line for line in heard.said) >= 4
     assert run.best is not None
     assert run.best.reward.reward == max(record.reward.reward for record in run.records)
+    ended = run.outcomes
+    assert ended.students == ended.usable + ended.stopped + ended.infeasible + ended.broke + ended.failed == 4
+    assert 0 <= ended.harmed <= ended.usable
     assert run.front
     assert isinstance(run.plot(), Figure)
     frame = pd.DataFrame(run.table())
