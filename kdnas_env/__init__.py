@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.distill import DistillRun as DistillRun
     from kdnas_env.pipeline.distill import distill as distill
     from kdnas_env.pipeline.export import export as export
+    from kdnas_env.pipeline.finished_search import load_run as load_run
     from kdnas_env.pipeline.race import RaceResults as RaceResults
     from kdnas_env.pipeline.race import race as race
     from kdnas_env.pipeline.run import PipelineRun as PipelineRun
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.score import score as score
     from kdnas_env.pipeline.search import SearchRun as SearchRun
     from kdnas_env.pipeline.search import search as search
-    from kdnas_env.pipeline.searched import load_run as load_run
     from kdnas_env.pipeline.study import StudyRun as StudyRun
     from kdnas_env.pipeline.study import study as study
     from kdnas_env.pipeline.vocabulary import VocabularyCut as VocabularyCut
@@ -79,7 +79,7 @@ _PUBLIC = {
     "pipeline.run": ("PipelineRun", "run"),
     "pipeline.score": ("Scores", "score"),
     "pipeline.search": ("SearchRun", "search"),
-    "pipeline.searched": ("load_run",),
+    "pipeline.finished_search": ("load_run",),
     "pipeline.study": ("StudyRun", "study"),
     "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),

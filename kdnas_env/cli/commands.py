@@ -24,9 +24,9 @@ from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
 from kdnas_env.pipeline.race import BenchOptions
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
 from kdnas_env.pipeline.submissions import BenchExportOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions

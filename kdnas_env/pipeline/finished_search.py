@@ -1,4 +1,4 @@
-"""What is taken from a finished search to distil for long: students, how they start, the recipe and the text."""
+"""Reads the folder of a finished search: its record, and what a long distillation starts from."""
 
 from __future__ import annotations
 
