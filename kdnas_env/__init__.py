@@ -1,27 +1,27 @@
 """kdnas: knowledge-distillation neural-architecture search as a Gymnasium environment.
 
-Importing the package registers its environments. These are the public names; they are loaded when they are first used,
-and what is not among them is private.
+Importing the package registers its environments. These are its names, loaded when they are first used. The other public
+modules are listed in ``docs/reference/python.md``.
 
-| Name                              | What it is                                                               |
-|-----------------------------------|--------------------------------------------------------------------------|
-| `search`, `SearchRun`             | search for a small, fast student of a teacher; what came of it           |
-| `load_run`                        | a finished search, by its folder                                         |
-| `distill`, `DistillRun`           | distil the best students of a search for long; what came of it           |
-| `score`, `Scores`                 | score students on tasks, beside their teacher; what came of it           |
-| `export`, `ExportReport`          | a student for use elsewhere: checked, measured, with a model card        |
-| `run`, `PipelineRun`              | search, distil, score and export in one folder; what came of it          |
-| `vocabulary`, `VocabularyCut`     | a teacher of fewer tokens, whose students are smaller; what came of it   |
-| `race`, `RaceResults`             | race agents on tables of evaluations; what came of it                    |
-| `study`, `StudyRun`               | whether what a search goes by means anything; what came of it            |
-| `make_agent`, `agent_names`       | agents, by name                                                          |
-| `load_table`                      | a table of evaluations, by name or file                                  |
-| `SearchSpace`, `StudentConfig`    | which students there are; one of them                                    |
-| `Evaluation`, `Fidelity`          | what was measured of a student; at which effort                          |
-| `KDReward`, `Constraints`         | what an evaluation earns; limits that students have to keep              |
-| `Progress`, `TaskProgress`        | what long work tells; a display of it, for terminals and notebooks       |
-| `KDNASError`, `Interrupted`       | what is wrong and what to do; work was stopped, and how to go on with it |
-| `__version__`                     | the version                                                              |
+| Name                           | Meaning                                                                     |
+|--------------------------------|-----------------------------------------------------------------------------|
+| `search`, `SearchRun`          | search for a small, fast student of a teacher; its result                   |
+| `load_run`                     | the result of a finished search, read from its folder                       |
+| `distill`, `DistillRun`        | distil the best students of a search for longer; its result                 |
+| `score`, `Scores`              | score students and their teacher on tasks; its result                       |
+| `export`, `ExportReport`       | export a student with checks, measurements and a model card; its result     |
+| `run`, `PipelineRun`           | search, distil, score and export in one folder; its result                  |
+| `vocabulary`, `VocabularyCut`  | give a teacher a smaller vocabulary, for smaller students; its result       |
+| `race`, `RaceResults`          | compare agents on tables of evaluations; its result                         |
+| `study`, `StudyRun`            | study whether short evaluations predict the quality on tasks; its result    |
+| `make_agent`, `agent_names`    | make an agent by name; all names                                            |
+| `load_table`                   | load a table of evaluations, by name or file                                |
+| `SearchSpace`, `StudentConfig` | the students that can be searched; the architecture of one                  |
+| `Evaluation`, `Fidelity`       | the measurements of a student; the effort spent on them                     |
+| `KDReward`, `Constraints`      | the reward of an evaluation; limits that students must keep                 |
+| `Progress`, `TaskProgress`     | the interface of progress reports; their display in terminals and notebooks |
+| `KDNASError`, `Interrupted`    | the base class of errors; raised after Ctrl-C, with the call that resumes   |
+| `__version__`                  | the version                                                                 |
 """
 
 from importlib import import_module
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.distill import DistillRun as DistillRun
     from kdnas_env.pipeline.distill import distill as distill
     from kdnas_env.pipeline.export import export as export
+    from kdnas_env.pipeline.finished_search import load_run as load_run
     from kdnas_env.pipeline.race import RaceResults as RaceResults
     from kdnas_env.pipeline.race import race as race
     from kdnas_env.pipeline.run import PipelineRun as PipelineRun
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from kdnas_env.pipeline.score import score as score
     from kdnas_env.pipeline.search import SearchRun as SearchRun
     from kdnas_env.pipeline.search import search as search
-    from kdnas_env.pipeline.searched import load_run as load_run
     from kdnas_env.pipeline.study import StudyRun as StudyRun
     from kdnas_env.pipeline.study import study as study
     from kdnas_env.pipeline.vocabulary import VocabularyCut as VocabularyCut
@@ -79,7 +79,7 @@ _PUBLIC = {
     "pipeline.run": ("PipelineRun", "run"),
     "pipeline.score": ("Scores", "score"),
     "pipeline.search": ("SearchRun", "search"),
-    "pipeline.searched": ("load_run",),
+    "pipeline.finished_search": ("load_run",),
     "pipeline.study": ("StudyRun", "study"),
     "pipeline.vocabulary": ("VocabularyCut", "vocabulary"),
     "pipeline.work": ("Interrupted",),

@@ -12,7 +12,7 @@ from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator, random_failures
 from kdnas_env.tables.table import LatencyDevice, Table, TableMetadata
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 
 SPACE: dict[str, Any] = {
     "num_hidden_layers": [3, 6, 12],

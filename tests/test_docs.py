@@ -14,6 +14,7 @@ from types import ModuleType
 import pytest
 from processes import Started
 
+import kdnas_env.wrappers
 from kdnas_env.cli.commands import COMMANDS, parse_words
 from kdnas_env.cli.short_help import asks_for_help
 
@@ -189,3 +190,20 @@ def test_links_of_the_readme_lead_somewhere() -> None:
     links = re.findall(r"\]\((?!http)([^)#]+)", PAGES[ROOT / "README.md"])
     assert len(links) > 20
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_every_public_name_is_on_the_python_page() -> None:
+    page = PAGES[ROOT / "docs/reference/python.md"]
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (\S+)", page, re.MULTILINE)}
+    assert set(kdnas_env.__all__) - shown == {"__version__"}
+    assert "`kdnas_env.__version__`" in page
+    wrappers = PAGES[ROOT / "docs/reference/wrappers.md"]
+    assert [name for name in kdnas_env.wrappers.__all__ if f"`{name}`" not in wrappers] == []
+
+
+def test_every_module_that_a_page_names_is_on_the_python_page() -> None:
+    named = {name.replace(".", "/") for name in re.findall(r"\bkdnas_env(?:\.[a-z]\w*)+", TEXT)}
+    modules = {place for name in named for place in (name, name.rpartition("/")[0]) if (ROOT / f"{place}.py").exists()}
+    assert len(modules) > 15
+    page = PAGES[ROOT / "docs/reference/python.md"]
+    assert sorted(module for module in modules if module.replace("/", ".") not in page) == []

@@ -1,7 +1,7 @@
-"""What a search is worth: its regret, its curve, when it met a target, and the share of many searches that did.
+"""Scores of searches: normalised regret, incumbents, performance profiles and hitting times.
 
-The score of a search is its normalised regret, of which less is better: 0 is the optimum, 1 what random search has at
-the same effort.
+The score of a search is its normalised regret; lower is better. 0 is the optimum, 1 the median of random search at the
+same effort.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from kdnas_env.support.statistics import checked_axis, checked_finite, checked_s
 
 
 def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float) -> Floats:
-    """Return how far values are from the optimum, in units of how far random search is; less is better.
+    """Return the distance of values from the optimum, in units of that of random search; lower is better.
 
     Args:
-        value: Values of what was found, more is better, any shape.
-        optimum: The best there is.
-        random_median: Median of what random search finds.
+        value: Values of the students that were found; higher is better, any shape.
+        optimum: The highest value.
+        random_median: Median of the values that random search finds.
 
     Raises:
         KDNASError: If random search finds the optimum, or either is not finite.
@@ -35,13 +35,13 @@ def normalised_regret(value: npt.ArrayLike, optimum: float, random_median: float
 
 
 def incumbents(observed: npt.ArrayLike, true: npt.ArrayLike) -> Floats:
-    """Return the true value of what was best by the observed values so far.
+    """Return the true value of the incumbent after each evaluation: the best by the observed values so far.
 
-    Of equals the earliest stays. What is not finite (a failure) is never best; before anything is, it is NaN.
+    Of equals the earliest stays. A value that is not finite (a failure) is never best. Without an incumbent it is NaN.
 
     Args:
-        observed: What was seen, more is better, ``(..., n)``.
-        true: What it is worth, ``(..., n)``.
+        observed: Observed values; higher is better, ``(..., n)``.
+        true: True values, ``(..., n)``.
     """
     seen, worth = np.asarray(observed, dtype=np.float64), np.asarray(true, dtype=np.float64)
     if seen.shape != worth.shape or not seen.ndim:
@@ -74,7 +74,7 @@ def profile_band(
 ) -> tuple[Floats, Floats]:
     """Return the stratified bootstrap band of :func:`performance_profile`, lower and upper ends ``(thresholds,)``.
 
-    It holds point by point, not for the whole profile at once.
+    The band is pointwise, not simultaneous.
     """
     array = checked_scores(scores, curves=False)
     below = array[..., None] <= checked_axis(thresholds, "thresholds")
@@ -86,10 +86,10 @@ def area_under_curve(curves: npt.ArrayLike) -> Floats:
 
     Args:
         curves: Score after each evaluation, ``(..., n)``, such as the regret of :func:`incumbents`; finite: an agent
-            that has found nothing yet has the worst score there is.
+            that has found nothing yet has the worst score.
 
     Returns:
-        float64 ``(...)``, less is better where that is so of the scores.
+        float64 ``(...)``; lower is better if it is for the scores.
 
     Raises:
         KDNASError: If curves are empty or not all finite.
@@ -101,14 +101,15 @@ def area_under_curve(curves: npt.ArrayLike) -> Floats:
 
 
 def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.int64], Bools]:
-    """Return after how many evaluations the incumbent is worth a target.
+    """Return the number of evaluations after which the incumbent reaches a target.
 
     Args:
         curves: True value of the incumbent after each evaluation, ``(..., n)``; NaN where there is none.
-        target: What it has to be worth.
+        target: The value to reach.
 
     Returns:
-        Evaluations, from 1, int64 ``(...)``: n where it never is; and where it never is (the run is censored), bool.
+        Evaluations, from 1, int64 ``(...)``, n if the target is never reached; and whether it is never reached (the run
+        is censored), bool.
 
     Raises:
         KDNASError: If curves have no evaluations, or the target is NaN.
@@ -127,7 +128,7 @@ def hitting_times(curves: npt.ArrayLike, target: float) -> tuple[npt.NDArray[np.
 def ecdf(times: npt.ArrayLike, censored: npt.ArrayLike, grid: npt.ArrayLike) -> Floats:
     """Return the share of the runs that reached a target by each number of evaluations, float64 ``(grid,)``.
 
-    All runs have the same budget, so that a censored one is simply one that did not reach it.
+    All runs have the same budget, so that a censored run is one that did not reach the target.
     """
     reached, missed = np.asarray(times, dtype=np.float64), np.asarray(censored, dtype=np.bool_)
     if reached.shape != missed.shape or not reached.size:

@@ -7,23 +7,21 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from kdnas_env.bench.leaderboard import submit, verify
 from kdnas_env.bench.race import TRAJECTORIES
 from kdnas_env.bench.race_page import ranking_notes, timing_in_words
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.pipeline.controllers import TrainOptions, train_controller
-from kdnas_env.pipeline.race import (
-    PAGE,
+from kdnas_env.pipeline.race import PAGE, BenchOptions, RaceResults, race
+from kdnas_env.pipeline.submissions import (
     BenchExportOptions,
-    BenchOptions,
-    RaceResults,
     SubmitOptions,
     VerifyOptions,
-    race,
+    export_searches,
+    submit_searches,
+    verify_submission,
 )
 from kdnas_env.searching.run_folder import RESULTS
-from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import TaskProgress
 
 _MOST_FAULTS = 10
@@ -106,21 +104,17 @@ def _say_more(console: SafeConsole, results: RaceResults) -> None:
 
 def run_submit(options: SubmitOptions) -> int:
     """Write a submission; the exit status of the command."""
-    trajectories = submit(options.race, options.agent, options.to, description=options.description)
-    evaluations = sum(len(trajectory) for trajectory in trajectories)
-    SafeConsole().say(f"{len(trajectories)} searches, {evaluations} evaluations: {options.to}")
+    written = submit_searches(options)
+    SafeConsole().say(f"{written.searches} searches, {written.evaluations} evaluations: {options.to}")
     return 0
 
 
 def run_export(options: BenchExportOptions) -> int:
     """Write the searches of a race for another library; the exit status of the command."""
-    require("a dataset of Minari", "minari", "minari")
-    from kdnas_env.integrations.minari import export_race
-
-    dataset = export_race(options.race, options.minari, task=options.task, agents=options.agents)
+    written = export_searches(options)
     SafeConsole().say(
-        f"{dataset.total_episodes} searches, {dataset.total_steps} evaluations; load them with "
-        f"minari.load_dataset({options.minari!r}): {dataset.storage.data_path.parent}"
+        f"{written.searches} searches, {written.evaluations} evaluations; load them with "
+        f"minari.load_dataset({options.minari!r}): {written.path}"
     )
     return 0
 
@@ -141,8 +135,7 @@ def run_verify(options: VerifyOptions) -> int:
     """Check a submission; the exit status of the command: 1 if something in it does not replay."""
     console = SafeConsole()
     with TaskProgress(console) as progress:
-        progress.begin("replaying the searches")
-        verdict = verify(options.submission, progress.advance)
+        verdict = verify_submission(options, progress=progress)
     for fault in verdict.faults[:_MOST_FAULTS]:
         console.say(fault, "bad")
     if len(verdict.faults) > _MOST_FAULTS:

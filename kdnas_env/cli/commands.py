@@ -23,11 +23,12 @@ from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions
 from kdnas_env.pipeline.options import completed, task_field
-from kdnas_env.pipeline.race import BenchExportOptions, BenchOptions, SubmitOptions, VerifyOptions
+from kdnas_env.pipeline.race import BenchOptions
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.pipeline.study import StudyOptions
+from kdnas_env.pipeline.submissions import BenchExportOptions, SubmitOptions, VerifyOptions
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.tables import (
     ImportNasBenchBertOptions,
@@ -60,7 +61,7 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.installed:run_doctor"),
 }
-"""Options of every command, and the function that runs it, imported when it is asked for: most are heavy.
+"""Options of every command, and the function that runs it. It is imported when the command runs, since most are heavy.
 
 Commands of two words are grouped by the first."""
 
@@ -70,19 +71,19 @@ _GROUPS = {
 }
 
 _UNSAID = {"bench": "race"}
-"""The second word of a group that may be left out."""
+"""The second word of a group that may be omitted."""
 
 _RENAMED = {"glue": "score"}
-"""Commands by a name that they had before."""
+"""Current names of commands by their earlier names."""
 
 _RAY = ("--ray", "--search.ray")
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
-    """Return the command that the arguments ask for, ready to run.
+    """Parse the arguments, and return a function that runs the command.
 
     Raises:
-        RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
+        RunError: If the run to resume cannot be read, or was made with other settings.
         KDNASError: If an option is out of range, or has no effect.
         SystemExit: If the arguments are malformed, or ask for help.
     """
@@ -90,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     kind, words = _asked(arguments)
     check_given_once(kind, words)
     with naming_flags(kind, given=arguments):
-        # A model that must be given is told from the values of a list before it.
+        # With this default, a model is recognised after the values of a list.
         missing = None if "--resume" in arguments else ScoreOptions(model=tyro.MISSING)
         options = completed(lambda defaults: _parse(arguments, defaults or missing))
     place = next(place for kind, place in COMMANDS.values() if type(options) is kind)
@@ -98,7 +99,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
 
 
 def parse_words(arguments: Sequence[str]) -> Any:
-    """Return the options that the arguments spell, without a look at the runs and files that they name.
+    """Parse the arguments without reading the runs and files that they name.
 
     Raises:
         KDNASError: If an option is out of range.
@@ -108,18 +109,18 @@ def parse_words(arguments: Sequence[str]) -> Any:
 
 
 def _asked(arguments: Sequence[str]) -> tuple[type[Any], Sequence[str]]:
-    """Return the options of the command that is asked for, and what follows it; those of a run if there is none."""
+    """Return the options of the command, and the words after it; without a command, the options of a run."""
     name = _named(arguments)
     return (PipelineOptions, arguments) if name is None else (COMMANDS[name][0], arguments[len(name.split()) :])
 
 
 def _named(arguments: Sequence[str]) -> str | None:
-    """Return the name of the command that is asked for, of one word or two; None if there is none."""
+    """Return the name of the command, of one word or two; None without a command."""
     return next((name for count in (2, 1) if (name := " ".join(arguments[:count])) in COMMANDS), None)
 
 
 def _spelled_out(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with what was left out: the command's second word, Ray's address, that a task is a name."""
+    """Complete the arguments: the second word of the command, the address of Ray, the full name of ``--task``."""
     arguments = [_RENAMED.get(word, word) for word in arguments[:1]] + [*arguments[1:]]
     word = _UNSAID.get(arguments[0]) if arguments else None
     spelled = len(arguments) > 1 and (not arguments[1].startswith("-") or arguments[1] in (*HELP, HELP_ALL))
@@ -132,7 +133,7 @@ def _spelled_out(arguments: Sequence[str]) -> list[str]:
 
 
 def _in_full(kind: type[Any], word: str) -> str:
-    """Return the flag that ``--task NAME`` is short for, or the new name of a renamed flag; any other word as it is."""
+    """Return the full flag of ``--task NAME``, or the new name of a renamed flag; other words are unchanged."""
     flag, equals, value = word.partition("=")
     if flag == "--task" and (name := task_field(kind)) is not None:
         return f"--{name}{equals}{value}"
@@ -161,13 +162,13 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
                     description="Knowledge-distillation neural-architecture search for language models.",
                     args=["--help" if word == HELP_ALL else word for word in arguments],
                 )
-            # The command alone, so that no complaint names flags of others.
+            # Only this command, so that no message names flags of other commands.
             kind, words = _asked(arguments)
             if asks_for_help(words):
                 print_help(name, kind, words)
             default = {"default": defaults} if type(defaults) is kind else {}
             return tyro.cli(kind, prog=f"kdnas {name}", args=list(words), **default)
-    except BrokenPipeError:  # of a help text; whoever reads has read enough
+    except BrokenPipeError:  # the reader of a help text has closed the pipe
         SafeConsole().on_broken_pipe()
         raise SystemExit from None
     except SystemExit as ended:
@@ -182,7 +183,7 @@ def _parse(arguments: Sequence[str], defaults: Any = None) -> Any:
 
 
 def _all_commands() -> Any:
-    """Return the type of whatever can be asked for: for help, and where no command is named."""
+    """Return the union of the options of all commands, for help and for arguments without a command."""
     commands: dict[str, Any] = {}
     groups: dict[str, list[Any]] = {}
     for name, (kind, _) in COMMANDS.items():
@@ -199,7 +200,7 @@ def _all_commands() -> Any:
 
 
 def _refused(ended: BaseException | None) -> KDNASError | None:
-    """Return what options refused, which tyro would tell by names of its own; None if the arguments are malformed."""
+    """Return the error that options raised, which tyro would reword; None if the arguments are malformed."""
     while ended is not None and not isinstance(ended, KDNASError):
         ended = ended.__context__
     return ended

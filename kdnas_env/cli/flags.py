@@ -1,4 +1,4 @@
-"""Flags as they are typed: messages name them, and a flag that has no effect is refused."""
+"""Flags of the command line: messages of the library are rewritten to name them, and repeated flags are refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _GROUPS: dict[type[KDNASError], tuple[str, ...]] = {
     SpaceError: ("space",),
     LatencyError: ("latency",),
 }
-"""Groups of flags that the errors of a kind are about, where a name stands in several groups."""
+"""Groups of flags that an error refers to, by its class, where several groups have the same name."""
 
 _COMMANDS = {
     "race": ("bench",),
@@ -35,22 +35,22 @@ _COMMANDS = {
     "build_table": ("table", "build"),
     "table_agreement": ("table", "agreement"),
 }
-"""Words of a command by the function that does the same, where they differ."""
+"""Words of the command of a function, where they differ from its name."""
 
 _QUOTED = r"(?<!\w)'[^']*'|\"[^\"]*\""
 
 
 @contextmanager
 def naming_flags(kind: type[Any], given: Sequence[str] = ()) -> Iterator[None]:
-    """Have errors of the library, which name its arguments and calls, name flags and command lines in the block.
+    """Rewrite errors raised in the block: names of arguments become flags, calls become command lines.
 
     Args:
         kind: Options of the command.
-        given: What was typed: of several flags that may be meant, it is one of those.
+        given: The words that were typed; of several matching flags, one of these is chosen.
 
     Raises:
-        KDNASError: What is raised in the block, with flags in the place of names.
-        Interrupted: Likewise, with the command that goes on.
+        KDNASError: The error of the block, with flags in place of names.
+        Interrupted: Likewise, with the command that resumes the work.
     """
     try:
         yield
@@ -70,7 +70,7 @@ def _name_in_notes(error: BaseException, kind: type[Any]) -> None:
 
 
 class FlagProgress(TaskProgress):
-    """Shows what is done; where the library says arguments, it says flags.
+    """Shows progress, with flags in place of the names of arguments.
 
     Args:
         console: Where it is shown.
@@ -94,19 +94,19 @@ def typed(
     *,
     whole: type[Any] | None = None,
 ) -> str:
-    """Return a message with flags in the place of the names of arguments; what it quotes stays.
+    """Return a message with flags in place of the names of arguments; quoted text stays.
 
-    A name between backquotes is known as such, with a value after an equals sign or without. Elsewhere, a name of
-    several words is known by its underscores, and one of a single word where the message begins with it or an equals
-    sign follows. A call of the package between backquotes becomes a command line.
+    A word between backquotes counts as a name, with or without a value after an equals sign. Elsewhere, a word with
+    underscores counts as a name, and a single word does at the start of the message or before an equals sign. A call of
+    the package between backquotes becomes a command line.
 
     Args:
         message: The message.
         kind: Options of the command.
-        groups: Groups of flags that it is about.
-        given: What was typed.
-        whole: Options of the whole command, where the others are those of a stage: a name that was typed as one of
-            them, or that the stage does not have, is one of them.
+        groups: Groups of flags that it refers to.
+        given: The words that were typed.
+        whole: Options of the whole command if ``kind`` is a stage of it. A name counts as one of these if it was typed
+            as such, or if the stage does not have it.
     """
     flags = _flags(kind)
     for name, others in ({} if whole is None else _flags(whole)).items():
@@ -130,7 +130,7 @@ def typed(
 def _flag_of(
     name: str, kind: type[Any], flags: Mapping[str, Sequence[str]], groups: Sequence[str], given: Sequence[str]
 ) -> str | None:
-    """Return the flag of an option that a message names, with dots where it is of a group; None if it has none."""
+    """Return the flag of an option that a message names, with dots if it is in a group; None without a flag."""
     stage = getattr(kind, "STAGE", None)
     if name == "task" and task_field(kind) is not None:
         return "--task"
@@ -141,7 +141,7 @@ def _flag_of(
 
 
 def _with_value(name: str | None, value: str | None) -> str | None:
-    """Return a flag with its value, if it has one, as a shell takes it."""
+    """Return a flag, with its value if there is one, quoted for a shell."""
     if name is None or value is None:
         return name
     try:
@@ -156,7 +156,7 @@ def _with_value(name: str | None, value: str | None) -> str | None:
 
 
 def _command_line(call: str) -> str:
-    """Return the command line that does the same as a call of a function of the package."""
+    """Return the command line of a call of a function of the package."""
     parsed: Any = ast.parse(call, mode="eval").body
     words = [ast.literal_eval(argument) for argument in parsed.args]
     for keyword in parsed.keywords:
@@ -165,7 +165,7 @@ def _command_line(call: str) -> str:
 
 
 def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) -> Sequence[str]:
-    """Return the flags that a name stands for: those of the group, those typed, else the least nested."""
+    """Return the flags that a name refers to: those of the group, those typed, else the least nested."""
     for likely in (
         [name for name in flags if name.startswith(tuple(f"--{group}." for group in groups))],
         [name for name in flags if any(f"{group}." in name for group in groups)],
@@ -178,7 +178,7 @@ def _meant(flags: Sequence[str], groups: Sequence[str], given: Sequence[str]) ->
 
 
 def _flags(kind: type[Any]) -> dict[str, tuple[str, ...]]:
-    """Return the flags of options by the last part of their names; those of a stage of a run have its name before."""
+    """Return the flags of options by the last part of their names; flags of a stage begin with its name."""
     flags: dict[str, tuple[str, ...]] = {}
     stage = getattr(kind, "STAGE", None)
     for name in _settable(kind):
@@ -205,11 +205,11 @@ def _settable(kind: type[Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_given_once(kind: type[Any], words: Sequence[str]) -> None:
-    """Refuse a list that is given twice, of which only the last values would count.
+    """Refuse a list that is given twice, because only the last values would count.
 
     Args:
         kind: Options of the command.
-        words: What follows the command.
+        words: The words after the command.
 
     Raises:
         KDNASError: Naming the flag.
@@ -222,13 +222,13 @@ def check_given_once(kind: type[Any], words: Sequence[str]) -> None:
 
 
 def swallowed(kind: type[Any], words: Sequence[str]) -> str | None:
-    """Return what to say where a flag that takes a list took what should stand on its own; None where that is not so.
+    """Return a message if a flag that takes a list has also taken the positional argument; None otherwise.
 
-    What stands at the end is told from a list before it, so that only a list before another flag can take it.
+    A positional argument at the end is recognised after a list, so that only a list before another flag can take it.
 
     Args:
         kind: Options of the command.
-        words: What follows the command.
+        words: The words after the command.
     """
     hints = get_type_hints(kind, include_extras=True)
     alone = [name.upper() for name, hint in hints.items() if tyro.conf.Positional in getattr(hint, "__metadata__", ())]

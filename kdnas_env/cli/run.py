@@ -11,21 +11,18 @@ from kdnas_env.cli.flags import FlagProgress
 from kdnas_env.cli.score import print_scores
 from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.report import ExportReport
-from kdnas_env.latency.quantise import DYNAMIC
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.distill import DistillRun
 from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
 from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.run_page import more_candidates
 from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
 from kdnas_env.pipeline.search import SearchRun
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.run_folder import REPORT
-from kdnas_env.support.atomic import read_json
 
 
 def run_all(options: PipelineOptions) -> int:
@@ -97,11 +94,10 @@ def print_candidates(console: SafeConsole, done: PipelineRun) -> None:
     if best is None:
         console.say("no student of the search keeps the limits, so that none was distilled; see above", "bad")
     elif not best.chosen:
-        scheme = read_json(best.files["export"] / EXPORT).get("scheme")
-        if best.measured.format == "int8" and scheme != DYNAMIC:
+        if best.costly_int8 is not None:
             console.say(
-                f"its int8 file has {scheme} in int8, which is slower or larger: more changed it too much. Train it "
-                "for longer (--distill.epochs, --task.epochs), or ask for float32",
+                f"its int8 file has {best.costly_int8} in int8, which is slower or larger: more changed it too much. "
+                "Train it for longer (--distill.epochs, --task.epochs), or ask for float32",
                 "warning",
             )
         more = more_candidates(done)

@@ -6,7 +6,6 @@ from rich.table import Table
 
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.cli.flags import FlagProgress
-from kdnas_env.core.evaluation import Status
 from kdnas_env.core.reward import IMITATION
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record, best_of
@@ -114,22 +113,18 @@ def _cells(record: Record) -> tuple[str, ...]:
 
 
 def _print_troubles(console: SafeConsole, run: SearchRun, stage: str) -> None:
-    curves = [record.evaluation.heldout_unexplained for record in run.records if record.usable]
-    harmed = sum(curve[-1] > curve[0] for curve in curves if curve)
-    if harmed and run.reward.quality == IMITATION:
+    ended = run.outcomes
+    if ended.harmed:
         console.say(
-            f"{harmed} of {len(curves)} students imitate worse after their training than before it; give more text, or "
-            f"--{stage}epochs 0",
+            f"{ended.harmed} of {ended.usable} students imitate worse after their training than before it; give more "
+            f"text, or --{stage}epochs 0",
             "warning",
         )
-    statuses = [record.evaluation.status for record in run.records if not record.usable]
-    stopped, tried, infeasible = statuses.count(Status.STOPPED), len(run.records), statuses.count(Status.INFEASIBLE)
-    poor = sum(record.evaluation.ok and record.reward.cost > 0 for record in run.records)
-    if stopped:
-        console.say(f"{stopped} of {tried} students were stopped early")
-    if infeasible:
-        console.say(f"{infeasible} of {tried} students break a limit, and were not distilled")
-    if poor:
-        console.say(f"{poor} of {tried} students break a limit after their distillation")
-    if failed := len(statuses) - stopped - infeasible - poor:
-        console.say(f"{failed} of {tried} students failed; results.json says why")
+    for count, what in (
+        (ended.stopped, "were stopped early"),
+        (ended.infeasible, "break a limit, and were not distilled"),
+        (ended.broke, "break a limit after their distillation"),
+        (ended.failed, "failed; results.json says why"),
+    ):
+        if count:
+            console.say(f"{count} of {ended.students} students {what}")

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from kdnas_env.bench.hardness import hardness_rows
 from kdnas_env.bench.structure import comparison_rows, reward_rows
 from kdnas_env.cli.console import SafeConsole, grid
 from kdnas_env.core.evaluation import Status
-from kdnas_env.envs.task import Task
-from kdnas_env.errors import TableError
 from kdnas_env.pipeline.agreement import TableAgreementOptions, table_agreement
-from kdnas_env.pipeline.inspecting import Inspection, TableInspectOptions, inspect_table, sampled_hardness
+from kdnas_env.pipeline.inspecting import (
+    LEAST_AGREEMENT,
+    ExternalInspection,
+    Inspection,
+    SurrogateInspection,
+    TableInspectOptions,
+    check_asked,
+    inspect_table,
+)
 from kdnas_env.pipeline.table_build import TableBuildOptions, build_table
 from kdnas_env.pipeline.tables import (
     ImportNasBenchBertOptions,
@@ -23,6 +27,7 @@ from kdnas_env.pipeline.tables import (
     TableVerifyOptions,
     export_table,
     fit_surrogate,
+    import_table,
     verify_table,
 )
 from kdnas_env.searching.run_folder import RESULTS
@@ -30,16 +35,11 @@ from kdnas_env.support.atomic import expanded, write_json
 from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import TaskProgress
 from kdnas_env.support.shell import command
-from kdnas_env.tables.external import ExternalTable, write_external
-from kdnas_env.tables.storage import checksum, load_table, surrogate_names, table_names, table_path
+from kdnas_env.tables.storage import load_table, surrogate_names, table_names
 from kdnas_env.tables.surrogates.card import RANDOM, card_rows
 from kdnas_env.tables.surrogates.surrogate import Surrogate
-from kdnas_env.tables.table import MISSING, TableMetadata
+from kdnas_env.tables.table import TableMetadata
 from kdnas_env.tabulation.merge import corpus_in_words
-from kdnas_env.tabulation.nas_bench_bert import import_nas_bench_bert
-
-LEAST_AGREEMENT = 0.95
-"""Kendall's tau between seeds below which a table hardly tells its best students apart."""
 
 _NOISE = {
     "tau": "between seeds",
@@ -89,44 +89,52 @@ def run_inspect(options: TableInspectOptions) -> int:
         _list(console)
         return 0
     inspection = inspect_table(options.table)
-    if isinstance(inspection, ExternalTable):
-        if options.to or options.surrogate or options.json or options.against or options.searches:
-            raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
-        _describe_external(console, inspection, checksum(table_path(options.table)))
-        return 0
-    if isinstance(inspection, Surrogate):
-        if options.to or options.surrogate or options.searches:
-            raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
-        _describe_surrogate(console, inspection, checksum(table_path(Task.parse(options.table).table)))
-        found = sampled_hardness(options.table, against=options.against, points=options.points)
-        rewards = grid(f"how hard it is to search, by {options.points:,} random points", "")
-        for row in reward_rows(found):
-            rewards.add_row(*row)
-        console.print(rewards)
-        _print_comparisons(console, found["against"])
-        if options.json is not None:
-            write_json(options.json, found)
-            console.say(f"figures: {options.json}")
-        return 0
-    needed = {}
+    check_asked(options, inspection)
+    match inspection:
+        case ExternalInspection():
+            _describe_external(console, inspection)
+        case SurrogateInspection():
+            _inspect_surrogate(console, options, inspection)
+        case Inspection():
+            _inspect_table(console, options, inspection)
+    return 0
+
+
+def _inspect_surrogate(console: SafeConsole, options: TableInspectOptions, inspection: SurrogateInspection) -> None:
+    _describe_surrogate(console, inspection)
+    hardness = inspection.hardness(against=options.against, points=options.points)
+    rewards = grid(f"how hard it is to search, by {options.points:,} random points", "")
+    for row in reward_rows(hardness):
+        rewards.add_row(*row)
+    console.print(rewards)
+    _print_comparisons(console, hardness["against"])
+    _write_figures(console, options, hardness)
+
+
+def _inspect_table(console: SafeConsole, options: TableInspectOptions, inspection: Inspection) -> None:
+    searches = {}
     if options.searches:
         with TaskProgress(console) as progress:
-            needed = inspection.searches(options.searches, budget=options.budget, progress=progress)
-    _describe(console, inspection, needed)
-    comparisons = [inspection.against(other) for other in options.against]
-    _print_comparisons(console, comparisons)
+            searches = inspection.searches(options.searches, budget=options.budget, progress=progress)
+    _describe(console, inspection, searches)
+    against = [inspection.against(other) for other in options.against]
+    _print_comparisons(console, against)
     if options.surrogate:
         with TaskProgress(console) as progress:
             progress.begin("fitting surrogates to parts of the table")
             card = inspection.surrogate
         _print_card(console, card)
     if options.json is not None:
-        more = {name: told for name, told in (("searches", needed), ("against", comparisons)) if told}
-        write_json(options.json, {**inspection.to_dict(surrogate=options.surrogate), **more})
-        console.say(f"figures: {options.json}")
+        figures = inspection.to_dict(surrogate=options.surrogate, searches=searches, against=against)
+        _write_figures(console, options, figures)
     if options.to is not None:
         console.say(f"picture: {save_figure(inspection.plot(), options.to)}")
-    return 0
+
+
+def _write_figures(console: SafeConsole, options: TableInspectOptions, figures: Mapping[str, Any]) -> None:
+    if options.json is not None:
+        write_json(options.json, figures)
+        console.say(f"figures: {options.json}")
 
 
 def run_fit(options: TableFitOptions) -> int:
@@ -150,10 +158,9 @@ def run_fit(options: TableFitOptions) -> int:
 
 def run_import_nas_bench_bert(options: ImportNasBenchBertOptions) -> int:
     """Write NAS-Bench-BERT as an external table; the exit status of the command."""
-    table, target = import_nas_bench_bert(options.file, options.metric), expanded(options.to)
-    write_external(table, target)
+    inspection = import_table(options)
     console = SafeConsole()
-    _describe_external(console, table, checksum(target))
+    _describe_external(console, inspection)
     console.say(f"race on it with\n\n    {command('bench', '--tasks', options.to)}\n")
     return 0
 
@@ -269,20 +276,20 @@ def _print_comparisons(console: SafeConsole, comparisons: Sequence[Mapping[str, 
 def _print_completeness(console: SafeConsole, inspection: Inspection) -> None:
     """Print how many cells and latencies are there, and how well the seeds agree."""
     table = inspection.source
-    missing = int((table.status == MISSING).sum())
-    console.say(f"complete: {100 * table.complete:.1f} %" + (f", {missing} cells are masked" if missing else ""))
+    masked = f", {inspection.missing} cells are masked" if inspection.missing else ""
+    console.say(f"complete: {100 * table.complete:.1f} %{masked}")
     for position, device in enumerate(table.metadata.devices):
         console.say(
             f"device {device.name}: {inspection.measured(position)} of {len(table)} students, {device.machine}, "
             f"{device.runtime}, {device.threads} thread{'s' if device.threads > 1 else ''}, "
             f"batch {device.batch_size}, {device.sequence_length} tokens"
         )
-    taus = table.metadata.noise.get("tau")
-    if not taus:
+    agreement = inspection.agreement
+    if agreement is None:
         console.say("noise ceiling: unknown; it takes two seeds of two students at least")
         return
-    console.say(f"noise ceiling: tau {taus[-1]:.3f} between seeds after the last epoch")
-    if taus[-1] < LEAST_AGREEMENT:
+    console.say(f"noise ceiling: tau {agreement:.3f} between seeds after the last epoch")
+    if agreement < LEAST_AGREEMENT:
         console.say(
             f"warning: below {LEAST_AGREEMENT}, the seeds rank the students too differently to tell the best apart; "
             "distil on more text or for more epochs",
@@ -330,8 +337,9 @@ def _print_card(console: SafeConsole, card: Mapping[str, Any]) -> None:
     )
 
 
-def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str) -> None:
+def _describe_surrogate(console: SafeConsole, inspection: SurrogateInspection) -> None:
     """Print what a surrogate was fitted to, and what it answers for."""
+    surrogate = inspection.source
     meta, trusted = surrogate.metadata, surrogate.range
     facts = {
         "surrogate of": f"{meta.name}: {meta.title}",
@@ -342,27 +350,26 @@ def _describe_surrogate(console: SafeConsole, surrogate: Surrogate, digest: str)
         "epochs": str(meta.epochs),
         "devices": ", ".join(device.name for device in meta.devices),
         "workload": meta.workload,
-        "SHA-256": digest,
+        "SHA-256": inspection.sha256,
     }
     for name, value in facts.items():
         console.say(f"{name}: {value}")
 
 
-def _describe_external(console: SafeConsole, table: ExternalTable, digest: str) -> None:
+def _describe_external(console: SafeConsole, inspection: ExternalInspection) -> None:
     """Print what an external table holds."""
-    space, best = table.space, int(table.score.argmax())
-    winner = space.decode(space.from_index(int(table.index[best])))
-    repeated = int((table.trainings[:, 1] > 1).sum())
+    table, repeated = inspection.source, inspection.repeated
+    space, (winner, score) = table.space, inspection.best
     facts = {
         "external table": table.title,
         "candidates": f"{len(space.valid_indices)}, {repeated} of them trained more than once",
         "space": "; ".join(f"{name}: {list(values)}" for name, values in space.choices.items()),
         "scores": f"{', '.join(table.metrics)}; {table.metric} counts",
-        "best training": f"{winner}, {table.metric} {table.score[best]:.4f}",
-        "median": f"{table.metric} {np.median(table.score):.4f}",
+        "best training": f"{winner}, {table.metric} {score:.4f}",
+        "median": f"{table.metric} {inspection.median:.4f}",
         "noise": f"{table.noise:.4f} between trainings of one candidate" if repeated else "unknown; none was repeated",
         "seconds of training": f"{table.seconds.min():.0f} to {table.seconds.max():.0f}",
-        "SHA-256": digest,
+        "SHA-256": inspection.sha256,
     }
     for name, value in facts.items():
         console.say(f"{name}: {value}")

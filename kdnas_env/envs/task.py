@@ -47,8 +47,8 @@ class Task:
     """
 
     table: str
-    alpha: float = -0.06
-    beta: float = 0.6**6
+    alpha: float = KDReward.alpha
+    beta: float = KDReward.beta
     loss: str = "heldout"
     device: str | None = None
     epochs: int | None = None

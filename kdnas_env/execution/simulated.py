@@ -1,4 +1,4 @@
-"""A simulated clock, and workers on it: a search on a thousand machines takes no longer than its decisions.
+"""A simulated clock, and workers on it. A simulated search takes only the time of its evaluator and its agent.
 
 A heap of events as in Syne Tune's simulator (Salinas et al. 2022); one clock for all workers as in mfhpo-simulator
 (Watanabe 2023, arXiv:2305.17595).
@@ -30,10 +30,10 @@ def wall_seconds(evaluation: Evaluation, worker: int) -> float:
 
 
 class Clock(Generic[Event]):
-    """A clock that goes from event to event; events of the same second happen in the order of planning.
+    """A clock that advances from event to event; simultaneous events come in the order of planning.
 
     Attributes:
-        now: Seconds that it shows.
+        now: The current time in seconds.
     """
 
     def __init__(self) -> None:
@@ -42,11 +42,11 @@ class Clock(Generic[Event]):
         self._events: list[tuple[float, int, Event]] = []
 
     def plan(self, at: float, event: Event) -> None:
-        """Have an event happen at a second that is not past."""
+        """Plan an event at a time that is not in the past."""
         heapq.heappush(self._events, (at, next(self._order), event))
 
     def advance(self, end: float = math.inf) -> Event | None:
-        """Go on to the next event and return it; without one up to ``end``, go on to that, if any, and return None."""
+        """Advance to the next event up to ``end`` and return it; else advance to a finite ``end`` and return None."""
         if self._events and self._events[0][0] <= end:
             self.now, _, event = heapq.heappop(self._events)
             return event
@@ -55,20 +55,20 @@ class Clock(Generic[Event]):
         return None
 
     def clear(self) -> None:
-        """Plan nothing any more."""
+        """Remove all planned events."""
         self._events.clear()
 
 
 class SimulatedBackend:
-    """Workers that evaluate at once and report when their simulated second has come. Equal calls give equal events.
+    """Workers that evaluate at once and report at the simulated time. Equal calls give equal events.
 
-    Epochs of a stoppable task are reported, evenly spread over its seconds; of other tasks only the end is.
+    The epochs of a stoppable task are reported, evenly spread over its seconds. Other tasks report only their end.
 
     Args:
         evaluator: Evaluates, in this process.
         seconds: How long an evaluation takes.
         start_seconds: How long a worker takes to be ready.
-        dies: Whether a worker dies of a task, called once a task with the number of the worker; it dies half way.
+        dies: Whether a worker dies during a task, called once per task with the number of the worker; it dies halfway.
 
     Attributes:
         busy_seconds: Seconds that workers spent on evaluations, cut short ones included.
@@ -138,7 +138,9 @@ class SimulatedBackend:
                     self.kill(worker)
                 return [event]
         if end == math.inf:
-            raise KDNASError("no simulated worker has anything to say, and nobody would ever stop to wait for it")
+            raise KDNASError(
+                "no simulated worker has a message left; assign a task before waiting without a time limit"
+            )
         return []
 
     def now(self) -> float:
@@ -152,7 +154,7 @@ class SimulatedBackend:
         self._clock.clear()
 
     def _next(self, worker: int) -> None:
-        """Go on to the next epoch, or to the end."""
+        """Plan the next epoch report, or the end of the task."""
         running = self._running[worker]
         if running.reports:
             running.epochs += 1

@@ -18,13 +18,14 @@ from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.template import table
 from kdnas_env.exporting.folder import EXPORT, digests
 from kdnas_env.exporting.measuring import Measured, teacher_files
+from kdnas_env.latency.quantise import DYNAMIC
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill import DISTILLED, DistillRun, distill
 from kdnas_env.pipeline.export import export
+from kdnas_env.pipeline.finished_search import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines, score_rows
 from kdnas_env.pipeline.products import Product, product_of
-from kdnas_env.pipeline.searched import breaks_limits, folder_name, read_results
-from kdnas_env.pipeline.stages import CANDIDATES, PipelineOptions, Stage
+from kdnas_env.pipeline.run_options import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.searching.run_folder import CONFIG, STUDENT
 from kdnas_env.support.atomic import read_json, write_json, write_text
@@ -90,6 +91,14 @@ class Candidate:
         """Folders of the student, of what it was made into, and of the export."""
         student = student_folder(self.path, self.config)
         return {"student": student / STUDENT, self.product: student / self.product, "export": self.path / "export"}
+
+    @property
+    def costly_int8(self) -> str | None:
+        """What is quantised in its int8 file if that is slower or larger than the usual one, else None."""
+        if self.measured.format != "int8":
+            return None
+        scheme: str | None = read_json(self.files["export"] / EXPORT).get("scheme")
+        return None if scheme == DYNAMIC else scheme
 
     def to_dict(self, root: Path) -> dict[str, Any]:
         """Return what is known as plain data, with folders relative to that of the run."""

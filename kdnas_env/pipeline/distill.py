@@ -314,7 +314,7 @@ def distill(
         KDNASError: For bad input.
         Interrupted: After Ctrl-C or SIGTERM.
     """
-    from kdnas_env.pipeline.distilling import distil_chosen, distil_task_alone
+    from kdnas_env.pipeline.distill_loop import distil_chosen, distil_task_alone
 
     first = run.path if isinstance(run, SearchRun) else run.folder if isinstance(run, DistilledStudent) else run
     progress = checked(progress)

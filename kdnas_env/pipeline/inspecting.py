@@ -1,4 +1,4 @@
-"""What there is to say of a table or a surrogate, and how hard it is to search."""
+"""Figures of a table, a surrogate or an external table, and how hard it is to search."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from kdnas_env.bench.truth import Truth
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.task import Task
+from kdnas_env.errors import TableError
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.external import ExternalTable, is_external, read_external
@@ -69,9 +70,13 @@ class TableInspectOptions:
         return {} if self.searches else {"budget": "without `searches`: nothing is searched"}
 
 
+LEAST_AGREEMENT = 0.95
+"""Kendall's tau between seeds below which a table hardly tells its best students apart."""
+
+
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What there is to say of a table.
+    """Figures of a table.
 
     Attributes:
         source: The table.
@@ -156,6 +161,17 @@ class Inspection:
         """
         return surrogate_card(self.source)
 
+    @property
+    def missing(self) -> int:
+        """Cells without an evaluation."""
+        return int((self.source.status == MISSING).sum())
+
+    @property
+    def agreement(self) -> float | None:
+        """Kendall's tau between seeds after the last epoch; None if it is unknown."""
+        taus = self.source.metadata.noise.get("tau")
+        return taus[-1] if taus else None
+
     def measured(self, device: int) -> int:
         """Return how many students have a latency on a device."""
         return int(np.isfinite(self.source.latencies[:, device]).all(axis=-1).sum())
@@ -177,15 +193,103 @@ class Inspection:
         """Draw its students: held-out loss against latency, by depth and width, with the Pareto front."""
         return draw_table(self.source)
 
-    def to_dict(self, *, surrogate: bool = False) -> dict[str, Any]:
-        """Return all figures as plain data; those of the surrogate only where they are asked for."""
+    def to_dict(
+        self,
+        *,
+        surrogate: bool = False,
+        searches: Mapping[str, Any] | None = None,
+        against: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, Any]:
+        """Return all figures as plain data.
+
+        Args:
+            surrogate: Whether to add those of the surrogate.
+            searches: What :meth:`searches` returned; left out if there is nothing.
+            against: What :meth:`against` returned for each other task; left out if there is nothing.
+        """
         meta = self.source.metadata
-        figures = {"table": meta.name, "sha256": self.sha256, "noise": dict(meta.noise), "hardness": self.hardness}
-        return {**figures, "surrogate": self.surrogate} if surrogate else figures
+        figures: dict[str, Any] = {
+            "table": meta.name,
+            "sha256": self.sha256,
+            "noise": dict(meta.noise),
+            "hardness": self.hardness,
+        }
+        if surrogate:
+            figures["surrogate"] = self.surrogate
+        if searches:
+            figures["searches"] = dict(searches)
+        if against:
+            figures["against"] = list(against)
+        return figures
 
 
-def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate | ExternalTable:
-    """Return what there is to say of a table, or the surrogate or external table that a file holds.
+@dataclass(frozen=True, eq=False)
+class SurrogateInspection:
+    """Figures of a surrogate.
+
+    Attributes:
+        source: The surrogate.
+        sha256: Checksum of its file (hex).
+        task: The file, how its students are rewarded, and the limits that they have to keep.
+    """
+
+    source: Surrogate
+    sha256: str
+    task: Task
+
+    def hardness(self, *, against: Sequence[str] = (), points: int = 5_000) -> dict[str, Any]:
+        """Return how hard its space is to search, by random points that are the same in every call.
+
+        Args:
+            against: Other tasks of the space that it is compared with.
+            points: Points that are drawn.
+
+        Returns:
+            What :func:`kdnas_env.bench.structure.describe_rewards` says, and ``against``, a list of what
+            :func:`kdnas_env.bench.structure.compare_tasks` does.
+
+        Raises:
+            KDNASError: If a task is malformed or of another space.
+        """
+        tasks = (self.task, *map(Task.parse, against))
+        first, *others = [Truth.sampled(task, points, np.random.default_rng(0)) for task in tasks]
+        return {**describe_rewards(first), "against": [compare_tasks(first, other) for other in others]}
+
+
+@dataclass(frozen=True, eq=False)
+class ExternalInspection:
+    """Figures of an external table.
+
+    Attributes:
+        source: The table.
+        sha256: Its checksum (hex).
+    """
+
+    source: ExternalTable
+    sha256: str
+
+    @property
+    def best(self) -> tuple[Any, float]:
+        """The candidate of the best training, and its score."""
+        space, best = self.source.space, int(self.source.score.argmax())
+        return space.decode(space.from_index(int(self.source.index[best]))), float(self.source.score[best])
+
+    @property
+    def median(self) -> float:
+        """The median score of all trainings."""
+        return float(np.median(self.source.score))
+
+    @property
+    def repeated(self) -> int:
+        """Candidates that were trained more than once."""
+        return int((self.source.trainings[:, 1] > 1).sum())
+
+
+AnyInspection = Inspection | SurrogateInspection | ExternalInspection
+
+
+def inspect_table(name: str | os.PathLike[str]) -> AnyInspection:
+    """Return the figures of a table, a surrogate or an external table.
 
     Args:
         name: Name of a table of the package, or an npz file of a table, an external table or a surrogate; or a task of
@@ -200,25 +304,23 @@ def inspect_table(name: str | os.PathLike[str]) -> Inspection | Surrogate | Exte
     task = None if os.path.exists(text) and ":" in text else Task.parse(text)
     table = text if task is None else task.table
     if is_external(table):
-        return read_external(table_path(table))
+        return ExternalInspection(read_external(table_path(table)), checksum(table_path(table)))
     source, digest = load_source(table), checksum(table_path(table))
-    return source if isinstance(source, Surrogate) else Inspection(source[0], digest, task)
+    if isinstance(source, Surrogate):
+        return SurrogateInspection(source, digest, task or Task.parse(text))
+    return Inspection(source[0], digest, task)
 
 
-def sampled_hardness(name: str, *, against: Sequence[str] = (), points: int = 5_000) -> dict[str, Any]:
-    """Return how hard the space of a surrogate is, by random points of it: of the same space always the same.
-
-    Args:
-        name: The npz file of the surrogate, or a task of it, such as ``S.npz:speedup=8``.
-        against: Other tasks of the space that it is compared with.
-        points: Points that are drawn.
-
-    Returns:
-        What :func:`kdnas_env.bench.structure.describe_rewards` says, and ``against``, a list of what
-        :func:`kdnas_env.bench.structure.compare_tasks` does.
+def check_asked(
+    options: TableInspectOptions, inspection: Inspection | SurrogateInspection | ExternalInspection
+) -> None:
+    """Refuse figures that a surrogate or an external table does not have.
 
     Raises:
-        KDNASError: If there is no such surrogate, or a task is malformed or of another space.
+        TableError: If one is asked for.
     """
-    first, *others = [Truth.sampled(Task.parse(task), points, np.random.default_rng(0)) for task in (name, *against)]
-    return {**describe_rewards(first), "against": [compare_tasks(first, other) for other in others]}
+    drawn_or_judged = options.to or options.surrogate or options.searches
+    if isinstance(inspection, ExternalInspection) and (drawn_or_judged or options.json or options.against):
+        raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
+    if isinstance(inspection, SurrogateInspection) and drawn_or_judged:
+        raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")

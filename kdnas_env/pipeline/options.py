@@ -1,4 +1,4 @@
-"""Options that commands share, and what becomes of options before a command is run.
+"""Options that commands share, and the checks of options before a command runs.
 
 The options of a command are the flags of the command line, the keyword arguments of its function, and the record of a
 run: one dataclass.
@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_type_hints
 import tyro
 
 from kdnas_env.core.constraints import Constraints
+from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.errors import KDNASError
 from kdnas_env.searching.recorded import SHORT_FLAGS, RecordedOptions, renamed
@@ -257,9 +258,9 @@ class LatencyOptions(TimedPassOptions):
 class RewardOptions:
     """(1 - loss) * (latency / (beta * teacher's latency)) ** alpha."""
 
-    alpha: float = -0.06
+    alpha: float = KDReward.alpha
     """Exponent of the latency in the reward; 0 ignores the latency."""
-    beta: float = 0.6**6
+    beta: float = KDReward.beta
     """Target latency as a share of the teacher's. As in the paper's formula, it multiplies all positive rewards by one
     constant and changes no choice; use alpha for that."""
     loss: str | None = None
@@ -269,16 +270,16 @@ class RewardOptions:
     after a short training on the soft labels of the task's teacher."""
 
 
-IN_PLACE = "with `resume`; a run goes on in its own folder"
+IN_PLACE = "with `resume`; a run is resumed in its own folder"
 
 
 def within(group: str, ineffective: Mapping[str, str]) -> dict[str, str]:
-    """Return the options of a group that have no effect as those of the whole."""
+    """Return the ineffective options of a group under the names that the whole command has for them."""
     return {f"{group}.{name}": why for name, why in ineffective.items()}
 
 
 def unconfigured(source: str | None) -> dict[str, str]:
-    """Return what has no effect where a text has no configurations: in a file, and in the embedded corpora."""
+    """Return the options without effect on a text that has no configurations: a file or an embedded corpus."""
     if source is None or not (source.partition(":")[0] == "demo" or os.path.isfile(expanded(source))):
         return {}
     return {"config_name": f"on {source!r}, which has no configurations"}
@@ -291,7 +292,7 @@ def task_field(kind: type[Any]) -> str | None:
 
 
 def earlier_options(options: Any) -> RecordedOptions | None:
-    """Return the options that the run in question was started with, or None if it is a new one.
+    """Return the options that the resumed run was started with; None if the run is new.
 
     Raises:
         RunError: If that run cannot be read.
@@ -307,13 +308,13 @@ def earlier_options(options: Any) -> RecordedOptions | None:
 
 
 def completed(make: Callable[[Any], OptionsT]) -> OptionsT:
-    """Make the options of a command. If it goes on with an earlier run, the defaults are what that was started with.
+    """Make the options of a command. If it resumes an earlier run, the options of that run are the defaults.
 
     Args:
         make: Makes the options, given their defaults, or None for those of the command.
 
     Raises:
-        RunError: If the run that is to be gone on with cannot be read, or was made with other settings.
+        RunError: If the run to resume cannot be read, or was made with other settings.
         KDNASError: If an option is out of range, or has no effect.
     """
     options: Any = make(None)
@@ -377,11 +378,11 @@ def _merged(defaults: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
 
 
 def check_effective(options: Any, earlier: RecordedOptions | None = None) -> None:
-    """Refuse an option that was given and has no effect, so that nobody believes it had.
+    """Refuse an option that was given and has no effect.
 
     Args:
-        options: Options of a command. What has no effect in them, by name, and why is what their ``ineffective`` says.
-        earlier: What a run that is gone on with was made with, which is not given anew.
+        options: Options of a command. Their method ``ineffective`` names those without effect, and why.
+        earlier: Options of the resumed run; those that equal the recorded ones were not given anew.
 
     Raises:
         KDNASError: Naming the option.

@@ -15,12 +15,12 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import TaskWork, teacher_of, unlabelled_texts
 from kdnas_env.pipeline.distill import CLASSIFIER, DistillOptions
 from kdnas_env.pipeline.evaluated_texts import write_evaluated
+from kdnas_env.pipeline.finished_search import evaluated_by_search, evaluated_file
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.products import Measuring, Opening, Product
 from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.searched import evaluated_by_search, evaluated_file
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
 from kdnas_env.tasks.data import check_task, load_task

@@ -18,11 +18,11 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill import EMBEDDER, DistillOptions
 from kdnas_env.pipeline.embedders import EmbeddingWork, draw_text, held_out_texts, settings_of, text_of
 from kdnas_env.pipeline.evaluated_texts import write_texts
+from kdnas_env.pipeline.finished_search import corpus_options
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.searched import corpus_options
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.searching.run_folder import EVALUATED
 from kdnas_env.support.libraries import require
 from kdnas_env.support.progress import Progress

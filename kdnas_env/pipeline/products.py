@@ -19,8 +19,8 @@ from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.run_estimate import Effort
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.tasks.specs import EMBEDDING
 

@@ -1,4 +1,4 @@
-"""Races of agents on tables, and what others submit to them."""
+"""Races of agents on tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import tyro
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.bench import race as races
 from kdnas_env.bench.curves import Runs, regrets_of
@@ -121,43 +119,6 @@ class BenchOptions(SearchesOptions):
             self.simulated_workers,
             decision,
         )
-
-
-@dataclass(frozen=True)
-class SubmitOptions:
-    """Write the searches of an agent as a submission, which others compare with theirs without running them again."""
-
-    race: Annotated[str, tyro.conf.Positional]
-    """Folder of a race."""
-    agent: str
-    """The agent, as the race has it."""
-    to: str
-    """File to write (parquet)."""
-    description: str = ""
-    """What the agent is, and where its code is to be found."""
-
-
-@dataclass(frozen=True)
-class BenchExportOptions:
-    """Write the searches of a race as a dataset of Minari: an episode each, with what the environment answers."""
-
-    race: Annotated[str, tyro.conf.Positional]
-    """Folder of a race, or file of kdnas bench submit."""
-    minari: str
-    """Name of the dataset, such as kdnas/race-v0. It is written to the folder MINARI_DATASETS_PATH, by default
-    ~/.minari/datasets."""
-    task: str | None = None
-    """The task, as the race has it; by default its only one."""
-    agents: tuple[str, ...] = ()
-    """Agents, as the race has them; by default all."""
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """Replay every search of a submission against the tables that are installed here."""
-
-    submission: Annotated[str, tyro.conf.Positional]
-    """File of kdnas bench submit."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)

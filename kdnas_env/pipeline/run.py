@@ -15,11 +15,11 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.run_opening import open_run
+from kdnas_env.pipeline.run_options import STAGES, PipelineOptions
 from kdnas_env.pipeline.run_products import place_products
+from kdnas_env.pipeline.run_progress import StepProgress, announced, going_on
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
-from kdnas_env.pipeline.run_steps import StepProgress, announced, going_on
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
-from kdnas_env.pipeline.stages import STAGES, PipelineOptions
 from kdnas_env.pipeline.work import Finished, working
 from kdnas_env.searching.run_folder import REPORT
 from kdnas_env.support.atomic import write_json, write_text

@@ -14,11 +14,11 @@ from kdnas_env.core.smallest import check_possible
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
+from kdnas_env.pipeline.finished_search import choose
 from kdnas_env.pipeline.products import Opening, Product, product_of
+from kdnas_env.pipeline.run_options import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
 from kdnas_env.pipeline.search import README as SEARCH_README
 from kdnas_env.pipeline.search_options import check_installed
-from kdnas_env.pipeline.searched import choose
-from kdnas_env.pipeline.stages import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
 from kdnas_env.searching.run_folder import CONFIG, STUDENT, RunFolder, new_run_path, recorded_options, write_readme
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.shell import call

@@ -10,11 +10,11 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.pipeline.candidates import ranked
+from kdnas_env.pipeline.finished_search import load_run
 from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.products import product_of
+from kdnas_env.pipeline.run_options import stage_folder
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
-from kdnas_env.pipeline.searched import load_run
-from kdnas_env.pipeline.stages import stage_folder
 from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json

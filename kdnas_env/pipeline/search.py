@@ -10,7 +10,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from kdnas_env.core.constraints import BYTES_PER_PARAMETER, exported_megabytes
-from kdnas_env.core.reward import KDReward
+from kdnas_env.core.evaluation import Status
+from kdnas_env.core.reward import IMITATION, KDReward
 from kdnas_env.core.smallest import check_possible
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Book, Record, best_of
@@ -59,6 +60,29 @@ again, with
     kdnas search --resume {folder}
     kdnas_env.search(resume={path})  # in Python
 """
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """How the students of a search ended.
+
+    Attributes:
+        students: All answers of the environment.
+        usable: Students that were evaluated and keep all limits.
+        harmed: Usable students that imitate worse after their training than before it; 0 if the reward goes by a task.
+        stopped: Students that were stopped early.
+        infeasible: Students that break a limit and were not distilled.
+        broke: Students that break a limit after their distillation.
+        failed: Students that failed otherwise.
+    """
+
+    students: int
+    usable: int
+    harmed: int
+    stopped: int
+    infeasible: int
+    broke: int
+    failed: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,6 +143,24 @@ class SearchRun(Finished):
         """The answers that the agent drew at random."""
         flags = [flag for round_ in self.rounds for flag in round_["random"]]
         return [record for record, random in zip(self.records, flags, strict=False) if random]
+
+    @property
+    def outcomes(self) -> Outcomes:
+        """How the students ended."""
+        curves = [record.evaluation.heldout_unexplained for record in self.records if record.usable]
+        statuses = [record.evaluation.status for record in self.records if not record.usable]
+        stopped, infeasible = statuses.count(Status.STOPPED), statuses.count(Status.INFEASIBLE)
+        broke = sum(record.evaluation.ok and record.reward.cost > 0 for record in self.records)
+        by_imitation = self.reward.quality == IMITATION
+        return Outcomes(
+            students=len(self.records),
+            usable=len(curves),
+            harmed=sum(curve[-1] > curve[0] for curve in curves if curve) if by_imitation else 0,
+            stopped=stopped,
+            infeasible=infeasible,
+            broke=broke,
+            failed=len(statuses) - stopped - infeasible - broke,
+        )
 
     @property
     def teacher_latency_ms(self) -> float | None:

@@ -14,9 +14,9 @@ from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.student.folder import save_student
 from kdnas_env.distillation.text.corpus_report import tell
 from kdnas_env.distillation.training.recipe import GCV, TOKENS_PER_INPUT
+from kdnas_env.envs.assemble import SearchSettings, assemble, make_env
 from kdnas_env.envs.book import Book, Record
 from kdnas_env.envs.kdnas import KDNASEnv
-from kdnas_env.envs.mini_kd import SearchSettings, assemble
 from kdnas_env.errors import RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
@@ -61,7 +61,7 @@ def search_in(
         if pool is None:
             progress.begin("preparing embeddings")
             mini_kd.warm_up()
-        env = KDNASEnv(settings.search_space, evaluator, **settings.episode, stop=rule)
+        env = make_env(settings, evaluator, stop=rule)
         enter_step(progress, "search")
         watch = _Watch(progress, options, answered_before=evaluator.count())
         if pool is not None and options.asynchronous:

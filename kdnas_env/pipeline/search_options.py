@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import tyro
 
 from kdnas_env.distillation.text.demo import check_demo
-from kdnas_env.envs.mini_kd import SearchSettings
+from kdnas_env.envs.assemble import SearchSettings
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.options import (
@@ -51,7 +51,7 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     NO_PATHS: ClassVar[Collection[str]] = TaskOptions.NO_PATHS
     UNRECORDED: ClassVar[Mapping[str, Any]] = {"limits": {"speedup": 0.0}}
 
-    teacher: str = "demo"
+    teacher: str = SearchSettings.teacher
     """Name on the hub or folder of an encoder: BERT, RoBERTa, ModernBERT, MPNet, or any other that AutoModel loads."""
     corpus: CorpusOptions = field(default_factory=CorpusOptions)
     space: SpaceOptions = field(default_factory=SpaceOptions)
@@ -61,27 +61,27 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Search agent: lstm, random, or another that `kdnas agents` lists."""
     agent_settings: tuple[str, ...] = ()
     """Hyper-parameters of the agent, as NAME=VALUE."""
-    budget: int = 16
+    budget: int = int(SearchSettings.budget)
     """Students to evaluate."""
-    round_size: int = 4
+    round_size: int = SearchSettings.round_size
     """Students per round; the agent learns after each."""
-    epochs: int = 1
+    epochs: int = SearchSettings.epochs
     """Epochs of mini-KD per student; 0 stops at the closed forms."""
-    data_fraction: float = 0.2
+    data_fraction: float = SearchSettings.data_fraction
     """Share of the training sentences that each student is trained on."""
     recipe: str = "default"
     """default; few-texts, better where the text has few tokens; kd-nas, the recipe of the KD-NAS paper."""
     latency: LatencyOptions = field(default_factory=LatencyOptions)
     reward: RewardOptions = field(default_factory=RewardOptions)
-    workers: int = 1
+    workers: int = SearchSettings.workers
     """Number of students evaluated in parallel, each in its own process."""
-    ray: str | None = None
+    ray: str | None = SearchSettings.ray
     """Evaluate on Ray: local (a cluster of its own, which other machines cannot reach), auto (the cluster that this
     machine is part of; also where no address follows), or the address of its head, whose ports other machines reach.
     Without it, workers are processes of this machine."""
-    gpus_per_worker: float = 0.0
+    gpus_per_worker: float = SearchSettings.gpus_per_worker
     """GPUs, or a fraction of one, that Ray gives each worker."""
-    timeout: float | None = None
+    timeout: float | None = SearchSettings.timeout
     """Seconds without a sign of life after which a worker is replaced and its student evaluated again."""
     asynchronous: bool = False
     """Without rounds: a free worker gets the agent's next proposal at once. What is proposed then depends on the order

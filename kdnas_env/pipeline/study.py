@@ -199,7 +199,7 @@ def study(
         KDNASError: For bad input.
         Interrupted: After Ctrl-C or SIGTERM.
     """
-    from kdnas_env.pipeline.searched import check_as_searched
+    from kdnas_env.pipeline.finished_search import check_as_searched
     from kdnas_env.studies.findings import find
     from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, unjudged
     from kdnas_env.studies.sample import stratified_sample
@@ -250,14 +250,14 @@ def study(
 def _fingerprints(search: SearchOptions, tasks: Sequence[TaskData]) -> dict[str, str]:
     """Return what decides the judgements beside the text, which is kept."""
     from kdnas_env.distillation.teacher.loading import load_teacher
-    from kdnas_env.pipeline.searched import fingerprints
+    from kdnas_env.pipeline.finished_search import fingerprints
 
     made_of = fingerprints(search, load_teacher(search.teacher), text=True)
     return {**made_of, **{f"task {task.name}": task.fingerprint for task in tasks}}
 
 
 def _text(options: StudyOptions, search: SearchOptions) -> StudyText:
-    from kdnas_env.pipeline.searched import searched_text
+    from kdnas_env.pipeline.finished_search import searched_text
     from kdnas_env.studies.texts import StudyText
 
     text = options.text

@@ -6,28 +6,28 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 
 from kdnas_env.errors import KDNASError, TableError
 from kdnas_env.evaluators.surrogate import surrogate_space
-from kdnas_env.pipeline.inspecting import Inspection
+from kdnas_env.pipeline.inspecting import ExternalInspection, Inspection
 from kdnas_env.pipeline.options import CacheOption, DeviceOption, options_of
+from kdnas_env.support.atomic import expanded
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.archive import checked_path
+from kdnas_env.tables.external import write_external
 from kdnas_env.tables.storage import checksum, load_table, write_table
 from kdnas_env.tables.surrogates.card import judge, judge_parts
 from kdnas_env.tables.surrogates.storage import fitted, write_surrogate
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import Table
 from kdnas_env.tabulation.merge import merge_builds
+from kdnas_env.tabulation.nas_bench_bert import import_nas_bench_bert
 from kdnas_env.tabulation.verify import Replayed, draw_cells, find_faults, open_live, replay
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -154,6 +154,22 @@ def export_table(folders: Sequence[str | os.PathLike[str]], to: str | os.PathLik
     table = merge_builds(folders)
     write_table(table, to)
     return Inspection(table, checksum(to))
+
+
+def import_table(file: str | os.PathLike[str] | ImportNasBenchBertOptions, **settings: Any) -> ExternalInspection:
+    """Write NAS-Bench-BERT as an external table.
+
+    Args:
+        file: Its file ``BERT_benchmark.json``; or all options.
+        **settings: Options of :class:`ImportNasBenchBertOptions` by name: ``to`` and ``metric``.
+
+    Raises:
+        KDNASError: If the file cannot be read or is malformed, or the table cannot be written.
+    """
+    options = options_of(ImportNasBenchBertOptions, settings, file=file)
+    table, target = import_nas_bench_bert(options.file, options.metric), expanded(options.to)
+    write_external(table, target)
+    return ExternalInspection(table, checksum(target))
 
 
 def fit_surrogate(

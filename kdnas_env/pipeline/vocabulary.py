@@ -23,22 +23,6 @@ if TYPE_CHECKING:
     from kdnas_env.exporting.source import Source
 
 _FORMAT = 1
-_README = """# A teacher of a smaller vocabulary
-
-{teacher} with {tokens:,} of its {tokens_before:,} tokens: those that a text uses, special tokens, and what spells
-other words. Of a text that needs no other token it computes the same. `vocabulary.json` says how it was made and what
-it costs. Its students are smaller by as much; search for them with
-
-    kdnas search --teacher FOLDER
-"""
-_SECTION = """## Vocabulary
-
-It knows {tokens:,} of {tokens_before:,} tokens: those that a text uses, special tokens, and what spells other words.
-With all tokens its score was {score_before:.4f}; it is {score:.4f}. `vocabulary.json` says how the tokens were chosen.
-
-## Limits
-"""
-_UNSCORED = "\nIts score with these tokens was not measured: {why}.\n"
 _BATCH = 1024
 _HELDOUT = 0.1
 
@@ -163,6 +147,7 @@ def vocabulary(
     from kdnas_env.distillation.teacher.cut import write_cut_teacher
     from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
+    from kdnas_env.exporting.cards.vocabulary import cut_teacher_card, with_vocabulary
     from kdnas_env.exporting.source import load_source
 
     progress = checked(progress)
@@ -213,11 +198,12 @@ def vocabulary(
         )
         if record is not None:
             record.write(folder)
+            assert result.score is not None
+            assert result.score_before is not None
             described = _card(record, model, folder)
-            card = described.replace("## Limits\n", _SECTION.format_map(vars(result)), 1)
+            card = with_vocabulary(described, result.tokens, result.tokens_before, result.score, result.score_before)
         else:
-            card = _README.format_map(vars(result) | {"teacher": teacher_title(result.teacher)})
-            card += "" if why is None else _UNSCORED.format(why=why)
+            card = cut_teacher_card(result.teacher, result.tokens, result.tokens_before, why)
         write_text(folder / "README.md", card)
         write_json(folder / VOCABULARY, result.to_dict())
     return result

@@ -1,4 +1,4 @@
-"""Work in the folder of a run: its state is recorded, and what is done is kept when it is stopped from outside."""
+"""Work in a run folder: its state is recorded, and finished parts are kept when the work is interrupted."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kdnas_env.support.progress import Progress, Tone, enter_step
 
 
 def name_of(product: Path, student: Path) -> str:
-    """Return what the folder of a student's product is called: as that of both, if they lie in one."""
+    """Return the name of the folder of a product: of the common parent if product and student share one."""
     return (product.parent if product.parent == student.parent else product).name
 
 
 class Finished:
-    """Base of what a command returns: it stands for its run folder wherever a folder is named, and is short to read.
+    """Base of the results of commands. A result can be passed wherever its run folder is expected.
 
     Attributes:
         path: The run folder.
@@ -39,15 +39,15 @@ class Finished:
         return f"{type(self).__name__}({str(self.path)!r}{about})"
 
     def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
+        """Return what its representation shows beside the folder."""
         return {}
 
 
 class Interrupted(KeyboardInterrupt):
-    """Work was stopped by Ctrl-C or SIGTERM. What is done is kept.
+    """Work was stopped by Ctrl-C or SIGTERM. Finished parts are kept.
 
     Attributes:
-        go_on: The call that goes on with it; the command line says the command that does.
+        go_on: The call that resumes the work; on the command line, the command that does.
     """
 
     def __init__(self, go_on: str) -> None:
@@ -58,11 +58,10 @@ class Interrupted(KeyboardInterrupt):
 class Work:
     """Work in a run folder.
 
-    Nothing is recorded in the folder of an earlier run before :meth:`begin`: what is refused until then leaves it as it
-    was.
+    In the folder of an earlier run nothing is recorded before :meth:`begin`, so that a refusal leaves it unchanged.
 
     Args:
-        folder: The folder; None in a process that leaves it to another.
+        folder: The folder; None in a process that does not write it.
     """
 
     def __init__(self, folder: RunFolder | None) -> None:
@@ -73,12 +72,12 @@ class Work:
             folder.begin()
 
     def check(self, fingerprints: Mapping[str, str]) -> None:
-        """Refuse what was other when the run was started; see :meth:`.RunFolder.check`."""
+        """Check that the fingerprints are those of the start of the run; see :meth:`.RunFolder.check`."""
         if self._folder is not None:
             self._folder.check(fingerprints)
 
     def begin(self, fingerprints: Mapping[str, str] | None = None, **details: Any) -> None:
-        """Begin, or go on; see :meth:`.RunFolder.begin`."""
+        """Begin or resume the work; see :meth:`.RunFolder.begin`."""
         if self._folder is not None:
             self._folder.begin(fingerprints, **details)
             self._recorded = self._checked = True
@@ -91,8 +90,8 @@ class Work:
     def stop(self, error: BaseException) -> None:
         """Record that an error ended the work.
 
-        A new run that was refused before it was begun is taken back: its settings could not be changed by going on, so
-        that it would only stand in the way of the next.
+        The folder of a new run that was refused before it began is removed. Its settings could not be changed by a
+        resumed run, and it would only block the next run.
         """
         refused = isinstance(error, KDNASError) and not self._checked
         if self._folder is not None and self._folder.created and refused:
@@ -103,7 +102,7 @@ class Work:
 
 
 class StageProgress:
-    """Tells of a stage of a run: options of a group that it names between backquotes are named as those of the stage.
+    """Reports the progress of a stage of a run. It adds the stage to the names of options between backquotes.
 
     Args:
         progress: Receives what is done.
@@ -114,11 +113,11 @@ class StageProgress:
         self._progress, self._stage = progress, stage
 
     def step(self, name: str) -> None:
-        """Say that a step begins."""
+        """Report that a step begins."""
         enter_step(self._progress, name)
 
     def begin(self, name: str) -> None:
-        """Say that work begins."""
+        """Report that work begins."""
         self._progress.begin(name)
 
     def advance(self, done: int, total: int) -> None:
@@ -126,11 +125,11 @@ class StageProgress:
         self._progress.advance(done, total)
 
     def note(self, text: str) -> None:
-        """Say something that changes as the work goes on."""
+        """Report a value that changes during the work."""
         self._progress.note(text)
 
     def say(self, text: str, tone: Tone = "plain") -> None:
-        """Say something that is to be kept."""
+        """Report a line that stays visible."""
         self._progress.say(re.sub(r"`(?!kdnas_env\.)(?=[a-z]+\.[a-z])", f"`{self._stage}.", text), tone)
 
     def end(self) -> None:
@@ -140,7 +139,7 @@ class StageProgress:
 
 @contextmanager
 def noted(error: BaseException) -> Iterator[None]:
-    """Do in the block what is left to do after an error: what goes wrong with that is noted on the first error."""
+    """Run the block as a clean-up after an error. An error in the block becomes a note of the first error."""
     try:
         yield
     except KDNASError as second:
@@ -149,14 +148,14 @@ def noted(error: BaseException) -> Iterator[None]:
 
 @contextmanager
 def working(folder: RunFolder | None, go_on: str) -> Iterator[Work]:
-    """Work in a run folder: its state is recorded, and it is free for others in the end.
+    """Work in a run folder: its state is recorded, and its lock is released in the end.
 
     Args:
-        folder: The folder; None where there is none, or in a process that leaves it to another.
-        go_on: The call that goes on with an interrupted run.
+        folder: The folder; None without one, or in a process that does not write it.
+        go_on: The call that resumes an interrupted run.
 
     Yields:
-        The work, to be begun once all is checked that may be refused.
+        The work; begin it after all checks that may refuse it.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM.
@@ -194,7 +193,7 @@ def _within_destructor(frame: FrameType | None) -> bool:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Let SIGTERM end the block like Ctrl-C does: what is done is kept."""
+    """Let SIGTERM end the block like Ctrl-C."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -23,7 +23,7 @@ Action = tuple[int, ...]
 Student = tuple[Action, Fidelity]
 
 OnAnswer = Callable[[KDNASEnv], object]
-"""Called after every student that the agent has learnt of."""
+"""Called each time the agent has been told a result."""
 
 
 class AskableAgent(Protocol):
@@ -55,29 +55,29 @@ def search_asynchronously(
     on_epoch: EpochCallback | None = None,
     on_answer: OnAnswer | None = None,
 ) -> None:
-    """Let an agent search an environment, always with as many students in work as there are workers.
+    """Let an agent search an environment, with as many students being evaluated as there are workers.
 
-    The agent is asked for one student at a time, knows which others are pending, and learns each when it is finished.
-    The environment keeps the record, as in any search; the results are in its history, and in the agent. Every
-    evaluation is in the store before the agent learns of it.
+    The agent proposes one student at a time, knows which others are pending, and is told each result as soon as it is
+    there. The environment keeps the record, as in any search; the results are in its history, and in the agent. Every
+    evaluation is stored before the agent is told of it.
 
-    With a journal, a search that was killed goes on where it stood: it is replayed from journal and store, with the
-    same proposals, and what was in work is begun anew. If agent and evaluations are deterministic, what follows
-    depends on nothing but the order in which students are finished.
+    With a journal, a search that was killed can be resumed. It is replayed from journal and store, with the same
+    proposals; evaluations that were running start again. If agent and evaluations are deterministic, the rest of the
+    search depends only on the order in which students are finished.
 
     Args:
         agent: An agent with ``start``, ``ask`` and ``tell``.
         env: The environment; its evaluator is not asked.
-        store: Where evaluations are kept, of the pool's workload. None: nowhere, and workers are handed whatever is
-            proposed, repeated students and those that cannot be built too.
+        store: Store of the evaluations, of the pool's workload. None: no store; workers then evaluate every proposal,
+            also repeated students and those that cannot be built.
         pool: The workers.
         seed: Seed of the agent and of the environment's reset.
-        budget: Evaluations that the agent is told to plan for; None: those of the environment.
-        end: Second on the clock of the pool's workers from which on no student is begun.
+        budget: Evaluations that the agent plans for; None: those of the environment.
+        end: Time on the clock of the pool's workers, in seconds, after which no evaluation starts.
         journal: The proposals and results so far, in order.
-        on_epoch: Called after each epoch of each student; what it returns is ignored. Who stops students is the
-            environment's early stopping, and an agent that has a method ``on_epoch(action, report)``.
-        on_answer: Called after each student that the agent has learnt of.
+        on_epoch: Called after each epoch of each student; its return value is ignored. Students are stopped by the
+            early stopping of the environment, and by the agent if it has a method ``on_epoch(action, report)``.
+        on_answer: Called each time the agent has been told a result.
 
     Raises:
         KDNASError: If the agent cannot be asked and told, or the budget is in seconds and there is no ``end``.
@@ -114,9 +114,9 @@ class _Search:
 
     def __post_init__(self) -> None:
         self._on_epoch = getattr(self.agent, "on_epoch", None)
-        # In the order in which they were asked for, which is that in which they are begun again.
+        # In the order of the proposals, in which a resumed search starts them again.
         self._pending: Counter[Student] = Counter()
-        self._reserved = 0  # of the budget, for those that are pending
+        self._reserved = 0  # budget of the pending students
         self._running: dict[int, list[Action]] = {}
         self._tickets: dict[tuple[StudentConfig, Fidelity], int] = {}
         self._answered: deque[tuple[Action, Evaluation]] = deque()
@@ -138,8 +138,8 @@ class _Search:
             fidelity = next((fidelity for action, fidelity in self._pending if action == entry.action), None)
             if fidelity is None:
                 raise RunError(
-                    f"entry {number} of journal {str(journal.path)!r} tells of {entry.action}, which was not asked "
-                    "for; restore the file from a copy, or start a new run"
+                    f"entry {number} of journal {str(journal.path)!r} has a result of {entry.action}, which was not "
+                    "proposed; restore the file from a copy, or start a new run"
                 )
             self._tell(entry.action, entry.evaluation or self._known_or_evaluated(entry.action, fidelity))
         for action, fidelity in self._pending.elements():
@@ -156,18 +156,19 @@ class _Search:
             self._tell(action, evaluation)
 
     def _employ(self) -> bool:
-        """Give every free worker a proposal, as far as there are any; return whether anything is pending."""
-        # What is answered at once occupies a worker until the agent has learnt of it, so that it never decides blindly.
+        """Give every free worker a proposal while there are any; return whether a student is pending."""
+        # A student that is answered at once occupies a worker until the agent has been told, which then decides with
+        # all known results.
         while self.pool.free > len(self._answered) and not self._over and self.pool.now() < self.end:
             student = self._propose()
             if student is None:
-                break  # until something more is known
+                break  # until another result is known
             self._note(Entry(ASKED, student[0]))
             self._begin(*student)
         return bool(self._pending) and not self._over
 
     def _propose(self) -> Student | None:
-        """Return a proposal, which is pending now; None if the budget or the agent has none left."""
+        """Return a proposal, which becomes pending; None if the budget is spent or the agent has none left."""
         fidelity = self.env.affordable(self._reserved)
         if fidelity is None or not len(proposal := self.agent.ask(1)):
             return None
@@ -177,7 +178,7 @@ class _Search:
         return student
 
     def _begin(self, action: Action, fidelity: Fidelity) -> None:
-        """Have a student evaluated, unless its answer is known or on its way."""
+        """Submit a student, unless its evaluation is known or running."""
         config = self.env.search_space.decode(action)
         known = None if self.store is None else self.env.refused(config, fidelity) or self.store.find(config, fidelity)
         if known is not None:
@@ -201,7 +202,7 @@ class _Search:
         return bool(self._on_epoch and self._on_epoch(np.array(action, dtype=np.int64), report)) or stops
 
     def _collect(self) -> None:
-        """Wait for students that are finished, and keep them before anything else is done with them."""
+        """Wait for finished students, and store them before anything else."""
         for finished in self.pool.wait():
             evaluation = finished.evaluation
             self._tickets.pop((evaluation.config, evaluation.fidelity), None)
@@ -223,7 +224,7 @@ class _Search:
             self.on_answer(self.env)
 
     def _known_or_evaluated(self, action: Action, fidelity: Fidelity) -> Evaluation:
-        """Return the evaluation of an action that the journal has; evaluate it again if the store has lost it."""
+        """Return the evaluation of an action in the journal; evaluate it again if the store does not have it."""
         self._begin(action, fidelity)
         while not self._answered:
             self._collect()

@@ -1,4 +1,4 @@
-"""Whether what is gone on with, or built on, is what it was: one comparison, and a refusal that names what differs."""
+"""Compares recorded fingerprints with current ones, and refuses to resume or to build on content that has changed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FINGERPRINT = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return what differs between two descriptions of content, in parts that both have.
+    """Return the differences between two descriptions of content, in the parts that both have.
 
     Args:
-        before: What was recorded, by name: plain data. Mappings are compared part by part.
-        now: What is there.
+        before: The recorded description, by name: plain data. Mappings are compared part by part.
+        now: The current description.
 
     Returns:
-        Of each part that differs its name, what was recorded, and what is there; of fingerprints the first 12 digits.
+        Name, recorded value and current value of each part that differs; of fingerprints the first 12 digits.
     """
     return [part for name in now if name in before for part in _differing(name, before[name], now[name])]
 
@@ -28,17 +28,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple
 def check_same(
     before: Mapping[str, Any], now: Mapping[str, Any], refusal: str, advice: str, *, since: str = "the run was started"
 ) -> None:
-    """Refuse what has other content under the same name than was recorded; what was not recorded is let pass.
+    """Refuse content that differs from what was recorded under the same name; unrecorded parts pass.
 
     Args:
         before: See :func:`differences`.
         now: See :func:`differences`.
-        refusal: What cannot be done.
-        advice: What to do instead.
+        refusal: What is refused, for the message.
+        advice: What the user can do instead.
         since: When it was recorded.
 
     Raises:
-        RunError: Naming all that differs.
+        RunError: Naming all differences.
     """
     changed = differences(before, now)
     if changed:

@@ -1,9 +1,9 @@
-"""Names that stand for files and folders: written down so that they are found again from elsewhere.
+"""Names of files and folders in records, which are found again from another working folder.
 
-A name is recorded as it was given, and beside it, under ``places``, where the file or folder lay: relative to the
-folder of the record, so that a tree that was moved as a whole still holds together, and absolute. Whoever reads the
-record tries these in this order, then the name in the current folder. A name that once stood for a file or folder is
-never taken for one on a hub.
+A record holds each name as it was given. Under ``places`` it also holds two paths of the file or folder: one relative
+to the folder of the record, which stays valid if the whole tree is moved, and the absolute one. A reader tries the
+relative path, then the absolute path, then the name in the current folder. A name with recorded places is never looked
+up on a hub.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import expanded
 
 PLACES = "places"
-"""Where places stand in a record."""
+"""Key of the places in a record."""
 
 
 def local_path(name: str) -> Path | None:
-    """Return the absolute path that the name of a teacher or corpus stands for; None if it is no name of a path.
+    """Return the absolute path that the name of a teacher or corpus refers to; None if the name is not a path.
 
-    An absolute path is one whether or not something is there.
+    An absolute path counts as a path even if it does not exist.
     """
     path = expanded(name)
     if not name or name == "demo" or name.startswith("demo:"):
@@ -32,7 +32,7 @@ def local_path(name: str) -> Path | None:
 
 
 def same_place(name: Any, other: Any) -> bool:
-    """Whether two names, or lists of names, stand for the same files and folders, however they are written."""
+    """Whether two names, or lists of names, refer to the same files and folders."""
     ours, theirs = ([local_path(item) or item for item in _listed(value)] for value in (name, other))
     return bool(ours) and ours == theirs
 
@@ -45,17 +45,17 @@ def with_places(
     absolute: bool = True,
     other: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Return a record with the places of what it names.
+    """Return a record with the places of the files and folders that it names.
 
     Args:
         data: The record: plain data.
-        names: Its fields that may name one, or several in a list; with dots where they are fields of fields.
-        folder: Where the record is kept.
-        absolute: Whether absolute paths are recorded too, which tell of the machine.
-        other: Values that stand for something else, even where a file or folder has that name.
+        names: Fields that may hold such a name or a list of names; nested fields with dots.
+        folder: Folder of the record.
+        absolute: Whether absolute paths are recorded too; they depend on the machine.
+        other: Values that are not paths, even if a file or folder has that name.
 
     Returns:
-        The record, and in it under ``places``, by field, the places of each name in the order in which they are tried.
+        The record with ``places``: by field, the places of each name in the order in which they are tried.
     """
     places_of = {}
     for field in names:
@@ -67,11 +67,11 @@ def with_places(
 
 
 def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a record without its places, with the names of files and folders as they are found now.
+    """Return a record without its places, with the current paths of its files and folders.
 
     Args:
         data: What :func:`with_places` returned, or a record that has no places.
-        folder: Where the record is kept.
+        folder: Folder of the record.
 
     Raises:
         RunError: If the places are malformed.
@@ -93,7 +93,7 @@ def _places_of(name: str, folder: Path) -> list[str]:
     path = local_path(name)
     if path is None:
         return []
-    # Links are followed up to the last part, as the system does for "..": what that stands for may change.
+    # Links are resolved in all parts but the last, as the system does for "..": a link in the last part may be changed.
     real = os.path.join(os.path.realpath(path.parent), path.name)
     return [os.path.relpath(real, os.path.realpath(folder)), str(path)]
 
@@ -105,7 +105,7 @@ def _found(name: str, places: Sequence[str], folder: Path) -> str:
     there = next((place for place in candidates if os.path.exists(place)), None)
     if there is None:
         there = os.path.abspath(expanded(name)) if os.path.exists(expanded(name)) else candidates[-1]
-    # As it was given, where that says the same.
+    # The name as it was given, if it refers to the same file.
     return name if os.path.exists(expanded(name)) and os.path.samefile(expanded(name), there) else there
 
 

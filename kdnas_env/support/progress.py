@@ -18,12 +18,12 @@ from kdnas_env.support.untrusted import shown
 SECONDS_BETWEEN_LINES = 30.0
 
 OnProgress = Callable[[int, int], object]
-"""Called with how much is done, and of how much: what work tells that needs no name, such as ``Progress.advance``."""
+"""Called with the amount done and the total, such as ``Progress.advance``."""
 
 Tone = Literal["plain", "good", "bad", "warning"]
 
 STYLES: dict[Tone, str | None] = {"plain": None, "good": "green", "bad": "red", "warning": "yellow"}
-"""How a console shows what is said."""
+"""Style of each tone on a console."""
 
 
 class Progress(Protocol):
@@ -47,20 +47,20 @@ class Progress(Protocol):
 
 @runtime_checkable
 class Stepped(Protocol):
-    """What also tells of steps, each of which has several pieces of work."""
+    """Progress that also receives steps, each of which has several pieces of work."""
 
     def step(self, name: str) -> None:
         """Report that a step begins."""
 
 
 def enter_step(progress: Progress, name: str) -> None:
-    """Report that a step begins, to progress that tells of steps."""
+    """Report that a step begins, if the progress receives steps."""
     if isinstance(progress, Stepped):
         progress.step(name)
 
 
 def checked(progress: Any) -> Progress:
-    """Return what was given to show progress.
+    """Check that an object can receive progress, and return it.
 
     Raises:
         KDNASError: If it lacks a method of :class:`Progress`.
@@ -77,12 +77,12 @@ def checked(progress: Any) -> Progress:
 
 
 def counting_on(on_progress: OnProgress, before: int, total: int) -> OnProgress:
-    """Return what tells of a part of some work as of the whole.
+    """Return a callback that reports a part of the work as progress of the whole.
 
     Args:
-        on_progress: Told of the whole.
-        before: What is done when the part begins.
-        total: What there is to do in all.
+        on_progress: Receives the progress of the whole.
+        before: Amount done when the part begins.
+        total: Total amount.
     """
     return lambda done, _: on_progress(before + done, total)
 
@@ -109,7 +109,7 @@ SILENT: Progress = _Silence()
 
 
 class Pieces:
-    """Pieces of work that take turns: each begins again where another has had its turn.
+    """Pieces of work that alternate. A piece is reported as begun again after another one.
 
     Args:
         progress: Receives what is done.
@@ -119,13 +119,13 @@ class Pieces:
         self._progress, self._current = progress, ""
 
     def begin(self, name: str) -> None:
-        """Begin a piece, unless it is the one that is under way."""
+        """Begin a piece, unless it is the current one."""
         if name != self._current:
             self._current = name
             self._progress.begin(name)
 
     def advancing(self, name: str) -> OnProgress:
-        """Return what tells how far a piece is, and begins it where that is due."""
+        """Return a callback that reports the progress of a piece, and begins the piece if it is not the current one."""
 
         def advance(done: int, total: int) -> None:
             self.begin(name)
@@ -135,10 +135,10 @@ class Pieces:
 
 
 class Pace:
-    """Says every half minute how far a piece of work is and what is left, where no terminal shows a bar.
+    """Prints progress and time left every half minute where no terminal shows a bar.
 
     Args:
-        console: Where.
+        console: Where it prints.
         clock: Returns seconds.
     """
 
@@ -158,15 +158,15 @@ class Pace:
             self._since = self._told = self._clock()
 
     def tell(self, done: int, total: int, note: str = "") -> None:
-        """Say how far it is, if nothing was said for a while.
+        """Print the progress if nothing was printed for half a minute.
 
         Args:
-            done: What is done.
-            total: What there is to do.
-            note: More to be said.
+            done: Amount done.
+            total: Total amount.
+            note: Text that is added.
         """
         with self._lock:
-            # Another count of the same name, such as that of a second stage, has a pace of its own.
+            # A count that starts again, such as that of a second stage, is timed anew.
             if self._reached is not None and done < self._reached[0]:
                 self._began = None
             self._reached, self._note = (done, total), note
@@ -176,7 +176,7 @@ class Pace:
         self.remind()
 
     def remind(self) -> None:
-        """Say how far it is, or for how long it goes on, if nothing was said for a while."""
+        """Print the progress, or the time so far, if nothing was printed for half a minute."""
         if self._console.is_terminal:
             return
         with self._lock:
@@ -198,8 +198,8 @@ class Pace:
 class TaskProgress:
     """Progress on a terminal or in a notebook; in a log, one line per piece of work and one every half minute.
 
-    It is used in a ``with`` block, so that it ends however the work ends. Where there is no terminal, a thread says
-    that work goes on which tells nothing of itself for half a minute.
+    Use it in a ``with`` block, which ends the display even after an error. Without a terminal, a thread prints a line
+    when work has reported nothing for half a minute.
 
     Args:
         console: Where it is shown; by default the standard output.
@@ -231,9 +231,9 @@ class TaskProgress:
         self.end()
 
     def begin(self, name: str) -> None:
-        """Show that work begins, in the place of the work before it."""
+        """Show that work begins, in place of the work before it."""
         self._drop_bar()
-        self._bars.start()  # not before: what is refused before any work prints nothing
+        self._bars.start()  # only now, so that a refusal before any work prints nothing
         self._name, self._note = name, ""
         self._pace.begin(name)
         if self._ended is None and not self._console.is_terminal:
@@ -243,13 +243,13 @@ class TaskProgress:
         self._console.print(f"[dim]{escape(name)}[/]", highlight=False)
 
     def advance(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show the amount done."""
         if self._bar is not None:
             self._bars.update(self._bar, completed=done, total=total)
             self._pace.tell(done, total, self._note)
 
     def note(self, text: str) -> None:
-        """Show something beside how far it is."""
+        """Show a text beside the bar."""
         if self._bar is not None:
             self._note = text
             self._bars.update(self._bar, description=escape(f"{self._name}  {text}".rstrip()))
@@ -274,7 +274,7 @@ class TaskProgress:
 
 
 def _remind(pace: Pace, ended: threading.Event) -> None:
-    """Let work that tells nothing of itself say that it goes on, until it has ended."""
+    """Print a line for work that reports nothing, until it has ended."""
     while not ended.wait(SECONDS_BETWEEN_LINES):
         pace.remind()
 

@@ -15,7 +15,7 @@ from kdnas_env.errors import LatencyError, RunError
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.untrusted import parse_json, restore
 from kdnas_env.tables.table import LatencyDevice
-from kdnas_env.tabulation.assemble import MeasuredLatencies
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies
 
 if TYPE_CHECKING:
     from kdnas_env.distillation.teacher.loading import Teacher

@@ -17,8 +17,8 @@ from kdnas_env.latency.settings import RUNTIMES
 from kdnas_env.support.atomic import expanded
 from kdnas_env.tables.surrogates.students import TOLERANCE
 from kdnas_env.tables.table import CURVES, Table, TableMetadata
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.build import FACTS, Cell, read_evaluations, read_workload
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.latencies import read_all_latencies
 
 _SHARED = ("workload", "space", "epochs", "recipe", "architecture")

@@ -16,8 +16,8 @@ from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.distill import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
+from kdnas_env.pipeline.run_options import PipelineOptions, SearchStage
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import PipelineOptions, SearchStage
 from kdnas_env.pipeline.table_build import TableBuildOptions
 from kdnas_env.pipeline.work import Interrupted
 from kdnas_env.support.shell import call, command, non_defaults, python_command

@@ -16,7 +16,7 @@ from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
 from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.tables.table import LATENCIES, Table
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 
 TABLE = planted_table(noise=0.02)
 PLANTED = PlantedEvaluator(TABLE.space, noise=0.02)

@@ -9,10 +9,8 @@ import pytest
 from small_tables import planted_table
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.inspecting import Inspection, inspect_table, sampled_hardness
-from kdnas_env.pipeline.tables import (
-    fit_surrogate,
-)
+from kdnas_env.pipeline.inspecting import LEAST_AGREEMENT, Inspection, SurrogateInspection, inspect_table
+from kdnas_env.pipeline.tables import fit_surrogate
 from kdnas_env.tables.storage import checksum, write_table
 
 
@@ -33,7 +31,16 @@ def test_a_table_is_inspected(table: Path, capfd: pytest.CaptureFixture[str]) ->
     assert found.plot().axes
     figures = found.to_dict()
     assert (figures["sha256"], figures["hardness"]["points"]) == (checksum(table), 24)
-    assert "surrogate" not in figures
+    assert figures.keys() == {"table", "sha256", "noise", "hardness"}
+    against = [found.against(str(table))]
+    assert found.to_dict(searches={"random-forest": {}}, against=against) == {
+        **figures,
+        "searches": {"random-forest": {}},
+        "against": against,
+    }
+    assert found.missing == 0
+    assert found.agreement is not None
+    assert (found.agreement < LEAST_AGREEMENT) == (found.source.metadata.noise["tau"][-1] < 0.95)
     assert capfd.readouterr().out == ""
 
 
@@ -68,8 +75,11 @@ def test_a_file_may_have_a_name_that_no_task_can_have(table: Path) -> None:
 def test_a_surrogate_has_a_hardness_by_random_points(table: Path, tmp_path: Path) -> None:
     fit = fit_surrogate([table], tmp_path / "surrogate.npz")
     name = str(fit.path)
-    found = sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=40)
+    inspection = inspect_table(f"{name}:speedup=2")
+    assert isinstance(inspection, SurrogateInspection)
+    assert inspection.sha256 == checksum(fit.path)
+    found = inspection.hardness(against=[f"{name}:alpha=-1.0", name], points=40)
     assert 0 < found["feasible"] < 1
     assert [comparison["points"] for comparison in found["against"]] == [found["points"]] * 2
     assert found["against"][0]["tau"] < found["against"][1]["tau"] == pytest.approx(1)
-    assert found == sampled_hardness(f"{name}:speedup=2", against=[f"{name}:alpha=-1.0", name], points=40)
+    assert found == inspection.hardness(against=[f"{name}:alpha=-1.0", name], points=40)

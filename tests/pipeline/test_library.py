@@ -21,12 +21,13 @@ import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.envs.mini_kd import MiniKDEnv, SearchSettings
+from kdnas_env.envs.assemble import SearchSettings
+from kdnas_env.envs.mini_kd import MiniKDEnv
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
 from kdnas_env.pipeline.options import CorpusOptions, options_of
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.stages import PipelineOptions
 from kdnas_env.support.progress import Tone
 
 pytestmark = pytest.mark.usefixtures("graphs_are_written_once", "few_rounds", "only_blank_pictures")
@@ -103,6 +104,9 @@ def test_a_search_is_one_call(asked: dict[str, Any], searched: kdnas_env.SearchR
     assert sum("bert" in line for line in heard.said) >= 4
     assert run.best is not None
     assert run.best.reward.reward == max(record.reward.reward for record in run.records)
+    ended = run.outcomes
+    assert ended.students == ended.usable + ended.stopped + ended.infeasible + ended.broke + ended.failed == 4
+    assert 0 <= ended.harmed <= ended.usable
     assert run.front
     assert isinstance(run.plot(), Figure)
     frame = pd.DataFrame(run.table())

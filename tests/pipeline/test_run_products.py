@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting import folder as exporting
+from kdnas_env.exporting.folder import EXPORT
+from kdnas_env.latency.quantise import DYNAMIC, WEIGHTS_ONLY
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.product_classifier import ClassifierProduct
 from kdnas_env.pipeline.run_products import place_products
+from kdnas_env.support.atomic import write_json
 
 CLASSIFIERS = ClassifierProduct()
 
@@ -76,3 +81,16 @@ def test_what_was_stopped_leaves_nothing_half_written(tmp_path: Path, monkeypatc
     place_products(tmp_path, CLASSIFIERS, second)
     assert content(tmp_path) == placed(2)
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("format", "scheme", "costly"),
+    [("int8", WEIGHTS_ONLY, WEIGHTS_ONLY), ("int8", DYNAMIC, None), ("float32", None, None)],
+)
+def test_an_int8_file_that_is_slower_or_larger(
+    tmp_path: Path, format: str, scheme: str | None, costly: str | None
+) -> None:
+    measured: Any = SimpleNamespace(format=format)
+    made = replace(candidate(tmp_path, 1), measured=measured)
+    write_json(made.files["export"] / EXPORT, {"scheme": scheme})
+    assert made.costly_int8 == costly

@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from small_bench_bert import write_bench_bert
 from small_tables import planted_table
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.inspecting import inspect_table
-from kdnas_env.pipeline.tables import (
-    fit_surrogate,
-    verify_table,
-)
-from kdnas_env.tables.storage import write_table
-from kdnas_env.tables.surrogates.surrogate import Surrogate
+from kdnas_env.pipeline.inspecting import ExternalInspection, SurrogateInspection, inspect_table
+from kdnas_env.pipeline.tables import fit_surrogate, import_table, verify_table
+from kdnas_env.tables.storage import checksum, write_table
 
 
 @pytest.fixture
@@ -27,7 +24,7 @@ def test_a_surrogate_is_fitted(table: Path, tmp_path: Path) -> None:
     fit = fit_surrogate([table], tmp_path / "surrogate.npz")
     assert fit.table() == []
     assert fit.points > 24
-    assert isinstance(inspect_table(fit.path), Surrogate)
+    assert isinstance(inspect_table(fit.path), SurrogateInspection)
 
 
 def test_a_table_is_verified(table: Path) -> None:
@@ -36,3 +33,16 @@ def test_a_table_is_verified(table: Path) -> None:
     assert found.allowed is None
     with pytest.raises(KDNASError, match="`seed` has no effect without `replay`"):
         verify_table(str(table), seed=3)
+
+
+def test_an_external_table_is_imported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write_bench_bert(tmp_path / "file.json")
+    imported = import_table(file, to=tmp_path / "bert.npz", metric="mnli")
+    assert imported.source.metric == "mnli"
+    assert imported.repeated == 2
+    assert imported.best[1] == imported.source.score.max() > imported.median
+    assert imported.sha256 == checksum(tmp_path / "bert.npz")
+    inspected = inspect_table(tmp_path / "bert.npz")
+    assert isinstance(inspected, ExternalInspection)
+    assert (inspected.best, inspected.sha256) == (imported.best, imported.sha256)
+    assert capfd.readouterr().out == ""

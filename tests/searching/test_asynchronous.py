@@ -198,9 +198,9 @@ def test_the_journal_of_another_search_is_refused(tmp_path: Path) -> None:
         Search(tmp_path, LocalSearchAgent()).run()
 
 
-def test_a_journal_that_tells_of_what_was_never_asked_is_refused(tmp_path: Path) -> None:
+def test_a_journal_with_a_result_that_was_not_proposed_is_refused(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"told": [0, 0, 0, 0, 0]}\n')
-    with pytest.raises(RunError, match="not asked for"):
+    with pytest.raises(RunError, match="not proposed"):
         Search(tmp_path).run()
 
 

@@ -32,8 +32,8 @@ from kdnas_env.tables.surrogates.students import LARGEST_LOSS, capped
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import CURVES, Table
 from kdnas_env.tabulation.around import students_around
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.build import networks, planned_students
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.latencies import modelled
 from kdnas_env.tabulation.verify import find_faults
 

@@ -23,7 +23,7 @@ from kdnas_env.tables.surrogates.card import surrogate_card
 from kdnas_env.tables.surrogates.storage import write_surrogate
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import CURVES
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 from kdnas_env.testing.clauses import global_states, shaken_generators
 
 SPACE = {

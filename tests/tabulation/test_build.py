@@ -27,7 +27,6 @@ from kdnas_env.support.atomic import write_json
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.table import CURVES, LATENCIES, LatencyDevice, Table
 from kdnas_env.tabulation.adopting import adopt_table, is_table
-from kdnas_env.tabulation.assemble import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.build import (
     STORE,
     WORKLOAD,
@@ -40,6 +39,7 @@ from kdnas_env.tabulation.build import (
     read_evaluations,
     record_workload,
 )
+from kdnas_env.tabulation.from_evaluations import MeasuredLatencies, assemble_table
 from kdnas_env.tabulation.latencies import LatencyFile, measure_latencies, model_latencies, modelled
 from kdnas_env.tabulation.merge import merge_builds, order_devices, unite_devices
 from kdnas_env.tabulation.verify import find_faults

@@ -1,4 +1,4 @@
-"""The steps of a run as they are told: which of how many, and the time that they took so far."""
+"""The progress of a run: each step with its number, the time so far and the estimated time left."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kdnas_env.pipeline.distill import CLASSIFIER
-from kdnas_env.pipeline.distilling import DISTILLING
+from kdnas_env.pipeline.distill_loop import DISTILLING
 from kdnas_env.pipeline.limit_lines import asked_in_words
 from kdnas_env.pipeline.products import Opening
 from kdnas_env.pipeline.run_estimate import Effort, Timing
 from kdnas_env.pipeline.run_opening import search_options
-from kdnas_env.pipeline.stages import PipelineOptions
+from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.support.progress import Progress, Tone, in_words
 from kdnas_env.tasks.teacher import FITTING, TASK_TEACHER
 

@@ -1,4 +1,4 @@
-"""The options of a run: of each of its stages, and of the whole."""
+"""The options of a run: of every stage, and of the whole."""
 
 from __future__ import annotations
 

@@ -8,11 +8,11 @@ import pytest
 import small_tasks
 from progress_log import ProgressLog
 
-from kdnas_env.pipeline.distilling import DISTILLING
+from kdnas_env.pipeline.distill_loop import DISTILLING
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.product_classifier import ClassifierProduct
 from kdnas_env.pipeline.run_estimate import Effort
-from kdnas_env.pipeline.run_steps import StepProgress
+from kdnas_env.pipeline.run_progress import StepProgress
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.support.progress import SILENT, enter_step
 from kdnas_env.tasks.teacher import FITTING

@@ -1,4 +1,4 @@
-"""What is taken from a finished search to distil for long: students, how they start, the recipe and the text."""
+"""Reads the folder of a finished search: its record, and what a long distillation starts from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kdnas_env.distillation.text.demo import is_demo
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.distillation.training.workload import as_taught, read_text
-from kdnas_env.envs.kdnas import KDNASEnv
+from kdnas_env.envs.assemble import make_env
 from kdnas_env.errors import NoStudentError, RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.pipeline.distill import DistillOptions
@@ -74,7 +74,7 @@ def load_run(path: str | os.PathLike[str]) -> SearchRun:
     options, results = finished_search(folder), read_results(folder)
     settings, workload = options.settings, read_run(folder).get("fingerprints", {}).get("workload", "")
     stored = {evaluation.config: evaluation for evaluation in read_evaluations(folder, workload)}
-    env = KDNASEnv(settings.search_space, RecordedEvaluator(workload), **settings.episode)
+    env = make_env(settings, RecordedEvaluator(workload))
     env.reset()
     for row in results["students"]:
         config = StudentConfig.from_dict(row["student"])

@@ -1,4 +1,4 @@
-"""How the students of a finished search are distilled for long."""
+"""The distillation of the students of a finished search."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ from kdnas_env.pipeline.distill import (
     DistillOptions,
     DistillRun,
 )
-from kdnas_env.pipeline.products import Product, product_of
-from kdnas_env.pipeline.search_options import SearchOptions
-from kdnas_env.pipeline.searched import (
+from kdnas_env.pipeline.finished_search import (
     Chosen,
     check_as_searched,
     choose,
@@ -51,6 +49,8 @@ from kdnas_env.pipeline.searched import (
     is_kept,
     mini_kd_student,
 )
+from kdnas_env.pipeline.products import Product, product_of
+from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
 from kdnas_env.support.atomic import expanded, read_json, write_json
