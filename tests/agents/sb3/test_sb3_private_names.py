@@ -9,6 +9,7 @@ import pytest
 from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common import logger
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -75,6 +76,11 @@ def test_states_of_the_recurrent_policy() -> None:
     policy = made(RecurrentPPO).policy
     assert len(policy.lstm_hidden_state_shape) == 3
     assert [*inspect.signature(policy.get_distribution).parameters] == ["obs", "lstm_states", "episode_starts"]
+
+
+def test_new_episodes_of_a_training() -> None:
+    """Searches of a training would go on from one update to the next instead of beginning anew."""
+    assert "self._last_obs is None" in inspect.getsource(BaseAlgorithm._setup_learn)
 
 
 def test_writer_of_tensorboard() -> None:
