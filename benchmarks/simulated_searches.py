@@ -18,7 +18,7 @@ from kdnas_env.core.evaluation import Evaluation, Fidelity
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.evaluators.planted import PLANTED_TEACHER, PlantedEvaluator
-from kdnas_env.execution.backend import Message, Ready, Task
+from kdnas_env.execution.backend import Job, Message, Ready
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
 from kdnas_env.searching.asynchronous import search_asynchronously
@@ -73,14 +73,14 @@ class ThinkingBackend:
         """Begin to start a worker."""
         self._inner.start(worker)
 
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker, as late as the driver thought of it."""
+    def assign(self, worker: int, job: Job) -> None:
+        """Hand a job to a worker, as late as the driver thought of it."""
         self._catch_up()
         self._began[worker] = self.assigned = self.now()
         if worker not in self._known:
             self._known.add(worker)
             self.ready = self.now()
-        self._inner.assign(worker, task)
+        self._inner.assign(worker, job)
         self._left = self._clock()
 
     def answer(self, worker: int, stop: bool) -> None:

@@ -176,7 +176,7 @@ class Soak:
             self.planted,
             lambda evaluation, worker: options.duration * (0.5 + rng.random()),
             start_seconds=10.0,
-            dies=lambda task, worker: bool(rng.random() < options.deaths),
+            dies=lambda job, worker: bool(rng.random() < options.deaths),
         )
         self.pool = WorkerPool(self.backend, options.workers, attempts=10)
         self.env = KDNASEnv(self.planted.space, self.store, budget=options.budget)

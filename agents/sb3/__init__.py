@@ -5,5 +5,4 @@
 - ``learners``: The base class of learners, which sample from an algorithm and train it; ``on_policy`` and
   ``q_learning`` implement it.
 - ``episodes``: Candidates as episodes.
-- ``vec_env``: An adapter to train an algorithm with its own method ``learn``; the agents do not use it.
 """

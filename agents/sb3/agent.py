@@ -72,8 +72,6 @@ class SB3Agent(AskTellAgent[SB3ConfigT]):
     The algorithm (:attr:`model`) is derived from the ranking and the seed, and not saved. After loading it is trained
     again, round by round, which takes as long as training took in the search, but no evaluations.
 
-    To train an algorithm on an environment with its own method ``learn``, see :mod:`kdnas_env.agents.sb3.vec_env`.
-
     Raises:
         DependencyError: If Stable-Baselines3, or TensorBoard for a log, is not installed.
         KDNASError: If the algorithm does not accept the configuration, or the device is not available.

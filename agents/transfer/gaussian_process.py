@@ -13,6 +13,7 @@ from kdnas_env.agents.regression.base import WHOLE_SPACE
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.agents.transfer.base import ExperiencedAgent
 from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.core.grid import Grid
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 
@@ -71,7 +72,7 @@ class TransferGPAgent(ExperiencedAgent):
     def _mean(self) -> _Mean:
         """The prior mean; made once in a search."""
         if self._known_mean is None:
-            self._known_mean = _Mean.of(self._experience, self._task, self.grid.nvec)
+            self._known_mean = _Mean.of(self._experience, self._task, self.grid)
         return self._known_mean
 
     def _propose(self, n: int) -> Proposal:
@@ -118,28 +119,28 @@ class _Mean:
     """The prior mean, a function of points.
 
     Attributes:
-        nvec: Choices per dimension, int64 ``(dims,)``.
+        grid: The grid of the search.
         numbers: Flat indices of the points with experience, ascending, int64 ``(points,)``.
         values: Expected targets of these points, float64 ``(points,)``. Other points have the lowest of them, since
             they were invalid on the training tasks. Without experience, the mean is 0.
     """
 
-    nvec: Ints
+    grid: Grid
     numbers: Ints
     values: Floats
 
     @classmethod
-    def of(cls, experience: Experience | None, task: Features, nvec: Ints) -> _Mean:
+    def of(cls, experience: Experience | None, task: Features, grid: Grid) -> _Mean:
         if experience is None:
-            return cls(nvec, np.empty(0, dtype=np.int64), np.empty(0))
-        numbers = np.ravel_multi_index(tuple(experience.actions.T), tuple(nvec))
+            return cls(grid, np.empty(0, dtype=np.int64), np.empty(0))
+        numbers = grid.flat(experience.actions)
         order = np.argsort(numbers)
-        return cls(nvec, numbers[order], experience.expected(task)[order])
+        return cls(grid, numbers[order], experience.expected(task)[order])
 
     def __call__(self, points: Ints) -> Floats:
         if not len(self.numbers):
             return np.zeros(len(points))
-        numbers = np.ravel_multi_index(tuple(points.T), tuple(self.nvec))
+        numbers = self.grid.flat(points)
         places = np.minimum(np.searchsorted(self.numbers, numbers), len(self.numbers) - 1)
         means: Floats = np.where(self.numbers[places] == numbers, self.values[places], self.values.min())
         return means

@@ -70,7 +70,7 @@ class RecordedSearchEnv(gym.Env[Features, Ints]):
     def __init__(self, experience: Experience, evaluations: int, round_size: int = DEFAULT_ROUND_SIZE) -> None:
         self.experience, self.evaluations = experience, min(evaluations, len(experience.actions))
         self.round_size = round_size
-        self.grid = Grid.of(experience.nvec, np.ravel_multi_index(tuple(experience.actions.T), tuple(experience.nvec)))
+        self.grid = Grid.of(experience.nvec, Grid.of(experience.nvec).flat(experience.actions))
         self._place = {number: place for place, number in enumerate(self.grid.numbers(experience.actions))}
         width = history_width(experience.nvec, experience.tasks.shape[1])
         self.observation_space = spaces.Box(-np.inf, np.inf, (width,), np.float32)

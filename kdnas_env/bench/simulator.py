@@ -30,15 +30,13 @@ from kdnas_env.envs.task import Task
 from kdnas_env.errors import KDNASError
 from kdnas_env.execution.simulated import SimulatedBackend
 from kdnas_env.execution.worker_pool import WorkerPool
-from kdnas_env.searching.asynchronous import search_asynchronously
+from kdnas_env.searching.asynchronous import check_askable, search_asynchronously
 from kdnas_env.searching.registry import make_agent
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import is_number
 
 DecisionTime = float | str
 """Simulated seconds of a decision: a number, ``zero``, or ``measured``: the CPU time of the agent."""
-
-_METHODS = ("start", "ask", "tell")
 
 
 def simulate(
@@ -105,12 +103,7 @@ def askable(agent: AgentSpec) -> Any:
         KDNASError: If the agent does not exist or has no ask and tell, or a setting is wrong.
     """
     made = make_agent(agent.name, **agent.settings)
-    missing = [name for name in _METHODS if not callable(getattr(made, name, None))]
-    if missing:
-        raise KDNASError(
-            f"agent {agent.name!r} has no {' and no '.join(missing)}; only agents with ask and tell can wait for "
-            "several evaluations. Race it with one worker"
-        )
+    check_askable(made, repr(agent.name), "Race it with one worker")
     return made
 
 

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_number, check_whole
-from kdnas_env.support.untrusted import is_integer, parse_json, restore, shown
+from kdnas_env.support.untrusted import parse_json, restore
 
 MOST_EPOCHS = 100_000
 """Maximum number of epochs, because loss curves have one entry per epoch."""
@@ -53,10 +53,7 @@ class Fidelity:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not is_integer(self.epochs) or not 0 <= self.epochs <= MOST_EPOCHS:
-            raise KDNASError(
-                f"epochs is {shown(self.epochs)}; expected 0 (closed form only) or more, up to {MOST_EPOCHS:,}"
-            )
+        check_whole("epochs", self.epochs, at_least=0, at_most=MOST_EPOCHS, advice="0 solves the closed forms only")
         check_number("data_fraction", self.data_fraction, above=0, at_most=1)
         check_whole("seed", self.seed, at_least=0)
 

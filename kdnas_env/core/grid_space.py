@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -50,7 +49,7 @@ class GridSpace(ABC, Generic[Config]):
     @property
     def size(self) -> int:
         """Number of points, including invalid ones; a Python integer of any size."""
-        return math.prod(len(values) for values in self.choices.values())
+        return self.grid.points
 
     @property
     @abstractmethod

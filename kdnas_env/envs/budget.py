@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from kdnas_env.core.evaluation import Evaluation, Fidelity
-from kdnas_env.errors import KDNASError
-from kdnas_env.support.untrusted import shown
+from kdnas_env.support.checks import check_choice, check_number, check_whole
 
 UNITS = ("evaluations", "epochs", "seconds")
 """Units of a budget."""
@@ -39,19 +35,12 @@ class Budget:
     unit: str = "evaluations"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise KDNASError(f"budget_unit is {shown(self.unit)}; expected one of {list(UNITS)}")
-        whole = (
-            isinstance(self.amount, int | np.integer)
-            and not isinstance(self.amount, bool)
-            and self.amount <= _LARGEST_AMOUNT
-        )
-        if self.unit != "seconds":
-            if not whole or self.amount < 1:
-                raise KDNASError(f"budget is {shown(self.amount)}; expected a whole number of {self.unit}, at least 1")
-            object.__setattr__(self, "amount", int(self.amount))
-        elif not (whole or isinstance(self.amount, float)) or not 0 < self.amount < math.inf:
-            raise KDNASError(f"budget is {shown(self.amount)}; expected a positive number of seconds")
+        check_choice("budget_unit", self.unit, UNITS)
+        if self.unit == "seconds":
+            check_number("budget", self.amount, of="seconds", above=0)
+        else:
+            amount = check_whole("budget", self.amount, of=self.unit, at_least=1, at_most=_LARGEST_AMOUNT)
+            object.__setattr__(self, "amount", amount)
 
     def cost(self, evaluation: Evaluation) -> float:
         """Return the cost of an evaluation."""

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from kdnas_env.core.evaluation import Evaluation
 from kdnas_env.core.reward import RewardComponents
 from kdnas_env.errors import KDNASError
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import shown
 
 MOST_AT_ONCE = 100_000
@@ -112,8 +113,4 @@ def checked_count(name: str, value: object, of: str = "evaluations") -> int:
     Raises:
         KDNASError: If the value is not such an integer.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= MOST_AT_ONCE:
-        raise KDNASError(
-            f"{name} is {shown(value)}; expected a whole number of {of}, at least 1 and up to {MOST_AT_ONCE:,}"
-        )
-    return int(value)
+    return check_whole(name, value, of=of, at_least=1, at_most=MOST_AT_ONCE)

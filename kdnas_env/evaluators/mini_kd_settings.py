@@ -12,6 +12,7 @@ from kdnas_env.distillation.training.mini_kd import PRECISIONS
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import KDNASError, LatencyError
 from kdnas_env.latency import LatencySettings, ReferenceMachine
+from kdnas_env.support.checks import check_whole
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ class MiniKDSettings:
         latency_settings(self.latency)
         if self.precision not in (None, *PRECISIONS):
             raise KDNASError(f"precision is {self.precision!r}; expected None or one of {list(PRECISIONS)}")
-        if self.threads is not None and self.threads < 1:
-            raise KDNASError(f"threads is {self.threads}; expected 1 or more, or None for all")
+        if self.threads is not None:
+            check_whole("threads", self.threads, at_least=1, advice="None takes all")
 
 
 def latency_settings(latency: str | Mapping[str, Any]) -> LatencySettings:

@@ -15,7 +15,7 @@ MakeEvaluator = Callable[[], Evaluator]
 
 
 @dataclass(frozen=True)
-class Task:
+class Job:
     """One student to evaluate.
 
     Attributes:
@@ -31,7 +31,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker has made its evaluator, and waits for a task.
+    """A worker has made its evaluator, and waits for a job.
 
     Attributes:
         fingerprint: The evaluator's.
@@ -65,23 +65,23 @@ class Lost:
 
 
 Message = Ready | EpochReport | Evaluation | Raised | Lost
-"""A message of a worker. An epoch of a stoppable task waits for an answer; ``Lost`` is the last message."""
+"""A message of a worker. An epoch of a stoppable job waits for an answer; ``Lost`` is the last message."""
 
 
-def attempt(evaluator: Evaluator, task: Task, on_epoch: EpochCallback) -> Evaluation | Raised:
-    """Evaluate a task; what a worker does, wherever it is."""
+def attempt(evaluator: Evaluator, job: Job, on_epoch: EpochCallback) -> Evaluation | Raised:
+    """Evaluate a job; what a worker does, wherever it is."""
     try:
-        (evaluation,) = evaluator.evaluate([task.config], task.fidelity, on_epoch=on_epoch)
+        (evaluation,) = evaluator.evaluate([job.config], job.fidelity, on_epoch=on_epoch)
     except Exception as error:  # any exception is reported
         if not is_out_of_memory(error):
             return Raised(one_line(error))
         # Which is the student's fault, not that of all.
-        return Evaluation(task.config, task.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
+        return Evaluation(job.config, job.fidelity, Status.OUT_OF_MEMORY, error=one_line(error))
     return evaluation
 
 
 class Backend(Protocol):
-    """Starts workers, hands tasks to them, and receives their messages. The caller numbers the workers.
+    """Starts workers, hands jobs to them, and receives their messages. The caller numbers the workers.
 
     Only :meth:`wait` waits for a worker. A worker that dies sends :class:`Lost`, once; what is sent to it in the
     meantime is lost.
@@ -91,12 +91,12 @@ class Backend(Protocol):
         """Begin to start a worker under a number that was never used; it sends :class:`Ready` when it is."""
         ...
 
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker that is ready and has none."""
+    def assign(self, worker: int, job: Job) -> None:
+        """Hand a job to a worker that is ready and has none."""
         ...
 
     def answer(self, worker: int, stop: bool) -> None:
-        """Tell a worker that has reported an epoch of a stoppable task whether to stop."""
+        """Tell a worker that has reported an epoch of a stoppable job whether to stop."""
         ...
 
     def kill(self, worker: int) -> None:

@@ -12,7 +12,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from kdnas_env.core.evaluation import EpochCallback, EpochReport
-from kdnas_env.execution.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
+from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raised, Ready, attempt
 from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind, worker_context
 from kdnas_env.support.libraries import one_line
 
@@ -45,9 +45,9 @@ class LocalBackend:
         theirs.close()
         self._workers[worker] = _Worker(process, ours)
 
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker."""
-        self._send(worker, task)
+    def assign(self, worker: int, job: Job) -> None:
+        """Hand a job to a worker."""
+        self._send(worker, job)
 
     def answer(self, worker: int, stop: bool) -> None:
         """Say whether a worker stops."""
@@ -87,7 +87,7 @@ class LocalBackend:
         known = self._workers.get(worker)
         return known.process.pid if known else None
 
-    def _send(self, worker: int, what: Task | bool) -> None:
+    def _send(self, worker: int, what: Job | bool) -> None:
         # The next wait reports a worker that is dead.
         with suppress(OSError):
             self._workers[worker].pipe.send(what)
@@ -125,7 +125,7 @@ def _cause(exit_code: int | None) -> str:
 
 
 def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
-    """Evaluate one task after the other, until the pipe is closed; the body of a worker."""
+    """Evaluate one job after the other, until the pipe is closed; the body of a worker."""
     follow_parent()
     leave_nothing_behind()
     driver = _Driver(pipe)
@@ -137,8 +137,8 @@ def _work(pipe: Connection, make_evaluator: MakeEvaluator) -> None:
         return
     driver.send(ready)
     while True:
-        task: Task = driver.receive()
-        driver.send(attempt(evaluator, task, driver.listener(task)))
+        job: Job = driver.receive()
+        driver.send(attempt(evaluator, job, driver.listener(job)))
 
 
 class _Driver:
@@ -155,10 +155,10 @@ class _Driver:
         with self._or_exit():
             return self._pipe.recv()
 
-    def listener(self, task: Task) -> EpochCallback:
+    def listener(self, job: Job) -> EpochCallback:
         def on_epoch(report: EpochReport) -> bool:
             self.send(report)
-            return bool(self.receive()) if task.stoppable else False
+            return bool(self.receive()) if job.stoppable else False
 
         return on_epoch
 

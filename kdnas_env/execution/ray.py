@@ -14,7 +14,7 @@ from typing import Any
 
 from kdnas_env.core.evaluation import EpochReport, Evaluator
 from kdnas_env.errors import DependencyError, RunError
-from kdnas_env.execution.backend import Lost, MakeEvaluator, Message, Raised, Ready, Task, attempt
+from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raised, Ready, attempt
 from kdnas_env.support.libraries import one_line
 
 _REACHABLE_SECONDS = 10.0
@@ -78,10 +78,10 @@ class RayBackend:
         self._actors[worker] = self._actor_class.remote(self._make_evaluator)
         self._expect(worker, self._actors[worker].ready.remote())
 
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker."""
+    def assign(self, worker: int, job: Job) -> None:
+        """Hand a job to a worker."""
         if worker in self._actors:
-            self._expect(worker, self._actors[worker].begin.remote(task))
+            self._expect(worker, self._actors[worker].begin.remote(job))
 
     def answer(self, worker: int, stop: bool) -> None:
         """Tell a worker whether to stop."""
@@ -165,9 +165,9 @@ class _Actor:
         except Exception as error:  # any exception is reported
             return Raised(one_line(error))
 
-    def begin(self, task: Task) -> Message | _Unasked:
+    def begin(self, job: Job) -> Message | _Unasked:
         """Begin an evaluation; return its first message."""
-        threading.Thread(target=self._evaluate, args=(task,), daemon=True).start()
+        threading.Thread(target=self._evaluate, args=(job,), daemon=True).start()
         return self._next()
 
     def go_on(self, stop: bool) -> Message | _Unasked:
@@ -181,14 +181,14 @@ class _Actor:
         self._waits = isinstance(message, EpochReport)
         return message
 
-    def _evaluate(self, task: Task) -> None:
+    def _evaluate(self, job: Job) -> None:
         assert self._evaluator is not None
 
         def on_epoch(report: EpochReport) -> bool:
-            self._messages.put(report if task.stoppable else _Unasked(report))
-            return self._answers.get() if task.stoppable else False
+            self._messages.put(report if job.stoppable else _Unasked(report))
+            return self._answers.get() if job.stoppable else False
 
-        self._messages.put(attempt(self._evaluator, task, on_epoch))
+        self._messages.put(attempt(self._evaluator, job, on_epoch))
 
 
 def _cause(error: Exception) -> str:

@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 
 from kdnas_env.core.evaluation import EpochReport, Evaluation, Evaluator
 from kdnas_env.errors import KDNASError
-from kdnas_env.execution.backend import Lost, Message, Ready, Task
+from kdnas_env.execution.backend import Job, Lost, Message, Ready
 
 Event = TypeVar("Event")
 
@@ -62,13 +62,13 @@ class Clock(Generic[Event]):
 class SimulatedBackend:
     """Workers that evaluate at once and report at the simulated time. Equal calls give equal events.
 
-    The epochs of a stoppable task are reported, evenly spread over its seconds. Other tasks report only their end.
+    The epochs of a stoppable job are reported, evenly spread over its seconds. Other jobs report only their end.
 
     Args:
         evaluator: Evaluates, in this process.
         seconds: How long an evaluation takes.
         start_seconds: How long a worker takes to be ready.
-        dies: Whether a worker dies during a task, called once per task with the number of the worker; it dies halfway.
+        dies: Whether a worker dies during a job, called once per job with the number of the worker; it dies halfway.
 
     Attributes:
         busy_seconds: Seconds that workers spent on evaluations, cut short ones included.
@@ -80,7 +80,7 @@ class SimulatedBackend:
         seconds: Seconds = wall_seconds,
         *,
         start_seconds: float = 0.0,
-        dies: Callable[[Task, int], bool] | None = None,
+        dies: Callable[[Job, int], bool] | None = None,
     ) -> None:
         self.busy_seconds = 0.0
         self._evaluator = evaluator
@@ -96,18 +96,18 @@ class SimulatedBackend:
         self._alive.add(worker)
         self._send(worker, self._start_seconds, Ready(self._evaluator.fingerprint, self._evaluator.deterministic))
 
-    def assign(self, worker: int, task: Task) -> None:
-        """Hand a task to a worker."""
+    def assign(self, worker: int, job: Job) -> None:
+        """Hand a job to a worker."""
         reports: deque[EpochReport] = deque()
-        on_epoch = reports.append if task.stoppable else None
-        (evaluation,) = self._evaluator.evaluate([task.config], task.fidelity, on_epoch=on_epoch)
+        on_epoch = reports.append if job.stoppable else None
+        (evaluation,) = self._evaluator.evaluate([job.config], job.fidelity, on_epoch=on_epoch)
         seconds = self._seconds(evaluation, worker)
         if not 0 <= seconds < math.inf:
             raise KDNASError(f"an evaluation takes {seconds!r} simulated seconds; expected 0 or more")
-        if self._dies is not None and self._dies(task, worker):
+        if self._dies is not None and self._dies(job, worker):
             self._spend(worker, seconds / 2, Lost("the simulated worker died"))
             return
-        self._running[worker] = _Running(task, evaluation, seconds / max(1, len(reports)), reports)
+        self._running[worker] = _Running(job, evaluation, seconds / max(1, len(reports)), reports)
         self._next(worker)
 
     def answer(self, worker: int, stop: bool) -> None:
@@ -118,7 +118,7 @@ class SimulatedBackend:
         if stop:
             epoch = running.epochs - 1
             (running.evaluation,) = self._evaluator.evaluate(
-                [running.task.config], running.task.fidelity, on_epoch=lambda report: report.epoch >= epoch
+                [running.job.config], running.job.fidelity, on_epoch=lambda report: report.epoch >= epoch
             )
             running.reports.clear()
         self._next(worker)
@@ -173,7 +173,7 @@ class SimulatedBackend:
 
 @dataclass
 class _Running:
-    task: Task
+    job: Job
     evaluation: Evaluation
     seconds: float
     reports: deque[EpochReport] = field(default_factory=deque)

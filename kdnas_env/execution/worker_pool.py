@@ -11,7 +11,7 @@ from types import TracebackType
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Status
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.execution.backend import Backend, Lost, Message, Raised, Ready, Task
+from kdnas_env.execution.backend import Backend, Job, Lost, Message, Raised, Ready
 from kdnas_env.support.checks import check_whole
 
 ATTEMPTS = 3
@@ -82,7 +82,7 @@ class WorkerPool:
         self._attempts = attempts
         self._numbers = itertools.count()
         self._tickets = itertools.count()
-        self._queue: deque[_Job] = deque()
+        self._queue: deque[_Entry] = deque()
         self._idle: dict[int, None] = {}
         # Whoever was silent longest comes first, so that no others have to be checked for hung workers.
         self._busy: dict[int, _Assignment] = {}
@@ -138,11 +138,11 @@ class WorkerPool:
         Returns:
             The ticket under which :meth:`wait` returns the evaluation.
         """
-        job = _Job(next(self._tickets), Task(config, fidelity, stoppable and on_epoch is not None), on_epoch)
-        self._queue.append(job)
+        entry = _Entry(next(self._tickets), Job(config, fidelity, stoppable and on_epoch is not None), on_epoch)
+        self._queue.append(entry)
         self._open += 1
         self._employ()
-        return job.ticket
+        return entry.ticket
 
     def wait(self) -> list[Finished]:
         """Return the students that are finished, at least one; wait for it.
@@ -195,11 +195,11 @@ class WorkerPool:
     def _employ(self) -> None:
         """Give what is waiting to whoever is idle, and start workers where there are too few."""
         while self._queue and self._idle:
-            job, worker = self._queue.popleft(), next(iter(self._idle))
+            entry, worker = self._queue.popleft(), next(iter(self._idle))
             del self._idle[worker]
-            job.attempts += 1
-            self._note_contact(worker, job)
-            self._backend.assign(worker, job.task)
+            entry.attempts += 1
+            self._note_contact(worker, entry)
+            self._backend.assign(worker, entry.job)
         present = len(self._busy) + len(self._idle)
         for _ in range(min(self.workers - present, len(self._queue)) - len(self._starting)):
             self._start()
@@ -211,9 +211,9 @@ class WorkerPool:
         self._starting.add(number)
         self._backend.start(number)
 
-    def _note_contact(self, worker: int, job: _Job) -> None:
+    def _note_contact(self, worker: int, entry: _Entry) -> None:
         self._busy.pop(worker, None)
-        self._busy[worker] = _Assignment(job, self._backend.now())
+        self._busy[worker] = _Assignment(entry, self._backend.now())
 
     def _seconds_to_wait(self) -> float | None:
         """Return when somebody is to be given up on; None: never."""
@@ -235,23 +235,23 @@ class WorkerPool:
             del self._idle[worker]
             self.replaced += 1
         elif worker in self._busy:
-            job = self._busy[worker].job
+            entry = self._busy[worker].entry
             if isinstance(message, EpochReport):
-                self._note_contact(worker, job)
-                stop = bool(job.on_epoch and job.on_epoch(message))
-                if job.task.stoppable:
+                self._note_contact(worker, entry)
+                stop = bool(entry.on_epoch and entry.on_epoch(message))
+                if entry.job.stoppable:
                     self._backend.answer(worker, stop)
                 return
             del self._busy[worker]
             if isinstance(message, Lost):
-                self._lose(job, message.reason)
+                self._lose(entry, message.reason)
                 return
             self._idle[worker] = None
             if isinstance(message, Evaluation):
-                self._finished.append(Finished(job.ticket, message))
+                self._finished.append(Finished(entry.ticket, message))
             elif isinstance(message, Raised):
-                self._queue.appendleft(job)
-                if job.attempts >= self._attempts:
+                self._queue.appendleft(entry)
+                if entry.attempts >= self._attempts:
                     raise RunError(f"no student can be evaluated: {message.error}")
 
     def _begin(self, worker: int, message: Message) -> None:
@@ -282,17 +282,17 @@ class WorkerPool:
         if self._identity is None and not self._starting:
             self._start()
 
-    def _lose(self, job: _Job, reason: str) -> None:
+    def _lose(self, entry: _Entry, reason: str) -> None:
         """Try a student again whose worker is gone, or give it up."""
         self.replaced += 1
-        job.losses.append(reason)
-        if job.attempts < self._attempts:
+        entry.losses.append(reason)
+        if entry.attempts < self._attempts:
             # First, not last: those of its round wait for it.
-            self._queue.appendleft(job)
+            self._queue.appendleft(entry)
             return
-        error = f"given up after {job.attempts} attempts: {'; '.join(dict.fromkeys(job.losses))}"
-        failed = Evaluation(job.task.config, job.task.fidelity, Status.FAILED, error=error)
-        self._finished.append(Finished(job.ticket, failed))
+        error = f"given up after {entry.attempts} attempts: {'; '.join(dict.fromkeys(entry.losses))}"
+        failed = Evaluation(entry.job.config, entry.job.fidelity, Status.FAILED, error=error)
+        self._finished.append(Finished(entry.ticket, failed))
 
     def _give_up_on_the_hung(self) -> None:
         """Kill workers that were silent for too long.
@@ -307,7 +307,7 @@ class WorkerPool:
                 break
             del self._busy[worker]
             self._backend.kill(worker)
-            self._lose(assignment.job, f"the worker said nothing for {self._timeout:g} s and was killed")
+            self._lose(assignment.entry, f"the worker said nothing for {self._timeout:g} s and was killed")
         if not self._busy and not self._idle and self._starting and now - self._able >= START_SECONDS:
             raise RunError(
                 f"no worker could be started in {START_SECONDS:g} s; see whether the machines have as many free cores "
@@ -316,9 +316,9 @@ class WorkerPool:
 
 
 @dataclass(eq=False)
-class _Job:
+class _Entry:
     ticket: int
-    task: Task
+    job: Job
     on_epoch: EpochCallback | None
     attempts: int = 0
     losses: list[str] = field(default_factory=list)
@@ -326,5 +326,5 @@ class _Job:
 
 @dataclass(frozen=True, eq=False)
 class _Assignment:
-    job: _Job
+    entry: _Entry
     heard: float

@@ -26,6 +26,7 @@ from kdnas_env.pipeline.work import Finished
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import STUDENT, is_model
 from kdnas_env.support.atomic import expanded
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.untrusted import shown
@@ -134,12 +135,10 @@ class DistillOptions(TrainingOptions, RecordedOptions):
     """Folder of the distillation; by default distill in the run folder."""
 
     def __post_init__(self) -> None:
-        if self.corpus.heldout_samples < 1:
-            raise KDNASError(f"heldout_samples is {self.corpus.heldout_samples}; expected 1 or more")
+        check_whole("heldout_samples", self.corpus.heldout_samples, at_least=1)
         if self.corpus.streaming and self.max_steps is None:
             raise KDNASError("a stream has no end, so that epochs cannot be counted; give `max_steps`")
-        if self.batch_size < 1:
-            raise KDNASError(f"batch_size is {self.batch_size}; expected 1 sample or more")
+        check_whole("batch_size", self.batch_size, of="samples", at_least=1)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

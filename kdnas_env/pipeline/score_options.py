@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 import tyro
 
-from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import IN_PLACE, LatencyOptions, RunOptions, TrainingOptions
 from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.support.checks import check_whole
 from kdnas_env.tasks.own import OwnTask, is_own
 from kdnas_env.tasks.specs import EMBEDDED_TASKS, TASKS
 
@@ -77,10 +77,8 @@ class ScoreOptions(TrainingOptions, RunOptions, RecordedOptions):
     latency: LatencyOptions = field(default_factory=LatencyOptions)
 
     def __post_init__(self) -> None:
-        if self.seeds < 1:
-            raise KDNASError(f"seeds is {self.seeds}; expected 1 or more")
-        if self.seed < 0:
-            raise KDNASError(f"seed is {self.seed}; expected 0 or more")
+        check_whole("seeds", self.seeds, at_least=1)
+        check_whole("seed", self.seed, at_least=0)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

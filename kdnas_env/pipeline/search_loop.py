@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import gymnasium as gym
 
+from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochReport, Evaluation
-from kdnas_env.core.reward import KDReward
 from kdnas_env.distillation.student.folder import save_student
 from kdnas_env.distillation.text.corpus_report import tell
 from kdnas_env.distillation.training.recipe import GCV, TOKENS_PER_INPUT
@@ -48,7 +48,7 @@ def search_in(
         KDNASError: For bad input.
     """
     settings = replace(options.settings, store=folder.path / STORE)
-    kept = _Best(settings.reward)
+    kept = _Best(ConstrainedReward(**asdict(settings.reward), limits=Constraints.of(settings.limits)))
     mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
@@ -118,7 +118,7 @@ def _warn_of_few_tokens(mini_kd: MiniKDEvaluator, settings: SearchSettings, prog
 class _Best:
     """Keeps the best student that this process distilled, so that it need not be distilled again in the end."""
 
-    def __init__(self, reward: KDReward) -> None:
+    def __init__(self, reward: ConstrainedReward) -> None:
         self._reward = reward
         self._earned = -math.inf
         self._student: Distilled | None = None

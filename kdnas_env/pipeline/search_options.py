@@ -26,6 +26,7 @@ from kdnas_env.pipeline.options import (
     within,
 )
 from kdnas_env.searching.recorded import RecordedOptions
+from kdnas_env.support.checks import check_number, check_whole
 from kdnas_env.support.libraries import require
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.specs import EMBEDDING
@@ -90,11 +91,10 @@ class SearchOptions(SeedOption, TrainingOptions, RunOptions, RecordedOptions):
     """Early stopping of students that are worse than others were after the same number of epochs."""
 
     def __post_init__(self) -> None:
-        for name, of in (("budget", "student"), ("round_size", "student"), ("workers", "process")):
-            if getattr(self, name) < 1:
-                raise KDNASError(f"{name} is {getattr(self, name)}; expected 1 {of} or more")
-        if self.timeout is not None and not self.timeout > 0:
-            raise KDNASError(f"timeout is {self.timeout}; expected seconds, or leave it out for no limit")
+        for name, of in (("budget", "students"), ("round_size", "students"), ("workers", "processes")):
+            check_whole(name, getattr(self, name), of=of, at_least=1)
+        if self.timeout is not None:
+            check_number("timeout", self.timeout, of="seconds", above=0, advice="leave it out for no limit")
 
     @property
     def in_this_process(self) -> bool:

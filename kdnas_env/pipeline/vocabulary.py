@@ -15,6 +15,7 @@ from kdnas_env.exporting.folder import VOCABULARY, checked_target, written_whole
 from kdnas_env.pipeline.options import SeedOption, SourceOptions, options_of, unconfigured, within
 from kdnas_env.pipeline.work import Finished
 from kdnas_env.support.atomic import write_json, write_text
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:
@@ -58,10 +59,10 @@ class VocabularyOptions(SeedOption):
     """Folder of the new teacher; by default named after the teacher and its tokens, in the working folder."""
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise KDNASError(f"size is {self.size}; expected 1 token or more, or leave it out for all that occur")
-        if self.corpus.max_samples is not None and self.corpus.max_samples < 2:
-            raise KDNASError(f"corpus.max_samples is {self.corpus.max_samples}; expected 2 rows or more")
+        if self.size is not None:
+            check_whole("size", self.size, of="tokens", at_least=1, advice="leave it out for all that occur")
+        if self.corpus.max_samples is not None:
+            check_whole("corpus.max_samples", self.corpus.max_samples, of="rows", at_least=2)
 
     def ineffective(self) -> dict[str, str]:
         """Return the options that have no effect beside others, and why."""

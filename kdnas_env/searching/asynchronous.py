@@ -83,12 +83,7 @@ def search_asynchronously(
         KDNASError: If the agent cannot be asked and told, or the budget is in seconds and there is no ``end``.
         RunError: If the journal is of another search, the store or the journal cannot be written, or the pool gives up.
     """
-    missing = [name for name in ("start", "ask", "tell") if not callable(getattr(agent, name, None))]
-    if missing:
-        raise KDNASError(
-            f"agent {type(agent).__name__} has no {' and no '.join(missing)}; only agents with ask and tell can wait "
-            "for several evaluations. Search without `asynchronous`"
-        )
+    check_askable(agent, type(agent).__name__, "Search without `asynchronous`")
     if env.budget_unit == "seconds" and end == math.inf:
         raise KDNASError(
             "the budget is in seconds; an asynchronous search counts evaluations or epochs, or has an `end`"
@@ -99,6 +94,25 @@ def search_asynchronously(
     if journal is not None:
         search.relive(journal)
     search.go_on()
+
+
+def check_askable(agent: Any, name: str, advice: str) -> None:
+    """Check that an agent can propose students one at a time.
+
+    Args:
+        agent: The agent.
+        name: What the message calls it.
+        advice: What to do if it cannot, a sentence without a full stop.
+
+    Raises:
+        KDNASError: If the agent lacks a method of :class:`AskableAgent`.
+    """
+    missing = [method for method in ("start", "ask", "tell") if not callable(getattr(agent, method, None))]
+    if missing:
+        raise KDNASError(
+            f"agent {name} has no {' and no '.join(missing)}; only agents with ask and tell can wait for several "
+            f"evaluations. {advice}"
+        )
 
 
 @dataclass(eq=False)

@@ -20,7 +20,13 @@ class Bounds(TypedDict, total=False):
 
 
 def check_whole(
-    name: str, value: Any, *, of: str = "", error: type[KDNASError] = KDNASError, **bounds: Unpack[Bounds]
+    name: str,
+    value: Any,
+    *,
+    of: str = "",
+    advice: str = "",
+    error: type[KDNASError] = KDNASError,
+    **bounds: Unpack[Bounds],
 ) -> int:
     """Return a whole number as int.
 
@@ -28,6 +34,7 @@ def check_whole(
         name: What messages call it.
         value: The value.
         of: What is counted, for the message.
+        advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
         **bounds: What it is compared with.
 
@@ -36,16 +43,26 @@ def check_whole(
     """
     if not is_integer(value) or not _within(value, bounds):
         kind = f"a whole number of {of}" if of else "a whole number"
-        raise error(f"{name} is {shown(value)}; expected {', '.join(filter(None, (kind, _words(bounds))))}")
+        raise error(_message(name, value, ", ".join(filter(None, (kind, _words(bounds)))), advice))
     return int(value)
 
 
-def check_number(name: str, value: Any, *, error: type[KDNASError] = KDNASError, **bounds: Unpack[Bounds]) -> float:
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    of: str = "",
+    advice: str = "",
+    error: type[KDNASError] = KDNASError,
+    **bounds: Unpack[Bounds],
+) -> float:
     """Return a finite number as float.
 
     Args:
         name: What messages call it.
         value: The value.
+        of: Its unit, for the message.
+        advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
         **bounds: What it is compared with.
 
@@ -53,8 +70,8 @@ def check_number(name: str, value: Any, *, error: type[KDNASError] = KDNASError,
         KDNASError: If it is something else or out of bounds; of the type that was given.
     """
     if not is_number(value) or not _within(value, bounds):
-        expected = f"a number {_words(bounds)}" if bounds else "a finite number"
-        raise error(f"{name} is {shown(value)}; expected {expected}")
+        kind = ("a number" if bounds else "a finite number") + (f" of {of}" if of else "")
+        raise error(_message(name, value, " ".join(filter(None, (kind, _words(bounds)))), advice))
     return float(value)
 
 
@@ -66,6 +83,10 @@ def check_choice(name: str, value: Any, choices: Collection[Any], *, error: type
     """
     if value not in (known := list(choices)):
         raise error(f"{name} is {shown(value)}; expected one of {known}")
+
+
+def _message(name: str, value: Any, expected: str, advice: str) -> str:
+    return "; ".join(filter(None, (f"{name} is {shown(value)}", f"expected {expected}", advice)))
 
 
 def _within(value: Any, bounds: Bounds) -> bool:

@@ -1,4 +1,4 @@
-"""Who may use the cores of this machine, and how many: any number of trainings together, or one latency probe alone.
+"""Lock: trainings share the CPU; a latency probe runs alone.
 
 A probe that shares the cores with training measures the training as well. Within a process the two take turns by
 nature; this module makes the processes (and threads) of one user take turns too. The lock is a readers-writer lock of

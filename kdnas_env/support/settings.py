@@ -60,9 +60,6 @@ class Settings:
     A subclass that checks more in ``__post_init__`` begins with ``super().__post_init__()``.
 
     Raises:
-        KDNASError: If a setting is of another type.
-
-    Raises:
         KDNASError: If a value is not of the type that its field declares, or the subclass refuses it.
     """
 

@@ -112,8 +112,14 @@ def correlate(
         taus = agree / np.sqrt(untied * other)
     if not np.isfinite(taus[0]):
         return None
-    low, high = np.nanquantile(taus[1:], (0.025, 0.975))
-    return Correlation(float(taus[0]), float(low), float(high), count)
+    low, high = percentile_interval(taus[~np.isnan(taus)][1:])
+    return Correlation(float(taus[0]), low, high, count)
+
+
+def percentile_interval(values: Floats) -> tuple[float, float]:
+    """Return the ends of the 95 % percentile interval of bootstrap samples ``(n,)``."""
+    low, high = np.quantile(values, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def top_threshold(values: Floats, share: float) -> float:

@@ -22,6 +22,7 @@ from kdnas_env.core.evaluation import Fidelity, Status
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError, TableError
 from kdnas_env.support.arrays import Bools, Floats32, Ints
+from kdnas_env.support.checks import check_whole
 from kdnas_env.support.untrusted import restore, shown
 
 SCHEMA_VERSION = 1
@@ -75,8 +76,7 @@ class LatencyDevice:
         if not FILE_NAME.fullmatch(self.name):
             raise TableError(f"the name of a device is {shown(self.name)}; expected letters, digits, '-', '_' and '.'")
         for name in ("threads", "batch_size", "sequence_length"):
-            if getattr(self, name) < 1:
-                raise TableError(f"{name} of device {self.name!r} is {getattr(self, name)}; expected 1 or more")
+            check_whole(f"{name} of device {self.name!r}", getattr(self, name), at_least=1, error=TableError)
 
     @property
     def probe(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from kdnas_env.errors import CorpusError, KDNASError, TaskDataError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
+from kdnas_env.tasks.labels import as_number
 from kdnas_env.tasks.own import OwnTask, is_own, load_own, own_name
 from kdnas_env.tasks.specs import (
     EMBEDDED_TASK,
@@ -198,10 +198,7 @@ def _split(spec: TaskSpec, rows: list[_Row]) -> Split:
 def _label(spec: TaskSpec, place: str, value: Any) -> float:
     if isinstance(value, str) and value in spec.labels:
         return spec.labels.index(value)
-    try:
-        number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
+    number = as_number(value)
     if spec.regression:
         if not 0 <= number <= HIGHEST_SIMILARITY:
             raise CorpusError(f"{place}: label is {shown(value)}; expected a number from 0 to {HIGHEST_SIMILARITY:g}")

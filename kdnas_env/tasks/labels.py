@@ -134,21 +134,22 @@ def _is_list(value: Any) -> bool:
 
 
 def _kind_of(values: Sequence[Any], names: Sequence[str]) -> str:
-    numbers = [math.nan if isinstance(value, bool) else _number(value) for value in values]
+    numbers = [as_number(value) for value in values]
     if names or any(math.isnan(number) for number in numbers) or all(number.is_integer() for number in numbers):
         return CLASSIFICATION
     return REGRESSION
 
 
-def _number(value: Any) -> float:
+def as_number(value: Any) -> float:
+    """Return a label as a number; NaN for all that is none, truth values included."""
     try:
-        return float(value)
+        return math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         return math.nan
 
 
 def _number_at(place: str, value: Any) -> float:
-    number = math.nan if isinstance(value, bool) else _number(value)
+    number = as_number(value)
     if not math.isfinite(number):
         raise CorpusError(f"{place}: the label is {shown(value)}; expected a number")
     return number
@@ -168,10 +169,15 @@ def _name(value: Any, names: Sequence[str]) -> str:
     text = str(value).strip()
     if text.lower() in _TRUTH:
         return text.lower()
-    number = math.nan if isinstance(value, bool) else _number(text)
+    number = as_number(text)
     return str(int(number)) if math.isfinite(number) and number.is_integer() else text
 
 
 def _in_order(classes: Iterable[str]) -> list[str]:
     """Sort names of classes: numbers by their size, names by their letters."""
-    return sorted(classes, key=lambda name: (0, _number(name), name) if not math.isnan(_number(name)) else (1, 0, name))
+
+    def place(name: str) -> tuple[int, float, str]:
+        number = as_number(name)
+        return (1, 0, name) if math.isnan(number) else (0, number, name)
+
+    return sorted(classes, key=place)

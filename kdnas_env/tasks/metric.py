@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.support.arrays import Floats
 from kdnas_env.support.scratch import scratch_folder
+from kdnas_env.support.statistics import percentile_interval
 from kdnas_env.tasks.specs import TaskSpec
 
 _DESCRIPTION = "The metrics of a task."
@@ -70,7 +71,7 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]
     ) -> dict[str, tuple[float, float]]:
         """Return the 95 % percentile bootstrap interval of each metric; see :meth:`draws`."""
         drawn = self.draws(predictions, references, repetitions=repetitions, seed=seed)
-        return {name: interval(values) for name, values in drawn.items()}
+        return {name: percentile_interval(values) for name, values in drawn.items()}
 
     def draws(
         self, predictions: NDArray[Any], references: NDArray[Any], *, repetitions: int = 1000, seed: int = 0
@@ -96,12 +97,6 @@ class TaskMetric(evaluate.Metric):  # type: ignore[misc]
     @property
     def _names(self) -> tuple[str, ...]:
         return (*self.spec.metrics, *self.spec.reported)
-
-
-def interval(values: Floats) -> tuple[float, float]:
-    """Return the bounds that hold 95 % of the values of bootstrap samples."""
-    low, high = np.quantile(values, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def _accuracy(references: NDArray[Any], predictions: NDArray[Any], weights: Floats) -> Floats:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from kdnas_env.core.evaluation import Status
 from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.support.statistics import percentile_interval
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.specs import Split, TaskData, TaskSpec
 
@@ -187,16 +188,14 @@ def standing(data: TaskData, name: str, predictions: NDArray[Any], teacher: NDAr
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
     """
-    from kdnas_env.tasks.metric import interval
-
     constant = np.repeat(_constant_answer(data)[None], len(split), axis=0)
     (own, own_draws), (theirs, their_draws), (least, _) = (
         _score_and_draws(data.spec, decided, split.labels) for decided in (predictions, teacher, constant)
     )
     return Standing(
         split=name,
-        model=(float(own), *interval(own_draws)),
-        teacher=(float(theirs), *interval(their_draws)),
+        model=(float(own), *percentile_interval(own_draws)),
+        teacher=(float(theirs), *percentile_interval(their_draws)),
         constant=float(least),
         answer="mean of the numbers" if data.spec.regression else CONSTANT,
     )
@@ -241,21 +240,21 @@ def mean_share(
     Raises:
         DependencyError: If evaluate or scikit-learn is missing.
     """
-    from kdnas_env.tasks.metric import interval
-
     own, theirs = (
         [_score_and_draws(spec, decided, references) for decided in group] for group in (predictions, teachers)
     )
     ratios = np.stack([_quotient(mine[1], taught[1]) for mine, taught in zip(own, theirs, strict=True)])
     models, repetitions = ratios.shape
     drawn = np.random.default_rng(0).integers(models, size=(models, repetitions))
+    low, high = percentile_interval(np.take_along_axis(ratios, drawn, axis=0).mean(axis=0))
     return Share(
         split=name,
         samples=len(references),
         score=float(np.mean([score for score, _ in own])),
         teacher_score=float(np.mean([score for score, _ in theirs])),
         value=float(np.mean([_quotient(mine[0], taught[0]) for mine, taught in zip(own, theirs, strict=True)])),
-        **dict(zip(("low", "high"), interval(np.take_along_axis(ratios, drawn, axis=0).mean(axis=0)), strict=True)),
+        low=low,
+        high=high,
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.support.checks import meant
+from kdnas_env.support.checks import check_whole, meant
 
 EMBEDDED_TASK, EMBEDDED_REVIEWS = "rotten_tomatoes", "imdb"
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
@@ -262,9 +262,9 @@ class TaskData:
         Raises:
             KDNASError: If the number is below 1.
         """
+        if samples is not None:
+            check_whole("max_samples", samples, of="training samples", at_least=1, advice="None takes all")
         if samples is None or samples >= len(self.train):
             return self
-        if samples < 1:
-            raise KDNASError(f"max_samples is {samples}; expected 1 training sample or more, or None for all")
         drawn = np.sort(np.random.default_rng(seed).permutation(len(self.train))[:samples])
         return self.with_train(self.train.subset(drawn))

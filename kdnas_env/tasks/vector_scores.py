@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats32
-from kdnas_env.support.statistics import spearman_rho
+from kdnas_env.support.statistics import percentile_interval, spearman_rho
 
 NEAREST = 10
 """Neighbours that retrieval is judged by."""
@@ -73,7 +72,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
 
     def over_texts(values: NDArray[np.float64]) -> tuple[float, float, float]:
         resampled = values[rng.integers(0, len(values), (_RESAMPLES, len(values)))].mean(axis=1)
-        return _with_interval(float(values.mean()), resampled)
+        return float(values.mean()), *percentile_interval(resampled)
 
     def correlated(ours: Floats32, theirs: Floats32) -> tuple[float, float, float]:
         similar, rows, columns = _similarities(ours, theirs)
@@ -84,7 +83,7 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
             pairs = rng.choice(other, _RESAMPLED_PAIRS)
             first, second = first[pairs], second[pairs]
             resampled.append(spearman_rho(similar[0][first, second], similar[1][first, second]))
-        return _with_interval(spearman(ours, theirs), np.array(resampled))
+        return spearman(ours, theirs), *percentile_interval(np.array(resampled))
 
     wanted = _nearest(teacher[queries], teacher[documents])
     own = _nearest(student[queries], student[documents])
@@ -132,8 +131,3 @@ def _unit(values: Floats32) -> Floats32:
     norms = np.linalg.norm(values, axis=1, keepdims=True)
     unit: Floats32 = values / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
-
-
-def _with_interval(value: float, resampled: NDArray[Any]) -> tuple[float, float, float]:
-    low, high = np.quantile(resampled, (0.025, 0.975))
-    return value, float(low), float(high)

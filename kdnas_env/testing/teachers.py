@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.folder import Lineage, save_student
+from kdnas_env.distillation.teacher.foreign import relative_distance
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, load_teacher_architecture
 from kdnas_env.distillation.text.corpus import Corpus
 from kdnas_env.distillation.training.in_loop import states_of
@@ -112,7 +112,7 @@ class TeacherConformance:
         for place, text in enumerate(texts[:_SAMPLES]):
             alone = teacher.hidden_states(**dict(teacher.tokenizer(text, return_tensors="pt")))
             for layer, (whole, own) in enumerate(zip(padded, alone, strict=True)):
-                difference = _difference(whole[place][mask[place]], own[0])
+                difference = relative_distance(whole[place][mask[place]], own[0])
                 complaint = f"with padding, layer {layer} of {text!r} is {difference:.2g} away from what it is without"
                 clause("padding", difference < _LARGEST_DIFFERENCE, complaint)
 
@@ -162,10 +162,6 @@ def _check_loop(evaluator: MiniKDEvaluator, teacher: Teacher) -> None:
     found = states_of(teacher)(pack_samples(corpus, samples, device=teacher.device))
     rows = workload.cache.token_rows(samples)
     for layer, states in enumerate(found):
-        difference = _difference(states, workload.states((layer,), rows))
+        difference = relative_distance(states, workload.states((layer,), rows))
         complaint = f"run in the loop, layer {layer} is {difference:.2g} away from what is cached"
         clause("loop", difference < _LARGEST_DIFFERENCE, complaint)
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    return float((one - other).norm() / other.norm())

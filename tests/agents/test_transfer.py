@@ -24,6 +24,7 @@ from kdnas_env.agents.transfer.ppo_training import train, untrained
 from kdnas_env.agents.transfer.recurrent_ppo import TransferRecurrentPPOAgent
 from kdnas_env.bench.truth import Truth
 from kdnas_env.cli import main
+from kdnas_env.core.grid import Grid
 from kdnas_env.envs.budget import Budget
 from kdnas_env.envs.task import Task
 from kdnas_env.envs.task_features import FEATURES
@@ -148,7 +149,7 @@ def test_a_process_learns_from_the_search() -> None:
 
 
 def test_the_marginal_likelihood_finds_noise_and_length() -> None:
-    rng, mean = np.random.default_rng(0), _Mean.of(None, np.zeros(1, dtype=np.float32), np.array([40, 40]))
+    rng, mean = np.random.default_rng(0), _Mean.of(None, np.zeros(1, dtype=np.float32), Grid.of([40, 40]))
     points = mean.described(rng.integers(0, 40, (120, 2)))
     smooth = np.sin(points[:, 0] / 12) + np.cos(points[:, 1] / 12)
     calm = _most_likely(np.array([40, 40]), points, smooth)
@@ -159,7 +160,7 @@ def test_the_marginal_likelihood_finds_noise_and_length() -> None:
 
 
 def test_a_covariance_is_that_of_its_formula() -> None:
-    mean = _Mean.of(small(), small().tasks[0], NVEC)
+    mean = _Mean.of(small(), small().tasks[0], Grid.of(NVEC))
     prior = _Prior(NVEC, length=0.8, amplitude=0.3, noise=0.1)
     points = small().actions
     described = mean.described(points)

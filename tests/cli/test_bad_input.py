@@ -58,7 +58,7 @@ def test_a_space_of_one_point(flags: Flags, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_no_budget(flags: Flags, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "budget is 0; expected 1 student or more" in complaint(flags(budget=0), capsys)
+    assert "budget is 0; expected a whole number of students, at least 1" in complaint(flags(budget=0), capsys)
 
 
 def test_short_corpus(flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -285,8 +285,8 @@ def test_bad_flags(changes: dict[str, Any], message: str, flags: Flags, capsys: 
     ("added", "message"),
     [
         (["--corpus.streaming"], "a stream has no end, so that epochs cannot be counted; give --max-steps"),
-        (["--batch-size", "0"], "--batch-size is 0; expected 1 sample or more"),
-        (["--corpus.heldout-samples", "0"], "--corpus.heldout-samples is 0; expected 1 or more"),
+        (["--batch-size", "0"], "--batch-size is 0; expected a whole number of samples, at least 1"),
+        (["--corpus.heldout-samples", "0"], "--corpus.heldout-samples is 0; expected a whole number, at least 1"),
         (["--family", "gpt"], "gpt"),
     ],
 )

@@ -238,6 +238,7 @@ def test_some_stages_then_the_others(
 
 @pytest.mark.slow
 def test_a_stopped_and_killed_run_goes_on_to_the_same_end(run: Path, flags: Flags, tmp_path: Path) -> None:
+    """The moments are not drawn, because each stage is to be ended once, by either signal."""
     folder = tmp_path / "run"
     parts = (
         (signal.SIGTERM, "search/evaluations.sqlite"),

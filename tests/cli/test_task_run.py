@@ -322,6 +322,7 @@ def test_candidates_are_those_of_a_task(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_killed_run_goes_on_to_the_same_end(
     run: Path, flags: Flags, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """The moments are not drawn, because each step is to be killed once."""
     folder = tmp_path / "run"
     arguments = flags(folder)
     for pattern in (

@@ -52,7 +52,7 @@ def test_nan_never_reaches_a_file(record: Evaluation) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": -1}, "epochs is -1; expected 0"),
+        ({"epochs": -1}, "epochs is -1; expected a whole number, at least 0 and at most 100,000; 0 solves"),
         ({"data_fraction": 0.0}, r"data_fraction is 0.0; expected a number above 0 and at most 1"),
         ({"data_fraction": 1.5}, r"data_fraction is 1.5; expected a number above 0 and at most 1"),
     ],

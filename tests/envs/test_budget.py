@@ -57,7 +57,7 @@ def test_the_clock_tells_how_many_evaluations_seconds_allow() -> None:
         (0, "evaluations", "budget is 0; expected a whole number of evaluations, at least 1"),
         (1.5, "epochs", "budget is 1.5; expected a whole number of epochs"),
         (True, "evaluations", "budget is True"),
-        (True, "seconds", "budget is True; expected a positive number of seconds"),
+        (True, "seconds", "budget is True; expected a number of seconds above 0"),
         (-1.0, "seconds", "budget is -1.0"),
         (math.nan, "seconds", "budget is nan"),
         (math.inf, "seconds", "budget is inf"),

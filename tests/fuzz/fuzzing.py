@@ -1,7 +1,7 @@
 """What the fuzz tests share: how many inputs each target gets, how inputs are spoilt, and what a reader may do.
 
-A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else. A target whose readers refuse all
-they are given, or take all of it, tests nothing any more, and fails.
+A reader that is given spoilt input returns, or raises a ``KDNASError``; nothing else. A target with a reader that
+refuses all it is given, or takes all of it, tests nothing any more, and fails.
 
 Every run tries the same ``sum(INPUTS.values())`` inputs. To try others, and more of them::
 
@@ -82,13 +82,13 @@ Test = Callable[..., None]
 
 @dataclass
 class Answers:
-    """How often the readers of a target returned, and how often they refused."""
+    """How often a reader returned, and how often it refused."""
 
     accepted: int = 0
     refused: int = 0
 
 
-_ANSWERS: ContextVar[Answers] = ContextVar("answers")  # of the target that runs
+_ANSWERS: ContextVar[dict[str, Answers]] = ContextVar("answers")  # of each reader of the target that runs
 
 ODD: tuple[Any, ...] = (
     None,
@@ -158,10 +158,15 @@ _TOKENS = (
 _LONG = (b"9" * 5000, b"[" * 2000, b'{"a":' * 2000)
 
 
-def fuzz(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
+def fuzz(name: str, batch: int = BATCH, *, refuses: bool = True) -> Callable[[Test], Test]:
     """Call a test with many generators ``rng``; it tries ``batch`` inputs of each, ``INPUTS[name]`` in all.
 
-    The test fails if less than one in a hundred of its inputs is accepted, or refused.
+    The test fails if one of its readers accepts, or refuses, less than one in a hundred of its inputs.
+
+    Args:
+        name: The target.
+        batch: Inputs that are made of one generator.
+        refuses: Whether the target has readers, which refuse some of their inputs; answers are counted only then.
     """
 
     def decorate(test: Test) -> Test:
@@ -172,33 +177,40 @@ def fuzz(name: str, batch: int = BATCH) -> Callable[[Test], Test]:
             deadline=None,
             suppress_health_check=list(HealthCheck),
         )(given(rng=st.integers(0, 2**64 - 1).map(Random))(test))
-        return _both_ways(made if _SEED is None else seed(int(_SEED))(made))
+        seeded = made if _SEED is None else seed(int(_SEED))(made)
+        return both_ways(seeded) if refuses else seeded
 
     return decorate
 
 
-def _both_ways(test: Test) -> Test:
+def both_ways(test: Test) -> Test:
+    """Let a test fail if a reader answers nearly always the same, or if no answer is counted."""
+
     @wraps(test)
     def judged(*arguments: Any, **options: Any) -> None:
-        answers = Answers()
+        answers: dict[str, Answers] = {}
         token = _ANSWERS.set(answers)
         try:
             test(*arguments, **options)
         finally:
             _ANSWERS.reset(token)
-        if min(answers.accepted, answers.refused) < 0.01 * (answers.accepted + answers.refused):
-            pytest.fail(f"the inputs test one answer only: {answers}")
+        if not answers:
+            pytest.fail("no answer was counted")
+        for reader, of_reader in answers.items():
+            if min(of_reader.accepted, of_reader.refused) < 0.01 * (of_reader.accepted + of_reader.refused):
+                pytest.fail(f"the inputs test one answer of the reader {reader!r} only: {of_reader}")
 
     return judged
 
 
-def survive(read: Callable[..., object], *given: Any, told: Any = None) -> None:
+def survive(read: Callable[..., object], *given: Any, told: Any = None, reader: str = "") -> None:
     """Give a reader something; it may return, or raise what kdnas raises for bad input.
 
     Args:
         read: The reader.
         given: Its arguments.
         told: What to tell of the input if it fails; by default the arguments.
+        reader: Its name, where the target has several: the answers of each are counted.
     """
     complaint = ""
     try:
@@ -208,14 +220,14 @@ def survive(read: Callable[..., object], *given: Any, told: Any = None) -> None:
     except BaseException as error:
         error.add_note(f"input: {ascii(given if told is None else told)[:2000]}")
         raise
-    answered(accepted=not complaint)
+    answered(accepted=not complaint, reader=reader)
     if len(complaint) > LONGEST_COMPLAINT:
         pytest.fail(f"the message has {len(complaint)} characters: {complaint[:200]}")
 
 
-def answered(*, accepted: bool) -> None:
-    """Count an answer of the target that runs."""
-    answers = _ANSWERS.get()
+def answered(*, accepted: bool, reader: str = "") -> None:
+    """Count an answer of a reader of the target that runs."""
+    answers = _ANSWERS.get().setdefault(reader, Answers())
     answers.accepted += accepted
     answers.refused += not accepted
 

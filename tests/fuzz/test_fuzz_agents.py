@@ -66,18 +66,18 @@ def test_ask_and_tell(rng: Random) -> None:
     for _ in range(BATCH):
         kind = rng.randrange(3)
         if kind == 0:
-            survive(agent.ask, rng.choice([*ODD[:16], "2", np.int8(2), np.array([1]), 2.0]))
+            survive(agent.ask, rng.choice([*ODD[:16], "2", np.int8(2), np.array([1]), 2.0]), reader="ask")
         elif kind == 1:
-            survive(agent.tell, *_told(rng, agent))
+            survive(agent.tell, *_told(rng, agent), reader="tell")
         else:
-            survive(
-                lambda agent=agent: type(agent)().reset(_odd(rng), budget=_odd(rng), round_size=_odd(rng)), told=rng
-            )
-    survive(agent.result)
-
-
-def _reset(agent: AskTellAgent[Any], nvec: Any, budget: Any, round_size: Any) -> None:
-    agent.reset(nvec, budget=budget, round_size=round_size)
+            arguments = {
+                "nvec": NVEC,
+                "budget": 12,
+                "round_size": 3,
+                rng.choice(("nvec", "budget", "round_size")): _odd(rng),
+            }
+            survive(lambda agent=agent, given=arguments: type(agent)().reset(**given), told=arguments, reader="reset")
+    agent.result()
 
 
 def _told(rng: Random, agent: AskTellAgent[Any]) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fuzzing import BATCH, answered, fuzz, spoilt_bytes, spoilt_json
 from small_tables import planted_table
-from test_fuzz_runs import OPTIONS, ROWS
+from test_fuzz_runs import OPTIONS, SEARCHED
 
 from kdnas_env.cli import main
 from kdnas_env.searching.run_folder import CONFIG, RESULTS, RUN
@@ -122,7 +122,7 @@ def _spoil(rng: Random, folder: Path, table: bytes) -> None:
     for name, data in (
         (CONFIG, written),
         (RUN, {"state": "finished", "stages": {"search": "finished"}}),
-        (RESULTS, {"students": ROWS}),
+        (RESULTS, SEARCHED),
         ("race.json", {"tables": {}, "versions": {}}),
         ("workload.json", {}),
         ("config.json", {"model_type": "bert", "hidden_size": 32}),

@@ -142,10 +142,10 @@ def test_options_of_reset(rng: Random) -> None:
     scalar = make()
     vector = gym.make_vec("kdnas/Planted-v0", 2, vectorization_mode="vector_entry_point", space=SPACE, budget=40)
     for _ in range(BATCH // 2):
-        for env in (scalar, vector):
+        for reader, env in (("scalar", scalar), ("vector", vector)):
             name = rng.choice(("budget", "reset_mask", "x", "", 3, None))
             options = rng.choice(({name: rng.choice(OBJECTS)}, {name: rng.choice(OBJECTS)}, rng.choice(OBJECTS)))
-            survive(_reset, env, rng.choice((None, None, 0, *ODD)), options)
+            survive(_reset, env, rng.choice((None, None, 0, *ODD)), options, reader=reader)
 
 
 @fuzz("arguments of environments", batch=10)

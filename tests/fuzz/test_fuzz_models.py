@@ -50,8 +50,9 @@ def test_teachers(rng: Random, folder: Path, tiny_teacher_dirs: dict[str, Path])
         path = rng.choice(sorted(path for path in target.iterdir() if path.is_file()))
         data = path.read_bytes()
         path.write_bytes(spoilt_json(rng, json.loads(data)) if path.suffix == ".json" else spoilt_bytes(rng, data))
-        survive(load_teacher, target, told=(path.name, path.read_bytes()[:500]))
-        survive(load_student, target, told=(path.name, path.read_bytes()[:500]))
+        told = (path.name, path.read_bytes()[:500])
+        survive(load_teacher, target, told=told, reader="teacher")
+        survive(load_student, target, told=told, reader="student")
 
 
 @fuzz("weights", batch=10)
@@ -76,8 +77,8 @@ def test_corpora(rng: Random, folder: Path, tiny_teacher_dirs: dict[str, Path]) 
         path = folder / name
         path.write_bytes(spoilt_bytes(rng, _written(path)))
         told = (name, path.read_bytes()[:500])
-        survive(lambda path=path: load_corpus(path, tokenizer, min_samples=2), told=told)
-        survive(lambda path=path: _streamed(str(path), tokenizer), told=told)
+        survive(lambda path=path: load_corpus(path, tokenizer, min_samples=2), told=told, reader="corpus")
+        survive(lambda path=path: _streamed(str(path), tokenizer), told=told, reader="stream")
 
 
 @pytest.mark.slow

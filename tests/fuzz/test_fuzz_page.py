@@ -52,7 +52,7 @@ class Elements(HTMLParser):
 EMPTY = Elements(Page("", "", [], []).to_html()).tags
 
 
-@fuzz("page")
+@fuzz("page", refuses=False)
 def test_pages(rng: Random) -> None:
     for _ in range(BATCH):
         page = _page(rng)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from fuzzing import BATCH, INPUTS, LEAST, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
+from fuzzing import BATCH, INPUTS, LEAST, answered, both_ways, fuzz, spoilt_bytes, spoilt_json, spoilt_tree, survive
 
 from kdnas_env.bench.specs import AgentSpec
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
@@ -52,6 +52,21 @@ def test_there_are_enough_inputs() -> None:
     assert sum(INPUTS.values()) >= LEAST
 
 
+def test_a_target_fails_if_no_answer_is_counted() -> None:
+    with pytest.raises(pytest.fail.Exception, match="no answer was counted"):
+        both_ways(lambda: None)()
+
+
+def test_a_target_fails_if_one_of_its_readers_always_answers_the_same() -> None:
+    def target() -> None:
+        for accepted in (True, False):
+            answered(accepted=accepted, reader="fair")
+            answered(accepted=False, reader="strict")
+
+    with pytest.raises(pytest.fail.Exception, match="the reader 'strict' only"):
+        both_ways(target)()
+
+
 @fuzz("evaluation text")
 def test_text_of_an_evaluation(rng: Random) -> None:
     whole = RECORD_TEXT.encode()
@@ -72,9 +87,9 @@ def test_students(rng: Random) -> None:
     space, whole = SearchSpace.from_teacher(PLANTED_TEACHER), STUDENT.to_dict()
     for _ in range(BATCH // 2):
         told = spoilt_tree(rng, whole)
-        survive(lambda told=told: space.is_valid(StudentConfig.from_dict(told)), told=told)
+        survive(lambda told=told: space.is_valid(StudentConfig.from_dict(told)), told=told, reader="mapping")
         words = spoilt_bytes(rng, str(STUDENT).encode()).decode("utf-8", "replace")
-        survive(lambda words=words: space.is_valid(StudentConfig.parse(words)), told=words)
+        survive(lambda words=words: space.is_valid(StudentConfig.parse(words)), told=words, reader="words")
 
 
 @fuzz("space tree")
@@ -97,8 +112,10 @@ def test_files_of_spaces(rng: Random, tmp_path_factory: pytest.TempPathFactory) 
 def test_specifications(rng: Random) -> None:
     for _ in range(BATCH):
         text = spoilt_bytes(rng, rng.choice(SPECIFICATIONS).encode()).decode("utf-8", "replace")
-        read = rng.choice((Task.parse, lambda text: AgentSpec.parse(str(AgentSpec.parse(text)))))
-        survive(read, text)
+        if rng.random() < 0.5:
+            survive(Task.parse, text, reader="task")
+        else:
+            survive(lambda text=text: AgentSpec.parse(str(AgentSpec.parse(text))), told=text, reader="agent")
 
 
 def _explored(told: Any, teacher: EncoderArchitecture) -> None:

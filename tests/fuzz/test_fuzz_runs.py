@@ -58,6 +58,8 @@ ROWS: list[dict[str, Any]] = [
     {"student": STUDENT.to_dict(), "status": "ok", "reward": reward, "parameters": 3} for reward in (0.5, 0.25)
 ]
 
+SEARCHED = {"students": ROWS, "best": ROWS[0], "rounds": [], "teacher": {"parameters": 9}}
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -72,10 +74,10 @@ def test_options_and_states(rng: Random, folder: Path) -> None:
         options, configuration = rng.choice(list(zip(OPTIONS, CONFIGURATIONS, strict=True)))
         data = spoilt_json(rng, configuration)
         (folder / CONFIG).write_bytes(data)
-        survive(_gone_on, folder, options, told=data)
+        survive(_gone_on, folder, options, told=data, reader="options")
         data = spoilt_json(rng, state)
         (folder / RUN).write_bytes(data)
-        survive(run.read_run, told=data)
+        survive(run.read_run, told=data, reader="state")
 
 
 @fuzz("journal")
@@ -95,18 +97,18 @@ def test_results(rng: Random, folder: Path) -> None:
     space = SearchSpace.from_dict({"num_hidden_layers": [3, 6]}, PLANTED_TEACHER)
     metadata = planted_metadata(space).to_dict()
     for _ in range(BATCH // 4):
-        data = spoilt_json(rng, {"students": ROWS, "best": ROWS[0]})
+        data = spoilt_json(rng, SEARCHED)
         (folder / RESULTS).write_bytes(data)
-        survive(choose, folder, ("all",), told=data)
+        survive(choose, folder, ("all",), told=data, reader="results")
         data = spoilt_json(rng, race)
         (folder / "race" / RACE).write_bytes(data)
-        survive(opened_race, folder / "race", _Wanted(), {"a": "0"}, told=data)
+        survive(opened_race, folder / "race", _Wanted(), {"a": "0"}, told=data, reader="race")
         data = spoilt_json(rng, metadata)
         (folder / WORKLOAD).write_bytes(data)
-        survive(lambda: read_workload(folder).search_space, told=data)
+        survive(lambda: read_workload(folder).search_space, told=data, reader="workload")
         data = spoilt_json(rng, [{"step": step, "seconds": 1.0, "unexplained": 0.5} for step in range(2)])
         (folder / CURVE).write_bytes(data)
-        survive(read_curve, folder, told=data)
+        survive(read_curve, folder, told=data, reader="curve")
 
 
 @fuzz("lineage")
@@ -136,10 +138,10 @@ def test_scores(rng: Random, folder: Path) -> None:
     for _ in range(BATCH // 2):
         data = spoilt_json(rng, scored)
         (folder / "cells" / "student-rte-0.json").write_bytes(data)
-        survive(store.get, cell, told=data)
+        survive(store.get, cell, told=data, reader="scores")
         data = spoilt_json(rng, timed)
         (folder / "cells" / "latency-student.json").write_bytes(data)
-        survive(store.get_latency, "student", told=data)
+        survive(store.get_latency, "student", told=data, reader="latency")
 
 
 class _Wanted:

@@ -21,6 +21,7 @@ import kdnas_env
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import Fidelity
+from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.assemble import SearchSettings
 from kdnas_env.envs.mini_kd import MiniKDEnv
 from kdnas_env.errors import KDNASError, RunError
@@ -125,15 +126,21 @@ def test_a_search_is_one_call(asked: dict[str, Any], searched: kdnas_env.SearchR
     assert f"kdnas_env.search(resume={str(run.path)!r})" in readme
 
 
-def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    distilled: list[StudentConfig] = []
+@pytest.fixture
+def distilled(monkeypatch: pytest.MonkeyPatch) -> list[StudentConfig]:
+    """Every student that is distilled, in order."""
+    students: list[StudentConfig] = []
     distil = MiniKDEvaluator.distil
 
     def counted(self: MiniKDEvaluator, config: StudentConfig, fidelity: Fidelity, **more: Any) -> Distilled:
-        distilled.append(config)
+        students.append(config)
         return distil(self, config, fidelity, **more)
 
     monkeypatch.setattr(MiniKDEvaluator, "distil", counted)
+    return students
+
+
+def test_the_best_student_is_distilled_once(small: dict[str, Any], distilled: list[StudentConfig]) -> None:
     run = kdnas_env.search(**small)
     assert len(distilled) == len(set(distilled)) == 4
     kept = weights(run.path)
@@ -145,6 +152,19 @@ def test_the_best_student_is_distilled_once(small: dict[str, Any], monkeypatch: 
     assert len(distilled) == 5
     assert heard.begun[-1].startswith("distilling the best student once more")
     assert weights(run.path) == kept
+
+
+def test_the_best_student_within_the_limits_is_distilled_once(
+    small: dict[str, Any], distilled: list[StudentConfig]
+) -> None:
+    """A faster student, which breaks the limit, would earn more without it."""
+    run = kdnas_env.search(**{**small, "limits": {**small["limits"], "keep": 0.75}, "reward": {"alpha": -1.0}})
+    assert run.best is not None
+    assert any(
+        record.reward.cost > 0 and KDReward(alpha=-1.0)(record.evaluation).reward > run.best.reward.reward
+        for record in run.records
+    )
+    assert distilled.count(run.best.evaluation.config) == 1
 
 
 def test_an_interrupted_search_goes_on(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:

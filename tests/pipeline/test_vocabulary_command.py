@@ -182,9 +182,9 @@ def test_the_command_says_what_it_costs(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"size": 0}, "size is 0; expected 1 token or more"),
+        ({"size": 0}, "size is 0; expected a whole number of tokens, at least 1; leave it out"),
         ({"size": 12}, "a vocabulary of 12 tokens has no room for words"),
-        ({"corpus": {"max_samples": 1}}, "corpus.max_samples is 1; expected 2 rows or more"),
+        ({"corpus": {"max_samples": 1}}, "corpus.max_samples is 1; expected a whole number of rows, at least 2"),
         ({"corpus": "nowhere.txt"}, "nowhere.txt"),
         ({"teacher": "nowhere/at/all"}, "nowhere/at/all"),
     ],

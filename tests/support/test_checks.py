@@ -43,6 +43,13 @@ def test_bounds_are_named() -> None:
         check_number("x", math.nan, at_most=0.5)
 
 
+def test_messages_name_units_and_end_with_advice() -> None:
+    with pytest.raises(KDNASError, match=r"x is 0; expected a number of seconds above 0; leave it out$"):
+        check_number("x", 0, of="seconds", above=0, advice="leave it out")
+    with pytest.raises(KDNASError, match=r"n is 0; expected a whole number, at least 1; None takes all$"):
+        check_whole("n", 0, at_least=1, advice="None takes all")
+
+
 @pytest.mark.parametrize("value", ["c", ["a"], None])
 def test_choices_are_listed(value: Any) -> None:
     check_choice("kind", "a", ("a", "b"))

@@ -76,7 +76,9 @@ def check_states(what: str, teacher: Teacher) -> None:
         ) from error
     _check_shapes(what, teacher, longest, long)
     _check_shapes(what, teacher, padded, ids)
-    difference = max(_difference(whole[0, :real], own[0, :real]) for whole, own in zip(padded, alone, strict=True))
+    difference = max(
+        relative_distance(whole[0, :real], own[0, :real]) for whole, own in zip(padded, alone, strict=True)
+    )
     if not difference <= _LARGEST_DIFFERENCE:
         raise TeacherError(
             f"{what} cannot teach: the hidden states of a model of type {architecture.family!r} depend on the padding "
@@ -157,6 +159,6 @@ def _check_shapes(what: str, teacher: Teacher, states: tuple[Tensor, ...], ids: 
         raise TeacherError(f"{what} cannot teach: its hidden states are not finite; is its checkpoint damaged?")
 
 
-def _difference(one: Tensor, other: Tensor) -> float:
-    """Return the distance of two states relative to the size of the first."""
-    return float((one - other).norm() / other.norm().clamp_min(_ROUNDING_STATES))
+def relative_distance(states: Tensor, expected: Tensor) -> float:
+    """Return the distance of hidden states from what is expected, relative to the norm of what is expected."""
+    return float((states - expected).norm() / expected.norm().clamp_min(_ROUNDING_STATES))

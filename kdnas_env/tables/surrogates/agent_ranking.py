@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kdnas_env.support.arrays import Floats
-from kdnas_env.support.statistics import kendall_tau
+from kdnas_env.support.statistics import kendall_tau, percentile_interval
 from kdnas_env.tables.surrogates.students import ended_well, without
 from kdnas_env.tables.surrogates.surrogate import PREDICTED_LATENCIES, Surrogate
 from kdnas_env.tables.table import LATENCIES, Table
@@ -85,11 +85,12 @@ def ranking_agreement(
     tables = [_resampled_means(table, rng, draws) for _ in range(2)]
     surrogates = _resampled_means(surrogate, rng, draws)
     taus = [kendall_tau(a, b, constant=0.0) for a, b in zip(tables[0], surrogates, strict=True)]
+    low, high = percentile_interval(np.array(taus))
     return {
         "agents": len(agents),
         "tau": kendall_tau(_means(table), _means(surrogate), constant=0.0),
-        "low": float(np.quantile(taus, 0.025)),
-        "high": float(np.quantile(taus, 0.975)),
+        "low": low,
+        "high": high,
         "ceiling": float(np.mean([kendall_tau(a, b, constant=0.0) for a, b in zip(*tables, strict=True)])),
     }
 

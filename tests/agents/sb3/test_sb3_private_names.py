@@ -9,8 +9,8 @@ import pytest
 from sb3_contrib import QRDQN, TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common import logger
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import NStepReplayBuffer, RolloutBuffer
-from stable_baselines3.common.vec_env import VecEnv
 
 from kdnas_env.agents.sb3.episodes import OneByOne, OneShot, Remembered, SpacesEnv
 from kdnas_env.core.grid import Grid
@@ -77,18 +77,11 @@ def test_states_of_the_recurrent_policy() -> None:
     assert [*inspect.signature(policy.get_distribution).parameters] == ["obs", "lstm_states", "episode_starts"]
 
 
+def test_new_episodes_of_a_training() -> None:
+    """Searches of a training would go on from one update to the next instead of beginning anew."""
+    assert "self._last_obs is None" in inspect.getsource(BaseAlgorithm._setup_learn)
+
+
 def test_writer_of_tensorboard() -> None:
     """Without TensorBoard a search would fail at its end instead of at its start."""
     assert hasattr(logger, "SummaryWriter")
-
-
-@pytest.mark.parametrize("name", ["_seeds", "_options"])
-def test_what_a_reset_is_given(name: str) -> None:
-    """``BatchVecEnv`` would reset without the seeds or options that it was given."""
-    assert f"self.{name}" in inspect.getsource(VecEnv)
-
-
-@pytest.mark.parametrize("name", ["_reset_seeds", "_reset_options", "_get_indices"])
-def test_helpers_of_vector_environments(name: str) -> None:
-    """``BatchVecEnv`` would use seeds and options again in the next reset, or not find its seats."""
-    assert callable(getattr(VecEnv, name))
