@@ -6,7 +6,6 @@ import io
 import json
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -236,8 +235,8 @@ def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
         port = server.getsockname()[1]
     together = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     second = start_command(flags(), environment={**together, "RANK": "1", "LOCAL_RANK": "1"})
-    with pytest.raises(subprocess.TimeoutExpired):
-        second.wait(timeout=3)
+    assert main(flags(out=tmp_path / "one")) == 0  # takes as long as the second would take to write
+    assert second.poll() is None
     first = start_command(flags(), environment={**together, "RANK": "0", "LOCAL_RANK": "0"})
     printed = first.read()
     if first.returncode != 0:
@@ -246,7 +245,6 @@ def test_two_processes_distil_one_student(flags: Flags, tmp_path: Path) -> None:
     assert "Distilled students" in printed
     assert "Distilled students" not in second.read()
     assert second.returncode == 0
-    assert main(flags(out=tmp_path / "one")) == 0
     two, one = (json.loads((tmp_path / name / "best" / "distilled.json").read_text()) for name in ("distill", "one"))
     assert two["curve"][-1]["step"] == one["curve"][-1]["step"]
     assert two["unexplained"] == pytest.approx(one["unexplained"], rel=0.05)
