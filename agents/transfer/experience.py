@@ -15,11 +15,10 @@ import numpy.typing as npt
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
+from kdnas_env.envs.task_features import Features
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.progress import Progress
-
-Features = npt.NDArray[np.float32]
 
 SHIPPED = Path(__file__).parent / "data" / "experience.safetensors"
 """The experience of the package: the training tasks of ``kdnas/Tasks-v0``."""

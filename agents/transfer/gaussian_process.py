@@ -12,8 +12,9 @@ from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
 from kdnas_env.agents.regression.base import WHOLE_SPACE
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.agents.transfer.base import ExperiencedAgent
-from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.core.grid import Grid
+from kdnas_env.envs.task_features import Features
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
 

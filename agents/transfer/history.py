@@ -9,8 +9,9 @@ import numpy as np
 from gymnasium import spaces
 
 from kdnas_env.agents.environment import DEFAULT_ROUND_SIZE
-from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.core.grid import Grid
+from kdnas_env.envs.task_features import Features
 from kdnas_env.support.arrays import Bools, Floats, Ints
 
 LARGEST = 5.0

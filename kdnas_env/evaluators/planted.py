@@ -16,10 +16,8 @@ from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Laten
 from kdnas_env.core.pareto import pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.core.space import SearchSpace
-from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Floats
 from kdnas_env.support.checks import check_choice, check_number
-from kdnas_env.support.untrusted import is_number, shown
 
 PLANTED_TEACHER = EncoderArchitecture(
     family="bert",
@@ -79,11 +77,8 @@ class PlantedEvaluator:
     tabular = True
 
     def __post_init__(self) -> None:
-        if not is_number(self.noise) or not 0 <= self.noise <= _LARGEST_NOISE:
-            raise KDNASError(
-                f"noise is {shown(self.noise)}; expected 0 or more, the deviation of the loss's logarithm, up to "
-                f"{_LARGEST_NOISE}"
-            )
+        advice = "it is the deviation of the loss's logarithm"
+        check_number("noise", self.noise, at_least=0, at_most=_LARGEST_NOISE, advice=advice)
         for config, status in self.failures.items():
             check_choice(f"the failure of {config}", status, [*map(str, _PLANTED_FAILURES)])
         failures = {config: Status(status) for config, status in self.failures.items()}

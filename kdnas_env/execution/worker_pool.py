@@ -12,7 +12,7 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Status
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.execution.backend import Backend, Job, Lost, Message, Raised, Ready
-from kdnas_env.support.checks import check_whole
+from kdnas_env.support.checks import check_number, check_whole
 
 ATTEMPTS = 3
 """How often a student is tried whose worker dies, and workers are started whose evaluator cannot be made."""
@@ -72,8 +72,8 @@ class WorkerPool:
     ) -> None:
         for name, value in (("workers", workers), ("attempts", attempts)):
             check_whole(name, value, at_least=1)
-        if timeout is not None and not timeout > 0:
-            raise KDNASError(f"timeout is {timeout!r}; expected seconds, or None for no limit")
+        if timeout is not None:
+            check_number("timeout", timeout, of="seconds", above=0, advice="None sets no limit")
         self.workers = workers
         self.replaced = 0
         self._backend = backend

@@ -224,7 +224,7 @@ def test_random_failures_take_their_share() -> None:
 
 
 def test_bad_arguments_are_refused() -> None:
-    with pytest.raises(KDNASError, match=r"noise is -0.1; expected 0 or more"):
+    with pytest.raises(KDNASError, match=r"noise is -0.1; expected a number at least 0"):
         PlantedEvaluator(SPACE, noise=-0.1)
     with pytest.raises(KDNASError, match="noise is nan"):
         PlantedEvaluator(SPACE, noise=float("nan"))
