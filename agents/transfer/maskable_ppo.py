@@ -9,9 +9,10 @@ from gymnasium import spaces
 
 from kdnas_env.agents.base import Capabilities
 from kdnas_env.agents.sb3.episodes import OneByOne, build_candidates, closed_points, open_choices
-from kdnas_env.agents.transfer.experience import Experience, Features
+from kdnas_env.agents.transfer.experience import Experience
 from kdnas_env.agents.transfer.history import RecordedSearchEnv, history_width
 from kdnas_env.agents.transfer.ppo import TransferPPOAgent, draw_choices
+from kdnas_env.envs.task_features import Features
 from kdnas_env.support.arrays import Bools, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
 
