@@ -221,6 +221,11 @@ class ConstrainedReward(KDReward):
         super().__post_init__()
         check_choice("constraints", self.handling, HANDLING)
 
+    @classmethod
+    def of(cls, reward: KDReward, limits: Constraints, handling: str) -> ConstrainedReward:
+        """Put a reward under limits."""
+        return cls(**asdict(reward), limits=limits, handling=handling)
+
     @property
     def lowest(self) -> float:
         """Lower bound of the rewards."""

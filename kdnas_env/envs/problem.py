@@ -80,7 +80,7 @@ class SearchProblem:
         check_choice("duplicates", duplicates, DUPLICATES)
         self.search_space = search_space
         self.limits = Constraints.of(limits)
-        limited = ConstrainedReward(**asdict(reward), limits=self.limits, handling=constraints)
+        limited = ConstrainedReward.of(reward, self.limits, constraints)
         self.reward_function = limited if self.limits else reward
         self.infeasible = infeasible
         self.duplicates = duplicates

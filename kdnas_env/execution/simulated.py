@@ -138,9 +138,7 @@ class SimulatedBackend:
                     self.kill(worker)
                 return [event]
         if end == math.inf:
-            raise KDNASError(
-                "no simulated worker has a message left; assign a task before waiting without a time limit"
-            )
+            raise KDNASError("no simulated worker has a message left; assign a job before waiting without a time limit")
         return []
 
     def now(self) -> float:
@@ -154,7 +152,7 @@ class SimulatedBackend:
         self._clock.clear()
 
     def _next(self, worker: int) -> None:
-        """Plan the next epoch report, or the end of the task."""
+        """Plan the next epoch report, or the end of the job."""
         running = self._running[worker]
         if running.reports:
             running.epochs += 1

@@ -311,9 +311,7 @@ def inspect_table(name: str | os.PathLike[str]) -> AnyInspection:
     return Inspection(source[0], digest, task)
 
 
-def check_asked(
-    options: TableInspectOptions, inspection: Inspection | SurrogateInspection | ExternalInspection
-) -> None:
+def check_asked(options: TableInspectOptions, inspection: AnyInspection) -> None:
     """Refuse figures that a surrogate or an external table does not have.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
@@ -48,7 +48,8 @@ def search_in(
         KDNASError: For bad input.
     """
     settings = replace(options.settings, store=folder.path / STORE)
-    kept = _Best(ConstrainedReward(**asdict(settings.reward), limits=Constraints.of(settings.limits)))
+    limits = Constraints.of(settings.limits)
+    kept = _Best(ConstrainedReward.of(settings.reward, limits, settings.constraints))
     mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())

@@ -10,6 +10,7 @@ import tiny_classifiers
 import tiny_teachers
 import torch
 from tiny_classifiers import TinyClassifier
+from written_graphs import WrittenGraphs
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.building import build_student
@@ -30,7 +31,7 @@ def make_projection() -> dict[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def graphs(graphs_are_written_once: None) -> None:
+def graphs(graphs_are_written_once: WrittenGraphs) -> None:
     """Tests of this folder export the same models again and again."""
 
 
