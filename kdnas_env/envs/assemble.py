@@ -195,7 +195,7 @@ def _pool(settings: SearchSettings, mini_kd: MiniKDEvaluator) -> WorkerPool:
     from kdnas_env.execution.processes import LocalBackend
     from kdnas_env.execution.worker_pool import WorkerPool
 
-    make_evaluator = partial(type(mini_kd), mini_kd.settings)
+    make_evaluator = partial(type(mini_kd), mini_kd.settings, best=mini_kd.best)
     backend: Backend
     if settings.ray is None:
         backend = LocalBackend(make_evaluator, mini_kd.MODULES)

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -22,12 +23,13 @@ from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.student.embeddings import EmbeddingBases
-from kdnas_env.distillation.student.folder import Lineage
+from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload
 from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError
+from kdnas_env.evaluators.best_student import BestStudent
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings, latency_settings
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
@@ -69,9 +71,10 @@ class MiniKDEvaluator:
     Args:
         settings: The settings of the evaluations.
         progress: Receives the progress of the preparations.
-        on_distilled: Called with each student that :meth:`evaluate` distils, before the student is discarded.
+        best: Keeps the best of the students that :meth:`evaluate` distils; None discards all.
 
     Attributes:
+        best: What keeps the best student, or None.
         settings: The settings of the evaluations.
         recipe: The recipe of the search; :meth:`recipe_of` returns the recipe of a student.
         text_fingerprint: SHA-256 (hex) of the tokenised corpus before masking.
@@ -101,10 +104,10 @@ class MiniKDEvaluator:
         settings: MiniKDSettings,
         *,
         progress: Progress = SILENT,
-        on_distilled: Callable[[Distilled], None] | None = None,
+        best: BestStudent | None = None,
     ) -> None:
         self.settings = settings
-        self._on_distilled = on_distilled
+        self.best = best
         self.recipe: Recipe = resolve_recipe(settings.recipe)
         latency = latency_settings(settings.latency)
         self.threads = settings.threads or torch.get_num_threads()
@@ -179,8 +182,8 @@ class MiniKDEvaluator:
         evaluations = []
         for index, config in enumerate(configs):
             student = self.distil(config, fidelity, on_epoch=on_epoch, candidate=index, candidates=len(configs))
-            if self._on_distilled is not None:
-                self._on_distilled(student)
+            if self.best is not None and student.model is not None:
+                self.best.offer(student.evaluation, partial(self.save, student))
             evaluations.append(student.evaluation)
         return evaluations
 
@@ -264,6 +267,16 @@ class MiniKDEvaluator:
             return None
         with self._training():
             return self.stage.run(model, config, fidelity, precision=self.precision, kept=kept)
+
+    def save(self, student: Distilled, folder: Path) -> None:
+        """Write the folder of a student, without a model card, atomically.
+
+        Raises:
+            RunError: If the folder cannot be written.
+        """
+        tokenizer = self.workload.teacher.tokenizer
+        lineage = self.lineage(student.evaluation)
+        save_student(folder, student.model, tokenizer, "", lineage, student.projection, kept=student.kept)
 
     def lineage(self, evaluation: Evaluation) -> Lineage:
         """Return the lineage of the student of an evaluation."""

@@ -5,20 +5,22 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
 from kdnas_env.core.constraints import ConstrainedReward, Constraints
 from kdnas_env.core.evaluation import EpochReport, Evaluation
-from kdnas_env.distillation.student.folder import save_student
+from kdnas_env.distillation.student.folder import read_projection
 from kdnas_env.distillation.text.corpus_report import tell
 from kdnas_env.distillation.training.recipe import GCV, TOKENS_PER_INPUT
 from kdnas_env.envs.assemble import SearchSettings, assemble, make_env
 from kdnas_env.envs.book import Book, Record
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import RunError
-from kdnas_env.evaluators.mini_kd import Distilled, MiniKDEvaluator
+from kdnas_env.evaluators.best_student import BestStudent
+from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.exporting.cards.student import model_card
 from kdnas_env.pipeline.search import SearchRun
@@ -28,6 +30,7 @@ from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal
 from kdnas_env.searching.run_folder import JOURNAL, STORE, STUDENT, RunFolder
 from kdnas_env.searching.stopping import StoppingRule
+from kdnas_env.support.atomic import write_text
 from kdnas_env.support.progress import Progress, Tone, enter_step
 
 
@@ -49,8 +52,8 @@ def search_in(
     """
     settings = replace(options.settings, store=folder.path / STORE)
     limits = Constraints.of(settings.limits)
-    kept = _Best(ConstrainedReward.of(settings.reward, limits, settings.constraints))
-    mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, on_distilled=kept.offer)
+    kept = BestStudent(folder.path, ConstrainedReward.of(settings.reward, limits, settings.constraints))
+    mini_kd = MiniKDEvaluator(settings.mini_kd, progress=progress, best=kept)
     teacher, corpus = mini_kd.workload.teacher, mini_kd.workload.corpus
     work.begin({**mini_kd.fingerprints, "workload": mini_kd.fingerprint}, corpus=corpus.report.to_dict())
     tell(corpus.report, teacher.tokenizer.model_max_length, progress)
@@ -114,27 +117,6 @@ def _warn_of_few_tokens(mini_kd: MiniKDEvaluator, settings: SearchSettings, prog
             "above what more text gives. Give more text, raise `data_fraction`, or search with `recipe='few-texts'`",
             "warning",
         )
-
-
-class _Best:
-    """Keeps the best student that this process distilled, so that it need not be distilled again in the end."""
-
-    def __init__(self, reward: ConstrainedReward) -> None:
-        self._reward = reward
-        self._earned = -math.inf
-        self._student: Distilled | None = None
-
-    def offer(self, student: Distilled) -> None:
-        """Keep a student if it is better than the one that is kept."""
-        earned = self._reward(student.evaluation).reward
-        if student.model is not None and earned > self._earned:
-            self._earned, self._student = earned, student
-
-    def of(self, evaluation: Evaluation) -> Distilled | None:
-        """Return the student of an evaluation, if it is the one that is kept."""
-        kept = self._student
-        same = kept is not None and kept.evaluation == evaluation
-        return kept if same else None
 
 
 class _Watch:
@@ -201,36 +183,34 @@ class _Watched(gym.Wrapper[Any, Any, Any, Any]):
         return answer
 
 
-def _keep_best(run: SearchRun, kept: _Best, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
-    """Save the best student; it is distilled once more where another process or an earlier one has distilled it."""
-    best = run.best
-    if best is None or (run.path / STUDENT).exists():
-        return
-    student = kept.of(best.evaluation)
-    if student is None:
-        progress.begin(f"distilling the best student once more: {best.evaluation.config}")
-        student = mini_kd.distil(
-            best.evaluation.config,
-            best.evaluation.fidelity,
-            on_epoch=lambda report: progress.advance(report.epoch, report.epochs),
+def _keep_best(run: SearchRun, kept: BestStudent, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
+    """Move the best student into its place; it is distilled once more if no process has kept it."""
+    best, place = run.best, run.path / STUDENT
+    if best is not None and not place.exists():
+        folder = kept.folder(best.evaluation)
+        if not folder.exists():
+            _distil_again(best.evaluation, folder, mini_kd, progress)
+        card = model_card(
+            best,
+            mini_kd,
+            read_projection(folder) or {},
+            agent=run.options.agent,
+            recipe=run.options.recipe,
+            reward=run.reward,
+            evaluations=run.records.evaluations,
         )
+        write_text(folder / "README.md", card)
+        folder.rename(place)
+    kept.clear()
+
+
+def _distil_again(evaluation: Evaluation, folder: Path, mini_kd: MiniKDEvaluator, progress: Progress) -> None:
+    progress.begin(f"distilling the best student once more: {evaluation.config}")
+    student = mini_kd.distil(
+        evaluation.config,
+        evaluation.fidelity,
+        on_epoch=lambda report: progress.advance(report.epoch, report.epochs),
+    )
     if student.model is None:
         raise RunError(f"the best student could not be distilled again: {student.evaluation.error}")
-    card = model_card(
-        best,
-        mini_kd,
-        student.projection,
-        agent=run.options.agent,
-        recipe=run.options.recipe,
-        reward=run.reward,
-        evaluations=run.records.evaluations,
-    )
-    save_student(
-        run.path / STUDENT,
-        student.model,
-        mini_kd.workload.teacher.tokenizer,
-        card,
-        mini_kd.lineage(student.evaluation),
-        student.projection,
-        kept=student.kept,
-    )
+    mini_kd.save(student, folder)

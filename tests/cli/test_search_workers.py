@@ -25,6 +25,9 @@ Flags = Callable[..., list[str]]
 EPOCHS = 5
 """So many that a process can be killed in between."""
 
+AGAIN = "distilling the best student once more"
+"""Printed if no worker has kept the best student."""
+
 
 def trail(folder: Path) -> list[tuple[Any, ...]]:
     """What a search proposed and earned, without wall times."""
@@ -41,10 +44,16 @@ def whole(
 
 
 @pytest.mark.slow
-def test_any_number_of_workers_finds_the_same(flags: Flags, whole: Path, tmp_path: Path) -> None:
+def test_any_number_of_workers_finds_the_same(
+    flags: Flags, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two of them in the tests of killed processes."""
     assert main([*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "3"]) == 0
     assert trail(tmp_path / "run") == trail(whole)
+    assert AGAIN not in capsys.readouterr().out
+    assert (tmp_path / "run/student/model.safetensors").read_bytes() == (
+        whole / "student/model.safetensors"
+    ).read_bytes()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert "workers" not in config  # so that another number may go on
 
@@ -65,7 +74,7 @@ def test_an_asynchronous_search_leaves_a_journal_and_stops_early(flags: Flags, t
 
 @pytest.mark.slow
 def test_workers_and_driver_killed_it_goes_on_to_the_same_end(
-    flags: Flags, whole: Path, tmp_path: Path, moments: Random
+    flags: Flags, whole: Path, tmp_path: Path, moments: Random, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     arguments = [*flags(budget=8, round_size=4, epochs=EPOCHS, threads=1), "--workers", "2"]
@@ -81,11 +90,12 @@ def test_workers_and_driver_killed_it_goes_on_to_the_same_end(
     assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
     assert _records(folder)[: len(stored)] == stored
     assert trail(folder) == trail(whole)
+    assert AGAIN not in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_an_asynchronous_search_whose_processes_are_killed_goes_on(
-    flags: Flags, tmp_path: Path, moments: Random
+    flags: Flags, tmp_path: Path, moments: Random, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = flags(budget=8, round_size=None, epochs=EPOCHS, threads=1)
     driver = start_command([*arguments, "--workers", "2", "--asynchronous"], output=tmp_path / "output.txt")
@@ -97,6 +107,8 @@ def test_an_asynchronous_search_whose_processes_are_killed_goes_on(
     assert main(["search", "--resume", str(folder), "--workers", "2"]) == 0
     assert _records(folder)[: len(stored)] == stored
     assert len(trail(folder)) == 8
+    assert AGAIN not in capsys.readouterr().out
+    assert not list(folder.glob("*.best-*"))
 
 
 def _await(driver: Started, reached: Callable[[], bool]) -> None:

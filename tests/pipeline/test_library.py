@@ -167,13 +167,16 @@ def test_the_best_student_within_the_limits_is_distilled_once(
     assert distilled.count(run.best.evaluation.config) == 1
 
 
-def test_an_interrupted_search_goes_on(asked: dict[str, Any], searched: kdnas_env.SearchRun, tmp_path: Path) -> None:
+def test_an_interrupted_search_goes_on(
+    asked: dict[str, Any], searched: kdnas_env.SearchRun, distilled: list[StudentConfig], tmp_path: Path
+) -> None:
     part = {**asked, "out": str(tmp_path / "part")}
     with pytest.raises(kdnas_env.Interrupted, match="resume with: kdnas_env") as caught:
         kdnas_env.search(progress=Heard(stop_after=2), **part)
     assert caught.value.go_on == f"kdnas_env.search(resume={part['out']!r}, cache_dir={part['cache_dir']!r})"
     assert json.loads((tmp_path / "part" / "run.json").read_text())["state"] == "interrupted"
     run = eval(caught.value.go_on)
+    assert len(distilled) == len(set(distilled)) == 4
     assert [record.action for record in run.records] == [record.action for record in searched.records]
     assert weights(run.path) == weights(searched.path)
     with pytest.raises(RunError, match="`budget` is 9, the run has 4"):
