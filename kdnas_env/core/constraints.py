@@ -23,6 +23,9 @@ AT_LEAST = ("speedup", "keep")
 LEAST_QUALITY = 1e-3
 """Lower qualities are replaced by this value, so that their violation of a limit is finite."""
 
+LATENCY_DOUBT = 0.25
+"""Relative error of a latency after a few rounds of a probe that is never exceeded in practice."""
+
 HANDLING = ("reward", "cost")
 """Effect of a broken limit: a lower reward, or a cost in the information only."""
 
@@ -127,6 +130,14 @@ class Constraints:
     def breaks(self, evaluation: Evaluation) -> bool:
         """Whether a student breaks a limit that can be known before distillation."""
         return any(cost > 0 for cost in self.costs(evaluation).values())
+
+    def surely_breaks(self, evaluation: Evaluation) -> bool:
+        """Whether a student breaks such a limit even if its measured latency is too high by ``LATENCY_DOUBT``."""
+        latency = evaluation.latency
+        if latency is not None:
+            doubt = 1 + LATENCY_DOUBT
+            latency = replace(latency, median_ms=latency.median_ms / doubt, ratio=latency.ratio / doubt)
+        return self.breaks(replace(evaluation, latency=latency))
 
     def screened(self, evaluation: Evaluation) -> Evaluation:
         """Return the evaluation without distillation results if the student breaks a limit, else unchanged.

@@ -231,8 +231,9 @@ class MiniKDEvaluator:
             if self._limits:
                 # Also where the size alone breaks a limit: the cost is the sum over all limits, by which agents and
                 # reports compare students, and one that was not timed would seem nearer than it is.
-                latency = self._latency_untrained(config)
-                known = self._record(config, fidelity, status, reason, results, latency, began)
+                known = self._record(config, fidelity, status, reason, results, None, began)
+                latency = self._latency_untrained(known)
+                known = replace(known, latency=latency)
                 status = self._limits.screened(known).status
             if status is Status.OK:
                 trained = self._train(config, fidelity, stop)
@@ -253,11 +254,18 @@ class MiniKDEvaluator:
         kept = None if model is None else self.workload.kept_tokens(config.vocabulary)
         return Distilled(self._limits.screened(record), model, projection, kept)
 
-    def _latency_untrained(self, config: StudentConfig) -> Latency:
-        """Return the latency of a student with random weights; it equals that of the distilled student."""
-        teacher = self.workload.teacher
+    def _latency_untrained(self, known: Evaluation) -> Latency:
+        """Return the latency of a student with random weights; it equals that of the distilled student.
+
+        Args:
+            known: What is known of the student without its latency. As soon as it surely breaks a limit, the
+                measurement ends.
+        """
+        teacher, config = self.workload.teacher, known.config
         model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
-        return self.probe.measure(model, config)
+        return self.probe.measure(
+            model, config, enough=lambda latency: self._limits.surely_breaks(replace(known, latency=latency))
+        )
 
     def _on_task(
         self, model: Any, config: StudentConfig, fidelity: Fidelity, kept: NDArray[np.int64] | None

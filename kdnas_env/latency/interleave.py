@@ -23,6 +23,9 @@ Clock = Callable[[], int]
 MAX_BLOCK = 16
 """Passes per block at most, so that a tiny student leaves time for enough rounds."""
 
+EARLIEST = 3
+"""Rounds before a probe may be ended early, so that one disturbed round does not decide."""
+
 
 @dataclass(frozen=True, eq=False)
 class PairedTimes:
@@ -60,7 +63,14 @@ def select_clock(settings: LatencySettings) -> Clock:
     return time.thread_time_ns if settings.device == "cpu" and settings.threads == 1 and fine else time.perf_counter_ns
 
 
-def interleave(student: Pass, teacher: Pass, settings: LatencySettings, clock: Clock) -> PairedTimes:
+def interleave(
+    student: Pass,
+    teacher: Pass,
+    settings: LatencySettings,
+    clock: Clock,
+    *,
+    enough: Callable[[PairedTimes], bool] | None = None,
+) -> PairedTimes:
     """Time two models in rounds: a block of the student, two blocks of the teacher, a block of the student.
 
     Within a round a linear drift of the machine's speed cancels (ABBA design). A block holds as many passes as fit
@@ -72,6 +82,7 @@ def interleave(student: Pass, teacher: Pass, settings: LatencySettings, clock: C
         teacher: The other.
         settings: Warm-up, and when to stop.
         clock: Nanoseconds; :func:`select_clock` chooses it.
+        enough: Called with the times so far after each round from ``EARLIEST`` on; a true value ends the probe.
     """
     student_size, teacher_size = _block_sizes(student, teacher, settings.warmup_passes, clock)
     student_ns: list[list[int]] = []
@@ -79,9 +90,15 @@ def interleave(student: Pass, teacher: Pass, settings: LatencySettings, clock: C
     with _garbage_collection_paused():
         start = time.perf_counter()
         while not _content(student_ns, teacher_ns, time.perf_counter() - start, settings):
+            if enough is not None and len(student_ns) >= EARLIEST and enough(_paired(student_ns, teacher_ns)):
+                break
             before = _timed(student, student_size, clock)
             teacher_ns.append(_timed(teacher, 2 * teacher_size, clock))
             student_ns.append(before + _timed(student, student_size, clock))
+    return _paired(student_ns, teacher_ns)
+
+
+def _paired(student_ns: list[list[int]], teacher_ns: list[list[int]]) -> PairedTimes:
     return PairedTimes(np.array(student_ns, dtype=np.int64), np.array(teacher_ns, dtype=np.int64))
 
 
@@ -108,7 +125,7 @@ def _content(
         return False
     if rounds >= settings.max_rounds or seconds >= settings.max_seconds:
         return True
-    return _relative_error(PairedTimes(np.array(student_ns), np.array(teacher_ns)).ratios) <= settings.precision
+    return _relative_error(_paired(student_ns, teacher_ns).ratios) <= settings.precision
 
 
 def _relative_error(ratios: NDArray[np.float64]) -> float:

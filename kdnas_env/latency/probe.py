@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,7 @@ from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig
 from kdnas_env.core.evaluation import Latency
 from kdnas_env.errors import LatencyError
 from kdnas_env.latency.analytic import analytic_latency
-from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
+from kdnas_env.latency.interleave import PairedTimes, Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
 
@@ -62,7 +63,9 @@ class LatencyProbe:
         """Whether models are run; False where the architectures suffice."""
         return self.settings.runtime != "analytic"
 
-    def measure(self, model: nn.Module | None, student: StudentConfig) -> Latency:
+    def measure(
+        self, model: nn.Module | None, student: StudentConfig, *, enough: Callable[[Latency], bool] | None = None
+    ) -> Latency:
         """Find the latency of a student.
 
         Call it outside of :func:`kdnas_env.support.cpu_lock.training_lock`. Out-of-memory errors pass through as they
@@ -72,6 +75,8 @@ class LatencyProbe:
             model: The student's encoder of transformers, on any device and in any mode; None will do for runtime
                 ``analytic``.
             student: Its architecture.
+            enough: Called with the latency so far after each round but the first ones; a true value ends the
+                measurement, which is then less precise.
 
         Returns:
             Medians over all passes, and the median of the ratios of rounds of passes. Times of one thread on the
@@ -85,7 +90,16 @@ class LatencyProbe:
             return analytic_latency(student, self.architecture, self.settings)
         run = self._load(model, "student")
         with probe_lock(), pinned_threads(self.settings.threads):
-            times = interleave(run, self._teacher, self.settings, select_clock(self.settings))
+            times = interleave(
+                run,
+                self._teacher,
+                self.settings,
+                select_clock(self.settings),
+                enough=None if enough is None else lambda times: enough(self._latency(times)),
+            )
+        return self._latency(times)
+
+    def _latency(self, times: PairedTimes) -> Latency:
         return Latency(
             median_ms=float(np.median(times.student_ns)) / 1e6,
             iqr_ms=interquartile_range(times.student_ns) / 1e6,

@@ -42,6 +42,20 @@ def test_costs_are_relative_and_nothing_where_a_limit_is_kept() -> None:
     assert Constraints().costs(student) == {}
 
 
+@pytest.mark.parametrize("times_too_slow", [1.2, 1.3])
+def test_a_limit_is_surely_broken_where_no_error_of_the_latency_explains_it(times_too_slow: float) -> None:
+    student = STUDENTS[0]
+    assert student.latency is not None
+    for speed in (
+        limits(speedup=times_too_slow * student.latency.speedup),
+        limits(latency_ms=student.latency.median_ms / times_too_slow),
+    ):
+        assert speed.breaks(student)
+        assert speed.surely_breaks(student) == (times_too_slow > 1.25)
+    assert limits(parameters=1).surely_breaks(student)
+    assert not limits(keep=0.9).surely_breaks(student)
+
+
 def test_what_breaks_a_limit_is_screened_as_if_it_had_not_been_distilled() -> None:
     student = STUDENTS[0]
     assert student.latency is not None

@@ -252,6 +252,15 @@ def test_reports_and_stopping(evaluator: MiniKDEvaluator) -> None:
     assert second.latency is None
 
 
+def test_the_probe_of_a_student_that_is_much_too_slow_ends_early(make: Make) -> None:
+    latency = {"runtime": "torch", "sequence_length": 16, "min_rounds": 40, "max_rounds": 40}
+    [hopeless] = make(latency=latency, limits={"speedup": 1e6}).evaluate([STUDENT], Fidelity(epochs=0))
+    [within] = make(latency=latency, limits={"speedup": 1e-6}).evaluate([STUDENT], Fidelity(epochs=0))
+    assert hopeless.latency is not None
+    assert within.latency is not None
+    assert 3 * hopeless.latency.count < within.latency.count
+
+
 @pytest.mark.parametrize("runtime", ["analytic", "torch"])
 def test_who_breaks_a_limit_is_measured_and_not_distilled(make: Make, runtime: str) -> None:
     latency = {"runtime": runtime, "sequence_length": 16, "max_seconds": 0.05}

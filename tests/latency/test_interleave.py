@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdnas_env.latency import LatencySettings
-from kdnas_env.latency.interleave import MAX_BLOCK, interleave, interquartile_range, select_clock
+from kdnas_env.latency.interleave import MAX_BLOCK, PairedTimes, interleave, interquartile_range, select_clock
 
 PATIENT = LatencySettings(max_seconds=1e9, precision=1e-9, min_rounds=5, max_rounds=40)
 """Settings under which only the number of rounds ends a probe."""
@@ -98,6 +98,19 @@ def test_time_is_up_after_the_fewest_rounds() -> None:
     machine = Machine()
     settings = replace(PATIENT, max_seconds=1e-9)
     assert len(interleave(machine.model("s", 1e6), machine.model("t", 1e6), settings, machine.clock).ratios) == 5
+
+
+def test_it_ends_as_soon_as_the_times_are_enough() -> None:
+    machine = Machine()
+    heard: list[int] = []
+
+    def enough(times: PairedTimes) -> bool:
+        heard.append(len(times.ratios))
+        return len(times.ratios) == 4
+
+    times = interleave(machine.model("s", 1e6), machine.model("t", 1e6), PATIENT, machine.clock, enough=enough)
+    assert heard == [3, 4]
+    assert len(times.ratios) == 4
 
 
 @pytest.fixture(params=[True, False])

@@ -342,7 +342,7 @@ def test_what_was_measured_is_not_measured_again(teacher: Teacher, tmp_path: Pat
 
 def test_a_student_that_cannot_be_timed_is_told_and_tried_again(teacher: Teacher, tmp_path: Path) -> None:
     class Refusing(LatencyProbe):
-        def measure(self, model: Any, student: StudentConfig) -> Latency:
+        def measure(self, model: Any, student: StudentConfig, **options: Any) -> Latency:
             raise MemoryError("no room")
 
     space = SearchSpace.from_dict({"num_hidden_layers": [1, 3]}, teacher.architecture)
