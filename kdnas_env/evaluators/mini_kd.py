@@ -262,7 +262,8 @@ class MiniKDEvaluator:
                 measurement ends.
         """
         teacher, config = self.workload.teacher, known.config
-        model = build_student(config, teacher.architecture, seed=0) if self.probe.needs_models else None
+        # In eval mode, since the probe would copy a model in training mode.
+        model = build_student(config, teacher.architecture, seed=0).eval() if self.probe.needs_models else None
         return self.probe.measure(
             model, config, enough=lambda latency: self._limits.surely_breaks(replace(known, latency=latency))
         )
