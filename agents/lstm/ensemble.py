@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
+from kdnas_env.agents.lstm.common import Features
 from kdnas_env.support.arrays import Ints
-
-if TYPE_CHECKING:
-    from kdnas_env.agents.lstm.ensemble_agent import Features
 
 _LINEAR, _QUADRATIC, _DEEP = range(3)
 _NOISE_PRIOR = -1.5

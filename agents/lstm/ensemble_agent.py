@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import PredictorConfig, random_count, until_last_retraining
+from kdnas_env.agents.lstm.common import Features, PredictorConfig, random_count, until_last_retraining
 from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, replay_indices, with_exploring
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.support.arrays import Bools, Floats, Ints
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 WHOLE_SPACE = 10_000
 """Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
-
-Features = Literal["both", "deep", "wide"]
-"""Features of a candidate that the heads of the ensemble see."""
 
 _TRAINING = 1
 """Key of the random streams for training."""

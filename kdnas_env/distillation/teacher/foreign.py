@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.core.shapes import LONGEST_INPUT
 from kdnas_env.errors import TeacherError
 from kdnas_env.support.libraries import one_line
-
-if TYPE_CHECKING:
-    from kdnas_env.distillation.teacher.loading import Teacher
 
 _REAL_TOKENS, _PADDED_LENGTH = 11, 24
 _STRIDE = 7919
@@ -44,7 +43,12 @@ _NOT_OF_THE_FORWARD_PASS_BY_PART = ("dropout", "initializer", "token_id", "class
 """Substrings of the names of fields that concern training, heads and tokens."""
 
 
-def check_states(what: str, teacher: Teacher) -> None:
+def check_states(
+    what: str,
+    model: torch.nn.Module,
+    architecture: EncoderArchitecture,
+    hidden_states: Callable[..., tuple[Tensor, ...]],
+) -> None:
     """Run a teacher on a few tokens and check that students can learn from its hidden states.
 
     The teacher must return one state for the embeddings and one for each layer, with one vector per token, for inputs
@@ -52,12 +56,13 @@ def check_states(what: str, teacher: Teacher) -> None:
 
     Args:
         what: Description of the teacher for messages.
-        teacher: The teacher.
+        model: Encoder without head.
+        architecture: Shape of the model.
+        hidden_states: Runs the model, see :meth:`kdnas_env.distillation.teacher.loading.Teacher.hidden_states`.
 
     Raises:
         TeacherError: If a check fails, or the teacher cannot be run.
     """
-    architecture = teacher.architecture
     length = min(_PADDED_LENGTH, architecture.max_length)
     real = min(_REAL_TOKENS, length)
     ids = _some_ids(2 * length, architecture.vocab_size, architecture.pad_token_id).view(2, length)
@@ -65,17 +70,17 @@ def check_states(what: str, teacher: Teacher) -> None:
     ids[0, real:], mask[0, real:] = architecture.pad_token_id, 0
     long = _some_ids(architecture.max_length, architecture.vocab_size, architecture.pad_token_id)[None]
     try:
-        _table_of_words(teacher.model)
-        longest = teacher.hidden_states(long, token_type_ids=torch.zeros_like(long))
-        padded = teacher.hidden_states(ids, mask)
-        alone = teacher.hidden_states(ids[:1, :real])
+        _table_of_words(model)
+        longest = hidden_states(long, token_type_ids=torch.zeros_like(long))
+        padded = hidden_states(ids, mask)
+        alone = hidden_states(ids[:1, :real])
     except Exception as error:  # an unknown type of model may raise any error on such input
         raise TeacherError(
             f"{what} cannot teach: a model of type {architecture.family!r} cannot be run on token ids with an "
             f"attention mask ({one_line(error)}); choose a teacher of another type"
         ) from error
-    _check_shapes(what, teacher, longest, long)
-    _check_shapes(what, teacher, padded, ids)
+    _check_shapes(what, architecture, longest, long)
+    _check_shapes(what, architecture, padded, ids)
     difference = max(
         relative_distance(whole[0, :real], own[0, :real]) for whole, own in zip(padded, alone, strict=True)
     )
@@ -144,8 +149,7 @@ def _table_of_words(model: Any) -> Tensor:
     return weight
 
 
-def _check_shapes(what: str, teacher: Teacher, states: tuple[Tensor, ...], ids: Tensor) -> None:
-    architecture = teacher.architecture
+def _check_shapes(what: str, architecture: EncoderArchitecture, states: tuple[Tensor, ...], ids: Tensor) -> None:
     expected = [(*ids.shape, architecture.hidden_size)] * (architecture.num_hidden_layers + 1)
     found = [tuple(state.shape) for state in states]
     if found != expected:

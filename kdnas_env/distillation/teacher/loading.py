@@ -129,7 +129,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     fingerprint = _fingerprint(model, architecture, config)
     teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out, notes)
     if not architecture.plain:
-        check_states(what, teacher)
+        check_states(what, model, architecture, teacher.hidden_states)
         return teacher
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))

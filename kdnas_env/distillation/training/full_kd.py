@@ -28,14 +28,10 @@ from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.random_state import preserved_rng
 
 if TYPE_CHECKING:
-    from kdnas_env.distillation.training.kd_trainer import KDTrainer
+    from kdnas_env.distillation.training.kd_trainer import KDTrainer, OnEvaluation
 
 IDENTITY = "identity.json"
 """File that identifies the distillation of a checkpoint folder."""
-
-
-OnEvaluation = Callable[[dict[str, float]], None]
-"""Callback that receives a point of the learning curve."""
 
 _KEPT_CHECKPOINTS = 2
 

@@ -11,8 +11,9 @@ from scipy.stats import multivariate_normal
 from torch import nn
 
 import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.agents.lstm.common import Features
 from kdnas_env.agents.lstm.ensemble import Ensemble, Posterior, expected_improvement, features_of, fit
-from kdnas_env.agents.lstm.ensemble_agent import Features, LSTMEnsembleAgent, LSTMEnsembleConfig
+from kdnas_env.agents.lstm.ensemble_agent import LSTMEnsembleAgent, LSTMEnsembleConfig
 from kdnas_env.errors import KDNASError
 from kdnas_env.testing.bowl import BowlEnv
 
