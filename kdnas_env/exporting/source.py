@@ -24,9 +24,8 @@ from kdnas_env.distillation.student.folder import (
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
 from kdnas_env.errors import ExportError, KDNASError, TeacherError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.hub import hub_name
-from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
+from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord, read_classifier_record, read_embedder_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.libraries import one_line

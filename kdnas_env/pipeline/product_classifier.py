@@ -13,11 +13,11 @@ from kdnas_env.exporting.measuring_classifiers import measure_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import TaskWork, teacher_of, unlabelled_texts
-from kdnas_env.pipeline.distill import CLASSIFIER, DistillOptions
+from kdnas_env.pipeline.distill_options import CLASSIFIER, DistillOptions
 from kdnas_env.pipeline.evaluated_texts import write_evaluated
 from kdnas_env.pipeline.finished_search import evaluated_by_search, evaluated_file
 from kdnas_env.pipeline.options import TaskOptions
-from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.product import Measuring, Opening, Product
 from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
+from kdnas_env.pipeline.candidates import Candidate, best_candidate, read_candidates
+from kdnas_env.pipeline.finished_run import PipelineRun
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.run_opening import open_run
 from kdnas_env.pipeline.run_options import STAGES, PipelineOptions
@@ -20,81 +20,14 @@ from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_progress import StepProgress, announced, going_on
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
 from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
-from kdnas_env.pipeline.work import Finished, working
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import REPORT
 from kdnas_env.support.atomic import write_json, write_text
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from kdnas_env.bench.page import Page
-
 SUMMARY, PICTURE = "summary.json", "candidates.png"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PipelineRun(Finished):
-    """A run whose wanted stages are done.
-
-    Attributes:
-        path: Its folder.
-        options: What was asked for.
-        results: What came of the stages that this call did, in order.
-        summary: What came of all stages that are done: what ``summary.json`` says.
-        candidates: With a task: the students that were tried, in order.
-        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it, or of the
-            embedding model, ``embedder`` as Sentence Transformers loads it, and ``export`` for ONNX Runtime, by these
-            names; empty where no student was distilled.
-    """
-
-    path: Path
-    options: PipelineOptions
-    results: tuple[Result, ...]
-    summary: dict[str, Any]
-    candidates: tuple[Candidate, ...] = ()
-    products: Mapping[str, Path] = field(default_factory=dict)
-
-    def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
-        return {"students": [str(StudentConfig.from_dict(row["student"])) for row in self.summary["students"]]}
-
-    @property
-    def best(self) -> Candidate | None:
-        """The first candidate that keeps the limits, else the one that comes closest; None without candidates."""
-        return best_candidate(self.candidates)
-
-    @property
-    def keeps_limits(self) -> bool:
-        """Whether there is a candidate that keeps all that was asked for, also on what is scored."""
-        return self.best is not None and self.best.keeps_limits
-
-    def plot(self) -> Figure:
-        """Draw the candidates: share of the teacher's score against speed-up."""
-        return draw_candidates(self.candidates, self.options.limits)
-
-    def report(self) -> Page:
-        """Return the run as a page; its ``to_html()`` is what ``report.html`` holds.
-
-        Raises:
-            RunError: If its search is not finished.
-        """
-        from kdnas_env.pipeline.run_page import run_page
-
-        return run_page(self)
-
-    def table(self) -> list[dict[str, Any]]:
-        """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
-        return [
-            {
-                **{name: value for name, value in student.items() if not isinstance(value, dict | list)},
-                "student": str(StudentConfig.from_dict(student["student"])),
-                **{name: str(self.path / file) for name, file in student["files"].items()},
-            }
-            for student in self.summary["students"]
-        ]
 
 
 def run(

@@ -14,7 +14,7 @@ from pathlib import Path
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting.folder import digests, files_in, written_whole
 from kdnas_env.pipeline.candidates import Candidate
-from kdnas_env.pipeline.products import Product
+from kdnas_env.pipeline.product import Product
 
 
 def place_products(run: Path, product: Product, best: Candidate | None) -> dict[str, Path]:

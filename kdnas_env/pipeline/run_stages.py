@@ -10,12 +10,14 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate, try_candidates
-from kdnas_env.pipeline.distill import DistillRun, distill
+from kdnas_env.pipeline.distill import distill
+from kdnas_env.pipeline.distilled import DistillRun
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.run_opening import FINISHED, NEEDS, OpenedRun, resuming_call, search_options
 from kdnas_env.pipeline.run_options import CANDIDATES
 from kdnas_env.pipeline.score import Scores, score
-from kdnas_env.pipeline.search import SearchRun, search
+from kdnas_env.pipeline.search import search
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.pipeline.work import StageProgress, noted
 from kdnas_env.support.progress import Progress, enter_step
 

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from kdnas_env.pipeline.candidates import Candidate, best_candidate
-from kdnas_env.pipeline.distill import DISTILLED
+from kdnas_env.pipeline.distilled import DISTILLED
 from kdnas_env.pipeline.finished_search import choose, read_results
-from kdnas_env.pipeline.products import Product
+from kdnas_env.pipeline.product import Product
 from kdnas_env.pipeline.run_opening import FINISHED, OpenedRun
 from kdnas_env.pipeline.run_options import STAGES
 from kdnas_env.searching.run_folder import RESULTS, STUDENT

@@ -142,32 +142,6 @@ class Exports(ABC):
         return tuple(found)
 
 
-def exports_of(
-    models: Sequence[str], *, text: str | None, seed: int, device: str | None, cache_dir: str | None
-) -> Exports | None:
-    """Open exports to ONNX for scoring; None if the first folder is no export with a record.
-
-    Args:
-        models: Folders.
-        text: Source of the text that vectors are compared on; None for what was held out.
-        seed: Seed of the draw from a source.
-        device: Where teachers are run.
-        cache_dir: Where what teachers say is kept.
-
-    Raises:
-        KDNASError: If they are not of one kind, or what they are scored by cannot be had.
-    """
-    if is_export(models[0], EMBEDDER):
-        from kdnas_env.pipeline.score_embedder_files import EmbedderExports
-
-        return EmbedderExports.of(models, text=text, seed=seed, device=device, cache_dir=cache_dir)
-    if not is_export(models[0], TASK):
-        return None
-    from kdnas_env.pipeline.score_classifier_files import ClassifierExports
-
-    return ClassifierExports.of(models, device, cache_dir)
-
-
 def is_export(model: str, marker: str) -> bool:
     """Whether a folder is an export to ONNX that has a record.
 

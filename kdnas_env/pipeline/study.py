@@ -14,8 +14,8 @@ import tyro
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
-from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options

@@ -19,8 +19,7 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:
-    from kdnas_env.exporting.embedder import EmbedderRecord
-    from kdnas_env.exporting.record import ClassifierRecord
+    from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord
     from kdnas_env.exporting.source import Source
 
 _FORMAT = 1

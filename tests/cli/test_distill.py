@@ -24,7 +24,8 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import read_lineage, read_projection
-from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, DistillRun
+from kdnas_env.pipeline.distill_options import DistillOptions
+from kdnas_env.pipeline.distilled import DistilledStudent, DistillRun
 
 Flags = Callable[..., list[str]]
 
