@@ -21,9 +21,9 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters, forward
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
 from kdnas_env.distillation.student.building import build_student
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload

@@ -16,15 +16,15 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from kdnas_env.core.architecture import FULL, StudentConfig
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.corpus_report import tell
-from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
 from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
 from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord

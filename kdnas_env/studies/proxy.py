@@ -22,11 +22,11 @@ from torch import nn
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity, Status
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
-from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed
+from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts

@@ -169,7 +169,7 @@ def test_any_student_can_be_named(flags: Flags, tmp_path: Path) -> None:
 def test_a_streamed_corpus_with_the_teacher_in_the_loop(
     flags: Flags, tmp_path: Path, tiny_corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdnas_env.distillation.text.training_text._START_SAMPLES", 80)
+    monkeypatch.setattr("kdnas_env.distillation.training.training_text._START_SAMPLES", 80)
     changes = {"corpus__heldout_samples": 10, "epochs": None, "max_steps": 30}
     assert main([*flags(**changes), "--corpus.streaming"]) == 0
     record = json.loads((tmp_path / "distill" / "best" / "distilled.json").read_text())
