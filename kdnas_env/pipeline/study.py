@@ -201,8 +201,7 @@ def study(
     """
     from kdnas_env.pipeline.finished_search import check_as_searched
     from kdnas_env.studies.findings import find
-    from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, unjudged
-    from kdnas_env.studies.sample import stratified_sample
+    from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, stratified_sample, unjudged
     from kdnas_env.studies.texts import write_texts
 
     first = run.path if isinstance(run, SearchRun) else run

@@ -21,8 +21,7 @@ from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.foreign import relative_distance
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, load_teacher_architecture
 from kdnas_env.distillation.text.corpus import Corpus
-from kdnas_env.distillation.training.in_loop import states_of
-from kdnas_env.distillation.training.packed import pack_samples
+from kdnas_env.distillation.training.packed import pack_samples, states_of
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.tasks.encoding import PooledEncoder

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mini_kd import MiniKD
+from kdnas_env.distillation.training.packed import states_of
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole

@@ -22,9 +22,9 @@ from transformers import (
     TrainingArguments,
 )
 
-from kdnas_env.distillation.training.in_loop import StatesOf
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distillation.training.mini_kd import MiniKD, schedule
+from kdnas_env.distillation.training.packed import StatesOf
 from kdnas_env.distillation.training.resuming import STATE, ResumableTrainer
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing, write_json

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.distillation.student.layers import EncoderLayer, activation_function, encoder_layers, score_terms
-from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.mapping import map_layers
-from kdnas_env.distillation.training.packed import PackedEncoder, attention_block
+from kdnas_env.distillation.training.packed import PackedEncoder, attention_block, states_of
 from kdnas_env.distillation.training.projection import LinearFit, Moments
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
 
