@@ -27,11 +27,10 @@ from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload
-from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError
+from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError, is_out_of_memory, one_line
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings, latency_settings
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
-from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import SILENT, Progress
 
 if TYPE_CHECKING:

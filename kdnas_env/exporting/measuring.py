@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.latency.interleave import Pass, interleave, select_clock
 from kdnas_env.latency.onnx_runtime import INPUT_NAMES, Output, open_graph, write_graph
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
-from kdnas_env.support.libraries import one_line, quiet_transformers
+from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import Share, Standing

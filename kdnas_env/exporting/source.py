@@ -23,12 +23,11 @@ from kdnas_env.distillation.student.folder import (
 )
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
-from kdnas_env.errors import ExportError, KDNASError, TeacherError
+from kdnas_env.errors import ExportError, KDNASError, TeacherError, one_line
 from kdnas_env.exporting.hub import hub_name
 from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord, read_classifier_record, read_embedder_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from kdnas_env.tasks.vectors import SentenceVectors, open_embedder

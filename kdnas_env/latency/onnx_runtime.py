@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnas_env.errors import DependencyError, LatencyError
+from kdnas_env.errors import DependencyError, LatencyError, one_line
 from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import INT8, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.scratch import scratch_folder
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")

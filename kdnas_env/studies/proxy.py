@@ -29,14 +29,13 @@ from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed
 from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
-from kdnas_env.errors import SpaceError
+from kdnas_env.errors import SpaceError, is_out_of_memory, one_line
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.child_processes import follow_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
-from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.divergence import departure

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.core.shapes import LONGEST_INPUT
-from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import one_line
+from kdnas_env.errors import TeacherError, one_line
 
 _REAL_TOKENS, _PADDED_LENGTH = 11, 24
 _STRIDE = 7919

@@ -23,8 +23,7 @@ from typing import Any
 
 from kdnas_env.distillation.text.columns import Columns, doubt_of_header, holds_text
 from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
-from kdnas_env.errors import CorpusError
-from kdnas_env.support.libraries import one_line
+from kdnas_env.errors import CorpusError, one_line
 from kdnas_env.support.untrusted import parse_json, shown
 
 KINDS = {

@@ -19,11 +19,11 @@ import torch
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.packed import states_of
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, is_out_of_memory
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
+from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.random_state import preserved_rng
 

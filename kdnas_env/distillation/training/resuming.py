@@ -10,8 +10,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from kdnas_env.errors import RunError
-from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.errors import RunError, is_out_of_memory, one_line
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.untrusted import parse_json
 
