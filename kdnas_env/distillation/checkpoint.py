@@ -228,5 +228,5 @@ def _is_of_encoder(name: str, model: Any) -> bool:
     return part != "pooler" and (inner != name or part in dict(model.named_children()))
 
 
-def _and_others(found: list[Any]) -> str:
-    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def _and_others(names: list[Any]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

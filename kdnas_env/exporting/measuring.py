@@ -89,13 +89,13 @@ class Measured:
     @property
     def warning(self) -> str | None:
         """Why the share of the teacher's score says little, in words; None where the teacher knows its task."""
-        weak = [one for one in self.standings if one.teacher_is_weak]
+        weak = [standing for standing in self.standings if standing.teacher_is_weak]
         if not weak:
             return None
         scores = "; ".join(
-            f"{one.split}: {one.teacher[0]:.1%}, 95 % interval {one.teacher[1]:.1%} - {one.teacher[2]:.1%}, beside "
-            f"{one.constant:.1%}"
-            for one in weak
+            f"{standing.split}: {score:.1%}, 95 % interval {low:.1%} - {high:.1%}, beside {standing.constant:.1%}"
+            for standing in weak
+            for score, low, high in (standing.teacher,)
         )
         return (
             f"the teacher hardly beats the {weak[0].answer} ({scores}), so the share of its score that is kept says "

@@ -113,8 +113,8 @@ class DistillOptions(TrainingOptions, RecordedOptions):
         if self.teacher != "auto":
             why["cache_gib"] = f"with `teacher={self.teacher!r}`; it is for `teacher='auto'`"
         if self.of_student:
-            kept = {"run", "task", "seed", "out", *(field.name for field in fields(TrainingOptions))}
-            general = [field.name for field in fields(self) if field.name not in kept]
+            allowed = {"run", "task", "seed", "out", *(field.name for field in fields(TrainingOptions))}
+            general = [field.name for field in fields(self) if field.name not in allowed]
             why = dict.fromkeys(general, "on the folder of a student, which learns the task alone")
         return why | within("task", self.task.ineffective())
 

@@ -1,6 +1,7 @@
-"""What a task makes of a student: a classifier where it has labels, else an embedding model.
+"""The interface of products: the model that a student becomes by learning a task.
 
-Each kind is a file of its own behind :class:`Product`.
+A task with labels gives classifiers, the task ``embedding`` embedding models. Each kind is a file with a subclass of
+:class:`Product`.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from kdnas_env.support.progress import Progress
 
 @dataclass(frozen=True)
 class Opening:
-    """What was read before a run.
+    """Result of the checks before a run.
 
     Attributes:
-        lines: What the run is for, in lines.
-        effort: What is to be done beside search and long distillation; None where that is not estimated.
+        lines: Description of the task, line by line.
+        effort: Work beside search and long distillation; None if it is not estimated.
     """
 
     lines: tuple[str, ...]
@@ -37,14 +38,14 @@ class Opening:
 
 
 class Learning(Protocol):
-    """What students of one distillation need in order to learn a task: its teacher, its text and its settings."""
+    """Teaches a task to the students of a distillation: holds the teacher, the text and the settings of the task."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """What the students depend on, as a run records it."""
+        """Fingerprints of the data that the students learn from, as a run records them."""
 
     def make(self, student: Path, folder: Path, progress: Progress) -> object:
-        """Have a student learn the task, unless it did before, and return its record.
+        """Teach a student the task, unless its product exists already, and return the record.
 
         Args:
             student: Folder of the student.
@@ -63,20 +64,20 @@ class Measuring(Protocol):
             model: Folder of the product.
             export: Folder of its export.
             latency: How files are timed.
-            beside: Files of teachers.
+            beside: Files of the teachers that are measured at the same time.
         """
 
 
 class Product(ABC):
-    """What a task makes of a student.
+    """A kind of product.
 
     Attributes:
-        folder: Name of its folder beside that of the student, and of the step that makes it.
-        marker: File in this folder that says that it is whole.
-        words: What it is called.
-        library: What loads it.
-        steps: Steps of the run that makes it.
-        score: What its score is, in words.
+        folder: Name of the product's folder, beside that of the student, and of the step that makes it.
+        marker: File in this folder that shows that the product is complete.
+        words: Name of the product in messages.
+        library: Library that loads it.
+        steps: Steps of a run that makes it.
+        score: Meaning of its score, in words.
     """
 
     folder: ClassVar[str]
@@ -88,12 +89,12 @@ class Product(ABC):
 
     @property
     def places(self) -> tuple[str, str]:
-        """Names of the folders that a run leaves of the chosen candidate: the product, and its export."""
+        """Folders that a run copies from the chosen candidate: the product and its export."""
         return self.folder, "export"
 
     @abstractmethod
     def check(self, task: TaskOptions) -> None:
-        """Check what is cheap to check.
+        """Run the checks of a task that read no data.
 
         Raises:
             KDNASError: If there is no such task, or something is not installed.
@@ -101,7 +102,7 @@ class Product(ABC):
 
     @abstractmethod
     def read(self, task: TaskOptions) -> None:
-        """Read what of a task may be malformed, before a folder is made.
+        """Read the data of a task, so that errors in it are raised before a folder is created.
 
         Raises:
             KDNASError: If it is.
@@ -109,7 +110,7 @@ class Product(ABC):
 
     @abstractmethod
     def leave_out(self, options: DistillOptions, search: SearchOptions) -> None:
-        """Write down the texts that are evaluated, so that students are not distilled on them.
+        """Write the texts of the evaluated splits to a file, so that students are not distilled on them.
 
         Args:
             options: The distillation.
@@ -121,11 +122,11 @@ class Product(ABC):
 
     @abstractmethod
     def record(self, folder: Path) -> ClassifierRecord | EmbedderRecord | None:
-        """Return what is known of the product in a folder; None if there is none yet."""
+        """Return the record of the product in a folder; None if there is none."""
 
     @abstractmethod
     def learning(self, options: DistillOptions, teacher: Teacher, seed: int, progress: Progress) -> Learning:
-        """Make ready what students need in order to learn the task.
+        """Prepare teacher, text and settings of the task.
 
         Args:
             options: The distillation.
@@ -139,19 +140,19 @@ class Product(ABC):
 
     @abstractmethod
     def opened(self, options: PipelineOptions) -> Opening:
-        """Read what can be refused before a run.
+        """Check the task before a run, and describe it.
 
         Raises:
-            KDNASError: If something cannot be had.
+            KDNASError: If data, a model or a package cannot be loaded.
         """
 
     @abstractmethod
     def searched(self, options: PipelineOptions) -> TaskOptions:
-        """Return the task that the search tries its students on."""
+        """Return the task by which the search evaluates students."""
 
     @abstractmethod
     def measuring(self, options: PipelineOptions, progress: Progress) -> Measuring:
-        """Return what measures the exports of a run.
+        """Return the function that measures the exports of a run.
 
         Args:
             options: What was asked for.
@@ -160,4 +161,4 @@ class Product(ABC):
 
     @abstractmethod
     def commands(self, folder: Path) -> Sequence[tuple[str, str]]:
-        """Return commands that use the product in a folder, each after what it does."""
+        """Return commands that use the product in a folder, as pairs of a description and a command."""

@@ -1,4 +1,4 @@
-"""Where a task has labels, students become classifiers."""
+"""The product of a task with labels: classifiers."""
 
 from __future__ import annotations
 

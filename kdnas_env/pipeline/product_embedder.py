@@ -1,4 +1,4 @@
-"""With the task embedding, students become embedding models."""
+"""The product of the task ``embedding``: embedding models."""
 
 from __future__ import annotations
 

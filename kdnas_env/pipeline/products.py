@@ -1,4 +1,4 @@
-"""Which product a task asks for: a classifier where it has labels, else an embedding model."""
+"""The product of a task: a classifier if the task has labels, else an embedding model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdnas_env.tasks.specs import EMBEDDING
 
 
 def product_of(task: TaskOptions) -> Product | None:
-    """Return what a task makes of students; None without a task."""
+    """Return the product of a task; None without a task."""
     if task.name is None:
         return None
     return EmbedderProduct() if task.name == EMBEDDING else ClassifierProduct()

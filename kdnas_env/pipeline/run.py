@@ -135,8 +135,8 @@ def _check_whole(folder: Path, recorded: Mapping[str, str] | None) -> None:
     """Refuse a folder that has lost a file, or has another, since it was measured; records of 0.1 do not tell."""
     if recorded is None:
         return
-    found = digests(folder) if folder.is_dir() else {}
-    changed = [name for name, digest in recorded.items() if found.get(name) != digest]
+    present = digests(folder) if folder.is_dir() else {}
+    changed = [name for name, digest in recorded.items() if present.get(name) != digest]
     if changed:
         raise ExportError(
             f"{str(folder)!r} is not what was measured: {changed[0]!r} is missing or has changed; restore it, or "

@@ -127,7 +127,7 @@ class Exports(ABC):
         Raises:
             RunError: If something cannot be written or read.
         """
-        found = []
+        scores = []
         with teacher_files() as beside:
             for place, model in enumerate(self.models):
                 for format in files_of(model):
@@ -138,8 +138,8 @@ class Exports(ABC):
                         cells.mkdir(exist_ok=True)
                         texts = {split: values.tolist() for split, values in decided.items()}
                         write_json(cell, {"measured": measured.to_dict(), "decided": texts})
-                    found.append(_read(model, read_json(cell)))
-        return tuple(found)
+                    scores.append(_read(model, read_json(cell)))
+        return tuple(scores)
 
 
 def is_export(model: str, marker: str) -> bool:
@@ -162,12 +162,12 @@ def file_columns(score: FileScore) -> dict[str, Any]:
     """Return what is known of a file, as a row of a table."""
     measured = score.measured
     columns = ("file", "format", "size_mb", "latency_ms", "teacher_latency_ms", "speedup")
-    kept = {share.split: share for share in measured.scored}
+    shares = {share.split: share for share in measured.scored}
     return {
         "model": score.model,
         **{name: getattr(measured, name) for name in columns},
-        **{split: share.score for split, share in kept.items()},
-        **{f"{split} kept": share.value for split, share in kept.items()},
+        **{split: share.score for split, share in shares.items()},
+        **{f"{split} kept": share.value for split, share in shares.items()},
         **({} if measured.vectors is None else measured.vectors.columns()),
     }
 

@@ -150,13 +150,13 @@ def _table_of_words(model: Any) -> Tensor:
 
 def _check_shapes(what: str, architecture: EncoderArchitecture, states: tuple[Tensor, ...], ids: Tensor) -> None:
     expected = [(*ids.shape, architecture.hidden_size)] * (architecture.num_hidden_layers + 1)
-    found = [tuple(state.shape) for state in states]
-    if found != expected:
-        odd = next((shape for shape in found if shape != expected[0]), expected[0])
+    shapes = [tuple(state.shape) for state in states]
+    if shapes != expected:
+        odd = next((shape for shape in shapes if shape != expected[0]), expected[0])
         raise TeacherError(
-            f"{what} cannot teach: a model of type {architecture.family!r} has {len(found)} hidden states, such as one "
-            f"of shape {odd}; students need {len(expected)} of shape {expected[0]}, the embeddings and every layer; "
-            "choose a teacher of another type"
+            f"{what} cannot teach: a model of type {architecture.family!r} has {len(shapes)} hidden states, such as "
+            f"one of shape {odd}; students need {len(expected)} of shape {expected[0]}, the embeddings and every "
+            "layer; choose a teacher of another type"
         )
     if not all(bool(state.isfinite().all()) for state in states):
         raise TeacherError(f"{what} cannot teach: its hidden states are not finite; is its checkpoint damaged?")
