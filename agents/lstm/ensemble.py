@@ -16,7 +16,7 @@ _LINEAR, _QUADRATIC, _DEEP = range(3)
 _NOISE_PRIOR = -1.5
 """Mean, under the prior, of the logarithm of the noise's deviation, in deviations of the reward."""
 _LEAST_NOISE = 0.01
-_SCORED_TOGETHER = 4096
+SCORED_TOGETHER = 4096
 """Candidates per forward pass when a space is scored; limits memory use."""
 
 
@@ -195,7 +195,7 @@ def fit(
 @torch.no_grad()
 def features_of(ensemble: Ensemble, actions: Tensor) -> Tensor:
     """Return the features of many actions without gradients, float32 of shape ``(members, n, features)``."""
-    return torch.cat([ensemble(chunk) for chunk in torch.split(actions, _SCORED_TOGETHER)], dim=1)
+    return torch.cat([ensemble(chunk) for chunk in torch.split(actions, SCORED_TOGETHER)], dim=1)
 
 
 def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kdnas_env.distillation.checkpoint import read_config
+from kdnas_env.distillation.student.cutting import MODULES
 from kdnas_env.distillation.student.folder import (
     PROJECTION,
     Lineage,
@@ -49,8 +50,6 @@ _PRETRAINING = (
 
 _CLASSIFIER = "ForSequenceClassification"
 """End of the names of the classes of transformers that classify texts."""
-
-_MODULES = "modules.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +200,8 @@ def _left_out(encoder: Teacher, folder: Path, classifies: bool) -> Iterator[str]
         )
     if parts and not classifies:
         yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
-    if os.path.isfile(folder / _MODULES):
-        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {_MODULES})"
+    if os.path.isfile(folder / MODULES):
+        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {MODULES})"
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:

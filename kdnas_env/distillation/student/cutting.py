@@ -18,8 +18,10 @@ from kdnas_env.support.libraries import quiet_transformers
 
 _TOKENIZER, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _OLD_FILES = ("vocab.txt", "vocab.json", "merges.txt", "*.model", "added_tokens.json")
-_MODULES = "modules.json"
-_SENTENCE_FILES = (_MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
+MODULES = "modules.json"
+"""File that lists the modules of a Sentence Transformers model."""
+
+_SENTENCE_FILES = (MODULES, "config_sentence_transformers.json", "sentence_bert_config.json", "1_Pooling")
 """Files with sentence-transformers settings, which do not depend on the vocabulary."""
 
 
@@ -101,7 +103,7 @@ def cut_embeddings(model: Any, kept: NDArray[np.int64]) -> None:
 def _modules(source: Path) -> list[str]:
     """Return the folders of the Sentence Transformers modules after the encoder, such as a linear head."""
     try:
-        modules = json.loads((source / _MODULES).read_text(encoding="utf-8"))
+        modules = json.loads((source / MODULES).read_text(encoding="utf-8"))
         paths = [str(module["path"]) for module in modules]
     except (OSError, ValueError, KeyError, TypeError):
         return []
