@@ -42,17 +42,7 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SearchRecord(Finished):
-    """What a finished search recorded.
-
-    Attributes:
-        path: Its run folder.
-        options: What was asked for.
-        records: Every answer of the environment, in order.
-        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the rewards
-            that were ``predicted``, None where there is no prediction; earlier versions did not record these.
-        teacher_parameters: Parameters of the teacher's encoder.
-        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
-    """
+    """What a finished search recorded; :class:`kdnas_env.pipeline.search_run.SearchRun` describes the attributes."""
 
     path: Path
     options: SearchOptions

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class SearchRun(SearchRecord):
-    """A finished search; the attributes are those of its record."""
+    """A finished search.
+
+    Attributes:
+        path: Its run folder.
+        options: What was asked for.
+        records: Every answer of the environment, in order.
+        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the rewards
+            that were ``predicted``, None where there is no prediction; earlier versions did not record these.
+        teacher_parameters: Parameters of the teacher's encoder.
+        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
+    """
 
     def plot(self) -> Figure:
         """Draw the search: loss against latency with the front, and the best reward so far."""
