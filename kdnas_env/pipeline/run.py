@@ -102,19 +102,22 @@ def run(
 
 
 def place_products(run: Path, product: Product, best: Candidate | None) -> dict[str, Path]:
-    """Copy the folders of the chosen candidate into that of the run, each whole or not at all.
+    """Copy the product of the chosen candidate, and its export, into the run folder; each completely or not at all.
+
+    They are copies, because archives and some file systems lose links. The folders of the candidates stay, so that a
+    run can go on with more candidates.
 
     Args:
-        run: Folder of the run, which nobody else works in.
-        product: What the candidates are.
-        best: The candidate; None if there is none.
+        run: The run folder, which no other process writes to.
+        product: Kind of product.
+        best: The chosen candidate; None if there is none.
 
     Returns:
         The folders by their names.
 
     Raises:
-        ExportError: If they cannot be written, or a folder of the candidate is not what was measured. What was placed
-            before stays.
+        ExportError: If they cannot be written, or a folder of the candidate has changed since it was measured. Earlier
+            copies stay.
     """
     for name in product.places:
         for unfinished in run.glob(f".{name}.*"):
@@ -132,7 +135,7 @@ def place_products(run: Path, product: Product, best: Candidate | None) -> dict[
 
 
 def _check_whole(folder: Path, recorded: Mapping[str, str] | None) -> None:
-    """Refuse a folder that has lost a file, or has another, since it was measured; records of 0.1 do not tell."""
+    """Refuse a folder whose files have changed since they were measured; kdnas 0.1 recorded no digests."""
     if recorded is None:
         return
     present = digests(folder) if folder.is_dir() else {}
@@ -153,7 +156,7 @@ def _is_copy(target: Path, source: Path) -> bool:
 
 
 def summary_of(run: OpenedRun) -> dict[str, Any]:
-    """Return what came of the stages that are done."""
+    """Return the results of the finished stages, as ``summary.json`` has them."""
     states = run.states()
     done = [stage for stage in STAGES if states.get(stage) == FINISHED]
     scores = read_json(run.at("score") / RESULTS) if "score" in done else None
@@ -192,7 +195,7 @@ def summary_of(run: OpenedRun) -> dict[str, Any]:
 
 
 def task_summary_of(run: OpenedRun, product: Product, candidates: Sequence[Candidate]) -> dict[str, Any]:
-    """Return what was asked for and what was measured, of all candidates."""
+    """Return the limits and the measurements of all candidates, as ``summary.json`` has them."""
     best = best_candidate(candidates)
     students = [candidate.to_dict(run.path) for candidate in candidates]
     return {

@@ -360,7 +360,7 @@ def is_table(source: str | os.PathLike[str]) -> bool:
 
 
 def adopt_table(source: str | os.PathLike[str], folder: Path) -> None:
-    """Write the cells of a table to the store of a build that has none.
+    """Write the cells of a table to the store of a build that has none, so that the build continues the table.
 
     Args:
         source: Name or npz file of the table.

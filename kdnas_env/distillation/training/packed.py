@@ -250,7 +250,10 @@ StatesOf = Callable[[PackedBatch], Sequence[Tensor]]
 
 
 def states_of(teacher: Teacher) -> StatesOf:
-    """Return a function that runs a teacher on packed tokens: unpadded if the teacher is plain, else padded."""
+    """Return a function that runs a teacher on packed tokens, without a cache of its states.
+
+    A plain teacher runs on the packed tokens, any other on padded sequences.
+    """
     architecture = teacher.architecture
     if architecture.plain:
         return PackedEncoder(teacher.model, position_offset=architecture.position_offset)
