@@ -16,6 +16,9 @@ from kdnas_env.support.arrays import Bools, Floats, Ints
 
 PosteriorT = TypeVar("PosteriorT")
 
+WHOLE_SPACE = 10_000
+"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
+
 _WHISKER = 1.5
 _ROUNDING = 1e-12
 """Relative deviation of equal rewards that is due to rounding of their mean."""

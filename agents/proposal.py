@@ -29,6 +29,18 @@ class Proposal:
     predicted: Floats | None = None
     exploration: float = 0.0
 
+    @classmethod
+    def of_model(cls, actions: Ints, chosen: int, *, predicted: Floats, exploration: float) -> Proposal:
+        """Return a proposal of a reward predictor: candidates that it has chosen, followed by random ones.
+
+        Args:
+            actions: int64 of shape ``(n, dims)``.
+            chosen: Number of the chosen candidates.
+            predicted: See :class:`Proposal`.
+            exploration: See :class:`Proposal`.
+        """
+        return cls(actions, np.arange(len(actions)) >= chosen, predicted, exploration)
+
 
 @dataclass(frozen=True)
 class Origin:

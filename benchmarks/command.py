@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TypeVar
 
 import tyro
 
-from kdnas_env.errors import KDNASError
+from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.support.cpu_lock import pinned_threads
 
 Arguments = TypeVar("Arguments")
@@ -28,3 +29,13 @@ def run_command(main: Callable[[Arguments], object], arguments: type[Arguments],
             main(tyro.cli(arguments))
     except KDNASError as error:
         sys.exit(f"error: {error}")
+
+
+def check_writable(file: Path) -> None:
+    """Check that a file of results can be written, before the work begins.
+
+    Raises:
+        RunError: If its folder does not exist.
+    """
+    if not file.absolute().parent.is_dir():
+        raise RunError(f"{str(file)!r} cannot be written: its folder does not exist; create it first")

@@ -24,7 +24,7 @@ from teacher_rows import StaticModel, first_layers, static_vectors
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
+from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.pipeline.embedders import draw_text
 from kdnas_env.support.arrays import Floats32

@@ -33,12 +33,12 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.distillation.text.training_text import prepare_text
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import full_recipe
+from kdnas_env.distillation.training.training_text import prepare_text
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng

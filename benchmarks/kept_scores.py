@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from command import check_writable
 from machine import machine_facts
 
 from kdnas_env.errors import RunError
@@ -23,8 +24,7 @@ def kept_scores(file: Path, settings: Mapping[str, Any], empty: Any) -> Any:
     Raises:
         RunError: If its folder does not exist, or it holds scores of other settings.
     """
-    if not file.absolute().parent.is_dir():
-        raise RunError(f"{str(file)!r} cannot be written: its folder does not exist; create it first")
+    check_writable(file)
     if not file.exists():
         return empty
     kept = read_json(file)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
-from command import run_command
+from command import check_writable, run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -29,7 +29,6 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Latency
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
-from kdnas_env.errors import RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import write_json
 
@@ -142,8 +141,7 @@ def main(arguments: Arguments) -> None:
         RunError: If the JSON file cannot be written.
         KDNASError: If the teacher or the runtime is missing.
     """
-    if not arguments.json.absolute().parent.is_dir():
-        raise RunError(f"{str(arguments.json)!r} cannot be written: its folder does not exist; create it first")
+    check_writable(arguments.json)
     teacher = load_teacher("demo")
     settings = LatencySettings(runtime=arguments.runtime)
     probe = LatencyProbe(teacher.model, teacher.architecture, settings)

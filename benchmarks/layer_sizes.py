@@ -28,12 +28,12 @@ from torch import nn
 from kdnas_env.core.architecture import EncoderArchitecture, StudentConfig, student_position_offset
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.building import build_student, special_tokens
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
-from kdnas_env.distillation.student.slicing import slice_layers
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.training.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.recipe import Recipe
+from kdnas_env.distillation.training.slicing import slice_layers
 from kdnas_env.distillation.training.workload import Workload, open_workload
 from kdnas_env.latency import LatencyProbe, LatencySettings
 

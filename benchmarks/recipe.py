@@ -27,10 +27,10 @@ from rich.table import Table
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distillation.student.embeddings import embedding_basis
 from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.text.corpus import load_corpus
+from kdnas_env.distillation.training.embeddings import embedding_basis
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import RECIPES, Recipe
 from kdnas_env.distillation.training.workload import Workload

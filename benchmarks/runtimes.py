@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from command import run_command
+from command import check_writable, run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -22,7 +22,6 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.building import build_student
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.errors import RunError
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.latency.settings import RUNTIMES
 from kdnas_env.support.atomic import write_json
@@ -57,8 +56,7 @@ def main(arguments: Arguments) -> None:
         RunError: If the JSON file cannot be written.
         KDNASError: If the teacher or a runtime is missing.
     """
-    if not arguments.json.absolute().parent.is_dir():
-        raise RunError(f"{str(arguments.json)!r} cannot be written: its folder does not exist; create it first")
+    check_writable(arguments.json)
     teacher = load_teacher("demo")
     students = draw(SearchSpace.from_teacher(teacher.architecture), arguments.students, arguments.seed)
     probes = {

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from command import run_command
+from command import check_writable, run_command
 from machine import machine_facts
 from rich.console import Console
 from rich.progress import track
@@ -25,7 +25,7 @@ from rich.table import Table
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.layers import SLICED_TYPES
-from kdnas_env.errors import KDNASError, RunError, TeacherError
+from kdnas_env.errors import KDNASError, TeacherError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.support.atomic import write_json
@@ -89,8 +89,7 @@ def main(arguments: Arguments) -> None:
         RunError: If the JSON file cannot be written.
         KDNASError: If an encoder cannot be made, or the text or the student cannot be used.
     """
-    if not arguments.json.absolute().parent.is_dir():
-        raise RunError(f"{str(arguments.json)!r} cannot be written: its folder does not exist; create it first")
+    check_writable(arguments.json)
     student = StudentConfig.parse(arguments.student)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)

@@ -1,6 +1,6 @@
-"""The error types that kdnas raises for bad input.
+"""The error types that kdnas raises for bad input, and functions that read the errors of libraries.
 
-Every message names the offending value, what was expected, and what to do.
+Every message of kdnas names the offending value, what was expected, and what to do.
 """
 
 
@@ -56,3 +56,17 @@ class TableError(KDNASError):
 
 class ExportError(KDNASError):
     """A model cannot be exported, the export is not what the model is, or it cannot be written or pushed."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and message on one line of at most about 400 characters."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message[:400]}" if message else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an exception reports that memory is exhausted."""
+    import torch
+
+    # The allocator of the CPU has no exception of its own.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

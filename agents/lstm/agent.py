@@ -12,7 +12,6 @@ from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.lstm.common import NONE, PredictorConfig, context_positions, random_count, until_last_retraining
 from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
 from kdnas_env.agents.ranking import Ranking
-from kdnas_env.core.grid import Seen
 from kdnas_env.core.wide_dimensions import best_apart
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.arrays import Bools, Floats, Ints
@@ -93,13 +92,13 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
             return self._fill([], n, exploration=ratio)
 
         predict = self._predictor()
-        pool = self._pool(seen)
+        pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=config.pool_size)
         scores = predict(pool)
         top = best_apart(pool, scores, self._known(), self.grid.nvec, n - randoms)
         drawn = self.grid.draw(self.rng, randoms, seen.union(self.grid.numbers(pool[top])))
-        return Proposal(
-            actions=np.concatenate([pool[top], drawn]),
-            random=np.arange(len(top) + len(drawn)) >= len(top),
+        return Proposal.of_model(
+            np.concatenate([pool[top], drawn]),
+            len(top),
             predicted=np.concatenate([scores[top], predict(drawn)]),
             exploration=ratio,
         )
@@ -107,11 +106,6 @@ class LSTMAgent(AskTellAgent[LSTMConfig]):
     def _known(self) -> Ints:
         """Return the replayed evaluations and the pending candidates, int64 ``(n, dims)``."""
         return np.concatenate([self._evaluated[replay_indices(self.ranking, self.config.replay_size)], self.pending])
-
-    def _pool(self, seen: Seen) -> Ints:
-        return candidate_pool(
-            self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
-        )
 
     def _predictor(self) -> Callable[[Ints], Floats]:
         """Return the reward predictor, retrained when enough evaluations are new (:func:`until_last_retraining`)."""

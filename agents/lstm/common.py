@@ -20,6 +20,9 @@ from kdnas_env.support.settings import Settings
 Decay = Literal["linear", "exponential", "step"]
 """Decay of the exploration ratio: linear or exponential to its minimum in the last round, or by a step per round."""
 
+Features = Literal["both", "deep", "wide"]
+"""Features of a candidate that the heads of an ensemble see."""
+
 GLOBAL_BEST, PREVIOUS_BEST, PREVIOUS_CANDIDATE, QUERY, NONE = range(5)
 """Roles of the elements of a sequence. ``NONE`` marks an empty element."""
 

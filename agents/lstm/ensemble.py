@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from kdnas_env.agents.lstm.choice_rows import ChoiceRows
+from kdnas_env.agents.lstm.common import Features
 from kdnas_env.support.arrays import Ints
-
-if TYPE_CHECKING:
-    from kdnas_env.agents.lstm.ensemble_agent import Features
 
 _LINEAR, _QUADRATIC, _DEEP = range(3)
 _NOISE_PRIOR = -1.5
 """Mean, under the prior, of the logarithm of the noise's deviation, in deviations of the reward."""
 _LEAST_NOISE = 0.01
-_SCORED_TOGETHER = 4096
+SCORED_TOGETHER = 4096
 """Candidates per forward pass when a space is scored; limits memory use."""
 
 
@@ -198,7 +195,7 @@ def fit(
 @torch.no_grad()
 def features_of(ensemble: Ensemble, actions: Tensor) -> Tensor:
     """Return the features of many actions without gradients, float32 of shape ``(members, n, features)``."""
-    return torch.cat([ensemble(chunk) for chunk in torch.split(actions, _SCORED_TOGETHER)], dim=1)
+    return torch.cat([ensemble(chunk) for chunk in torch.split(actions, SCORED_TOGETHER)], dim=1)
 
 
 def expected_improvement(mean: Tensor, deviation: Tensor, best: Tensor) -> Tensor:

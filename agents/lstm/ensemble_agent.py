@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.lstm.common import PredictorConfig, random_count, until_last_retraining
-from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, replay_indices, with_exploring
+from kdnas_env.agents.lstm.common import Features, PredictorConfig, random_count, until_last_retraining
+from kdnas_env.agents.predicting import (
+    WHOLE_SPACE,
+    Scale,
+    candidate_pool,
+    choose_one_by_one,
+    replay_indices,
+    with_exploring,
+)
 from kdnas_env.agents.ranking import Ranking
 from kdnas_env.support.arrays import Bools, Floats, Ints
 from kdnas_env.support.cpu_lock import pinned_threads
@@ -18,12 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdnas_env.agents.lstm.ensemble import Ensemble
-
-WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
-
-Features = Literal["both", "deep", "wide"]
-"""Features of a candidate that the heads of the ensemble see."""
 
 _TRAINING = 1
 """Key of the random streams for training."""
@@ -93,9 +94,9 @@ class LSTMEnsembleAgent(AskTellAgent[LSTMEnsembleConfig]):
         if explored < n:
             chosen, predicted = self._promising(pool, known, n - explored)
         places = with_exploring(pool, chosen, known, self.grid.nvec, explored, self.rng)
-        return Proposal(
-            actions=pool[places],
-            random=np.arange(len(places)) >= len(chosen),
+        return Proposal.of_model(
+            pool[places],
+            len(chosen),
             predicted=predicted[places],
             exploration=explored / n,
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from kdnas_env.agents.lstm.ensemble import even_positions
+from kdnas_env.agents.lstm.ensemble import SCORED_TOGETHER, even_positions
 from kdnas_env.agents.transfer.learnt_file import read_learnt, write_learnt
 from kdnas_env.support.arrays import Ints
 
@@ -20,9 +20,6 @@ _NOISE_PRIOR = -1.5
 
 _LEAST_NOISE = 0.02
 """Lower bound of the noise's deviation, in units of the task."""
-
-_SCORED_TOGETHER = 4096
-"""Candidates per forward pass when a space is scored; limits memory use."""
 
 _PRIOR_COUNT, _MOST_SURPRISE = 4.0, 5.0
 """Weight of the prior that a task is like the training tasks, in evaluations; and the upper bound of the surprise."""
@@ -116,7 +113,7 @@ class MetaController(nn.Module):
     @torch.no_grad()
     def read(self, task: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Return :meth:`forward` for many candidates of one task, without gradients; the shapes are the same."""
-        parts = [self(task, part) for part in torch.split(actions, _SCORED_TOGETHER)]
+        parts = [self(task, part) for part in torch.split(actions, SCORED_TOGETHER)]
         return torch.cat([mean for mean, _ in parts]), torch.cat([phi for _, phi in parts])
 
 

@@ -15,7 +15,14 @@ import numpy as np
 from kdnas_env.agents.ask_tell import Proposal
 from kdnas_env.agents.environment import action_counts
 from kdnas_env.agents.lstm.common import random_count
-from kdnas_env.agents.predicting import Scale, candidate_pool, choose_one_by_one, replay_indices, with_exploring
+from kdnas_env.agents.predicting import (
+    WHOLE_SPACE,
+    Scale,
+    candidate_pool,
+    choose_one_by_one,
+    replay_indices,
+    with_exploring,
+)
 from kdnas_env.agents.transfer.base import TaskAgent
 from kdnas_env.agents.transfer.examples import examples_of
 from kdnas_env.envs.task_features import FEATURES
@@ -29,9 +36,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from kdnas_env.agents.lstm.meta import Belief, MetaController, Unit
-
-WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 SHIPPED = Path(__file__).parent / "data" / "meta.safetensors"
 """The controller in the package, trained on the training tasks of ``kdnas/Tasks-v0``."""
@@ -174,9 +178,9 @@ class LSTMMetaAgent(TaskAgent[LSTMMetaConfig]):
             believing=lambda belief, place: belief.believing(phi[place : place + 1]),
         )
         places = with_exploring(pool, chosen, known, self.grid.nvec, explored, self.rng)
-        return Proposal(
-            actions=pool[places],
-            random=np.arange(len(places)) >= len(chosen),
+        return Proposal.of_model(
+            pool[places],
+            len(chosen),
             predicted=unit.offset + unit.scale * expected.numpy()[places],
             exploration=explored / n,
         )

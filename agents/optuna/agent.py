@@ -15,7 +15,7 @@ import numpy as np
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
 from kdnas_env.agents.base import Capabilities, RoundCallback, SearchResult
 from kdnas_env.agents.environment import Environment, Info, action_counts, env_attribute, prefetch
-from kdnas_env.agents.optuna.config import DISMISSED, DRAWN, Identity, OptunaConfig, Outcome
+from kdnas_env.agents.optuna import DISMISSED, DRAWN, Identity, OptunaConfig
 from kdnas_env.agents.ranking import RoundRecord
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError
@@ -85,8 +85,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
         super().__init__(config)
         self._identity = Identity()
         try:
-            from kdnas_env.agents.optuna.samplers import sampler_maker
-            from kdnas_env.agents.optuna.study import make_pruner
+            from kdnas_env.agents.optuna.samplers import make_pruner, sampler_maker
         except ImportError as error:
             raise DependencyError(
                 f"the agent needs Optuna, which cannot be imported: {error}; pip install 'kdnas[optuna]'"
@@ -276,7 +275,7 @@ class OptunaAgent(AskTellAgent[OptunaConfig]):
             numbers, record.actions, record.rewards.tolist(), record.usable.tolist(), infos, strict=True
         ):
             self._report_info(action, info)
-            outcome = Outcome.of(self.config, reward, usable, info)
+            outcome = self._grid_study.outcome(reward, usable, info)
             if number not in self._trials:
                 self._grid_study.add(action, outcome)
             elif (trial := self._trials.pop(number)) is not None:

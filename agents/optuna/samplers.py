@@ -1,4 +1,4 @@
-"""Optuna's samplers, with reproducible proposals and bounded time per proposal.
+"""Optuna's samplers, with reproducible proposals and bounded time per proposal, and its pruners.
 
 - Each trial has its own sampler, seeded by the trial's number (:class:`TrialSampler`).
 - In a long study, samplers learn from the newest and the best trials (:class:`RecentTrials`).
@@ -20,8 +20,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from optuna import samplers
+from optuna import pruners, samplers
 from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner
 from optuna.samplers import (
     BaseGASampler,
     BaseSampler,
@@ -38,6 +39,7 @@ from kdnas_env.agents.optuna.storage import optimizer_to_json, quiet, restore_op
 from kdnas_env.core.grid import LISTABLE, Grid, Seen
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.arrays import Ints
+from kdnas_env.support.checks import check_choice
 from kdnas_env.support.untrusted import parse_json, typed_arguments
 
 SamplerMaker = Callable[[int], BaseSampler]
@@ -337,7 +339,7 @@ def sampler_maker(
     """Return a function that creates the sampler of each trial.
 
     Args:
-        name: One of :data:`kdnas_env.agents.optuna.config.SAMPLERS`.
+        name: One of :data:`kdnas_env.agents.optuna.SAMPLERS`.
         options: Keyword arguments of Optuna's class.
         names: Names of the parameters, in the order of the action's dimensions.
         grid: The grid.
@@ -364,12 +366,43 @@ def sampler_maker(
             )
         make = partial(make, {name: [*range(count)] for name, count in zip(names, grid.nvec.tolist(), strict=True)})
     if name in _SHARED:
-        shared = built("sampler", name, partial(make, seed=seed_of(0)), options)
+        shared = _built("sampler", name, partial(make, seed=seed_of(0)), options)
         return lambda number: shared
-    return lambda number: built("sampler", name, partial(make, seed=seed_of(number)), options)
+    return lambda number: _built("sampler", name, partial(make, seed=seed_of(number)), options)
 
 
-def built(kind: str, name: str, make: Callable[..., T], options: Mapping[str, Any]) -> T:
+def _patient(wrapped: str = "none", patience: int = 1, min_delta: float = 0.0, **options: Any) -> BasePruner:
+    inner = None if wrapped == "none" else make_pruner(wrapped, options)
+    return pruners.PatientPruner(inner, patience=patience, min_delta=min_delta)
+
+
+_PRUNERS: dict[str, Callable[..., BasePruner]] = {
+    "none": pruners.NopPruner,
+    "median": pruners.MedianPruner,
+    "percentile": pruners.PercentilePruner,
+    "successive-halving": pruners.SuccessiveHalvingPruner,
+    "hyperband": pruners.HyperbandPruner,
+    "threshold": pruners.ThresholdPruner,
+    "patient": _patient,
+}
+
+
+def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
+    """Create a pruner.
+
+    Args:
+        name: One of :data:`kdnas_env.agents.optuna.PRUNERS`.
+        options: Keyword arguments of Optuna's class. ``patient`` takes its own arguments, ``wrapped`` (the name of
+            another pruner; default: none), and the keyword arguments of the wrapped pruner.
+
+    Raises:
+        KDNASError: If the name or an option is unknown or malformed.
+    """
+    check_choice("pruner", name, _PRUNERS)
+    return _built("pruner", name, _PRUNERS[name], options)
+
+
+def _built(kind: str, name: str, make: Callable[..., T], options: Mapping[str, Any]) -> T:
     """Create an object of Optuna from plain options.
 
     Args:

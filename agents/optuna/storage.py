@@ -27,7 +27,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from kdnas_env.agents.optuna.config import WORKER, OptunaConfig
+from kdnas_env.agents.optuna import WORKER, OptunaConfig
 from kdnas_env.errors import DependencyError, KDNASError, RunError
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.identity import differences

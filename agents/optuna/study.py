@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import optuna
-from optuna import pruners
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.pruners import BasePruner
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from kdnas_env.agents.optuna.config import DISMISSED, STATUS, WORKER, Identity, OptunaConfig, Outcome
-from kdnas_env.agents.optuna.samplers import RecentTrials, StudyView, TrialSampler, built, sampler_maker
+from kdnas_env.agents.optuna import DISMISSED, STATUS, WORKER, Identity, OptunaConfig
+from kdnas_env.agents.optuna.samplers import RecentTrials, StudyView, TrialSampler, make_pruner, sampler_maker
 from kdnas_env.agents.optuna.storage import (
     Heartbeat,
     check_content,
@@ -31,11 +30,30 @@ from kdnas_env.agents.optuna.storage import (
 from kdnas_env.core.grid import Grid, Seen
 from kdnas_env.errors import RunError
 from kdnas_env.support.arrays import Ints
-from kdnas_env.support.checks import check_choice
+
+Ending = Literal["COMPLETE", "PRUNED", "FAIL"]
+"""Final state of a trial, by its name in ``optuna.trial.TrialState``."""
 
 _NAME = "kdnas"
 _GENERATIONS = 4
 """Minimum number of generations that genetic samplers see; they use the current one and the one before."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The outcome of a trial.
+
+    Attributes:
+        state: Final state of the trial.
+        values: Objective values, if any.
+        attributes: User attributes.
+        constraints: Violation of each constraint; above 0 if it is broken.
+    """
+
+    state: Ending
+    values: Sequence[float] | None = None
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    constraints: Mapping[str, float] = field(default_factory=dict)
 
 
 class GridStudy:
@@ -58,6 +76,7 @@ class GridStudy:
         self.study = study
         self.worker = worker
         self._heartbeat = None if worker is None else Heartbeat(study, worker, config.stale_after)
+        self._config = config
         self._grid = grid
         self._sampler = sampler
         self._recent = RecentTrials(max(config.replay_size, _GENERATIONS * config.population), study.directions)
@@ -230,6 +249,22 @@ class GridStudy:
         """Return the reported epochs of a trial."""
         return self.study._storage.get_trial(trial._trial_id).intermediate_values.keys()
 
+    def outcome(self, reward: float, usable: bool, info: Mapping[str, Any]) -> Outcome:
+        """Return the outcome of an evaluation.
+
+        Args:
+            reward: The reward.
+            usable: Whether the evaluation succeeded and broke no limit.
+            info: The environment's info.
+        """
+        attributes: dict[str, Any] = {STATUS: str(info.get("status", "ok"))}
+        if math.isfinite(reward):
+            attributes["reward"] = reward
+        if "config" in info:
+            attributes["config"] = str(info["config"])
+        constraints = info.get("costs", {}) if self._config.limits == "constraints" else {}
+        return Outcome(*_state_and_values(self._config, reward, usable, info), attributes, constraints)
+
     @quiet()
     def finish(self, trial: Trial, outcome: Outcome) -> None:
         """End a trial that was begun or reopened by this object, unless another process has ended it."""
@@ -346,32 +381,18 @@ def _distribution(count: int, ordinal: bool) -> BaseDistribution:
     return IntDistribution(0, count - 1) if ordinal else CategoricalDistribution(range(count))
 
 
-def _patient(wrapped: str = "none", patience: int = 1, min_delta: float = 0.0, **options: Any) -> BasePruner:
-    inner = None if wrapped == "none" else make_pruner(wrapped, options)
-    return pruners.PatientPruner(inner, patience=patience, min_delta=min_delta)
-
-
-_PRUNERS: dict[str, Callable[..., BasePruner]] = {
-    "none": pruners.NopPruner,
-    "median": pruners.MedianPruner,
-    "percentile": pruners.PercentilePruner,
-    "successive-halving": pruners.SuccessiveHalvingPruner,
-    "hyperband": pruners.HyperbandPruner,
-    "threshold": pruners.ThresholdPruner,
-    "patient": _patient,
-}
-
-
-def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
-    """Create a pruner.
-
-    Args:
-        name: One of :data:`kdnas_env.agents.optuna.config.PRUNERS`.
-        options: Keyword arguments of Optuna's class. ``patient`` takes its own arguments, ``wrapped`` (the name of
-            another pruner; default: none), and the keyword arguments of the wrapped pruner.
-
-    Raises:
-        KDNASError: If the name or an option is unknown or malformed.
-    """
-    check_choice("pruner", name, _PRUNERS)
-    return built("pruner", name, _PRUNERS[name], options)
+def _state_and_values(
+    config: OptunaConfig, reward: float, usable: bool, info: Mapping[str, Any]
+) -> tuple[Ending, list[float] | None]:
+    if usable:
+        values = config.values_of(info) if config.objectives else [reward]
+        if all(map(math.isfinite, values)):
+            return "COMPLETE", values
+    elif info.get("status") == "stopped" and not config.objectives:
+        return "PRUNED", None
+    # A broken limit is not a failure: the reward, or the constraints, measure the violation.
+    elif info.get("cost", 0) > 0 and config.objectives and config.limits == "constraints":
+        return "COMPLETE", config.values_of(info)
+    elif config.failures == "reward" or (info.get("cost", 0) > 0 and not config.objectives):
+        return ("COMPLETE", [reward]) if math.isfinite(reward) else ("FAIL", None)
+    return "FAIL", None

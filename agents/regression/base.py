@@ -9,13 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from kdnas_env.agents.ask_tell import AskTellAgent, Proposal
-from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
+from kdnas_env.agents.predicting import WHOLE_SPACE, Scale, candidate_pool, replay_indices
 from kdnas_env.core.grid import Seen
 from kdnas_env.support.arrays import Floats, Ints
 from kdnas_env.support.settings import Settings
-
-WHOLE_SPACE = 10_000
-"""Spaces up to this many points are scored completely; for larger spaces, a pool is scored."""
 
 
 @dataclass(frozen=True)
@@ -54,21 +51,18 @@ class RegressionAgent(AskTellAgent[RegressionConfigT]):
         initial = n if self.ranking.global_best is None else min(n, max(self.config.initial - len(seen), 0))
         drawn = self.grid.draw(self.rng, initial, seen)
         seen.update(self.grid.numbers(drawn))
-        chosen, predicted = self._promising(self._pool(seen), n - initial) if initial < n else (drawn[:0], np.empty(0))
-        return Proposal(
-            actions=np.concatenate([chosen, drawn]),
-            random=np.arange(len(chosen) + len(drawn)) >= len(chosen),
+        chosen, predicted = self._promising(seen, n - initial) if initial < n else (drawn[:0], np.empty(0))
+        return Proposal.of_model(
+            np.concatenate([chosen, drawn]),
+            len(chosen),
             predicted=np.concatenate([predicted, np.full(len(drawn), np.nan)]),
             exploration=initial / n,
         )
 
-    def _pool(self, seen: Seen) -> Ints:
-        return candidate_pool(
-            self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=self.config.pool_size
-        )
-
-    def _promising(self, pool: Ints, n: int) -> tuple[Ints, Floats]:
-        """Return candidates of the pool, int64 ``(m, dims)``, and their predicted rewards, float64 ``(m,)``."""
+    def _promising(self, seen: Seen, n: int) -> tuple[Ints, Floats]:
+        """Return unseen candidates, int64 ``(m, dims)``, and their predicted rewards, float64 ``(m,)``."""
+        size = self.config.pool_size
+        pool = candidate_pool(self.grid, self.ranking, self.rng, seen, whole_space=WHOLE_SPACE, size=size)
         positions = replay_indices(self.ranking, self.config.replay_size)
         rewards, usable = self.ranking.rewards[positions], self.ranking.usable[positions]
         scale = Scale.of(rewards, usable)

@@ -8,8 +8,7 @@ from itertools import product
 import numpy as np
 
 from kdnas_env.agents.ask_tell import Proposal
-from kdnas_env.agents.predicting import Scale, candidate_pool, replay_indices
-from kdnas_env.agents.regression.base import WHOLE_SPACE
+from kdnas_env.agents.predicting import WHOLE_SPACE, Scale, candidate_pool, replay_indices
 from kdnas_env.agents.regression.posterior import Posterior, cholesky_factor, most_promising, whitened
 from kdnas_env.agents.transfer.base import ExperiencedAgent
 from kdnas_env.agents.transfer.experience import Experience

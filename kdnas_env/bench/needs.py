@@ -51,10 +51,10 @@ def evaluations_needed(
     wanted.check_agents()
     with TemporaryDirectory(prefix="kdnas-") as folder:
         runs = Runs.of(race(wanted, folder, workers=workers, on_progress=on_progress), [Truth.of(quiet)])
-    found = {
-        agent: {name: target_found(runs, agent, share) for name, share in TARGETS.items()} for agent in runs.agents
-    }
-    return {
-        agent: {name: {key: told[key] for key in ("median", "reached")} for name, told in targets.items()}
-        for agent, targets in found.items()
-    }
+    needed: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for agent in runs.agents:
+        outcomes = {name: target_found(runs, agent, share) for name, share in TARGETS.items()}
+        needed[agent] = {
+            name: {key: outcome[key] for key in ("median", "reached")} for name, outcome in outcomes.items()
+        }
+    return needed

@@ -1,6 +1,6 @@
-"""What agents are raced on, and what is true of it.
+"""The true values of a race's task, by which the searches of agents are judged.
 
-A table, or a surrogate, holds the answer to every question of a search, under limits too.
+A table or a surrogate gives the noise-free reward of every student, and so the optimum, also under limits.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import LATENCIES, MISSING, Table
 
 TARGETS = {"top_1_percent": 0.01, "top_0.1_percent": 0.001, "optimum": 0.0}
-"""Shares of the students that a search aims at; 0: the optimum, or what ties with it within the noise of the seeds."""
+"""Targets of a search, as the best share of the students; 0 is the optimum, or a student within the noise of it."""
 
 NOISE_STUDENTS, NOISE_SEEDS = 250, 8
-"""Students and seeds by which the noise of a surrogate is judged."""
+"""Numbers of students and seeds from which the noise of a surrogate is estimated."""
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is true of a task: the means over the seeds after the last epoch, of a table or of a surrogate.
+    """True values of a task's students: means over the seeds after the last epoch, from a table or a surrogate.
 
-    Students of a table that were never evaluated are left out, and where there are limits all that break one; of a
-    surrogate all other students of its space are there.
+    Students that break a limit are left out, and students that a table has no evaluation of. A surrogate has values for
+    all students of its space.
 
     Attributes:
         task: The task.
-        title: What is searched, in words.
+        title: Title of the table or the surrogate.
         space: The space of the table or the surrogate.
         epochs: Epochs of every evaluation.
-        index: Flat index of each student in the space, rising, int64 ``(n,)``.
+        index: Flat index of each student in the space, ascending, int64 ``(n,)``.
         reward: Its reward, float64 ``(n,)``.
         costs: Its loss and its latency over the teacher's, float64 ``(n, 2)``; NaN for a student that failed.
         seconds: Simulated seconds of its evaluation at the epochs of the task, float64 ``(n,)``.
         tolerance: Standard deviation of one student's reward between seeds (root mean square); rewards closer than
             that to the optimum tie with it.
-        infeasible: Students that are left out since they break a limit.
+        infeasible: Number of students that are left out because they break a limit.
     """
 
     task: Task
@@ -76,17 +76,18 @@ class Truth:
 
     @classmethod
     def of(cls, task: Task, on_progress: OnProgress = lambda done, total: None) -> Truth:
-        """Compute the truth of a task: of a table in some hundredths of a second, of a surrogate in a minute or two.
+        """Compute the true values of a task.
 
-        What a surrogate says is kept on disk (:mod:`kdnas_env.bench.listing`), so that it takes seconds the next time.
+        This takes hundredths of a second for a table, and a minute or two for a surrogate. The predictions of a
+        surrogate are cached on disk (:mod:`kdnas_env.bench.listing`), so that it takes seconds the next time.
 
         Args:
             task: The task.
-            on_progress: Called with how much of a surrogate's space is listed, and with all of it.
+            on_progress: Called with the number of points of a surrogate's space that are listed, and the number of all.
 
         Raises:
-            KDNASError: If there is no such table, it has not what the task asks for, nothing in it was evaluated, no
-                student keeps the limits, or the space of the surrogate is too large.
+            KDNASError: If there is no such table, it lacks data that the task needs, no student in it was evaluated
+                successfully or keeps the limits, or the space of the surrogate is too large.
         """
         if is_external(task.table):
             return _of_external(task)
@@ -99,22 +100,22 @@ class Truth:
 
     @classmethod
     def of_table(cls, task: Task, table: Table) -> Truth:
-        """Compute the truth of a task of a table that is loaded already; see :meth:`of`.
+        """Compute the true values of a task from a loaded table; see :meth:`of`.
 
-        The table may be a sample, of which an agent cannot be told what is not in it.
+        The table may hold a sample of its space.
         """
         return _of_table(task, table)
 
     @classmethod
     def sampled(cls, task: Task, points: int, rng: np.random.Generator) -> Truth:
-        """Compute what is true of random students of a surrogate's space; of a table, of all that it holds.
+        """Compute the true values of random students of a surrogate's space; of a table, those of all its students.
 
-        So it takes seconds however large the space, but its best is the best of the sample.
+        This takes seconds for a space of any size. The optimum is then the best of the sample.
 
         Args:
             task: The task.
-            points: Points that are drawn; those that name no student are left out.
-            rng: Draws them.
+            points: Number of points to draw; invalid points are left out.
+            rng: Generator that draws them.
 
         Raises:
             KDNASError: As :meth:`of`.
@@ -141,28 +142,28 @@ class Truth:
         return self.task.reward.floor
 
     def threshold(self, share: float) -> float:
-        """Return the least reward of the best share of the students; of the share 0, that ties with the optimum."""
+        """Return the lowest reward of the best share of the students; share 0 means ties with the optimum."""
         return top_threshold(self.reward, share) if share else self.best - self.tolerance
 
     def random_median(self, evaluations: int) -> float:
-        """Return the median of what random search finds if nothing is noisy, exactly."""
+        """Return the exact median of the best reward of random search without noise."""
         return random_search_quantile(self._ordered, min(max(1, evaluations), len(self.reward)))
 
     def affordable(self, budget: Budget) -> int:
-        """Return how many students of mean cost a budget is enough for, at least 1."""
+        """Return the number of students of mean cost that a budget pays for, at least 1."""
         if budget.unit == "evaluations":
             return int(budget.amount)
         each = float(self.seconds.mean()) if budget.unit == "seconds" else float(max(1, self.epochs))
         return max(1, int(budget.amount / each)) if each > 0 else len(self.reward)
 
     def evaluation_limit(self, budget: Budget) -> int:
-        """Return the most evaluations that a budget can be spent on."""
+        """Return the largest number of evaluations that a budget pays for."""
         if budget.unit == "seconds":
             taking = self.seconds[self.seconds > 0]  # failures may take no time
             if not len(taking):
                 return len(self.reward)
             most = math.ceil(budget.amount / float(taking.min())) + len(self.seconds) - len(taking)
-            # Of those that break a limit it is not known here how long they take.
+            # The seconds of students that break a limit are not known here.
             charged = self.task.infeasible == "charge" or self.task.constraints == "cost" or self.task.limits.keep
             return min(self.space.size, most + (self.infeasible if charged else 0))
         evaluations = budget.evaluations(Fidelity(epochs=self.epochs))
@@ -170,18 +171,15 @@ class Truth:
         return evaluations
 
     def index_of(self, config: StudentConfig) -> int:
-        """Return the flat index of a point of the space: of several that name one student, always the same."""
+        """Return the flat index of a student; always the same index if several points of the space are this student."""
         return self.space.index(self.space.encode(config))
 
     def rewards_of(self, index: npt.ArrayLike) -> Floats:
-        """Return the true reward of flat indices, float64; that of a failure where there is no such student.
-
-        Nor is there one that breaks a limit.
-        """
+        """Return the true rewards of flat indices, float64; that of a failure for those without a student here."""
         return np.where(self._there(index), self.reward[self._place(index)], self.floor)
 
     def costs_of(self, index: npt.ArrayLike) -> Floats:
-        """Return true loss and latency ratio of flat indices, float64 ``(n, 2)``; NaN where there is no student."""
+        """Return true loss and latency ratio of flat indices, float64 ``(n, 2)``; NaN if there is no student here."""
         return np.asarray(np.where(self._there(index)[..., None], self.costs[self._place(index)], np.nan))
 
     @cached_property
@@ -217,7 +215,7 @@ def _of_table(task: Task, table: Table) -> Truth:
     reward, whole = task.reward, Fidelity(epochs=table.metadata.epochs)
     epochs = whole.epochs if task.epochs is None else task.epochs
     mean = TabularEvaluator(table, "mean", task.device, missing="failed")
-    # A student may have several names, and stand in a table by another than the one it is found by.
+    # Several points can be the same student; the table may use another of them than the canonical one.
     index = np.sort(table.space.canonical(table.index[(table.status != MISSING).any(axis=1)]))
     cells = mean.look_up(index, whole)
     if not cells.ok.any():
@@ -282,18 +280,18 @@ def _feasible(
     ratio: Floats,
     loss: Floats,
 ) -> npt.NDArray[np.bool_]:
-    """Return which students break no limit, bool ``(n,)``: those that failed break only what is known of them.
+    """Return which students break no limit, bool ``(n,)``. A failed student can break only limits on known figures.
 
     Args:
         task: The task.
-        ok: Which ended well, bool ``(n,)``.
+        ok: Whether the evaluations succeeded, bool ``(n,)``.
         parameters: Parameters, integers ``(n,)``.
-        latency_ms: Latencies, ``(n,)``; NaN where there is none, as in the next two.
+        latency_ms: Latencies, ``(n,)``; in these and the next two arrays, NaN means unknown.
         ratio: Latencies over the teacher's, ``(n,)``.
         loss: Losses of the reward, ``(n,)``.
 
     Raises:
-        KDNASError: If none keeps all limits; with the figures.
+        KDNASError: If no student keeps all limits; the message gives the figures.
     """
     limits = task.limits
     values: dict[str, Floats] = {
@@ -316,7 +314,7 @@ def _figures(
     broken: Mapping[str, npt.NDArray[np.bool_]],
     ok: npt.NDArray[np.bool_],
 ) -> str:
-    """Return in words how many students keep each limit, and what the best of them have."""
+    """Return a text that says how many students keep each limit, and the best value of each figure."""
     words = []
     for name, breaks in broken.items():
         known = values[name][ok & np.isfinite(values[name])]
@@ -330,7 +328,7 @@ def _figures(
 
 @dataclass(frozen=True)
 class _Question:
-    """What truth is asked for: that of a task, and of the contents of its file."""
+    """Key of the cache of :func:`_of_surrogate`: a task, and the checksum of its file."""
 
     task: Task
     checksum: str
@@ -346,7 +344,7 @@ def _of_surrogate(question: _Question) -> Truth:
 
 
 def _mean_of(task: Task, surrogate: Surrogate) -> tuple[SurrogateEvaluator, Fidelity]:
-    """Return what answers with the means of a surrogate, and the fidelity of the task's evaluations."""
+    """Return an evaluator of a surrogate's means, and the fidelity of the task's evaluations."""
     SurrogateEvaluator(surrogate, task.seed, task.device)  # checks them
     short = Fidelity(epochs=surrogate.metadata.epochs if task.epochs is None else task.epochs)
     surrogate.metadata.check_fidelity(short)
@@ -386,7 +384,7 @@ def _deviation(rewards: Floats, ended: npt.NDArray[np.bool_]) -> float:
 
     Args:
         rewards: float64 ``(seeds, students)``.
-        ended: Whether they ended well, bool of the same shape; students count that did with every seed.
+        ended: Whether the evaluations succeeded, bool of the same shape. Students that failed with a seed are ignored.
     """
     whole = ended.all(axis=0)
     return float(np.sqrt(rewards[:, whole].var(axis=0, ddof=1).mean())) if len(rewards) > 1 and whole.any() else 0.0

@@ -18,7 +18,7 @@ from kdnas_env.cli.short_help import HELP, HELP_ALL, asks_for_help, print_help
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.agreement import TableAgreementOptions
 from kdnas_env.pipeline.controllers import TrainOptions
-from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.distill_options import DistillOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.inspecting import TableInspectOptions
 from kdnas_env.pipeline.installed import AgentsOptions, DoctorOptions

@@ -13,15 +13,15 @@ from kdnas_env.cli.search import print_search
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate
-from kdnas_env.pipeline.distill import DistillRun
+from kdnas_env.pipeline.distilled import DistillRun
+from kdnas_env.pipeline.finished_run import PipelineRun, more_candidates
 from kdnas_env.pipeline.limit_lines import HEADINGS, score_rows
 from kdnas_env.pipeline.products import product_of
-from kdnas_env.pipeline.run import PICTURE, PipelineRun, run
+from kdnas_env.pipeline.run import PICTURE, run
 from kdnas_env.pipeline.run_options import PipelineOptions
-from kdnas_env.pipeline.run_page import more_candidates
 from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.score import Scores
-from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.searching.run_folder import REPORT
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,11 +22,18 @@ from kdnas_env.core.choices import (
     is_positive,
     read_space_file,
 )
-from kdnas_env.core.derived_choices import derived_choices
 from kdnas_env.core.grid_space import Action, GridSpace
 from kdnas_env.errors import SpaceError
 from kdnas_env.support.arrays import Ints
 from kdnas_env.support.untrusted import shown
+
+ACTIVATIONS = ("gelu", "relu", "silu")
+"""Activations of derived spaces."""
+LAYER_FRACTIONS = (1 / 4, 1 / 3, 1 / 2, 5 / 6, 1)
+HEAD_FRACTIONS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1)
+WIDTH_FRACTIONS = (1 / 2, 1)
+FFN_FRACTIONS = (1 / 8, 1 / 6, 3 / 16, 1 / 4, 1 / 3, 1 / 2, 2 / 3, 1)
+"""Sizes of derived spaces, as fractions of the teacher's."""
 
 LARGEST_ENUMERATION = 100_000
 """Maximum number of points of a space whose points are listed."""
@@ -80,8 +88,8 @@ class SearchSpace(GridSpace[StudentConfig]):
     ) -> SearchSpace:
         """Derive a space from the teacher's own architecture.
 
-        The choices are fractions of the teacher's sizes (:func:`kdnas_env.core.derived_choices.derived_choices`), such
-        that every point is valid without ``max_parameters``.
+        The choices are fractions of the teacher's sizes (:func:`derived_choices`), such that every point is valid
+        without ``max_parameters``.
 
         Args:
             teacher: The teacher's architecture.
@@ -309,3 +317,52 @@ class SearchSpace(GridSpace[StudentConfig]):
                 f"the space has {self.size} points; expected at most {LARGEST_ENUMERATION} to list them; give its "
                 "dimensions fewer choices"
             )
+
+
+def derived_choices(teacher: EncoderArchitecture, families: Sequence[str] | None = None) -> dict[str, tuple[Any, ...]]:
+    """Return choices that are fractions of a teacher's sizes.
+
+    Numbers of heads are divisors of the teacher's. Widths are multiples of 8 and of the teacher's number of heads,
+    feed-forward sizes multiples of 8. Therefore every point can be built. For BERT-base these are the 1,200
+    architectures of KD-NAS (Trivedi et al. 2023, arXiv:2303.09639).
+
+    Args:
+        teacher: The teacher's architecture.
+        families: Student families; None: the teacher's own. A single family that is the teacher's own is no dimension.
+    """
+    base = teacher.as_student()
+    heads = teacher.num_attention_heads
+    widths = [_near_multiple(teacher.hidden_size * f, math.lcm(8, heads)) for f in WIDTH_FRACTIONS[:-1]]
+    inner = [_near_multiple(teacher.intermediate_size * f, 8) for f in FFN_FRACTIONS[:-1]]
+    chosen = tuple(dict.fromkeys(families)) if families else (base.family,)
+    choices: dict[str, tuple[Any, ...]] = {
+        "num_hidden_layers": _sorted_unique(
+            max(1, _round_half_up(teacher.num_hidden_layers * f)) for f in LAYER_FRACTIONS
+        ),
+        "num_attention_heads": _sorted_unique(_nearest_divisor(heads * f, heads) for f in HEAD_FRACTIONS),
+        "hidden_size": _sorted_unique(
+            [*(width for width in widths if width <= teacher.hidden_size), teacher.hidden_size]
+        ),
+        "intermediate_size": _sorted_unique(
+            [*(size for size in inner if size <= teacher.intermediate_size), teacher.intermediate_size]
+        ),
+        "hidden_act": ACTIVATIONS if base.hidden_act in ACTIVATIONS else (base.hidden_act, *ACTIVATIONS),
+    }
+    return choices if chosen == (base.family,) else {**choices, "family": chosen}
+
+
+def _round_half_up(value: float) -> int:
+    return math.floor(value + 0.5)
+
+
+def _near_multiple(value: float, base: int) -> int:
+    return max(base, base * _round_half_up(value / base))
+
+
+def _nearest_divisor(value: float, number: int) -> int:
+    divisors = [d for d in range(1, number + 1) if number % d == 0]
+    return min(divisors, key=lambda d: (abs(d - value), d))
+
+
+def _sorted_unique(values: Any) -> tuple[int, ...]:
+    return tuple(sorted(set(values)))

@@ -14,11 +14,12 @@ import torch
 
 from kdnas_env.core.architecture import EncoderArchitecture, count_parameters
 from kdnas_env.core.shapes import customary_values
-from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import one_line, quiet_transformers
+from kdnas_env.errors import TeacherError, one_line
+from kdnas_env.support.libraries import quiet_transformers
 
 _MOST_LAYERS = 1000
-_POOLER = "pooler."
+POOLER = "pooler."
+"""Prefix of the names of a pooler's weights."""
 
 _FETCH_AGAIN = "if the file is cut short or a Git LFS pointer, fetch it again"
 
@@ -102,7 +103,7 @@ def load_encoder(
             f"the weights of {what} in {folder} do not fit its config.json: {name} is {tuple(stored)} and should be "
             f"{tuple(expected)}{_and_others(misfits)}; configuration and weights are not of one model"
         )
-    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(_POOLER))
+    missing = sorted(name for name in loading["missing_keys"] if not name.startswith(POOLER))
     if missing:
         raise TeacherError(
             f"{what} lacks {len(missing)} of its encoder's weights, such as {missing[0]!r}; is it a checkpoint of a "
@@ -228,5 +229,5 @@ def _is_of_encoder(name: str, model: Any) -> bool:
     return part != "pooler" and (inner != name or part in dict(model.named_children()))
 
 
-def _and_others(found: list[Any]) -> str:
-    return f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+def _and_others(names: list[Any]) -> str:
+    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

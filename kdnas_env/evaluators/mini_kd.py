@@ -22,18 +22,17 @@ from kdnas_env.core.architecture import StudentConfig, count_parameters, forward
 from kdnas_env.core.constraints import Constraints
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Fidelity, Latency, Status
 from kdnas_env.distillation.student.building import build_student
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe, changed, resolve_recipe
 from kdnas_env.distillation.training.workload import open_workload
-from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError
+from kdnas_env.errors import CacheError, DependencyError, RunError, SpaceError, is_out_of_memory, one_line
 from kdnas_env.evaluators.best_student import BestStudent
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings, latency_settings
 from kdnas_env.latency import LatencyProbe
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
-from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import SILENT, Progress
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import EpochCallback, EpochReport, Evaluation, Evaluator, Fidelity, Status
-from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.errors import is_out_of_memory, one_line
 
 MakeEvaluator = Callable[[], Evaluator]
 """Makes a worker's evaluator. It travels to the worker, so that it must be picklable."""

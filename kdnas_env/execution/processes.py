@@ -12,9 +12,9 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from kdnas_env.core.evaluation import EpochCallback, EpochReport
+from kdnas_env.errors import one_line
 from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raised, Ready, attempt
 from kdnas_env.support.child_processes import follow_parent, leave_nothing_behind, worker_context
-from kdnas_env.support.libraries import one_line
 
 _FAREWELL_SECONDS = 2.0
 _LAST_BREATH_SECONDS = 5.0

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdnas_env.core.evaluation import EpochReport, Evaluator
-from kdnas_env.errors import DependencyError, RunError
+from kdnas_env.errors import DependencyError, RunError, one_line
 from kdnas_env.execution.backend import Job, Lost, MakeEvaluator, Message, Raised, Ready, attempt
-from kdnas_env.support.libraries import one_line
 
 _REACHABLE_SECONDS = 10.0
 

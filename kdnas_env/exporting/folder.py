@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import parse_json
 
 EXPORT, TASK, VOCABULARY, EMBEDDER = "export.json", "task.json", "vocabulary.json", "embedder.json"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line
 
 _HUB_NAMES = {"demo": "sentence-transformers/all-MiniLM-L6-v2"}
 """Hub names of the embedded teachers."""

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.exporting.onnx import GRAPH, INT8_GRAPH
 from kdnas_env.latency.interleave import Pass, interleave, select_clock
 from kdnas_env.latency.onnx_runtime import INPUT_NAMES, Output, open_graph, write_graph
 from kdnas_env.latency.quantise import quantise
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
-from kdnas_env.support.libraries import one_line, quiet_transformers
+from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.scratch import scratch_folder
 from kdnas_env.tasks.encoding import encode, pad
 from kdnas_env.tasks.scores import Share, Standing
@@ -89,13 +89,13 @@ class Measured:
     @property
     def warning(self) -> str | None:
         """Why the share of the teacher's score says little, in words; None where the teacher knows its task."""
-        weak = [one for one in self.standings if one.teacher_is_weak]
+        weak = [standing for standing in self.standings if standing.teacher_is_weak]
         if not weak:
             return None
         scores = "; ".join(
-            f"{one.split}: {one.teacher[0]:.1%}, 95 % interval {one.teacher[1]:.1%} - {one.teacher[2]:.1%}, beside "
-            f"{one.constant:.1%}"
-            for one in weak
+            f"{standing.split}: {score:.1%}, 95 % interval {low:.1%} - {high:.1%}, beside {standing.constant:.1%}"
+            for standing in weak
+            for score, low, high in (standing.teacher,)
         )
         return (
             f"the teacher hardly beats the {weak[0].answer} ({scores}), so the share of its score that is kept says "

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.exporting.check import random_batch
 from kdnas_env.exporting.source import Source
 from kdnas_env.latency.onnx_runtime import LAST_HIDDEN_STATE, Output, open_graph, write_graph
 from kdnas_env.latency.quantise import DYNAMIC, quantise
-from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.specs import MULTI_LABEL
 
 GRAPH, INT8_GRAPH = "onnx/model.onnx", "onnx/model_quantized.onnx"

@@ -1,26 +1,29 @@
-"""The record of a classifier: its task, its scores, and how it came to be."""
+"""The records of classifiers and embedding students: what they are for, their scores, and how they were made."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.exporting.folder import TASK
+from kdnas_env.exporting.folder import EMBEDDER, TASK
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.places import found_again, with_places
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.data import HUB, load_task
+from kdnas_env.tasks.embedding import EmbeddingSettings
 from kdnas_env.tasks.own import OwnTask
 from kdnas_env.tasks.scores import TaskScore
 from kdnas_env.tasks.specs import EMBEDDED_TASKS, Split, TaskData
+from kdnas_env.tasks.vector_scores import EmbeddingScore
 
 FORMAT_VERSION = 1
 
-_PATHS = ("teacher.name", "task.source", "task.reading.validation_file", "task.reading.test_file")
+_CLASSIFIER_PATHS = ("teacher.name", "task.source", "task.reading.validation_file", "task.reading.test_file")
+_EMBEDDER_PATHS = ("teacher.name", "source")
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ClassifierRecord:
             RunError: If it cannot be written.
         """
         scores = {"score": self.score.to_dict(), "teacher_score": self.teacher_score and self.teacher_score.to_dict()}
-        write_json(folder / TASK, with_places({**asdict(self), **scores}, _PATHS, folder, absolute=absolute))
+        write_json(folder / TASK, with_places({**asdict(self), **scores}, _CLASSIFIER_PATHS, folder, absolute=absolute))
 
 
 def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord | None:
@@ -76,6 +79,78 @@ def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord |
         return restore(ClassifierRecord, found_again(read_json(path), path.parent))
     except ValueError as error:
         raise RunError(f"the record of the classifier in {str(path)!r} cannot be read: {error}") from error
+
+
+@dataclass(frozen=True)
+class EmbedderRecord:
+    """What is known of an embedding student; plain data, but for the scores.
+
+    Attributes:
+        teacher: Name, fingerprint and width of what it imitates.
+        score: How its vectors compare with the teacher's.
+        closed_form: The same of the head in closed form alone.
+        curve: Learning curve, see :class:`kdnas_env.tasks.embedding.EmbeddingDistillation`.
+        settings: How it was trained.
+        made_from: Fingerprint of student, teacher, texts, settings and seed.
+        source: Where the texts come from.
+        texts: Texts that it was trained on.
+        seed: Seed of everything random.
+        seconds: Seconds of the training.
+        parameters: Number of parameters, including the head, without a pooler that no vector depends on.
+        versions: Versions of kdnas and its libraries.
+        drawn: How the texts were drawn from their source, as :func:`kdnas_env.pipeline.embedders.draw_text` takes it;
+            empty if that is not known.
+        heldout: SHA-256 (hex) of the texts that it was scored on.
+        format: Version of this record.
+    """
+
+    teacher: Mapping[str, Any]
+    score: EmbeddingScore
+    closed_form: EmbeddingScore
+    curve: tuple[dict[str, float], ...]
+    settings: EmbeddingSettings
+    made_from: str
+    source: str
+    texts: int
+    seed: int
+    seconds: float
+    parameters: int
+    versions: Mapping[str, str]
+    drawn: Mapping[str, Any] = field(default_factory=dict)
+    heldout: str = ""
+    format: int = FORMAT_VERSION
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether it was trained, to no avail, and is left as it was before."""
+        return bool(self.curve) and self.score == self.closed_form
+
+    def write(self, folder: Path, *, absolute: bool = True) -> None:
+        """Write the record into the folder of an embedding student.
+
+        Args:
+            folder: The folder, or one beside it, to be renamed.
+            absolute: Whether the absolute paths of teacher and text are written too, which describe the machine.
+
+        Raises:
+            RunError: If it cannot be written.
+        """
+        write_json(folder / EMBEDDER, with_places(asdict(self), _EMBEDDER_PATHS, folder, absolute=absolute))
+
+
+def read_embedder_record(folder: str | os.PathLike[str]) -> EmbedderRecord | None:
+    """Read the record of an embedding student's folder; None if there is none.
+
+    Raises:
+        RunError: If it is malformed.
+    """
+    path = Path(folder) / EMBEDDER
+    if not os.path.isfile(path):
+        return None
+    try:
+        return restore(EmbedderRecord, found_again(read_json(path), path.parent))
+    except ValueError as error:
+        raise RunError(f"the record of the embedding student in {str(path)!r} cannot be read: {error}") from error
 
 
 def describe_task(task: TaskData) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from kdnas_env.distillation.checkpoint import read_config
+from kdnas_env.distillation.student.cutting import MODULES
 from kdnas_env.distillation.student.folder import (
     PROJECTION,
     Lineage,
@@ -23,13 +24,11 @@ from kdnas_env.distillation.student.folder import (
 )
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, locate
 from kdnas_env.distillation.training.recipe import resolve_recipe
-from kdnas_env.errors import ExportError, KDNASError, TeacherError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
+from kdnas_env.errors import ExportError, KDNASError, TeacherError, one_line
 from kdnas_env.exporting.hub import hub_name
-from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
+from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord, read_classifier_record, read_embedder_record
 from kdnas_env.searching.run_folder import check_is_no_run
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line
 from kdnas_env.tasks.heads import PROBLEM_TYPES, load_classifier
 from kdnas_env.tasks.specs import CLASSIFICATION, MULTI_LABEL, REGRESSION
 from kdnas_env.tasks.vectors import SentenceVectors, open_embedder
@@ -51,8 +50,6 @@ _PRETRAINING = (
 
 _CLASSIFIER = "ForSequenceClassification"
 """End of the names of the classes of transformers that classify texts."""
-
-_MODULES = "modules.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,8 +200,8 @@ def _left_out(encoder: Teacher, folder: Path, classifies: bool) -> Iterator[str]
         )
     if parts and not classifies:
         yield f"exported without what belongs to its pretraining alone: {', '.join(parts)}"
-    if os.path.isfile(folder / _MODULES):
-        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {_MODULES})"
+    if os.path.isfile(folder / MODULES):
+        yield f"exported without what Sentence Transformers does after the encoder (its pooling, {MODULES})"
 
 
 def load_lineage_teacher(source: Source) -> tuple[Teacher | None, str | None]:

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdnas_env.distillation.teacher.loading import Teacher
-from kdnas_env.errors import ExportError
+from kdnas_env.errors import ExportError, one_line
 from kdnas_env.exporting.check import Batch, Forward, graph_forward, random_batch, torch_forward
 from kdnas_env.exporting.onnx import main_output, write_float_graph
 from kdnas_env.exporting.source import Source, load_lineage_teacher
 from kdnas_env.latency.interleave import Pass, interleave, interquartile_range, select_clock
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.support.cpu_lock import pinned_threads, probe_lock, training_lock
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.scratch import scratch_folder
 
 

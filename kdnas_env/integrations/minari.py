@@ -145,7 +145,7 @@ def _episode(search: Trajectory, task: Task) -> EpisodeBuffer:
         terminations=[terminated for terminated, _ in ends],
         truncations=[truncated for _, truncated in ends],
         # Minari's arrow files hold numbers as lists, and arrays of arrays.
-        infos={name: one if one.ndim > 1 else one.tolist() for name, one in _columns(infos).items()},
+        infos={name: column if column.ndim > 1 else column.tolist() for name, column in _columns(infos).items()},
     )
 
 

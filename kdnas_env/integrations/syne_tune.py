@@ -101,7 +101,7 @@ class TaskBlackbox(Blackbox):  # type: ignore[misc]  # Syne Tune has no types
             KDNASError: If the space is too large to list.
         """
         configurations = pd.DataFrame(self.all_configurations())
-        curves = np.stack([self._curve(one) for one in configurations.to_dict("records")])
+        curves = np.stack([self._curve(student) for student in configurations.to_dict("records")])
         if predict_curves:
             return configurations, pd.DataFrame(curves.reshape(len(curves), -1))
         by_epoch = [configurations.assign(**{EPOCHS: epoch}) for epoch in self.fidelity_values.tolist()]

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnas_env.errors import DependencyError, LatencyError
+from kdnas_env.errors import DependencyError, LatencyError, one_line
 from kdnas_env.latency.interleave import Pass
-from kdnas_env.latency.quantise import quantise
+from kdnas_env.latency.quantise import ONLY_ERRORS, quantise
 from kdnas_env.latency.settings import INT8, LatencySettings
 from kdnas_env.latency.torch_runtime import random_ids, ready
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.scratch import scratch_folder
 
 INPUT_NAMES = ("input_ids", "attention_mask", "token_type_ids")
@@ -30,8 +29,6 @@ Output = Callable[[Any], torch.Tensor]
 LAST_HIDDEN_STATE: Mapping[str, Output] = {"last_hidden_state": operator.attrgetter("last_hidden_state")}
 
 _LOGGERS = ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-_ONLY_ERRORS = 3
-"""ONNX Runtime's severity that mutes its warnings."""
 
 
 class _Graph(nn.Module):
@@ -173,7 +170,7 @@ def open_graph(path: Path, threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = threads
-    options.log_severity_level = _ONLY_ERRORS
+    options.log_severity_level = ONLY_ERRORS
     # Sessions take turns: the threads of one that rests must not spin.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

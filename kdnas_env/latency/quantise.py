@@ -18,7 +18,7 @@ SCHEMES = (DYNAMIC, WEIGHTS_ONLY, TABLES_ONLY)
 _PRODUCTS = ("MatMul", "Gemm")
 """Operators that multiply by a weight."""
 _LARGEST = 127
-_WARNINGS, _ONLY_ERRORS = 2, 3
+WARNINGS, ONLY_ERRORS = 2, 3
 """Severities of ONNX Runtime's logger; it logs warnings unless told otherwise, and cannot be asked."""
 _FEW_ROWS = 64
 """Tables of fewer rows (segments) are not worth it."""
@@ -151,9 +151,9 @@ def _quiet() -> Iterator[None]:
 
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
-    onnxruntime.set_default_logger_severity(_ONLY_ERRORS)
+    onnxruntime.set_default_logger_severity(ONLY_ERRORS)
     try:
         yield
     finally:
         logging.disable(before)
-        onnxruntime.set_default_logger_severity(_WARNINGS)
+        onnxruntime.set_default_logger_severity(WARNINGS)

@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from kdnas_env.errors import LatencyError
+from kdnas_env.errors import LatencyError, one_line
 from kdnas_env.latency.interleave import Pass
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.support.libraries import one_line
 
 
 def load(model: nn.Module, settings: LatencySettings) -> Pass:

@@ -20,11 +20,13 @@ from kdnas_env.exporting.folder import EXPORT, digests
 from kdnas_env.exporting.measuring import Measured, teacher_files
 from kdnas_env.latency.quantise import DYNAMIC
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.distill import DISTILLED, DistillRun, distill
+from kdnas_env.pipeline.distill import distill
+from kdnas_env.pipeline.distilled import DISTILLED, DistillRun
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.finished_search import breaks_limits, folder_name, read_results
 from kdnas_env.pipeline.limit_lines import HEADINGS, Line, plain_lines, score_rows
-from kdnas_env.pipeline.products import Product, product_of
+from kdnas_env.pipeline.product import Product
+from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.run_options import CANDIDATES, PipelineOptions, Stage
 from kdnas_env.pipeline.work import StageProgress
 from kdnas_env.searching.run_folder import CONFIG, STUDENT

@@ -16,29 +16,20 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 
 from kdnas_env.core.architecture import FULL, StudentConfig
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
 from kdnas_env.distillation.student.folder import Lineage, read_lineage, save_student
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.corpus_report import tell
-from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.full_kd import FullKDResult, FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed, full_recipe, resolve_recipe
 from kdnas_env.distillation.training.resuming import tell_going_on
+from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
 from kdnas_env.errors import KDNASError, RunError
 from kdnas_env.exporting.cards.student import distilled_card
-from kdnas_env.exporting.embedder import EmbedderRecord
-from kdnas_env.exporting.record import ClassifierRecord
-from kdnas_env.pipeline.distill import (
-    CURVE_PICTURE,
-    DISTILLED,
-    README,
-    DistilledClassifier,
-    DistilledEmbedder,
-    DistilledStudent,
-    DistillOptions,
-    DistillRun,
-)
+from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord
+from kdnas_env.pipeline.distill_options import DistillOptions
+from kdnas_env.pipeline.distilled import DISTILLED, DistilledClassifier, DistilledEmbedder, DistilledStudent, DistillRun
 from kdnas_env.pipeline.finished_search import (
     Chosen,
     check_as_searched,
@@ -49,7 +40,8 @@ from kdnas_env.pipeline.finished_search import (
     is_kept,
     mini_kd_student,
 )
-from kdnas_env.pipeline.products import Product, product_of
+from kdnas_env.pipeline.product import Product
+from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.pipeline.work import working
 from kdnas_env.searching.run_folder import STUDENT, RunFolder, package_versions
@@ -63,8 +55,26 @@ from kdnas_env.tasks.encoding import resolve_device
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+CURVE_PICTURE = "curve.png"
+
 DISTILLING = "distilling"
 """How the names of the pieces of work begin in which students are distilled."""
+
+_README = """# A run of `kdnas distill` or `kdnas_env.distill`
+
+| File | Content |
+|---|---|
+| `config.json` | every setting |
+| `run.json` | state of the run, versions, machine |
+| `evaluated.jsonl` | with another task than the search has: what both are evaluated on; no student is distilled on it |
+| `NAME/student/` | a distilled student: weights, configuration, tokenizer, projection, lineage and a model card |
+| `NAME/distilled.json`, `NAME/curve.png` | its learning curve |
+| `NAME/classifier/` | with a task: the student with a head for it, as transformers loads it, and its scores |
+| `NAME/embedder/` | with the task embedding: the student with a head to the teacher's vectors, and its scores |
+| `NAME/checkpoints/`, `NAME/classifier-checkpoints/`, `NAME/embedder-checkpoints/` | of an interrupted training |
+
+Go on with an interrupted training by the same command or call again.
+"""
 
 
 def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
@@ -89,7 +99,7 @@ def distil_chosen(options: DistillOptions, progress: Progress) -> DistillRun:
             product.read(options.task)
     teacher = _teacher(options, search, missing, run) if missing or untaught else None
     notes: tuple[str, ...] = ()
-    folder = RunFolder.enter(options.folder, options, README) if is_main_process() else None
+    folder = RunFolder.enter(options.folder, options, _README) if is_main_process() else None
     # The others write into it as well; what the first one finds there must be of an earlier run.
     PartialState(cpu=options.device == "cpu").wait_for_everyone()
     with working(folder, call("distill", options.run, **options.places("run"))) as work:

@@ -13,7 +13,8 @@ from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.sources import draw_texts
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record, save_embedder
+from kdnas_env.exporting.embedder import save_embedder
+from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.pipeline.options import TaskOptions
 from kdnas_env.pipeline.work import name_of
 from kdnas_env.support.progress import Pieces, Progress

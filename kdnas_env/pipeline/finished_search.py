@@ -21,9 +21,9 @@ from kdnas_env.distillation.training.workload import as_taught, read_text
 from kdnas_env.envs.assemble import make_env
 from kdnas_env.errors import NoStudentError, RunError
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
-from kdnas_env.pipeline.distill import DistillOptions
-from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.distill_options import DistillOptions
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.searching.run_folder import EVALUATED, RESULTS, STORE, STUDENT, read_run, recorded_options
 from kdnas_env.support.atomic import expanded, read_json
 from kdnas_env.support.identity import check_same

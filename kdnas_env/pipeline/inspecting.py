@@ -15,11 +15,14 @@ from kdnas_env.bench.hardness import hardness
 from kdnas_env.bench.needs import MODELS, evaluations_needed
 from kdnas_env.bench.structure import compare_tasks, describe_rewards
 from kdnas_env.bench.truth import Truth
-from kdnas_env.core.evaluation import Evaluation
+from kdnas_env.core.evaluation import Evaluation, Fidelity
+from kdnas_env.core.pareto import pareto_front
 from kdnas_env.core.reward import KDReward
 from kdnas_env.envs.task import Task
 from kdnas_env.errors import TableError
+from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.support.checks import check_whole
+from kdnas_env.support.figures import ORANGE
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.tables.external import ExternalTable, is_external, read_external
 from kdnas_env.tables.storage import checksum, table_path
@@ -27,7 +30,6 @@ from kdnas_env.tables.surrogates.card import surrogate_card
 from kdnas_env.tables.surrogates.storage import load_source
 from kdnas_env.tables.surrogates.surrogate import Surrogate
 from kdnas_env.tables.table import MISSING, Table
-from kdnas_env.tabulation.picture import draw_table, mean_students
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -322,3 +324,53 @@ def check_asked(options: TableInspectOptions, inspection: AnyInspection) -> None
         raise TableError(f"{options.table!r} is an external table, which has no distillations to draw or to judge")
     if isinstance(inspection, SurrogateInspection) and drawn_or_judged:
         raise TableError(f"{options.table!r} is a surrogate: draw and judge the table that it was fitted to")
+
+
+def mean_students(table: Table) -> list[Evaluation]:
+    """Return the mean over seeds of every student with a loss and a latency on the first device."""
+    cells = TabularEvaluator(table, missing="failed").look_up(table.index, Fidelity(epochs=table.metadata.epochs))
+    return [cells.record(place) for place in np.flatnonzero(cells.ok).tolist()]
+
+
+def draw_table(table: Table) -> Figure:
+    """Plot all students of a table: held-out loss against latency, by depth and width, with the Pareto front.
+
+    Returns:
+        A matplotlib figure outside pyplot's global state, 8 by 5 inches.
+    """
+    from matplotlib.figure import Figure
+
+    students = mean_students(table)
+    ratio = np.array([student.latency.ratio for student in students if student.latency])
+    loss = np.array([student.heldout_unexplained[-1] for student in students])
+    layers = np.array([student.config.num_hidden_layers for student in students])
+    widths = np.array([student.config.hidden_size for student in students])
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(f"{table.metadata.name}: {len(students)} students")
+    axes.set_xlabel(f"latency ({table.metadata.devices[0].name}), share of the teacher's")
+    axes.set_ylabel("held-out unexplained variance")
+    for marker, width in zip("osD^vP*X", np.unique(widths), strict=False):
+        chosen = widths == width
+        points = axes.scatter(
+            ratio[chosen],
+            loss[chosen],
+            c=layers[chosen],
+            vmin=layers.min(),
+            vmax=layers.max(),
+            marker=marker,
+            cmap="viridis",
+            s=18,
+            alpha=0.8,
+            linewidths=0,
+            label=f"{width} wide",
+        )
+    front = pareto_front(ratio, loss)
+    axes.step(ratio[front], loss[front], where="post", color=ORANGE, linewidth=1.4, label="Pareto front")
+    if len(students):
+        figure.colorbar(points, ax=axes, pad=0.02, ticks=np.unique(layers)).set_label("layers")
+    axes.legend(frameon=False, fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    return figure

@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.errors import DependencyError, KDNASError, one_line
 from kdnas_env.pipeline.options import CacheOption
 from kdnas_env.searching.registry import agent_class, agent_names, make_agent
-from kdnas_env.support.libraries import one_line
 
 State = Literal["ok", "missing", "broken"]
 

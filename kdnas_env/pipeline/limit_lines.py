@@ -104,10 +104,11 @@ def score_rows(measured: Measured) -> list[tuple[str, ...]]:
     for name, words in _OF_VECTORS.items() if measured.vectors is not None else ():
         value, low, high = getattr(measured.vectors, name)
         rows.append((words, "", f"{value:.1%}", f"{low:.1%} - {high:.1%}", ""))
-    for one in measured.standings:
-        for whose, (score, low, high) in (("student", one.model), ("teacher", one.teacher)):
-            rows.append((f"score of the {whose}, {one.split}", "", f"{score:.1%}", f"{low:.1%} - {high:.1%}", ""))
-        rows.append((f"{one.answer}, {one.split}", "", f"{one.constant:.1%}", "", ""))
+    for standing in measured.standings:
+        split = standing.split
+        for whose, (score, low, high) in (("student", standing.model), ("teacher", standing.teacher)):
+            rows.append((f"score of the {whose}, {split}", "", f"{score:.1%}", f"{low:.1%} - {high:.1%}", ""))
+        rows.append((f"{standing.answer}, {split}", "", f"{standing.constant:.1%}", "", ""))
     return rows
 
 

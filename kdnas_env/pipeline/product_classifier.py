@@ -1,10 +1,12 @@
-"""Where a task has labels, students become classifiers."""
+"""The product of a task with labels: classifiers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.exporting.folder import TASK
@@ -13,24 +15,36 @@ from kdnas_env.exporting.measuring_classifiers import measure_classifier
 from kdnas_env.exporting.record import ClassifierRecord, read_classifier_record
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.classifiers import TaskWork, teacher_of, unlabelled_texts
-from kdnas_env.pipeline.distill import CLASSIFIER, DistillOptions
+from kdnas_env.pipeline.distill_options import CLASSIFIER, DistillOptions
 from kdnas_env.pipeline.evaluated_texts import write_evaluated
 from kdnas_env.pipeline.finished_search import evaluated_by_search, evaluated_file
 from kdnas_env.pipeline.options import TaskOptions
-from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.product import Measuring, Opening, Product
 from kdnas_env.pipeline.run_estimate import Effort
 from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.shell import command, python_command
+from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.data import check_task, load_task
 from kdnas_env.tasks.distilling import new_texts
 from kdnas_env.tasks.encoding import resolve_device
-from kdnas_env.tasks.overview import overview
-from kdnas_env.tasks.own import is_own
+from kdnas_env.tasks.own import REPEATED, is_own
 from kdnas_env.tasks.scores import task_metric
-from kdnas_env.tasks.specs import EMBEDDED_TASK, TASKS, TaskData, unlabelled_source
+from kdnas_env.tasks.specs import (
+    CLASSIFICATION,
+    EMBEDDED_TASK,
+    REGRESSION,
+    TASKS,
+    TRAIN,
+    Split,
+    TaskData,
+    unlabelled_source,
+)
 from kdnas_env.tasks.teacher import TASK_TEACHER, TaskTeacher
+
+_MOST_CLASSES = 12
+"""Classes that are named at most."""
 
 
 class ClassifierProduct(Product):
@@ -134,3 +148,49 @@ def _task_and_teacher(options: PipelineOptions, progress: Progress) -> tuple[Tas
         progress=progress,
     )
     return task, taught
+
+
+def overview(task: TaskData) -> tuple[str, ...]:
+    """Return what was found in the data of a task: columns, kind, classes, splits, what was left out and repeated."""
+    columns = " and ".join(map(repr, task.spec.columns))
+    labels = task.preparation.get("label_columns", ())
+    repeated = task.preparation.get(REPEATED, 0)
+    label = f", label {' and '.join(map(repr, labels))}" if labels else ""
+    return (
+        f"task {task.name}: {task.source}, text {columns}{label}",
+        f"  {_kind(task)}",
+        f"  splits: {', '.join(_split(task, name, split) for name, split in _splits(task).items())}",
+        f"  left out: {_left_out(task)}",
+        *([f"  kept: {repeated:,} {REPEATED.replace('_', ' ')}"] if repeated else []),
+    )
+
+
+def _splits(task: TaskData) -> dict[str, Split]:
+    return {TRAIN: task.train, **task.evaluation}
+
+
+def _kind(task: TaskData) -> str:
+    spec, labels = task.spec, task.train.labels
+    if spec.kind == REGRESSION:
+        return f"{spec.kind}: numbers from {labels.min():g} to {labels.max():g} to train on"
+    single = spec.kind == CLASSIFICATION
+    counts = np.bincount(labels, minlength=spec.outputs) if single else labels.sum(0)
+    named = [f"{shown(name)} ({count:,})" for name, count in zip(spec.class_names, counts, strict=True)]
+    more = f" and {len(named) - _MOST_CLASSES} more" if len(named) > _MOST_CLASSES else ""
+    return f"{spec.kind}, {spec.outputs} classes (samples to train on): {', '.join(named[:_MOST_CLASSES])}{more}"
+
+
+def _split(task: TaskData, name: str, split: Split) -> str:
+    origin = ""
+    if "drawn" in task.preparation:
+        drawn = task.preparation["drawn"].get(name)
+        rest = name == TRAIN and task.preparation["drawn"]
+        origin = " (the rest)" if rest else " (given)" if drawn is None else f" (drawn, seed {drawn['seed']})"
+    scored = ", which is scored" if name in task.spec.scored else ""
+    return f"{name} {len(split):,}{origin}{scored}"
+
+
+def _left_out(task: TaskData) -> str:
+    dropped = {"rows that lack fields": task.skipped, **task.preparation.get("dropped", {})}
+    reasons = [f"{count:,} {reason.replace('_', ' ')}" for reason, count in dropped.items() if count]
+    return ", ".join(reasons) or "nothing"

@@ -1,4 +1,4 @@
-"""With the task embedding, students become embedding models."""
+"""The product of the task ``embedding``: embedding models."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import ClassVar
 from kdnas_env.core.reward import TASK
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError, RunError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.folder import EMBEDDER as MARKER
 from kdnas_env.exporting.measuring import SIMILARITY, Measured, TeacherFiles
 from kdnas_env.exporting.measuring_embedders import measure_embedder
+from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.latency.settings import LatencySettings
-from kdnas_env.pipeline.distill import EMBEDDER, DistillOptions
+from kdnas_env.pipeline.distill_options import EMBEDDER, DistillOptions
 from kdnas_env.pipeline.embedders import EmbeddingWork, draw_text, held_out_texts, settings_of, text_of
 from kdnas_env.pipeline.evaluated_texts import write_texts
 from kdnas_env.pipeline.finished_search import corpus_options
 from kdnas_env.pipeline.options import TaskOptions
-from kdnas_env.pipeline.products import Measuring, Opening, Product
+from kdnas_env.pipeline.product import Measuring, Opening, Product
 from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.search_options import SearchOptions
 from kdnas_env.searching.run_folder import EVALUATED

@@ -3,98 +3,35 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
+from filecmp import cmpfiles
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from kdnas_env.core.architecture import StudentConfig
-from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, read_candidates
+from kdnas_env.errors import ExportError, KDNASError
+from kdnas_env.exporting.folder import digests, files_in, written_whole
+from kdnas_env.pipeline.candidates import Candidate, best_candidate, read_candidates
+from kdnas_env.pipeline.distilled import DISTILLED
+from kdnas_env.pipeline.finished_run import PipelineRun
+from kdnas_env.pipeline.finished_search import choose, read_results
 from kdnas_env.pipeline.options import options_of
-from kdnas_env.pipeline.run_opening import open_run
+from kdnas_env.pipeline.product import Product
+from kdnas_env.pipeline.run_opening import FINISHED, OpenedRun, open_run
 from kdnas_env.pipeline.run_options import STAGES, PipelineOptions
-from kdnas_env.pipeline.run_products import place_products
 from kdnas_env.pipeline.run_progress import StepProgress, announced, going_on
 from kdnas_env.pipeline.run_stages import Report, Result, do_stage
-from kdnas_env.pipeline.run_summary import summary_of, task_summary_of
-from kdnas_env.pipeline.work import Finished, working
-from kdnas_env.searching.run_folder import REPORT
-from kdnas_env.support.atomic import write_json, write_text
+from kdnas_env.pipeline.work import working
+from kdnas_env.searching.run_folder import REPORT, RESULTS, STUDENT
+from kdnas_env.support.atomic import read_json, write_json, write_text
 from kdnas_env.support.cpu_lock import pinned_threads
 from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from kdnas_env.bench.page import Page
-
 SUMMARY, PICTURE = "summary.json", "candidates.png"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class PipelineRun(Finished):
-    """A run whose wanted stages are done.
-
-    Attributes:
-        path: Its folder.
-        options: What was asked for.
-        results: What came of the stages that this call did, in order.
-        summary: What came of all stages that are done: what ``summary.json`` says.
-        candidates: With a task: the students that were tried, in order.
-        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it, or of the
-            embedding model, ``embedder`` as Sentence Transformers loads it, and ``export`` for ONNX Runtime, by these
-            names; empty where no student was distilled.
-    """
-
-    path: Path
-    options: PipelineOptions
-    results: tuple[Result, ...]
-    summary: dict[str, Any]
-    candidates: tuple[Candidate, ...] = ()
-    products: Mapping[str, Path] = field(default_factory=dict)
-
-    def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
-        return {"students": [str(StudentConfig.from_dict(row["student"])) for row in self.summary["students"]]}
-
-    @property
-    def best(self) -> Candidate | None:
-        """The first candidate that keeps the limits, else the one that comes closest; None without candidates."""
-        return best_candidate(self.candidates)
-
-    @property
-    def keeps_limits(self) -> bool:
-        """Whether there is a candidate that keeps all that was asked for, also on what is scored."""
-        return self.best is not None and self.best.keeps_limits
-
-    def plot(self) -> Figure:
-        """Draw the candidates: share of the teacher's score against speed-up."""
-        return draw_candidates(self.candidates, self.options.limits)
-
-    def report(self) -> Page:
-        """Return the run as a page; its ``to_html()`` is what ``report.html`` holds.
-
-        Raises:
-            RunError: If its search is not finished.
-        """
-        from kdnas_env.pipeline.run_page import run_page
-
-        return run_page(self)
-
-    def table(self) -> list[dict[str, Any]]:
-        """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
-        return [
-            {
-                **{name: value for name, value in student.items() if not isinstance(value, dict | list)},
-                "student": str(StudentConfig.from_dict(student["student"])),
-                **{name: str(self.path / file) for name, file in student["files"].items()},
-            }
-            for student in self.summary["students"]
-        ]
 
 
 def run(
@@ -162,3 +99,113 @@ def run(
         except KDNASError as error:  # a finished run can be seen again where its teacher is not there any more
             progress.say(f"{REPORT} was not written: {error}", "warning")
     return done
+
+
+def place_products(run: Path, product: Product, best: Candidate | None) -> dict[str, Path]:
+    """Copy the product of the chosen candidate, and its export, into the run folder; each completely or not at all.
+
+    They are copies, because archives and some file systems lose links. The folders of the candidates stay, so that a
+    run can go on with more candidates.
+
+    Args:
+        run: The run folder, which no other process writes to.
+        product: Kind of product.
+        best: The chosen candidate; None if there is none.
+
+    Returns:
+        The folders by their names.
+
+    Raises:
+        ExportError: If they cannot be written, or a folder of the candidate has changed since it was measured. Earlier
+            copies stay.
+    """
+    for name in product.places:
+        for unfinished in run.glob(f".{name}.*"):
+            shutil.rmtree(unfinished)
+    if best is None:
+        return {}
+    placed = {name: run / name for name in product.places}
+    for name, target in placed.items():
+        source = best.files[name]
+        if not _is_copy(target, source):
+            _check_whole(source, best.contents.get(name))
+            with written_whole(target) as folder:
+                shutil.copytree(source, folder, dirs_exist_ok=True)
+    return placed
+
+
+def _check_whole(folder: Path, recorded: Mapping[str, str] | None) -> None:
+    """Refuse a folder whose files have changed since they were measured; kdnas 0.1 recorded no digests."""
+    if recorded is None:
+        return
+    present = digests(folder) if folder.is_dir() else {}
+    changed = [name for name, digest in recorded.items() if present.get(name) != digest]
+    if changed:
+        raise ExportError(
+            f"{str(folder)!r} is not what was measured: {changed[0]!r} is missing or has changed; restore it, or "
+            "delete the folder of this candidate, and go on with the run"
+        )
+
+
+def _is_copy(target: Path, source: Path) -> bool:
+    files = files_in(source)
+    if not target.is_dir() or files_in(target) != files:
+        return False
+    same, _, _ = cmpfiles(source, target, files, shallow=False)
+    return len(same) == len(files)
+
+
+def summary_of(run: OpenedRun) -> dict[str, Any]:
+    """Return the results of the finished stages, as ``summary.json`` has them."""
+    states = run.states()
+    done = [stage for stage in STAGES if states.get(stage) == FINISHED]
+    scores = read_json(run.at("score") / RESULTS) if "score" in done else None
+    rows = {} if scores is None else {row["name"]: row for row in scores["rows"]}
+    searched = [row for row in read_results(run.at("search"))["students"] if row["status"] == "ok"]
+    students = []
+    for place, chosen in enumerate(choose(run.at("search"), run.options.family), start=1):
+        result = next(row for row in searched if row["student"] == chosen.config.to_dict())
+        row = rows.get("student" if place == 1 else f"student-{place}", {})
+        average = row.get("average") or {}
+        folder, files, unexplained = run.at("distill") / chosen.name, {}, None
+        if "distill" in done:
+            unexplained = read_json(folder / DISTILLED)["unexplained"]
+            files["student"] = str((folder / STUDENT).relative_to(run.path))
+        if "export" in done:
+            files["export"] = str((run.at("export") / chosen.name).relative_to(run.path))
+        students.append(
+            {
+                "name": chosen.name,
+                "student": chosen.config.to_dict(),
+                "parameters": result["parameters"],
+                "speedup": row.get("speedup") or result["speedup"],
+                "reward": result["reward"],
+                "unexplained": unexplained,
+                "score": average.get("mean"),
+                "kept": average.get("kept"),
+                "files": files,
+            }
+        )
+    return {
+        "teacher": run.options.teacher,
+        "stages": done,
+        "tasks": [] if scores is None else [task["name"] for task in scores["tasks"]],
+        "students": students,
+    }
+
+
+def task_summary_of(run: OpenedRun, product: Product, candidates: Sequence[Candidate]) -> dict[str, Any]:
+    """Return the limits and the measurements of all candidates, as ``summary.json`` has them."""
+    best = best_candidate(candidates)
+    students = [candidate.to_dict(run.path) for candidate in candidates]
+    return {
+        "teacher": run.options.teacher,
+        "stages": [stage for stage in run.stages if run.states().get(stage) == FINISHED],
+        "tasks": [run.options.task.name],
+        "limits": asdict(run.options.limits),
+        "products": {} if best is None else {name: name for name in product.places},
+        "best": None if best is None else str(best.place),
+        "keeps_limits": best is not None and best.keeps_limits,
+        "warning": None if best is None else best.measured.warning,
+        "students": students,
+    }

@@ -15,7 +15,8 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.latency.onnx_runtime import require_onnx
 from kdnas_env.latency.settings import INT8
 from kdnas_env.pipeline.finished_search import choose
-from kdnas_env.pipeline.products import Opening, Product, product_of
+from kdnas_env.pipeline.product import Opening, Product
+from kdnas_env.pipeline.products import product_of
 from kdnas_env.pipeline.run_options import CANDIDATES, STAGES, PipelineOptions, SearchStage, stage_folder, stage_named
 from kdnas_env.pipeline.search import README as SEARCH_README
 from kdnas_env.pipeline.search_options import check_installed

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, g
 import tyro
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distill import DistillOptions, Family, TextOptions
+from kdnas_env.pipeline.distill_options import DistillOptions, Family, TextOptions
 from kdnas_env.pipeline.export import ExportOptions
 from kdnas_env.pipeline.options import (
     IN_PLACE,

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from kdnas_env.pipeline.distill import CLASSIFIER
 from kdnas_env.pipeline.distill_loop import DISTILLING
+from kdnas_env.pipeline.distill_options import CLASSIFIER
 from kdnas_env.pipeline.limit_lines import asked_in_words
-from kdnas_env.pipeline.products import Opening
+from kdnas_env.pipeline.product import Opening
 from kdnas_env.pipeline.run_estimate import Effort, Timing
 from kdnas_env.pipeline.run_opening import search_options
 from kdnas_env.pipeline.run_options import PipelineOptions

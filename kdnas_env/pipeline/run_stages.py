@@ -1,4 +1,4 @@
-"""The stages of a run: each calls the function of its own command in a folder of the run."""
+"""The stages of a run: each calls the function of a command and writes to a folder inside the run folder."""
 
 from __future__ import annotations
 
@@ -10,28 +10,30 @@ from kdnas_env.errors import KDNASError
 from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.pipeline.candidates import Candidate, try_candidates
-from kdnas_env.pipeline.distill import DistillRun, distill
+from kdnas_env.pipeline.distill import distill
+from kdnas_env.pipeline.distilled import DistillRun
 from kdnas_env.pipeline.export import export
 from kdnas_env.pipeline.run_opening import FINISHED, NEEDS, OpenedRun, resuming_call, search_options
 from kdnas_env.pipeline.run_options import CANDIDATES
 from kdnas_env.pipeline.score import Scores, score
-from kdnas_env.pipeline.search import SearchRun, search
+from kdnas_env.pipeline.search import search
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.pipeline.work import StageProgress, noted
 from kdnas_env.support.progress import Progress, enter_step
 
 Result = SearchRun | DistillRun | Scores | ExportReport | Candidate
-"""What came of a stage, of the export of one student, or of a candidate."""
+"""Result of a stage, of the export of a student, or of a candidate."""
 
 Report = Callable[[Result], object]
 
 
 def do_stage(run: OpenedRun, stage: str, progress: Progress, report: Report) -> None:
-    """Do a stage, unless it is done, and report what came of it."""
-    # More candidates may be wanted than before.
+    """Run a stage and report its results; skip a finished stage."""
+    # A resumed run may ask for more candidates, so this stage always runs.
     if run.states().get(stage) == FINISHED and stage != CANDIDATES:
         progress.say(f"{stage}: done before")
         return
-    # Steps from labels to a classifier are told where they begin.
+    # With a task, the stage itself reports its steps.
     if run.options.task.name is None:
         enter_step(progress, stage)
     run.record("running", stage)
@@ -50,10 +52,14 @@ def do_stage(run: OpenedRun, stage: str, progress: Progress, report: Report) -> 
 
 
 def _how_to_go_on(run: OpenedRun, stage: str) -> str:
-    """Say how to go on after a failure: again, with other settings where nothing has begun, or without the stage."""
+    """Return how to continue after a stage has failed.
+
+    The run can be resumed; with other settings of the stage, if its folder does not exist yet; or without the stage, if
+    no other stage needs it.
+    """
     fixed = stage == CANDIDATES or run.at(stage).exists()
     changes = "" if fixed else f" (the settings of {stage} may be changed)"
-    note = f"the stage {stage} failed; what others finished is kept. go on{changes} with\n\n    `{run.go_on}`\n"
+    note = f"the stage {stage} failed; finished stages are kept. Go on{changes} with\n\n    `{run.go_on}`\n"
     states = run.states()
     others = [other for other in run.stages if other != stage and states.get(other) != FINISHED]
     if others and stage not in NEEDS.values():
@@ -64,7 +70,7 @@ def _how_to_go_on(run: OpenedRun, stage: str) -> str:
 def _search(run: OpenedRun, progress: Progress, report: Report) -> None:
     options = replace(search_options(run.options), **run.options.shared, **run.placed("search"))
     if not options.in_this_process:
-        options = replace(options, threads=None)  # the cores are shared out among the workers
+        options = replace(options, threads=None)  # the threads of this process are divided among the workers
     report(search(options, progress=StageProgress(progress, "search")))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdnas_env.errors import KDNASError
 from kdnas_env.latency import LatencySettings
-from kdnas_env.pipeline.distill import Students, student_folders
+from kdnas_env.pipeline.distilled import Students, student_folders
 from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.score_options import ScoreOptions
 from kdnas_env.pipeline.work import Finished, working
@@ -144,8 +144,8 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     """
     import torch
 
-    from kdnas_env.exporting.embedder import read_embedder_record
-    from kdnas_env.pipeline.score_files import exports_of, is_scored_by_files
+    from kdnas_env.exporting.record import read_embedder_record
+    from kdnas_env.pipeline.score_files import is_scored_by_files
     from kdnas_env.tasks.comparison import CellStore
     from kdnas_env.tasks.encoding import resolve_device
     from kdnas_env.tasks.summary import summarise
@@ -169,8 +169,7 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
         )
     latency = LatencySettings(**asdict(options.latency))
     if not (options.tasks or options.rows):
-        compute = {"device": options.device, "cache_dir": options.cache_dir}
-        exports = exports_of((options.model, *options.models), text=options.text, seed=options.seed, **compute)
+        exports = _exports(options, (options.model, *options.models))
         if exports is not None:
             return _score_files(options, exports, latency, progress)
     task_metric(TASKS[EMBEDDED_TASK])  # Whether it can be had, now and not after the work.
@@ -216,6 +215,26 @@ def score(model: Students | ScoreOptions | None = None, *, progress: Progress = 
     return result
 
 
+def _exports(options: ScoreOptions, models: Sequence[str]) -> Exports | None:
+    """Open exports to ONNX for scoring; None if the first folder is no export with a record.
+
+    Raises:
+        KDNASError: If they are not of one kind, or what they are scored by cannot be had.
+    """
+    from kdnas_env.exporting.folder import EMBEDDER, TASK
+    from kdnas_env.pipeline.score_classifier_files import ClassifierExports
+    from kdnas_env.pipeline.score_embedder_files import EmbedderExports
+    from kdnas_env.pipeline.score_files import is_export
+
+    if is_export(models[0], EMBEDDER):
+        return EmbedderExports.of(
+            models, text=options.text, seed=options.seed, device=options.device, cache_dir=options.cache_dir
+        )
+    if is_export(models[0], TASK):
+        return ClassifierExports.of(models, options.device, options.cache_dir)
+    return None
+
+
 def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettings, progress: Progress) -> Scores:
     """Score exports as they are served."""
     folder = _open_folder(options, SERVED)
@@ -242,8 +261,7 @@ def _score_files(options: ScoreOptions, exports: Exports, latency: LatencySettin
 
 def _comparison(options: ScoreOptions, sources: Sequence[str]) -> tuple[Comparison, Embedders | None]:
     """Return what is compared, and the embedding students in it if they are scored by their vectors."""
-    from kdnas_env.exporting.embedder import read_embedder_record
-    from kdnas_env.exporting.record import read_classifier_record, recorded_task
+    from kdnas_env.exporting.record import read_classifier_record, read_embedder_record, recorded_task
     from kdnas_env.pipeline.score_vectors import Embedders, scored_by_vectors
     from kdnas_env.tasks.comparison import CellStore, Comparison
     from kdnas_env.tasks.finetuning import FinetuneSettings

@@ -8,11 +8,11 @@ from typing import Self
 
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
 from kdnas_env.exporting.folder import EMBEDDER
 from kdnas_env.exporting.measuring import Measured, TeacherFiles
 from kdnas_env.exporting.measuring_classifiers import Decided
 from kdnas_env.exporting.measuring_embedders import SCORED, measure_embedder
+from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.latency.settings import LatencySettings
 from kdnas_env.pipeline.embedders import compared_texts
 from kdnas_env.pipeline.score_files import Exports, is_export

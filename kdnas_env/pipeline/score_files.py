@@ -127,7 +127,7 @@ class Exports(ABC):
         Raises:
             RunError: If something cannot be written or read.
         """
-        found = []
+        scores = []
         with teacher_files() as beside:
             for place, model in enumerate(self.models):
                 for format in files_of(model):
@@ -138,34 +138,8 @@ class Exports(ABC):
                         cells.mkdir(exist_ok=True)
                         texts = {split: values.tolist() for split, values in decided.items()}
                         write_json(cell, {"measured": measured.to_dict(), "decided": texts})
-                    found.append(_read(model, read_json(cell)))
-        return tuple(found)
-
-
-def exports_of(
-    models: Sequence[str], *, text: str | None, seed: int, device: str | None, cache_dir: str | None
-) -> Exports | None:
-    """Open exports to ONNX for scoring; None if the first folder is no export with a record.
-
-    Args:
-        models: Folders.
-        text: Source of the text that vectors are compared on; None for what was held out.
-        seed: Seed of the draw from a source.
-        device: Where teachers are run.
-        cache_dir: Where what teachers say is kept.
-
-    Raises:
-        KDNASError: If they are not of one kind, or what they are scored by cannot be had.
-    """
-    if is_export(models[0], EMBEDDER):
-        from kdnas_env.pipeline.score_embedder_files import EmbedderExports
-
-        return EmbedderExports.of(models, text=text, seed=seed, device=device, cache_dir=cache_dir)
-    if not is_export(models[0], TASK):
-        return None
-    from kdnas_env.pipeline.score_classifier_files import ClassifierExports
-
-    return ClassifierExports.of(models, device, cache_dir)
+                    scores.append(_read(model, read_json(cell)))
+        return tuple(scores)
 
 
 def is_export(model: str, marker: str) -> bool:
@@ -188,12 +162,12 @@ def file_columns(score: FileScore) -> dict[str, Any]:
     """Return what is known of a file, as a row of a table."""
     measured = score.measured
     columns = ("file", "format", "size_mb", "latency_ms", "teacher_latency_ms", "speedup")
-    kept = {share.split: share for share in measured.scored}
+    shares = {share.split: share for share in measured.scored}
     return {
         "model": score.model,
         **{name: getattr(measured, name) for name in columns},
-        **{split: share.score for split, share in kept.items()},
-        **{f"{split} kept": share.value for split, share in kept.items()},
+        **{split: share.score for split, share in shares.items()},
+        **{f"{split} kept": share.value for split, share in shares.items()},
         **({} if measured.vectors is None else measured.vectors.columns()),
     }
 

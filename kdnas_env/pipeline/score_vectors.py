@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.embedder import EmbedderRecord, read_embedder_record
+from kdnas_env.exporting.record import EmbedderRecord, read_embedder_record
 from kdnas_env.pipeline.embedders import compared_texts
 from kdnas_env.support.atomic import expanded
 from kdnas_env.support.cpu_lock import training_lock

@@ -3,42 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kdnas_env.core.constraints import BYTES_PER_PARAMETER, exported_megabytes
-from kdnas_env.core.evaluation import Status
-from kdnas_env.core.reward import IMITATION, KDReward
 from kdnas_env.core.smallest import check_possible
-from kdnas_env.distillation.text.demo import teacher_title
-from kdnas_env.envs.book import Book, Record, best_of
-from kdnas_env.envs.render import draw_search, pareto_records
-from kdnas_env.errors import NoStudentError
 from kdnas_env.pipeline.evaluated_texts import leaving_out_evaluated
 from kdnas_env.pipeline.limit_lines import asked_in_words
-from kdnas_env.pipeline.options import (
-    options_of,
-)
+from kdnas_env.pipeline.options import options_of
 from kdnas_env.pipeline.search_options import SearchOptions, check_installed, check_workers
-from kdnas_env.pipeline.work import Finished, working
+from kdnas_env.pipeline.search_run import SearchRun
+from kdnas_env.pipeline.work import working
 from kdnas_env.searching.registry import make_agent
-from kdnas_env.searching.run_folder import PICTURE, REPORT, RESULTS, STUDENT, RunFolder, new_run_path
+from kdnas_env.searching.run_folder import RunFolder, new_run_path
 from kdnas_env.searching.stopping import StoppingRule
-from kdnas_env.support.atomic import write_json, write_text
-from kdnas_env.support.figures import save_figure
 from kdnas_env.support.progress import SILENT, Progress, checked
 from kdnas_env.support.settings import parse_settings
 from kdnas_env.support.shell import call
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from transformers import PreTrainedModel
-
-    from kdnas_env.bench.page import Page
-
 
 README = """# A search by `kdnas search` or `kdnas_env.search`
 
@@ -60,199 +42,6 @@ again, with
     kdnas search --resume {folder}
     kdnas_env.search(resume={path})  # in Python
 """
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """How the students of a search ended.
-
-    Attributes:
-        students: All answers of the environment.
-        usable: Students that were evaluated and keep all limits.
-        harmed: Usable students that imitate worse after their training than before it; 0 if the reward goes by a task.
-        stopped: Students that were stopped early.
-        infeasible: Students that break a limit and were not distilled.
-        broke: Students that break a limit after their distillation.
-        failed: Students that failed otherwise.
-    """
-
-    students: int
-    usable: int
-    harmed: int
-    stopped: int
-    infeasible: int
-    broke: int
-    failed: int
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class SearchRun(Finished):
-    """A finished search.
-
-    Attributes:
-        path: Its run folder.
-        options: What was asked for.
-        records: Every answer of the environment, in order.
-        rounds: The agent's rounds: ``round``, ``exploration``, which answers were drawn at ``random``, and the rewards
-            that were ``predicted``, None where there is no prediction; earlier versions did not record these.
-        teacher_parameters: Parameters of the teacher's encoder.
-        notes: What became of the text on its way into the corpus, where anyone would want to know, in sentences.
-    """
-
-    path: Path
-    options: SearchOptions
-    records: Book
-    rounds: Sequence[Mapping[str, Any]]
-    teacher_parameters: int
-    notes: tuple[str, ...] = ()
-
-    def about(self) -> dict[str, object]:
-        """Return what is shown of it beside its folder."""
-        best = None if self.best is None else str(self.best.evaluation.config)
-        return {"students": len(self.records), "best": repr(best)}
-
-    @property
-    def reward(self) -> KDReward:
-        """The reward of the search."""
-        return self.options.settings.reward
-
-    @property
-    def best(self) -> Record | None:
-        """The best student, or None if none could be distilled."""
-        return self.records.best
-
-    @property
-    def nearest(self) -> Record | None:
-        """Of the students that break a limit, the one that comes closest to keeping all; None if there is none."""
-        broken = [record for record in self.records if record.reward.cost > 0]
-        return min(broken, key=lambda record: record.reward.cost, default=None)
-
-    @property
-    def front(self) -> list[Record]:
-        """The students that no other beats in both loss and latency, fastest first."""
-        return pareto_records(self.records)
-
-    @property
-    def ranked(self) -> list[Record]:
-        """The students, best reward first."""
-        usable = [record for record in self.records if record.usable and not record.duplicate]
-        return sorted(usable, key=lambda record: -record.reward.reward)
-
-    @property
-    def drawn(self) -> list[Record]:
-        """The answers that the agent drew at random."""
-        flags = [flag for round_ in self.rounds for flag in round_["random"]]
-        return [record for record, random in zip(self.records, flags, strict=False) if random]
-
-    @property
-    def outcomes(self) -> Outcomes:
-        """How the students ended."""
-        curves = [record.evaluation.heldout_unexplained for record in self.records if record.usable]
-        statuses = [record.evaluation.status for record in self.records if not record.usable]
-        stopped, infeasible = statuses.count(Status.STOPPED), statuses.count(Status.INFEASIBLE)
-        broke = sum(record.evaluation.ok and record.reward.cost > 0 for record in self.records)
-        by_imitation = self.reward.quality == IMITATION
-        return Outcomes(
-            students=len(self.records),
-            usable=len(curves),
-            harmed=sum(curve[-1] > curve[0] for curve in curves if curve) if by_imitation else 0,
-            stopped=stopped,
-            infeasible=infeasible,
-            broke=broke,
-            failed=len(statuses) - stopped - infeasible - broke,
-        )
-
-    @property
-    def teacher_latency_ms(self) -> float | None:
-        """Median of the teacher's latency over the probes of all students."""
-        timed = [record.evaluation.latency for record in self.records if record.evaluation.latency is not None]
-        return median(latency.teacher_median_ms for latency in timed) if timed else None
-
-    def table(self) -> list[dict[str, Any]]:
-        """Return a flat row for each answer, such as ``pandas.DataFrame`` takes them."""
-        rows = []
-        for record in self.records:
-            plain = {name: value for name, value in _plain(record).items() if not isinstance(value, list)}
-            config = plain.pop("student")
-            rows.append({"student": str(record.evaluation.config), **config, **plain, "duplicate": record.duplicate})
-        return rows
-
-    def plot(self) -> Figure:
-        """Draw the search: loss against latency with the front, and the best reward so far."""
-        random_best = best_of(self.drawn)
-        return draw_search(
-            self.records,
-            budget=self.options.budget,
-            round_size=self.records.round_size,
-            reference=None if random_best is None else random_best.reward.reward,
-            reference_label=f"best of {len(self.drawn)} random students",
-            loss=self.reward.goes_by,
-            title=f"Students of {teacher_title(self.options.teacher)}",
-        )
-
-    def report(self) -> Page:
-        """Return the search as a page; its ``to_html()`` is what ``report.html`` holds."""
-        from kdnas_env.pipeline.search_page import search_page
-
-        return search_page(self)
-
-    def student(self) -> PreTrainedModel:
-        """Load the best student, as an encoder of transformers.
-
-        Raises:
-            NoStudentError: If there is none.
-        """
-        from kdnas_env.distillation.student.folder import load_student
-
-        if self.best is None:
-            raise NoStudentError(f"the search in {str(self.path)!r} has no student; its results.json says why")
-        model: PreTrainedModel = load_student(self.path / STUDENT)
-        return model
-
-    def write(self) -> None:
-        """Write ``results.json``, the picture and the page.
-
-        Raises:
-            RunError: If they cannot be written.
-        """
-        random_best = best_of(self.drawn)
-        results = {
-            "budget": self.options.budget,
-            "evaluations": self.records.evaluations,
-            "quality": self.reward.quality,
-            "best": None if self.best is None else _plain(self.best),
-            "random_best": None if random_best is None else {**_plain(random_best), "of": len(self.drawn)},
-            "teacher": {
-                "name": teacher_title(self.options.teacher),
-                "parameters": self.teacher_parameters,
-                "latency_ms": self.teacher_latency_ms,
-            },
-            "rounds": list(self.rounds),
-            "students": [_plain(record) for record in self.records],
-        }
-        write_json(self.path / RESULTS, results)
-        save_figure(self.plot(), self.path / PICTURE)
-        write_text(self.path / REPORT, self.report().to_html())
-
-
-def _plain(record: Record) -> dict[str, Any]:
-    evaluation, latency = record.evaluation, record.evaluation.latency
-    return {
-        "student": evaluation.config.to_dict(),
-        "status": str(evaluation.status),
-        "error": evaluation.error,
-        "round": record.round,
-        **record.reward.to_dict(),
-        "heldout_unexplained": list(evaluation.heldout_unexplained),
-        "train_loss": list(evaluation.train_loss),
-        "task_divergence": evaluation.task_divergence,
-        "task_unexplained": evaluation.task_unexplained,
-        "latency_ms": None if latency is None else latency.median_ms,
-        "teacher_latency_ms": None if latency is None else latency.teacher_median_ms,
-        "parameters": evaluation.parameters,
-        **{f"{name}_mb": exported_megabytes(evaluation.parameters, name) for name in BYTES_PER_PARAMETER},
-        "seconds": evaluation.wall_seconds,
-    }
 
 
 def search(teacher: str | SearchOptions | None = None, *, progress: Progress = SILENT, **settings: Any) -> SearchRun:

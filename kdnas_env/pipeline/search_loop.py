@@ -23,8 +23,8 @@ from kdnas_env.evaluators.best_student import BestStudent
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.stored import StoredEvaluator
 from kdnas_env.exporting.cards.student import model_card
-from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.pipeline.work import Work
 from kdnas_env.searching.asynchronous import search_asynchronously
 from kdnas_env.searching.journal import Journal

@@ -13,7 +13,7 @@ from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.envs.book import Record
 from kdnas_env.envs.render import LOSS_LABELS
 from kdnas_env.pipeline.limit_lines import Line, plain_lines
-from kdnas_env.pipeline.search import SearchRun
+from kdnas_env.pipeline.search_record import SearchRecord
 from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, STUDENT, read_run
 from kdnas_env.support.shell import command, non_defaults, python_command
@@ -34,7 +34,7 @@ _FEWEST = 3
 """Predictions from which their rank correlation with the rewards is given."""
 
 
-def search_page(run: SearchRun) -> Page:
+def search_page(run: SearchRecord) -> Page:
     """Return the page of a search."""
     return Page(
         title=f"Search for a student of {teacher_title(run.options.teacher)}",
@@ -46,7 +46,7 @@ def search_page(run: SearchRun) -> Page:
     )
 
 
-def search_view(run: SearchRun) -> View:
+def search_view(run: SearchRecord) -> View:
     """Return what is seen of a search."""
     learned = _predictions(run)
     return View(
@@ -58,7 +58,7 @@ def search_view(run: SearchRun) -> View:
     )
 
 
-def search_facts(run: SearchRun) -> list[tuple[str, str]]:
+def search_facts(run: SearchRecord) -> list[tuple[str, str]]:
     """Return how a search was made: its settings, text, lineage, versions and machine."""
     options, recorded = run.options, read_run(run.path)
     latency = options.latency
@@ -93,7 +93,7 @@ def load_command(student: str) -> str:
     return python_command(f"from transformers import AutoModel; print({load})")
 
 
-def task_command(run: SearchRun) -> str:
+def task_command(run: SearchRecord) -> str:
     """Return the command that has the best student of a search learn the task of the search."""
     task = run.options.task
     given = non_defaults(task, [field.name for field in fields(task) if field.name != "name"])
@@ -101,7 +101,7 @@ def task_command(run: SearchRun) -> str:
     return command("distill", run.path, "--task", task.name, *words)
 
 
-def search_commands(run: SearchRun) -> list[tuple[str, str]]:
+def search_commands(run: SearchRecord) -> list[tuple[str, str]]:
     """Return what may be done next with a search, in words and as a command."""
     again = ("See the search again, or go on where it was stopped", command("search", "--resume", run.path))
     if run.best is None:
@@ -119,12 +119,12 @@ def search_commands(run: SearchRun) -> list[tuple[str, str]]:
     ]
 
 
-def _subtitle(run: SearchRun) -> str:
+def _subtitle(run: SearchRecord) -> str:
     tried = f"{len(run.records)} students tried by {run.options.agent}"
     return tried if run.best is None else f"{tried}; best: {run.best.evaluation.config}"
 
 
-def _about(run: SearchRun) -> str:
+def _about(run: SearchRecord) -> str:
     if run.best is not None:
         reward = run.best.reward
         return (
@@ -141,13 +141,13 @@ def _about(run: SearchRun) -> str:
     )
 
 
-def _origins(run: SearchRun) -> list[bool]:
+def _origins(run: SearchRecord) -> list[bool]:
     """Return for every answer whether it was drawn at random; False where that was not recorded."""
     drawn = [bool(flag) for round_ in run.rounds for flag in round_["random"]]
     return drawn[: len(run.records)] + [False] * (len(run.records) - len(drawn))
 
 
-def _predicted(run: SearchRun) -> list[float]:
+def _predicted(run: SearchRecord) -> list[float]:
     """Return for every answer the reward that was predicted, NaN where there is none."""
     values = [
         math.nan if value is None else float(value) for round_ in run.rounds for value in round_.get("predicted", ())
@@ -167,7 +167,7 @@ def _cloud(name: str, points: Sequence[tuple[float, float, Record]]) -> Cloud:
     return Cloud(name, [x for x, _, _ in points], [y for _, y, _ in points], labels)
 
 
-def _front(run: SearchRun) -> Scatter:
+def _front(run: SearchRecord) -> Scatter:
     """Return loss against latency, with the front."""
     by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: [], BREAKING: []}
     for record, drawn in zip(run.records, _origins(run), strict=True):
@@ -188,7 +188,7 @@ def _front(run: SearchRun) -> Scatter:
     )
 
 
-def _rewards(run: SearchRun) -> Scatter:
+def _rewards(run: SearchRecord) -> Scatter:
     """Return the reward of every evaluation, and the best so far."""
     by_name: dict[str, list[tuple[float, float, Record]]] = {CHOSEN: [], DRAWN: []}
     places, bests = [], []
@@ -205,7 +205,7 @@ def _rewards(run: SearchRun) -> Scatter:
     return Scatter("rewards", "Reward by evaluation", "evaluation", "reward", clouds)
 
 
-def _pairs(run: SearchRun) -> list[tuple[float, float, Record, bool]]:
+def _pairs(run: SearchRecord) -> list[tuple[float, float, Record, bool]]:
     """Return prediction and reward of every student that has both, and whether it was drawn at random."""
     return [
         (predicted, record.reward.reward, record, drawn)
@@ -214,7 +214,7 @@ def _pairs(run: SearchRun) -> list[tuple[float, float, Record, bool]]:
     ]
 
 
-def _predictions(run: SearchRun) -> Scatter | None:
+def _predictions(run: SearchRecord) -> Scatter | None:
     """Return the rewards against what the agent predicted; None of an agent that predicts nothing."""
     pairs = _pairs(run)
     if not pairs:
@@ -233,7 +233,7 @@ def _predictions(run: SearchRun) -> Scatter | None:
     )
 
 
-def _limits(run: SearchRun) -> Listing:
+def _limits(run: SearchRecord) -> Listing:
     limits, shown = run.options.limits, run.best or run.nearest
     rows: list[list[Any]] = []
     for line in () if shown is None else _lines(limits, shown):
@@ -269,7 +269,7 @@ def _keeping(limits: Constraints, name: str, records: Sequence[Record]) -> str:
     return f"{sum(cost == 0 for cost in costs)} of {len(costs)}"
 
 
-def _rounds(run: SearchRun) -> Listing:
+def _rounds(run: SearchRecord) -> Listing:
     """Return the rounds: how much was random, what was best, and how far predictions were off."""
     rows, begin, best = [], 0, -math.inf
     predicted = _predicted(run)
@@ -296,7 +296,7 @@ def _rounds(run: SearchRun) -> Listing:
     )
 
 
-def _students(run: SearchRun) -> Listing:
+def _students(run: SearchRecord) -> Listing:
     rows = []
     for place, (record, drawn, predicted) in enumerate(
         zip(run.records, _origins(run), _predicted(run), strict=True), start=1
@@ -332,7 +332,7 @@ def _students(run: SearchRun) -> Listing:
     )
 
 
-def _notes(run: SearchRun) -> list[str]:
+def _notes(run: SearchRecord) -> list[str]:
     pairs = _pairs(run)
     notes = [f"text: {note}" for note in run.notes]
     if len(pairs) >= _FEWEST:
@@ -352,5 +352,5 @@ def _text(source: str, corpus: Mapping[str, Any]) -> str:
     )
 
 
-def _loss(run: SearchRun) -> str:
+def _loss(run: SearchRecord) -> str:
     return LOSS_LABELS[run.reward.goes_by]

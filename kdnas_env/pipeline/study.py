@@ -14,8 +14,8 @@ import tyro
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.errors import KDNASError
 from kdnas_env.pipeline.options import TrainingOptions, options_of
-from kdnas_env.pipeline.search import SearchRun
 from kdnas_env.pipeline.search_options import SearchOptions
+from kdnas_env.pipeline.search_run import SearchRun
 from kdnas_env.pipeline.work import Finished, noted, working
 from kdnas_env.searching.recorded import RecordedOptions
 from kdnas_env.searching.run_folder import RESULTS, RunFolder, recorded_options
@@ -201,8 +201,7 @@ def study(
     """
     from kdnas_env.pipeline.finished_search import check_as_searched
     from kdnas_env.studies.findings import find
-    from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, unjudged
-    from kdnas_env.studies.sample import stratified_sample
+    from kdnas_env.studies.proxy import judge_all, judgements, read_judgements, stratified_sample, unjudged
     from kdnas_env.studies.texts import write_texts
 
     first = run.path if isinstance(run, SearchRun) else run

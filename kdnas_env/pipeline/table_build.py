@@ -35,15 +35,16 @@ from kdnas_env.support.machine import processor_name
 from kdnas_env.support.progress import SILENT, OnProgress, Progress, in_words
 from kdnas_env.support.shell import call
 from kdnas_env.tables.table import LatencyDevice
-from kdnas_env.tabulation.adopting import adopt_table, is_table
 from kdnas_env.tabulation.around import students_around
 from kdnas_env.tabulation.build import (
     TableBuild,
     adopt_evaluations,
     adopt_latencies,
+    adopt_table,
     check_name,
     describe_workload,
     distil_all,
+    is_table,
     networks,
     parse_shard,
     planned_cells,

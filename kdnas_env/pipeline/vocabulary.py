@@ -19,8 +19,7 @@ from kdnas_env.support.checks import check_whole
 from kdnas_env.support.progress import SILENT, Progress, checked
 
 if TYPE_CHECKING:
-    from kdnas_env.exporting.embedder import EmbedderRecord
-    from kdnas_env.exporting.record import ClassifierRecord
+    from kdnas_env.exporting.record import ClassifierRecord, EmbedderRecord
     from kdnas_env.exporting.source import Source
 
 _FORMAT = 1
@@ -144,8 +143,8 @@ def vocabulary(
     Raises:
         KDNASError: For bad input; nothing is left behind.
     """
+    from kdnas_env.distillation.student.cutting import write_cut_teacher
     from kdnas_env.distillation.student.folder import write_lineage
-    from kdnas_env.distillation.teacher.cut import write_cut_teacher
     from kdnas_env.distillation.teacher.loading import locate
     from kdnas_env.distillation.text.vocabulary import choose_tokens, count_tokens
     from kdnas_env.exporting.cards.vocabulary import cut_teacher_card, with_vocabulary

@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from kdnas_env.core.evaluation import Evaluation
-from kdnas_env.errors import RunError
-from kdnas_env.support.libraries import one_line
+from kdnas_env.errors import RunError, one_line
 from kdnas_env.support.untrusted import parse_json, shown
 
 ASKED, TOLD = "asked", "told"

@@ -12,9 +12,8 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any
 
-from kdnas_env.errors import DependencyError, KDNASError
+from kdnas_env.errors import DependencyError, KDNASError, one_line
 from kdnas_env.support.checks import meant
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import restore
 
 GROUP = "kdnas.agents"

@@ -6,6 +6,7 @@ task's teacher, and is judged by what this teacher says of texts that nobody tra
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -20,20 +21,21 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kdnas_env.core.architecture import StudentConfig
+from kdnas_env.core.architecture import StudentConfig, forward_flops
 from kdnas_env.core.evaluation import Fidelity, Status
-from kdnas_env.distillation.student.embeddings import EmbeddingBases
-from kdnas_env.distillation.text.training_text import TrainingText, prepare_text
+from kdnas_env.core.space import SearchSpace
+from kdnas_env.distillation.training.embeddings import EmbeddingBases
 from kdnas_env.distillation.training.full_kd import FullKDSettings, distil
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, changed
+from kdnas_env.distillation.training.training_text import TrainingText, prepare_text
+from kdnas_env.errors import SpaceError, is_out_of_memory, one_line
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.studies.texts import JUDGING, TRAINING, read_texts
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.child_processes import follow_parent, worker_context
 from kdnas_env.support.cpu_lock import pinned_threads, training_lock
-from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.tasks.distilling import TaskDistillationSettings, Texts, distil_task
 from kdnas_env.tasks.divergence import departure
@@ -46,6 +48,9 @@ from kdnas_env.tasks.teacher import TaskTeacher
 Kind = Literal["short", "long"]
 KINDS: tuple[Kind, Kind] = ("short", "long")
 """How students are judged: after a short evaluation, or after a long distillation and every task."""
+
+_LENGTH = 50
+"""Tokens of a text whose operations students are drawn by."""
 
 
 @dataclass(frozen=True)
@@ -330,3 +335,34 @@ def _laboratory(frozen: _Frozen) -> Laboratory:
 
 def _judge_in_worker(frozen: _Frozen, judgement: Judgement) -> dict[str, Any]:
     return _laboratory(frozen).judge(judgement)
+
+
+def stratified_sample(
+    space: SearchSpace, count: int, rng: np.random.Generator, *, least_speedup: float = 1.0
+) -> list[StudentConfig]:
+    """Draw students of all sizes: the space is sorted by operations and cut into strata, each of which gives one.
+
+    Args:
+        space: The space; must be small enough to be listed.
+        count: Students to draw.
+        rng: Source of the draw.
+        least_speedup: Students with more than one over so many of the teacher's operations are left out.
+
+    Returns:
+        Different students, fewest operations first.
+
+    Raises:
+        SpaceError: If fewer students can be built.
+    """
+    teacher = space.teacher
+    limit = forward_flops(teacher.as_student(), teacher, batch=1, length=_LENGTH) / least_speedup
+    students = {config for config in space if space.is_valid(config)}
+    costs = {config: forward_flops(config, teacher, batch=1, length=_LENGTH) for config in students}
+    ranked = sorted((config for config in students if costs[config] <= limit), key=lambda c: (costs[c], c))
+    if len(ranked) < count:
+        raise SpaceError(
+            f"{count} students are wanted, but the space holds {len(ranked)} that need at most one over "
+            f"{least_speedup:g} of the teacher's operations; take fewer, or widen the space"
+        )
+    borders = np.linspace(0, len(ranked), count + 1).astype(int)
+    return [ranked[int(rng.integers(begin, end))] for begin, end in itertools.pairwise(borders)]

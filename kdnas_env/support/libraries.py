@@ -1,4 +1,4 @@
-"""Handling of libraries: silence their output, shorten their errors, check that they are installed."""
+"""Handling of libraries: silence their output, check that they are installed, and name their versions."""
 
 from __future__ import annotations
 
@@ -10,20 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from kdnas_env.errors import DependencyError
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's type and message on one line of at most about 400 characters."""
-    message = " ".join(str(error).split())
-    return f"{type(error).__name__}: {message[:400]}" if message else type(error).__name__
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an exception reports that memory is exhausted."""
-    import torch
-
-    # The allocator of the CPU has no exception of its own.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def installed_versions(*packages: str) -> dict[str, str]:

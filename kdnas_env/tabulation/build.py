@@ -18,6 +18,7 @@ from kdnas_env.core.evaluation import EpochCallback, Evaluation, Fidelity, Statu
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import RunError, TableError
 from kdnas_env.evaluators.stored import StoredEvaluator
+from kdnas_env.evaluators.tabular import TabularEvaluator
 from kdnas_env.execution.backend import Ready
 from kdnas_env.execution.processes import LocalBackend
 from kdnas_env.execution.worker_pool import WorkerPool
@@ -25,12 +26,14 @@ from kdnas_env.support.atomic import expanded, read_json, write_json
 from kdnas_env.support.identity import check_same
 from kdnas_env.support.places import found_again, with_places
 from kdnas_env.support.progress import OnProgress
-from kdnas_env.tables.table import FILE_NAME, TableMetadata
+from kdnas_env.tables.storage import load_table, table_names
+from kdnas_env.tables.table import FILE_NAME, MISSING, Table, TableMetadata
 from kdnas_env.tabulation.latencies import LatencyFile, read_all_latencies
 
 if TYPE_CHECKING:
     from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
     from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
+
 
 STORE, WORKLOAD = "evaluations.sqlite", "workload.json"
 """Files in the folder of a build: the evaluations, and the metadata of their workload."""
@@ -349,3 +352,44 @@ def _open_pool(build: TableBuild, evaluator: MiniKDEvaluator, workers: int) -> W
 def corpus_arguments(metadata: TableMetadata) -> Mapping[str, Any]:
     """Return the corpus of a table's distillations, in the form of ``MiniKDSettings``."""
     return {name: value for name, value in metadata.corpus.items() if name != FACTS}
+
+
+def is_table(source: str | os.PathLike[str]) -> bool:
+    """Whether a source of evaluations is a table by its name or npz file, rather than a store."""
+    return os.fspath(source) in table_names() or Path(source).suffix == ".npz"
+
+
+def adopt_table(source: str | os.PathLike[str], folder: Path) -> None:
+    """Write the cells of a table to the store of a build that has none, so that the build continues the table.
+
+    Args:
+        source: Name or npz file of the table.
+        folder: Folder of the build, with its recorded workload.
+
+    Raises:
+        TableError: If the table cannot be read, or is of another workload.
+        RunError: If the store cannot be written.
+    """
+    if (folder / STORE).exists():
+        return
+    table, described = load_table(source), read_workload(folder)
+    if table.metadata.workload != described.workload:
+        difference = table.metadata.difference(described, ("teacher", "architecture", "corpus", "recipe"))
+        raise TableError(
+            f"the evaluations of table {table.metadata.name!r} are of another workload than this build's: "
+            f"{difference or 'teacher, text or version of the results differ'}. Build with the table's own settings"
+        )
+    with StoredEvaluator(RecordedEvaluator(described.workload), folder / STORE) as store:
+        for evaluation in _cells(table):
+            store.add(evaluation)
+
+
+def _cells(table: Table) -> Iterator[Evaluation]:
+    configs = table.configs()
+    # The modelled device comes last, and has a latency of every student; without one a cell would count as failed.
+    device = table.metadata.devices[-1].name
+    for column, seed in enumerate(table.metadata.seeds):
+        evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")
+        fidelity = Fidelity(epochs=table.metadata.epochs, seed=seed)
+        known = [config for config, code in zip(configs, table.status[:, column], strict=True) if code != MISSING]
+        yield from evaluator.evaluate(known, fidelity)

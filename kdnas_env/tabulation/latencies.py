@@ -145,7 +145,7 @@ def measure_latencies(
         RunError: If the file cannot be written.
     """
     from kdnas_env.distillation.student.building import build_student, special_tokens
-    from kdnas_env.support.libraries import is_out_of_memory, one_line
+    from kdnas_env.errors import is_out_of_memory, one_line
 
     missing = [student for student in students if student not in file.latencies]
     before, special, failures = len(students) - len(missing), special_tokens(teacher), []

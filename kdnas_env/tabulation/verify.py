@@ -146,12 +146,12 @@ def _faults_of_students(table: Table) -> Iterator[str]:
         yield from _differing("flops", flops, table.flops, table)
 
 
-def _differing(name: str, expected: list[int], found: npt.NDArray[Any], table: Table) -> Iterator[str]:
-    wrong = np.flatnonzero(np.array(expected) != found)
+def _differing(name: str, expected: list[int], recorded: npt.NDArray[Any], table: Table) -> Iterator[str]:
+    wrong = np.flatnonzero(np.array(expected) != recorded)
     if len(wrong):
         row = int(wrong[0])
         yield (
-            f"{name} of {len(wrong)} students are wrong, such as {int(found[row])} of {table.configs()[row]}, where "
+            f"{name} of {len(wrong)} students are wrong, such as {int(recorded[row])} of {table.configs()[row]}, where "
             f"{expected[row]} was expected"
         )
 

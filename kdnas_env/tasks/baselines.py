@@ -11,9 +11,9 @@ import torch
 from torch import nn
 
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.student.folder import Lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
+from kdnas_env.distillation.training.embeddings import EmbeddingBasis, embedding_basis
 from kdnas_env.distillation.training.mini_kd import MiniKD
 from kdnas_env.distillation.training.recipe import Recipe, resolve_recipe
 from kdnas_env.distillation.training.workload import Workload, open_workload

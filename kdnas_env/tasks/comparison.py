@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from kdnas_env.core.evaluation import Latency, Status
-from kdnas_env.errors import KDNASError, RunError
+from kdnas_env.errors import KDNASError, RunError, is_out_of_memory, one_line
 from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import read_json, write_json
-from kdnas_env.support.libraries import is_out_of_memory, one_line
 from kdnas_env.support.progress import SILENT, Progress
 from kdnas_env.support.untrusted import restore
 from kdnas_env.tasks.finetuning import FinetuneSettings, finetune

@@ -15,9 +15,8 @@ from kdnas_env.distillation.text.demo import demo_splits
 from kdnas_env.distillation.text.layout import TextLayout
 from kdnas_env.distillation.text.records import open_records
 from kdnas_env.distillation.text.text_files import place_of, read_rows
-from kdnas_env.errors import CorpusError, KDNASError, TaskDataError
+from kdnas_env.errors import CorpusError, KDNASError, TaskDataError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line
 from kdnas_env.support.untrusted import shown
 from kdnas_env.tasks.labels import as_number
 from kdnas_env.tasks.own import OwnTask, is_own, load_own, own_name

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.core.shapes import customary_values
-from kdnas_env.errors import KDNASError
-from kdnas_env.support.libraries import one_line
+from kdnas_env.errors import KDNASError, one_line
 from kdnas_env.tasks.specs import Split
 
 POOLINGS = ("mean", "cls")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from kdnas_env.distillation.checkpoint import POOLER
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.random_state import preserved_rng
@@ -30,7 +31,6 @@ PROBLEM_TYPES = {
 """What transformers calls the kinds of tasks."""
 
 _INITIAL_RANGE = 0.02
-_POOLER = "pooler."
 
 
 class _Layout(NamedTuple):
@@ -147,8 +147,8 @@ def native_head(encoder: nn.Module, spec: TaskSpec, dropout: float, seed: int) -
     with preserved_rng(), quiet_transformers():
         model: Any = AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
     # A pooler is part of the head.
-    own = {name: tensor for name, tensor in model.base_model.state_dict().items() if name.startswith(_POOLER)}
-    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(_POOLER)}
+    own = {name: tensor for name, tensor in model.base_model.state_dict().items() if name.startswith(POOLER)}
+    weights = {name: tensor for name, tensor in source.state_dict().items() if not name.startswith(POOLER)}
     model.base_model.load_state_dict(own | weights)
     head = NativeHead(model)
     hidden = model.get_submodule(layout.hidden)

@@ -218,10 +218,12 @@ def _split_of(
     """Yield where a split is read from, and its name there; None if there is none."""
     file, asked = getattr(settings, f"{role}_file", None), getattr(settings, f"{role}_split")
     if split is not None or file is None:
-        found = split or asked or (role if role in records.splits else None)
-        if found is not None and found not in records.splits:
-            raise TaskDataError(f"there is no split {found!r}; the task has {list(records.splits)}; check {role}_split")
-        yield records, found
+        source = split or asked or (role if role in records.splits else None)
+        if source is not None and source not in records.splits:
+            raise TaskDataError(
+                f"there is no split {source!r}; the task has {list(records.splits)}; check {role}_split"
+            )
+        yield records, source
         return
     with open_records(file, layout=settings.layout) as opened:
         if len(opened.splits) > 1 and role not in opened.splits:

@@ -89,11 +89,11 @@ def score_vectors(student: Floats32, teacher: Floats32, seed: int = 0) -> Embedd
     own = _nearest(student[queries], student[documents])
     beside = _nearest(student[queries], teacher[documents]) if student.shape == teacher.shape else own
 
-    def shared(found: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.array([len(np.intersect1d(a, b)) / NEAREST for a, b in zip(found, wanted, strict=True)])
+    def shared(nearest: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.array([len(np.intersect1d(a, b)) / NEAREST for a, b in zip(nearest, wanted, strict=True)])
 
-    def recalled(found: NDArray[np.int64]) -> NDArray[np.float64]:
-        first: NDArray[np.float64] = (found == wanted[:, :1]).any(axis=1).astype(np.float64)
+    def recalled(nearest: NDArray[np.int64]) -> NDArray[np.float64]:
+        first: NDArray[np.float64] = (nearest == wanted[:, :1]).any(axis=1).astype(np.float64)
         return first
 
     sizes = [size for size in _TRUNCATED if size < teacher.shape[1]]

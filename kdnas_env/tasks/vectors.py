@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kdnas_env.distillation.student.cutting import MODULES
 from kdnas_env.distillation.teacher.loading import Teacher, locate
 from kdnas_env.errors import DependencyError
 from kdnas_env.support.arrays import Floats32
@@ -23,7 +24,6 @@ from kdnas_env.tasks.kept_tensors import drop_unfinished, kept_tensors, key_of, 
 from kdnas_env.tasks.labelling import CHUNK_SAMPLES, kept_chunk
 from kdnas_env.tasks.teacher import TaskTeacher
 
-_MODULES = "modules.json"
 BATCH_SIZE = 64
 """Texts of a pass."""
 
@@ -97,7 +97,7 @@ def embedding_teacher(teacher: Teacher, max_length: int | None = None) -> Embedd
     st, modules = sentence_transformers_library()
     folder = locate(teacher.name)
     with quiet_transformers(), preserved_rng():
-        if (folder / _MODULES).exists():
+        if (folder / MODULES).exists():
             model = st.SentenceTransformer(str(folder), device=str(teacher.device), local_files_only=True)
         else:
             width = teacher.architecture.hidden_size

@@ -1,12 +1,12 @@
-"""What every agent has to keep to; to be subclassed in tests of your own. Needs pytest.
+"""Conformance tests of agents, to be subclassed in your own tests. They need pytest.
 
     class TestMine(AskTellConformance):
         @pytest.fixture
         def make_agent(self):
             return MyAgent
 
-Agents that derive from :class:`kdnas_env.agents.base.Agent` only are held to :class:`AgentConformance`, those that
-propose and are told to :class:`AskTellConformance`, which is more.
+:class:`AgentConformance` tests a subclass of :class:`kdnas_env.agents.base.Agent`. :class:`AskTellConformance` has
+further tests of a subclass of :class:`kdnas_env.agents.ask_tell.AskTellAgent`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SPACES: dict[str, list[int]] = {
     "more points than 64 bits": [10] * 20,
 }
 AWKWARD = {"num_hidden_layers": [3, 6, 24], "num_attention_heads": [5, 12], "hidden_act": ["gelu", "gelu_python"]}
-"""A space with impossible points, and two names for one activation; two students can be built."""
+"""A space with invalid points, and with two names of one activation; only two students can be built."""
 
 
 class AgentConformance:
@@ -56,8 +56,8 @@ class AgentConformance:
     A subclass provides the fixture ``make_agent`` and may set the class attributes.
 
     Attributes:
-        DETERMINED: Whether the proposals do not depend on the seed.
-        LARGEST: Spaces of more points are left out, for agents that cannot act in them.
+        DETERMINED: Whether the proposals are the same for every seed.
+        LARGEST: Largest number of points of a space that the agent can search; larger spaces are skipped.
     """
 
     DETERMINED = False
@@ -65,15 +65,15 @@ class AgentConformance:
 
     @pytest.fixture
     def make_agent(self) -> MakeAgent:
-        """A function that makes the agent; settings that make it fast are welcome."""
+        """Function that makes the agent, best with settings that make it fast."""
         raise NotImplementedError("provide a fixture 'make_agent'")
 
     @pytest.mark.parametrize("nvec", SPACES.values(), ids=SPACES.keys())
     def test_any_space(self, make_agent: MakeAgent, nvec: list[int]) -> None:
-        """Clause *search*: it searches spaces of any shape, and tells what happened."""
+        """Clause *search*: the agent searches spaces of any shape, and the result is what was evaluated."""
         size = int(np.prod(nvec, dtype=float))
         if size > self.LARGEST:
-            pytest.skip(f"the agent does not claim to search {size:,} points")
+            pytest.skip(f"the agent does not support spaces of {size:,} points")
         env = BowlEnv(nvec)
         result = make_agent().search(env, budget=20, round_size=8, seed=3)
         count = min(20, size)
@@ -81,9 +81,13 @@ class AgentConformance:
         repeated = len(env.actions) - len({tuple(action) for action in env.actions})
         clause("search", not repeated, f"{repeated} of {count} candidates were evaluated before")
         clause("search", result.actions.dtype == np.int64, f"result.actions is {result.actions.dtype}, expected int64")
-        clause("search", result.actions.tolist() == env.actions, "result.actions is not what was evaluated, in order")
+        clause("search", result.actions.tolist() == env.actions, "result.actions are not the evaluated actions")
         earned = [env.reward(action) for action in env.actions]
-        clause("search", result.rewards.tolist() == earned, "result.rewards is not what was earned, in order")
+        clause(
+            "search",
+            result.rewards.tolist() == earned,
+            "result.rewards are not the environment's rewards",
+        )
         clause("search", len(result.infos) == count, f"{len(result.infos)} infos of {count} evaluations")
         best = int(np.argmax(earned))
         clause("search", result.best_index == best, f"best_index is {result.best_index}, expected {best}")
@@ -94,7 +98,7 @@ class AgentConformance:
         clause("search", sizes == expected, f"rounds of {sizes} candidates, expected {expected}")
 
     def test_the_budget(self, make_agent: MakeAgent) -> None:
-        """Clause *budget*: it is spent, and never exceeded."""
+        """Clause *budget*: the agent spends the whole budget and not more."""
         rng = np.random.default_rng(11)
         for _ in range(6):
             nvec = rng.integers(1, 5, size=rng.integers(1, 5)).tolist()
@@ -107,7 +111,7 @@ class AgentConformance:
             clause("budget", len({tuple(action) for action in env.actions}) == expected, f"repetitions with {case}")
 
     def test_budget_and_rounds_of_the_environment(self, make_agent: MakeAgent) -> None:
-        """Clause *budget*: where the environment has one, that is the most that is spent."""
+        """Clause *budget*: the agent never exceeds the budget of the environment."""
         env = gym.make("kdnas/Planted-v0", budget=11, round_size=4)
         cases: list[tuple[dict[str, int], list[int]]] = [
             ({}, [4, 4, 3]),
@@ -120,15 +124,15 @@ class AgentConformance:
             clause("budget", sizes == expected, f"with {arguments} rounds of {sizes}, expected {expected}")
 
     def test_the_end_of_an_episode(self, make_agent: MakeAgent) -> None:
-        """Clause *end*: where the environment ends the episode, the search ends."""
+        """Clause *end*: the search ends when the environment ends the episode."""
         env = BowlEnv([5, 5], ends_after=7)
         result = make_agent().search(env, budget=20, round_size=5)
         sizes = [len(record.rewards) for record in result.rounds]
         clause("end", len(env.actions) == 7 and sizes == [5, 2], f"{len(env.actions)} steps, rounds of {sizes}")
 
-    @pytest.mark.filterwarnings("ignore:.*will not be spent:UserWarning")  # 10 evaluations are no whole rounds of 4
+    @pytest.mark.filterwarnings("ignore:.*will not be spent:UserWarning")  # 10 is no multiple of 4
     def test_a_vector_environment(self, make_agent: MakeAgent) -> None:
-        """Clause *vector*: a vector environment is searched like a single one, however it resets, or refused."""
+        """Clause *vector*: a vector environment, with any autoreset mode, is searched like a single one, or refused."""
         expected = make_agent().search(gym.make("kdnas/Planted-v0", round_size=4, budget=8), seed=3)
         for mode in ("NextStep", "SameStep", "Disabled"):
             together = gym.make_vec("kdnas/Planted-v0", num_envs=4, budget=10, autoreset_mode=mode)
@@ -146,12 +150,12 @@ class AgentConformance:
             make_agent().search(together, round_size=5)
 
     def test_the_seed(self, make_agent: MakeAgent) -> None:
-        """Clause *seed*: it decides the search, whatever the agent did before."""
+        """Clause *seed*: the seed determines the proposals, also of an agent that has searched before."""
         agent, env = make_agent(), gym.make("kdnas/Planted-v0", noise=0.05)
         first, same, other = (_points(agent.search(env, budget=16, seed=seed)) for seed in (1, 1, 2))
         fresh = _points(make_agent().search(gym.make("kdnas/Planted-v0", noise=0.05), budget=16, seed=1))
-        clause("seed", first == same, "a second search with the same seed proposes otherwise")
-        clause("seed", first == fresh, "a new agent with the same seed proposes otherwise")
+        clause("seed", first == same, "a second search with the same seed makes other proposals")
+        clause("seed", first == fresh, "a new agent with the same seed makes other proposals")
         clause("seed", (first == other) == self.DETERMINED, "another seed makes the same proposals")
 
     def test_the_environment_gets_the_seed(self, make_agent: MakeAgent) -> None:
@@ -161,7 +165,7 @@ class AgentConformance:
         clause("seed", env.seeds == [17], f"reset was called with the seeds {env.seeds}, expected [17]")
 
     def test_rounds_are_reported(self, make_agent: MakeAgent) -> None:
-        """Clause *on_round*."""
+        """Clause *on_round*: the callback gets a report after each round."""
         seen: list[Any] = []
         result = make_agent().search(BowlEnv([6, 6]), budget=20, round_size=8, on_round=seen.append)
         calls = [ranking.evaluations for ranking in seen]
@@ -170,34 +174,38 @@ class AgentConformance:
         clause("on_round", seen[-1].global_best == result.best, "the last report has another best than the result")
 
     def test_global_generators(self, make_agent: MakeAgent) -> None:
-        """Clause *generators*: the global ones are neither read nor left changed."""
+        """Clause *generators*: the agent neither reads nor changes global random generators."""
 
         def search() -> list[tuple[int, ...]]:
             return _points(make_agent().search(gym.make("kdnas/Planted-v0"), budget=16, seed=5))
 
-        expected = search()  # imports what it needs
+        expected = search()  # so that later imports do not change the states
         with shaken_generators():
             before = global_states()
             proposed = search()
-            clause("generators", global_states() == before, "a global random generator is not what it was")
+            clause("generators", global_states() == before, "the state of a global random generator has changed")
         clause("generators", proposed == expected, "the proposals depend on a global random generator")
 
     def test_temporary_files(self, make_agent: MakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Clause *files*: a search that was not asked to write leaves nothing among the temporary files."""
-        make_agent().search(BowlEnv([4, 4]), budget=16, seed=5)  # imports what it needs
+        """Clause *files*: a search leaves no temporary files behind."""
+        make_agent().search(BowlEnv([4, 4]), budget=16, seed=5)  # so that later imports write no files
         monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         make_agent().search(BowlEnv([4, 4]), budget=16, seed=5)
         left = sorted(path.name for path in tmp_path.iterdir())
         clause("files", not left, f"the search has left {left} among the temporary files")
 
     def test_failures(self, make_agent: MakeAgent) -> None:
-        """Clause *failures*: they are tolerated, and never best."""
+        """Clause *failures*: the search continues after failed evaluations, and none of them is best."""
         env = gym.make("kdnas/Planted-v0", failures=0.2, seed=4)
         result = make_agent().search(env, budget=24, seed=1)
         usable = np.array([info["status"] == "ok" for info in result.infos])
         clause("failures", len(usable) == 24, f"the search ended after {len(usable)} of 24 evaluations")
         clause("failures", usable.any() and usable[result.best_index], "a failed evaluation is best")
-        clause("failures", result.best_reward == result.rewards[usable].max(), "the best is not the best that worked")
+        clause(
+            "failures",
+            result.best_reward == result.rewards[usable].max(),
+            "the best is no successful one",
+        )
 
     def test_a_failure_with_the_highest_reward(self, make_agent: MakeAgent) -> None:
         """Clause *failures*: a failed or infinite evaluation is not best, however high its reward."""
@@ -218,18 +226,18 @@ class AgentConformance:
         clause("failures", nothing == (None,) * 4, f"there is a best where all failed: {nothing}")
 
     def test_points_that_cannot_be_built(self, make_agent: MakeAgent) -> None:
-        """Clause *masks*: where the environment lists the actions worth a step, no other is proposed."""
+        """Clause *masks*: if the environment lists its valid actions, only these are proposed."""
         if not make_agent().capabilities.masks:
-            pytest.skip("the agent does not claim to avoid what cannot be built")
+            pytest.skip("the agent does not support masks")
         awkward = make_agent().search(gym.make("kdnas/Planted-v0", space=AWKWARD, budget=12))
         statuses = [info["status"] for info in awkward.infos]
-        clause("masks", statuses == ["ok", "ok"], f"of two students that can be built it made {statuses}")
+        clause("masks", statuses == ["ok", "ok"], f"with two valid students evaluations ended as {statuses}")
         capped = make_agent().search(gym.make("kdnas/Planted-v0", max_parameters=30_000_000, budget=16))
         ends = {info["status"] for info in capped.infos}
         clause("masks", ends == {"ok"}, f"with a cap on the parameters evaluations ended as {ends}")
 
     def test_other_action_spaces(self, make_agent: MakeAgent) -> None:
-        """Clause *spaces*: what it cannot act in is refused, saying what is expected."""
+        """Clause *spaces*: other action spaces are refused, and the message names the expected one."""
         others: list[Any] = [
             spaces.Discrete(4),
             spaces.Box(0, 1, (2,)),
@@ -255,12 +263,12 @@ class AgentConformance:
         ],
     )
     def test_malformed_arguments(self, make_agent: MakeAgent, arguments: dict[str, Any], message: str) -> None:
-        """Clause *arguments*: malformed ones are named."""
+        """Clause *arguments*: the message names a malformed argument."""
         with pytest.raises(KDNASError, match=message):
             make_agent().search(BowlEnv([3]), **arguments)
 
     def test_configuration(self, make_agent: MakeAgent) -> None:
-        """Clause *config*: a dataclass of hyper-parameters; anything else is refused."""
+        """Clause *config*: the hyper-parameters are a dataclass; other objects are refused."""
         agent = make_agent()
         kind = type(agent).Config
         clause("config", is_dataclass(kind), f"Config is {kind!r}, not a dataclass")
@@ -272,22 +280,26 @@ class AgentConformance:
             type(agent)("fast")
         except KDNASError as error:
             named = kind.__name__ in str(error) and "'fast'" in str(error)
-            clause("config", named, f"what is no {kind.__name__} is refused as {str(error)!r}, which names neither")
+            clause("config", named, f"the message {str(error)!r} names neither {kind.__name__} nor the given object")
         else:
-            clause("config", False, f"the text 'fast' is taken in the place of a {kind.__name__}")
+            clause("config", False, f"the text 'fast' is accepted instead of a {kind.__name__}")
 
     def test_pickling(self, make_agent: MakeAgent) -> None:
-        """Clause *pickle*."""
+        """Clause *pickle*: a pickled agent keeps its hyper-parameters."""
         agent = make_agent()
-        clause("pickle", pickle.loads(pickle.dumps(agent)).config == agent.config, "it changes when pickled")
+        clause(
+            "pickle",
+            pickle.loads(pickle.dumps(agent)).config == agent.config,
+            "pickling changes the config",
+        )
 
 
 class AskTellConformance(AgentConformance):
-    """The contract of :class:`kdnas_env.agents.ask_tell.AskTellAgent`: asked and told, stopped, saved and resumed."""
+    """The contract of :class:`kdnas_env.agents.ask_tell.AskTellAgent`: stopping, saving and resuming a search."""
 
     @pytest.mark.parametrize(("rounds", "pending"), [(0, True), (1, False), (3, True)])
     def test_a_loaded_agent(self, make_agent: MakeAgent, rounds: int, pending: bool, tmp_path: Path) -> None:
-        """Clause *resume*: a loaded agent proposes what the saved one would have."""
+        """Clause *resume*: a loaded agent makes the same proposals as the saved one."""
         env = BowlEnv([7, 6, 5])
         agent, loaded = make_agent(), make_agent()
         agent.reset(env.action_space.nvec, budget=64, round_size=8, seed=5)
@@ -300,15 +312,15 @@ class AskTellConformance(AgentConformance):
         loaded.load(tmp_path / "state.npz")
         for _ in range(2):
             actions, same = agent.ask(8), loaded.ask(8)
-            clause("resume", actions.tolist() == same.tolist(), "a loaded agent proposes otherwise")
+            clause("resume", actions.tolist() == same.tolist(), "a loaded agent makes other proposals")
             for player in (agent, loaded):
                 player.tell(actions, [env.reward(action) for action in actions])
         clause("resume", agent.result().best == loaded.result().best, "a loaded agent has another best")
         draws = [[record.random.tolist() for record in player.ranking.rounds] for player in (agent, loaded)]
-        clause("resume", draws[0] == draws[1], "a loaded agent draws otherwise")
+        clause("resume", draws[0] == draws[1], "a loaded agent draws other candidates at random")
 
     def test_an_interrupted_search(self, make_agent: MakeAgent, tmp_path: Path) -> None:
-        """Clause *interrupt*: what was found is kept, and what was proposed comes first when it goes on."""
+        """Clause *interrupt*: an interrupted search keeps its evaluations, and resumes with the pending candidates."""
 
         def interrupt(step: int, action: list[int]) -> None:
             if step == 13:
@@ -317,9 +329,9 @@ class AskTellConformance(AgentConformance):
         agent, env = make_agent(), BowlEnv([7, 6, 5], interrupt)
         with pytest.raises(KeyboardInterrupt):
             agent.search(env, budget=24, round_size=8, seed=5)
-        kept = agent.result()
-        clause("interrupt", kept.actions.tolist() == env.actions, "the result is not what was evaluated")
-        sizes = [len(record.rewards) for record in kept.rounds]
+        partial = agent.result()
+        clause("interrupt", partial.actions.tolist() == env.actions, "the result is not what was evaluated")
+        sizes = [len(record.rewards) for record in partial.rounds]
         clause("interrupt", sizes == [8, 5], f"rounds of {sizes}, expected [8, 5]")
         waiting = agent.pending.tolist()
         clause("interrupt", len(waiting) == 3, f"{len(waiting)} candidates are pending, expected 3")
@@ -327,12 +339,12 @@ class AskTellConformance(AgentConformance):
         agent = make_agent()
         agent.load(tmp_path / "state.npz")
         whole = agent.resume(BowlEnv([7, 6, 5]))
-        clause("interrupt", _points(whole)[:13] == _points(kept), "what was found before is lost")
-        clause("interrupt", whole.actions[13:16].tolist() == waiting, "what was pending does not come first")
+        clause("interrupt", _points(whole)[:13] == _points(partial), "evaluations before the interruption are lost")
+        clause("interrupt", whole.actions[13:16].tolist() == waiting, "pending candidates are not evaluated first")
         clause("interrupt", len({*_points(whole)}) == len(whole.actions) == 24, "the budget is not spent")
 
     def test_one_worker(self, make_agent: MakeAgent, tmp_path: Path) -> None:
-        """Clause *drivers*: without rounds, one worker searches as rounds of one do."""
+        """Clause *drivers*: an asynchronous search with one worker is the same as rounds of one candidate."""
         env = gym.make("kdnas/Planted-v0", budget=9)
         in_rounds = make_agent().search(env, round_size=1, seed=5)
         without = _search_without_rounds(make_agent(), tmp_path, workers=1, budget=9, seed=5)
@@ -340,19 +352,19 @@ class AskTellConformance(AgentConformance):
         clause("drivers", without.rewards.tolist() == in_rounds.rewards.tolist(), "the rewards differ")
 
     def test_several_workers(self, make_agent: MakeAgent, tmp_path: Path) -> None:
-        """Clause *drivers*: without rounds, several workers spend the budget on different candidates."""
+        """Clause *drivers*: in an asynchronous search, several workers evaluate different candidates."""
         result = _search_without_rounds(make_agent(), tmp_path, workers=3, budget=9, seed=5)
         clause("drivers", len({*_points(result)}) == 9, f"{len({*_points(result)})} candidates with a budget of 9")
 
     def test_a_finished_search(self, make_agent: MakeAgent) -> None:
-        """Clause *resume*: a finished search is not gone on with."""
+        """Clause *resume*: resuming a finished search changes nothing."""
         agent, env = make_agent(), BowlEnv([7, 6])
         result = agent.search(env, budget=9)
-        clause("resume", _points(agent.resume(env)) == _points(result), "a finished search changes")
-        clause("resume", len(env.actions) == 9, "a finished search spends more")
+        clause("resume", _points(agent.resume(env)) == _points(result), "resuming changed a finished search")
+        clause("resume", len(env.actions) == 9, "resuming a finished search evaluated more candidates")
 
     def test_states_of_others(self, make_agent: MakeAgent, tmp_path: Path) -> None:
-        """Clause *resume*: what is not a state of this agent is refused."""
+        """Clause *resume*: the state of another agent is refused."""
         agent = make_agent()
         agent.search(BowlEnv([3, 3]), budget=4)
         state = agent.state_dict()

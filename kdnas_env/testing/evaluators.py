@@ -56,8 +56,8 @@ class EvaluatorConformance:
         order = [*configs, configs[0]]
         records = evaluator.evaluate(order, fidelity)
         clause("batch", len(records) == len(order), f"{len(records)} records for {len(order)} architectures")
-        found = [record.config for record in records]
-        clause("batch", found == order, f"records of {found} for {order}")
+        recorded = [record.config for record in records]
+        clause("batch", recorded == order, f"records of {recorded} for {order}")
         clause("batch", all(record.fidelity == fidelity for record in records), "a record of another fidelity")
         clause("batch", evaluator.evaluate([], fidelity) == [], "an empty batch has an answer that is not empty")
 
@@ -108,8 +108,8 @@ class EvaluatorConformance:
             own = sorted((report for report in reports if report.candidate == place), key=lambda report: report.epoch)
             losses = tuple(report.heldout_unexplained for report in own)
             clause("on_epoch", losses == record.heldout_unexplained, f"reported {losses} of {record.config}")
-        found = sorted((report.candidate, report.epoch) for report in reports)
-        clause("on_epoch", found == expected, f"reports of (candidate, epoch) {found}, expected {expected}")
+        calls = sorted((report.candidate, report.epoch) for report in reports)
+        clause("on_epoch", calls == expected, f"reports of (candidate, epoch) {calls}, expected {expected}")
         sizes = {(report.candidates, report.epochs) for report in reports}
         clause("on_epoch", sizes == {(len(configs), fidelity.epochs)}, f"reports of (candidates, epochs) {sizes}")
 

@@ -21,8 +21,7 @@ from kdnas_env.distillation.student.folder import Lineage, save_student
 from kdnas_env.distillation.teacher.foreign import relative_distance
 from kdnas_env.distillation.teacher.loading import Teacher, load_teacher, load_teacher_architecture
 from kdnas_env.distillation.text.corpus import Corpus
-from kdnas_env.distillation.training.in_loop import states_of
-from kdnas_env.distillation.training.packed import pack_samples
+from kdnas_env.distillation.training.packed import pack_samples, states_of
 from kdnas_env.evaluators.mini_kd import MiniKDEvaluator
 from kdnas_env.evaluators.mini_kd_settings import MiniKDSettings
 from kdnas_env.tasks.encoding import PooledEncoder
@@ -83,10 +82,10 @@ class TeacherConformance:
             again = load_teacher(folder).fingerprint
             clause("generators", global_states() == before, "a global random generator was read or seeded by loading")
         clause("fingerprint", again == teacher.fingerprint, "a teacher that is loaded twice has two fingerprints")
-        read, found = load_teacher_architecture(folder), teacher.architecture
+        configured, loaded = load_teacher_architecture(folder), teacher.architecture
         for name in ("family", "num_hidden_layers", "hidden_size", "vocab_size", "type_vocab_size"):
-            mine, own = getattr(read, name), getattr(found, name)
-            clause("architecture", mine == own, f"{name} is {own}, but {mine} by the configuration alone")
+            expected, own = getattr(configured, name), getattr(loaded, name)
+            clause("architecture", own == expected, f"{name} is {own}, but {expected} by the configuration alone")
 
     def test_the_fingerprint_tells_weights(self, folder: Path, teacher: Teacher, tmp_path: Path) -> None:
         """Clause *fingerprint*."""
@@ -103,9 +102,9 @@ class TeacherConformance:
         batch = dict(teacher.tokenizer(texts[:_SAMPLES], padding=True, return_tensors="pt"))
         padded = teacher.hidden_states(**batch)
         shape = (*batch["input_ids"].shape, teacher.architecture.hidden_size)
-        found = [tuple(states.shape) for states in padded]
+        actual = [tuple(states.shape) for states in padded]
         expected = [shape] * (teacher.architecture.num_hidden_layers + 1)
-        clause("states", found == expected, f"hidden states of shapes {found}, expected {expected}")
+        clause("states", actual == expected, f"hidden states of shapes {actual}, expected {expected}")
         mask = batch["attention_mask"].bool()
         clause("padding", not mask.all(), "the texts are equally long, so that nothing was tested; give others")
         clause("padding", bool(mask[:, 0].all()), "the tokenizer pads on the left, where students count positions from")
@@ -159,9 +158,9 @@ def _check_loop(evaluator: MiniKDEvaluator, teacher: Teacher) -> None:
     workload = evaluator.workload
     corpus: Corpus = workload.corpus
     samples = workload.train[:_SAMPLES]
-    found = states_of(teacher)(pack_samples(corpus, samples, device=teacher.device))
+    in_loop = states_of(teacher)(pack_samples(corpus, samples, device=teacher.device))
     rows = workload.cache.token_rows(samples)
-    for layer, states in enumerate(found):
+    for layer, states in enumerate(in_loop):
         difference = relative_distance(states, workload.states((layer,), rows))
         complaint = f"run in the loop, layer {layer} is {difference:.2g} away from what is cached"
         clause("loop", difference < _LARGEST_DIFFERENCE, complaint)

@@ -24,7 +24,8 @@ from kdnas_env.cli.console import SafeConsole
 from kdnas_env.cli.distill import print_distilled
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import read_lineage, read_projection
-from kdnas_env.pipeline.distill import DistilledStudent, DistillOptions, DistillRun
+from kdnas_env.pipeline.distill_options import DistillOptions
+from kdnas_env.pipeline.distilled import DistilledStudent, DistillRun
 
 Flags = Callable[..., list[str]]
 
@@ -168,7 +169,7 @@ def test_any_student_can_be_named(flags: Flags, tmp_path: Path) -> None:
 def test_a_streamed_corpus_with_the_teacher_in_the_loop(
     flags: Flags, tmp_path: Path, tiny_corpus_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("kdnas_env.distillation.text.training_text._START_SAMPLES", 80)
+    monkeypatch.setattr("kdnas_env.distillation.training.training_text._START_SAMPLES", 80)
     changes = {"corpus__heldout_samples": 10, "epochs": None, "max_steps": 30}
     assert main([*flags(**changes), "--corpus.streaming"]) == 0
     record = json.loads((tmp_path / "distill" / "best" / "distilled.json").read_text())

@@ -17,7 +17,7 @@ from scipy.stats import pearsonr, spearmanr
 import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.exporting.embedder import read_embedder_record
+from kdnas_env.exporting.record import read_embedder_record
 from kdnas_env.tasks.vectors import embedding_teacher, open_embedder, vectors
 
 TEXTS = tiny_teachers.sentences()

@@ -14,7 +14,7 @@ import kdnas_env
 from kdnas_env.cli import main
 from kdnas_env.cli.flags import naming_flags
 from kdnas_env.errors import KDNASError
-from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.distill_options import DistillOptions
 from kdnas_env.pipeline.race import BenchOptions
 from kdnas_env.pipeline.run_options import PipelineOptions, SearchStage
 from kdnas_env.pipeline.search_options import SearchOptions

@@ -16,8 +16,8 @@ from processes import workers_of
 from troubled import CONFIGS, SPACE, Troubled, begun
 
 from kdnas_env.agents.classic.evolution import EvolutionAgent
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv

@@ -18,7 +18,8 @@ from kdnas_env.distillation.student.folder import read_lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import ExportError
 from kdnas_env.exporting import quantisation_cost
-from kdnas_env.exporting.embedder import read_embedder_record, save_embedder
+from kdnas_env.exporting.embedder import save_embedder
+from kdnas_env.exporting.record import read_embedder_record
 from kdnas_env.exporting.report import ExportReport
 from kdnas_env.exporting.writing import write_export
 from kdnas_env.latency.quantise import DYNAMIC, SCHEMES, quantise

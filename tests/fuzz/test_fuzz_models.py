@@ -20,7 +20,7 @@ from kdnas_env.distillation.student.folder import PROJECTION, load_student, read
 from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import load_teacher, load_teacher_architecture
 from kdnas_env.distillation.text.corpus import load_corpus
-from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
+from kdnas_env.distillation.training.stream import StreamedSamples, head_corpus
 from kdnas_env.tasks.data import load_task
 from kdnas_env.tasks.specs import TASKS
 

@@ -20,7 +20,7 @@ from kdnas_env.core.space import SearchSpace
 from kdnas_env.distillation.student.folder import LINEAGE, Lineage, read_lineage
 from kdnas_env.distillation.training.kd_trainer import CURVE, read_curve
 from kdnas_env.evaluators.planted import PLANTED_TEACHER
-from kdnas_env.pipeline.distill import DistillOptions
+from kdnas_env.pipeline.distill_options import DistillOptions
 from kdnas_env.pipeline.finished_search import choose
 from kdnas_env.pipeline.run_options import PipelineOptions
 from kdnas_env.pipeline.score_options import ScoreOptions

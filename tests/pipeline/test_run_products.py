@@ -16,7 +16,7 @@ from kdnas_env.exporting.folder import EXPORT
 from kdnas_env.latency.quantise import DYNAMIC, WEIGHTS_ONLY
 from kdnas_env.pipeline.candidates import Candidate
 from kdnas_env.pipeline.product_classifier import ClassifierProduct
-from kdnas_env.pipeline.run_products import place_products
+from kdnas_env.pipeline.run import place_products
 from kdnas_env.support.atomic import write_json
 
 CLASSIFIERS = ClassifierProduct()

@@ -17,8 +17,8 @@ from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.student.folder import Lineage, read_lineage
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.errors import KDNASError
-from kdnas_env.exporting.embedder import read_embedder_record, save_embedder
-from kdnas_env.exporting.record import read_classifier_record
+from kdnas_env.exporting.embedder import save_embedder
+from kdnas_env.exporting.record import read_classifier_record, read_embedder_record
 from kdnas_env.exporting.source import load_source
 from kdnas_env.tasks.embedding import EmbeddingSettings, distil_embedder
 from kdnas_env.tasks.own import OwnTask, load_own

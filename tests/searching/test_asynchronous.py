@@ -22,8 +22,8 @@ from troubled import SPACE, Troubled
 from kdnas_env.agents.classic.evolution import EvolutionAgent
 from kdnas_env.agents.classic.local_search import LocalSearchAgent
 from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.core.evaluation import Evaluation, Fidelity, Status
 from kdnas_env.envs.kdnas import KDNASEnv
 from kdnas_env.errors import KDNASError, RunError

@@ -6,7 +6,7 @@ import pytest
 from kdnas_env.core.architecture import EncoderArchitecture, forward_flops
 from kdnas_env.core.space import SearchSpace
 from kdnas_env.errors import SpaceError
-from kdnas_env.studies.sample import stratified_sample
+from kdnas_env.studies.proxy import stratified_sample
 
 
 def test_a_sample_spans_the_space_and_is_fixed_by_its_seed(bert_base: EncoderArchitecture) -> None:

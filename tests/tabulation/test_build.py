@@ -26,13 +26,14 @@ from kdnas_env.latency import LatencyProbe, LatencySettings
 from kdnas_env.support.atomic import write_json
 from kdnas_env.tables.storage import write_table
 from kdnas_env.tables.table import CURVES, LATENCIES, LatencyDevice, Table
-from kdnas_env.tabulation.adopting import adopt_table, is_table
 from kdnas_env.tabulation.build import (
     STORE,
     WORKLOAD,
     adopt_evaluations,
     adopt_latencies,
+    adopt_table,
     check_name,
+    is_table,
     parse_shard,
     planned_cells,
     planned_students,

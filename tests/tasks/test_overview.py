@@ -8,7 +8,7 @@ from typing import Any
 import small_tasks
 import tiny_teachers
 
-from kdnas_env.tasks.overview import overview
+from kdnas_env.pipeline.product_classifier import overview
 from kdnas_env.tasks.own import OwnTask, load_own
 
 TEXTS = tiny_teachers.sentences()

@@ -124,8 +124,8 @@ def test_the_configuration_may_have_any_name() -> None:
 @pytest.mark.parametrize(
     ("broken", "test", "message"),
     [
-        (Indulgent, "test_configuration", "clause 'config' does not hold: the text 'fast' is taken in the place of a"),
-        (Terse, "test_configuration", "clause 'config' does not hold: what is no NoSettings is refused as 'no'"),
+        (Indulgent, "test_configuration", "clause 'config' does not hold: the text 'fast' is accepted instead of a"),
+        (Terse, "test_configuration", "clause 'config' does not hold: the message 'no' names neither NoSettings"),
         (Overspending, "test_the_budget", "clause 'budget' does not hold: .* evaluations with a budget of"),
         (Repeating, "test_the_budget", "clause 'budget' does not hold"),
         (Obstinate, "test_the_seed", "clause 'seed' does not hold: another seed makes the same proposals"),
@@ -146,7 +146,7 @@ def test_agents_that_leave_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_agents_that_go_on_otherwise(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="clause 'resume' does not hold: a loaded agent proposes otherwise"):
+    with pytest.raises(AssertionError, match="clause 'resume' does not hold: a loaded agent makes other proposals"):
         AskTellConformance().test_a_loaded_agent(Forgetful, 4, True, tmp_path)
 
 

@@ -173,8 +173,8 @@ def read_lineage(folder: str | os.PathLike[str]) -> Lineage | None:
     if not os.path.isfile(path):
         return None
     try:
-        found = restore(Lineage, found_again(read_json(path), path.parent))
-        return replace(found, student=found.student.check())
+        lineage = restore(Lineage, found_again(read_json(path), path.parent))
+        return replace(lineage, student=lineage.student.check())
     except ValueError as error:
         raise RunError(f"the lineage of the student in {str(path)!r} cannot be read: {error}") from error
 

@@ -120,11 +120,11 @@ class HiddenStateCache:
             CacheError: If a sample is not cached.
         """
         wanted = np.asarray(sample_ids, dtype=np.int64)
-        found = np.minimum(np.searchsorted(self.sample_ids, wanted), len(self.sample_ids) - 1)
-        absent = wanted[self.sample_ids[found] != wanted]
+        places = np.minimum(np.searchsorted(self.sample_ids, wanted), len(self.sample_ids) - 1)
+        absent = wanted[self.sample_ids[places] != wanted]
         if len(absent):
             raise CacheError(f"sample {int(absent[0])} is not among the {len(self.sample_ids)} cached samples")
-        return found
+        return places
 
 
 def read_rows(states: np.memmap[Any, np.dtype[Any]], rows: NDArray[np.int64]) -> NDArray[Any]:

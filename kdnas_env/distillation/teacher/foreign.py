@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kdnas_env.core.architecture import EncoderArchitecture
 from kdnas_env.core.shapes import LONGEST_INPUT
-from kdnas_env.errors import TeacherError
-from kdnas_env.support.libraries import one_line
-
-if TYPE_CHECKING:
-    from kdnas_env.distillation.teacher.loading import Teacher
+from kdnas_env.errors import TeacherError, one_line
 
 _REAL_TOKENS, _PADDED_LENGTH = 11, 24
 _STRIDE = 7919
@@ -44,7 +42,12 @@ _NOT_OF_THE_FORWARD_PASS_BY_PART = ("dropout", "initializer", "token_id", "class
 """Substrings of the names of fields that concern training, heads and tokens."""
 
 
-def check_states(what: str, teacher: Teacher) -> None:
+def check_states(
+    what: str,
+    model: torch.nn.Module,
+    architecture: EncoderArchitecture,
+    hidden_states: Callable[..., tuple[Tensor, ...]],
+) -> None:
     """Run a teacher on a few tokens and check that students can learn from its hidden states.
 
     The teacher must return one state for the embeddings and one for each layer, with one vector per token, for inputs
@@ -52,12 +55,13 @@ def check_states(what: str, teacher: Teacher) -> None:
 
     Args:
         what: Description of the teacher for messages.
-        teacher: The teacher.
+        model: Encoder without head.
+        architecture: Shape of the model.
+        hidden_states: Runs the model, see :meth:`kdnas_env.distillation.teacher.loading.Teacher.hidden_states`.
 
     Raises:
         TeacherError: If a check fails, or the teacher cannot be run.
     """
-    architecture = teacher.architecture
     length = min(_PADDED_LENGTH, architecture.max_length)
     real = min(_REAL_TOKENS, length)
     ids = _some_ids(2 * length, architecture.vocab_size, architecture.pad_token_id).view(2, length)
@@ -65,17 +69,17 @@ def check_states(what: str, teacher: Teacher) -> None:
     ids[0, real:], mask[0, real:] = architecture.pad_token_id, 0
     long = _some_ids(architecture.max_length, architecture.vocab_size, architecture.pad_token_id)[None]
     try:
-        _table_of_words(teacher.model)
-        longest = teacher.hidden_states(long, token_type_ids=torch.zeros_like(long))
-        padded = teacher.hidden_states(ids, mask)
-        alone = teacher.hidden_states(ids[:1, :real])
+        _table_of_words(model)
+        longest = hidden_states(long, token_type_ids=torch.zeros_like(long))
+        padded = hidden_states(ids, mask)
+        alone = hidden_states(ids[:1, :real])
     except Exception as error:  # an unknown type of model may raise any error on such input
         raise TeacherError(
             f"{what} cannot teach: a model of type {architecture.family!r} cannot be run on token ids with an "
             f"attention mask ({one_line(error)}); choose a teacher of another type"
         ) from error
-    _check_shapes(what, teacher, longest, long)
-    _check_shapes(what, teacher, padded, ids)
+    _check_shapes(what, architecture, longest, long)
+    _check_shapes(what, architecture, padded, ids)
     difference = max(
         relative_distance(whole[0, :real], own[0, :real]) for whole, own in zip(padded, alone, strict=True)
     )
@@ -144,16 +148,15 @@ def _table_of_words(model: Any) -> Tensor:
     return weight
 
 
-def _check_shapes(what: str, teacher: Teacher, states: tuple[Tensor, ...], ids: Tensor) -> None:
-    architecture = teacher.architecture
+def _check_shapes(what: str, architecture: EncoderArchitecture, states: tuple[Tensor, ...], ids: Tensor) -> None:
     expected = [(*ids.shape, architecture.hidden_size)] * (architecture.num_hidden_layers + 1)
-    found = [tuple(state.shape) for state in states]
-    if found != expected:
-        odd = next((shape for shape in found if shape != expected[0]), expected[0])
+    shapes = [tuple(state.shape) for state in states]
+    if shapes != expected:
+        odd = next((shape for shape in shapes if shape != expected[0]), expected[0])
         raise TeacherError(
-            f"{what} cannot teach: a model of type {architecture.family!r} has {len(found)} hidden states, such as one "
-            f"of shape {odd}; students need {len(expected)} of shape {expected[0]}, the embeddings and every layer; "
-            "choose a teacher of another type"
+            f"{what} cannot teach: a model of type {architecture.family!r} has {len(shapes)} hidden states, such as "
+            f"one of shape {odd}; students need {len(expected)} of shape {expected[0]}, the embeddings and every "
+            "layer; choose a teacher of another type"
         )
     if not all(bool(state.isfinite().all()) for state in states):
         raise TeacherError(f"{what} cannot teach: its hidden states are not finite; is its checkpoint damaged?")

@@ -21,9 +21,9 @@ from kdnas_env.distillation.teacher.foreign import (
     usable_positions,
 )
 from kdnas_env.distillation.text.demo import demo_teacher_directory
-from kdnas_env.errors import TeacherError
+from kdnas_env.errors import TeacherError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line, quiet_transformers
+from kdnas_env.support.libraries import quiet_transformers
 
 _CONFIG_FILES = ("config.json",)
 _MODEL_FILES = ("model*.safetensors", "model.safetensors.index.json")
@@ -129,7 +129,7 @@ def load_teacher(name: str | os.PathLike[str], *, device: str | torch.device = "
     fingerprint = _fingerprint(model, architecture, config)
     teacher = Teacher(model, tokenizer, architecture, name, fingerprint, target, left_out, notes)
     if not architecture.plain:
-        check_states(what, teacher)
+        check_states(what, model, architecture, teacher.hidden_states)
         return teacher
     try:
         count = len(teacher.hidden_states(torch.zeros(1, 2, dtype=torch.int64)))

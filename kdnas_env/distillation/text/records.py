@@ -60,16 +60,16 @@ def open_records(
 
     name = os.fspath(source)
     with scratch_folder("records") as scratch, quiet_datasets(), reporting(f"{name!r}"):
-        found = locate(name, config_name, layout, scratch)
-        if isinstance(found, Files):
-            yield _FileRecords(name, found)
+        located = locate(name, config_name, layout, scratch)
+        if isinstance(located, Files):
+            yield _FileRecords(name, located)
             return
-        if found is None:
-            found = load_dataset(name, config_name)
-        elif not isinstance(found, Mapping):
-            found.download_and_prepare()
-            found = found.as_dataset()
-        yield _DatasetRecords(name, {str(split): dataset for split, dataset in found.items()})
+        if located is None:
+            located = load_dataset(name, config_name)
+        elif not isinstance(located, Mapping):
+            located.download_and_prepare()
+            located = located.as_dataset()
+        yield _DatasetRecords(name, {str(split): dataset for split, dataset in located.items()})
 
 
 def read_keys(source: str | os.PathLike[str]) -> frozenset[str]:

@@ -161,13 +161,13 @@ class _Speller:
     def _spelled(self, word: tuple[int, ...]) -> tuple[list[int], Ints]:
         parts = [self._bare(self._tokens[number], place) for place, number in enumerate(word)]
         text = "".join(parts)
-        found = self._model.tokenize(text)
-        own = [int(self._kept[token.id]) for token in found]
+        pieces = self._model.tokenize(text)
+        own = [int(self._kept[token.id]) for token in pieces]
         if not own:
             if self._unknown is None:
                 raise CorpusError(f"the word {text!r} has no tokens in the smaller vocabulary; choose more tokens")
             own = [self._unknown]
-        ends = np.cumsum([len(self._bare(token.value, place)) for place, token in enumerate(found)])
+        ends = np.cumsum([len(self._bare(token.value, place)) for place, token in enumerate(pieces)])
         if not len(ends) or ends[-1] != len(text):  # unknown, or spelled in bytes
             return own, np.full(len(word), len(own) - 1, dtype=np.int64)
         return own, np.searchsorted(ends, np.cumsum([len(part) for part in parts])).astype(np.int64)

@@ -20,8 +20,8 @@ def text_key(text: str) -> str:
 
 def is_among(texts: Sequence[str], keys: Collection[str], *, pairs_rows: bool) -> bool:
     """Whether a row is to be left out; the arguments are those of :class:`Samples`."""
-    found = [text_key(text) in keys for text in texts]
-    return any(found) if pairs_rows else all(found)
+    listed = [text_key(text) in keys for text in texts]
+    return any(listed) if pairs_rows else all(listed)
 
 
 class Samples:

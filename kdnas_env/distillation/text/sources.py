@@ -20,9 +20,9 @@ from kdnas_env.distillation.text.folders import Files, folder_files
 from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
 from kdnas_env.distillation.text.splits import cut, splits_named
 from kdnas_env.distillation.text.text_files import KINDS, columns_of, field_of, kind_of, read_rows
-from kdnas_env.errors import CorpusError, KDNASError
+from kdnas_env.errors import CorpusError, KDNASError, one_line
 from kdnas_env.support.atomic import expanded
-from kdnas_env.support.libraries import one_line, quiet_datasets
+from kdnas_env.support.libraries import quiet_datasets
 from kdnas_env.support.scratch import scratch_folder
 
 if TYPE_CHECKING:
@@ -221,12 +221,12 @@ def _open(
 
     located = locate(name, config_name, layout, scratch)
     if isinstance(located, Files):
-        splits = {one: located.splits[one] for one in splits_named(split, located.splits, name)}
+        splits = {part: located.splits[part] for part in splits_named(split, located.splits, name)}
         files = [file for of_split in splits.values() for file in of_split]
         columns = choose_columns(columns_of_files(files, name, split, located.layout), text_columns, name)
         stored = {
-            one: _stored(_file_rows(of_split, columns, located.layout), columns, scratch / f"{number}.arrow")
-            for number, (one, of_split) in enumerate(splits.items())
+            part: _stored(_file_rows(of_split, columns, located.layout), columns, scratch / f"{number}.arrow")
+            for number, (part, of_split) in enumerate(splits.items())
         }
         return TextRows(columns, cut(split, stored, name), _as_it_is)
     if isinstance(located, Mapping):
@@ -260,10 +260,10 @@ def locate(
         _refuse(name, everything, "a saved dataset")
         return _saved(path)
     if path.is_dir():
-        found = folder_files(path, config_name, layout, scratch)
-        if not isinstance(found, Files):
-            _refuse(name, layout.given(), f"a folder of files that are read as {found.name}")
-        return found
+        listed = folder_files(path, config_name, layout, scratch)
+        if not isinstance(listed, Files):
+            _refuse(name, layout.given(), f"a folder of files that are read as {listed.name}")
+        return listed
     if _looks_like_path(name):
         raise CorpusError(f"{name!r} is not there: no such file or folder")
     _refuse(name, layout.given(), "a dataset of the hub")

@@ -46,8 +46,8 @@ def _parts(split: str, rows: Mapping[str, int], source: str) -> list[Any]:
     try:
         return list(ReadInstruction.from_spec(split).to_absolute(dict(rows)))
     except ValueError as error:
-        told = "" if str(error).startswith("Unknown split") else f" ({error})"
+        reason = "" if str(error).startswith("Unknown split") else f" ({error})"
         raise CorpusError(
-            f"corpus {source!r} has no split {split!r}{told}; it has {sorted(rows)}, of which parts are written as "
+            f"corpus {source!r} has no split {split!r}{reason}; it has {sorted(rows)}, of which parts are written as "
             "train[:10%]"
         ) from error

@@ -23,8 +23,7 @@ from typing import Any
 
 from kdnas_env.distillation.text.columns import Columns, doubt_of_header, holds_text
 from kdnas_env.distillation.text.layout import AS_NAMED, TextLayout
-from kdnas_env.errors import CorpusError
-from kdnas_env.support.libraries import one_line
+from kdnas_env.errors import CorpusError, one_line
 from kdnas_env.support.untrusted import parse_json, shown
 
 KINDS = {
@@ -225,13 +224,13 @@ def _check_text(path: Path, number: int, text: str) -> None:
     except UnicodeEncodeError as error:
         code = ord(text[error.start])
         # Bytes that are not valid UTF-8 are decoded to these lone surrogates.
-        told = (
+        fault = (
             f"byte 0x{code - 0xDC00:02x}, which is no UTF-8; mend the text, or say which encoding the file is in, such "
             "as encoding='latin-1'"
             if 0xDC80 <= code <= 0xDCFF
             else f"\\u{code:04x}, half a character, which no encoding holds; mend the text"
         )
-        raise CorpusError(f"{place_of(path, number)} holds {told}") from None
+        raise CorpusError(f"{place_of(path, number)} holds {fault}") from None
 
 
 # --- tables and lines ---

@@ -16,26 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.kd_data import CorpusSamples
 from kdnas_env.distillation.training.mini_kd import MiniKD
-from kdnas_env.errors import KDNASError
+from kdnas_env.distillation.training.packed import states_of
+from kdnas_env.errors import KDNASError, is_out_of_memory
 from kdnas_env.support.atomic import read_json, write_json
 from kdnas_env.support.checks import check_whole
 from kdnas_env.support.identity import check_same
-from kdnas_env.support.libraries import is_out_of_memory, quiet_transformers
+from kdnas_env.support.libraries import quiet_transformers
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.random_state import preserved_rng
 
 if TYPE_CHECKING:
-    from kdnas_env.distillation.training.kd_trainer import KDTrainer
+    from kdnas_env.distillation.training.kd_trainer import KDTrainer, OnEvaluation
 
 IDENTITY = "identity.json"
 """File that identifies the distillation of a checkpoint folder."""
-
-
-OnEvaluation = Callable[[dict[str, float]], None]
-"""Callback that receives a point of the learning curve."""
 
 _KEPT_CHECKPOINTS = 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -21,16 +22,18 @@ from transformers import (
     TrainingArguments,
 )
 
-from kdnas_env.distillation.training.full_kd import OnEvaluation
-from kdnas_env.distillation.training.in_loop import StatesOf
 from kdnas_env.distillation.training.kd_data import Collator, CorpusSamples, LengthGroupedOrder, teaching_batch
 from kdnas_env.distillation.training.mini_kd import MiniKD, schedule
+from kdnas_env.distillation.training.packed import StatesOf
 from kdnas_env.distillation.training.resuming import STATE, ResumableTrainer
 from kdnas_env.errors import RunError
 from kdnas_env.support.atomic import replacing, write_json
 from kdnas_env.support.cpu_lock import training_lock
 from kdnas_env.support.progress import OnProgress
 from kdnas_env.support.untrusted import parse_json
+
+OnEvaluation = Callable[[dict[str, float]], None]
+"""Callback that receives a point of the learning curve."""
 
 CURVE, START = "curve.json", "start.safetensors"
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from kdnas_env.core.architecture import StudentConfig, student_position_offset
 from kdnas_env.core.evaluation import Fidelity
 from kdnas_env.distillation.student.building import build_student, special_tokens
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.student.layers import SLICED_TYPES
-from kdnas_env.distillation.student.slicing import slice_layers
+from kdnas_env.distillation.training.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.training.mapping import LayerPair, map_layers
 from kdnas_env.distillation.training.objective import HiddenStateObjective, Objective, RelationObjective, Score
 from kdnas_env.distillation.training.packed import NO_DROPOUT, Dropout, PackedEncoder
 from kdnas_env.distillation.training.recipe import JUDGED, Recipe
+from kdnas_env.distillation.training.slicing import slice_layers
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches, training_batches
 from kdnas_env.errors import SpaceError
 from kdnas_env.support.checks import check_choice

@@ -7,7 +7,7 @@ result equals that of the padded model, without the cost of padding tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +24,7 @@ from kdnas_env.distillation.student.layers import (
     encoder_layers,
     heads_first,
 )
+from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, token_rows
 
 
@@ -242,3 +243,32 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop
     if mask is not None:
         scores = scores.masked_fill(~mask, float("-inf"))
     return dropout(scores.softmax(dim=-1)) @ value
+
+
+StatesOf = Callable[[PackedBatch], Sequence[Tensor]]
+"""Returns all hidden states of a batch's real tokens, embeddings first, ``(tokens, hidden_size)`` each."""
+
+
+def states_of(teacher: Teacher) -> StatesOf:
+    """Return a function that runs a teacher on packed tokens, without a cache of its states.
+
+    A plain teacher runs on the packed tokens, any other on padded sequences.
+    """
+    architecture = teacher.architecture
+    if architecture.plain:
+        return PackedEncoder(teacher.model, position_offset=architecture.position_offset)
+
+    def run(batch: PackedBatch) -> list[Tensor]:
+        ids = _padded(batch.input_ids, batch, architecture.pad_token_id)
+        segments = None if batch.segments is None else _padded(batch.segments, batch, 0)
+        mask = None if batch.mask is None else batch.mask.long()
+        return [batch.pack(states).float() for states in teacher.hidden_states(ids, mask, segments)]
+
+    return run
+
+
+def _padded(values: Tensor, batch: PackedBatch, filler: int) -> Tensor:
+    """Spread one number per token over the padded batch, int64 ``(sequences, length)``."""
+    if batch.slots is not None:
+        values = values.new_full((batch.sequences * batch.length,), filler).index_copy(0, batch.slots, values)
+    return values.view(batch.sequences, batch.length)

@@ -61,9 +61,9 @@ class Recipe:
         ridge: Penalty of the closed form, as a fraction of the student states' mean variance (at least 1e-5); or
             ``gcv``, chosen by generalised cross-validation, for texts of few tokens.
         embeddings: ``random``, ``pca`` or ``token_means``
-            (:func:`kdnas_env.distillation.student.embeddings.embedding_basis`).
+            (:func:`kdnas_env.distillation.training.embeddings.embedding_basis`).
         layers: ``random``, or ``teacher``: sliced from the teacher's
-            (:func:`kdnas_env.distillation.student.slicing.slice_layers`). The shared layer of an ALBERT student stays
+            (:func:`kdnas_env.distillation.training.slicing.slice_layers`). The shared layer of an ALBERT student stays
             random, which measured better. So do all layers if the teacher's layers lack the linear maps of BERT's.
         train_embeddings: Whether to train the embedding tables; position and segment tables are always trained if the
             teacher's are not known.

@@ -10,8 +10,7 @@ from typing import Any
 
 from transformers import Trainer
 
-from kdnas_env.errors import RunError
-from kdnas_env.support.libraries import is_out_of_memory, one_line
+from kdnas_env.errors import RunError, is_out_of_memory, one_line
 from kdnas_env.support.progress import Progress
 from kdnas_env.support.untrusted import parse_json
 
@@ -68,8 +67,8 @@ def unwritten(folder: Path, error: Exception) -> RunError | None:
 def last_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint, or None."""
     numbered = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    found = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
-    return found[-1] if found else None
+    checkpoints = sorted(numbered, key=lambda path: int(path.name.rpartition("-")[2]))
+    return checkpoints[-1] if checkpoints else None
 
 
 def tell_going_on(folder: Path, progress: Progress, part: str = "") -> None:

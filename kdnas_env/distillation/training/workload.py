@@ -301,7 +301,7 @@ def as_taught(text: Corpus, recipe: Recipe, tokenizer: Any) -> Corpus:
     """Return a corpus as teacher and students see it: masked if the recipe says so."""
     if not recipe.mask_probability:
         return text
-    from kdnas_env.distillation.text.masking import corrupt_corpus
+    from kdnas_env.distillation.text.corpus import corrupt_corpus
 
     return corrupt_corpus(text, tokenizer, recipe.mask_probability, text.report.seed)
 

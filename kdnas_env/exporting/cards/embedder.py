@@ -22,7 +22,7 @@ from kdnas_env.exporting.cards.template import (
 from kdnas_env.exporting.hub import hub_name
 
 if TYPE_CHECKING:
-    from kdnas_env.exporting.embedder import EmbedderRecord
+    from kdnas_env.exporting.record import EmbedderRecord
 
 TITLES = {
     "cosine": "cosine with the teacher's vector",

@@ -11,8 +11,9 @@ from scipy.stats import multivariate_normal
 from torch import nn
 
 import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.agents.lstm.common import Features
 from kdnas_env.agents.lstm.ensemble import Ensemble, Posterior, expected_improvement, features_of, fit
-from kdnas_env.agents.lstm.ensemble_agent import Features, LSTMEnsembleAgent, LSTMEnsembleConfig
+from kdnas_env.agents.lstm.ensemble_agent import LSTMEnsembleAgent, LSTMEnsembleConfig
 from kdnas_env.errors import KDNASError
 from kdnas_env.testing.bowl import BowlEnv
 
@@ -93,7 +94,7 @@ def test_members_learn_for_themselves() -> None:
 
 
 def test_many_candidates_are_scored_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdnas_env.agents.lstm.ensemble._SCORED_TOGETHER", 4)
+    monkeypatch.setattr("kdnas_env.agents.lstm.ensemble.SCORED_TOGETHER", 4)
     model, actions = ensemble(), candidates(11)
     torch.testing.assert_close(features_of(model, actions), model(actions).detach())
     assert features_of(model, actions[:0]).shape[1] == 0

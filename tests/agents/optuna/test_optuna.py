@@ -34,8 +34,8 @@ from scipy.stats import wilcoxon
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.base import SearchResult
 from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna import PRUNERS, SAMPLERS, OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import PRUNERS, SAMPLERS, OptunaConfig
 from kdnas_env.agents.optuna.storage import open_storage, quiet
 from kdnas_env.cli import main
 from kdnas_env.core.evaluation import EpochReport, Fidelity

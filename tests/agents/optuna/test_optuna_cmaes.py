@@ -19,8 +19,8 @@ import optuna
 from optuna.samplers import CmaEsSampler
 from optuna.trial import FrozenTrial
 
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.agents.optuna.samplers import JSONCmaEsSampler
 from kdnas_env.errors import RunError
 from kdnas_env.testing.bowl import BowlEnv

@@ -11,8 +11,8 @@ import pytest
 from optuna.trial import TrialState
 
 import kdnas_env  # noqa: F401  (registers the environments)
+from kdnas_env.agents.optuna import CONSTRAINED, STATUS, OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import CONSTRAINED, STATUS, OptunaConfig
 from kdnas_env.errors import KDNASError
 
 LIMIT_HANDLING: tuple[Literal["reward", "constraints"], ...] = ("reward", "constraints")

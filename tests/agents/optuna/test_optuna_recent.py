@@ -16,10 +16,9 @@ from scipy.stats import wilcoxon
 
 import kdnas_env  # noqa: F401  (registers the environments)
 from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna import samplers as optuna_samplers
-from kdnas_env.agents.optuna import study as optuna_study
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.agents.optuna.samplers import RecentTrials, RemainingTPESampler, StudyView
 from kdnas_env.testing.bowl import BowlEnv
 
@@ -151,7 +150,7 @@ def test_a_pruner_compares_with_a_part_of_a_long_search(monkeypatch: pytest.Monk
             seen.append(len(study.get_trials(deepcopy=False)))
             return super().prune(study, trial)
 
-    monkeypatch.setitem(optuna_study._PRUNERS, "median", Watched)
+    monkeypatch.setitem(optuna_samplers._PRUNERS, "median", Watched)
     env = gym.make("kdnas/Planted-v0", budget=60, epochs=3)
     agent = OptunaAgent(OptunaConfig(sampler="random", pruner="median", replay_size=10))
     result = agent.search(env, seed=0)

@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import wilcoxon
 
 from kdnas_env.agents.classic.random import RandomAgent
+from kdnas_env.agents.optuna import OptunaConfig
 from kdnas_env.agents.optuna.agent import OptunaAgent
-from kdnas_env.agents.optuna.config import OptunaConfig
 from kdnas_env.agents.optuna.samplers import RemainingGPSampler
 from kdnas_env.agents.optuna.storage import quiet
 from kdnas_env.core.grid import Grid

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kdnas_env.distillation.text.corpus import Corpus, _units, load_corpus, split_samples, token_rows
-from kdnas_env.distillation.text.stream import head_corpus
+from kdnas_env.distillation.training.stream import head_corpus
 from kdnas_env.errors import CorpusError
 
 TEXTS = tiny_teachers.sentences()

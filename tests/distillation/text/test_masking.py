@@ -10,7 +10,7 @@ import torch
 
 from kdnas_env.distillation.teacher.cache import open_cache
 from kdnas_env.distillation.teacher.loading import load_teacher
-from kdnas_env.distillation.text.masking import corrupt_corpus
+from kdnas_env.distillation.text.corpus import corrupt_corpus
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import CorpusError
 

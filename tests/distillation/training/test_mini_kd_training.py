@@ -20,8 +20,8 @@ from transformers import AutoModel
 
 from kdnas_env.core.architecture import FAMILIES, StudentConfig, count_parameters
 from kdnas_env.core.evaluation import Fidelity
-from kdnas_env.distillation.student.embeddings import embedding_basis
 from kdnas_env.distillation.teacher.cache import open_cache
+from kdnas_env.distillation.training.embeddings import embedding_basis
 from kdnas_env.distillation.training.mapping import map_layers
 from kdnas_env.distillation.training.mini_kd import EpochResult, MiniKD, schedule
 from kdnas_env.distillation.training.projection import Moments

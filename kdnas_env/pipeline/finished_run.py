@@ -1,50 +1,105 @@
-"""The page of a run: its students with limits, scores and sizes, and the page of its search."""
+"""A finished run: its students, as a table, a picture and a page with limits, scores and sizes."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdnas_env.bench.page import Cloud, Listing, Page, Scatter, View
 from kdnas_env.core.architecture import StudentConfig
 from kdnas_env.distillation.text.demo import teacher_title
 from kdnas_env.exporting.folder import EXPORT
-from kdnas_env.pipeline.candidates import ranked
+from kdnas_env.pipeline.candidates import Candidate, best_candidate, draw_candidates, ranked
 from kdnas_env.pipeline.finished_search import load_run
 from kdnas_env.pipeline.limit_lines import HEADINGS
 from kdnas_env.pipeline.products import product_of
-from kdnas_env.pipeline.run_options import stage_folder
+from kdnas_env.pipeline.run_options import PipelineOptions, stage_folder
+from kdnas_env.pipeline.run_stages import Result
 from kdnas_env.pipeline.search_page import LEGEND, search_facts, search_view
+from kdnas_env.pipeline.work import Finished
 from kdnas_env.searching.recorded import flag_words
 from kdnas_env.searching.run_folder import RESULTS, read_run
 from kdnas_env.support.atomic import read_json
 from kdnas_env.support.shell import command
 
 if TYPE_CHECKING:
-    from kdnas_env.pipeline.run import PipelineRun
+    from matplotlib.figure import Figure
 
 CANDIDATE, DISTILLED = "candidates, on what is scored", "distilled students"
 
 
-def run_page(run: PipelineRun) -> Page:
-    """Return the page of a run: what it made, then its search.
+@dataclass(frozen=True, eq=False, repr=False)
+class PipelineRun(Finished):
+    """A run whose wanted stages are done.
 
-    Raises:
-        RunError: If its search is not finished.
+    Attributes:
+        path: Its folder.
+        options: What was asked for.
+        results: What came of the stages that this call did, in order.
+        summary: What came of all stages that are done: what ``summary.json`` says.
+        candidates: With a task: the students that were tried, in order.
+        products: With a task: the folders of the chosen classifier, ``classifier`` as transformers loads it, or of the
+            embedding model, ``embedder`` as Sentence Transformers loads it, and ``export`` for ONNX Runtime, by these
+            names; empty where no student was distilled.
     """
-    searched = load_run(run.path / "search")
-    view = _students(run) if run.options.task.name is None else _candidates(run)
-    recorded = read_run(run.path)
-    stages = ", ".join(f"{stage} {state}" for stage, state in recorded.get("stages", {}).items())
-    task = [] if run.options.task.name is None else [("task", run.options.task.name)]
-    return Page(
-        title=f"Students of {teacher_title(run.options.teacher)}",
-        subtitle=_subtitle(run),
-        agents=(CANDIDATE, DISTILLED, *LEGEND),
-        views=[view, search_view(searched)],
-        facts=[*task, ("stages", stages), *search_facts(searched)],
-        commands=_commands(run),
-    )
+
+    path: Path
+    options: PipelineOptions
+    results: tuple[Result, ...]
+    summary: dict[str, Any]
+    candidates: tuple[Candidate, ...] = ()
+    products: Mapping[str, Path] = field(default_factory=dict)
+
+    def about(self) -> dict[str, object]:
+        """Return what is shown of it beside its folder."""
+        return {"students": [str(StudentConfig.from_dict(row["student"])) for row in self.summary["students"]]}
+
+    @property
+    def best(self) -> Candidate | None:
+        """The first candidate that keeps the limits, else the one that comes closest; None without candidates."""
+        return best_candidate(self.candidates)
+
+    @property
+    def keeps_limits(self) -> bool:
+        """Whether there is a candidate that keeps all that was asked for, also on what is scored."""
+        return self.best is not None and self.best.keeps_limits
+
+    def plot(self) -> Figure:
+        """Draw the candidates: share of the teacher's score against speed-up."""
+        return draw_candidates(self.candidates, self.options.limits)
+
+    def report(self) -> Page:
+        """Return the run as a page; its ``to_html()`` is what ``report.html`` holds.
+
+        Raises:
+            RunError: If its search is not finished.
+        """
+        searched = load_run(self.path / "search")
+        view = _students(self) if self.options.task.name is None else _candidates(self)
+        recorded = read_run(self.path)
+        stages = ", ".join(f"{stage} {state}" for stage, state in recorded.get("stages", {}).items())
+        task = [] if self.options.task.name is None else [("task", self.options.task.name)]
+        return Page(
+            title=f"Students of {teacher_title(self.options.teacher)}",
+            subtitle=_subtitle(self),
+            agents=(CANDIDATE, DISTILLED, *LEGEND),
+            views=[view, search_view(searched)],
+            facts=[*task, ("stages", stages), *search_facts(searched)],
+            commands=_commands(self),
+        )
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return a flat row for each student: what it is, what it was measured to be, and where its files are."""
+        return [
+            {
+                **{name: value for name, value in student.items() if not isinstance(value, dict | list)},
+                "student": str(StudentConfig.from_dict(student["student"])),
+                **{name: str(self.path / file) for name, file in student["files"].items()},
+            }
+            for student in self.summary["students"]
+        ]
 
 
 def _subtitle(run: PipelineRun) -> str:

@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kdnas_env.distillation.student.layers import EncoderLayer, activation_function, encoder_layers, score_terms
-from kdnas_env.distillation.training.in_loop import states_of
 from kdnas_env.distillation.training.mapping import map_layers
-from kdnas_env.distillation.training.packed import PackedEncoder, attention_block
+from kdnas_env.distillation.training.packed import PackedEncoder, attention_block, states_of
 from kdnas_env.distillation.training.projection import LinearFit, Moments
 from kdnas_env.distillation.training.workload import TeachingBatch, Workload, measuring_batches
 
@@ -97,22 +96,22 @@ def _attended_states(
         return None
     vocabulary = torch.from_numpy(workload.vocabulary).to(workload.device)
     run = states_of(workload.teacher)
-    found: dict[int, list[Tensor]] = {index: [] for index in layers}
+    after_attention: dict[int, list[Tensor]] = {index: [] for index in layers}
     hooks = [
         layer.attention_norm.register_forward_hook(
-            lambda module, inputs, output, index=index: found[index].append(output)
+            lambda module, inputs, output, index=index: after_attention[index].append(output)
         )
         for index, layer in layers.items()
     ]
     try:
         for place, batch in enumerate(batches):
             run(replace(batch.packed, input_ids=vocabulary[batch.packed.input_ids]))
-            for states in found.values():
+            for states in after_attention.values():
                 states[place] = batch.packed.pack(states[place])
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return after_attention
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,8 +16,8 @@ from kdnas_env.distillation.teacher.loading import Teacher
 from kdnas_env.distillation.text.corpus import Corpus, load_corpus
 from kdnas_env.distillation.text.layout import LAYOUT_OPTIONS, TextLayout
 from kdnas_env.distillation.text.records import read_keys
-from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
 from kdnas_env.distillation.training.kd_data import CorpusSamples
+from kdnas_env.distillation.training.stream import StreamedSamples, head_corpus
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.errors import KDNASError
 from kdnas_env.support.checks import check_choice

@@ -15,13 +15,13 @@ import torch
 
 from kdnas_env.core.architecture import FAMILIES, PLAIN_TYPES, StudentConfig, student_position_offset
 from kdnas_env.distillation.student.building import build_student
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.student.layers import SLICED_TYPES, embedding_tables, encoder_layers
-from kdnas_env.distillation.student.slicing import slice_layers
 from kdnas_env.distillation.teacher.loading import load_teacher
 from kdnas_env.distillation.text.corpus import load_corpus
+from kdnas_env.distillation.training.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.projection import Moments
+from kdnas_env.distillation.training.slicing import slice_layers
 from kdnas_env.distillation.training.workload import Workload
 from kdnas_env.testing.tiny_encoders import save_tiny_encoder
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny_teachers
 
-from kdnas_env.distillation.text.stream import StreamedSamples, head_corpus
+from kdnas_env.distillation.training.stream import StreamedSamples, head_corpus
 from kdnas_env.errors import CorpusError
 
 

@@ -13,8 +13,8 @@ from products import all_pairs
 
 from kdnas_env.core.architecture import FAMILIES, StudentConfig, student_embedding_size, student_position_offset
 from kdnas_env.distillation.student.building import build_student
-from kdnas_env.distillation.student.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.student.layers import embedding_tables
+from kdnas_env.distillation.training.embeddings import EmbeddingBasis, copy_embeddings, embedding_basis
 from kdnas_env.distillation.training.packed import PackedEncoder
 from kdnas_env.distillation.training.projection import Moments
 from kdnas_env.distillation.training.workload import Workload
