@@ -99,7 +99,7 @@ def _within(value: Any, bounds: Bounds) -> bool:
 
 
 def _words(bounds: Bounds) -> str:
-    """Return bounds as messages have them, such as ``at least 0 and below 1``."""
+    """Return bounds as text for messages, such as ``at least 0 and below 1``."""
     values: dict[str, Any] = {**bounds}
     return " and ".join(
         f"{name.replace('_', ' ')} {f'{value:,}' if isinstance(value, int) else f'{value:g}'}"
@@ -108,6 +108,6 @@ def _words(bounds: Bounds) -> str:
 
 
 def meant(name: str, known: Iterable[str]) -> str:
-    """Return which known name a wrong one may stand for, as the end of a message; empty if none is near."""
+    """Return the end of a message that suggests the known name most similar to a wrong one; empty if there is none."""
     near = get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,4 +1,4 @@
-"""Names of files and folders in records, which are found again from another working folder.
+"""Paths in records, which stay valid from another working folder or after the whole tree was moved.
 
 A record holds each name as it was given. Under ``places`` it also holds two paths of the file or folder: one relative
 to the folder of the record, which stays valid if the whole tree is moved, and the absolute one. A reader tries the

@@ -155,7 +155,7 @@ def test_two_processes_in_one_run(finished: Path, capsys: pytest.CaptureFixture[
         ({"threads": 0}, "threads is 0"),
         ({"agent-settings": "learning_rate=nan"}, "learning_rate is 'nan'; expected a finite number"),
         ({"agent-settings": "learning_rate=fast"}, "learning_rate is 'fast'; expected a finite number"),
-        ({"agent-settings": "learning_rate 1e-3"}, "'learning_rate 1e-3' is no setting; write it as NAME=VALUE"),
+        ({"agent-settings": "learning_rate 1e-3"}, "'learning_rate 1e-3' is not a setting; write it as NAME=VALUE"),
         ({"agent": "optuna", "agent-settings": "n_startup_trials=5"}, "'n_startup_trials'"),
     ],
 )
