@@ -1,4 +1,4 @@
-"""What a task is and holds, in lines for people."""
+"""A summary of a task and its data, as lines of text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from kdnas_env.tasks.own import REPEATED
 from kdnas_env.tasks.specs import CLASSIFICATION, REGRESSION, TRAIN, Split, TaskData
 
 _MOST_CLASSES = 12
-"""Classes that are named at most."""
+"""Maximum number of classes that are named."""
 
 
 def overview(task: TaskData) -> tuple[str, ...]:
-    """Return what was found in the data of a task: columns, kind, classes, splits, what was left out and repeated."""
+    """Return lines on the data of a task: columns, kind, classes, splits, skipped and repeated rows."""
     columns = " and ".join(map(repr, task.spec.columns))
     labels = task.preparation.get("label_columns", ())
     repeated = task.preparation.get(REPEATED, 0)

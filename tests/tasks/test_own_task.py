@@ -218,7 +218,7 @@ def test_what_is_wrong_is_told(made: Any, options: dict[str, Any], message: str,
 def test_an_unknown_label_in_a_later_split_is_told(tmp_path: Path) -> None:
     write(tmp_path / "own" / "train.csv", lambda index: ("no", "yes")[index % 2])
     write(tmp_path / "own" / "test.csv", lambda index: "perhaps", 20, 100)
-    with pytest.raises(CorpusError, match=r"test\.csv, line 2: label 'perhaps' is not among .*\['no', 'yes'\]"):
+    with pytest.raises(CorpusError, match=r"test\.csv, line 2: label 'perhaps' is not a label .*\['no', 'yes'\]"):
         load_task(str(tmp_path / "own"))
 
 
