@@ -1,4 +1,4 @@
-"""The folder of an embedding student: a model of Sentence Transformers, whose encoder transformers loads too."""
+"""The folder of an embedding student: a model of Sentence Transformers, whose encoder transformers can load too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from kdnas_env.tasks.vectors import EmbeddingTeacher, open_embedder, vectors
 
 FORMAT_VERSION = 1
 TOLERANCE = 1e-5
-"""Largest deviation of a component of a unit vector."""
+"""Maximum deviation of a component of a unit vector."""
 
 DISTILLED = "embedding distillation"
 
@@ -37,24 +37,24 @@ _CHECKED_TEXTS = ("A quiet film.", "The audience leaves long before the end, and
 
 @dataclass(frozen=True)
 class EmbedderRecord:
-    """What is known of an embedding student; plain data, but for the scores.
+    """Record of an embedding student; plain data except for the scores.
 
     Attributes:
-        teacher: Name, fingerprint and width of what it imitates.
-        score: How its vectors compare with the teacher's.
-        closed_form: The same of the head in closed form alone.
+        teacher: Name, fingerprint and width of the imitated teacher.
+        score: Comparison of its vectors with the teacher's.
+        closed_form: The same for the head in closed form, before the training.
         curve: Learning curve, see :class:`kdnas_env.tasks.embedding.EmbeddingDistillation`.
-        settings: How it was trained.
+        settings: Training settings.
         made_from: Fingerprint of student, teacher, texts, settings and seed.
-        source: Where the texts come from.
-        texts: Texts that it was trained on.
-        seed: Seed of everything random.
-        seconds: Seconds of the training.
-        parameters: Number of parameters, including the head, without a pooler that no vector depends on.
+        source: Source of the texts.
+        texts: Number of training texts.
+        seed: Seed of all randomness.
+        seconds: Duration of the training in seconds.
+        parameters: Number of parameters, including the head, excluding an unused pooler.
         versions: Versions of kdnas and its libraries.
-        drawn: How the texts were drawn from their source, as :func:`kdnas_env.pipeline.embedders.draw_text` takes it;
-            empty if that is not known.
-        heldout: SHA-256 (hex) of the texts that it was scored on.
+        drawn: How the texts were sampled from their source, as arguments of
+            :func:`kdnas_env.pipeline.embedders.draw_text`; empty if unknown.
+        heldout: SHA-256 (hex) of the scored texts.
         format: Version of this record.
     """
 
@@ -76,15 +76,15 @@ class EmbedderRecord:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether it was trained, to no avail, and is left as it was before."""
+        """Whether training brought no improvement, so that the student keeps its state in closed form."""
         return bool(self.curve) and self.score == self.closed_form
 
     def write(self, folder: Path, *, absolute: bool = True) -> None:
         """Write the record into the folder of an embedding student.
 
         Args:
-            folder: The folder, or one beside it, to be renamed.
-            absolute: Whether the absolute paths of teacher and text are written too, which describe the machine.
+            folder: The folder, or a temporary folder beside it, which is renamed later.
+            absolute: Whether to write absolute paths of teacher and text too, which reveal paths of this machine.
 
         Raises:
             RunError: If it cannot be written.
@@ -119,26 +119,26 @@ def save_embedder(
     lineage: Lineage,
     drawn: Mapping[str, Any] | None = None,
 ) -> EmbedderRecord:
-    """Write an embedding student to a folder; complete or not at all.
+    """Write an embedding student to a folder, completely or not at all.
 
-    ``SentenceTransformer(FOLDER)`` gives the vectors that were scored, which is checked.
+    ``SentenceTransformer(FOLDER)`` returns the vectors that were scored; this is checked.
 
     Args:
         folder: The folder; an older embedding student in it is replaced.
         distilled: The student.
-        teacher: What it imitates.
-        settings: How it was trained.
+        teacher: The imitated teacher.
+        settings: Training settings.
         made_from: See :class:`EmbedderRecord`.
-        source: Where the texts come from.
+        source: Source of the texts.
         seed: Seed of the training.
         lineage: Origin of the student's encoder.
-        drawn: See :class:`EmbedderRecord`; None if it is not known.
+        drawn: See :class:`EmbedderRecord`; None if unknown.
 
     Returns:
         The record that was written.
 
     Raises:
-        ExportError: If the folder holds something else, cannot be written, or gives other vectors. Nothing is left
+        ExportError: If the folder holds something else, cannot be written, or returns other vectors. Nothing is left
             behind.
     """
     record = EmbedderRecord(
@@ -178,10 +178,10 @@ def save_embedder(
 
 
 def _check_vectors(folder: Path, model: Any) -> None:
-    """Compare what Sentence Transformers loads with what was trained."""
+    """Compare the reloaded model with the trained one."""
     error = float(np.abs(vectors(open_embedder(folder), _CHECKED_TEXTS) - vectors(model, _CHECKED_TEXTS)).max())
     if not error <= TOLERANCE:
         raise ExportError(
-            f"sentence-transformers loads a model whose vectors deviate by up to {error:.3g}; nothing was written. try "
-            "another version of it"
+            f"the reloaded embedding student's vectors deviate by up to {error:.3g}; nothing was written. Try "
+            "another version of sentence-transformers"
         )

@@ -1,4 +1,4 @@
-"""The record of a classifier: its task, its scores, and how it came to be."""
+"""The record of a classifier: its task, scores, and training."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _PATHS = ("teacher.name", "task.source", "task.reading.validation_file", "task.r
 
 @dataclass(frozen=True)
 class ClassifierRecord:
-    """What is known of a classifier; plain data, but for the scores.
+    """Record of a classifier; plain data except for the scores.
 
     Attributes:
-        task: What :func:`describe_task` returns.
+        task: Description of the task by :func:`describe_task`.
         score: The classifier's score, with settings and learning curve.
         teacher: Name, fingerprint and record of the task's teacher.
-        teacher_score: The score of the task's teacher; None if it is not known.
-        max_length: Longest sequence in tokens that the classifier was trained with.
+        teacher_score: Score of the task's teacher; None if unknown.
+        max_length: Maximum sequence length of the training, in tokens.
         parameters: Number of parameters, including the head.
         versions: Versions of kdnas and its libraries.
-        unlabelled: Fingerprint of the text without labels; empty if that is not known.
+        unlabelled: Fingerprint of the unlabelled text; empty if unknown.
         format: Version of this record.
     """
 
@@ -53,8 +53,8 @@ class ClassifierRecord:
         """Write the record into a classifier's folder.
 
         Args:
-            folder: The folder, or one beside it, to be renamed.
-            absolute: Whether the absolute paths of the task's files are written too, which describe the machine.
+            folder: The folder, or a temporary folder beside it, which is renamed later.
+            absolute: Whether to write absolute paths of the task's files too, which reveal paths of this machine.
 
         Raises:
             RunError: If it cannot be written.
@@ -79,7 +79,7 @@ def read_classifier_record(folder: str | os.PathLike[str]) -> ClassifierRecord |
 
 
 def describe_task(task: TaskData) -> dict[str, Any]:
-    """Return a task as plain data: its description, what its labels are, and how it is read again."""
+    """Return a task as plain data: its description, its labels, and how to read it again."""
     spec = task.spec
     return {
         **task.describe(),
@@ -94,7 +94,7 @@ def describe_task(task: TaskData) -> dict[str, Any]:
 
 
 def recorded_task(record: ClassifierRecord) -> TaskData:
-    """Read the task of a record again.
+    """Read the task of a record.
 
     Raises:
         KDNASError: If it cannot be read, or its evaluated splits have changed.
@@ -105,10 +105,10 @@ def recorded_task(record: ClassifierRecord) -> TaskData:
     else:
         task = load_task(str(name), None if source == HUB or name in EMBEDDED_TASKS else source)
     if _evaluation_fingerprint(task) != record.task.get("evaluation_fingerprint"):
-        raise KDNASError(f"the task {name!r} in {source!r} has other evaluated texts or labels than the record")
+        raise KDNASError(f"the evaluated texts or labels of task {name!r} in {source!r} differ from the record")
     return task
 
 
 def _evaluation_fingerprint(task: TaskData) -> str:
-    """Return the fingerprint of the evaluated splits alone."""
+    """Return the fingerprint of the evaluated splits only."""
     return task.with_train(Split(tuple([] for _ in task.spec.columns), task.train.labels[:0])).fingerprint
