@@ -1,4 +1,4 @@
-"""Drawing students from all over a search space."""
+"""Sampling students from all parts of a search space."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _LENGTH = 50
 def stratified_sample(
     space: SearchSpace, count: int, rng: np.random.Generator, *, least_speedup: float = 1.0
 ) -> list[StudentConfig]:
-    """Draw students of all sizes: the space is sorted by operations and cut into strata, each of which gives one.
+    """Draw students of all sizes: one from each of several strata of the space sorted by operations.
 
     Args:
-        space: The space; must be small enough to be listed.
-        count: Students to draw.
-        rng: Source of the draw.
-        least_speedup: Students with more than one over so many of the teacher's operations are left out.
+        space: The space; it must be small enough to enumerate.
+        count: Number of students.
+        rng: Random generator.
+        least_speedup: Excludes students that need more than 1 / ``least_speedup`` of the teacher's operations.
 
     Returns:
-        Different students, fewest operations first.
+        Distinct students, in ascending order of operations.
 
     Raises:
-        SpaceError: If fewer students can be built.
+        SpaceError: If there are fewer students.
     """
     teacher = space.teacher
     limit = forward_flops(teacher.as_student(), teacher, batch=1, length=_LENGTH) / least_speedup
@@ -37,8 +37,8 @@ def stratified_sample(
     ranked = sorted((config for config in students if costs[config] <= limit), key=lambda c: (costs[c], c))
     if len(ranked) < count:
         raise SpaceError(
-            f"{count} students are wanted, but the space holds {len(ranked)} that need at most one over "
-            f"{least_speedup:g} of the teacher's operations; take fewer, or widen the space"
+            f"{count} students are requested, but the space holds {len(ranked)} that need at most one over "
+            f"{least_speedup:g} of the teacher's operations; request fewer, or widen the space"
         )
     borders = np.linspace(0, len(ranked), count + 1).astype(int)
     return [ranked[int(rng.integers(begin, end))] for begin, end in itertools.pairwise(borders)]
