@@ -176,7 +176,7 @@ def recorded(tmp_path: Path, options: RecordedOptions, **changes: Any) -> list[s
 @pytest.mark.parametrize(
     ("options", "changes", "expected"),
     [
-        (SearchOptions(), {"out": "/elsewhere"}, "name ['out'], which is never recorded"),
+        (SearchOptions(), {"out": "/elsewhere"}, "contain ['out'], which are never recorded"),
         (SearchOptions(), {"cache_dir": "/elsewhere"}, "name ['cache_dir']"),
         (PipelineOptions(), {"search": {"resume": "/elsewhere"}}, "name ['search.resume']"),
         (PipelineOptions(), {"export": {"push": "somebody/else", "public": True}}, "'export.push', 'export.public'"),
