@@ -1,4 +1,4 @@
-"""Start a build from a table, so that the next machine goes on where the file ends."""
+"""Start a build from a table, to continue it on another machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kdnas_env.tabulation.build import STORE, RecordedEvaluator, read_workload
 
 
 def is_table(source: str | os.PathLike[str]) -> bool:
-    """Whether a source of evaluations is a table by its name or npz file, rather than a store."""
+    """Return whether a source of evaluations is a table (by its name or npz file) rather than a store."""
     return os.fspath(source) in table_names() or Path(source).suffix == ".npz"
 
 
@@ -47,7 +47,7 @@ def adopt_table(source: str | os.PathLike[str], folder: Path) -> None:
 
 def _cells(table: Table) -> Iterator[Evaluation]:
     configs = table.configs()
-    # The modelled device comes last, and has a latency of every student; without one a cell would count as failed.
+    # The last device is the modelled one, which has a latency for all students; without a latency, a cell would fail.
     device = table.metadata.devices[-1].name
     for column, seed in enumerate(table.metadata.seeds):
         evaluator = TabularEvaluator(table, seed=seed, device=device, missing="failed")

@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class TableBuild:
-    """A table in construction.
+    """A table under construction.
 
     Attributes:
         settings: Settings of the distillations; the latency is ``analytic``, so that equal builds give equal
@@ -81,7 +81,7 @@ def check_name(name: str) -> str:
     """
     if not FILE_NAME.fullmatch(name):
         raise TableError(
-            f"name is {name!r}; expected letters, digits, '-', '_' and '.', since it becomes the name of a file"
+            f"name is {name!r}; expected letters, digits, '-', '_' and '.', because it becomes a file name"
         )
     return name
 
@@ -116,7 +116,7 @@ def planned_students(space: SearchSpace, sample: int | None = None) -> list[Stud
             raise TableError(f"sample is {sample}; the space has {len(order)} valid students")
         return [space.decode(space.from_index(index)) for index in order[:sample].tolist()]
     if sample is None:
-        raise TableError(f"the space has {space.size:,} points, too many for a table of all; name a sample of them")
+        raise TableError(f"the space has {space.size:,} points, too many for a table of all; set sample")
     drawn: dict[StudentConfig, None] = {}
     while len(drawn) < sample:
         drawn.setdefault(space.decode(space.sample(rng)))
@@ -199,7 +199,7 @@ def read_workload(folder: str | os.PathLike[str]) -> TableMetadata:
     """
     path = expanded(folder) / WORKLOAD
     if not os.path.isfile(path):
-        raise RunError(f"{str(folder)!r} holds no {WORKLOAD}; name a folder that kdnas table build has filled")
+        raise RunError(f"{str(folder)!r} has no {WORKLOAD}; name a folder of kdnas table build")
     return TableMetadata.from_dict(found_again(read_json(path), path.parent))
 
 
@@ -233,7 +233,7 @@ def read_evaluations(folder: Path, workload: str) -> list[Evaluation]:
         RunError: If the store is missing or damaged.
     """
     if not os.path.isfile(folder / STORE):
-        raise RunError(f"{str(folder)!r} holds no {STORE}; distil its students first, by kdnas table build")
+        raise RunError(f"{str(folder)!r} has no {STORE}; distil its students first, by kdnas table build")
     with StoredEvaluator(RecordedEvaluator(workload), folder / STORE) as store:
         return store.records()
 
@@ -272,8 +272,8 @@ def adopt_latencies(source: str | os.PathLike[str], folder: Path) -> None:
     ours, theirs = read_workload(folder), read_workload(source)
     if ours.architecture != theirs.architecture:
         raise RunError(
-            f"{str(source)!r} has latencies beside teacher {theirs.teacher!r}, whose architecture is not that of "
-            f"{ours.teacher!r}, which this build has; name a build under one of the same"
+            f"{str(source)!r} has latencies relative to teacher {theirs.teacher!r}, whose architecture differs from "
+            f"{ours.teacher!r} of this build; name a build whose teacher has the same architecture"
         )
     for measured in read_all_latencies(expanded(source)):
         file = LatencyFile.open(folder, measured.device)
@@ -296,7 +296,7 @@ def distil_all(
         evaluator: The evaluator, with computed hidden states, which workers read.
         cells: Cells to distil, in order.
         workers: Number of processes; 1 for this process.
-        on_progress: Called with the number of finished cells, and of all cells.
+        on_progress: Called with the number of finished cells and the total.
 
     Returns:
         Number of cells by status.

@@ -160,7 +160,7 @@ def broken(change: str) -> list[Any]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("no scores", "entry 2 lacks something: KeyError"),
+        ("no scores", "entry 2 lacks a field: KeyError"),
         ("score", "entry 2 has a width, layers, scores or a time that cannot be"),
         ("layers", "entry 2 has a width, layers, scores"),
         ("heads", "expected positive numbers of heads"),
