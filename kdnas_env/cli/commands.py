@@ -61,9 +61,9 @@ COMMANDS: dict[str, tuple[type[Any], str]] = {
     "agents": (AgentsOptions, "kdnas_env.cli.installed:run_agents"),
     "doctor": (DoctorOptions, "kdnas_env.cli.installed:run_doctor"),
 }
-"""Options of every command, and the function that runs it. It is imported when the command runs, since most are heavy.
+"""Options of each command, and the function that runs it, imported only then, because most imports are slow.
 
-Commands of two words are grouped by the first."""
+Commands of two words are grouped by the first word."""
 
 _GROUPS = {
     "table": "Tables of evaluations: build them, and see what they hold.",
