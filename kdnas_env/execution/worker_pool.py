@@ -311,8 +311,8 @@ class WorkerPool:
             self._retry_or_fail(assignment.entry, f"the worker sent no message for {self._timeout:g} s and was killed")
         if not self._busy and not self._idle and self._starting and now - self._last_running >= START_SECONDS:
             raise RunError(
-                f"no worker could be started in {START_SECONDS:g} s; check that the machines have the free cores "
-                "and GPUs as each worker requires"
+                f"no worker could be started in {START_SECONDS:g} s; check that the machines have free cores "
+                "and GPUs for each worker"
             )
 
 
