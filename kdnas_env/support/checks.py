@@ -31,12 +31,12 @@ def check_whole(
     """Return a whole number as int.
 
     Args:
-        name: What messages call it.
+        name: For messages: name of the value.
         value: The value.
-        of: What is counted, for the message.
+        of: For the message: what is counted.
         advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
-        **bounds: What it is compared with.
+        **bounds: Bounds of the value.
 
     Raises:
         KDNASError: If it is something else or out of bounds; of the type that was given.
@@ -59,12 +59,12 @@ def check_number(
     """Return a finite number as float.
 
     Args:
-        name: What messages call it.
+        name: For messages: name of the value.
         value: The value.
-        of: Its unit, for the message.
+        of: For the message: unit of the value.
         advice: The end of the message: what to do, if the bounds do not say it.
         error: Type of the error.
-        **bounds: What it is compared with.
+        **bounds: Bounds of the value.
 
     Raises:
         KDNASError: If it is something else or out of bounds; of the type that was given.

@@ -79,7 +79,7 @@ def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     record = dict(data)
     places = record.pop(PLACES, {})
     if not _well_formed(places):
-        raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is no mapping of lists of paths")
+        raise RunError(f"the record in {str(folder)!r} is malformed: {PLACES} is not a mapping of lists of paths")
     for field, of_names in places.items():
         value = _get(record, field)
         names = _listed(value)
