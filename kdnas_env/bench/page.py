@@ -41,7 +41,7 @@ class Chart:
 
     Attributes:
         name: Short name, unique in its view.
-        title: What it shows, in words.
+        title: Title of the content.
         xlabel: Name of the horizontal axis.
         ylabel: Name of the vertical axis.
         x: Points of the horizontal axis, ascending.
@@ -87,7 +87,7 @@ class Scatter:
 
     Attributes:
         name: Short name, unique in its view.
-        title: What it shows, in words.
+        title: Title of the content.
         xlabel: Name of the horizontal axis.
         ylabel: Name of the vertical axis.
         clouds: The points.
@@ -106,10 +106,10 @@ class Listing:
 
     Attributes:
         name: Short name, unique in its view.
-        title: Its heading.
+        title: Heading of the table.
         columns: Names of the columns.
         rows: Texts and numbers; None for an empty cell.
-        about: What it shows, in words.
+        about: Explanation of the content.
         sort: Column to sort by initially; None keeps the order of the rows.
         down: Whether to sort in descending order.
     """
@@ -129,7 +129,7 @@ class Standings:
 
     Attributes:
         name: Short name, unique in its view.
-        title: What it shows, in words.
+        title: Title of the content.
         columns: Headings; the first column holds the agents' names.
         rows: One row per agent, starting with its name; None for an empty cell.
         sort: Column to sort by initially.
@@ -159,7 +159,7 @@ class Matrix:
 
     Attributes:
         name: Short name, unique in its view.
-        title: What it shows, in words.
+        title: Title of the content.
         cells: Estimates by the agent of the row, then of the column.
     """
 

@@ -148,7 +148,7 @@ def write_trajectories(
 
     Args:
         path: The file.
-        trajectories: What to write.
+        trajectories: The trajectories.
         metadata: Plain data to store with them, such as checksums of tables and versions.
 
     Raises:

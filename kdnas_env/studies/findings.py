@@ -29,7 +29,7 @@ class Quantity:
     """A quantity to rank students by; higher is better.
 
     Attributes:
-        name: Its name in files.
+        name: Name in files.
         title: Display name.
         kind: Kind of the judgement that contains it.
     """

@@ -73,7 +73,7 @@ class Labels:
         if several:
             return cls(kind, tuple(columns), tuple(columns))
         if kind == MULTI_LABEL and not all(_is_list(value) for value in first):
-            raise CorpusError(f"task {task!r}: label {columns[0]!r} is no list; give lists, or several columns of 0, 1")
+            raise CorpusError(f"task {task!r}: label {columns[0]!r} is not a list; give lists, or columns of 0 and 1")
         if kind == CLASSIFICATION and any(_is_list(value) for value in first):
             raise CorpusError(
                 f"task {task!r}: label {columns[0]!r} is a list, which does not fit {kind!r}; leave kind out"

@@ -65,7 +65,7 @@ def test_what_is_said_of_ranks(difference: float | None, friedman: dict[str, Any
 
 
 def test_an_unknown_share_of_the_time_is_said_to_be_unknown() -> None:
-    assert "not known" in timing_in_words({"agent_seconds": 0.0, "wall_seconds": 0.0, "share": None})
+    assert "unknown" in timing_in_words({"agent_seconds": 0.0, "wall_seconds": 0.0, "share": None})
     assert "4.0 s of processor time in 10.0 s of searches (40%)" in timing_in_words(
         {"agent_seconds": 4.0, "wall_seconds": 10.0, "share": 0.4}
     )

@@ -97,7 +97,7 @@ def test_what_is_left_out_is_told(tmp_path: Path) -> None:
     (model / "modules.json").write_text("[]")
     report = write_export(model, tmp_path / "out", latency=None)
     pretraining, modules = report.notes
-    assert pretraining.endswith("pretraining alone: pooler, cls")
+    assert pretraining.endswith("serve only its pretraining: pooler, cls")
     assert "its pooling, modules.json" in modules
     card = (tmp_path / "out" / "README.md").read_text()
     assert pretraining in card
@@ -194,7 +194,7 @@ def test_a_comparison_with_no_number_fails(student: Path) -> None:
 
     architecture, names = source.encoder.architecture, source.input_names
     assert check_equal("it", zeros, zeros, architecture, names).max_abs_error == 0
-    with pytest.raises(ExportError, match="off by up to nan"):
+    with pytest.raises(ExportError, match="deviate by up to nan"):
         check_equal("it", nothing, zeros, architecture, names)
 
 

@@ -78,7 +78,7 @@ def test_what_is_no_shard(text: str) -> None:
 
 @pytest.mark.parametrize("name", ["a/b", "..", "../up", "", ".hidden", "a\\b", "-flag", "two words", "new\nline"])
 def test_what_is_no_name(name: str) -> None:
-    with pytest.raises(TableError, match="becomes the name of a file"):
+    with pytest.raises(TableError, match="becomes a file name"):
         check_name(name)
     assert check_name("rotten-tomatoes_v1.0") == "rotten-tomatoes_v1.0"
 
@@ -441,7 +441,7 @@ def sound() -> Table:
             1e5,
             "far longer with one seed .*: 10.* s; the machine slept",
         ),
-        ("curves", (2, 1, 3, CURVES.index("heldout_unexplained")), 0.9, "noise ceiling in its JSON file is not that"),
+        ("curves", (2, 1, 3, CURVES.index("heldout_unexplained")), 0.9, "noise ceiling in its JSON file does not match"),
         ("latencies", (4, 0, LATENCIES.index("ratio")), 0.77, "latencies do not match the analytic model"),
         ("latencies", (4, 0, LATENCIES.index("teacher_median_ms")), 1e4, "the machine was busy during the measurement"),
     ],

@@ -198,7 +198,7 @@ def test_a_split_without_labels_is_not_scored(tmp_path: Path) -> None:
         (rows(lambda index: index % 2), {"text_columns": ("body",)}, r"no column 'body'; its columns are"),
         ([{"text": text, "mood": 1} for text in TEXTS[:9]], {}, r"cannot tell which column .* label_column"),
         (rows(lambda index: "high"), {"kind": "regression"}, r"own\.jsonl, row 1: the label is 'high'; expected a num"),
-        (rows(lambda index: index % 2), {"kind": "multi-label"}, r"label 'label' is no list"),
+        (rows(lambda index: index % 2), {"kind": "multi-label"}, r"label 'label' is not a list"),
         (rows(lambda index: [index % 2]), {"kind": "classification"}, r"label 'label' is a list"),
         (
             rows(lambda index: index),

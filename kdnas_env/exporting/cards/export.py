@@ -42,7 +42,7 @@ def export_card(source: Source, report: ExportReport, repo_id: str | None = None
     """Return the model card of an export, in Markdown with the front matter of the hub.
 
     Args:
-        source: What was exported.
+        source: The exported model.
         report: The report of the export.
         repo_id: Its name on the hub, for the usage code; None for a placeholder path.
     """
