@@ -113,10 +113,10 @@ def print_files(console: SafeConsole, scores: Scores) -> None:
         sizes = f"{measured.size_mb:.2f}", f"{measured.latency_ms:.2f}", f"{measured.speedup:.2f}x"
         name = f"{Path(file.model).name} {measured.format}" if several else measured.format
         scored = [] if of_vectors else _scored(measured.scored)
-        table.add_row(name, *sizes, *scored, _kept(measured.scored), *_shared(measured))
+        table.add_row(name, *sizes, *scored, _kept_shares(measured.scored), *_shared(measured))
     for mean in scores.means:
         sizes = f"{mean.largest_mb:.2f}", "", f"{mean.speedup:.2f}x"
-        shares = (*_scored(mean.scored), _kept(mean.scored))
+        shares = (*_scored(mean.scored), _kept_shares(mean.scored))
         table.add_row(f"mean of {mean.models}, {mean.format}", *sizes, *shares, style="bold")
     console.print(table)
     console.say(f"run folder: {scores.path}")
@@ -133,7 +133,7 @@ def _scored(shares: Sequence[Share]) -> list[str]:
     return [f"{100 * share.score:.1f}" for share in shares]
 
 
-def _kept(shares: Sequence[Share]) -> str:
+def _kept_shares(shares: Sequence[Share]) -> str:
     """Return the cell of the shares of the teacher's scores."""
     return "\n".join(f"{100 * share.value:.1f} % ({100 * share.low:.1f} - {100 * share.high:.1f})" for share in shares)
 

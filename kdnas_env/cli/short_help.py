@@ -82,7 +82,7 @@ def _part(kind: type[Any], wanted: Sequence[str]) -> type[Any]:
             marks = getattr(hint, "__metadata__", ())
             group = _part(get_args(hint)[0] if marks else hint, below)
             hint = Annotated[group, *marks] if marks else group
-            default = _like(group, default)
+            default = _default_factory(group, default)
         else:
             hint = Annotated[hint, tyro.conf.Suppress]
         annotations[name] = hint
@@ -91,17 +91,17 @@ def _part(kind: type[Any], wanted: Sequence[str]) -> type[Any]:
     return dataclass(frozen=True)(type(kind.__name__, (kind,), namespace))
 
 
-def _like(group: type[Any], make: Callable[[], Any]) -> Callable[[], Any]:
+def _default_factory(group: type[Any], make: Callable[[], Any]) -> Callable[[], Any]:
     """Return a factory of a part of a group of options, with the group's defaults."""
-    return lambda: _as(group, make())
+    return lambda: _converted(group, make())
 
 
-def _as(kind: type[Any], options: Any) -> Any:
+def _converted(kind: type[Any], options: Any) -> Any:
     values = {option.name: getattr(options, option.name) for option in fields(kind)}
     for option in fields(kind):
         part = None if option.default_factory is MISSING else type(option.default_factory())
         if is_dataclass(part) and part is not type(values[option.name]):
-            values[option.name] = _as(part, values[option.name])
+            values[option.name] = _converted(part, values[option.name])
     return kind(**values)
 
 

@@ -230,7 +230,7 @@ def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[
     Returns:
         A function from texts to the output, float32 ``(texts, width)``.
     """
-    tokenizer, session = own_tokenizer(export), _opened(export / FILES[format], torch.get_num_threads())
+    tokenizer, session = own_tokenizer(export), _open_session(export / FILES[format], torch.get_num_threads())
     names = [wanted.name for wanted in session.get_inputs()]
 
     def run(texts: Split) -> NDArray[np.float32]:
@@ -243,7 +243,7 @@ def served(export: Path, format: str, output: str) -> Callable[[Split], NDArray[
     return run
 
 
-def _opened(file: Path, threads: int) -> Any:
+def _open_session(file: Path, threads: int) -> Any:
     try:
         return open_graph(file, threads)
     except MemoryError:
@@ -254,7 +254,7 @@ def _opened(file: Path, threads: int) -> Any:
 
 def _pass(file: Path, tokenizer: Any, settings: LatencySettings) -> Pass:
     """Return a forward pass of a file in a new session, on random tokens without padding."""
-    session = _opened(file, settings.threads)
+    session = _open_session(file, settings.threads)
     shape = settings.batch_size, settings.sequence_length
     ids = np.random.default_rng(settings.seed).integers(tokenizer.vocab_size - 1, size=shape)
     batch = {"input_ids": ids + (ids >= tokenizer.pad_token_id), "attention_mask": np.ones_like(ids)}

@@ -63,7 +63,7 @@ def measure_classifier(
         share = share_kept(task.spec, name, own[name], taught, split.labels)
         return share, standing(task, name, own[name], taught, split)
 
-    judged = [judge(name, split) for name, split in _judged(task).items()]
+    judged = [judge(name, split) for name, split in _evaluation_splits(task).items()]
     chosen_by, *scored = (share for share, _ in judged)
     return Measured(
         **fields, chosen_by=chosen_by, scored=tuple(scored), standings=tuple(scores for _, scores in judged)
@@ -83,11 +83,11 @@ def decide(export: Path, format: str, task: TaskData) -> Decided:
     """
     with training_lock():
         logits = served(export, format, LOGITS)
-        made = {name: logits(split) for name, split in _judged(task).items()}
+        made = {name: logits(split) for name, split in _evaluation_splits(task).items()}
     return {name: task.spec.decide(values[:, 0] if task.spec.regression else values) for name, values in made.items()}
 
 
-def _judged(task: TaskData) -> dict[str, Split]:
+def _evaluation_splits(task: TaskData) -> dict[str, Split]:
     """Return, by name, the split that candidates are selected on, then the scored splits."""
     _, choosing = choosing_splits(task)
     return {choosing_name(task, choosing): choosing, **{scored: task.evaluation[scored] for scored in task.spec.scored}}

@@ -49,7 +49,7 @@ def export_race(
     """
     path = expanded(race)
     searches = read_race(path) if os.path.isdir(path) else read_submission(path)[0]
-    return write_dataset(dataset, _chosen(searches, task, agents, str(path)))
+    return write_dataset(dataset, _selected_searches(searches, task, agents, str(path)))
 
 
 def write_dataset(dataset: str, searches: Sequence[Trajectory]) -> MinariDataset:
@@ -98,7 +98,9 @@ def write_dataset(dataset: str, searches: Sequence[Trajectory]) -> MinariDataset
     return made
 
 
-def _chosen(searches: Sequence[Trajectory], task: str | None, agents: Sequence[str], place: str) -> list[Trajectory]:
+def _selected_searches(
+    searches: Sequence[Trajectory], task: str | None, agents: Sequence[str], place: str
+) -> list[Trajectory]:
     tasks = list(dict.fromkeys(search.task for search in searches))
     if task is None and len(tasks) != 1:
         raise KDNASError(f"{place!r} has searches of {tasks}; choose one with --task")

@@ -79,7 +79,7 @@ class RunFolder:
             again = f"resume it with `resume={str(path)!r}`"
             hint = again if (path / CONFIG).exists() else "it holds something other than a run"
             raise RunError(f"the run folder {str(path)!r} is not empty: {hint}, or give another with `out`")
-        folder = cls(path, _locked(path), created=True)
+        folder = cls(path, _lock_folder(path), created=True)
         # First, because a run cannot be resumed without its options.
         folder.write_options(options)
         write_readme(path, readme)
@@ -110,7 +110,7 @@ class RunFolder:
         """
         path = expanded(path)
         check_contained(path)
-        folder = cls(path, _locked(path))
+        folder = cls(path, _lock_folder(path))
         sweep_temporary(path, CONFIG)
         if readme is not None:
             write_readme(path, readme)
@@ -282,7 +282,7 @@ def new_run_path(*parts: object) -> Path:
     return Path("runs") / "-".join([f"{datetime.now():%Y%m%d-%H%M%S}", *map(str, parts)])
 
 
-def _locked(path: Path) -> FileLock:
+def _lock_folder(path: Path) -> FileLock:
     lock = FileLock(path / ".lock")
     try:
         lock.acquire(timeout=0)

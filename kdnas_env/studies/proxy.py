@@ -211,13 +211,13 @@ class Laboratory:
         judged = {
             "status": str(Status.OK),
             "unexplained": [point["unexplained"] for point in result.curve],
-            "tasks": {task.data.name: self._learnt(result.model, task, seed, checkpoints) for task in self.tasks},
+            "tasks": {task.data.name: self._task_quality(result.model, task, seed, checkpoints) for task in self.tasks},
             "seconds": time.perf_counter() - began,
         }
         shutil.rmtree(checkpoints)
         return judged
 
-    def _learnt(self, encoder: nn.Module, task: PreparedTask, seed: int, checkpoints: Path) -> dict[str, float]:
+    def _task_quality(self, encoder: nn.Module, task: PreparedTask, seed: int, checkpoints: Path) -> dict[str, float]:
         """Train an encoder on a task with the task's teacher, and return its quality."""
         learning, tokenizer = self.study.learning, task.teacher.tokenizer
         learnt = distil_task(
@@ -276,7 +276,7 @@ def judge_all(study: ProxyStudy, wanted: Sequence[Judgement], *, workers: int, o
     missing = unjudged(study, wanted)
     done = len(wanted) - len(missing)
     on_progress(done, len(wanted))
-    for judgement, result in _judged(study, missing, workers):
+    for judgement, result in _make_judgements(study, missing, workers):
         write_json(judgement.path(folder), result)
         done += 1
         on_progress(done, len(wanted))
@@ -288,7 +288,7 @@ def read_judgements(study: ProxyStudy, wanted: Sequence[Judgement]) -> dict[Judg
     return {judgement: read_json(path) for judgement, path in paths.items() if path.exists()}
 
 
-def _judged(
+def _make_judgements(
     study: ProxyStudy, missing: Sequence[Judgement], workers: int
 ) -> Iterator[tuple[Judgement, dict[str, Any]]]:
     if workers == 1 or len(missing) < 2:

@@ -56,7 +56,7 @@ def write_texts(folder: Path, text: StudyText, tasks: Sequence[TaskData]) -> Non
     """
     if (folder / JUDGING).exists():
         return
-    rows = list(_drawn(text, tasks))
+    rows = list(_sampled_rows(text, tasks))
     judged = min(text.judged, int(_JUDGED_SHARE * len(rows)))
     if judged < _MIN_JUDGED:
         raise CorpusError(
@@ -73,7 +73,7 @@ def read_texts(path: Path) -> Texts:
     return tuple([row[name] for row in rows] for name in rows[0])
 
 
-def _drawn(text: StudyText, tasks: Sequence[TaskData]) -> Iterator[tuple[str, ...]]:
+def _sampled_rows(text: StudyText, tasks: Sequence[TaskData]) -> Iterator[tuple[str, ...]]:
     """Yield distinct rows in random order, as many as requested."""
     seen = {key for task in tasks for split in (task.train, *task.evaluation.values()) for key in text_keys(split)}
     left = text.samples + text.judged

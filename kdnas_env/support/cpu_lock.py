@@ -61,7 +61,7 @@ def training_lock(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
         RunError: If the lock file cannot be made or used.
         RuntimeError: If this thread already holds the lock, because it would wait for itself.
     """
-    with _hold("training", path):
+    with _hold_lock("training", path):
         yield
 
 
@@ -76,7 +76,7 @@ def probe_lock(path: str | os.PathLike[str] | None = None) -> Iterator[None]:
         RunError: If the lock file cannot be made or used.
         RuntimeError: If this thread already holds the lock, because it would wait for itself.
     """
-    with _hold("probe", path):
+    with _hold_lock("probe", path):
         yield
 
 
@@ -97,13 +97,13 @@ def pinned_threads(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _hold(use: Literal["training", "probe"], path: str | os.PathLike[str] | None) -> Iterator[None]:
+def _hold_lock(use: Literal["training", "probe"], path: str | os.PathLike[str] | None) -> Iterator[None]:
     if _held.get() is not None:
         raise RuntimeError(f"this thread already holds the CPU lock for a {_held.get()}; end that before the {use}")
     location = default_lock_path() if path is None else Path(path)
     token = _held.set(use)
     try:
-        lock = _acquired(use, location)
+        lock = _acquire_lock(use, location)
         try:
             yield
         finally:
@@ -113,7 +113,7 @@ def _hold(use: Literal["training", "probe"], path: str | os.PathLike[str] | None
         _held.reset(token)
 
 
-def _acquired(use: Literal["training", "probe"], location: Path) -> ReadWriteLock:
+def _acquire_lock(use: Literal["training", "probe"], location: Path) -> ReadWriteLock:
     try:
         location.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A separate instance instead of the process-wide one, so that threads wait for one another too.

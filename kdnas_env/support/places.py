@@ -84,7 +84,7 @@ def found_again(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         value = _get(record, field)
         names = _listed(value)
         if names and len(names) == len(of_names):  # else the record was edited
-            new = [_found(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
+            new = [_current_path(name, tried, folder) for name, tried in zip(names, of_names, strict=True)]
             record = _with(record, field, new[0] if isinstance(value, str) else new)
     return record
 
@@ -98,7 +98,7 @@ def _places_of(name: str, folder: Path) -> list[str]:
     return [os.path.relpath(real, os.path.realpath(folder)), str(path)]
 
 
-def _found(name: str, places: Sequence[str], folder: Path) -> str:
+def _current_path(name: str, places: Sequence[str], folder: Path) -> str:
     if not places:
         return name
     candidates = [os.path.normpath(os.path.join(os.path.realpath(folder), place)) for place in places]

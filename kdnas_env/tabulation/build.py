@@ -312,7 +312,7 @@ def distil_all(
         }
     ended = {cell: known[cell] for cell in cells if cell in known}
     on_progress(len(ended), len(cells))
-    for cell, status in _distilled(build, evaluator, [cell for cell in cells if cell not in ended], workers):
+    for cell, status in _distil_missing(build, evaluator, [cell for cell in cells if cell not in ended], workers):
         ended[cell] = status
         on_progress(len(ended), len(cells))
     return {status: list(ended.values()).count(status) for status in Status}
@@ -323,7 +323,7 @@ def _counts(build: TableBuild, evaluation: Evaluation) -> bool:
     return whole and evaluation.status is not Status.STOPPED
 
 
-def _distilled(
+def _distil_missing(
     build: TableBuild, evaluator: MiniKDEvaluator, missing: Sequence[Cell], workers: int
 ) -> Iterator[tuple[Cell, Status]]:
     with build.store(evaluator) as store:

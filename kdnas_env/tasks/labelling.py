@@ -53,7 +53,7 @@ def mean_outputs(
         for place, chunk in enumerate(chunks):
             samples = np.concatenate(chunk)
             file = None if unfinished is None else unfinished / f"{number}-{place}.npy"
-            values = kept_chunk(file, len(samples), partial(_computed, member, examples, chunk, pad_token_id))
+            values = kept_chunk(file, len(samples), partial(_compute_outputs, member, examples, chunk, pad_token_id))
             if outputs is None:
                 outputs = np.empty((len(examples), *values.shape[1:]), dtype=np.float32)
             outputs[samples] = values
@@ -97,7 +97,7 @@ def corpus_examples(corpus: Corpus, samples: NDArray[np.int64]) -> list[Example]
     return examples
 
 
-def _computed(
+def _compute_outputs(
     member: nn.Module, examples: Sequence[Example], chunk: Sequence[NDArray[np.int64]], pad_token_id: int
 ) -> NDArray[np.float32]:
     with training_lock():

@@ -116,7 +116,7 @@ class TaskTeacher:
         for column in texts:
             digest.update(json.dumps(list(column)).encode())
         split = Split(tuple(texts), np.zeros(len(texts[0])))
-        return self._kept(
+        return self._cached_outputs(
             digest.hexdigest(), lambda: encode(self.tokenizer, split, self.max_length), cache_dir, on_progress
         )
 
@@ -130,7 +130,9 @@ class TaskTeacher:
     ) -> NDArray[np.float32]:
         """Return the logits or numbers for some samples of a tokenised corpus; see :meth:`soft_labels`."""
         digest = hashlib.sha256(f"{corpus.fingerprint} {samples.tolist()}".encode())
-        return self._kept(digest.hexdigest(), lambda: corpus_examples(corpus, samples), cache_dir, on_progress)
+        return self._cached_outputs(
+            digest.hexdigest(), lambda: corpus_examples(corpus, samples), cache_dir, on_progress
+        )
 
     def _outputs(
         self,
@@ -141,7 +143,7 @@ class TaskTeacher:
         padding = self.tokenizer.pad_token_id
         return mean_outputs(self.members, examples, padding, unfinished=unfinished, on_progress=on_progress)
 
-    def _kept(
+    def _cached_outputs(
         self,
         content: str,
         examples: Callable[[], Sequence[Example]],
@@ -209,7 +211,7 @@ def task_teacher(
         fit_name, finetuning = f"{name}-{rate!r}-{seed}", settings.finetuning.changed({"learning_rate": rate})
 
         def make() -> tuple[Tensors, dict[str, Any]]:
-            return _tuned(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
+            return _finetune_once(teacher, task, finetuning, seed, unfinished_folder(fit_name, cache_dir), progress)
 
         fitted: tuple[Tensors, dict[str, Any]] = kept_tensors(fit_name, make, cache_dir)
         drop_unfinished(fit_name, cache_dir)
@@ -271,7 +273,7 @@ def _finetuned(
         teacher: The encoder.
         task: The task.
         settings: Learning rates and seeds.
-        tuned: :func:`_tuned` for a rate and a seed.
+        tuned: :func:`_finetune_once` for a rate and a seed.
     """
     base = settings.finetuning.learning_rate or default_learning_rate(teacher.architecture.hidden_size)
     tried = [tuned(multiple * base, settings.seed) for multiple in settings.rates]
@@ -293,7 +295,7 @@ def _finetuned(
     return weights, {**record, "chosen_on": len(choosing), "train_samples": len(training.train)}
 
 
-def _tuned(
+def _finetune_once(
     teacher: Teacher,
     task: TaskData,
     settings: FinetuneSettings,

@@ -71,7 +71,7 @@ class EmbeddingTeacher:
             for first in range(0, len(texts), CHUNK_SAMPLES):
                 part = texts[first : first + CHUNK_SAMPLES]
                 file = None if unfinished is None else unfinished / f"{first}.npy"
-                parts.append(kept_chunk(file, len(part), partial(self._computed, part)))
+                parts.append(kept_chunk(file, len(part), partial(self._compute_vectors, part)))
                 on_progress(first + len(part), len(texts))
             return {"vectors": torch.from_numpy(np.concatenate(parts))}, None
 
@@ -79,7 +79,7 @@ class EmbeddingTeacher:
         drop_unfinished(name, cache_dir)
         return tensors["vectors"].numpy()
 
-    def _computed(self, texts: Sequence[str]) -> Floats32:
+    def _compute_vectors(self, texts: Sequence[str]) -> Floats32:
         with training_lock():
             return vectors(self.model, texts)
 

@@ -85,7 +85,7 @@ def surrogate_card(table: Table, *, folds: int = 10, seed: int = 0, reward: KDRe
         parts = [_predicted(table, part, scored) for part in split.unseen]
         predictions = {name: np.concatenate([part[name] for part in parts], axis=1) for name in parts[0]}
         splits[split.name] = {
-            name: _judged(values[rows], predictions[name], float(cells.mean()), largest=name == "reward")
+            name: _quality_of(values[rows], predictions[name], float(cells.mean()), largest=name == "reward")
             for name, values in {"reward": rewards, **_flat(truth, table)}.items()
         }
     return {
@@ -143,7 +143,7 @@ def _predicted_losses(surrogate: Surrogate, table: Table, rows: Ints) -> Floats:
 
 def _judged_losses(table: Table, rows: Ints, predictions: Floats) -> dict[str, Any]:
     seeds = float(ended_well(table)[rows].sum(axis=1).mean()) if len(rows) else 1.0
-    return _judged(_truth(table).curves[rows, -1, _LOSS], predictions, seeds, largest=False)
+    return _quality_of(_truth(table).curves[rows, -1, _LOSS], predictions, seeds, largest=False)
 
 
 def prediction_quality(
@@ -253,7 +253,7 @@ def _predicted(table: Table, unseen: Ints, reward: KDReward) -> dict[str, Floats
     return predictions
 
 
-def _judged(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
+def _quality_of(truth: Floats, predictions: Floats, seeds: float, *, largest: bool) -> dict[str, Any]:
     known = np.isfinite(truth)
     truth, (mean, noise, uncertainty) = truth[known], predictions[:, known]
     left = noise / np.sqrt(seeds)
