@@ -88,7 +88,7 @@ class WorkerPool:
         self._busy: dict[int, _Assignment] = {}
         self._starting: set[int] = set()
         self._failed_starts = 0
-        self._last_running = backend.now()
+        self._starting_since = backend.now()
         self._finished: list[Finished] = []
         self._open = 0
 
@@ -208,7 +208,7 @@ class WorkerPool:
     def _start(self) -> None:
         number = next(self._numbers)
         if not self._starting:
-            self._last_running = self._backend.now()
+            self._starting_since = self._backend.now()
         self._starting.add(number)
         self._backend.start(number)
 
@@ -220,7 +220,7 @@ class WorkerPool:
         """Return the seconds until the next timeout of a worker; None if there is none."""
         ends = [assignment.last_message + self._timeout for assignment in self._busy.values()][:1]
         if not self._busy and not self._idle:
-            ends.append(self._last_running + START_SECONDS)
+            ends.append(self._starting_since + START_SECONDS)
         end = min(ends, default=math.inf)
         return None if end == math.inf else max(0.0, end - self._backend.now())
 
@@ -309,7 +309,7 @@ class WorkerPool:
             del self._busy[worker]
             self._backend.kill(worker)
             self._retry_or_fail(assignment.entry, f"the worker sent no message for {self._timeout:g} s and was killed")
-        if not self._busy and not self._idle and self._starting and now - self._last_running >= START_SECONDS:
+        if not self._busy and not self._idle and self._starting and now - self._starting_since >= START_SECONDS:
             raise RunError(
                 f"no worker could be started in {START_SECONDS:g} s; check that the machines have free cores "
                 "and GPUs for each worker"
